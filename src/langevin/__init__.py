@@ -1,0 +1,93 @@
+"""langevin: diffusion models of every kind.
+
+    import langevin as lv
+
+    process = lv.Gaussian(lv.schedules.cosine())
+    denoiser = lv.Denoiser(lv.networks.UNet(channels=1, width=32, multipliers=(1, 2), classes=10), process, prediction="v")
+    lv.fit(denoiser, lv.data.digits(), steps=2000)
+    x = lv.sample(denoiser, lv.plans.dpmpp(20), count=16, seed=0)
+
+Importing the package imports nothing else; every name below is loaded when it is first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "CFG": "langevin.guidance",
+    "Categorical": "langevin.core.categorical",
+    "ClassifierGuidance": "langevin.guidance",
+    "Denoiser": "langevin.core.denoiser",
+    "Gaussian": "langevin.core.gaussian",
+    "Noise": "langevin.core.noise",
+    "Plan": "langevin.core.plan",
+    "Product": "langevin.core.process",
+    "Trainer": "langevin.training",
+    "fit": "langevin.training",
+    "lerp": "langevin.core.posterior",
+    "open_run": "langevin.recipes.build",
+    "recipe": "langevin.recipes",
+    "sample": "langevin.core.sample",
+    "save_gif": "langevin.pictures",
+    "save_images": "langevin.pictures",
+    "trajectory": "langevin.core.sample",
+}
+_MODULES = {
+    "data": "langevin.data",
+    "evaluate": "langevin.evaluate",
+    "guidance": "langevin.guidance",
+    "networks": "langevin.networks",
+    "objectives": "langevin.objectives",
+    "oracles": "langevin.core.oracle",
+    "plans": "langevin.plans",
+    "predictions": "langevin.core.prediction",
+    "processes": "langevin.core.process",
+    "schedules": "langevin.core.schedules",
+    "spaces": "langevin.core.space",
+    "training": "langevin.training",
+}
+
+__all__ = ["__version__", *sorted([*_NAMES, *_MODULES])]  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        value = importlib.import_module(_MODULES[name])
+    elif name in _NAMES:
+        value = getattr(importlib.import_module(_NAMES[name]), name)
+    else:
+        import difflib
+
+        near = difflib.get_close_matches(name, [*_NAMES, *_MODULES], 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise AttributeError(f"langevin has no {name!r}{hint}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+if TYPE_CHECKING:
+    from langevin import data, evaluate, guidance, networks, objectives, plans, training
+    from langevin.core import oracle as oracles
+    from langevin.core import prediction as predictions
+    from langevin.core import process as processes
+    from langevin.core import schedules
+    from langevin.core import space as spaces
+    from langevin.core.categorical import Categorical
+    from langevin.core.denoiser import Denoiser
+    from langevin.core.gaussian import Gaussian
+    from langevin.core.noise import Noise
+    from langevin.core.plan import Plan
+    from langevin.core.posterior import lerp
+    from langevin.core.process import Product
+    from langevin.core.sample import sample, trajectory
+    from langevin.guidance import CFG, ClassifierGuidance
+    from langevin.pictures import save_gif, save_images
+    from langevin.recipes import recipe
+    from langevin.recipes.build import open_run
+    from langevin.training import Trainer, fit

@@ -1,0 +1,255 @@
+"""The command line. Answers `--help` without torch; everything heavy is imported by the command that needs it."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ValidationError
+from tyro.conf import Positional
+
+from langevin.recipes import RECIPES, Recipe, recipe
+from langevin.spec import nearest
+
+HELP = """\
+langevin: diffusion models of every kind.
+
+  langevin recipes                         what can be trained out of the box
+  langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
+  langevin sample RUN --out FILE.png       draw samples from a run
+  langevin evaluate RUN [--json]           judge a run against held-out real data
+  langevin inspect PATH                    what a run, checkpoint or safetensors file is
+  langevin plan show NAME:STEPS            the table of a sampler
+
+Each command has --help. A run directory is self-contained: copy it anywhere.
+"""
+
+
+class Refusal(Exception):
+    """An error in what was asked; its text is all that the user is shown."""
+
+
+# train
+
+
+@dataclass(frozen=True)
+class _Train:
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run directory; runs/RECIPE by default."""
+    resume: bool = False
+    """Continue the run in that directory, if there is one."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    samples: int = 1000
+    """Samples for the evaluation at the end."""
+
+
+def train(args: Sequence[str]) -> None:
+    """Train a recipe, evaluate it, and leave pictures and metrics in its run directory."""
+    if not args or args[0] in ("-h", "--help"):
+        listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
+        print(
+            f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
+            "langevin train RECIPE --help shows every field."
+        )
+        return
+    name, *rest = args
+    default = _Train(recipe(name))
+    asked = _parse(_Train, rest, f"langevin train {name}", default)
+    from langevin.recipes.build import start
+    from langevin.recipes.report import preview, report
+
+    out = asked.out or Path("runs") / name
+    out.mkdir(parents=True, exist_ok=True)
+    hook: list[Callable[..., None]] = []
+    run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device)
+    hook.append(preview(run, out))
+    averaged = trainer.run()
+    if not trainer.finished:
+        print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
+        raise SystemExit(130)
+    run.denoiser.load_state_dict(averaged.state_dict())
+    run.denoiser.eval().requires_grad_(False).cpu()
+    _show(report(run, out, asked.samples))
+
+
+# sample
+
+
+@dataclass(frozen=True)
+class _Sample:
+    run: Positional[Path]
+    """Run directory."""
+    out: Path
+    """Picture to write (.png, or .gif for the whole way); .npy for the numbers themselves."""
+    count: int = 16
+    """How many."""
+    plan: str | None = None
+    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5; the recipe's by default."""
+    seed: int = 0
+    """Any integer; sample k is the same sample whatever the count."""
+    label: int | None = None
+    """One class; all in turn by default."""
+    guidance: float | None = None
+    """Classifier-free w; 1 is unguided."""
+
+
+def sample(args: Sequence[str]) -> None:
+    """Draw samples from a run."""
+    asked = _parse(_Sample, args, "langevin sample")
+    if asked.out.suffix not in (".png", ".gif", ".npy"):
+        raise Refusal(f"out is {asked.out}; write a .png, .gif or .npy.")
+    if asked.count < 1:
+        raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.report import write_samples
+
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    run = open_run(asked.run)
+    print(
+        write_samples(run, asked.out, asked.count, plan=asked.plan, seed=asked.seed, label=asked.label, guidance=asked.guidance)
+    )
+
+
+# evaluate
+
+
+@dataclass(frozen=True)
+class _Evaluate:
+    run: Positional[Path]
+    """Run directory."""
+    json: bool = False
+    """Print JSON, with the protocol card."""
+    count: int = 1000
+    """Samples."""
+    plan: str | None = None
+    """Plan as NAME:STEPS; the recipe's by default."""
+    seed: int = 1
+    """Seed of the samples."""
+    guidance: float | None = None
+    """One w; 1 and 1.5 by default."""
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """Judge a run against held-out real data."""
+    asked = _parse(_Evaluate, args, "langevin evaluate")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.report import evaluate as measure
+
+    result = measure(
+        open_run(asked.run), count=asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, folder=asked.run
+    )
+    if asked.json:
+        print(json.dumps(result, indent=1))
+    else:
+        _show(result)
+
+
+def _show(result: dict[str, Any]) -> None:
+    from langevin.recipes.build import flatten
+
+    for name, value in flatten(result["metrics"]).items():
+        print(f"{name:40} {value:.4f}")
+
+
+# recipes, inspect, plan
+
+
+def recipes(args: Sequence[str]) -> None:
+    """List the recipes and what each should reach."""
+    _parse(_Nothing, args, "langevin recipes")
+    for name, make in RECIPES.items():
+        r = make()
+        print(f"{name:16} {r.about}\n{'':16} expects: {r.expects}")
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    pass
+
+
+@dataclass(frozen=True)
+class _Inspect:
+    path: Positional[Path]
+    """A run directory, a checkpoint, or a safetensors file."""
+
+
+def inspect(args: Sequence[str]) -> None:
+    """Say what a path is. Reads headers only; imports no torch."""
+    asked = _parse(_Inspect, args, "langevin inspect")
+    from langevin.inspection import describe
+
+    print(describe(asked.path))
+
+
+@dataclass(frozen=True)
+class _PlanShow:
+    plan: Positional[str]
+    """NAME:STEPS[:option=value,...], or a saved plan (.json)."""
+    process: str = "cosine"
+    """The schedule whose levels fill the table, such as cosine, edm or flow:shift=3."""
+    json: bool = False
+    """Print the plan as JSON, to save and edit."""
+
+
+def plan(args: Sequence[str]) -> None:
+    """Show the table of a sampler."""
+    if not args or args[0] != "show":
+        if args and args[0] not in ("-h", "--help"):
+            raise Refusal(f"plan has no command {args[0]!r}; did you mean 'show'?")
+        print("usage: langevin plan show NAME:STEPS [--process SCHEDULE] [--json]")
+        return
+    asked = _parse(_PlanShow, args[1:], "langevin plan show")
+    from langevin import plans, spec
+    from langevin.core.schedules import SCHEDULES
+
+    table = plans.parse(asked.plan).on(spec.parse(asked.process, SCHEDULES, "process"))
+    print(table.to_json() if asked.json else table)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
+}  # fmt: skip
+
+
+def _parse(kind: Any, args: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> Any:
+    return tyro.cli(kind, prog=prog, args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of `langevin`."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    if args[0] == "--version":
+        from langevin import __version__
+
+        print(__version__)
+        return
+    try:
+        if args[0] not in COMMANDS:
+            raise Refusal(f"there is no command {args[0]!r}; did you mean {nearest(args[0], COMMANDS)!r}?")
+        COMMANDS[args[0]](args[1:])
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"{'.'.join(map(str, first['loc']))} is {first.get('input')!r}: {first['msg']}.")
+    except (Refusal, ValueError, FloatingPointError, FileNotFoundError, ImportError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted.", 130)
+    except BrokenPipeError:
+        raise SystemExit(0) from None
+
+
+def _fail(text: str, code: int = 2) -> None:
+    print(f"langevin: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

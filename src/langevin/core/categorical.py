@@ -1,0 +1,288 @@
+"""The categorical process: D3PM, DiGress and masked diffusion as one short law.
+
+Kernels Qbar_t[x, z] = q(z_t = z | x), rows summing to 1:
+
+    low rank   Qbar_t = alpha_t I + (1 - alpha_t) 1 pi^T        pi uniform, a marginal, or all on a mask
+    general    Qbar_t = exp(-log(alpha_t) R)                    R a small matrix of rates
+
+alpha is the schedule's, read as the probability that nothing has happened yet. For R = 1 pi^T - I both agree.
+The bridge at eta = 1 is Bayes' rule averaged over the belief p (D3PM, 2107.03006, eq. 3),
+
+    q(z_s | z_t) = Q_{t|s}[z_s, z_t] sum_x p(x) Qbar_s[x, z_s] / Qbar_t[x, z_t],
+
+and at eta = 0, for low-rank kernels, the one that draws no fresh noise (DDIM for categories, 2010.02502, app. A),
+z_s = z_t with probability w = (1 - alpha_s) / (1 - alpha_t), else a draw from p. Mixtures of the two keep the marginals
+too, so every eta in [0, 1] is legal. For a mask both are the same law: reveal with probability 1 - w.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from langevin.core.levels import Level, broadcastable
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan
+from langevin.core.posterior import CategoricalPosterior
+from langevin.core.process import LeafProcess, check_descent, check_eta
+from langevin.core.schedule import Schedule
+from langevin.core.space import Euclidean, Space
+
+
+class Kernel(ABC):
+    """Transition probabilities Q_{t|s} between S states, applied to vectors and never built per token.
+
+    `keep` is alpha_t / alpha_s with one trailing axis of size 1.
+    """
+
+    limit: Tensor
+    """(S,) float64, where every state ends."""
+
+    @abstractmethod
+    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+        """p Q, for rows p (..., S)."""
+
+    @abstractmethod
+    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+        """Q[., z], (..., S): how likely each earlier state makes z."""
+
+
+class LowRank(Kernel):
+    """keep I + (1 - keep) 1 pi^T, in O(S) per token."""
+
+    def __init__(self, limit: Tensor) -> None:
+        self.limit = limit
+
+    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+        return keep * p + (1 - keep) * p.sum(-1, keepdim=True) * self.limit.to(p.device)
+
+    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+        limit = self.limit.to(z.device)
+        return keep * torch.nn.functional.one_hot(z, len(limit)) + (1 - keep) * limit[z][..., None]
+
+
+class General(Kernel):
+    """exp(-log(keep) R) = V keep^(-eigenvalues of R) V^-1, in O(S^2) per token."""
+
+    def __init__(self, rates: Tensor) -> None:
+        size = rates.shape[0]
+        off_diagonal = rates - torch.diag(rates.diagonal())
+        if rates.shape != (size, size) or bool((off_diagonal < 0).any()) or bool((rates.sum(1).abs() > 1e-9).any()):
+            raise ValueError(
+                f"rates have shape {tuple(rates.shape)}; give (S, S), non-negative off the diagonal, rows summing to 0."
+            )
+        if torch.equal(rates, rates.T):
+            values, self._left = torch.linalg.eigh(rates)
+            self._right = self._left.T
+        else:
+            values, self._left = torch.linalg.eig(rates)
+            self._right = torch.linalg.inv(self._left)
+        if bool(torch.linalg.cond(self._left) > 1e8):
+            raise ValueError("the rates cannot be diagonalised stably; perturb them slightly or use a low-rank limit.")
+        self._decay = -values
+        if int((values.abs() < 1e-9).sum()) != 1:
+            raise ValueError("the rates have several limits, so no prior; connect all states with each other.")
+        self.limit = self.push(torch.eye(size, dtype=torch.float64)[0], torch.zeros(1, dtype=torch.float64)).clamp(min=0)
+
+    def _fade(self, keep: Tensor) -> Tensor:
+        decay = self._decay.to(keep.device)
+        faded = torch.exp(decay * keep.clamp(min=1e-300).log())
+        return torch.where(decay.abs() < 1e-9, torch.ones_like(faded), torch.where(keep > 0, faded, torch.zeros_like(faded)))
+
+    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+        left, right = self._left.to(p.device), self._right.to(p.device)
+        return (((p.to(left.dtype) @ left) * self._fade(keep)) @ right).real.clamp(min=0)
+
+    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+        left, right = self._left.to(z.device), self._right.to(z.device)
+        return ((right.T[z] * self._fade(keep)) @ left.T).real.clamp(min=0)
+
+
+class _Numbers(NamedTuple):
+    start: Tensor
+    stop: Tensor
+    eta: float
+    mix: tuple[float, ...]
+
+
+class Categorical(LeafProcess):
+    """States z in {0, ..., S - 1}, int64; data uses the first K of them.
+
+    Args:
+        categories: K.
+        schedule: its alpha is the keep-probability, e.g. `schedules.keep_linear()`.
+        limit: "uniform", "mask" (one more state, K, is added), or (K,) probabilities ("marginal").
+        rates: (K, K) instead of a limit, for kernels that are not low rank (ordinal, nearest-neighbour).
+        space: ties between positions (symmetric edges); Euclidean by default.
+    """
+
+    kind = "categorical"
+
+    def __init__(
+        self,
+        categories: int,
+        schedule: Schedule,
+        limit: str | Tensor = "uniform",
+        rates: Tensor | None = None,
+        space: Space | None = None,
+    ) -> None:
+        super().__init__()
+        if categories < 2:
+            raise ValueError(f"categories is {categories}; give at least 2.")
+        self.categories, self.schedule, self.space = categories, schedule, space or Euclidean()
+        self.masked = isinstance(limit, str) and limit == "mask" and rates is None
+        self.states = categories + self.masked
+        if rates is not None:
+            self.kernel: Kernel = General(torch.as_tensor(rates, dtype=torch.float64))
+        else:
+            self.kernel = LowRank(self._limit(limit))
+        if self.kernel.limit.shape != (self.states,):
+            raise ValueError(f"the kernel has {len(self.kernel.limit)} states for {categories} categories; make them agree.")
+
+    def _limit(self, limit: str | Tensor) -> Tensor:
+        if isinstance(limit, str):
+            if limit == "uniform":
+                return torch.full((self.categories,), 1 / self.categories, dtype=torch.float64)
+            if limit == "mask":
+                return torch.eye(self.states, dtype=torch.float64)[-1]
+            raise ValueError(f"limit is {limit!r}; use 'uniform', 'mask', or a tensor of {self.categories} probabilities.")
+        pi = torch.as_tensor(limit, dtype=torch.float64)
+        if pi.shape != (self.categories,) or bool((pi < 0).any()) or abs(float(pi.sum()) - 1) > 1e-6:
+            raise ValueError(f"limit has shape {tuple(pi.shape)}; give {self.categories} probabilities summing to 1.")
+        return pi / pi.sum()
+
+    def extra_repr(self) -> str:
+        return f"categories={self.categories}, kernel={type(self.kernel).__name__}, masked={self.masked}, space={self.space}"
+
+    def _alpha(self, t: Level, z: Tensor) -> Tensor:
+        alpha = self.schedule.alpha(broadcastable(t, z)).to(z.device)
+        return alpha[..., None]
+
+    def _keep(self, t: Tensor, s: Tensor) -> Tensor:
+        return torch.where(s > 0, t / s.clamp(min=1e-300), 0.0)
+
+    def one_hot(self, x: Tensor) -> Tensor:
+        """(B, *shape, S) float64."""
+        return torch.nn.functional.one_hot(x, self.states).double()
+
+    def marginal_probs(self, x: Tensor, t: Level) -> Tensor:
+        """q(z_t | x), (B, *shape, S) float64."""
+        return self.kernel.push(self.one_hot(x), self._alpha(t, x))
+
+    def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        return self._draw(self.marginal_probs(x, t), noise, mask)
+
+    def prior(self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None) -> Tensor:
+        limit = self.kernel.limit.to(noise.ids.device)
+        return self._draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
+
+    def _draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
+        gumbel = self.space.project(noise.gumbel(tuple(probs.shape[1:])).to(probs.device))
+        z = (probs.log() + gumbel).argmax(-1)
+        return self.space.project(z, mask)
+
+    def evidence(self, z: Tensor, t: Level) -> Tensor:
+        """log q(z_t = z | x = k) for each category k, (B, *shape, K) float64."""
+        return self.kernel.column(z, self._alpha(t, z))[..., : self.categories].log()
+
+    def bridge_probs(self, z: Tensor, p: Tensor, t: Level, s: Level, eta: float = 1.0) -> Tensor:
+        """q(z_s | z_t, belief), (B, *shape, S) float64, for p (B, *shape, K) the probabilities of x."""
+        check_eta(eta)
+        if eta != 1 and not isinstance(self.kernel, LowRank):
+            raise ValueError(f"eta is {eta:g}, but a general kernel has only its Bayes bridge; use eta = 1, as ddpm does.")
+        alpha_t, alpha_s = self._alpha(t, z), self._alpha(s, z)
+        check_descent(1 - alpha_t, 1 - alpha_s)
+        p = torch.nn.functional.pad(p.double(), (0, self.states - self.categories))
+        out = torch.zeros_like(p)
+        if eta > 0:
+            evidence = self.kernel.column(z, alpha_t)
+            # beliefs that the state itself rules out (possible with prediction "posterior") carry no weight
+            weight = torch.where(evidence > 0, p / evidence.clamp(min=1e-300), 0.0)
+            bayes = self.kernel.push(weight, alpha_s) * self.kernel.column(z, self._keep(alpha_t, alpha_s))
+            out = eta * bayes / bayes.sum(-1, keepdim=True)
+        if eta < 1:
+            stay = torch.where(alpha_t < 1, (1 - alpha_s) / (1 - alpha_t).clamp(min=1e-300), 1.0)
+            out = out + (1 - eta) * (stay * self.one_hot(z) + (1 - stay) * p)
+        return out
+
+    def bridge(
+        self,
+        z: Tensor,
+        belief: CategoricalPosterior,
+        t: Level,
+        s: Level,
+        noise: Noise,
+        eta: float = 1.0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
+
+    def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
+        truth = torch.nn.functional.one_hot(x, self.categories)
+        q = self.bridge_probs(z, truth, t, s)
+        p = self.bridge_probs(z, belief.probs, t, s)
+        return (torch.special.xlogy(q, q) - torch.where(q > 0, q * p.clamp(min=1e-300).log(), 0.0)).sum(-1)
+
+    def prior_kl(self, x: Tensor) -> Tensor:
+        """KL(q(z_1 | x) || limit) per element, in nats: the prior term of the ELBO."""
+        q = self.marginal_probs(x, 1.0)
+        limit = self.kernel.limit.to(x.device).clamp(min=1e-300)
+        return (torch.special.xlogy(q, q) - q * limit.log()).sum(-1)
+
+    def check(self, plan: Plan, leaf: str) -> None:
+        at = f"leaf {leaf!r}" if leaf else "the process"
+        if plan.basis != "x0":
+            raise ValueError(
+                f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
+                "use a plan in the x0 basis, such as ddim or dpmpp."
+            )
+        if any(row.anchored for row in plan.rows):
+            raise ValueError(
+                f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
+                "use a multistep plan such as dpmpp."
+            )
+        if not isinstance(self.kernel, LowRank) and any(row.eta != 1 for row in plan.rows):
+            raise ValueError(
+                f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
+                "use ddpm, or a low-rank limit."
+            )
+
+    def numbers(self, plan: Plan) -> list[_Numbers]:
+        def level(t: float) -> Tensor:
+            return torch.tensor(t, dtype=torch.float64)
+
+        return [_Numbers(level(row.start), level(row.stop), row.eta, row.mix) for row in plan.rows]
+
+    def observe(self, belief: CategoricalPosterior, z: Tensor, number: _Numbers) -> Tensor:
+        return belief.logits
+
+    def advance(
+        self,
+        start: Tensor,
+        history: list[Tensor],
+        belief: CategoricalPosterior,
+        number: _Numbers,
+        noise: Noise,
+        mask: Tensor | None,
+    ) -> Tensor:
+        logits = history[0]
+        if len(number.mix) > 1:
+            logits = logits * number.mix[0]
+            for weight, u in zip(number.mix[1:], history[1:], strict=False):
+                logits = torch.add(logits, u, alpha=weight)
+        return self.bridge(start, belief.with_params(logits), number.start, number.stop, noise, number.eta, mask)
+
+
+def ordinal_rates(categories: int, width: float = 0.05) -> Tensor:
+    """(K, K) rates of jumping between ordered values, a discretised Gaussian of the distance (D3PM, app. A.2.3).
+
+    Distances count in units of the range K - 1, so that the same width means the same at every K. (The published
+    code fixes the range at 255, which freezes every state at small K.)
+    """
+    index = torch.arange(categories, dtype=torch.float64)
+    rates = torch.exp(-((index[:, None] - index) ** 2) / ((categories - 1) * width) ** 2)
+    rates.fill_diagonal_(0)
+    rates /= rates.sum(1).max()
+    rates = (rates + rates.T) / 2
+    return rates - torch.diag(rates.sum(1))

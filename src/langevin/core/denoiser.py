@@ -1,0 +1,132 @@
+"""Denoisers: network + prediction + process. `denoiser(z, t, cond)` says what the clean data was."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from langevin.core import prediction as predictions
+from langevin.core.levels import Level, expand
+from langevin.core.posterior import Belief
+from langevin.core.prediction import Prediction
+from langevin.core.process import Process
+from langevin.core.tree import Tree, leaves, spread, tree
+
+Shape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
+Cond: TypeAlias = Mapping[str, Tensor] | None
+"""Conditions by name, each (B, ...). The name "drop", (B,) bool, marks samples whose conditions are dropped; a network
+answers for them with its own learned null condition, as it does for all samples when cond is None."""
+
+
+class BaseDenoiser(nn.Module, ABC):
+    """Anything that holds beliefs: learned denoisers, guided ones, exact ones.
+
+    Attributes:
+        process: what destroyed the data.
+        shape: shape of one sample (a dict by leaf for a product), or None while unknown.
+    """
+
+    process: Process
+    shape: Shape | None = None
+
+    def __call__(self, z: Tree, t: Any, cond: Cond = None, mask: Tensor | None = None) -> Belief:
+        """The belief about x.
+
+        Args:
+            z: (B, *shape), or a dict of them for a product.
+            t: level, one number, (B,), or one per element; for a product, a dict of levels or one for all.
+            cond: conditions by name, each (B, ...); None drops them.
+            mask: (B, N) bool, the real nodes of padded sets.
+
+        Raises:
+            ValueError: if a level or a leaf does not fit z.
+        """
+        process = self.process.leaves()
+        states = leaves(z)
+        if set(states) != set(process):
+            raise ValueError(f"z has the leaves {sorted(states)}, the process has {sorted(process)}; give each one.")
+        levels = {name: expand(level, states[name]) for name, level in spread(t, list(process), "t").items()}
+        return super().__call__(states, levels, cond, mask)
+
+    @abstractmethod
+    def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
+        """The belief, with states and expanded levels by leaf."""
+
+
+class Denoiser(BaseDenoiser):
+    """A learned denoiser.
+
+    Args:
+        net: `net(z, level, cond=None, mask=None)`; for a product, z and level are dicts and so is the result. `level` is
+            (B,) or, where levels differ within a sample, broadcastable to z.
+        process: what destroys the data.
+        prediction: a name ("v", "eps", "x0", "velocity", "score", "edm", "logits", "subs", ...) or a `Prediction`; for a
+            product, a dict by leaf.
+        shape: shape of one sample, e.g. (3, 64, 64); `fit` fills it in from the data.
+
+    Raises:
+        ValueError: if a prediction does not suit its process.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        process: Process,
+        prediction: str | Prediction | Mapping[str, str | Prediction] = "v",
+        shape: Shape | None = None,
+    ) -> None:
+        super().__init__()
+        self.net, self.process, self.shape = net, process, shape
+        self.predictions = {
+            name: predictions.named(p) for name, p in spread(prediction, list(process.leaves()), "prediction").items()
+        }
+        for name, leaf in process.leaves().items():
+            self.predictions[name].check(leaf, name)
+
+    def extra_repr(self) -> str:
+        return f"prediction={tree(self.predictions)}, shape={self.shape}"
+
+    def outputs(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> dict[str, Tensor]:
+        """What the network itself says, by leaf; levels are expanded. Objectives are computed on this."""
+        process = self.process.leaves()
+        inputs, labels = {}, {}
+        for name, leaf in process.items():
+            p, state = self.predictions[name], z[name]
+            inputs[name] = p.input(leaf, state, t[name])
+            label = p.label(leaf, t[name]).to(state.device)
+            if label.ndim == 0:
+                label = label.expand(len(state))
+            elif math.prod(label.shape[1:]) == 1:
+                label = label.reshape(-1).expand(len(state))
+            labels[name] = label
+        return leaves(self.net(tree(inputs), tree(labels), cond, mask))
+
+    def posteriors(self, out: dict[str, Tensor], z: dict[str, Tensor], t: dict[str, Tensor]) -> Belief:
+        """Beliefs from what the network said."""
+        process = self.process.leaves()
+        return tree({n: self.predictions[n].posterior(leaf, out[n], z[n], t[n]) for n, leaf in process.items()})
+
+    def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
+        return self.posteriors(self.outputs(z, t, cond, mask), z, t)
+
+
+def dropped(cond: Cond, drop: Tensor) -> Cond:
+    """`cond` with the samples in `drop` (B,) bool marked as dropped."""
+    if cond is None:
+        return None
+    already = cond.get("drop")
+    return {**cond, "drop": drop if already is None else drop | already}
+
+
+def twice(cond: Cond, batch: int, device: torch.device) -> Cond:
+    """Conditions for one call that answers with them and, in the second half of the batch, without."""
+    if cond is None:
+        raise ValueError("classifier-free guidance has no condition to strengthen; pass cond=, or leave guidance out.")
+    second = torch.cat([torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)]).to(device)
+    return dropped({name: torch.cat([c, c]) for name, c in cond.items()}, second)
+
+
+__all__ = ["BaseDenoiser", "Cond", "Denoiser", "Level", "Shape", "dropped", "twice"]

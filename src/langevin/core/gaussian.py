@@ -1,0 +1,174 @@
+"""The Gaussian process, z_t = alpha_t x + sigma_t e, which is DDPM, DDIM, score SDEs, EDM, flow matching and more.
+
+With tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2 and v = eta^2 tau sigma_s^2 the bridge is
+
+    z_s ~ N( alpha_s x + sqrt(sigma_s^2 - v) (z_t - alpha_t x) / sigma_t,  v ).
+
+It keeps the marginals for every eta in [0, 1]. With x replaced by the belief's mean it is DDIM (eta 0; 2010.02502,
+eq. 12), DDPM (eta 1; 2006.11239, eq. 7), Euler for flow matching (eta 0) and EDM's Euler (eta 0, alpha 1).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan
+from langevin.core.posterior import GaussianPosterior
+from langevin.core.process import LeafProcess, check_descent, check_eta
+from langevin.core.schedule import Schedule
+from langevin.core.space import Euclidean, Space
+
+
+class _Numbers(NamedTuple):
+    """One row, z_s = a z_from + sum_j w_j u_j + c noise, with u = x_part x^ + z_part z."""
+
+    x_part: float
+    z_part: float
+    a: float
+    w: tuple[float, ...]
+    c: float
+
+
+class Gaussian(LeafProcess):
+    """z_t = alpha_t x + sigma_t e, e standard normal in `space`.
+
+    Args:
+        schedule: see `langevin.schedules`.
+        space: Euclidean by default.
+    """
+
+    kind = "gaussian"
+
+    def __init__(self, schedule: Schedule, space: Space | None = None) -> None:
+        super().__init__()
+        self.schedule, self.space = schedule, space or Euclidean()
+
+    def extra_repr(self) -> str:
+        return f"space={self.space}"
+
+    def noise(self, like: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        """Standard normal noise in the space, shaped like `like`."""
+        return self.space.project(noise.normal(tuple(like.shape[1:]), like.dtype).to(like.device), mask)
+
+    def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        return self.mix(x, self.noise(x, noise, mask), t)
+
+    def mix(self, x: Tensor, e: Tensor, t: Level) -> Tensor:
+        """alpha_t x + sigma_t e."""
+        alpha, sigma = self.schedule(broadcastable(t, x))
+        return cast(alpha, x) * x + cast(sigma, x) * e
+
+    def prior(
+        self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        # sigma(1) e: what remains of data when alpha(1) x is negligible beside it
+        sigma = self.schedule(1.0)[1]
+        return sigma.to(dtype).to(noise.ids.device) * self.space.project(noise.normal(shape, dtype), mask)
+
+    def bridge(
+        self,
+        z: Tensor,
+        belief: GaussianPosterior,
+        t: Level,
+        s: Level,
+        noise: Noise,
+        eta: float = 1.0,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        t, s = broadcastable(t, z), broadcastable(s, z)
+        check_descent(t, s)
+        check_eta(eta)
+        x_part, z_part, deviation = self._bridge(t, s, eta)
+        mean = cast(x_part, z) * belief.mean + cast(z_part, z) * z
+        return mean if eta == 0 else mean + cast(deviation, z) * self.noise(z, noise, mask)
+
+    def _bridge(self, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+        """(weight of x, weight of z_t, standard deviation) of z_s, in float64."""
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
+        ratio = torch.where(sigma_s > 0, alpha_t * sigma_s / (alpha_s * sigma_t).clamp(min=1e-300), 0.0)
+        tau = ((1 - ratio) * (1 + ratio)).clamp(0, 1)
+        spread = torch.where(sigma_t > 0, sigma_s * (1 - eta**2 * tau).sqrt() / sigma_t.clamp(min=1e-300), 1.0)
+        return alpha_s - spread * alpha_t, spread, eta * tau.sqrt() * sigma_s
+
+    def kl(self, x: Tensor, belief: GaussianPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
+        """1/2 (SNR_s - SNR_t) (x - x^)^2 (VDM, 2107.00630, eq. 14)."""
+        gain = self.schedule.lam(broadcastable(s, z)).exp() - self.schedule.lam(broadcastable(t, z)).exp()
+        return 0.5 * cast(gain, z) * (x - belief.mean) ** 2
+
+    def velocity(self, belief: GaussianPosterior, z: Tensor, t: Level) -> Tensor:
+        """dz/dt of the probability flow, alpha' x^ + sigma' e^ (t > 0)."""
+        x_part, z_part = self._velocity(broadcastable(t, z))
+        return cast(x_part, z) * belief.mean + cast(z_part, z) * z
+
+    def _velocity(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        (alpha, sigma), (alpha_rate, sigma_rate) = self.schedule(t), self.schedule.rates(t)
+        return alpha_rate - sigma_rate * alpha / sigma, sigma_rate / sigma
+
+    def score(self, belief: GaussianPosterior, z: Tensor, t: Level) -> Tensor:
+        """grad log q(z_t) = -(z - alpha x^) / sigma^2 (Tweedie; t > 0)."""
+        alpha, sigma = self.schedule(broadcastable(t, z))
+        return (cast(alpha, z) * belief.mean - z) / cast(sigma, z) ** 2
+
+    def check(self, plan: Plan, leaf: str) -> None:
+        at = f"leaf {leaf!r}" if leaf else "the process"
+        if plan.basis == "velocity" and any(row.eta for row in plan.rows):
+            raise ValueError(
+                f"plan {plan.name} adds noise (eta > 0) in the velocity basis, which follows the flow of {at}; "
+                "use the x0 basis, as ddim(steps, eta) does."
+            )
+        if plan.basis == "eps" and not float(self.schedule(plan.rows[0].start)[0]) > 0:
+            raise ValueError(
+                f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {plan.rows[0].start:g} of {at}, "
+                "where they say nothing about x; use basis 'velocity' or 'x0'."
+            )
+
+    def numbers(self, plan: Plan) -> list[_Numbers]:
+        return [self._row(plan.basis, row.level, row.start, row.stop, row.eta, row.mix) for row in plan.rows]
+
+    def _row(self, basis: str, level: float, start: float, stop: float, eta: float, mix: tuple[float, ...]) -> _Numbers:
+        from_t, to_s, at = (torch.tensor(v, dtype=torch.float64) for v in (start, stop, level))
+        if basis == "velocity":
+            x_part, z_part = (float(v) for v in self._velocity(at))
+            return _Numbers(x_part, z_part, 1.0, tuple((stop - start) * m for m in mix), 0.0)
+        x_weight, z_weight, deviation = (float(v) for v in self._bridge(from_t, to_s, eta))
+        if basis == "x0":
+            return _Numbers(1.0, 0.0, z_weight, tuple(x_weight * m for m in mix), deviation)
+        # eps: the belief about x is (z_from - sigma e) / alpha at the level the row starts from
+        (alpha, sigma), (alpha_at, sigma_at) = ((float(v) for v in self.schedule(p)) for p in (from_t, at))
+        total = z_weight + x_weight / alpha
+        return _Numbers(-alpha_at / sigma_at, 1 / sigma_at, total, tuple(-x_weight * sigma / alpha * m for m in mix), deviation)
+
+    def observe(self, belief: GaussianPosterior, z: Tensor, number: _Numbers) -> Tensor:
+        if number.z_part == 0:
+            return belief.mean if number.x_part == 1 else belief.mean * number.x_part
+        return torch.add(belief.mean * number.x_part, z, alpha=number.z_part)
+
+    def advance(
+        self,
+        start: Tensor,
+        history: list[Tensor],
+        belief: GaussianPosterior,
+        number: _Numbers,
+        noise: Noise,
+        mask: Tensor | None,
+    ) -> Tensor:
+        z = start * number.a if number.a != 1 else start
+        for weight, u in zip(number.w, history, strict=False):
+            z = torch.add(z, u, alpha=weight)
+        if number.c:
+            z = torch.add(z, self.noise(z, noise, mask), alpha=number.c)
+        return z
+
+
+def normal_kl(mean: Tensor, variance: Tensor) -> Tensor:
+    """KL(N(mean, variance) || N(0, 1)) per element: the prior term of the ELBO."""
+    return 0.5 * (mean**2 + variance - variance.log() - 1)
+
+
+def bits(nats: float, dimensions: int) -> float:
+    """Nats per sample as bits per dimension."""
+    return nats / dimensions / math.log(2)

@@ -1,0 +1,189 @@
+"""The one loop. It runs any plan on any process: evaluate, mix, move.
+
+`trajectory` is a generator that the caller can watch and stop; `sample` is its last state.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan, Recipe
+from langevin.core.posterior import Belief
+from langevin.core.process import Process
+from langevin.core.tree import Tree, leaves, spread, tree
+
+Guidance = Callable[[BaseDenoiser], BaseDenoiser]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop shows after each row.
+
+    Args:
+        row: its number, 0-based; `rows` how many there are.
+        level: the level the state is at now (a dict by leaf for a product).
+        z: the state.
+        belief: what the denoiser said at the row's evaluation.
+    """
+
+    row: int
+    rows: int
+    level: Any
+    z: Any
+    belief: Belief
+
+
+def plans_for(process: Process, plan: Plan | Recipe | Mapping[str, Plan | Recipe]) -> dict[str, Plan]:
+    """The table of each leaf, checked.
+
+    Raises:
+        ValueError: if a leaf cannot run its plan, or the leaves' plans do not move row by row together.
+    """
+    parts = process.leaves()
+    plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
+    for name, leaf in parts.items():
+        leaf.check(plans[name], name)
+    lengths = {name: (p.nfe, tuple(r.anchored for r in p.rows)) for name, p in plans.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f"the plans have { ({n: v[0] for n, v in lengths.items()}) } rows; leaves of a product step together, "
+            "so give plans of one length and kind."
+        )
+    return plans
+
+
+def trajectory(
+    denoiser: BaseDenoiser,
+    plan: Plan | Recipe | Mapping[str, Plan | Recipe],
+    count: int = 1,
+    *,
+    seed: int = 0,
+    cond: Cond = None,
+    guidance: Guidance | None = None,
+    shape: Shape | None = None,
+    given: Tree | None = None,
+    known: Tree | None = None,
+    start: Tree | None = None,
+    mask: Tensor | None = None,
+    first_id: int = 0,
+    device: torch.device | str | None = None,
+) -> Generator[Step, None, Tree]:
+    """Run a plan, one `Step` after each row; the arguments are those of `sample`."""
+    if count < 1:
+        raise ValueError(f"count is {count}; ask for at least 1 sample.")
+    parts = denoiser.process.leaves()
+    plans = plans_for(denoiser.process, plan)
+    for name, value in (cond or {}).items():
+        if len(value) != count:
+            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+    shape = shape if shape is not None else denoiser.shape
+    if shape is None:
+        raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+    if device is None:
+        device = next((p.device for p in denoiser.parameters()), torch.device("cpu"))
+    model = denoiser if guidance is None else guidance(denoiser)
+    noise = Noise.of(seed, count, first_id, device)
+    shapes = spread(shape, list(parts), "shape")
+    held = _known(given, known, list(parts), {n: (count, *s) for n, s in shapes.items()})
+
+    numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
+    depth = {name: p.history for name, p in plans.items()}
+    begun = leaves(start) if start is not None else {}
+    z = {
+        name: begun[name] if name in begun else leaf.prior(shapes[name], noise.at("prior").at(name), mask)
+        for name, leaf in parts.items()
+    }
+    z = {name: _hold(state, held.get(name)) for name, state in z.items()}
+    anchor, history = dict(z), {name: [] for name in parts}
+    rows = next(iter(plans.values())).rows
+    for i, row in enumerate(rows):
+        levels = {name: _level(plans[name].rows[i].level, held.get(name)) for name in parts}
+        with torch.no_grad():
+            belief = model(tree(z), tree(levels), cond, mask)
+            beliefs = leaves(belief)
+            moved = {}
+            for name, leaf in parts.items():
+                number = numbers[name][i]
+                history[name] = [leaf.observe(beliefs[name], z[name], number), *history[name]][: depth[name]]
+                begin = anchor[name] if row.anchored else z[name]
+                step_noise = noise.at("bridge", step=i).at(name)
+                state = leaf.advance(begin, history[name], beliefs[name], number, step_noise, mask)
+                moved[name] = _hold(state, held.get(name))
+        if not row.anchored:
+            anchor = z
+        z = moved
+        yield Step(i, len(rows), tree({name: plans[name].rows[i].stop for name in parts}), tree(z), belief)
+    return tree(z)
+
+
+def sample(
+    denoiser: BaseDenoiser,
+    plan: Plan | Recipe | Mapping[str, Plan | Recipe],
+    count: int = 1,
+    **options: Any,
+) -> Any:
+    """Draw samples.
+
+    Args:
+        denoiser: learned, guided or exact.
+        plan: a table, or a recipe such as `plans.dpmpp(20)`; for a product, one for all leaves or a dict.
+        count: how many.
+
+    Keyword arguments:
+        seed: any integer. Sample k depends on (seed, first_id + k) alone, whatever the batch.
+        cond: conditions by name, each (count, ...).
+        guidance: e.g. `CFG(2.0)`; a function of the denoiser.
+        shape: shape of one sample, if the denoiser does not know it.
+        given: data that is already known; for a product, a dict of the known leaves. Known elements stay as they are, and
+            the network is told that their level is 0.
+        known: bool, True where `given` is known; without it all of `given` is.
+        start: the state to begin with, at the plan's first level, instead of the prior.
+        mask: (count, N) bool, the real nodes of padded sets.
+        first_id: identity of the first sample.
+        device: where to sample; where the denoiser's weights are by default.
+
+    Returns:
+        (count, *shape), or a dict of them for a product.
+
+    Raises:
+        ValueError: if plan, process, guidance or arguments do not fit each other.
+    """
+    steps = trajectory(denoiser, plan, count, **options)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _known(
+    given: Tree | None, known: Tree | None, names: list[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    if given is None:
+        if known is not None:
+            raise ValueError("known marks elements of given, which is missing; pass given= as well.")
+        return {}
+    values, marks = leaves(given), leaves(known) if known is not None else {}
+    for name in [*values, *marks]:
+        if name not in names:
+            raise ValueError(f"given names the leaf {name!r}, the process has {names}; name one of these.")
+    held = {}
+    for name, value in values.items():
+        if value.shape != shapes[name]:
+            raise ValueError(f"given has shape {tuple(value.shape)} where the samples have {shapes[name]}; make them agree.")
+        mark = marks.get(name, torch.ones((), dtype=torch.bool, device=value.device)).expand(value.shape)
+        held[name] = (value, mark)
+    return held
+
+
+def _hold(state: Tensor, held: tuple[Tensor, Tensor] | None) -> Tensor:
+    return state if held is None else torch.where(held[1].to(state.device), held[0].to(state.device, state.dtype), state)
+
+
+def _level(level: float, held: tuple[Tensor, Tensor] | None) -> Any:
+    return level if held is None else torch.where(held[1], 0.0, torch.tensor(level, dtype=torch.float64))

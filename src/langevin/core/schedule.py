@@ -1,0 +1,227 @@
+"""Schedules: t -> (alpha, sigma), continuous on [0, 1], with alpha(0) = 1 and sigma(0) = 0.
+
+    z = alpha(t) x + sigma(t) e,   lam(t) = log(alpha^2 / sigma^2), strictly decreasing ("log-SNR").
+
+Each schedule keeps one constraint, its `scale`:
+    "vp"    alpha^2 + sigma^2 = 1     (DDPM, cosine, Stable Diffusion)
+    "flow"  alpha + sigma = 1         (flow matching; also keep-probabilities of categories, sigma = 1 - alpha)
+    "ve"    alpha = 1                 (NCSN, EDM)
+    "other"                           (sub-VP)
+Given lam and the scale, (alpha, sigma) follow; that is how shifts and learned schedules are written.
+A categorical process reads alpha alone, as the probability that a token is kept.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from langevin.core.levels import Level
+
+
+def from_lam(lam: Tensor, scale: str) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) at log-SNR `lam` under a scale; exact at lam = -inf and +inf."""
+    if scale == "vp":
+        return torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+    if scale == "flow":
+        return torch.sigmoid(lam / 2), torch.sigmoid(-lam / 2)
+    if scale == "ve":
+        return torch.ones_like(lam), torch.exp(-lam / 2)
+    raise ValueError(f"scale is {scale!r}; a schedule can be rebuilt from lam under 'vp', 'flow' or 've' only.")
+
+
+class Schedule(nn.Module, ABC):
+    """A path from data to noise. Subclasses give `alpha` and `sigma`; the rest follows from them.
+
+    Attributes:
+        scale: the constraint between alpha and sigma (see the module).
+        floor: the lowest level a grid in lam visits before its last step to 0.
+    """
+
+    scale: str = "other"
+    floor: float = 1e-3
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal, in float64, shape of t."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise, in float64, shape of t."""
+
+    def forward(self, t: Level) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at t."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        return self.alpha(t), self.sigma(t)
+
+    def lam(self, t: Level) -> Tensor:
+        """log(alpha^2 / sigma^2); +inf where sigma = 0, -inf where alpha = 0."""
+        alpha, sigma = self(t)
+        return 2 * (alpha.log() - sigma.log())
+
+    def rates(self, t: Level) -> tuple[Tensor, Tensor]:
+        """(d alpha / dt, d sigma / dt), by forward differentiation of the formulas above."""
+        t = torch.as_tensor(t, dtype=torch.float64)
+        one = torch.ones_like(t)
+        return torch.func.jvp(self.alpha, (t,), (one,))[1], torch.func.jvp(self.sigma, (t,), (one,))[1]
+
+    def lam_rate(self, t: Level) -> Tensor:
+        """d lam / dt (negative)."""
+        alpha, sigma = self(t)
+        alpha_rate, sigma_rate = self.rates(t)
+        return 2 * (alpha_rate / alpha - sigma_rate / sigma)
+
+    def invert(self, lam: Level) -> Tensor:
+        """The level at which lam(t) = lam, by bisection to float64 resolution; clamped to [0, 1]."""
+        lam = torch.as_tensor(lam, dtype=torch.float64)
+        low, high = torch.zeros_like(lam), torch.ones_like(lam)
+        for _ in range(64):
+            middle = (low + high) / 2
+            above = self.lam(middle) > lam
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        return (low + high) / 2
+
+    @property
+    def lam_range(self) -> tuple[float, float]:
+        """(lowest, highest) log-SNR that grids in lam visit; finite even when the ends of the schedule are not."""
+        lowest = float(self.lam(1.0))
+        return (lowest if math.isfinite(lowest) else float(self.lam(1 - 1e-3))), float(self.lam(self.floor))
+
+
+class Formula(Schedule):
+    """A schedule given by a formula for alpha; sigma follows from the scale unless it is given."""
+
+    def __init__(
+        self,
+        name: str,
+        alpha: Callable[[Tensor], Tensor],
+        sigma: Callable[[Tensor], Tensor] | None,
+        scale: str,
+        floor: float = 1e-3,
+    ) -> None:
+        super().__init__()
+        if sigma is None and scale not in ("vp", "flow"):
+            raise ValueError(f"scale is {scale!r}; give sigma as well, or use scale 'vp' or 'flow'.")
+        self.name, self.scale, self.floor = name, scale, floor
+        self._alpha, self._sigma = alpha, sigma
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha(t.double())
+
+    def sigma(self, t: Tensor) -> Tensor:
+        if self._sigma is not None:
+            return self._sigma(t.double())
+        alpha = self.alpha(t)
+        return 1 - alpha if self.scale == "flow" else ((1 - alpha) * (1 + alpha)).clamp(min=0).sqrt()
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+class Table(Schedule):
+    """Published noise levels at t = 1/T, ..., 1, with (1, 0) at t = 0, and a straight line of alpha between.
+
+    For scale "vp" pass the alphas (sqrt of the published cumulative products); for "ve" the sigmas, between which
+    log sigma is linear (sigma itself below the first node). Nodes are met exactly.
+    """
+
+    def __init__(self, name: str, nodes: Tensor, scale: str) -> None:
+        super().__init__()
+        if scale not in ("vp", "ve"):
+            raise ValueError(f"scale is {scale!r}; tables are 'vp' (alphas) or 've' (sigmas).")
+        self.name, self.scale, self.size = name, scale, len(nodes)
+        self.floor = 1 / len(nodes)
+        nodes = nodes.double()
+        # 1 - alpha rather than alpha, so that sigma^2 = u (2 - u) keeps its digits where alpha is near 1
+        self._nodes = torch.cat([nodes.new_zeros(1), 1 - nodes if scale == "vp" else nodes])
+
+    def _at(self, t: Tensor) -> Tensor:
+        nodes = self._nodes.to(t.device)
+        place = t.double().clamp(0, 1) * self.size
+        # a level k/T must meet node k although k/T*T may miss k by one ulp
+        place = torch.where((place - place.round()).abs() < 1e-9, place.round() + (place - place.detach()), place)
+        left = place.detach().floor().clamp(max=self.size - 1).long()
+        part = place - left
+        a, b = nodes[left], nodes[left + 1]
+        if self.scale == "vp":
+            return a + part * (b - a)
+        return torch.where(left > 0, a.clamp(min=1e-300) ** (1 - part) * b**part, part * b)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return 1 - self._at(t) if self.scale == "vp" else torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        u = self._at(t)
+        return (u * (2 - u)).sqrt() if self.scale == "vp" else u
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, {self.size} levels"
+
+
+class Shifted(Schedule):
+    """Another schedule with its noise multiplied: sigma/alpha -> shift * sigma/alpha, at the same scale.
+
+    Higher resolution needs more noise for the same destruction (simple diffusion, 2301.11093; SD3, 2403.03206,
+    section 5.3.2: for the flow schedule this is t -> shift t / (1 + (shift - 1) t)).
+    """
+
+    def __init__(self, base: Schedule, shift: float) -> None:
+        super().__init__()
+        if not shift > 0:
+            raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
+        if base.scale == "other":
+            raise ValueError(f"{base} has no scale to keep; shift a 'vp', 'flow' or 've' schedule.")
+        self.base, self.shift, self.scale, self.floor = base, float(shift), base.scale, base.floor
+
+    def _norm(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        if self.scale == "vp":
+            return (alpha**2 + sigma**2).sqrt()
+        return alpha + sigma if self.scale == "flow" else torch.ones_like(alpha)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        alpha, sigma = self.base.alpha(t), self.shift * self.base.sigma(t)
+        return alpha / self._norm(alpha, sigma)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        alpha, sigma = self.base.alpha(t), self.shift * self.base.sigma(t)
+        return sigma / self._norm(alpha, sigma)
+
+    def extra_repr(self) -> str:
+        return f"shift={self.shift:g}"
+
+
+class Learned(Schedule):
+    """A monotone network for lam(t) with learned ends (VDM, 2107.00630, appendix H), trained with the ELBO.
+
+    lam(t) = lam_max + (lam_min - lam_max) m(t), m(0) = 0, m(1) = 1, m increasing: a positive linear map plus a
+    positive-weight two-layer network. The data end is not noiseless: sigma(0) is exp(-lam_max / 2), not 0.
+    """
+
+    def __init__(self, lam_max: float = 13.3, lam_min: float = -5.0, width: int = 256, scale: str = "vp") -> None:
+        super().__init__()
+        if not lam_max > lam_min:
+            raise ValueError(f"lam_max is {lam_max} and lam_min {lam_min}; the log-SNR falls, so lam_max is larger.")
+        self.scale, self.floor = scale, 0.0
+        self.ends = nn.Parameter(torch.tensor([lam_max, lam_min], dtype=torch.float64))
+        slope = torch.linspace(-4, 4, width, dtype=torch.float64)
+        self.linear = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.inner = nn.Parameter(torch.full((width,), 1.0, dtype=torch.float64))
+        self.bias = nn.Parameter(-slope)
+        self.outer = nn.Parameter(torch.full((width,), -math.log(width) - 2, dtype=torch.float64))
+
+    def _rise(self, t: Tensor) -> Tensor:
+        hidden = torch.sigmoid(t[..., None] * 8 * self.inner.exp() / math.e + self.bias)
+        return self.linear.exp() * t + (hidden * self.outer.exp()).sum(-1)
+
+    def lam(self, t: Level) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64, device=self.ends.device)
+        low, high = self._rise(torch.zeros_like(t)), self._rise(torch.ones_like(t))
+        return self.ends[0] + (self.ends[1] - self.ends[0]) * (self._rise(t) - low) / (high - low)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return from_lam(self.lam(t), self.scale)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return from_lam(self.lam(t), self.scale)[1]

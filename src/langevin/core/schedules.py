@@ -1,0 +1,217 @@
+"""The schedules of the field, by name. Each returns a `Schedule`; see `langevin.core.schedule` for what one is."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from langevin.core.schedule import Formula, Learned, Schedule, Shifted, Table
+
+__all__ = [
+    "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "mutual_information",
+    "scaled_linear", "shift", "sigmoid", "sub_vp", "table", "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
+]  # fmt: skip
+
+
+def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """Continuous DDPM: alpha = exp(-B/2), B = beta_min t + (beta_max - beta_min) t^2 / 2 (2011.13456, eq. 33)."""
+    return _betas(f"vp_linear({beta_min:g}, {beta_max:g})", _linear_integral(beta_min, beta_max))
+
+
+def scaled_linear(beta_min: float = 0.85, beta_max: float = 12.0) -> Schedule:
+    """Continuous Stable Diffusion: sqrt(beta) is linear; the published table is `betas("scaled_linear")`."""
+    low, slope = math.sqrt(beta_min), math.sqrt(beta_max) - math.sqrt(beta_min)
+    return _betas(
+        f"scaled_linear({beta_min:g}, {beta_max:g})",
+        lambda t: low**2 * t + low * slope * t**2 + slope**2 * t**3 / 3,
+    )
+
+
+def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
+    """Sub-VP SDE: alpha = exp(-B/2), sigma = 1 - exp(-B) = 1 - alpha^2, the deviation itself (2011.13456, eq. 29)."""
+    integral = _linear_integral(beta_min, beta_max)
+    return Formula(
+        f"sub_vp({beta_min:g}, {beta_max:g})",
+        lambda t: torch.exp(-integral(t) / 2),
+        lambda t: -torch.expm1(-integral(t)),
+        "other",
+    )
+
+
+def cosine(offset: float = 0.008) -> Schedule:
+    """alpha = cos(pi/2 (t + s) / (1 + s)) / cos(pi/2 s / (1 + s)): IDDPM without its clip (2102.09672, eq. 17)."""
+    start = math.cos(math.pi / 2 * offset / (1 + offset))
+    # written as a sine of the distance to the end, so that alpha(1) is 0 and not 6e-17
+    return Formula(
+        f"cosine({offset:g})",
+        lambda t: (torch.sin(math.pi / 2 * (1 - t) / (1 + offset)) / start).clamp(max=1),
+        None,
+        "vp",
+    )
+
+
+def trigonometric() -> Schedule:
+    """alpha = cos(pi t / 2), sigma = sin(pi t / 2) (stochastic interpolants; TrigFlow, 2410.11081)."""
+    return Formula("trigonometric", lambda t: torch.sin(math.pi / 2 * (1 - t)), lambda t: torch.sin(math.pi / 2 * t), "vp")
+
+
+def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """alpha^2 falls along a sigmoid from `start` to `end` (2212.11972, algorithm 1, without its clip)."""
+    if not end > start:
+        raise ValueError(f"start is {start} and end {end}; the sigmoid runs from start up to end.")
+    low, high = 1 / (1 + math.exp(-start / tau)), 1 / (1 + math.exp(-end / tau))
+
+    def alpha(t: Tensor) -> Tensor:
+        square = (high - torch.sigmoid((start + (end - start) * t) / tau)) / (high - low)
+        return torch.where(t >= 1, 0.0, torch.where(t <= 0, 1.0, square.clamp(1e-300, 1))).sqrt()
+
+    return Formula(f"sigmoid({start:g}, {end:g}, {tau:g})", alpha, None, "vp")
+
+
+def flow(shift: float = 1.0) -> Schedule:
+    """Flow matching and rectified flow: alpha = 1 - t, sigma = t; `shift` as in SD3 and FLUX.
+
+    Read by a categorical process, this is the linear keep-probability of masked diffusion (MDLM's log-linear).
+    """
+    base = Formula("flow", lambda t: 1 - t, lambda t: t.double() * 1, "flow")
+    return base if shift == 1 else Shifted(base, shift)
+
+
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, levels: int | None = None) -> Schedule:
+    """Variance exploding. The kernel of the SDE is sigma^2 = sigma_min^2 ((sigma_max/sigma_min)^(2t) - 1).
+
+    The score_sde code leaves out the -1, so that its data end keeps sigma_min; `levels=N` gives the published
+    discrete table, sigma_i = sigma_min (sigma_max/sigma_min)^(i/(N-1)) at t = (i+1)/N, i = 0..N-1 (2011.13456, app. C).
+    """
+    ratio = math.log(sigma_max / sigma_min)
+    if levels is not None:
+        powers = torch.arange(levels, dtype=torch.float64) / max(levels - 1, 1)
+        return Table(f"ve({sigma_min:g}, {sigma_max:g})", sigma_min * torch.exp(ratio * powers), "ve")
+    floor = math.log1p(1.0) / (2 * ratio)  # where sigma = sigma_min
+    return Formula(
+        f"ve({sigma_min:g}, {sigma_max:g})",
+        lambda t: torch.ones_like(t, dtype=torch.float64),
+        lambda t: sigma_min * torch.expm1(2 * ratio * t.double()).sqrt(),
+        "ve",
+        floor,
+    )
+
+
+def edm(sigma_max: float = 80.0, sigma_min: float = 0.002) -> Schedule:
+    """EDM: alpha = 1 and sigma = sigma_max t, so that time is sigma; grids go down to sigma_min (2206.00364)."""
+    return Formula(
+        f"edm({sigma_max:g}, {sigma_min:g})",
+        lambda t: torch.ones_like(t, dtype=torch.float64),
+        lambda t: sigma_max * t.double(),
+        "ve",
+        sigma_min / sigma_max,
+    )
+
+
+def betas(kind: str = "linear", steps: int = 1000, start: float | None = None, end: float | None = None) -> Table:
+    """A published discrete table: level i = 0..T-1 of the paper is t = (i + 1) / T.
+
+    Args:
+        kind: "linear" (DDPM: 1e-4 .. 0.02), "scaled_linear" (Stable Diffusion: 0.00085 .. 0.012), "cosine" (IDDPM,
+            betas clipped at 0.999).
+        steps: T.
+        start, end: first and last beta, for the linear kinds.
+    """
+    ends = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (0.0, 0.0)}
+    if kind not in ends:
+        raise ValueError(f"kind is {kind!r}; the published tables are {', '.join(ends)}.")
+    first, last = start or ends[kind][0], end or ends[kind][1]
+    if kind == "cosine":
+        bar = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
+        values = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    elif kind == "scaled_linear":
+        values = torch.linspace(first**0.5, last**0.5, steps, dtype=torch.float64) ** 2
+    else:
+        values = torch.linspace(first, last, steps, dtype=torch.float64)
+    return table(values, f"betas({kind})")
+
+
+def table(values: Tensor, name: str = "betas") -> Table:
+    """The schedule of any published beta table, `values` (T,), each in (0, 1]."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.ndim != 1 or not bool(((values > 0) & (values <= 1)).all()):
+        raise ValueError(f"betas have shape {tuple(values.shape)}; give a (T,) table with each value in (0, 1].")
+    return Table(name, torch.log1p(-values).cumsum(0).mul(0.5).exp(), "vp")
+
+
+def zero_terminal_snr(base: Table) -> Table:
+    """Shift and scale alpha so that the last level is pure noise and the first keeps its place (2305.08891, alg. 1)."""
+    if not isinstance(base, Table) or base.scale != "vp":
+        raise ValueError(f"{base} is no variance-preserving table; rescale one made by betas() or table().")
+    alpha = base.alpha(torch.arange(1, base.size + 1, dtype=torch.float64) / base.size)
+    return Table(f"zero_terminal({base.name})", (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1]), "vp")
+
+
+def shift(base: Schedule, by: float) -> Schedule:
+    """`base` with sigma/alpha multiplied by `by` (see `Shifted`)."""
+    return Shifted(base, by)
+
+
+def learned(lam_max: float = 13.3, lam_min: float = -5.0, scale: str = "vp") -> Learned:
+    """A monotone network, trained with the model (see `Learned`)."""
+    return Learned(lam_max, lam_min, scale=scale)
+
+
+def keep_linear() -> Schedule:
+    """Keep-probability 1 - t. The same object as `flow()`: a category is kept with probability alpha."""
+    return flow()
+
+
+def keep_cosine() -> Schedule:
+    """Keep-probability cos(pi t / 2): Hoogeboom's convention, which D3PM uses, not its square (2102.05379)."""
+    return Formula("keep_cosine", lambda t: torch.sin(math.pi / 2 * (1 - t)), None, "flow")
+
+
+def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes: int = 1024) -> Schedule:
+    """Keep-probability with 1 - I(z_t; x) / H(x) = t (D3PM, 2107.03006, appendix A.7).
+
+    Args:
+        probabilities: (K,) the marginal of x.
+        limit: (K,) the limit pi of the kernel alpha I + (1 - alpha) 1 pi^T; None is uniform. For a mask the answer
+            is 1 - t whatever the marginal: use `keep_linear()`.
+        nodes: size of the table that inverts alpha -> I, denser towards both ends.
+    """
+    p = torch.as_tensor(probabilities, dtype=torch.float64)
+    pi = torch.full_like(p, 1 / len(p)) if limit is None else torch.as_tensor(limit, dtype=torch.float64)
+    entropy = -torch.special.xlogy(p, p).sum()
+    if p.ndim != 1 or pi.shape != p.shape or not entropy > 0:
+        raise ValueError(f"probabilities have shape {tuple(p.shape)}; give (K,) with at least two above 0.")
+    keep = torch.sin(math.pi / 2 * torch.linspace(0, 1, nodes, dtype=torch.float64)) ** 2  # ascending 0 .. 1
+    forward = keep[:, None, None] * torch.eye(len(p), dtype=torch.float64) + (1 - keep)[:, None, None] * pi
+    joint = p[:, None] * forward
+    marginal = joint.sum(1, keepdim=True)
+    information = (torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, p[:, None] * marginal)).sum((1, 2))
+    times = (1 - information / entropy).flip(0)  # ascending 0 .. 1 as keep falls
+    times[0], times[-1] = 0.0, 1.0
+    values = keep.flip(0)
+
+    def alpha(t: Tensor) -> Tensor:
+        at, kept = times.to(t.device), values.to(t.device)
+        right = torch.searchsorted(at, t.double().detach().contiguous()).clamp(1, nodes - 1)
+        left = right - 1
+        part = (t.double() - at[left]) / (at[right] - at[left])
+        return (kept[left] + part * (kept[right] - kept[left])).clamp(0, 1)
+
+    return Formula("mutual_information", alpha, None, "flow")
+
+
+def _linear_integral(low: float, high: float) -> Callable[[Tensor], Tensor]:
+    return lambda t: low * t + (high - low) * t**2 / 2
+
+
+def _betas(name: str, integral: Callable[[Tensor], Tensor]) -> Schedule:
+    """Variance preserving with the integral B of beta: alpha = exp(-B/2), sigma^2 = -expm1(-B)."""
+    return Formula(name, lambda t: torch.exp(-integral(t) / 2), lambda t: (-torch.expm1(-integral(t))).sqrt(), "vp")
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "betas": betas, "cosine": cosine, "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
+    "learned": learned, "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sub_vp": sub_vp,
+    "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
+}  # fmt: skip

@@ -1,0 +1,63 @@
+"""Spaces: where data and noise live. Symmetries and padding are enforced here and nowhere else."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+
+class Space(ABC):
+    """A linear subspace (or a set of ties) in which states, data and noise all lie.
+
+    `mask` (B, N) bool marks the real nodes of padded sets; None means that all are real.
+    """
+
+    @abstractmethod
+    def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The nearest member of the space to u; independent draws become draws in the space."""
+
+    @abstractmethod
+    def dof(self, shape: tuple[int, ...]) -> int:
+        """Degrees of freedom of one unpadded sample of `shape`."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Euclidean(Space):
+    """All of R^n, or all strings of categories. With a mask, axis 1 counts nodes and padded ones are 0."""
+
+    def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        return u if mask is None else u * mask.reshape(*mask.shape, *[1] * (u.ndim - 2)).to(u.dtype)
+
+    def dof(self, shape: tuple[int, ...]) -> int:
+        return int(torch.tensor(shape).prod())
+
+
+class Centred(Space):
+    """Points (B, N, D) with their centre of mass at zero, for translation-invariant densities (2203.17003, sec. 3.2)."""
+
+    def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            return u - u.mean(1, keepdim=True)
+        m = mask[..., None].to(u.dtype)
+        return (u - (u * m).sum(1, keepdim=True) / m.sum(1, keepdim=True)) * m
+
+    def dof(self, shape: tuple[int, ...]) -> int:
+        return (shape[0] - 1) * shape[1]
+
+
+class SymmetricEdges(Space):
+    """Edges (B, N, N) or (B, N, N, D) of undirected graphs: the upper triangle is free, the diagonal is 0."""
+
+    def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
+        n = u.shape[1]
+        upper = torch.ones(n, n, dtype=torch.bool, device=u.device).triu(1).reshape(1, n, n, *[1] * (u.ndim - 3))
+        free = torch.where(upper, u, torch.zeros_like(u))
+        if mask is not None:
+            both = (mask[:, :, None] & mask[:, None, :]).reshape(-1, n, n, *[1] * (u.ndim - 3))
+            free = torch.where(both, free, torch.zeros_like(free))
+        return free + free.transpose(1, 2)
+
+    def dof(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * (shape[0] - 1) // 2 * int(torch.tensor(shape[2:]).prod())

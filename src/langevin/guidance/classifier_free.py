@@ -1,0 +1,91 @@
+"""Classifier-free guidance (2207.12598), in the convention belief = null + w (conditional - null).
+
+The paper's own w is ours minus 1. For means this extrapolates means; for categories it extrapolates logits, which is
+the distribution p(x|c)^w p(x)^(1-w), normalised.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond, twice
+from langevin.core.posterior import Belief, CategoricalPosterior, GaussianPosterior, lerp
+from langevin.core.tree import tree, tree_map
+
+
+@dataclass(frozen=True)
+class CFG:
+    """Classifier-free guidance, one batched call of twice the batch per evaluation.
+
+    Args:
+        w: strength; 1 is unguided, 0 unconditional.
+        interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724).
+        rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
+
+    Raises:
+        ValueError: if the interval is empty or rescale leaves [0, 1].
+    """
+
+    w: float
+    interval: tuple[float, float] = (0.0, 1.0)
+    rescale: float = 0.0
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(f"interval is {self.interval}; give levels (low, high) with 0 <= low < high <= 1.")
+        if not 0 <= self.rescale <= 1:
+            raise ValueError(f"rescale is {self.rescale}; it lies in [0, 1], 0 for none.")
+
+    def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
+        kinds = [leaf.kind for leaf in denoiser.process.leaves().values()]
+        if self.rescale and "categorical" in kinds:
+            raise ValueError("rescale acts on the deviation of means, and this process has a categorical leaf; set rescale=0.")
+        return _ClassifierFree(denoiser, self)
+
+
+class _ClassifierFree(BaseDenoiser):
+    def __init__(self, denoiser: BaseDenoiser, guidance: CFG) -> None:
+        super().__init__()
+        self.denoiser, self.guidance = denoiser, guidance
+        self.process, self.shape = denoiser.process, denoiser.shape
+
+    def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
+        g = self.guidance
+        weights = {name: self._weight(level) for name, level in t.items()}
+        if all(bool((w == 1).all()) for w in weights.values()):
+            return self.denoiser(tree(z), tree(t), cond, mask)
+        batch, device = len(next(iter(z.values()))), next(iter(z.values())).device
+        two_z, two_t = tree_map(lambda a: torch.cat([a, a]), z), tree_map(_double, t)
+        belief = self.denoiser(
+            tree(two_z), tree(two_t), twice(cond, batch, device), None if mask is None else torch.cat([mask, mask])
+        )
+        conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
+        null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
+        guided = lerp(null, conditional, tree(weights))
+        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional) if g.rescale else guided
+
+    def _weight(self, level: Tensor) -> Tensor:
+        low, high = self.guidance.interval
+        inside = (level >= low) & (level <= high)
+        return torch.where(inside, torch.tensor(self.guidance.w, dtype=torch.float64, device=level.device), 1.0)
+
+
+def _double(level: Tensor) -> Tensor:
+    return level if level.ndim == 0 or len(level) == 1 else torch.cat([level, level])
+
+
+def _half(posterior: Any, part: slice) -> Any:
+    if isinstance(posterior, CategoricalPosterior):
+        evidence = posterior.evidence
+        return CategoricalPosterior(posterior.logits[part], None if evidence is None else evidence[part])
+    variance = posterior.variance
+    return GaussianPosterior(posterior.mean[part], None if variance is None else variance[part])
+
+
+def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount: float) -> GaussianPosterior:
+    axes = tuple(range(1, guided.mean.ndim))
+    ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
+    return guided.with_params(guided.mean * (amount * ratio + (1 - amount)))

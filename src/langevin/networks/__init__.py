@@ -1,0 +1,7 @@
+"""Networks: plain modules `net(z, level, cond, mask)` that know nothing of processes."""
+
+from langevin.networks.mlp import MLP, PixelCategories
+from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port
+from langevin.networks.unet import UNet
+
+__all__ = ["MLP", "CategoryPort", "DiT", "JointTransformer", "PicturePort", "PixelCategories", "Port", "UNet"]

@@ -1,0 +1,191 @@
+"""Blocks shared by all networks. Networks know nothing of processes: they map (z, level, cond, mask) to outputs.
+
+Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
+A level is (B,), or broadcastable to z where it differs within a sample; embeddings then carry the extra axes.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Cond = Mapping[str, Tensor] | None
+
+
+def zero(module: nn.Module) -> nn.Module:
+    """The module with all parameters 0, so that a residual branch starts as the identity."""
+    for p in module.parameters():
+        nn.init.zeros_(p)
+    return module
+
+
+def sinusoid(value: Tensor, width: int, longest: float = 10000.0) -> Tensor:
+    """value (...) -> (..., width): cosines, then sines, of value over geometrically spaced periods (1706.03762)."""
+    half = width // 2
+    rates = torch.exp(-math.log(longest) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
+    angle = value.float()[..., None] * rates
+    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+
+
+class LevelEmbedding(nn.Module):
+    """level (...) -> (..., E) by sinusoids and a two-layer network."""
+
+    def __init__(self, width: int, inner: int = 256) -> None:
+        super().__init__()
+        self.inner = inner
+        self.layers = nn.Sequential(nn.Linear(inner, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, level: Tensor) -> Tensor:
+        return self.layers(sinusoid(level, self.inner).to(self.layers[0].weight.dtype))
+
+
+class Conditions(nn.Module):
+    """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, E) to attend to, or None).
+
+    Conditions are "label" (B,) int64 and "tokens" (B, L, features). Samples in cond["drop"], and all samples when cond is
+    None, get the learned null condition.
+    """
+
+    def __init__(self, width: int, classes: int | None = None, tokens: int | None = None) -> None:
+        super().__init__()
+        self.classes, self.width = classes, width
+        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.tokens = None if tokens is None else nn.Linear(tokens, width)
+        self.null = None if tokens is None else nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        if self.label is not None:
+            nn.init.normal_(self.label.weight, std=0.02)
+
+    @property
+    def names(self) -> list[str]:
+        return [n for n, m in (("label", self.label), ("tokens", self.tokens)) if m is not None]
+
+    def forward(self, cond: Cond, batch: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        cond = cond or {}
+        for name in cond:
+            if name not in (*self.names, "drop"):
+                near = difflib.get_close_matches(name, self.names, 1, 0)
+                hint = f"did you mean {near[0]!r}?" if near else "build the network with classes= or tokens=."
+                raise ValueError(f"this network takes no condition {name!r}; {hint}")
+        drop = cond.get("drop")
+        vector = context = None
+        if self.label is not None and self.classes is not None:
+            index = cond.get("label", torch.full((batch,), self.classes, device=device))
+            if bool((index < 0).any()) or bool((index > self.classes).any()):
+                raise ValueError(
+                    f"label spans {int(index.min())} .. {int(index.max())}; classes run from 0 to {self.classes - 1}."
+                )
+            index = index if drop is None else torch.where(drop, self.classes, index)
+            vector = self.label(index)
+        if self.tokens is not None and self.null is not None:
+            if "tokens" in cond:
+                context = self.tokens(cond["tokens"])
+                context = context if drop is None else torch.where(drop[:, None, None], self.null, context)
+            else:
+                context = self.null.expand(batch, -1, -1)
+        return vector, context
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x (B, L, D) to itself, or to context (B, M, E)."""
+
+    def __init__(self, width: int, heads: int, context: int | None = None, zero_out: bool = False) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width if context is None else context, 2 * width)
+        self.out = zero(nn.Linear(width, width)) if zero_out else nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """mask (B, M) bool, True where attended to."""
+        source = x if context is None else context
+        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        keep = None if mask is None else mask[:, None, None, :]
+        h = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv; the embedding enters; norm, SiLU, conv. x (B, C, H, W), emb (B, 1 or H, 1 or W, E).
+
+    Args:
+        time: "scale_shift" modulates the second norm, "add" adds to its input.
+    """
+
+    def __init__(self, channels: int, out: int, emb: int, dropout: float, time: str) -> None:
+        super().__init__()
+        if time not in ("scale_shift", "add"):
+            raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
+        self.time = time
+        self.norm1, self.conv1 = group_norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.emb = nn.Linear(emb, 2 * out if time == "scale_shift" else out)
+        self.norm2, self.conv2 = group_norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        e = self.emb(emb).permute(0, 3, 1, 2)
+        if self.time == "scale_shift":
+            scale, shift = e.chunk(2, dim=1)
+            h = self.norm2(h) * (1 + scale) + shift
+        else:
+            h = self.norm2(h + e)
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class SpatialAttention(nn.Module):
+    """Attention over the pixels of (B, C, H, W), to themselves and then, if given, to context tokens."""
+
+    def __init__(self, channels: int, heads: int, context: int | None) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.attention = Attention(channels, heads, zero_out=True)
+        self.cross_norm = None if context is None else nn.LayerNorm(channels)
+        self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        h = self.norm(x).flatten(2).transpose(1, 2)
+        h = x.flatten(2).transpose(1, 2) + self.attention(h)
+        if self.cross is not None and self.cross_norm is not None:
+            h = h + self.cross(self.cross_norm(h), context)
+        return h.transpose(1, 2).reshape(x.shape)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and feed-forward, modulated by adaLN-Zero (DiT, 2212.09748, fig. 3). x (B, L, D), emb (B, 1 or L, E)."""
+
+    def __init__(self, width: int, heads: int, emb: int, dropout: float, context: int | None) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
+        self.attention = Attention(width, heads)
+        self.feed = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(emb, 6 * width)))
+        self.cross = None if context is None else Attention(width, heads, context, zero_out=True)
+
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb).chunk(6, dim=-1)
+        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, mask=mask)
+        if self.cross is not None:
+            x = x + self.cross(x, context)
+        return x + gate2 * self.feed(self.norm2(x) * (1 + scale2) + shift2)
+
+
+def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
+    """GroupNorm with the largest number of groups up to `groups` that divides the channels."""
+    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+
+
+def grid_positions(height: int, width: int, features: int) -> Tensor:
+    """(height * width, features): 2D sinusoids, half of the features for each axis."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    half = features // 2
+    return torch.cat([sinusoid(rows.flatten(), half), sinusoid(columns.flatten(), features - half)], dim=-1)

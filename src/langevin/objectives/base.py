@@ -1,0 +1,80 @@
+"""Objectives: `objective(model, batch, noise) -> Loss`. They call the model themselves, as often and however they need."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from langevin.core.batch import Batch
+from langevin.core.denoiser import Cond, Denoiser
+from langevin.core.noise import Noise
+from langevin.core.process import LeafProcess
+from langevin.objectives.levels import LevelDensity, stratified
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective says: `total` to differentiate, `logs` to write down (floats by name)."""
+
+    total: Tensor
+    logs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(nn.Module, ABC):
+    """A module, so that what it learns (loss histories) is checkpointed."""
+
+    def __call__(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        """The loss of one batch; `noise.ids` names each sample, so the loss is a function of data and ids alone."""
+        return super().__call__(model, batch, noise)
+
+    @abstractmethod
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss: ...
+
+
+SPREADS = ("shared", "independent", "elements")
+
+
+def draw_levels(
+    density: LevelDensity,
+    parts: Mapping[str, LeafProcess],
+    x: Mapping[str, Tensor],
+    noise: Noise,
+    spread: str,
+    clean: float,
+) -> dict[str, Tensor]:
+    """A level for each leaf, expanded: one for all ("shared"), one per leaf ("independent"), or one per element.
+
+    With probability `clean` one leaf, drawn at random, is at level 0: the model learns to be given it.
+    """
+    names = list(parts)
+    if spread == "elements":
+        out = {n: density.quantile(noise.at(f"levels/{n}").uniform(tuple(x[n].shape[1:])), parts[n].schedule) for n in names}
+        out = {n: t.to(x[n].device) for n, t in out.items()}
+    else:
+        purpose = {n: "levels" if spread == "shared" else f"levels/{n}" for n in names}
+        draws = {n: density.quantile(stratified(noise.at(purpose[n])), parts[n].schedule) for n in names}
+        out = {n: t.reshape(-1, *[1] * (x[n].ndim - 1)) for n, t in draws.items()}
+    if clean and len(names) > 1:
+        u = noise.at("clean").uniform(())
+        chosen = (noise.at("clean leaf").uniform(()) * len(names)).long()
+        for i, n in enumerate(names):
+            given = ((u < clean) & (chosen == i)).reshape(-1, *[1] * (out[n].ndim - 1)).to(out[n].device)
+            out[n] = torch.where(given, 0.0, out[n])
+    return out
+
+
+def drop_conditions(cond: Cond, noise: Noise, share: float) -> Cond:
+    """`cond` with a random share of samples marked as dropped, so that the null condition is learned (2207.12598)."""
+    if cond is None or share == 0:
+        return cond
+    return {**cond, "drop": (noise.at("drop").uniform(()) < share).to(next(iter(cond.values())).device)}
+
+
+def mean_over_elements(error: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, *shape) -> (B,), over real nodes only where a mask (B, N) is given."""
+    if mask is None:
+        return error.flatten(1).mean(1)
+    m = mask.reshape(*mask.shape, *[1] * (error.ndim - 2)).expand(error.shape).to(error.dtype)
+    return (error * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1)

@@ -1,0 +1,136 @@
+"""Denoising: mean squared error for Gaussian leaves, cross-entropy for categorical ones, their sum over a product."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
+from langevin.core.coupling import Coupling, Independent
+from langevin.core.denoiser import Denoiser
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import cast
+from langevin.core.noise import Noise
+from langevin.core.posterior import CategoricalPosterior
+from langevin.core.prediction import GaussianPrediction
+from langevin.core.process import Process
+from langevin.core.schedule import Learned
+from langevin.core.tree import leaves, spread
+from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
+from langevin.objectives.levels import LEVELS, LevelDensity
+from langevin.objectives.weights import Weight, named
+
+
+class Denoising(Objective):
+    """E w |target - network|^2 over levels drawn from `levels`; cross-entropy of the belief for categories.
+
+    Args:
+        weight: a name ("simple", "elbo", "min_snr", "edm", "sigmoid") or a `Weight`. For categories "simple" is the plain
+            cross-entropy and "elbo" the bound of masked diffusion, -alpha' / (1 - alpha) per masked token (2406.07524, eq. 10).
+        levels: a name ("uniform", "logit_normal", "lognormal_sigma", "beta", "loss_aware") or a `LevelDensity`.
+        spread: one level per sample ("shared"), per leaf ("independent") or per element ("elements").
+        clean: for products, probability that one leaf is given clean.
+        drop: probability that a sample's conditions are dropped.
+        coupling: which noise meets which data; Gaussian leaves only.
+        leaf_weights: factor of each leaf in the sum; 1 by default.
+
+    Raises:
+        ValueError: when first called, if the weight does not exist for a leaf of the process.
+    """
+
+    def __init__(
+        self,
+        weight: str | Weight = "simple",
+        levels: str | LevelDensity = "uniform",
+        spread: str = "shared",
+        clean: float = 0.0,
+        drop: float = 0.0,
+        coupling: Coupling | None = None,
+        leaf_weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.weight = named(weight)
+        if isinstance(levels, str):
+            if levels not in LEVELS:
+                raise ValueError(f"levels is {levels!r}; choose one of {', '.join(LEVELS)}.")
+            levels = LEVELS[levels]()
+        if spread not in SPREADS:
+            raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
+        self.levels, self.spread, self.clean, self.drop = levels, spread, clean, drop
+        self.coupling, self.leaf_weights = coupling or Independent(), leaf_weights
+
+    def check(self, process: Process) -> None:
+        """Refuse what this objective cannot train."""
+        for name, leaf in process.leaves().items():
+            at = f"leaf {name!r}" if name else "the process"
+            if isinstance(leaf, Categorical):
+                if self.weight.name not in ("simple", "elbo") or (self.weight.name == "elbo" and not leaf.masked):
+                    raise ValueError(
+                        f"weight {self.weight.name!r} does not exist for {at} (categorical); use 'simple', 'elbo' "
+                        "where there is a mask, or the ELBO objective."
+                    )
+            if isinstance(leaf.schedule, Learned) and self.weight.name != "elbo":
+                raise ValueError(
+                    f"the schedule of {at} is learned, and under weight {self.weight.name!r} it would only flee "
+                    "from hard levels; use weight='elbo'."
+                )
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        parts = model.process.leaves()
+        self.check(model.process)
+        x = leaves(batch.x)
+        t = draw_levels(self.levels, parts, x, noise, self.spread, self.clean)
+        cond = drop_conditions(batch.cond, noise, self.drop)
+        z, e = {}, {}
+        for name, leaf in parts.items():
+            draw = noise.at("noise").at(name)
+            if isinstance(leaf, Gaussian):
+                label = None if batch.cond is None else batch.cond.get("label")
+                e[name] = self.coupling(x[name], leaf.noise(x[name], draw, batch.mask), label)
+                z[name] = leaf.mix(x[name], e[name], t[name])
+            else:
+                z[name] = leaf.marginal(x[name], t[name], draw, batch.mask)
+        out = model.outputs(z, t, cond, batch.mask)
+
+        factors = spread(self.leaf_weights or 1.0, list(parts), "leaf_weights")
+        total, logs = torch.zeros((), device=next(iter(out.values())).device), {}
+        for name, leaf in parts.items():
+            if isinstance(leaf, Gaussian):
+                error = self._squared_error(model, leaf, name, x[name], e[name], out[name], t[name])
+            else:
+                assert isinstance(leaf, Categorical)
+                belief = model.predictions[name].posterior(leaf, out[name], z[name], t[name])
+                error = self._cross_entropy(leaf, x[name], belief, t[name])
+            # elements that are given (level 0) have nothing to be learned about them
+            error = torch.where((t[name] > 0).to(error.device), error, torch.zeros_like(error))
+            each = mean_over_elements(error, batch.mask)
+            self.levels.observe(t[name].flatten(1).mean(1), each.detach())
+            total = total + factors[name] * each.mean()
+            logs[f"loss/{name}" if name else "loss"] = each.mean().detach()
+        if len(parts) > 1:
+            logs["loss"] = total.detach()
+        return Loss(total, logs)
+
+    def _factor(self, leaf: Gaussian | Categorical, t: Tensor) -> Tensor:
+        """The weight, with its measure turned into the density that levels are drawn from."""
+        factor = self.weight.on(leaf.schedule, t)
+        if self.weight.measure == "lam":
+            factor = factor * leaf.schedule.lam_rate(t).abs()
+        return factor if self.weight.measure == "drawn" else factor / self.levels.density(t, leaf.schedule)
+
+    def _squared_error(self, model: Denoiser, leaf: Gaussian, name: str, x: Tensor, e: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        prediction = model.predictions[name]
+        assert isinstance(prediction, GaussianPrediction)
+        error = (out - prediction.target(leaf, x, e, t)) ** 2
+        if self.weight.name == "simple":
+            return error
+        factor = self._factor(leaf, t) * prediction.eps_per_output(leaf, t) ** 2
+        return cast(factor, error) * error
+
+    def _cross_entropy(self, leaf: Categorical, x: Tensor, belief: CategoricalPosterior, t: Tensor) -> Tensor:
+        error = -belief.log_probs.gather(-1, x[..., None])[..., 0]
+        if self.weight.name == "simple":
+            return error
+        rate = -leaf.schedule.rates(t)[0] / (1 - leaf.schedule.alpha(t)).clamp(min=1e-12)
+        return cast(rate / self.levels.density(t, leaf.schedule), error.double()).to(error.dtype) * error

@@ -1,0 +1,138 @@
+"""Level densities: where on [0, 1] training spends its samples.
+
+Each is an inverse distribution function, so that levels come from uniforms that are spread evenly over the batch
+(stratified), and a density p(t), by which weights that are meant per unit of t are divided.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from langevin.core.noise import Noise
+from langevin.core.schedule import Schedule
+
+
+class LevelDensity(nn.Module, ABC):
+    """A density p(t) on (0, 1)."""
+
+    @abstractmethod
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        """The level below which a share u of the mass lies; float64, shape of u."""
+
+    @abstractmethod
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        """p(t), float64, shape of t."""
+
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        """Told the loss (B,) met at levels t (B,); only loss-aware densities listen."""
+        del t, loss
+
+
+def stratified(noise: Noise) -> Tensor:
+    """(B,) uniforms, one in each of B equal strata in random order (VDM, 2107.00630, app. I.1)."""
+    count = len(noise.ids)
+    rank = noise.at("strata").uniform(()).argsort().argsort()
+    offset = noise.at("offset").uniform(())[:1]
+    return ((rank + offset) / count).clamp(1e-9, 1 - 1e-9)
+
+
+class Uniform(LevelDensity):
+    """p(t) = 1."""
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return u
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        return torch.ones_like(t)
+
+
+class LogitNormal(LevelDensity):
+    """logit(t) ~ N(mean, std^2) (SD3, 2403.03206, eq. 19)."""
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        at = (torch.logit(t) - self.mean) / self.std
+        return torch.exp(-(at**2) / 2) / (self.std * math.sqrt(2 * math.pi) * t * (1 - t))
+
+
+class LogNormalSigma(LevelDensity):
+    """ln(sigma/alpha) ~ N(mean, std^2) (EDM, 2206.00364, table 1)."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        super().__init__()
+        self.mean, self.std = mean, std
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return schedule.invert(-2 * (self.mean + self.std * torch.special.ndtri(u))).clamp(1e-9, 1 - 1e-9)
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        at = (-schedule.lam(t) / 2 - self.mean) / self.std
+        return torch.exp(-(at**2) / 2) / (self.std * math.sqrt(2 * math.pi)) * schedule.lam_rate(t).abs() / 2
+
+
+class Importance(LevelDensity):
+    """Proportional to any positive function of t, held as a table of equal cells; draws and density agree exactly."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor], cells: int = 1000) -> None:
+        super().__init__()
+        middle = (torch.arange(cells, dtype=torch.float64) + 0.5) / cells
+        mass = f(middle).double()
+        if mass.shape != middle.shape or not bool((mass > 0).all()):
+            raise ValueError(f"the importance has shape {tuple(mass.shape)}; f(t) must be positive on (0, 1), shape of t.")
+        self.register_buffer("mass", mass / mass.sum())
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        mass = self.get_buffer("mass")
+        edges = torch.cat([mass.new_zeros(1), mass.cumsum(0)])
+        cell = (torch.searchsorted(edges, u.contiguous(), right=True) - 1).clamp(0, len(mass) - 1)
+        return ((cell + (u - edges[cell]) / mass[cell]) / len(mass)).clamp(1e-9, 1 - 1e-9)
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        mass = self.get_buffer("mass")
+        return mass[(t * len(mass)).long().clamp(0, len(mass) - 1)] * len(mass)
+
+
+def beta(a: float, b: float) -> Importance:
+    """Beta(a, b), as a table of 1,000 cells."""
+    if not (a > 0 and b > 0):
+        raise ValueError(f"beta has a = {a} and b = {b}; both lie above 0.")
+    return Importance(lambda t: t ** (a - 1) * (1 - t) ** (b - 1))
+
+
+class LossAware(Importance):
+    """Loss-second-moment sampling (2102.09672, sec. 3.3): p ~ sqrt(mean of recent squared losses), per cell.
+
+    Uniform until every cell has `history` losses; mixed with a little of the uniform so that no cell starves. The
+    history is part of the state that checkpoints keep.
+    """
+
+    def __init__(self, cells: int = 100, history: int = 10, floor: float = 0.001) -> None:
+        super().__init__(torch.ones_like, cells)
+        self.floor = floor
+        self.register_buffer("losses", torch.zeros(cells, history, dtype=torch.float64))
+        self.register_buffer("seen", torch.zeros(cells, dtype=torch.int64))
+
+    @torch.no_grad()
+    def observe(self, t: Tensor, loss: Tensor) -> None:
+        losses, seen, mass = (self.get_buffer(n) for n in ("losses", "seen", "mass"))
+        cells = (t * len(mass)).long().clamp(0, len(mass) - 1)
+        for cell, value in zip(cells.tolist(), loss.double().tolist(), strict=True):
+            losses[cell, int(seen[cell]) % losses.shape[1]] = value
+            seen[cell] += 1
+        if bool((seen >= losses.shape[1]).all()):
+            root = losses.square().mean(1).sqrt()
+            mass.copy_((1 - self.floor) * root / root.sum() + self.floor / len(mass))
+
+
+LEVELS: dict[str, Callable[..., LevelDensity]] = {
+    "uniform": Uniform, "logit_normal": LogitNormal, "lognormal_sigma": LogNormalSigma, "beta": beta, "loss_aware": LossAware,
+}  # fmt: skip

@@ -1,0 +1,101 @@
+"""Samples as pictures: grids, animations and plots."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8.
+
+    Raises:
+        ValueError: if a value is not finite: it would become a black pixel without a word.
+    """
+    if x.ndim != 4 or x.shape[1] not in (1, 3):
+        raise ValueError(f"pictures have shape {tuple(x.shape)}; give (N, 1 or 3, H, W).")
+    if not bool(x.isfinite().all()):
+        raise ValueError("the pictures hold values that are not finite; the model or the plan diverged.")
+    return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -> Image.Image:
+    """(N, C, H, W) in [-1, 1] as one picture, row by row, small ones enlarged without smoothing."""
+    pictures = to_uint8(x)
+    n, height, width, channels = pictures.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 255, dtype=np.uint8)
+    for i, picture in enumerate(pictures):
+        top, left = (i // columns) * (height + gap) + gap, (i % columns) * (width + gap) + gap
+        sheet[top : top + height, left : left + width] = picture
+    image = Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
+    scale = scale or max(1, 48 // max(height, width))
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def save_images(x: Tensor, path: str | Path, columns: int = 10) -> Path:
+    """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(x, columns).save(path)
+    return path
+
+
+def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
+    """Write an animation of grids; the last frame stays for `hold` ms."""
+    pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
+    durations = [ms] * (len(pictures) - 1) + [hold]
+    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    return Path(path)
+
+
+def pyplot():  # noqa: ANN201  # matplotlib is an extra, so its types cannot stand in a signature
+    """matplotlib without a screen.
+
+    Raises:
+        ImportError: naming the extra.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise ImportError("plots need matplotlib; install the extra: pip install 'langevin[plot]'.") from None
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt
+
+
+def plot_loss(log: str | Path, path: str | Path) -> Path:
+    """Loss against steps from a run's log, on a logarithmic scale, with a running mean."""
+    plt = pyplot()
+    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    steps, loss = [line["step"] for line in lines], np.array([line["loss"] for line in lines])
+    figure, axes = plt.subplots(figsize=(7, 4), dpi=110)
+    axes.plot(steps, loss, alpha=0.3, linewidth=0.8, label="batch")
+    window = max(len(loss) // 40, 1)
+    if len(loss) > window:
+        mean = np.convolve(loss, np.ones(window) / window, mode="valid")
+        axes.plot(steps[window - 1 :], mean, label=f"mean of {window}")
+    axes.set(xlabel="step", ylabel="loss", yscale="log" if (loss > 0).all() else "linear")
+    axes.legend(), axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+    return Path(path)
+
+
+def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
+    """Point sets (N, 2) side by side, each with its title."""
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(points), figsize=(4 * len(points), 4), dpi=110, squeeze=False, sharex=True, sharey=True)
+    for ax, (title, xy) in zip(axes[0], points, strict=True):
+        ax.scatter(*xy.cpu().numpy().T, s=3, alpha=0.4, linewidths=0)
+        ax.set(title=title, aspect="equal")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+    return Path(path)

@@ -1,0 +1,136 @@
+"""Recipes: functions that return a whole typed run. Variants derive from one another; each states its expected result.
+
+Imports no torch: `langevin.recipes.build` turns a recipe into objects.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from langevin.config import TrainConfig
+from langevin.recipes.config import (
+    CategoricalConfig,
+    DenoisingConfig,
+    DigitsData,
+    DiTConfig,
+    GaussianConfig,
+    ImagesData,
+    MLPConfig,
+    MnistData,
+    MoonsData,
+    ProductConfig,
+    Recipe,
+    SampleConfig,
+    UNetConfig,
+)
+from langevin.spec import nearest
+
+__all__ = ["RECIPES", "Recipe", "recipe"]
+
+
+def _but(base: Recipe, **changes: Any) -> Recipe:
+    """A variant of a recipe; checked like any other."""
+    return Recipe.model_validate({**dict(base), **changes})
+
+
+def digits() -> Recipe:
+    """Class-conditional handwritten digits: the demo."""
+    return Recipe(
+        name="digits",
+        about="class-conditional 8x8 handwritten digits, a 1.1M U-Net, v-prediction",
+        expects="",
+        data=DigitsData(),
+        process=GaussianConfig(schedule="cosine", prediction="v"),
+        network=UNetConfig(),
+        objective=DenoisingConfig(weight="min_snr"),
+        train=TrainConfig(steps=2000, batch=64, lr=2e-3),
+        sample=SampleConfig(plan="dpmpp:20"),
+    )
+
+
+def digits_discrete() -> Recipe:
+    """The digits as 16 grey levels, unmasked pixel by pixel."""
+    return _but(
+        digits(),
+        name="digits-discrete",
+        about="the digits as strings of 16 grey levels: masked discrete diffusion on pixels",
+        expects="",
+        data=DigitsData(form="categories", levels=16),
+        process=CategoricalConfig(categories=16, limit="mask", prediction="subs"),
+        objective=DenoisingConfig(weight="elbo"),
+        sample=SampleConfig(plan="ddpm:64"),
+    )
+
+
+def digits_product() -> Recipe:
+    """Image and label as one product, generated jointly or each given the other."""
+    return _but(
+        digits(),
+        name="digits-product",
+        about="image and label as one product: jointly, image given label, label given image",
+        expects="",
+        data=DigitsData(form="joint"),
+        process=ProductConfig(),
+        network=DiTConfig(patch=2, width=128, depth=6, heads=4),
+        objective=DenoisingConfig(spread="independent", clean=0.3, drop=0.0),
+        train=TrainConfig(steps=4000, batch=64, lr=1e-3),
+        sample=SampleConfig(plan="ddpm:50"),
+    )
+
+
+def mnist() -> Recipe:
+    """Class-conditional MNIST."""
+    return _but(
+        digits(),
+        name="mnist",
+        about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
+        expects="",
+        data=MnistData(),
+        network=UNetConfig(width=32, multipliers=(1, 2, 2), attention=(2,)),
+        train=TrainConfig(steps=6000, batch=64, lr=1e-3),
+    )
+
+
+def images() -> Recipe:
+    """Any folder of pictures; subfolders are classes."""
+    return _but(
+        digits(),
+        name="images",
+        about="any folder of pictures, resized to squares; subfolders are classes",
+        expects="depends on the pictures; FD-PCA is printed beside the train-against-test floor",
+        data=ImagesData(),
+        network=UNetConfig(width=64, multipliers=(1, 2, 2), attention=(1, 2)),
+        objective=DenoisingConfig(weight="min_snr"),
+        train=TrainConfig(steps=20_000, batch=64, lr=5e-4),
+    )
+
+
+def two_moons() -> Recipe:
+    """Two moons in the plane, by flow matching."""
+    return Recipe(
+        name="two-moons",
+        about="two moons in the plane by flow matching, a small MLP",
+        expects="",
+        data=MoonsData(),
+        process=GaussianConfig(schedule="flow", prediction="velocity"),
+        network=MLPConfig(),
+        objective=DenoisingConfig(),
+        train=TrainConfig(steps=3000, batch=256, lr=2e-3),
+        sample=SampleConfig(plan="heun:20:grid=uniform"),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
+    "images": images, "mnist": mnist, "two-moons": two_moons,
+}  # fmt: skip
+
+
+def recipe(name: str) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        ValueError: naming the nearest.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"recipe is {name!r}; did you mean {nearest(name, RECIPES)!r}? There are {', '.join(RECIPES)}.")
+    return RECIPES[name]()

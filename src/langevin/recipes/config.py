@@ -1,0 +1,166 @@
+"""The typed schema of a run: one closed tree, saved whole in the run's directory. Imports no torch.
+
+Schedules, predictions, weights, levels and plans are words with options, such as "flow:shift=3"; see `langevin.spec`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from langevin.config import Closed, TrainConfig
+
+
+class DigitsData(Closed):
+    """The library's own digits, 8 x 8."""
+
+    kind: Literal["digits"] = "digits"
+    form: Literal["image", "categories", "joint"] = "image"
+    """"image": floats in [-1, 1] with the label as condition; "categories": grey levels as categories; "joint": a
+    product of image and label."""
+    levels: int = Field(default=16, ge=2, le=17)
+    """Grey levels, for form "categories"."""
+
+
+class MnistData(Closed):
+    """MNIST or its like, from idx files."""
+
+    kind: Literal["mnist"] = "mnist"
+    folder: str = "data/mnist"
+    """Folder with the idx files."""
+
+
+class ImagesData(Closed):
+    """Any folder of pictures."""
+
+    kind: Literal["images"] = "images"
+    folder: str = "data/images"
+    """Folder of pictures; subfolders are classes."""
+    size: int = Field(default=32, ge=4)
+    """Side in pixels."""
+    channels: Literal[1, 3] = 3
+    """3 for colour, 1 for grey."""
+    broken: Literal["fail", "skip"] = "fail"
+    """What to do about pictures that cannot be read."""
+
+
+class MoonsData(Closed):
+    """Two moons in the plane."""
+
+    kind: Literal["moons"] = "moons"
+    count: int = Field(default=10_000, ge=100)
+    """Points for training; a tenth as many again for testing."""
+    std: float = Field(default=0.05, ge=0)
+    """Noise around the two arcs."""
+
+
+DataConfig = Annotated[DigitsData | MnistData | ImagesData | MoonsData, Field(discriminator="kind")]
+
+
+class GaussianConfig(Closed):
+    """z = alpha x + sigma e."""
+
+    kind: Literal["gaussian"] = "gaussian"
+    schedule: str = "cosine"
+    prediction: str = "v"
+
+
+class CategoricalConfig(Closed):
+    """Categories that are kept with probability alpha."""
+
+    kind: Literal["categorical"] = "categorical"
+    categories: int = Field(default=16, ge=2)
+    schedule: str = "keep_linear"
+    limit: Literal["uniform", "mask"] = "mask"
+    prediction: str = "logits"
+
+
+class ProductConfig(Closed):
+    """An image and its label as one thing, each at its own level."""
+
+    kind: Literal["product"] = "product"
+    image: GaussianConfig = GaussianConfig()
+    label: CategoricalConfig = CategoricalConfig(categories=10)
+
+
+ProcessConfig = Annotated[GaussianConfig | CategoricalConfig | ProductConfig, Field(discriminator="kind")]
+
+
+class UNetConfig(Closed):
+    """See `langevin.networks.UNet`."""
+
+    kind: Literal["unet"] = "unet"
+    width: int = Field(default=32, ge=8)
+    multipliers: tuple[int, ...] = (1, 2)
+    blocks: int = Field(default=2, ge=1)
+    attention: tuple[int, ...] = (1,)
+    head_width: int = Field(default=32, ge=8)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    time: Literal["scale_shift", "add"] = "scale_shift"
+
+
+class DiTConfig(Closed):
+    """See `langevin.networks.DiT`; on a product, the joint transformer with one port per leaf."""
+
+    kind: Literal["dit"] = "dit"
+    patch: int = Field(default=2, ge=1)
+    width: int = Field(default=128, ge=8)
+    depth: int = Field(default=6, ge=1)
+    heads: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class MLPConfig(Closed):
+    """See `langevin.networks.MLP`."""
+
+    kind: Literal["mlp"] = "mlp"
+    width: int = Field(default=128, ge=8)
+    depth: int = Field(default=4, ge=1)
+
+
+NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
+
+
+class DenoisingConfig(Closed):
+    """See `langevin.objectives.Denoising`."""
+
+    kind: Literal["denoising"] = "denoising"
+    weight: str = "simple"
+    levels: str = "uniform"
+    spread: Literal["shared", "independent", "elements"] = "shared"
+    clean: float = Field(default=0.0, ge=0, lt=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+
+class ELBOConfig(Closed):
+    """See `langevin.objectives.ELBO`."""
+
+    kind: Literal["elbo"] = "elbo"
+    steps: int = Field(default=100, ge=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+
+ObjectiveConfig = Annotated[DenoisingConfig | ELBOConfig, Field(discriminator="kind")]
+
+
+class SampleConfig(Closed):
+    """How samples are drawn when nothing else is said."""
+
+    plan: str = "dpmpp:20"
+    guidance: float = 1.0
+
+
+class Recipe(Closed):
+    """A whole run."""
+
+    name: str
+    """What it is called."""
+    about: str
+    """What it trains, in a line."""
+    expects: str
+    """The result it should reach, and what that took."""
+    data: DataConfig
+    process: ProcessConfig
+    network: NetworkConfig
+    objective: ObjectiveConfig
+    train: TrainConfig
+    sample: SampleConfig = SampleConfig()
