@@ -45,7 +45,8 @@ def plans_for(process: Process, plan: Plan | Recipe | Mapping[str, Plan | Recipe
         ValueError: if a leaf cannot run its plan, or the leaves' plans do not move row by row together.
     """
     parts = process.leaves()
-    plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
+    with torch.no_grad():  # schedules may be learned
+        plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
     lengths = {name: (p.nfe, tuple(r.anchored for r in p.rows)) for name, p in plans.items()}
@@ -91,13 +92,15 @@ def trajectory(
     shapes = spread(shape, list(parts), "shape")
     held = _known(given, known, list(parts), {n: (count, *s) for n, s in shapes.items()})
 
-    numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
+    with torch.no_grad():
+        numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
     depth = {name: p.history for name, p in plans.items()}
     begun = leaves(start) if start is not None else {}
-    z = {
-        name: begun[name] if name in begun else leaf.prior(shapes[name], noise.at("prior").at(name), mask)
-        for name, leaf in parts.items()
-    }
+    with torch.no_grad():
+        z = {
+            name: begun[name] if name in begun else leaf.prior(shapes[name], noise.at("prior").at(name), mask)
+            for name, leaf in parts.items()
+        }
     z = {name: _hold(state, held.get(name)) for name, state in z.items()}
     anchor, history = dict(z), {name: [] for name in parts}
     rows = next(iter(plans.values())).rows
