@@ -57,8 +57,8 @@ class Mixture(BaseDenoiser):
     def _evidence(self, leaf: LeafProcess, points: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """log q(z_t | component) per element, (B, M, elements), float64, up to a constant."""
         if isinstance(leaf, Categorical):
-            table = leaf.evidence(z, t).clamp(min=_NEVER).flatten(1, -2)  # (B, D, K)
-            index = points.to(z.device).flatten(1)  # (M, D)
+            table = leaf.evidence(z, t).clamp(min=_NEVER).reshape(len(z), -1, leaf.categories)  # (B, D, K)
+            index = points.to(z.device).reshape(len(points), -1)  # (M, D)
             return table[:, torch.arange(index.shape[1], device=z.device), index]
         alpha, sigma = (c.to(z.device) for c in leaf.schedule(t))
         variance = (alpha**2 * self.std**2 + sigma**2).clamp(min=1e-24).expand(z.shape).flatten(1)[:, None]
@@ -89,7 +89,7 @@ class Mixture(BaseDenoiser):
             # leave each position's own evidence out, to match prediction "logits"
             others = torch.logsumexp(
                 torch.where(
-                    torch.nn.functional.one_hot(points.flatten(1), leaf.categories).bool(),  # (M, D, K)
+                    torch.nn.functional.one_hot(points.reshape(len(points), -1), leaf.categories).bool(),  # (M, D, K)
                     (log_w[..., None] - evidence)[..., None],
                     -math.inf,
                 ),

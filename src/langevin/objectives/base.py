@@ -75,6 +75,6 @@ def drop_conditions(cond: Cond, noise: Noise, share: float) -> Cond:
 def mean_over_elements(error: Tensor, mask: Tensor | None) -> Tensor:
     """(B, *shape) -> (B,), over real nodes only where a mask (B, N) is given."""
     if mask is None:
-        return error.flatten(1).mean(1)
+        return error.reshape(len(error), -1).mean(1)
     m = mask.reshape(*mask.shape, *[1] * (error.ndim - 2)).expand(error.shape).to(error.dtype)
     return (error * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1)

@@ -105,7 +105,7 @@ class Denoising(Objective):
             # elements that are given (level 0) have nothing to be learned about them
             error = torch.where((t[name] > 0).to(error.device), error, torch.zeros_like(error))
             each = mean_over_elements(error, batch.mask)
-            self.levels.observe(t[name].flatten(1).mean(1), each.detach())
+            self.levels.observe(t[name].reshape(len(each), -1).mean(1), each.detach())
             total = total + factors[name] * each.mean()
             logs[f"loss/{name}" if name else "loss"] = each.mean().detach()
         if len(parts) > 1:

@@ -58,8 +58,9 @@ def leading(timesteps: int = 1000, offset: int = 1) -> Grid:
     def levels(schedule: Schedule, steps: int) -> list[float]:
         _enough(steps, timesteps)
         stride = timesteps // steps
+        shift = min(offset, stride - 1)  # where every timestep is asked for there is none to skip
         # index i of the paper is level (i + 1) / T
-        return [min(i * stride + offset + 1, timesteps) / timesteps for i in reversed(range(steps))] + [0.0]
+        return [(i * stride + shift + 1) / timesteps for i in reversed(range(steps))] + [0.0]
 
     return levels
 

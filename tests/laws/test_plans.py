@@ -1,0 +1,301 @@
+"""Every plan: the order it declares, the evaluations it documents, one step, and the laws it samples."""
+
+import math
+
+import pytest
+import torch
+
+from langevin import plans
+from langevin.core import oracle, schedules
+from langevin.core.categorical import Categorical
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan, Row
+from langevin.core.process import Product
+from langevin.core.sample import plans_for, sample, trajectory
+from langevin.plans import grids
+from tests.rows import DETERMINISTIC, PLANS, SCHEDULES, STOCHASTIC
+
+MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
+
+
+class Counting(torch.nn.Module):
+    """Counts calls of a denoiser, and the batch it is called with."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser, self.calls = denoiser, 0
+        self.process, self.shape = denoiser.process, denoiser.shape
+
+    def forward(self, *args, **kwargs):
+        self.calls += 1
+        return self.denoiser(*args, **kwargs)
+
+
+def slope(steps, errors):
+    x, y = torch.tensor([math.log(n) for n in steps]), torch.tensor([math.log(e) for e in errors])
+    return -float(((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum())
+
+
+# Where order is measured: exact flows of a mixture, on grids that stop before the leap to clean data. A multistep plan
+# begins with a first-order step, whose error is that of x^ at the noisiest level: it fades as alpha^2, so the start is noisy.
+SETTINGS = {
+    "dpmpp 1": ("vp_linear", grids.log_snr(1.0, 0.05)),
+    "dpmpp 2": ("vp_linear", grids.log_snr(1.0, 0.05)),
+    "dpmpp 3": ("vp_linear", grids.log_snr(1.0, 0.05)),
+    "heun eps": ("vp_linear", grids.log_snr(0.9, 0.05)),
+    "heun velocity": ("flow", grids.uniform(0.98, 0.1)),
+}
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_order_of_convergence(name):
+    make, order, _ = PLANS[name]
+    schedule, grid = SETTINGS.get(name, ("cosine", grids.uniform(0.95, 0.1)))
+    exact = oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS, 0.5)
+    start = Noise.of(0, 64).normal((2,), torch.float64)
+    reference = sample(exact, plans.dpmpp(3000, order=3, grid=grid) if "velocity" not in name else plans.heun(2000, grid, "velocity"), 64, start=start)  # fmt: skip
+    steps = (40, 80, 160)
+    errors = [float((sample(exact, make(n, grid), 64, start=start) - reference).square().mean().sqrt()) for n in steps]
+    assert slope(steps, errors) == pytest.approx(order, abs=0.2)
+
+
+def terminal_moments(plan, process, mean, variance, start_mean, start_variance):
+    """Mean and variance after a plan, in closed form: with the exact denoiser of N(mean, variance) every row is linear."""
+    state, evaluations = (torch.tensor([1.0, 0.0, 0.0]), []), []
+    del state, evaluations
+    exact = oracle.gaussian(process, torch.tensor([mean]), torch.tensor([[variance]]))
+
+    class Probe(Noise):
+        def normal(self, shape=(), dtype=torch.float32):
+            return torch.ones(len(self.ids), *shape, dtype=dtype) * (self.step == Probe.on)
+
+    def run(z0, on):
+        Probe.on = on
+        z, history, numbers, leaf = z0, [], process.numbers(plan), process
+        for i, row in enumerate(plan.rows):
+            belief = exact(z, row.level)
+            history = [leaf.observe(belief, z, numbers[i]), *history][: plan.history]
+            z = leaf.advance(z, history, belief, numbers[i], Probe(0, torch.arange(1), i), None)
+        return float(z)
+
+    zero, one = torch.zeros(1, 1, dtype=torch.float64), torch.ones(1, 1, dtype=torch.float64)
+    base = run(zero, -1)
+    gain = run(one, -1) - base
+    noise = [run(zero, i) - base for i in range(len(plan.rows))]
+    return base + gain * start_mean, gain**2 * start_variance + sum(c * c for c in noise)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_weak_order_of_stochastic_plans(name):
+    # for Gaussian data mean and variance after n steps are exact numbers, without sampling error
+    make, order, _ = PLANS[name]
+    process = Gaussian(schedules.vp_linear())
+    grid = grids.log_snr(1.0, 0.05)
+    alpha, sigma = (float(v) for v in process.schedule(1.0))
+    end_alpha, end_sigma = (float(v) for v in process.schedule(0.05))
+    mean, variance = 0.7, 0.3
+    truth = end_alpha * mean, end_alpha**2 * variance + end_sigma**2
+    steps, errors = (40, 80, 160), []
+    for n in steps:
+        plan = make(n, grid).on(process.schedule)
+        got = terminal_moments(plan, process, mean, variance, alpha * mean, alpha**2 * variance + sigma**2)
+        errors.append(abs(got[0] - truth[0]) + abs(got[1] - truth[1]))
+    # the mean of a linear problem converges at the order; the variance of an order-p step is of order p too
+    measured = slope(steps, errors)
+    assert measured > (1 if order == 1 else 1.8) - 0.2
+
+
+@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("steps", [1, 2, 3, 10])
+def test_evaluations_are_as_documented(name, steps):
+    make, _, evaluations = PLANS[name]
+    schedule = "vp_linear" if "eps" in name else "flow"
+    counting = Counting(oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS, 0.3))
+    z = sample(counting, make(steps, "uniform"), 4, seed=0)
+    assert counting.calls == evaluations(steps) and z.isfinite().all()
+    # one step lands on the belief's mean at pure noise, which is the mean of the data
+    if steps == 1:
+        assert torch.allclose(z.double(), counting.denoiser(sample_prior(counting, 4), 1.0).mean.double(), atol=1e-4)
+
+
+def sample_prior(denoiser, count):
+    return denoiser.process.prior((2,), Noise.of(0, count).at("prior").at(""))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("grid", grids.GRIDS)
+def test_grids_fall_to_zero_without_a_wasted_step(grid, schedule):
+    s = SCHEDULES[schedule].requires_grad_(False)
+    for steps in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000):
+        levels = grids.named(grid)(s, steps)
+        assert len(levels) == steps + 1 and levels[-1] == 0 and 0 < levels[0] <= 1
+        assert all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True)), (steps, levels[:5])
+        if grid != "leading":
+            assert levels[0] == 1
+
+
+def test_karras_grid_is_edms():
+    levels = torch.tensor(grids.karras()(schedules.edm(), 18), dtype=torch.float64)
+    i = torch.arange(18, dtype=torch.float64)
+    sigmas = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7  # 2206.00364, eq. 5
+    assert torch.allclose(80 * levels[:-1], sigmas, rtol=1e-9)
+
+
+def test_published_timesteps():
+    assert [round(1000 * t) - 1 for t in grids.trailing()(schedules.betas(), 10)[:-1]] == [999 - 100 * i for i in range(10)]
+    assert [round(1000 * t) - 1 for t in grids.leading()(schedules.betas(), 10)[:-1]] == [901 - 100 * i for i in range(10)]
+
+
+def test_ddim_is_the_papers_formula():
+    process, x_hat = Gaussian(schedules.betas("linear")), torch.tensor([[0.3, -0.4]], dtype=torch.float64)
+    for eta in (0.0, 0.5, 1.0):
+        plan = plans.ddim(10, eta=eta).on(process.schedule)
+        number, row = process.numbers(plan)[3], plan.rows[3]
+        (a, _), (a_prev, _) = (process.schedule(v) for v in (row.start, row.stop))
+        bar, bar_prev = a**2, a_prev**2
+        z = torch.tensor([[0.9, 0.1]], dtype=torch.float64)
+        eps = (z - bar.sqrt() * x_hat) / (1 - bar).sqrt()
+        sigma = eta * ((1 - bar_prev) / (1 - bar)).sqrt() * (1 - bar / bar_prev).sqrt()  # 2010.02502, eq. 16
+        expected = bar_prev.sqrt() * x_hat + (1 - bar_prev - sigma**2).sqrt() * eps
+        assert torch.allclose(number.a * z + number.w[0] * x_hat, expected, atol=1e-12)
+        assert number.c == pytest.approx(float(sigma), abs=1e-12)
+
+
+def test_euler_ancestral_is_k_diffusions_formula():
+    process, eta = Gaussian(schedules.ve(0.02, 50)), 0.8
+    plan = plans.euler_ancestral(8, eta=eta).on(process.schedule)
+    number, row = process.numbers(plan)[2], plan.rows[2]
+    s, t = (float(process.schedule(v)[1]) for v in (row.start, row.stop))
+    up = min(t, eta * (t**2 * (s**2 - t**2) / s**2) ** 0.5)
+    down = (t**2 - up**2) ** 0.5
+    assert number.c == pytest.approx(up, rel=1e-9) and number.a == pytest.approx(down / s, rel=1e-9)
+
+
+def test_dpmpp_2m_is_the_papers_formula():
+    process = Gaussian(schedules.vp_linear())
+    plan = plans.dpmpp(8, order=2).on(process.schedule)
+    number, row, before = process.numbers(plan)[4], plan.rows[4], plan.rows[3]
+    lam = [float(process.schedule.lam(v)) / 2 for v in (before.start, row.start, row.stop)]
+    (_, sigma_t), (alpha_s, sigma_s) = ([float(v) for v in process.schedule(u)] for u in (row.start, row.stop))
+    h, r = lam[2] - lam[1], (lam[1] - lam[0]) / (lam[2] - lam[1])
+    scale = -alpha_s * math.expm1(-h)  # 2211.01095, algorithm 2
+    assert number.a == pytest.approx(sigma_s / sigma_t, rel=1e-9)
+    assert number.w[0] == pytest.approx(scale * (1 + 1 / (2 * r)), rel=1e-9)
+    assert number.w[1] == pytest.approx(-scale / (2 * r), rel=1e-9)
+
+
+@pytest.mark.parametrize("sde", [False, True])
+def test_third_order_weights_integrate_quadratics_exactly(sde):
+    # sum_j mix_j p(u_j) = integral of exp(k u) p(u) over the step, normalised, for every quadratic p
+    from langevin.plans.multistep import _mix
+
+    nodes, stop, k = [0.3, -0.1, -0.7], 0.8, 2.0 if sde else 1.0
+    mix = _mix(stop, nodes, k)
+    u = torch.linspace(nodes[0], stop, 200_001, dtype=torch.float64)
+    w = torch.exp(k * u)
+    for power in range(3):
+        exact = float(torch.trapezoid(w * u**power, u) / torch.trapezoid(w, u))
+        assert sum(m * n**power for m, n in zip(mix, nodes, strict=True)) == pytest.approx(exact, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_stochastic_plans_sample_the_law(name):
+    n = 4000
+    exact = oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.3)
+    z = sample(exact, PLANS[name][0](100, "uniform"), n, seed=1)
+    mean, variance = MEANS.mean(0), MEANS.var(0, unbiased=False) + 0.09
+    assert ((z.mean(0) - mean).abs() < 4 * (variance / n).sqrt() + 0.01).all()
+    assert ((z.var(0) / variance - 1).abs() < 4 * (2 / n) ** 0.5 + 0.03).all()
+
+
+@pytest.mark.parametrize("limit", ["uniform", "mask", "marginal"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp 2"])
+def test_the_same_plans_sample_categories(name, limit):
+    table = torch.tensor([[0.3, 0.05, 0.05], [0.05, 0.2, 0.05], [0.1, 0.05, 0.15]], dtype=torch.float64)
+    law = torch.tensor([0.5, 0.3, 0.2]) if limit == "marginal" else limit
+    exact = oracle.enumerated(Categorical(3, schedules.keep_linear(), law), table)
+    n = 20_000
+    z = sample(exact, PLANS[name][0](100, "uniform"), n, seed=1)
+    share = torch.zeros(3, 3, dtype=torch.float64).index_put_((z[:, 0], z[:, 1]), torch.ones(n, dtype=torch.float64) / n, True)
+    assert float((share - table).abs().sum() / 2) < 0.02
+
+
+def joint_oracle():
+    """Pictures near one of three points, each with its own label: a product whose leaves depend on each other."""
+    process = Product({"x": Gaussian(schedules.cosine()), "label": Categorical(3, schedules.keep_linear(), "mask")})
+    return oracle.Mixture(process, {"x": MEANS, "label": torch.tensor([0, 1, 2])}, torch.tensor([0.5, 0.3, 0.2]), std=0.05)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmpp 2"])
+def test_one_call_serves_all_leaves_of_a_product(name):
+    counting = Counting(joint_oracle())
+    z = sample(counting, PLANS[name][0](60, "uniform"), 3000, seed=0)
+    assert counting.calls == 60
+    nearest = torch.cdist(z["x"].double(), MEANS).argmin(1)
+    assert float((nearest == z["label"]).double().mean()) > 0.97  # they agree, though drawn leaf by leaf
+    share = torch.bincount(z["label"], minlength=3).double() / 3000
+    assert (share - torch.tensor([0.5, 0.3, 0.2])).abs().max() < 0.04
+
+
+def test_conditional_directions_by_levels_of_zero():
+    exact = joint_oracle()
+    label = torch.arange(300) % 3
+    z = sample(exact, plans.ddim(40), 300, seed=0, given={"label": label})
+    assert torch.equal(z["label"], label) and torch.equal(torch.cdist(z["x"].double(), MEANS).argmin(1), label)
+    z = sample(exact, plans.ddpm(40), 300, seed=0, given={"x": MEANS[label].float()})
+    assert torch.equal(z["label"], label) and torch.equal(z["x"], MEANS[label].float())
+    # per element: one coordinate known exactly singles out the component
+    known = torch.tensor([True, False]).expand(300, 2)
+    z = sample(exact, plans.dpmpp(40), 300, seed=0, given={"x": MEANS[label].float()}, known={"x": known})
+    assert torch.equal(z["x"][:, 0], MEANS[label, 0].float())
+    assert float((torch.cdist(z["x"].double(), MEANS).argmin(1) == label).double().mean()) > 0.97
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_sample_is_the_same_in_any_batch(name):
+    schedule = "vp_linear" if "eps" in name else "cosine"
+    exact = oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS.float(), 0.3)
+    plan = PLANS[name][0](8, "uniform")
+    whole = sample(exact, plan, 8, seed=5)
+    assert torch.equal(sample(exact, plan, 8, seed=5), whole)
+    for first, count in ((4, 1), (3, 3)):
+        part = sample(exact, plan, count, seed=5, first_id=first)
+        assert torch.allclose(part, whole[first : first + count], atol=1e-5)
+
+
+def test_trajectory_can_be_watched_and_stopped():
+    exact = oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.3)
+    steps = trajectory(exact, plans.ddim(10), 4)
+    seen = [next(steps) for _ in range(3)]
+    assert [s.row for s in seen] == [0, 1, 2] and seen[2].level == pytest.approx(0.7)
+    steps.close()
+
+
+def test_plans_are_values():
+    plan = plans.dpmpp(6, order=3).on(schedules.cosine())
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.nfe == 6 and len(plan.levels) == 7 and "dpmpp(6, order=3)" in str(plan)
+    heun = plans.heun(4).on(schedules.edm())
+    assert heun.nfe == 7 and len(heun.levels) == 5
+    exact = oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.3)
+    assert torch.equal(sample(exact, plan, 2, seed=1), sample(exact, plans.dpmpp(6, order=3), 2, seed=1))
+    assert list(plans_for(exact.process, plan)) == [""]
+
+
+def test_broken_tables_are_refused():
+    good = Row(level=1.0, start=1.0, stop=0.0)
+    cases = [
+        ((), "has no rows"),
+        ((Row(level=1.0, start=1.0, stop=1.0),), "levels fall"),
+        ((Row(level=1.0, start=1.0, stop=0.5), good), "where the last ended"),
+        ((Row(level=1.0, start=1.0, stop=0.5, mix=(0.7,)),), "summing to 1"),
+        ((Row(level=1.0, start=1.0, stop=0.5, mix=(0.5, 0.5)),), "made so far"),
+        ((Row(level=1.0, start=1.0, stop=0.5, eta=1.5),), "eta lies in"),
+    ]
+    for rows, message in cases:
+        with pytest.raises(ValueError, match=message):
+            Plan(name="bad", basis="x0", order=1, rows=rows)
+    for text in ("{}", "[]", "nonsense", '{"rows": [{"level": 1}]}', '{"name": "a", "rows": [], "extra": 1}'):
+        with pytest.raises(ValueError, match="no saved plan"):
+            Plan.from_json(text)
