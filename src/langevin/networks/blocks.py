@@ -180,8 +180,9 @@ class TransformerBlock(nn.Module):
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
-    """GroupNorm with the largest number of groups up to `groups` that divides the channels."""
-    return nn.GroupNorm(math.gcd(groups, channels), channels, eps=1e-6)
+    """GroupNorm with up to `groups` groups of at least 4 channels: a channel alone in its group would lose any constant
+    added to it, and with it the level."""
+    return nn.GroupNorm(math.gcd(groups, max(channels // 4, 1)), channels, eps=1e-6)
 
 
 def grid_positions(height: int, width: int, features: int) -> Tensor:

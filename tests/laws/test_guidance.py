@@ -1,0 +1,101 @@
+"""Guidance against exact answers."""
+
+import pytest
+import torch
+
+from langevin import plans
+from langevin.core import oracle, schedules
+from langevin.core.categorical import Categorical
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.core.posterior import lerp
+from langevin.core.sample import sample
+from langevin.guidance import CFG, ClassifierGuidance
+
+PROCESS = Gaussian(schedules.cosine())
+MEANS, LABEL = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64), torch.tensor([0, 1, 1])
+EXACT = oracle.mixture(PROCESS, MEANS, 0.3, label=LABEL)
+Z = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+COND = {"label": torch.tensor([0, 1, 0, 1, 0, 1])}
+
+
+class Batches(torch.nn.Module):
+    """Remembers the sizes of the batches it is called with."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser, self.sizes = denoiser, []
+        self.process, self.shape = denoiser.process, denoiser.shape
+
+    def forward(self, z, *args, **kwargs):
+        self.sizes.append(len(z))
+        return self.denoiser(z, *args, **kwargs)
+
+
+@pytest.mark.parametrize("w", [0.0, 0.5, 1.0, 3.0])
+def test_classifier_free_is_linear_in_the_beliefs(w):
+    conditional, null = EXACT(Z, 0.5, COND).mean, EXACT(Z, 0.5).mean
+    assert torch.allclose(CFG(w)(EXACT)(Z, 0.5, COND).mean, null + w * (conditional - null), atol=1e-12)
+
+
+def test_one_batched_call_and_none_when_unguided():
+    for w, sizes in ((2.0, [12] * 4), (1.0, [6] * 4)):
+        seen = Batches(EXACT)
+        sample(seen, plans.ddim(4), 6, cond=COND, guidance=CFG(w))
+        assert seen.sizes == sizes
+    seen = Batches(EXACT)
+    sample(seen, plans.ddim(4, grid="uniform"), 6, cond=COND, guidance=CFG(2.0, interval=(0.3, 0.8)))
+    assert seen.sizes == [6, 12, 12, 6]  # levels 1, .75, .5, .25
+
+
+def test_w_1_is_the_conditional_model_exactly():
+    plain = sample(EXACT, plans.dpmpp(8), 6, cond=COND)
+    assert torch.equal(sample(EXACT, plans.dpmpp(8), 6, cond=COND, guidance=CFG(1.0)), plain)
+
+
+def test_rescale_restores_the_deviation():
+    picture = oracle.mixture(PROCESS, Noise.of(0, 4).normal((1, 6, 6)), 0.1, label=torch.tensor([0, 0, 1, 1]))
+    z, cond = Noise.of(1, 3).normal((1, 6, 6)), {"label": torch.tensor([0, 1, 1])}
+    conditional = picture(z, 0.6, cond).mean
+    full = CFG(4.0, rescale=1.0)(picture)(z, 0.6, cond).mean
+    assert torch.allclose(full.std((1, 2, 3)), conditional.std((1, 2, 3)), rtol=1e-5)
+    half = CFG(4.0, rescale=0.5)(picture)(z, 0.6, cond).mean
+    assert torch.allclose(half, 0.5 * (full + CFG(4.0)(picture)(z, 0.6, cond).mean), atol=1e-6)
+
+
+def test_guided_logits_are_the_tilted_distribution():
+    process = Categorical(3, schedules.keep_linear(), "mask")
+    strings, label = torch.tensor([[0, 1], [1, 1], [2, 0], [2, 2]]), torch.tensor([0, 0, 1, 1])
+    exact = oracle.Mixture(process, strings, torch.tensor([0.1, 0.4, 0.2, 0.3]), label=label)
+    z, cond = torch.tensor([[3, 3], [3, 3]]), {"label": torch.tensor([0, 1])}
+    # every category must be possible under both for the ratio to be finite; compare where it is
+    p, q = exact(z, 0.7, cond).probs, exact(z, 0.7).probs
+    w = 0.4
+    tilted = p**w * q ** (1 - w)
+    assert torch.allclose(CFG(w)(exact)(z, 0.7, cond).probs, tilted / tilted.sum(-1, keepdim=True), atol=1e-8)
+
+
+@pytest.mark.parametrize("t", [0.2, 0.6, 0.9])
+def test_classifier_guidance_with_the_exact_classifier_is_the_conditional(t):
+    def log_prob(z, level, cond):
+        return EXACT.log_prob(z, level, COND) - EXACT.log_prob(z, level)  # log p(c | z) up to a constant
+
+    guided = ClassifierGuidance(log_prob, 1.0)(EXACT)(Z, t).mean
+    assert torch.allclose(guided, EXACT(Z, t, COND).mean, atol=1e-9)
+    assert torch.equal(ClassifierGuidance(log_prob, 0.0)(EXACT)(Z, t).mean, EXACT(Z, t).mean)
+
+
+def test_classifier_guidance_tilts_categories():
+    process = Categorical(3, schedules.keep_linear(), "uniform")
+    exact = oracle.enumerated(process, torch.tensor([0.5, 0.3, 0.2]))
+    g = torch.tensor([0.3, -1.0, 0.4])
+    guided = ClassifierGuidance(lambda z, t, c: (z * g).sum((1, 2)), 2.0)(exact)
+    z = torch.tensor([[0], [2]])
+    expected = exact(z, 0.5).probs * torch.exp(2 * g)
+    assert torch.allclose(guided(z, 0.5).probs, expected / expected.sum(-1, keepdim=True), atol=1e-8)
+
+
+def test_lerp_on_a_tree():
+    a, b = EXACT(Z, 0.3), EXACT(Z, 0.6)
+    mixed = lerp({"x": a}, {"x": b}, 0.25)
+    assert torch.allclose(mixed["x"].mean, 0.75 * a.mean + 0.25 * b.mean)

@@ -1,0 +1,132 @@
+"""Networks: levels per element, dropped conditions, zero starts, and where modalities may meet."""
+
+import pytest
+import torch
+
+from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
+from langevin.networks.blocks import Attention, Conditions, sinusoid
+
+G = torch.Generator().manual_seed(0)
+PICTURE = torch.randn(3, 2, 8, 8, generator=G)
+
+
+def awake(net):
+    """Zero-initialised layers made non-zero, so that what they see matters."""
+    g = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape, generator=g) * 0.05)
+    return net.eval()
+
+
+def nets(**k):
+    return {
+        "unet": awake(UNet(2, 16, (1, 2), 1, (1,), 8, **k)),
+        "unet add": awake(UNet(2, 16, (1, 2), 1, (0, 1), 8, time="add", **k)),
+        "dit": awake(DiT(2, 8, 2, 16, 2, 2, **k)),
+    }
+
+
+@pytest.mark.parametrize("name", ["unet", "unet add", "dit"])
+def test_equal_levels_are_one_level(name):
+    net, level = nets()[name], torch.tensor([100.0, 500.0, 900.0])
+    whole = net(PICTURE, level)
+    for shape in ((3, 1, 1, 1), (3, 1, 8, 8), (3, 2, 8, 8)):
+        assert torch.allclose(net(PICTURE, level.reshape(3, 1, 1, 1).expand(shape)), whole, atol=1e-5)
+    varied = level.reshape(3, 1, 1, 1).expand(3, 1, 8, 8).clone()
+    varied[..., :4] = 0
+    assert not torch.allclose(net(PICTURE, varied), whole, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["unet", "unet add", "dit"])
+def test_dropped_is_null_and_conditions_matter(name):
+    net, level = nets(classes=4, tokens=5)[name], torch.full((3,), 300.0)
+    tokens = torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(2))
+    cond = {"label": torch.tensor([0, 1, 2]), "tokens": tokens}
+    drop = {**cond, "drop": torch.tensor([False, True, False])}
+    null, full, part = net(PICTURE, level), net(PICTURE, level, cond), net(PICTURE, level, drop)
+    assert torch.allclose(part[1], null[1], atol=1e-5) and torch.allclose(part[[0, 2]], full[[0, 2]], atol=1e-6)
+    for other in ({**cond, "label": torch.tensor([3, 3, 3])}, {**cond, "tokens": tokens + 1}):
+        assert (net(PICTURE, level, other) - full).abs().amax((1, 2, 3)).min() > 1e-4
+
+
+def test_networks_begin_at_zero_and_blocks_at_the_identity():
+    for net in (UNet(2, 16, (1, 2), 1, (1,), 8), DiT(2, 8, 2, 16, 2, 2)):
+        assert (net(PICTURE, torch.zeros(3)) == 0).all()
+
+
+def test_samples_do_not_see_each_other():
+    for net in nets().values():
+        level = torch.tensor([100.0, 500.0, 900.0])
+        assert torch.allclose(net(PICTURE[1:2], level[1:2]), net(PICTURE, level)[1:2], atol=1e-5)
+
+
+def test_patches_come_back_where_they_were():
+    port = PicturePort(2 * 2 * 3, 3, (4, 6), 2)
+    with torch.no_grad():  # make entering and leaving the identity on pixels
+        port.project.weight.copy_(torch.eye(12).reshape(12, 3, 2, 2))
+        port.project.bias.zero_()
+        port.get_buffer("positions").zero_()
+        port.final.weight.copy_(torch.eye(12))
+    x = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(port.leave(port.enter(x)), x, atol=1e-6)
+
+
+def test_modalities_meet_in_the_joint_network():
+    net = awake(JointTransformer({"image": PicturePort(16, 2, (8, 8), 4), "label": CategoryPort(16, 5, 4)}, 16, 2, 2))
+    z, level = {"image": PICTURE, "label": torch.tensor([0, 1, 4])}, {"image": torch.full((3,), 500.0), "label": torch.zeros(3)}
+    out = net(z, level)
+    assert out["label"].shape == (3, 4)
+    swapped = net({**z, "label": torch.tensor([2, 2, 2])}, level)
+    assert (swapped["image"] - out["image"]).abs().max() > 1e-4
+    noisier = net(z, {**level, "label": torch.full((3,), 900.0)})
+    assert (noisier["image"] - out["image"]).abs().max() > 1e-5
+    half = torch.full((3, 1, 8, 8), 500.0)
+    assert torch.allclose(net(z, {**level, "image": half})["image"], out["image"], atol=1e-5)
+
+
+def test_attention_mask_hides():
+    attention = Attention(8, 2).eval()
+    x = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[True, True, True, False, False]] * 2)
+    y = x.clone()
+    y[:, 3:] += 10
+    assert torch.allclose(attention(x, mask=mask)[:, :3], attention(y, mask=mask)[:, :3], atol=1e-6)
+
+
+def test_pixels_as_categories():
+    net = awake(PixelCategories(UNet(2 * 16, 16, (1, 2), 1, (1,), 8, out_channels=2 * 4), 5, 4, (2, 8, 8)))
+    z = torch.randint(0, 5, (3, 2, 8, 8), generator=torch.Generator().manual_seed(0))
+    out = net(z, torch.full((3,), 100.0))
+    assert out.shape == (3, 2, 8, 8, 4)
+    moved = z.clone()
+    moved[0, 0, 0, 0] = (z[0, 0, 0, 0] + 1) % 5
+    change = (net(moved, torch.full((3,), 100.0)) - out).abs().amax((1, 2, 3, 4))
+    assert change[0] > 1e-5 and (change[1:] == 0).all()
+
+
+def test_mlp_levels_per_element():
+    net, z = awake(MLP(3, 32, 2, classes=2)), torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    level = torch.tensor([10.0, 200.0, 500.0, 900.0])
+    assert torch.allclose(net(z, level), net(z, level[:, None].expand(4, 3)), atol=1e-6)
+    mixed = level[:, None].expand(4, 3).clone()
+    mixed[:, 1] = 0
+    assert (net(z, mixed) - net(z, level)).abs().max() > 1e-4
+
+
+def test_sinusoids_are_the_transformers():
+    value = sinusoid(torch.tensor([3.0]), 4)[0]
+    expected = [torch.tensor(3.0).cos(), torch.tensor(0.03).cos(), torch.tensor(3.0).sin(), torch.tensor(0.03).sin()]
+    assert torch.allclose(value, torch.stack(expected), atol=1e-6)
+
+
+def test_wrong_conditions_are_refused():
+    conditions = Conditions(8, classes=3)
+    with pytest.raises(ValueError, match="no condition 'lable'; did you mean 'label'"):
+        conditions({"lable": torch.zeros(2)}, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="classes run from 0 to 2"):
+        conditions({"label": torch.tensor([0, 7])}, 2, torch.device("cpu"))
+    with pytest.raises(ValueError, match="multiples of 2"):
+        UNet(1, 16, (1, 2))(torch.zeros(1, 1, 7, 8), torch.zeros(1))
+    with pytest.raises(ValueError, match="make patch divide"):
+        DiT(1, 9, 2)
