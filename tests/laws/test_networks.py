@@ -69,7 +69,7 @@ def test_patches_come_back_where_they_were():
         port.get_buffer("positions").zero_()
         port.final.weight.copy_(torch.eye(12))
     x = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(port.leave(port.enter(x)), x, atol=1e-6)
+    assert torch.allclose(port.leave(*port.enter(x)), x, atol=1e-6)
 
 
 def test_modalities_meet_in_the_joint_network():

@@ -66,7 +66,9 @@ def test_a_data_set_is_remembered_at_low_noise_and_averaged_at_high():
     points = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     exact = oracle.dataset(PROCESS, points)
     assert torch.allclose(exact(PROCESS.mix(points, torch.zeros(20, 3), 0.02), 0.02).mean, points, atol=1e-5)
-    assert torch.allclose(exact(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), 1.0).mean, points.mean(0).expand(4, 3), atol=1e-6)
+    assert torch.allclose(
+        exact(torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), 1.0).mean, points.mean(0).expand(4, 3), atol=1e-6
+    )
 
 
 def test_labels_restrict_and_dropping_frees():

@@ -19,37 +19,55 @@ class Port(nn.Module, ABC):
     """How one modality becomes tokens (B, L, D), and tokens become its output."""
 
     @abstractmethod
-    def enter(self, z: Tensor) -> Tensor:
-        """z -> (B, L, D)."""
+    def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """z -> tokens (B, L, D), and what `leave` wants to see again."""
 
     @abstractmethod
     def levels(self, level: Tensor) -> Tensor:
         """level (B,) or broadcastable to z -> (B, 1 or L)."""
 
     @abstractmethod
-    def leave(self, h: Tensor) -> Tensor:
-        """(B, L, D) -> output."""
+    def leave(self, h: Tensor, entered: Tensor) -> Tensor:
+        """Tokens (B, L, D) -> output."""
 
 
 class PicturePort(Port):
-    """Pictures (B, channels, H, W) as patches, with fixed 2D sinusoid positions."""
+    """Pictures (B, channels, H, W) as patches, with fixed 2D sinusoid positions.
 
-    def __init__(self, width: int, channels: int, size: tuple[int, int], patch: int, out_channels: int | None = None) -> None:
+    Args:
+        width: of the tokens.
+        size: height and width in pixels.
+        patch: side of a patch.
+        out_channels: `channels` by default.
+        stem: channels of a convolutional stem before the patches, whose features meet the tokens again in convolutions on
+            the way out; 0 for plain patches, as in DiT. Convolutions know that neighbours are alike, which attention has
+            to learn: on small data that is worth more than depth (U-ViT, 2209.12152, sec. 3.2).
+    """
+
+    def __init__(
+        self, width: int, channels: int, size: tuple[int, int], patch: int, out_channels: int | None = None, stem: int = 0
+    ) -> None:
         super().__init__()
         if size[0] % patch or size[1] % patch:
             raise ValueError(f"pictures are {size[0]} x {size[1]} with patch {patch}; make patch divide both sides.")
         self.size, self.patch, self.out = size, patch, out_channels or channels
-        self.project = nn.Conv2d(channels, width, patch, stride=patch)
-        self.final = zero(nn.Linear(width, self.out * patch**2))
-        positions = grid_positions(size[0] // patch, size[1] // patch, width)
-        self.register_buffer("positions", positions, persistent=False)
+        self.stem = self.refine = None
+        inner = stem or self.out
+        if stem:
+            convolutions = [nn.Conv2d(c, stem, 3, padding=1) for c in (channels, stem, 2 * stem)]
+            self.stem = nn.Sequential(convolutions[0], nn.SiLU(), convolutions[1], nn.SiLU())
+            self.refine = nn.Sequential(convolutions[2], nn.SiLU(), zero(nn.Conv2d(stem, self.out, 3, padding=1)))
+        self.project = nn.Conv2d(stem or channels, width, patch, stride=patch)
+        self.final = nn.Linear(width, inner * patch**2)
+        if not stem:
+            zero(self.final)
+        self.register_buffer("positions", grid_positions(size[0] // patch, size[1] // patch, width), persistent=False)
 
-    def enter(self, z: Tensor) -> Tensor:
+    def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
         if tuple(z.shape[-2:]) != self.size:
-            raise ValueError(
-                f"pictures are {tuple(z.shape[-2:])}, this network was built for {self.size}; rebuild it with size=."
-            )
-        return self.project(z).flatten(2).transpose(1, 2) + self.get_buffer("positions")
+            raise ValueError(f"pictures are {tuple(z.shape[-2:])}, this network was built for {self.size}; rebuild it so.")
+        features = z if self.stem is None else self.stem(z)
+        return self.project(features).flatten(2).transpose(1, 2) + self.get_buffer("positions"), features
 
     def levels(self, level: Tensor) -> Tensor:
         if level.ndim == 1:
@@ -57,10 +75,11 @@ class PicturePort(Port):
         full = level.mean(1).expand(-1, *self.size)
         return F.avg_pool2d(full[:, None], self.patch).flatten(1)
 
-    def leave(self, h: Tensor) -> Tensor:
+    def leave(self, h: Tensor, entered: Tensor) -> Tensor:
         rows, columns = (n // self.patch for n in self.size)
-        patches = self.final(h).unflatten(2, (self.out, self.patch, self.patch)).unflatten(1, (rows, columns))
-        return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        patches = self.final(h).unflatten(2, (-1, self.patch, self.patch)).unflatten(1, (rows, columns))
+        pixels = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return pixels if self.refine is None else self.refine(torch.cat([pixels, entered], 1))
 
 
 class CategoryPort(Port):
@@ -73,13 +92,13 @@ class CategoryPort(Port):
         self.positions = nn.Parameter(torch.randn(length or 1, width) * 0.02)
         self.final = zero(nn.Linear(width, categories))
 
-    def enter(self, z: Tensor) -> Tensor:
-        return self.embed(z.reshape(len(z), -1)) + self.positions
+    def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return self.embed(z.reshape(len(z), -1)) + self.positions, z
 
     def levels(self, level: Tensor) -> Tensor:
         return level.reshape(len(level), -1)
 
-    def leave(self, h: Tensor) -> Tensor:
+    def leave(self, h: Tensor, entered: Tensor) -> Tensor:
         out = self.final(h)
         return out[:, 0] if self.length is None else out
 
@@ -118,10 +137,11 @@ class JointTransformer(nn.Module):
         """z and level by leaf (bare for the port ""); outputs likewise."""
         states = z if isinstance(z, Mapping) else {"": z}
         levels = level if isinstance(level, Mapping) else {"": level}
-        hs, embs = [], []
+        hs, embs, entered = [], [], []
         for name, port, kind in zip(self.names, self.ports, self.kind, strict=True):
             assert isinstance(port, Port)
-            h = port.enter(states[name])
+            h, seen = port.enter(states[name])
+            entered.append(seen)
             hs.append(h + kind)
             embs.append(self.level(port.levels(levels[name])) + kind)
         if len(embs) > 1:
@@ -135,7 +155,10 @@ class JointTransformer(nn.Module):
         shift, scale = self.modulation(emb).chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         parts = h.split([part.shape[1] for part in hs], dim=1)
-        out = {n: port.leave(part) for n, port, part in zip(self.names, self.ports, parts, strict=True)}  # pyright: ignore
+        out = {}
+        for name, port, part, seen in zip(self.names, self.ports, parts, entered, strict=True):
+            assert isinstance(port, Port)
+            out[name] = port.leave(part, seen)
         return out if isinstance(z, Mapping) else out[""]
 
 
@@ -149,6 +172,7 @@ class DiT(nn.Module):
         width, depth, heads: of the trunk (S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16).
         classes, tokens: conditions, as for `UNet`.
         out_channels: `channels` by default.
+        stem: see `PicturePort`; 0 for the published architecture.
     """
 
     def __init__(
@@ -163,10 +187,11 @@ class DiT(nn.Module):
         classes: int | None = None,
         tokens: int | None = None,
         out_channels: int | None = None,
+        stem: int = 0,
     ) -> None:
         super().__init__()
         sides = (size, size) if isinstance(size, int) else size
-        port = PicturePort(width, channels, sides, patch, out_channels)
+        port = PicturePort(width, channels, sides, patch, out_channels, stem)
         self.joint = JointTransformer({"": port}, width, depth, heads, dropout, classes, tokens)
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:

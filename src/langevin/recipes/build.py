@@ -49,7 +49,7 @@ def build(recipe: c.Recipe) -> Run:
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
     """(training data, held-out data)."""
     if isinstance(cfg, c.MnistData):
-        return mnist(cfg.folder, "train"), mnist(cfg.folder, "test")
+        return mnist(cfg.folder, "train", cfg.test), mnist(cfg.folder, "test", cfg.test)
     if isinstance(cfg, c.ImagesData):
         options = {"size": cfg.size, "channels": cfg.channels, "broken": cfg.broken}
         return Pictures(cfg.folder, split="train", **options), Pictures(cfg.folder, split="test", **options)
@@ -88,7 +88,7 @@ def network(cfg: c.NetworkConfig, source: Any, process: Process) -> nn.Module:
         assert isinstance(label, Categorical)
         channels, height, width = shape["image"]
         ports = {
-            "image": PicturePort(cfg.width, channels, (height, width), cfg.patch),
+            "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
             "label": CategoryPort(cfg.width, label.states, label.categories),
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
@@ -105,7 +105,7 @@ def network(cfg: c.NetworkConfig, source: Any, process: Process) -> nn.Module:
         net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width,
                               cfg.dropout, classes, time=cfg.time, out_channels=out)  # fmt: skip
     else:
-        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, out_channels=out)
+        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, None, out, cfg.stem)
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
     return net

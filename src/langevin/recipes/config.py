@@ -27,6 +27,8 @@ class MnistData(Closed):
     kind: Literal["mnist"] = "mnist"
     folder: str = "data/mnist"
     """Folder with the idx files."""
+    test: int = Field(default=1000, ge=1)
+    """Pictures held out, the last of the set."""
 
 
 class ImagesData(Closed):
@@ -107,6 +109,8 @@ class DiTConfig(Closed):
     depth: int = Field(default=6, ge=1)
     heads: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    stem: int = Field(default=0, ge=0)
+    """Channels of a convolutional stem (see `langevin.networks.PicturePort`); 0 for none."""
 
 
 class MLPConfig(Closed):

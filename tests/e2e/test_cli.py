@@ -1,0 +1,217 @@
+"""The command line and the package, as a new user meets them."""
+
+import gzip
+import json
+import os
+import re
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import langevin as lv
+from langevin.cli import main
+from langevin.inspection import describe
+from langevin.recipes import RECIPES
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60"]
+
+
+def python(code: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_import_is_silent_and_light():
+    done = python(
+        "import langevin, sys; print(sorted(m for m in sys.modules if m in ('torch', 'numpy', 'PIL', 'rich', 'pydantic')))",
+        "-W",
+        "error",
+    )
+    assert done.returncode == 0 and done.stdout == "[]\n" and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["train", "--help"], ["train", "digits", "--help"], ["sample", "--help"], ["recipes"]]
+)
+def test_help_needs_no_torch(args):
+    code = f"""
+import sys
+from langevin.cli import main
+try:
+    main({args!r})
+except SystemExit as end:
+    assert not end.code
+assert 'torch' not in sys.modules
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 100
+
+
+def test_every_public_name_exists():
+    for name in lv.__all__:
+        assert getattr(lv, name) is not None
+    assert set(lv.__all__) <= set(dir(lv))
+
+
+def test_the_readmes_first_example_works_as_written(tmp_path, monkeypatch):
+    text = (ROOT / "README.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.S)
+    assert code is not None
+    monkeypatch.chdir(tmp_path)
+    short = re.sub(r"steps=\d+", "steps=2", code[1])  # the same lines, two updates instead of thousands
+    assert short != code[1]
+    exec(compile(short, "README.md", "exec"), {})
+    assert list(tmp_path.glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Inputs for the recipes that read files."""
+    root = tmp_path_factory.mktemp("inputs")
+    digits = lv.data.digits("all")
+    grey = ((digits.x[:60, 0] + 1) * 127.5).round().byte().numpy()  # pyright: ignore
+    (root / "mnist").mkdir()
+    pictures = np.kron(grey, np.ones((1, 4, 4), np.uint8))[:, 2:30, 2:30]
+    for name, values in (("images-idx3", pictures), ("labels-idx1", digits.cond["label"][:60].byte().numpy())):  # pyright: ignore
+        head = b"\0\0\x08" + bytes([values.ndim]) + struct.pack(f">{values.ndim}I", *values.shape)
+        (root / "mnist" / f"t10k-{name}-ubyte.gz").write_bytes(gzip.compress(head + values.tobytes()))
+    for k in range(60):
+        side = root / "images" / ("ab"[k % 2])
+        side.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.kron(grey[k], np.ones((5, 4), np.uint8))).save(side / f"{k}.png")
+    return root
+
+
+EXTRA = {
+    "images": ["--data.size", "8", "--network.width", "8"],
+    "mnist": ["--network.width", "8", "--data.test", "20"],
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsys):
+    extra = [*EXTRA.get(name, [])]
+    if name in ("images", "mnist"):
+        extra += ["--data.folder", str(folder / name)]
+    out = tmp_path / "run"
+    main(["train", name, *SHORT, *extra, "--out", str(out)])
+    printed = capsys.readouterr().out
+    made = {p.name for p in out.iterdir()}
+    assert {"samples.png", "loss.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
+    card = json.loads((out / "metrics.json").read_text())["protocol"]
+    assert card["samples"] == 60 and card["nfe"] > 0 and len(card["real"]["test_hash"]) == 16
+    assert "samples.png" in printed
+    main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "a.png")])
+    main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "b.png")])
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    text = describe(out)
+    assert f"run of recipe {name}" in text and "step-00000002: step 2" in text
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    main(["train", "digits", *SHORT, "--out", str(out)])
+    return out
+
+
+def test_samples_do_not_depend_on_the_count(run, tmp_path):
+    for count, name in ((3, "three.npy"), (8, "eight.npy")):
+        main(["sample", str(run), "--count", str(count), "--plan", "ddpm:4", "--out", str(tmp_path / name)])
+    three, eight = (np.load(tmp_path / n) for n in ("three.npy", "eight.npy"))
+    assert np.abs(three - eight[:3]).max() < 1e-5
+
+
+def test_evaluate_json_and_options(run, capsys):
+    main(["evaluate", str(run), "--json", "--count", "40", "--plan", "ddim:3", "--guidance", "2"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["protocol"]["plan"] == "ddim:3" and set(result["metrics"]) >= {"w=2", "fd_real"}
+
+
+def test_animation_and_labels(run, tmp_path):
+    main(["sample", str(run), "--count", "4", "--label", "3", "--guidance", "1.5", "--out", str(tmp_path / "a.gif")])
+    with Image.open(tmp_path / "a.gif") as gif:
+        assert gif.n_frames > 5  # pyright: ignore  # frames that are alike are stored once
+
+
+def test_resume_of_a_finished_run_trains_no_further(run, capsys):
+    before = (run / "checkpoints" / "step-00000002" / "manifest.json").read_bytes()
+    main(["train", "digits", *SHORT, "--out", str(run), "--resume"])
+    assert (run / "checkpoints" / "step-00000002" / "manifest.json").read_bytes() == before
+
+
+def test_plan_show(capsys):
+    main(["plan", "show", "dpmpp:4", "--process", "flow:shift=3"])
+    assert "dpmpp(4, order=2): 4 evaluations" in capsys.readouterr().out
+    main(["plan", "show", "heun:3", "--process", "edm", "--json"])
+    assert lv.Plan.from_json(capsys.readouterr().out).nfe == 5
+
+
+REFUSED = {
+    ("trian",): "did you mean 'train'",
+    ("train", "digts"): "did you mean 'digits'",
+    ("plan", "shw"): "did you mean 'show'",
+    ("plan", "show", "dmpp:20"): "did you mean 'dpmpp'",
+    ("plan", "show", "ddim:5", "--process", "cosin"): "did you mean 'cosine'",
+    ("sample", "nowhere", "--out", "x.png"): "is no run directory",
+    ("sample", "RUN", "--out", "x.bmp"): "write a .png, .gif or .npy",
+    ("sample", "RUN", "--out", "x.png", "--count", "0"): "count is 0",
+    ("sample", "RUN", "--out", "x.png", "--label", "12"): "classes run from 0 to 9",
+    ("sample", "RUN", "--out", "x.png", "--plan", "dpmpp:many"): "steps is 'many'; give a int",
+    ("train", "digits", "--out", "RUN"): "already holds a run at step 2",
+    ("train", "digits", *SHORT, "--out", "RUN", "--resume", "--train.lr", "0.5"): "train.lr is 0.5 but the run",
+    ("train", "digits", "--process.schedule", "cosin", "--out", "NEW"): "did you mean 'cosine'",
+    ("train", "mnist", "--data.folder", "nowhere", "--out", "NEW"): "no idx files",
+    ("inspect", "nowhere"): "does not exist",
+}
+
+
+@pytest.mark.parametrize("args", REFUSED, ids=" ".join)
+def test_bad_input_is_one_sentence(args, run, tmp_path, capsys):
+    there = {"RUN": str(run), "NEW": str(tmp_path / "new")}
+    with pytest.raises(SystemExit) as end:
+        main([there.get(a, a) for a in args])
+    printed = capsys.readouterr().err
+    assert end.value.code == 2 and REFUSED[args] in printed
+    assert printed.startswith("langevin: ") and "Traceback" not in printed and printed.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--train.stps", "--network.widht"])
+def test_unknown_fields_name_the_nearest(flag, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["train", "digits", flag, "5"])
+    assert end.value.code == 2
+    nearest = {"--train.stps": "--train.steps", "--network.widht": "--network.width"}[flag]
+    assert nearest in capsys.readouterr().err
+
+
+def test_values_out_of_range_are_refused(capsys, tmp_path):
+    for flag, value in (("--train.lr", "-1"), ("--train.steps", "0"), ("--network.dropout", "1.5"), ("--objective.drop", "2")):
+        with pytest.raises(SystemExit) as end:
+            main(["train", "digits", flag, value, "--out", str(tmp_path / "x")])
+        assert end.value.code == 2
+        assert not (tmp_path / "x").exists()
+
+
+def test_inspect_reads_headers_of_foreign_files(tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "a.safetensors"
+    save_file({"w": torch.zeros(3, 4, dtype=torch.bfloat16)}, path)
+    assert "1 tensors, 12 values" in describe(path) and "BF16 (3, 4)" in describe(path)
+    whole = path.read_bytes()
+    for broken in (b"", whole[:5], whole[:-1], whole + b"x", (2**60).to_bytes(8, "little") + whole[8:]):
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"a\.safetensors"):
+            describe(path)
+
+
+def test_suite_runs_on_the_source_tree():
+    assert Path(lv.__file__).parent == ROOT / "src" / "langevin" or "CI" in os.environ

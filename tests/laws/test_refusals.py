@@ -1,0 +1,118 @@
+"""Combinations that make no sense are refused, in one sentence that names the field, the value and the remedy."""
+
+import pytest
+import torch
+
+import langevin as lv
+from langevin.core.levels import expand
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan, Row
+from langevin.core.posterior import GaussianPosterior
+from langevin.objectives import Batch, Denoising
+from langevin.recipes import config as c
+from langevin.recipes import recipe
+from langevin.recipes.build import build, network
+from tests.rows import CATEGORICAL, SKEW
+
+GAUSS = lv.Gaussian(lv.schedules.cosine())
+ORACLE = lv.oracles.mixture(GAUSS, torch.tensor([[1.0], [-1.0]]), 0.1)
+TABLE = torch.tensor([0.5, 0.3, 0.2])
+WORDS = {name: lv.oracles.enumerated(process, TABLE) for name, process in CATEGORICAL.items()}
+BOTH = lv.Product({"x": GAUSS, "word": CATEGORICAL["mask"]})
+JOINT = lv.oracles.dataset(BOTH, {"x": torch.zeros(3, 2), "word": torch.tensor([0, 1, 2])})
+NET = torch.nn.Identity()
+ROW = Row(level=1.0, start=1.0, stop=0.0, eta=0.5)
+
+
+def draw(denoiser, plan, **options):
+    return lambda: lv.sample(denoiser, plan, 2, **options)
+
+
+CASES = {
+    # plans and processes
+    "heun on categories": (draw(WORDS["mask"], lv.plans.heun(4)), "categorical"),
+    "heun on a product": (draw(JOINT, lv.plans.heun(4)), "leaf 'word'.*use a plan in the x0 basis"),
+    "ddim on a general kernel": (draw(WORDS["skew"], lv.plans.ddim(4)), "only its Bayes bridge; use ddpm"),
+    "dpmpp on a general kernel": (draw(WORDS["ordinal"], lv.plans.dpmpp(4)), "only its Bayes bridge"),
+    "noise in the velocity basis": (draw(ORACLE, Plan(name="p", basis="velocity", order=1, rows=(ROW,))), "use the x0 basis"),
+    "eps where alpha is 0": (draw(ORACLE, lv.plans.heun(4, basis="eps")), "alpha is 0 at level 1"),
+    "no steps": (lambda: lv.plans.ddim(0), "steps is 0; ask for at least 1"),
+    "order 4": (lambda: lv.plans.dpmpp(5, order=4), "order is 4"),
+    "eta 2": (lambda: lv.plans.ddim(5, eta=2.0).on(GAUSS.schedule), "eta 2; eta lies in"),
+    "unknown grid": (lambda: lv.plans.ddim(5, grid="kerras").on(GAUSS.schedule), "grid is 'kerras'"),
+    "unknown plan": (lambda: lv.plans.parse("dpmp:20"), "did you mean 'dpmpp'"),
+    "unknown option": (lambda: lv.plans.parse("dpmpp:20:ordr=3"), "did you mean 'order'"),
+    "plans of two lengths": (draw(JOINT, {"x": lv.plans.ddim(4), "word": lv.plans.ddim(5)}), "step together"),
+    "more steps than timesteps": (lambda: lv.plans.ddim(2000, grid="trailing").on(GAUSS.schedule), "at most 1000"),
+    # sampling
+    "no samples": (lambda: lv.sample(ORACLE, lv.plans.ddim(2), 0), "count is 0"),
+    "unknown shape": (draw(lv.Denoiser(NET, GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
+    "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),
+    "guidance without a condition": (draw(ORACLE, lv.plans.ddim(2), guidance=lv.CFG(2.0)), "pass cond="),
+    "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),
+    "given an unknown leaf": (draw(JOINT, lv.plans.ddim(2), given={"y": torch.zeros(2)}), "leaf 'y'"),
+    "known without given": (draw(ORACLE, lv.plans.ddim(2), known=torch.ones(2, 1)), "pass given= as well"),
+    # levels
+    "a bare level of another size": (lambda: ORACLE(torch.zeros(3, 1), torch.zeros(2)), r"level has shape \(2,\)"),
+    "a level outside": (lambda: ORACLE(torch.zeros(3, 1), 1.5), "levels lie in"),
+    "a bare level deeper in": (lambda: GAUSS.marginal(torch.zeros(3, 3), torch.ones(3) * 0.5, Noise.of(0, 3)), "expand it first"),
+    "a bridge that climbs": (lambda: GAUSS.bridge(torch.zeros(1, 1), GaussianPosterior(torch.zeros(1, 1)), 0.2, 0.5, Noise.of(0, 1)), "swap the two"),
+    "a level with an axis too many": (lambda: expand(torch.zeros(2, 1, 1), torch.zeros(2, 1)), "2 axes"),
+    # predictions
+    "v of categories": (lambda: lv.Denoiser(NET, CATEGORICAL["mask"], "v"), "use 'logits'"),
+    "logits of a Gaussian": (lambda: lv.Denoiser(NET, GAUSS, "logits"), "use 'v', 'x0' or 'eps'"),
+    "subs without a mask": (lambda: lv.Denoiser(NET, CATEGORICAL["uniform"], "subs"), "limit='mask'"),
+    "eps where alpha ends at 0": (lambda: lv.Denoiser(NET, GAUSS, "eps"), "use 'v', 'x0' or 'velocity'"),
+    "unknown prediction": (lambda: lv.Denoiser(NET, GAUSS, "w"), "prediction is 'w'"),
+    "one prediction short": (lambda: lv.Denoiser(NET, BOTH, {"x": "v"}), "names the leaves"),
+    # guidance
+    "rescale on categories": (lambda: lv.CFG(2.0, rescale=0.5)(WORDS["mask"]), "set rescale=0"),
+    "an empty interval": (lambda: lv.CFG(2.0, interval=(0.8, 0.2)), "interval is"),
+    # objectives
+    "min-SNR of categories": (lambda: Denoising("min_snr").check(CATEGORICAL["mask"]), "does not exist"),
+    "continuous bound without a mask": (lambda: Denoising("elbo").check(CATEGORICAL["uniform"]), "the ELBO objective"),
+    "a learned schedule without the bound": (lambda: Denoising().check(lv.Gaussian(lv.schedules.learned())), "weight='elbo'"),
+    "unknown weight": (lambda: Denoising("minsnr"), "weight is 'minsnr'"),
+    "unknown levels": (lambda: Denoising(levels="gauss"), "levels is 'gauss'"),
+    "unknown spread": (lambda: Denoising(spread="each"), "spread is 'each'"),
+    # processes and schedules
+    "one category": (lambda: lv.Categorical(1, lv.schedules.flow()), "give at least 2"),
+    "an unknown limit": (lambda: lv.Categorical(3, lv.schedules.flow(), "gauss"), "use 'uniform', 'mask'"),
+    "probabilities that do not sum": (lambda: lv.Categorical(3, lv.schedules.flow(), torch.ones(3)), "summing to 1"),
+    "rates that do not sum": (lambda: lv.Categorical(3, lv.schedules.flow(), rates=SKEW + 1), "rows summing to 0"),
+    "rates with two limits": (lambda: lv.Categorical(2, lv.schedules.flow(), rates=torch.zeros(2, 2)), "several limits"),
+    "rates of another size": (lambda: lv.Categorical(4, lv.schedules.flow(), rates=SKEW), "make them agree"),
+    "a product of nothing": (lambda: lv.Product({}), "no leaves"),
+    "a product of products": (lambda: lv.Product({"a": BOTH}), "leaf 'a' is a Product"),
+    "a shift of 0": (lambda: lv.schedules.shift(lv.schedules.flow(), 0.0), "shift is 0"),
+    "a shift of sub-VP": (lambda: lv.schedules.shift(lv.schedules.sub_vp(), 2.0), "no scale to keep"),
+    "betas above 1": (lambda: lv.schedules.table(torch.tensor([0.1, 1.2])), "each value in"),
+    "zero terminal SNR of a formula": (lambda: lv.schedules.zero_terminal_snr(GAUSS.schedule), "rescale one made by"),
+    "a missing leaf": (lambda: JOINT({"x": torch.zeros(1, 2)}, 0.5), "give each one"),
+    # recipes and training
+    "an unknown recipe": (lambda: recipe("digit"), "did you mean 'digits'"),
+    "an MLP on pictures": (lambda: build(recipe("digits").model_copy(update={"network": c.MLPConfig()})), "use 'unet' or 'dit'"),
+    "a U-Net on a product": (lambda: network(c.UNetConfig(), lv.data.digits(), BOTH), "use kind 'dit'"),
+    "passes that do not divide": (lambda: lv.fit(lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), lv.data.two_moons(100), batch=10, accumulate=3), "make accumulate divide"),
+    "an unknown split": (lambda: lv.data.digits("valid"), "choose one of train, test, all"),
+    "an unknown name": (lambda: lv.sampel, "did you mean 'sample'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refused_in_a_sentence(name):
+    make, expected = CASES[name]
+    with pytest.raises((ValueError, AttributeError), match=expected) as caught:
+        make()
+    text = str(caught.value)
+    assert len(text) < 400 and "\n" not in text
+
+
+def test_nothing_is_refused_without_need():
+    # the neighbours of the refusals above
+    lv.sample(JOINT, {"x": lv.plans.ddim(4), "word": lv.plans.ddpm(4)}, 2)
+    lv.sample(WORDS["skew"], lv.plans.ddpm(3), 2)
+    lv.sample(ORACLE, lv.plans.heun(3), 2)
+    lv.Denoiser(NET, lv.Gaussian(lv.schedules.vp_linear()), "eps")
+    Denoising("elbo").check(BOTH)
+    assert Batch(torch.zeros(1)).cond is None

@@ -1,0 +1,56 @@
+"""A run killed at random points and resumed ends bit-identical to the uninterrupted one."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.reliability.victim import STEPS
+
+VICTIM = Path(__file__).with_name("victim.py")
+
+
+def train(out: Path, seconds: float) -> bool:
+    """Whether it finished."""
+    done = subprocess.run([sys.executable, str(VICTIM), str(out), str(seconds)], capture_output=True, text=True, check=False)
+    assert done.returncode in (0, -9), done.stderr
+    return "finished" in done.stdout
+
+
+def final(out: Path) -> dict[str, str]:
+    folder = out / "checkpoints" / f"step-{STEPS:08d}"
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def log(out: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
+
+
+def killed_runs_agree(tmp_path: Path, kills: int, seed: int) -> None:
+    assert train(tmp_path / "whole", 0)
+    rng, died = random.Random(seed), 0
+    # moments are short next to the run, so that it is still going when the last one comes
+    while died < kills:
+        if train(tmp_path / "killed", rng.uniform(0.005, 0.3)):
+            break
+        died += 1
+    assert died == kills, f"the run finished after {died} kills; make it longer"
+    assert train(tmp_path / "killed", 0)
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert not list((tmp_path / "killed" / "checkpoints").glob("*.partial"))
+
+
+def test_twenty_kills(tmp_path):
+    killed_runs_agree(tmp_path, 20, seed=0)
+
+
+@pytest.mark.soak
+def test_a_hundred_kills(tmp_path):
+    for seed in range(1, 6):
+        killed_runs_agree(tmp_path / str(seed), 20, seed)
