@@ -21,6 +21,7 @@ WORDS = {name: lv.oracles.enumerated(process, TABLE) for name, process in CATEGO
 BOTH = lv.Product({"x": GAUSS, "word": CATEGORICAL["mask"]})
 JOINT = lv.oracles.dataset(BOTH, {"x": torch.zeros(3, 2), "word": torch.tensor([0, 1, 2])})
 NET = torch.nn.Identity()
+LINEAR, ONE = lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), torch.zeros(1, 1)
 ROW = Row(level=1.0, start=1.0, stop=0.0, eta=0.5)
 
 
@@ -56,7 +57,7 @@ CASES = {
     "a bare level of another size": (lambda: ORACLE(torch.zeros(3, 1), torch.zeros(2)), r"level has shape \(2,\)"),
     "a level outside": (lambda: ORACLE(torch.zeros(3, 1), 1.5), "levels lie in"),
     "a bare level deeper in": (lambda: GAUSS.marginal(torch.zeros(3, 3), torch.ones(3) * 0.5, Noise.of(0, 3)), "expand it first"),
-    "a bridge that climbs": (lambda: GAUSS.bridge(torch.zeros(1, 1), GaussianPosterior(torch.zeros(1, 1)), 0.2, 0.5, Noise.of(0, 1)), "swap the two"),
+    "a bridge that climbs": (lambda: GAUSS.bridge(ONE, GaussianPosterior(ONE), 0.2, 0.5, Noise.of(0, 1)), "swap the two"),
     "a level with an axis too many": (lambda: expand(torch.zeros(2, 1, 1), torch.zeros(2, 1)), "2 axes"),
     # predictions
     "v of categories": (lambda: lv.Denoiser(NET, CATEGORICAL["mask"], "v"), "use 'logits'"),
@@ -93,7 +94,7 @@ CASES = {
     "an unknown recipe": (lambda: recipe("digit"), "did you mean 'digits'"),
     "an MLP on pictures": (lambda: build(recipe("digits").model_copy(update={"network": c.MLPConfig()})), "use 'unet' or 'dit'"),
     "a U-Net on a product": (lambda: network(c.UNetConfig(), lv.data.digits(), BOTH), "use kind 'dit'"),
-    "passes that do not divide": (lambda: lv.fit(lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), lv.data.two_moons(100), batch=10, accumulate=3), "make accumulate divide"),
+    "passes that do not divide": (lambda: lv.fit(LINEAR, lv.data.two_moons(100), batch=10, accumulate=3), "accumulate divide"),
     "an unknown split": (lambda: lv.data.digits("valid"), "choose one of train, test, all"),
     "an unknown name": (lambda: lv.sampel, "did you mean 'sample'"),
 }  # fmt: skip

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -16,13 +16,22 @@ from langevin.core.tree import Tree, leaves, tree, tree_map
 class Source(Protocol):
     """What a trainer needs of data."""
 
-    shape: object
-    """Shape of one sample (a dict by leaf for a product)."""
+    @property
+    def shape(self) -> Any:
+        """Shape of one sample (a dict by leaf for a product)."""
 
     def __len__(self) -> int: ...
 
     def batch(self, index: Tensor) -> Batch:
         """The samples at index (B,) int64."""
+        ...
+
+
+class Labelled(Source, Protocol):
+    """Data that can be evaluated against: it names itself by a hash."""
+
+    def digest(self) -> str:
+        """A hash of all values."""
         ...
 
 

@@ -36,10 +36,11 @@ class LevelEmbedding(nn.Module):
     def __init__(self, width: int, inner: int = 256) -> None:
         super().__init__()
         self.inner = inner
-        self.layers = nn.Sequential(nn.Linear(inner, width), nn.SiLU(), nn.Linear(width, width))
+        self.first, self.second = nn.Linear(inner, width), nn.Linear(width, width)
 
     def forward(self, level: Tensor) -> Tensor:
-        return self.layers(sinusoid(level, self.inner).to(self.layers[0].weight.dtype))
+        waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
+        return self.second(F.silu(self.first(waves)))
 
 
 class Conditions(nn.Module):

@@ -1,6 +1,6 @@
 """The U-Net: residual blocks down, in the middle and up, with attention at chosen resolutions."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,17 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
         x = self.block(x, emb)
         return x if self.attention is None else self.attention(x, context)
+
+
+class _Stages(nn.Module):
+    """The stages of one resolution, one after the other; their outputs are what the way up meets again."""
+
+    def __init__(self, stages: Sequence[_Stage]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+
+    def __iter__(self) -> Iterator[_Stage]:
+        return (s for s in self.stages if isinstance(s, _Stage))
 
 
 class UNet(nn.Module):
@@ -80,25 +91,25 @@ class UNet(nn.Module):
         self.down = nn.ModuleList()
         self.shrink = nn.ModuleList()
         for i, m in enumerate(multipliers):
-            group = nn.ModuleList()
+            group = []
             for _ in range(blocks):
                 group.append(stage(now, m * width, i in attention))
                 now = m * width
                 kept.append(now)
-            self.down.append(group)
+            self.down.append(_Stages(group))
             last = i == len(multipliers) - 1
             self.shrink.append(nn.Identity() if last else nn.Conv2d(now, now, 3, stride=2, padding=1))
             if not last:
                 kept.append(now)
-        self.middle = nn.ModuleList([stage(now, now, True), stage(now, now, False)])
+        self.middle = _Stages([stage(now, now, True), stage(now, now, False)])
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
         for i, m in reversed(list(enumerate(multipliers))):
-            group = nn.ModuleList()
+            group = []
             for _ in range(blocks + 1):
                 group.append(stage(now + kept.pop(), m * width, i in attention))
                 now = m * width
-            self.up.append(group)
+            self.up.append(_Stages(group))
             self.grow.append(nn.Identity() if i == 0 else nn.Conv2d(now, now, 3, padding=1))
         self.norm = group_norm(now)
         self.leave = zero(nn.Conv2d(now, out_channels or channels, 3, padding=1))
@@ -124,6 +135,7 @@ class UNet(nn.Module):
         h = self.enter(z)
         kept = [h]
         for i, (group, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
+            assert isinstance(group, _Stages)
             for stage in group:
                 h = stage(h, embs[i], context)
                 kept.append(h)
@@ -133,6 +145,7 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = stage(h, embs[-1], context)
         for i, (group, grow) in enumerate(zip(self.up, self.grow, strict=True)):
+            assert isinstance(group, _Stages)
             for stage in group:
                 h = stage(torch.cat([h, kept.pop()], dim=1), embs[len(embs) - 1 - i], context)
             if i < len(self.up) - 1:

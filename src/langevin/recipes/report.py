@@ -107,7 +107,9 @@ def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, labe
     """A grid with one column per class where there are classes, or a scatter plot of points."""
     classes = class_count(run) if label is None else None
     if isinstance(run.recipe.data, c.MoonsData):
-        return pictures.plot_points([("data", run.test.batch(torch.arange(len(run.test))).x), ("samples", draw(run, 1000, seed=seed, **options))], path)  # pyright: ignore  # fmt: skip
+        real = run.test.batch(torch.arange(len(run.test))).x
+        assert isinstance(real, Tensor)
+        return pictures.plot_points([("data", real), ("samples", draw(run, 1000, seed=seed, **options))], path)
     columns = classes or rows
     if isinstance(run.recipe.process, c.ProductConfig) and label is None:
         # labels are given, so that columns are classes
@@ -126,15 +128,15 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
             raise ValueError("points have no animation; write a .png or .npy.")
         return made
     x = draw(run, count, **options)
-    leaves_of = x if isinstance(x, dict) else {"": x}
     if path.suffix == ".npy":
-        np.save(path, leaves_of.get("image", leaves_of.get("")).numpy(), allow_pickle=False)
+        np.save(path, (x["image"] if isinstance(x, dict) else x).cpu().numpy(), allow_pickle=False)
     elif isinstance(run.recipe.data, c.MoonsData):
+        assert isinstance(x, Tensor)
         pictures.plot_points([("samples", x)], path)
     else:
         pictures.save_images(as_pictures(run, x), path)
-    if "label" in leaves_of:
-        path.with_suffix(".json").write_text(json.dumps({"label": leaves_of["label"].tolist()}))
+    if isinstance(x, dict):
+        path.with_suffix(".json").write_text(json.dumps({"label": x["label"].tolist()}))
     return path
 
 
@@ -188,7 +190,9 @@ def evaluate(run: Run, *, count: int = 1000, seed: int = 1, plan: str | None = N
     nfe = max(p.nfe for p in plans_for(run.denoiser.process, plans.parse(plan)).values())
     card: dict[str, Any] = {
         "samples": count, "seed": seed, "plan": plan, "nfe": nfe, "weights": f"EMA {run.recipe.train.ema:g}",
-        "real": {"train": len(run.train), "test": len(run.test), "train_hash": run.train.digest(), "test_hash": run.test.digest()},
+        "real": {
+            "train": len(run.train), "train_hash": run.train.digest(), "test": len(run.test), "test_hash": run.test.digest(),
+        },
     }  # fmt: skip
     if isinstance(run.recipe.data, c.MoonsData):
         return {"metrics": _points(run, count, seed, plan), "protocol": card}
