@@ -8,7 +8,6 @@ It keeps the marginals for every eta in [0, 1]. With x replaced by the belief's 
 eq. 12), DDPM (eta 1; 2006.11239, eq. 7), Euler for flow matching (eta 0) and EDM's Euler (eta 0, alpha 1).
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -162,13 +161,3 @@ class Gaussian(LeafProcess):
         if number.c:
             z = torch.add(z, self.noise(z, noise, mask), alpha=number.c)
         return z
-
-
-def normal_kl(mean: Tensor, variance: Tensor) -> Tensor:
-    """KL(N(mean, variance) || N(0, 1)) per element: the prior term of the ELBO."""
-    return 0.5 * (mean**2 + variance - variance.log() - 1)
-
-
-def bits(nats: float, dimensions: int) -> float:
-    """Nats per sample as bits per dimension."""
-    return nats / dimensions / math.log(2)

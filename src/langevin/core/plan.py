@@ -8,7 +8,7 @@ the state before the last row that moved on. Evaluations are kept in the plan's 
     "eps"       beliefs about the noise (Heun in sigma)
     "velocity"  dz/dt of the probability flow (Euler and Runge-Kutta for flows)
 
-A `Plan` is a value with its levels written out. A `Recipe` is what `langevin.plans.dpmpp(20)` returns: it fills the
+A `Plan` is a value with its levels written out. A `Draft` is what `langevin.plans.dpmpp(20)` returns: it fills the
 table once it meets a process, since levels and weights follow from the schedule.
 """
 
@@ -133,7 +133,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Draft:
     """A plan before it knows its process: `fill(schedule)` writes the table."""
 
     name: str

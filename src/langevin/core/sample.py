@@ -12,7 +12,7 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan, Recipe
+from langevin.core.plan import Draft, Plan
 from langevin.core.posterior import Belief
 from langevin.core.process import Process
 from langevin.core.tree import Tree, leaves, spread, tree
@@ -38,7 +38,7 @@ class Step:
     belief: Belief
 
 
-def plans_for(process: Process, plan: Plan | Recipe | Mapping[str, Plan | Recipe]) -> dict[str, Plan]:
+def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft]) -> dict[str, Plan]:
     """The table of each leaf, checked.
 
     Raises:
@@ -60,7 +60,7 @@ def plans_for(process: Process, plan: Plan | Recipe | Mapping[str, Plan | Recipe
 
 def trajectory(
     denoiser: BaseDenoiser,
-    plan: Plan | Recipe | Mapping[str, Plan | Recipe],
+    plan: Plan | Draft | Mapping[str, Plan | Draft],
     count: int = 1,
     *,
     seed: int = 0,
@@ -126,7 +126,7 @@ def trajectory(
 
 def sample(
     denoiser: BaseDenoiser,
-    plan: Plan | Recipe | Mapping[str, Plan | Recipe],
+    plan: Plan | Draft | Mapping[str, Plan | Draft],
     count: int = 1,
     **options: Any,
 ) -> Any:
@@ -134,7 +134,7 @@ def sample(
 
     Args:
         denoiser: learned, guided or exact.
-        plan: a table, or a recipe such as `plans.dpmpp(20)`; for a product, one for all leaves or a dict.
+        plan: a table, or a draft such as `plans.dpmpp(20)`; for a product, one for all leaves or a dict.
         count: how many.
 
     Keyword arguments:

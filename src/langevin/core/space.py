@@ -16,10 +16,6 @@ class Space(ABC):
     def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """The nearest member of the space to u; independent draws become draws in the space."""
 
-    @abstractmethod
-    def dof(self, shape: tuple[int, ...]) -> int:
-        """Degrees of freedom of one unpadded sample of `shape`."""
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
@@ -30,9 +26,6 @@ class Euclidean(Space):
     def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         return u if mask is None else u * mask.reshape(*mask.shape, *[1] * (u.ndim - 2)).to(u.dtype)
 
-    def dof(self, shape: tuple[int, ...]) -> int:
-        return int(torch.tensor(shape).prod())
-
 
 class Centred(Space):
     """Points (B, N, D) with their centre of mass at zero, for translation-invariant densities (2203.17003, sec. 3.2)."""
@@ -42,9 +35,6 @@ class Centred(Space):
             return u - u.mean(1, keepdim=True)
         m = mask[..., None].to(u.dtype)
         return (u - (u * m).sum(1, keepdim=True) / m.sum(1, keepdim=True)) * m
-
-    def dof(self, shape: tuple[int, ...]) -> int:
-        return (shape[0] - 1) * shape[1]
 
 
 class SymmetricEdges(Space):
@@ -58,6 +48,3 @@ class SymmetricEdges(Space):
             both = (mask[:, :, None] & mask[:, None, :]).reshape(-1, n, n, *[1] * (u.ndim - 3))
             free = torch.where(both, free, torch.zeros_like(free))
         return free + free.transpose(1, 2)
-
-    def dof(self, shape: tuple[int, ...]) -> int:
-        return shape[0] * (shape[0] - 1) // 2 * int(torch.tensor(shape[2:]).prod())

@@ -4,23 +4,35 @@ from collections.abc import Callable
 from pathlib import Path
 
 from langevin import spec
-from langevin.core.plan import Plan, Recipe, Row
+from langevin.core.plan import Draft, Plan, Row
 from langevin.plans import grids
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
 from langevin.plans.multistep import dpmpp
 from langevin.plans.runge_kutta import heun
 
-PLANS: dict[str, Callable[..., Recipe]] = {
+PLANS: dict[str, Callable[..., Draft]] = {
     "ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp, "euler": euler, "euler_ancestral": euler_ancestral, "heun": heun,
 }  # fmt: skip
 
 __all__ = [
-    "PLANS", "Grid", "Plan", "Recipe", "Row", "ddim", "ddpm", "dpmpp", "euler", "euler_ancestral", "grids", "heun", "parse",
+    "PLANS",
+    "Draft",
+    "Grid",
+    "Plan",
+    "Row",
+    "ddim",
+    "ddpm",
+    "dpmpp",
+    "euler",
+    "euler_ancestral",
+    "grids",
+    "heun",
+    "parse",
 ]  # fmt: skip
 
 
-def parse(text: str) -> Recipe | Plan:
+def parse(text: str) -> Draft | Plan:
     """A plan from a word: "dpmpp:20", "ddim:50:eta=0.5,grid=karras", or the path of a saved plan (.json).
 
     Raises:

@@ -3,7 +3,7 @@
 DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ in eta and in the grid they are known for.
 """
 
-from langevin.core.plan import Plan, Recipe, Row
+from langevin.core.plan import Draft, Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import Grid, named
 
@@ -13,7 +13,7 @@ def check_steps(steps: int) -> None:
         raise ValueError(f"steps is {steps}; ask for at least 1.")
 
 
-def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Recipe:
+def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Draft:
     check_steps(steps)
 
     def fill(schedule: Schedule) -> Plan:
@@ -21,24 +21,24 @@ def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Recipe:
         rows = tuple(Row(level=t, start=t, stop=s, eta=eta) for t, s in zip(levels[:-1], levels[1:], strict=True))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
-    return Recipe(name, fill, {"steps": steps, "eta": eta})
+    return Draft(name, fill, {"steps": steps, "eta": eta})
 
 
-def ddim(steps: int = 50, eta: float = 0.0, grid: str | Grid = "uniform") -> Recipe:
+def ddim(steps: int = 50, eta: float = 0.0, grid: str | Grid = "uniform") -> Draft:
     """DDIM (2010.02502, eq. 12). eta 0 is deterministic, 1 is DDPM. `steps` evaluations."""
     return _first_order(f"ddim({steps}, eta={eta:g})", steps, eta, grid)
 
 
-def ddpm(steps: int = 1000, grid: str | Grid = "uniform") -> Recipe:
+def ddpm(steps: int = 1000, grid: str | Grid = "uniform") -> Draft:
     """Ancestral sampling with the exact posterior variance (2006.11239, eq. 7). `steps` evaluations."""
     return _first_order(f"ddpm({steps})", steps, 1.0, grid)
 
 
-def euler(steps: int = 30, grid: str | Grid = "karras") -> Recipe:
+def euler(steps: int = 30, grid: str | Grid = "karras") -> Draft:
     """Euler's method on the probability flow in sigma/alpha (2206.00364, alg. 1 without correction): DDIM's update."""
     return _first_order(f"euler({steps})", steps, 0.0, grid)
 
 
-def euler_ancestral(steps: int = 30, eta: float = 1.0, grid: str | Grid = "karras") -> Recipe:
+def euler_ancestral(steps: int = 30, eta: float = 1.0, grid: str | Grid = "karras") -> Draft:
     """Euler to a lower level, then noise back up: the ancestral sampler of k-diffusion, which is the bridge at `eta`."""
     return _first_order(f"euler_ancestral({steps}, eta={eta:g})", steps, eta, grid)

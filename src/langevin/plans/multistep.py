@@ -10,13 +10,13 @@ which, divided by their sum, are the row's `mix`; the bridge supplies the rest.
 
 import math
 
-from langevin.core.plan import Plan, Recipe, Row
+from langevin.core.plan import Draft, Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 
 
-def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid = "log_snr") -> Recipe:
+def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid = "log_snr") -> Draft:
     """DPM-Solver++ multistep (2211.01095, alg. 2), `steps` evaluations.
 
     Order 2 uses the paper's weights 1 + 1/(2r), -1/(2r). Order 3 uses the exact third-order weights: published codes
@@ -46,7 +46,7 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
             rows.append(Row(level=t, start=t, stop=s, mix=mix, eta=1.0 if sde else 0.0))
         return Plan(name=name, basis="x0", order=order, rows=tuple(rows))
 
-    return Recipe(name, fill, {"steps": steps, "order": order, "sde": sde})
+    return Draft(name, fill, {"steps": steps, "order": order, "sde": sde})
 
 
 def _mix(stop: float, nodes: list[float], rate: float) -> tuple[float, ...]:

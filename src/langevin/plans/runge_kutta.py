@@ -1,12 +1,12 @@
 """Runge-Kutta: higher order from evaluations at predicted states, then again from the anchor."""
 
-from langevin.core.plan import Plan, Recipe, Row
+from langevin.core.plan import Draft, Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 
 
-def heun(steps: int = 18, grid: str | Grid = "karras", basis: str | None = None) -> Recipe:
+def heun(steps: int = 18, grid: str | Grid = "karras", basis: str | None = None) -> Draft:
     """Heun's second-order method, 2 steps - 1 evaluations: the step to clean data is Euler's (2206.00364, alg. 1).
 
     Args:
@@ -25,4 +25,4 @@ def heun(steps: int = 18, grid: str | Grid = "karras", basis: str | None = None)
                 rows.append(Row(level=s, start=t, stop=s, mix=(0.5, 0.5), anchored=True))
         return Plan(name=f"heun({steps})", basis=chosen, order=2, rows=tuple(rows))
 
-    return Recipe(f"heun({steps})", fill, {"steps": steps})
+    return Draft(f"heun({steps})", fill, {"steps": steps})

@@ -72,7 +72,7 @@ def digits_product() -> Recipe:
         process=ProductConfig(),
         network=DiTConfig(patch=2, width=128, depth=6, heads=4, stem=32),
         objective=DenoisingConfig(spread="independent", clean=0.3, drop=0.0),
-        train=TrainConfig(steps=4000, batch=64, lr=1e-3),
+        train=TrainConfig(steps=6000, batch=64, lr=1.5e-3),
         sample=SampleConfig(plan="dpmpp:30:sde=true"),
     )
 

@@ -61,10 +61,13 @@ def save_checkpoint(
         manifest = {"format": FORMAT, "step": step, "hashes": hashes, "state": dict(state)}
         _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
         _flush(partial)
-        if final.exists():
-            shutil.rmtree(final)
+        replaced = folder / f"{final.name}.replaced"
+        if final.exists():  # the same step again: step aside rather than be gone for a moment
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
         partial.rename(final)
         _flush(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise

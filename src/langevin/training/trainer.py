@@ -70,6 +70,7 @@ class Trainer:
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
         self.out, self.preview = None if out is None else Path(out), preview
         self.device = next(denoiser.parameters()).device
+        objective.to(self.device)
         decayed = [p for p in denoiser.parameters() if p.ndim >= 2]
         others = [p for p in denoiser.parameters() if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
