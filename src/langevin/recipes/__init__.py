@@ -40,9 +40,9 @@ def digits() -> Recipe:
         expects="",
         data=DigitsData(),
         process=GaussianConfig(schedule="cosine", prediction="v"),
-        network=UNetConfig(),
+        network=UNetConfig(dropout=0.05),
         objective=DenoisingConfig(weight="min_snr"),
-        train=TrainConfig(steps=2000, batch=64, lr=2e-3),
+        train=TrainConfig(steps=2400, batch=64, lr=2e-3),
         sample=SampleConfig(plan="dpmpp:20"),
     )
 
