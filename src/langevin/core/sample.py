@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def trajectory(
     first_id: int = 0,
     device: torch.device | str | None = None,
 ) -> Generator[Step, None, Tree]:
-    """Run a plan, one `Step` after each row; the arguments are those of `sample`."""
+    """Run a plan, one `Step` after each row. The arguments are those of `sample` (see `Options`)."""
     if count < 1:
         raise ValueError(f"count is {count}; ask for at least 1 sample.")
     parts = denoiser.process.leaves()
@@ -124,11 +124,40 @@ def trajectory(
     return tree(z)
 
 
+class Options(TypedDict, total=False):
+    """What `sample` and `trajectory` can be told besides denoiser, plan and count.
+
+    Attributes:
+        seed: any integer. Sample k depends on (seed, first_id + k) alone, whatever the batch.
+        cond: conditions by name, each (count, ...).
+        guidance: e.g. `CFG(2.0)`; a function of the denoiser.
+        shape: shape of one sample, if the denoiser does not know it.
+        given: data that is already known, (count, *shape); for a product, a dict of the known leaves. Known elements stay
+            as they are, and the network is told that their level is 0.
+        known: bool, True where `given` is known; without it all of `given` is.
+        start: the state to begin with, at the plan's first level, instead of the prior.
+        mask: (count, N) bool, the real nodes of padded sets.
+        first_id: identity of the first sample.
+        device: where to sample; where the denoiser's weights are by default.
+    """
+
+    seed: int
+    cond: Cond
+    guidance: Guidance | None
+    shape: Shape | None
+    given: Tree | None
+    known: Tree | None
+    start: Tree | None
+    mask: Tensor | None
+    first_id: int
+    device: torch.device | str | None
+
+
 def sample(
     denoiser: BaseDenoiser,
     plan: Plan | Draft | Mapping[str, Plan | Draft],
     count: int = 1,
-    **options: Any,
+    **options: Unpack[Options],
 ) -> Any:
     """Draw samples.
 
@@ -136,19 +165,7 @@ def sample(
         denoiser: learned, guided or exact.
         plan: a table, or a draft such as `plans.dpmpp(20)`; for a product, one for all leaves or a dict.
         count: how many.
-
-    Keyword arguments:
-        seed: any integer. Sample k depends on (seed, first_id + k) alone, whatever the batch.
-        cond: conditions by name, each (count, ...).
-        guidance: e.g. `CFG(2.0)`; a function of the denoiser.
-        shape: shape of one sample, if the denoiser does not know it.
-        given: data that is already known; for a product, a dict of the known leaves. Known elements stay as they are, and
-            the network is told that their level is 0.
-        known: bool, True where `given` is known; without it all of `given` is.
-        start: the state to begin with, at the plan's first level, instead of the prior.
-        mask: (count, N) bool, the real nodes of padded sets.
-        first_id: identity of the first sample.
-        device: where to sample; where the denoiser's weights are by default.
+        options: see `Options`.
 
     Returns:
         (count, *shape), or a dict of them for a product.
