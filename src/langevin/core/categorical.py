@@ -25,7 +25,7 @@ from langevin.core.levels import Level, broadcastable
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan
 from langevin.core.posterior import CategoricalPosterior
-from langevin.core.process import LeafProcess, check_descent, check_eta
+from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
 from langevin.core.space import Euclidean, Space
 
@@ -128,6 +128,7 @@ class Categorical(LeafProcess):
         space: Space | None = None,
     ) -> None:
         super().__init__()
+        check_schedule(schedule)
         if categories < 2:
             raise ValueError(f"categories is {categories}; give at least 2.")
         self.categories, self.schedule, self.space = categories, schedule, space or Euclidean()
@@ -162,6 +163,12 @@ class Categorical(LeafProcess):
     def _keep(self, t: Tensor, s: Tensor) -> Tensor:
         return torch.where(s > 0, t / s.clamp(min=1e-300), 0.0)
 
+    def check_data(self, x: Tensor, what: str = "data") -> None:
+        if x.dtype != torch.int64:
+            raise ValueError(f"{what} for a categorical process is {x.dtype}; give int64 categories, as x.long() makes them.")
+        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < self.categories):
+            raise ValueError(f"{what} spans {int(x.min())} .. {int(x.max())}; categories run from 0 to {self.categories - 1}.")
+
     def one_hot(self, x: Tensor) -> Tensor:
         """(B, *shape, S) float64."""
         return torch.nn.functional.one_hot(x, self.states).double()
@@ -171,6 +178,8 @@ class Categorical(LeafProcess):
         return self.kernel.push(self.one_hot(x), self._alpha(t, x))
 
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        self.check_data(x)
+        check_ids(x, noise)
         return self._draw(self.marginal_probs(x, t), noise, mask)
 
     def prior(self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None) -> Tensor:

@@ -102,7 +102,12 @@ class Denoiser(BaseDenoiser):
             elif math.prod(label.shape[1:]) == 1:
                 label = label.reshape(-1).expand(len(state))
             labels[name] = label
-        return leaves(self.net(tree(inputs), tree(labels), cond, mask))
+        out = leaves(self.net(tree(inputs), tree(labels), cond, mask))
+        if set(out) != set(process):
+            raise ValueError(f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each one.")
+        for name, leaf in process.items():
+            self.predictions[name].check_output(leaf, out[name], z[name])
+        return out
 
     def posteriors(self, out: dict[str, Tensor], z: dict[str, Tensor], t: dict[str, Tensor]) -> Belief:
         """Beliefs from what the network said."""

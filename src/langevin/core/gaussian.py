@@ -17,7 +17,7 @@ from langevin.core.levels import Level, broadcastable, cast
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan
 from langevin.core.posterior import GaussianPosterior
-from langevin.core.process import LeafProcess, check_descent, check_eta
+from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
 from langevin.core.space import Euclidean, Space
 
@@ -44,6 +44,7 @@ class Gaussian(LeafProcess):
 
     def __init__(self, schedule: Schedule, space: Space | None = None) -> None:
         super().__init__()
+        check_schedule(schedule)
         self.schedule, self.space = schedule, space or Euclidean()
 
     def extra_repr(self) -> str:
@@ -51,13 +52,19 @@ class Gaussian(LeafProcess):
 
     def noise(self, like: Tensor, noise: Noise, mask: Tensor | None = None) -> Tensor:
         """Standard normal noise in the space, shaped like `like`."""
+        check_ids(like, noise)
         return self.space.project(noise.normal(tuple(like.shape[1:]), like.dtype).to(like.device), mask)
+
+    def check_data(self, x: Tensor, what: str = "data") -> None:
+        if not x.is_floating_point():
+            raise ValueError(f"{what} for a Gaussian process is {x.dtype}; give floats, scaled to about unit variance.")
 
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         return self.mix(x, self.noise(x, noise, mask), t)
 
     def mix(self, x: Tensor, e: Tensor, t: Level) -> Tensor:
         """alpha_t x + sigma_t e."""
+        self.check_data(x)
         alpha, sigma = self.schedule(broadcastable(t, x))
         return cast(alpha, x) * x + cast(sigma, x) * e
 

@@ -31,9 +31,14 @@ def expand(t: Level, z: Tensor) -> Tensor:
             f"level has shape {tuple(level.shape)} for a state of shape {tuple(z.shape)}; "
             f"give one number, ({z.shape[0]},), or one level per element with {z.ndim} axes."
         )
+    _within(level.detach())
+    return level
+
+
+def _within(level: Tensor) -> None:
+    # on a GPU the check would wait for the device, so it is made on the CPU only
     if level.device.type == "cpu" and not bool(((level >= 0) & (level <= 1)).all()):
         raise ValueError(f"level spans [{level.min():g}, {level.max():g}]; levels lie in [0, 1], 0 data and 1 noise.")
-    return level
 
 
 def broadcastable(t: Level, z: Tensor) -> Tensor:
@@ -44,6 +49,7 @@ def broadcastable(t: Level, z: Tensor) -> Tensor:
             f"level has shape {tuple(level.shape)} for a state of shape {tuple(z.shape)}; "
             "expand it first: langevin.core.levels.expand(t, z)."
         )
+    _within(level.detach())
     return level
 
 

@@ -72,6 +72,10 @@ class Prediction(ABC):
         return z
 
     @abstractmethod
+    def check_output(self, process: Any, output: Tensor, z: Tensor) -> None:
+        """Refuse an output whose shape does not answer for z: broadcasting would hide it."""
+
+    @abstractmethod
     def posterior(self, process: Any, output: Tensor, z: Tensor, t: Tensor) -> Any:
         """The belief about x."""
 
@@ -84,6 +88,10 @@ class GaussianPrediction(Prediction):
     def __init__(self, name: str, pair: Callable[[Any, Tensor], tuple[Tensor, Tensor]], level: str = "1000t") -> None:
         super().__init__(level)
         self.name, self._pair = name, pair
+
+    def check_output(self, process: Gaussian, output: Tensor, z: Tensor) -> None:
+        if output.shape != z.shape:
+            raise ValueError(f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return one value per element.")
 
     def pair(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p_x, p_e) at t, float64."""
@@ -175,12 +183,14 @@ class CategoricalPrediction(Prediction):
         if self._masked_only and isinstance(process, Categorical) and not process.masked:
             raise ValueError("prediction 'subs' replaces mask tokens, but this process has none; use 'logits' or limit='mask'.")
 
-    def posterior(self, process: Categorical, output: Tensor, z: Tensor, t: Tensor) -> CategoricalPosterior:
+    def check_output(self, process: Categorical, output: Tensor, z: Tensor) -> None:
         if output.shape != (*z.shape, process.categories):
             raise ValueError(
                 f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return logits "
                 f"{(*z.shape, process.categories)}, categories last."
             )
+
+    def posterior(self, process: Categorical, output: Tensor, z: Tensor, t: Tensor) -> CategoricalPosterior:
         return CategoricalPosterior(output, process.evidence(z, t) if self._evidence else None)
 
 

@@ -44,6 +44,10 @@ class LeafProcess(Process):
         return {"": self}
 
     @abstractmethod
+    def check_data(self, x: Tensor, what: str = "data") -> None:
+        """Refuse data of the wrong type, or out of range."""
+
+    @abstractmethod
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         """z_t given x. x (B, *shape), t expanded, result like x."""
 
@@ -97,6 +101,8 @@ class Product(Process):
         if not leaves:
             raise ValueError("a product has no leaves; give a dict of processes by name.")
         for name, leaf in leaves.items():
+            if not name.isidentifier() or hasattr(nn.ModuleDict, name):
+                raise ValueError(f"a leaf is named {name!r}; use a plain word that is no method of a module dict.")
             if not isinstance(leaf, LeafProcess):
                 raise ValueError(f"leaf {name!r} is a {type(leaf).__name__}; leaves are Gaussian or Categorical processes.")
         self._leaves = nn.ModuleDict(leaves)
@@ -128,6 +134,16 @@ class Product(Process):
 
     def kl(self, x: dict[str, Tensor], belief: dict[str, Any], z: dict[str, Tensor], t: Any, s: Any) -> dict[str, Tensor]:
         return self._lift("kl", None, x, belief, z, self._levels(t), self._levels(s))
+
+
+def check_schedule(schedule: object) -> None:
+    if not isinstance(schedule, Schedule):
+        raise ValueError(f"schedule is {schedule!r}; pass a schedule, such as langevin.schedules.cosine().")
+
+
+def check_ids(x: Tensor, noise: Noise) -> None:
+    if len(noise.ids) != len(x):
+        raise ValueError(f"noise is for {len(noise.ids)} samples and there are {len(x)}; make it with Noise.of(seed, {len(x)}).")
 
 
 def check_eta(eta: float) -> None:
