@@ -28,7 +28,7 @@ SCHEDULES = {
     "zero terminal": schedules.zero_terminal_snr(schedules.betas("scaled_linear")),
     "keep_cosine": schedules.keep_cosine(),
     "mutual_information": schedules.mutual_information(torch.tensor([0.5, 0.3, 0.2])),
-    "learned": schedules.learned(),
+    "learned": schedules.learned().requires_grad_(False),
 }
 
 # general matrices: ordered values, and one that is not symmetric
@@ -54,7 +54,7 @@ PLANS = {
     "dpmpp 2": (lambda n, grid: plans.dpmpp(n, order=2, grid=grid), 2, lambda n: n),
     "dpmpp 3": (lambda n, grid: plans.dpmpp(n, order=3, grid=grid), 3, lambda n: n),
     "dpmpp 2 sde": (lambda n, grid: plans.dpmpp(n, order=2, sde=True, grid=grid), 2, lambda n: n),
-    "dpmpp 3 sde": (lambda n, grid: plans.dpmpp(n, order=3, sde=True, grid=grid), 3, lambda n: n),
+    "dpmpp 3 sde": (lambda n, grid: plans.dpmpp(n, order=3, sde=True, grid=grid), 2, lambda n: n),
     "heun eps": (lambda n, grid: plans.heun(n, grid=grid, basis="eps"), 2, lambda n: 2 * n - 1),
     "heun velocity": (lambda n, grid: plans.heun(n, grid=grid, basis="velocity"), 2, lambda n: 2 * n - 1),
 }

@@ -17,6 +17,13 @@ def describe(path: str | Path) -> str:
         ValueError: if it is none of these, or damaged.
     """
     path = Path(path)
+    try:
+        return _describe(path)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}).") from None
+
+
+def _describe(path: Path) -> str:
     if (path / "recipe.json").is_file():
         return _run(path)
     if (path / "manifest.json").is_file():
@@ -54,6 +61,8 @@ def _checkpoint(path: Path) -> str:
     manifest = _json(path / "manifest.json")
     lines = [f"{path.name}: step {manifest.get('step')}, {manifest.get('state', {}).get('samples')} samples seen"]
     for name in sorted(manifest.get("hashes", {})):
+        if Path(name).name != name:
+            raise ValueError(f"{path} names the file {name!r}; files stand beside the manifest.")
         if (path / name).is_file():
             lines += [f"  {line}" for line in _tensors(path / name, names=False)]
         else:

@@ -49,6 +49,7 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: 
     """Write an animation of grids; the last frame stays for `hold` ms."""
     pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
     durations = [ms] * (len(pictures) - 1) + [hold]
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return Path(path)
 

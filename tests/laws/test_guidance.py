@@ -85,6 +85,20 @@ def test_classifier_guidance_with_the_exact_classifier_is_the_conditional(t):
     assert torch.equal(ClassifierGuidance(log_prob, 0.0)(EXACT)(Z, t).mean, EXACT(Z, t).mean)
 
 
+def test_classifier_guidance_from_pure_noise_stays_in_the_data():
+    # at t = 1 nothing is left of x, and an inexact classifier's gradient must not be divided by alpha = 0
+    def near(z, level, cond):
+        exact = EXACT.log_prob(z, level, {"label": torch.zeros(len(z), dtype=torch.int64)}) - EXACT.log_prob(z, level)
+        return exact + 0.05 * z.sum(1)
+
+    for plan in (plans.dpmpp(20), plans.ddim(20), plans.ddpm(50)):
+        z = sample(EXACT, plan, 64, guidance=ClassifierGuidance(near, 1.0))
+        assert z.abs().max() < 5
+        plain = sample(EXACT, plan, 64)
+        target = MEANS[0].float()  # class 0
+        assert (z - target).norm(dim=1).mean() < (plain - target).norm(dim=1).mean()
+
+
 def test_classifier_guidance_tilts_categories():
     process = Categorical(3, schedules.keep_linear(), "uniform")
     exact = oracle.enumerated(process, torch.tensor([0.5, 0.3, 0.2]))

@@ -39,7 +39,7 @@ CASES = {
     "eps where alpha is 0": (draw(ORACLE, lv.plans.heun(4, basis="eps")), "alpha is 0 at level 1"),
     "no steps": (lambda: lv.plans.ddim(0), "steps is 0; ask for at least 1"),
     "order 4": (lambda: lv.plans.dpmpp(5, order=4), "order is 4"),
-    "eta 2": (lambda: lv.plans.ddim(5, eta=2.0).on(GAUSS.schedule), "eta 2; eta lies in"),
+    "eta 2": (lambda: lv.plans.ddim(5, eta=2.0).on(GAUSS.schedule), "eta is 2.0; it lies in"),
     "unknown grid": (lambda: lv.plans.ddim(5, grid="kerras").on(GAUSS.schedule), "grid is 'kerras'"),
     "unknown plan": (lambda: lv.plans.parse("dpmp:20"), "did you mean 'dpmpp'"),
     "unknown option": (lambda: lv.plans.parse("dpmpp:20:ordr=3"), "did you mean 'order'"),
@@ -78,6 +78,7 @@ CASES = {
     "unknown spread": (lambda: Denoising(spread="each"), "spread is 'each'"),
     # processes and schedules
     "one category": (lambda: lv.Categorical(1, lv.schedules.flow()), "give at least 2"),
+    "rates and a limit": (lambda: lv.Categorical(3, lv.schedules.flow(), "mask", rates=SKEW), "not both"),
     "an unknown limit": (lambda: lv.Categorical(3, lv.schedules.flow(), "gauss"), "use 'uniform', 'mask'"),
     "probabilities that do not sum": (lambda: lv.Categorical(3, lv.schedules.flow(), torch.ones(3)), "summing to 1"),
     "rates that do not sum": (lambda: lv.Categorical(3, lv.schedules.flow(), rates=SKEW + 1), "rows summing to 0"),

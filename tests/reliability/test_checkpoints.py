@@ -8,6 +8,7 @@ import shutil
 import pytest
 import torch
 
+import langevin as lv
 from langevin.training.checkpoint import load_latest, read, save_checkpoint
 from tests.field.test_complaints import trainer, weights
 
@@ -81,10 +82,13 @@ def test_damage_falls_back_and_is_said(folder, capsys):
 
 
 def test_paths_in_a_manifest_do_not_lead_out(folder):
+    from langevin.training.checkpoint import _digest
+
     path = folder / "step-00000020" / "manifest.json"
     manifest = json.loads(path.read_text())
     for name in ("../step-00000010/model.safetensors", "/etc/passwd", "a/b.safetensors"):
-        path.write_text(json.dumps({**manifest, "hashes": {name: "0"}}))
+        forged = {**manifest, "hashes": {name: "0"}}
+        path.write_text(json.dumps({**forged, "digest": _digest(forged)}))
         with pytest.raises(ValueError, match="files stand beside the manifest"):
             read(path.parent)
 
@@ -135,6 +139,68 @@ def test_a_full_disk_keeps_what_was_there(folder, monkeypatch):
         save_checkpoint(folder, 30, TENSORS, {}, keep=2)
     found = load_latest(folder)
     assert found is not None and found.step == 20 and not list(folder.glob("*.partial"))
+
+
+def test_damaged_checkpoints_do_not_push_out_whole_ones(folder):
+    for step in (20, 30):
+        save_checkpoint(folder, step, TENSORS, {}, keep=3)
+        (folder / f"step-{step:08d}" / "model.safetensors").write_bytes(b"")
+    save_checkpoint(folder, 14, TENSORS, {}, keep=2)  # resumed from 10, and stopped again
+    found = load_latest(folder)
+    assert found is not None and found.step == 14 and (folder / "step-00000010").exists()
+
+
+def test_when_none_is_whole_nothing_is_started_over(folder, tmp_path):
+    for path in folder.iterdir():
+        (path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match="none of the 2 checkpoints"):
+        load_latest(folder)
+
+
+def test_an_edited_manifest_is_refused(folder):
+    path = folder / "step-00000020" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for change in ({"step": 90}, {"state": {"note": 5}}, {"hashes": {}}, {"format": 2}):
+        path.write_text(json.dumps({**manifest, **change}))
+        with pytest.raises(ValueError, match=r"manifest\.json"):
+            read(path.parent)
+    for text in ("[]", "5", "null", "{}"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=r"manifest\.json"):
+            read(path.parent)
+
+
+def test_another_model_is_not_continued(tmp_path):
+    trainer(tmp_path).run(progress=False)
+    from langevin.training import Trainer
+
+    base = trainer(None)
+    for field, process, prediction, objective in (
+        ("prediction", lv.schedules.cosine(), "x0", None),
+        ("process", lv.schedules.flow(), "v", None),
+        ("objective", lv.schedules.cosine(), "v", lv.objectives.Denoising("min_snr", drop=0.1)),
+    ):
+        denoiser = lv.Denoiser(base.denoiser.net, lv.Gaussian(process), prediction)
+        with pytest.raises(ValueError, match=f"^{field} is .* but the run in"):
+            Trainer(denoiser, base.data, objective or base.objective, base.config, tmp_path, resume=True)
+
+
+def test_a_foreign_log_is_not_overwritten(tmp_path):
+    (tmp_path / "log.jsonl").write_text("precious\n")
+    with pytest.raises(ValueError, match="no log of ours"):
+        trainer(tmp_path)
+    assert (tmp_path / "log.jsonl").read_text() == "precious\n"
+
+
+def test_a_preview_that_fails_costs_nothing(tmp_path, capsys):
+    run = trainer(tmp_path, preview_every=2)
+
+    def broken(model, step):
+        raise RuntimeError("no paint")
+
+    run.preview = broken
+    run.run(progress=False)
+    assert run.finished and "no preview at step 2: no paint" in capsys.readouterr().err
 
 
 def test_foreign_folders_are_left_alone(folder):

@@ -134,6 +134,8 @@ class Categorical(LeafProcess):
         self.categories, self.schedule, self.space = categories, schedule, space or Euclidean()
         self.masked = isinstance(limit, str) and limit == "mask" and rates is None
         self.states = categories + self.masked
+        if rates is not None and not (isinstance(limit, str) and limit == "uniform"):
+            raise ValueError("rates have their own limit; give rates or limit, not both.")
         if rates is not None:
             self.kernel: Kernel = General(torch.as_tensor(rates, dtype=torch.float64))
         else:
@@ -166,7 +168,7 @@ class Categorical(LeafProcess):
     def check_data(self, x: Tensor, what: str = "data") -> None:
         if x.dtype != torch.int64:
             raise ValueError(f"{what} for a categorical process is {x.dtype}; give int64 categories, as x.long() makes them.")
-        if x.device.type == "cpu" and x.numel() and not (0 <= int(x.min()) and int(x.max()) < self.categories):
+        if x.device.type == "cpu" and x.numel() and not (int(x.min()) >= 0 and int(x.max()) < self.categories):
             raise ValueError(f"{what} spans {int(x.min())} .. {int(x.max())}; categories run from 0 to {self.categories - 1}.")
 
     def one_hot(self, x: Tensor) -> Tensor:
@@ -182,7 +184,9 @@ class Categorical(LeafProcess):
         check_ids(x, noise)
         return self._draw(self.marginal_probs(x, t), noise, mask)
 
-    def prior(self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None) -> Tensor:
+    def prior(
+        self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
         limit = self.kernel.limit.to(noise.ids.device)
         return self._draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
 
@@ -209,7 +213,8 @@ class Categorical(LeafProcess):
             # beliefs that the state itself rules out (possible with prediction "posterior") carry no weight
             weight = torch.where(evidence > 0, p / evidence.clamp(min=1e-300), 0.0)
             bayes = self.kernel.push(weight, alpha_s) * self.kernel.column(z, self._keep(alpha_t, alpha_s))
-            out = eta * bayes / bayes.sum(-1, keepdim=True)
+            mass = bayes.sum(-1, keepdim=True)
+            out = eta * torch.where(mass > 0, bayes / mass.clamp(min=1e-300), self.one_hot(z))
         if eta < 1:
             stay = torch.where(alpha_t < 1, (1 - alpha_s) / (1 - alpha_t).clamp(min=1e-300), 1.0)
             out = out + (1 - eta) * (stay * self.one_hot(z) + (1 - stay) * p)
@@ -228,6 +233,8 @@ class Categorical(LeafProcess):
         return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
     def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
+        if bool((self._alpha(s, z) == 1).all()):  # the reconstruction, kept in logarithms
+            return -belief.log_probs.double().gather(-1, x[..., None])[..., 0]
         truth = torch.nn.functional.one_hot(x, self.categories)
         q = self.bridge_probs(z, truth, t, s)
         p = self.bridge_probs(z, belief.probs, t, s)

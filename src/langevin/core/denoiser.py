@@ -27,10 +27,12 @@ class BaseDenoiser(nn.Module, ABC):
     Attributes:
         process: what destroyed the data.
         shape: shape of one sample (a dict by leaf for a product), or None while unknown.
+        spread: how levels differed within a sample in training ("shared", "independent", "elements"); None for anything.
     """
 
     process: Process
     shape: Shape | None = None
+    spread: str | None = None
 
     def __call__(self, z: Tree, t: Any, cond: Cond = None, mask: Tensor | None = None) -> Belief:
         """The belief about x.
@@ -104,7 +106,9 @@ class Denoiser(BaseDenoiser):
             labels[name] = label
         out = leaves(self.net(tree(inputs), tree(labels), cond, mask))
         if set(out) != set(process):
-            raise ValueError(f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each one.")
+            raise ValueError(
+                f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each one."
+            )
         for name, leaf in process.items():
             self.predictions[name].check_output(leaf, out[name], z[name])
         return out

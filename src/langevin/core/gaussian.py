@@ -96,6 +96,7 @@ class Gaussian(LeafProcess):
         """(weight of x, weight of z_t, standard deviation) of z_s, in float64."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
         ratio = torch.where(sigma_s > 0, alpha_t * sigma_s / (alpha_s * sigma_t).clamp(min=1e-300), 0.0)
+        ratio = torch.where(t == s, 1.0, ratio)  # also where both are pure noise
         tau = ((1 - ratio) * (1 + ratio)).clamp(0, 1)
         spread = torch.where(sigma_t > 0, sigma_s * (1 - eta**2 * tau).sqrt() / sigma_t.clamp(min=1e-300), 1.0)
         return alpha_s - spread * alpha_t, spread, eta * tau.sqrt() * sigma_s
@@ -126,6 +127,12 @@ class Gaussian(LeafProcess):
                 f"plan {plan.name} adds noise (eta > 0) in the velocity basis, which follows the flow of {at}; "
                 "use the x0 basis, as ddim(steps, eta) does."
             )
+        if plan.basis == "velocity":
+            starts = torch.tensor([row.level for row in plan.rows], dtype=torch.float64)
+            if not all(bool(r.isfinite().all()) for r in self.schedule.rates(starts)):
+                raise ValueError(
+                    f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis."
+                )
         if plan.basis == "eps" and not float(self.schedule(plan.rows[0].start)[0]) > 0:
             raise ValueError(
                 f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {plan.rows[0].start:g} of {at}, "

@@ -45,6 +45,8 @@ class Mixture(BaseDenoiser):
         label: Tensor | None = None,
     ) -> None:
         super().__init__()
+        if not std >= 0:
+            raise ValueError(f"std is {std}; a standard deviation is not negative.")
         self.process, self.std, self.label = process, float(std), label
         self.points = {n: p.double() if p.is_floating_point() else p for n, p in leaves(points).items()}
         count = len(next(iter(self.points.values())))
@@ -72,6 +74,8 @@ class Mixture(BaseDenoiser):
             if self.label is None:
                 raise ValueError("cond has a label, but this oracle was built without label=; pass one class per component.")
             other = cond["label"][:, None] != self.label.to(total.device)
+            if bool(other.all(1).any()):
+                raise ValueError(f"label {int(cond['label'][other.all(1)][0])} belongs to no component of this oracle.")
             if "drop" in cond:
                 other = other & ~cond["drop"][:, None]
             total = total.masked_fill(other, -math.inf)

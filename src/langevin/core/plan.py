@@ -78,7 +78,7 @@ class Plan:
                 )
             if not 0 <= row.stop < row.start <= 1:
                 raise ValueError(f"row {i} of {self.name} goes from {row.start:g} to {row.stop:g}; levels fall within [0, 1].")
-            if abs(sum(row.mix) - 1) > 1e-9 or len(row.mix) > i + 1:
+            if not abs(sum(row.mix) - 1) <= 1e-9 or len(row.mix) > i + 1:
                 raise ValueError(
                     f"row {i} of {self.name} mixes {len(row.mix)} evaluations with weights summing to "
                     f"{sum(row.mix):g}; use at most the {i + 1} made so far, summing to 1."
@@ -111,8 +111,8 @@ class Plan:
         """The plan saved by `to_json`; unknown or missing fields are refused."""
         try:
             data = json.loads(text)
-            rows = tuple(Row(**{**row, "mix": tuple(row["mix"])}) for row in data.pop("rows"))
-            return Plan(rows=rows, **data)
+            rows = tuple(_row(row) for row in data.pop("rows"))
+            return Plan(rows=rows, **{**data, "order": int(data["order"])})
         except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
             raise ValueError(f"this is no saved plan ({error}); write one with Plan.to_json().") from None
 
@@ -138,10 +138,14 @@ class Draft:
 
     name: str
     fill: Callable[[Schedule], Plan] = field(repr=False)
-    options: dict[str, Any] = field(default_factory=dict)
 
     def on(self, schedule: Schedule) -> Plan:
         return self.fill(schedule)
 
     def __str__(self) -> str:
         return self.name
+
+
+def _row(saved: dict[str, Any]) -> Row:
+    numbers = {k: float(v) for k, v in saved.items() if k not in ("mix", "anchored")}
+    return Row(**numbers, mix=tuple(float(w) for w in saved["mix"]), anchored=bool(saved["anchored"]))

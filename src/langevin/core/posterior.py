@@ -57,7 +57,8 @@ class CategoricalPosterior:
 
     @property
     def log_probs(self) -> Tensor:
-        total = self.logits if self.evidence is None else self.logits + self.evidence.to(self.logits.dtype)
+        logits = self.logits.float() if self.logits.dtype in (torch.bfloat16, torch.float16) else self.logits
+        total = logits if self.evidence is None else logits + self.evidence.to(logits.dtype)
         return torch.log_softmax(total, dim=-1)
 
     @property

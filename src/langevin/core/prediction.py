@@ -91,7 +91,9 @@ class GaussianPrediction(Prediction):
 
     def check_output(self, process: Gaussian, output: Tensor, z: Tensor) -> None:
         if output.shape != z.shape:
-            raise ValueError(f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return one value per element.")
+            raise ValueError(
+                f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return one value per element."
+            )
 
     def pair(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p_x, p_e) at t, float64."""
@@ -113,6 +115,11 @@ class GaussianPrediction(Prediction):
 
     def check(self, process: LeafProcess, leaf: str) -> None:
         super().check(process, leaf)
+        one = torch.ones((), dtype=torch.float64)
+        if self.name == "velocity" and not all(bool(r.isfinite()) for r in process.schedule.rates(one)):
+            raise ValueError("prediction 'velocity' is infinite at t = 1 of this schedule; use 'v' or 'x0'.")
+        if self.level_name == "index" and not hasattr(process.schedule, "size"):
+            raise ValueError("level label 'index' counts the levels of a table, and this schedule is none; use '1000t'.")
         if self.name in ("eps", "score") and float(process.schedule.alpha(torch.ones((), dtype=torch.float64))) == 0:
             raise ValueError(
                 f"prediction {self.name!r} says nothing about x where alpha is 0, as it is at t = 1 of this "

@@ -52,8 +52,10 @@ class LeafProcess(Process):
         """z_t given x. x (B, *shape), t expanded, result like x."""
 
     @abstractmethod
-    def prior(self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None) -> Tensor:
-        """(B, *shape), the marginal at t = 1 of data that is forgotten there."""
+    def prior(
+        self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """(B, *shape), the marginal at t = 1 of data that is forgotten there; dtype is that of continuous states."""
 
     @abstractmethod
     def bridge(

@@ -193,7 +193,7 @@ class Shifted(Schedule):
 
 
 class Learned(Schedule):
-    """A monotone network for lam(t) with learned ends (VDM, 2107.00630, appendix H), trained with the ELBO.
+    """A monotone network for lam(t) between fixed ends (VDM, 2107.00630, appendix H), trained with the ELBO.
 
     lam(t) = lam_max + (lam_min - lam_max) m(t), m(0) = 0, m(1) = 1, m increasing: a positive linear map plus a
     positive-weight two-layer network. The data end is not noiseless: sigma(0) is exp(-lam_max / 2), not 0.
@@ -203,8 +203,9 @@ class Learned(Schedule):
         super().__init__()
         if not lam_max > lam_min:
             raise ValueError(f"lam_max is {lam_max} and lam_min {lam_min}; the log-SNR falls, so lam_max is larger.")
-        self.scale, self.floor = scale, 0.0
-        self.ends = nn.Parameter(torch.tensor([lam_max, lam_min], dtype=torch.float64))
+        self.scale = scale
+        # the bound depends on the ends only through terms a denoising loss leaves out, so learning them would be flight
+        self.register_buffer("ends", torch.tensor([lam_max, lam_min], dtype=torch.float64))
         slope = torch.linspace(-4, 4, width, dtype=torch.float64)
         self.linear = nn.Parameter(torch.zeros((), dtype=torch.float64))
         self.inner = nn.Parameter(torch.full((width,), 1.0, dtype=torch.float64))
@@ -216,9 +217,11 @@ class Learned(Schedule):
         return self.linear.exp() * t + (hidden * self.outer.exp()).sum(-1)
 
     def lam(self, t: Level) -> Tensor:
-        t = torch.as_tensor(t, dtype=torch.float64, device=self.ends.device)
-        low, high = self._rise(torch.zeros_like(t)), self._rise(torch.ones_like(t))
-        return self.ends[0] + (self.ends[1] - self.ends[0]) * (self._rise(t) - low) / (high - low)
+        t = torch.as_tensor(t, dtype=torch.float64)
+        at = t.to(self.bias.device)
+        low, high = self._rise(torch.zeros_like(at)), self._rise(torch.ones_like(at))
+        top, bottom = self.get_buffer("ends")
+        return (top + (bottom - top) * (self._rise(at) - low) / (high - low)).to(t.device)
 
     def alpha(self, t: Tensor) -> Tensor:
         return from_lam(self.lam(t), self.scale)[0]

@@ -121,7 +121,7 @@ def betas(kind: str = "linear", steps: int = 1000, start: float | None = None, e
     ends = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (0.0, 0.0)}
     if kind not in ends:
         raise ValueError(f"kind is {kind!r}; the published tables are {', '.join(ends)}.")
-    first, last = start or ends[kind][0], end or ends[kind][1]
+    first, last = (ends[kind][i] if given is None else given for i, given in enumerate((start, end)))
     if kind == "cosine":
         bar = torch.cos((torch.arange(steps + 1).double() / steps + 0.008) / 1.008 * math.pi / 2) ** 2
         values = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)

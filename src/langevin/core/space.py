@@ -16,6 +16,10 @@ class Space(ABC):
     def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         """The nearest member of the space to u; independent draws become draws in the space."""
 
+    def real(self, like: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Bool, broadcastable to `like`: its elements that are no padding; None for all."""
+        return None if mask is None else mask.reshape(*mask.shape, *[1] * (like.ndim - 2))
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
@@ -43,8 +47,13 @@ class SymmetricEdges(Space):
     def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
         n = u.shape[1]
         upper = torch.ones(n, n, dtype=torch.bool, device=u.device).triu(1).reshape(1, n, n, *[1] * (u.ndim - 3))
-        free = torch.where(upper, u, torch.zeros_like(u))
-        if mask is not None:
-            both = (mask[:, :, None] & mask[:, None, :]).reshape(-1, n, n, *[1] * (u.ndim - 3))
-            free = torch.where(both, free, torch.zeros_like(free))
+        both = upper if mask is None else upper & _pairs(u, mask)
+        free = torch.where(both, u, torch.zeros_like(u))
         return free + free.transpose(1, 2)
+
+    def real(self, like: Tensor, mask: Tensor | None) -> Tensor | None:
+        return None if mask is None else _pairs(like, mask)
+
+
+def _pairs(like: Tensor, mask: Tensor) -> Tensor:
+    return (mask[:, :, None] & mask[:, None, :]).reshape(-1, *like.shape[1:3], *[1] * (like.ndim - 3))

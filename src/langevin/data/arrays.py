@@ -39,11 +39,13 @@ class Arrays:
     """Tensors in memory.
 
     Args:
-        x: (N, *shape), or a dict of them by leaf.
+        x: (N, *shape), or a dict of them by leaf; tensors or numpy arrays. Floats for Gaussian processes, integers for
+            categorical ones.
         cond: conditions by name, each (N, ...).
     """
 
     def __init__(self, x: Tree, cond: Mapping[str, Tensor] | None = None) -> None:
+        x, cond = tree_map(torch.as_tensor, x), {n: torch.as_tensor(c) for n, c in (cond or {}).items()}
         sizes = {len(v) for v in [*leaves(x).values(), *(cond or {}).values()]}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"the arrays have {sorted(sizes)} rows; give the same number, above 0, everywhere.")

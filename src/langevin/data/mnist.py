@@ -2,6 +2,7 @@
 
 import gzip
 import math
+import re
 import struct
 from pathlib import Path
 
@@ -19,10 +20,15 @@ def read_idx(path: Path) -> np.ndarray:
         ValueError: if the file is no such file, or shorter or longer than its header says.
     """
     raw = path.read_bytes()
-    data = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    try:
+        data = gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError):
+        raise ValueError(f"{path} is damaged and cannot be unpacked; fetch it again.") from None
     if len(data) < 4 or data[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is no idx file of bytes; give the files as they were published.")
     dims = data[3]
+    if len(data) < 4 + 4 * dims:
+        raise ValueError(f"{path} ends within its header; fetch it again.")
     shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
     body = data[4 + 4 * dims :]
     if len(body) != math.prod(shape):
@@ -39,11 +45,16 @@ def mnist(folder: str | Path, split: str = "train", test: int = 1000) -> Arrays:
     images = sorted(p for p in folder.glob("*images*") if p.is_file()) if folder.is_dir() else []
     if not images:
         raise FileNotFoundError(f"{folder} has no idx files named *images*; put the MNIST files there, or pass another folder.")
-    pairs = [(read_idx(p), read_idx(p.with_name(p.name.replace("images-idx3", "labels-idx1")))) for p in images]
+    pairs = []
+    for path in {p.name.removesuffix(".gz"): p for p in images}.values():  # packed and unpacked side by side is one file
+        labels = path.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", path.name))
+        if labels == path or not labels.exists():
+            raise FileNotFoundError(f"{path} has no labels beside it as {labels.name}; put them there.")
+        pairs.append((read_idx(path), read_idx(labels)))
     x = torch.from_numpy(np.concatenate([a for a, _ in pairs])).float()[:, None] / 127.5 - 1
     y = torch.from_numpy(np.concatenate([b for _, b in pairs]).astype(np.int64))
-    if len(x) != len(y):
-        raise ValueError(f"{folder} has {len(x)} pictures and {len(y)} labels; give matching files.")
+    if y.ndim != 1 or len(x) != len(y) or not 0 < test < len(x):
+        raise ValueError(f"{folder} has {len(x)} pictures and labels {tuple(y.shape)}, with {test} to hold out; make them fit.")
     every = Arrays(x, {"label": y})
     train, held = every.split(len(x) - test)
     return pick(split, {"train": train, "test": held, "all": every})

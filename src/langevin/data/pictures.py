@@ -78,6 +78,8 @@ class Pictures:
         if index not in self._cache:
             with Image.open(self.paths[index]) as picture:
                 flat = ImageOps.exif_transpose(picture)
+                if flat.mode.startswith("I"):  # 16 bits, which convert() would clip
+                    flat = Image.fromarray((np.asarray(flat).astype(np.float64) / 257).round().astype(np.uint8))
                 if flat.mode in ("RGBA", "LA", "P"):
                     flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat.convert("RGBA"))
                 flat = ImageOps.fit(

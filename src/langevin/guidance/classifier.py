@@ -17,6 +17,9 @@ from langevin.core.levels import cast
 from langevin.core.posterior import Belief, CategoricalPosterior
 from langevin.core.tree import leaves, tree
 
+# least alpha / sigma at which means are steered: below it the exact step is finite only if the classifier is exact
+_SIGNAL = 0.05
+
 
 @dataclass(frozen=True)
 class ClassifierGuidance:
@@ -61,6 +64,8 @@ class _Classifier(BaseDenoiser):
                 step = self.guidance.scale * gradient[..., : belief[name].logits.shape[-1]]
             else:
                 alpha, sigma = leaf.schedule(t[name])
-                step = cast(self.guidance.scale * sigma**2 / alpha.clamp(min=1e-12), z[name]) * gradient
+                # where almost nothing is left of x, a gradient on z says next to nothing about it, divided by next to nothing
+                gain = torch.where(alpha >= _SIGNAL * sigma, sigma**2 / alpha.clamp(min=1e-12), 0.0)
+                step = cast(self.guidance.scale * gain, z[name]) * gradient
             out[name] = belief[name].with_params(belief[name].params + step)
         return tree(out)

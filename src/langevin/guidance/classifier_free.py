@@ -4,6 +4,7 @@ The paper's own w is ours minus 1. For means this extrapolates means; for catego
 the distribution p(x|c)^w p(x)^(1-w), normalised.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,8 @@ class CFG:
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        if not math.isfinite(self.w):
+            raise ValueError(f"w is {self.w}; give a finite strength, 1 for none.")
         low, high = self.interval
         if not 0 <= low < high <= 1:
             raise ValueError(f"interval is {self.interval}; give levels (low, high) with 0 <= low < high <= 1.")
@@ -86,6 +89,8 @@ def _half(posterior: Any, part: slice) -> Any:
 
 
 def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount: float) -> GaussianPosterior:
+    if guided.mean[0].numel() < 2:
+        return guided  # one number has no deviation
     axes = tuple(range(1, guided.mean.ndim))
     ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
     return guided.with_params(guided.mean * (amount * ratio + (1 - amount)))

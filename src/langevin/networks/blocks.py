@@ -63,6 +63,15 @@ class Conditions(nn.Module):
     def names(self) -> list[str]:
         return [n for n, m in (("label", self.label), ("tokens", self.tokens)) if m is not None]
 
+    def _labels(self, label: Tensor, batch: int) -> Tensor:
+        if label.shape != (batch,) or label.dtype.is_floating_point:
+            raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}; give ({batch},) integers.")
+        # on a GPU the check would wait for the device, so it is made on the CPU only
+        if label.device.type == "cpu" and not (int(label.min()) >= 0 and int(label.max()) < (self.classes or 0)):
+            last = (self.classes or 0) - 1
+            raise ValueError(f"label spans {int(label.min())} .. {int(label.max())}; classes run from 0 to {last}.")
+        return label.long()
+
     def forward(self, cond: Cond, batch: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         cond = cond or {}
         for name in cond:
@@ -73,11 +82,8 @@ class Conditions(nn.Module):
         drop = cond.get("drop")
         vector = context = None
         if self.label is not None and self.classes is not None:
-            index = cond.get("label", torch.full((batch,), self.classes, device=device))
-            if bool((index < 0).any()) or bool((index > self.classes).any()):
-                raise ValueError(
-                    f"label spans {int(index.min())} .. {int(index.max())}; classes run from 0 to {self.classes - 1}."
-                )
+            index = cond.get("label")
+            index = torch.full((batch,), self.classes, device=device) if index is None else self._labels(index, batch)
             index = index if drop is None else torch.where(drop, self.classes, index)
             vector = self.label(index)
         if self.tokens is not None and self.null is not None:

@@ -72,9 +72,10 @@ def drop_conditions(cond: Cond, noise: Noise, share: float) -> Cond:
     return {**cond, "drop": (noise.at("drop").uniform(()) < share).to(next(iter(cond.values())).device)}
 
 
-def mean_over_elements(error: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, *shape) -> (B,), over real nodes only where a mask (B, N) is given."""
-    if mask is None:
-        return error.reshape(len(error), -1).mean(1)
-    m = mask.reshape(*mask.shape, *[1] * (error.ndim - 2)).expand(error.shape).to(error.dtype)
-    return (error * m).flatten(1).sum(1) / m.flatten(1).sum(1).clamp(min=1)
+def mean_over_elements(error: Tensor, real: Tensor | None) -> Tensor:
+    """(B, *shape) -> (B,), over the elements that are real (a bool like error), or all where None."""
+    flat = error.reshape(len(error), -1)
+    if real is None:
+        return flat.mean(1)
+    weight = real.expand(error.shape).reshape(len(error), -1).to(error.dtype)
+    return (flat * weight).sum(1) / weight.sum(1).clamp(min=1)

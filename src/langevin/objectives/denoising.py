@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
 from langevin.core.coupling import Coupling, Independent
@@ -52,13 +53,18 @@ class Denoising(Objective):
         super().__init__()
         self.weight = named(weight)
         if isinstance(levels, str):
-            if levels not in LEVELS:
-                raise ValueError(f"levels is {levels!r}; choose one of {', '.join(LEVELS)}.")
-            levels = LEVELS[levels]()
+            levels = spec.parse(levels, LEVELS, "levels")
+        for field, value in (("clean", clean), ("drop", drop)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{field} is {value}; it is a probability below 1.")
         if spread not in SPREADS:
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
         self.levels, self.spread, self.clean, self.drop = levels, spread, clean, drop
         self.coupling, self.leaf_weights = coupling or Independent(), leaf_weights
+
+    def extra_repr(self) -> str:
+        coupling = type(self.coupling).__name__
+        return f"weight={self.weight.name}, spread={self.spread}, clean={self.clean:g}, drop={self.drop:g}, coupling={coupling}"
 
     def check(self, process: Process) -> None:
         """Refuse what this objective cannot train."""
@@ -70,6 +76,8 @@ class Denoising(Objective):
                         f"weight {self.weight.name!r} does not exist for {at} (categorical); use 'simple', 'elbo' "
                         "where there is a mask, or the ELBO objective."
                     )
+            if self.levels.wants_losses and len(process.leaves()) > 1:
+                raise ValueError("loss-aware levels keep one history, and a product has a loss per leaf; use levels='uniform'.")
             if isinstance(leaf.schedule, Learned) and self.weight.name != "elbo":
                 raise ValueError(
                     f"the schedule of {at} is learned, and under weight {self.weight.name!r} it would only flee "
@@ -96,16 +104,21 @@ class Denoising(Objective):
         factors = spread(self.leaf_weights or 1.0, list(parts), "leaf_weights")
         total, logs = torch.zeros((), device=next(iter(out.values())).device), {}
         for name, leaf in parts.items():
+            # elements that are given (level 0) have nothing to be learned about them, and some targets are infinite there:
+            # the loss is computed at another level and left out, so that its gradient is 0 and not 0 * inf
+            drawn = t[name] > 0
+            level = torch.where(drawn, t[name], 0.5)
             if isinstance(leaf, Gaussian):
-                error = self._squared_error(model, leaf, name, x[name], e[name], out[name], t[name])
+                error = self._squared_error(model, leaf, name, x[name], e[name], out[name], level)
             else:
                 assert isinstance(leaf, Categorical)
                 belief = model.predictions[name].posterior(leaf, out[name], z[name], t[name])
-                error = self._cross_entropy(leaf, x[name], belief, t[name])
-            # elements that are given (level 0) have nothing to be learned about them
-            error = torch.where((t[name] > 0).to(error.device), error, torch.zeros_like(error))
-            each = mean_over_elements(error, batch.mask)
-            self.levels.observe(t[name].reshape(len(each), -1).mean(1), each.detach())
+                error = self._cross_entropy(leaf, x[name], z[name], belief, level)
+            error = torch.where(drawn.to(error.device), error, torch.zeros_like(error))
+            each = mean_over_elements(error, leaf.space.real(error, batch.mask))
+            if self.levels.wants_losses:
+                at = level.reshape(len(each), -1)[:, 0]
+                self.levels.observe(at, each.detach() * self.levels.density(at, leaf.schedule))
             total = total + factors[name] * each.mean()
             logs[f"loss/{name}" if name else "loss"] = each.mean().detach()
         if len(parts) > 1:
@@ -117,20 +130,24 @@ class Denoising(Objective):
         factor = self.weight.on(leaf.schedule, t)
         if self.weight.measure == "lam":
             factor = factor * leaf.schedule.lam_rate(t).abs()
-        return factor if self.weight.measure == "drawn" else factor / self.levels.density(t, leaf.schedule)
+        # loss-aware levels are importance sampling: what is minimised must not follow them
+        divided = self.weight.measure != "drawn" or self.levels.wants_losses
+        return factor / self.levels.density(t, leaf.schedule) if divided else factor
 
     def _squared_error(self, model: Denoiser, leaf: Gaussian, name: str, x: Tensor, e: Tensor, out: Tensor, t: Tensor) -> Tensor:
         prediction = model.predictions[name]
         assert isinstance(prediction, GaussianPrediction)
         error = (out - prediction.target(leaf, x, e, t)) ** 2
-        if self.weight.name == "simple":
-            return error
-        factor = self._factor(leaf, t) * prediction.eps_per_output(leaf, t) ** 2
+        factor = self._factor(leaf, t)
+        if self.weight.name != "simple":
+            factor = factor * prediction.eps_per_output(leaf, t) ** 2
         return cast(factor, error) * error
 
-    def _cross_entropy(self, leaf: Categorical, x: Tensor, belief: CategoricalPosterior, t: Tensor) -> Tensor:
+    def _cross_entropy(self, leaf: Categorical, x: Tensor, z: Tensor, belief: CategoricalPosterior, t: Tensor) -> Tensor:
         error = -belief.log_probs.gather(-1, x[..., None])[..., 0]
         if self.weight.name == "simple":
-            return error
+            return cast(self._factor(leaf, t), error.double()).to(error.dtype) * error
+        # only masked tokens are charged, whatever the prediction says of those already revealed
         rate = -leaf.schedule.rates(t)[0] / (1 - leaf.schedule.alpha(t)).clamp(min=1e-12)
-        return cast(rate / self.levels.density(t, leaf.schedule), error.double()).to(error.dtype) * error
+        factor = cast(rate / self.levels.density(t, leaf.schedule), error.double()).to(error.dtype)
+        return factor * error * (z == leaf.categories)

@@ -18,7 +18,8 @@ from langevin.objectives.levels import stratified
 
 
 class ELBO(Objective):
-    """T E_i KL_i with i drawn evenly, in nats per element; an unbiased estimate of the sum.
+    """T E_i KL_i with i drawn evenly, in nats per element of each leaf, summed over leaves; an unbiased estimate of
+    the sum for one leaf. (The joint bound of a product weighs each leaf by its number of elements: use the logs.)
 
     Args:
         steps: T, the number of steps of the chain that is bounded.
@@ -30,6 +31,9 @@ class ELBO(Objective):
         if steps < 1:
             raise ValueError(f"steps is {steps}; the chain has at least 1.")
         self.steps, self.drop = steps, drop
+
+    def extra_repr(self) -> str:
+        return f"steps={self.steps}, drop={self.drop:g}"
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         parts, x = model.process.leaves(), leaves(batch.x)
@@ -43,7 +47,8 @@ class ELBO(Objective):
             z[name] = leaf.marginal(x[name], t[name], noise.at("noise").at(name), batch.mask)
         belief = leaves(model(tree(z), tree(t), drop_conditions(batch.cond, noise, self.drop), batch.mask))
         each = {
-            name: self.steps * mean_over_elements(leaf.kl(x[name], belief[name], z[name], t[name], s[name]), batch.mask)
+            name: self.steps
+            * mean_over_elements(leaf.kl(x[name], belief[name], z[name], t[name], s[name]), leaf.space.real(z[name], batch.mask))
             for name, leaf in parts.items()
         }
         total = torch.stack([e.mean() for e in each.values()]).sum().float()

@@ -16,7 +16,13 @@ from langevin.core.schedule import Schedule
 
 
 class LevelDensity(nn.Module, ABC):
-    """A density p(t) on (0, 1)."""
+    """A density p(t) on (0, 1).
+
+    Attributes:
+        wants_losses: it follows the losses it is told of, by `observe`.
+    """
+
+    wants_losses = False
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -27,7 +33,7 @@ class LevelDensity(nn.Module, ABC):
         """p(t), float64, shape of t."""
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        """Told the loss (B,) met at levels t (B,); only loss-aware densities listen."""
+        """Told the loss (B,) met at levels t (B,), not divided by p(t)."""
         del t, loss
 
 
@@ -56,6 +62,9 @@ class LogitNormal(LevelDensity):
         super().__init__()
         self.mean, self.std = mean, std
 
+    def extra_repr(self) -> str:
+        return f"mean={self.mean:g}, std={self.std:g}"
+
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return torch.sigmoid(self.mean + self.std * torch.special.ndtri(u))
 
@@ -70,6 +79,9 @@ class LogNormalSigma(LevelDensity):
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
         super().__init__()
         self.mean, self.std = mean, std
+
+    def extra_repr(self) -> str:
+        return f"mean={self.mean:g}, std={self.std:g}"
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
         return schedule.invert(-2 * (self.mean + self.std * torch.special.ndtri(u))).clamp(1e-9, 1 - 1e-9)
@@ -101,7 +113,7 @@ class Importance(LevelDensity):
         return mass[(t * len(mass)).long().clamp(0, len(mass) - 1)] * len(mass)
 
 
-def beta(a: float, b: float) -> Importance:
+def beta(a: float = 2.0, b: float = 2.0) -> Importance:
     """Beta(a, b), as a table of 1,000 cells."""
     if not (a > 0 and b > 0):
         raise ValueError(f"beta has a = {a} and b = {b}; both lie above 0.")
@@ -114,6 +126,8 @@ class LossAware(Importance):
     Uniform until every cell has `history` losses; mixed with a little of the uniform so that no cell starves. The
     history is part of the state that checkpoints keep.
     """
+
+    wants_losses = True
 
     def __init__(self, cells: int = 100, history: int = 10, floor: float = 0.001) -> None:
         super().__init__(torch.ones_like, cells)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from langevin import spec
 from langevin.core.schedule import Schedule
 
 MEASURES = ("lam", "t", "drawn")
@@ -41,7 +42,7 @@ def elbo() -> Weight:
 
 def min_snr(gamma: float = 5.0) -> Weight:
     """min(SNR, gamma) / SNR on the noise (2303.09556, sec. 3.4): the same loss for x0, eps and v predictions."""
-    return Weight("min_snr", lambda s, t: (gamma * torch.exp(-s.lam(t))).clamp(max=1), "t")
+    return Weight(f"min_snr({gamma:g})", lambda s, t: (gamma * torch.exp(-s.lam(t))).clamp(max=1), "t")
 
 
 def edm(sigma_data: float = 0.5) -> Weight:
@@ -51,12 +52,12 @@ def edm(sigma_data: float = 0.5) -> Weight:
         square = torch.exp(-s.lam(t))
         return (square + sigma_data**2) / sigma_data**2
 
-    return Weight("edm", on, "drawn")
+    return Weight(f"edm({sigma_data:g})", on, "drawn")
 
 
 def sigmoid(bias: float = 0.0) -> Weight:
     """w(lam) = sigmoid(bias - lam) (2303.00848, sec. 5)."""
-    return by_lam(lambda lam: torch.sigmoid(bias - lam), "sigmoid")
+    return by_lam(lambda lam: torch.sigmoid(bias - lam), f"sigmoid({bias:g})")
 
 
 def by_lam(f: Callable[[Tensor], Tensor], name: str = "by_lam") -> Weight:
@@ -70,9 +71,7 @@ WEIGHTS: dict[str, Callable[..., Weight]] = {
 
 
 def named(weight: str | Weight) -> Weight:
-    """A weight by name, or the one given."""
+    """A weight by name, with its options ("min_snr:gamma=5"), or the one given."""
     if isinstance(weight, Weight):
         return weight
-    if weight not in WEIGHTS:
-        raise ValueError(f"weight is {weight!r}; choose one of {', '.join(WEIGHTS)}.")
-    return WEIGHTS[weight]()
+    return spec.parse(weight, WEIGHTS, "weight")

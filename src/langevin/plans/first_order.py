@@ -15,13 +15,16 @@ def check_steps(steps: int) -> None:
 
 def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Draft:
     check_steps(steps)
+    levels_of = named(grid)
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta is {eta}; it lies in [0, 1], 0 deterministic and 1 ancestral.")
 
     def fill(schedule: Schedule) -> Plan:
-        levels = named(grid)(schedule, steps)
+        levels = levels_of(schedule, steps)
         rows = tuple(Row(level=t, start=t, stop=s, eta=eta) for t, s in zip(levels[:-1], levels[1:], strict=True))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
-    return Draft(name, fill, {"steps": steps, "eta": eta})
+    return Draft(name, fill)
 
 
 def ddim(steps: int = 50, eta: float = 0.0, grid: str | Grid = "uniform") -> Draft:

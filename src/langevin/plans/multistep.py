@@ -25,7 +25,7 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
 
     Args:
         order: 1, 2 or 3.
-        sde: the stochastic form (eta = 1).
+        sde: the stochastic form (eta = 1), of weak order 2 at most.
     """
     check_steps(steps)
     if order not in (1, 2, 3):
@@ -33,8 +33,10 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
 
     name = f"dpmpp({steps}, order={order}{', sde' if sde else ''})"
 
+    levels_of = named(grid)
+
     def fill(schedule: Schedule) -> Plan:
-        levels = named(grid)(schedule, steps)
+        levels = levels_of(schedule, steps)
         half = [float(schedule.lam(t)) / 2 for t in levels]
         rows = []
         for i, (t, s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
@@ -44,9 +46,10 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
                 reach -= 1
             mix = _mix(half[i + 1], half[i::-1][:reach], 2.0 if sde else 1.0)
             rows.append(Row(level=t, start=t, stop=s, mix=mix, eta=1.0 if sde else 0.0))
-        return Plan(name=name, basis="x0", order=order, rows=tuple(rows))
+        # extrapolating a noisy path gains weak order 2 at most
+        return Plan(name=name, basis="x0", order=min(order, 2) if sde else order, rows=tuple(rows))
 
-    return Draft(name, fill, {"steps": steps, "order": order, "sde": sde})
+    return Draft(name, fill)
 
 
 def _mix(stop: float, nodes: list[float], rate: float) -> tuple[float, ...]:

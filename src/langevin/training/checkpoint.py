@@ -55,25 +55,50 @@ def save_checkpoint(
     try:
         hashes = {}
         for part, values in tensors.items():
-            data = save({name: value.detach().cpu().contiguous() for name, value in values.items()})
+            data = save({name: value.detach().cpu().contiguous().clone() for name, value in values.items()})
             hashes[f"{part}.safetensors"] = hashlib.sha256(data).hexdigest()
             _write(partial / f"{part}.safetensors", data)
         manifest = {"format": FORMAT, "step": step, "hashes": hashes, "state": dict(state)}
+        manifest["digest"] = _digest(manifest)
         _write(partial / "manifest.json", json.dumps(manifest, indent=1).encode())
         _flush(partial)
-        replaced = folder / f"{final.name}.replaced"
-        if final.exists():  # the same step again: step aside rather than be gone for a moment
-            shutil.rmtree(replaced, ignore_errors=True)
-            final.rename(replaced)
+        if final.exists():
+            if _whole(final):  # the same step of the same run: it is the same checkpoint
+                shutil.rmtree(partial)
+                _prune(folder, keep)
+                return final
+            shutil.rmtree(final)
         partial.rename(final)
         _flush(folder)
-        shutil.rmtree(replaced, ignore_errors=True)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    for old in _complete(folder)[:-keep]:
-        shutil.rmtree(old)
+    _prune(folder, keep)
     return final
+
+
+def _prune(folder: Path, keep: int) -> None:
+    """Remove what is older than the newest `keep` checkpoints that read back whole; damaged ones do not count."""
+    whole = 0
+    for path in reversed(_complete(folder)):
+        if whole == keep:
+            shutil.rmtree(path)
+        elif _whole(path):
+            whole += 1
+
+
+def _whole(path: Path) -> bool:
+    try:
+        read(path)
+    except ValueError:
+        return False
+    return True
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of everything the manifest says, itself left out."""
+    said = {k: v for k, v in manifest.items() if k != "digest"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -96,11 +121,14 @@ def read(path: Path) -> Checkpoint:
     """
     try:
         manifest = json.loads((path / "manifest.json").read_bytes())
-        step, hashes, state = int(manifest["step"]), manifest["hashes"], manifest["state"]
-        if manifest["format"] != FORMAT:
-            raise ValueError(f"{path} has checkpoint format {manifest['format']}; this version reads {FORMAT}.")
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+        step, hashes, state = int(manifest["step"]), dict(manifest["hashes"]), dict(manifest["state"])
+        version, digest = manifest["format"], manifest["digest"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path / 'manifest.json'} is missing or damaged ({type(error).__name__}).") from None
+    if version != FORMAT:
+        raise ValueError(f"{path / 'manifest.json'} has checkpoint format {version}; this version reads {FORMAT}.")
+    if digest != _digest(manifest) or path.name != f"step-{step:08d}":
+        raise ValueError(f"{path / 'manifest.json'} does not match its own digest or its folder; it was changed.")
     tensors = {}
     for name, expected in hashes.items():
         if Path(name).name != name:
@@ -116,10 +144,17 @@ def read(path: Path) -> Checkpoint:
 
 
 def load_latest(folder: str | Path) -> Checkpoint | None:
-    """The newest checkpoint in `folder` that is whole, or None if there is none; damaged ones are named on stderr."""
-    for path in reversed(_complete(Path(folder))):
+    """The newest checkpoint in `folder` that is whole, or None if there are none; damaged ones are named on stderr.
+
+    Raises:
+        ValueError: if there are checkpoints and none is whole: starting over is the user's decision.
+    """
+    found = _complete(Path(folder))
+    for path in reversed(found):
         try:
             return read(path)
         except ValueError as error:
             print(f"passed over a checkpoint: {error}", file=sys.stderr)
+    if found:
+        raise ValueError(f"none of the {len(found)} checkpoints in {folder} is whole; move them away to start over.")
     return None

@@ -1,8 +1,6 @@
 """Exponential moving average of weights."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -29,14 +27,3 @@ class Ema:
             average.lerp_(weight.to(average.dtype), 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """The model in eval mode, put back afterwards."""
-    was = model.training
-    model.eval()
-    try:
-        yield model
-    finally:
-        model.train(was)

@@ -4,9 +4,11 @@ Everything random in step k is a function of (seed, k) and of the samples' place
 the state of a run is its weights, its optimiser, its average and the number k.
 """
 
+import hashlib
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ from langevin.core.tree import tree_map
 from langevin.data.arrays import Source, order
 from langevin.objectives import Denoising, Loss, Objective
 from langevin.training.checkpoint import load_latest, save_checkpoint
-from langevin.training.ema import Ema, evaluating
+from langevin.training.ema import Ema
 
 Preview = Callable[[Denoiser, int], None]
 
@@ -33,7 +35,7 @@ Preview = Callable[[Denoiser, int], None]
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Torch's global generator, which only dropout and initialisation use, set for a while and put back."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(seed % 2**63)
         yield
 
 
@@ -47,7 +49,7 @@ class Trainer:
         config: how.
         out: run directory; None keeps nothing.
         resume: continue from the newest whole checkpoint in `out`.
-        preview: called with the averaged denoiser and the step, every `config.preview_every` steps and at the end.
+        preview: called with the averaged denoiser and the step, every `config.preview_every` steps.
 
     Raises:
         ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
@@ -65,11 +67,20 @@ class Trainer:
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
+        for field, value, kind in (("denoiser", denoiser, Denoiser), ("objective", objective, Objective)):
+            if not isinstance(value, kind):
+                raise ValueError(f"{field} is {value!r}; pass a langevin {kind.__name__}.")
+        if not hasattr(data, "batch"):
+            raise ValueError(f"data is a {type(data).__name__}; wrap tensors in langevin.data.Arrays(x, cond).")
+        if not any(True for _ in denoiser.parameters()):
+            raise ValueError("the network has no parameters, so there is nothing to train.")
+        denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = data.shape  # pyright: ignore[reportAttributeAccessIssue]
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
         self.out, self.preview = None if out is None else Path(out), preview
-        self.device = next(denoiser.parameters()).device
+        weight = next(denoiser.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
         objective.to(self.device)
         decayed = [p for p in denoiser.parameters() if p.ndim >= 2]
         others = [p for p in denoiser.parameters() if p.ndim < 2]
@@ -90,18 +101,17 @@ class Trainer:
         self.out.mkdir(parents=True, exist_ok=True)
         found = load_latest(self.out / "checkpoints")
         if found is None:
-            (self.out / "log.jsonl").write_text("")
+            self._trim_log()
             return
         if not resume:
             raise ValueError(f"{self.out} already holds a run at step {found.step}; resume it, or choose another directory.")
-        was, now = found.state["config"], json.loads(self.config.model_dump_json())
+        was = {**found.state["config"], **found.state["what"]}
+        now = {**json.loads(self.config.model_dump_json()), **self._what()}
         differing = [k for k in now if was.get(k) != now[k]]
         if differing:
             k = differing[0]
-            raise ValueError(
-                f"{k} is {now[k]} but the run in {self.out} was begun with {was.get(k)}; "
-                "resume with the same settings, or choose another directory."
-            )
+            raise ValueError(f"{k} is {now[k]} but the run in {self.out} was begun with {was.get(k)}; "
+                             "resume with the same settings, or choose another directory.")  # fmt: skip
         self.step = found.step
         self.denoiser.load_state_dict(dict(found.tensors["model"]))
         self.ema.model.load_state_dict(dict(found.tensors["ema"]))
@@ -110,20 +120,35 @@ class Trainer:
         self._load_optimiser(found.tensors["optimiser"])
         self._trim_log()
 
+    def _what(self) -> dict[str, str]:
+        """What is trained on what, in words: a checkpoint of another model, process or data set must not be continued."""
+        weights = hashlib.sha256(str([(n, tuple(p.shape)) for n, p in self.denoiser.named_parameters()]).encode())
+        return {
+            "process": " ".join(str(self.denoiser.process).split()),
+            "prediction": str(self.denoiser.predictions),
+            "objective": " ".join(str(self.objective).split()),
+            "network": weights.hexdigest()[:16],
+            "data": f"{len(self.data)} samples of {self.data.shape}",
+        }
+
     def _trim_log(self) -> None:
         """Lines written after the checkpoint are written again, so they go; a line cut short goes as well."""
         assert self.out is not None
         path = self.out / "log.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
+        if lines and '"step"' not in lines[0]:
+            raise ValueError(f"{path} is no log of ours and would be overwritten; choose another directory.")
         kept = []
         for line in lines:
             try:
                 if json.loads(line)["step"] > self.step:
                     break
-            except (json.JSONDecodeError, KeyError):
+            except (json.JSONDecodeError, KeyError, TypeError):
                 break
             kept.append(line)
-        path.write_text("".join(f"{line}\n" for line in kept))
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        partial.replace(path)
 
     def _optimiser_tensors(self) -> dict[str, Tensor]:
         state = self.optimiser.state_dict()["state"]
@@ -149,6 +174,7 @@ class Trainer:
         }
         state = {
             "config": json.loads(self.config.model_dump_json()),
+            "what": self._what(),
             "ema_updates": self.ema.updates,
             "samples": self.step * self.config.batch,
             "torch": torch.__version__,
@@ -167,7 +193,9 @@ class Trainer:
         index = order(self.config.seed, len(self.data), place, count)
         batch = self.data.batch(index)
         cond = None if batch.cond is None else {n: c.to(self.device) for n, c in batch.cond.items()}
-        batch = Batch(tree_map(lambda v: v.to(self.device), batch.x), cond, batch.mask)
+        mask = None if batch.mask is None else batch.mask.to(self.device)
+        x = tree_map(lambda v: v.to(self.device, self.dtype if v.is_floating_point() else None), batch.x)
+        batch = Batch(x, cond, mask)
         noise = Noise.of(self.config.seed, count, place, self.device).at("train")
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             return self.objective(self.denoiser, batch, noise)
@@ -183,11 +211,11 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         share = c.batch // c.accumulate
         logs: dict[str, float] = {}
-        with seeded((c.seed * 1_000_003 + self.step) % 2**63, self.device):
+        with seeded(c.seed * 1_000_003 + self.step, self.device):
             for part in range(c.accumulate):
                 loss = self._pass(self.step * c.batch + part * share, share)
                 (loss.total / c.accumulate).backward()
-                for name, value in loss.logs.items():
+                for name, value in {"loss": loss.total.detach(), **loss.logs}.items():
                     logs[name] = logs.get(name, 0.0) + float(value) / c.accumulate
         norm = float(nn.utils.clip_grad_norm_(self.denoiser.parameters(), c.clip))
         if not math.isfinite(norm) or not math.isfinite(logs["loss"]):
@@ -217,10 +245,10 @@ class Trainer:
                     speed = (self.step - before) * c.batch / (time.monotonic() - began)
                     write({**line, "samples_per_second": round(speed, 1)})
                 show(self.step, line["loss"])
-                if self.step % c.preview_every == 0 and self.step < c.steps:
-                    self._preview()
                 if self.step % c.save_every == 0 or self.step == c.steps:
                     self.save()
+                if self.step % c.preview_every == 0 and self.step < c.steps:
+                    self._preview()
             if self._stop and self.step < c.steps:
                 self.save()
         return self.ema.model  # pyright: ignore[reportReturnType]
@@ -231,8 +259,10 @@ class Trainer:
 
     def _preview(self) -> None:
         if self.preview is not None:
-            with evaluating(self.ema.model) as model:
-                self.preview(model, self.step)  # pyright: ignore[reportArgumentType]
+            try:
+                self.preview(self.ema.model, self.step)  # pyright: ignore[reportArgumentType]
+            except Exception as error:  # a picture is not worth a run
+                print(f"no preview at step {self.step}: {error}", file=sys.stderr)
 
     def _ask_to_stop(self) -> None:
         self._stop = True
@@ -309,9 +339,14 @@ def fit(
 
     Returns:
         The denoiser.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written (if there is an `out`).
     """
     config = TrainConfig(**settings)
     trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume)
     averaged = trainer.run(progress)
+    if not trainer.finished:
+        raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
     denoiser.load_state_dict(averaged.state_dict())
     return denoiser.eval()
