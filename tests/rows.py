@@ -2,8 +2,8 @@
 
 import torch
 
-from langevin import plans
-from langevin.core import prediction, schedules
+from langevin import plans, schedules
+from langevin.core import prediction
 from langevin.core.categorical import Categorical, ordinal_rates
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise

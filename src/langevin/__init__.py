@@ -44,7 +44,7 @@ _MODULES = {
     "plans": "langevin.plans",
     "predictions": "langevin.core.prediction",
     "processes": "langevin.core.process",
-    "schedules": "langevin.core.schedules",
+    "schedules": "langevin.schedules",
     "spaces": "langevin.core.space",
     "training": "langevin.training",
 }
@@ -72,11 +72,10 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from langevin import data, evaluate, guidance, networks, objectives, plans, training
+    from langevin import data, evaluate, guidance, networks, objectives, plans, schedules, training
     from langevin.core import oracle as oracles
     from langevin.core import prediction as predictions
     from langevin.core import process as processes
-    from langevin.core import schedules
     from langevin.core import space as spaces
     from langevin.core.categorical import Categorical
     from langevin.core.denoiser import Denoiser

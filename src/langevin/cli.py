@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,10 +60,19 @@ def train(args: Sequence[str]) -> None:
     name, *rest = args
     default = _Train(recipe(name))
     asked = _parse(_Train, rest, f"langevin train {name}", default)
+    out = asked.out or Path("runs") / name
+    if asked.resume and (out / "recipe.json").exists():
+        # what the run was begun with stands wherever nothing else is asked for
+        from langevin.recipes.build import read_recipe
+
+        asked = _parse(_Train, rest, f"langevin train {name}", replace(default, recipe=read_recipe(out)))
+    if asked.samples < 2:
+        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
+    if out.exists() and not out.is_dir():
+        raise Refusal(f"out is {out}, which is a file; give a directory.")
     from langevin.recipes.build import start
     from langevin.recipes.report import preview, report
 
-    out = asked.out or Path("runs") / name
     out.mkdir(parents=True, exist_ok=True)
     hook: list[Callable[..., None]] = []
     run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device)
@@ -205,7 +214,7 @@ def plan(args: Sequence[str]) -> None:
         return
     asked = _parse(_PlanShow, args[1:], "langevin plan show")
     from langevin import plans, spec
-    from langevin.core.schedules import SCHEDULES
+    from langevin.schedules import SCHEDULES
 
     table = plans.parse(asked.plan).on(spec.parse(asked.process, SCHEDULES, "process"))
     print(table.to_json() if asked.json else table)
@@ -238,12 +247,12 @@ def main(args: Sequence[str] | None = None) -> None:
     except ValidationError as error:
         first = error.errors()[0]
         _fail(f"{'.'.join(map(str, first['loc']))} is {first.get('input')!r}: {first['msg']}.")
-    except (Refusal, ValueError, FloatingPointError, FileNotFoundError, ImportError) as error:
+    except BrokenPipeError:  # the reader has seen enough
+        raise SystemExit(0) from None
+    except (Refusal, ValueError, FloatingPointError, OSError, ImportError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted.", 130)
-    except BrokenPipeError:
-        raise SystemExit(0) from None
 
 
 def _fail(text: str, code: int = 2) -> None:

@@ -147,6 +147,24 @@ def test_resume_of_a_finished_run_trains_no_further(run, capsys):
     assert (run / "checkpoints" / "step-00000002" / "manifest.json").read_bytes() == before
 
 
+def test_resume_needs_no_flags_again(tmp_path, capsys):
+    out = tmp_path / "run"
+    main(["train", "two-moons", *SHORT, "--train.lr", "0.01", "--out", str(out)])
+    main(["train", "two-moons", "--samples", "60", "--out", str(out), "--resume"])
+    assert json.loads((out / "recipe.json").read_text())["train"]["lr"] == 0.01
+
+
+def test_a_run_samples_without_its_data(folder, tmp_path):
+    import shutil
+
+    shutil.copytree(folder / "mnist", tmp_path / "data")
+    args = ["--data.folder", str(tmp_path / "data"), *EXTRA["mnist"], "--out", str(tmp_path / "run")]
+    main(["train", "mnist", *SHORT, *args])
+    shutil.rmtree(tmp_path / "data")
+    main(["sample", str(tmp_path / "run"), "--count", "2", "--plan", "ddim:2", "--out", str(tmp_path / "a.png")])
+    assert (tmp_path / "a.png").exists()
+
+
 def test_plan_show(capsys):
     main(["plan", "show", "dpmpp:4", "--process", "flow:shift=3"])
     assert "dpmpp(4, order=2): 4 evaluations" in capsys.readouterr().out
@@ -169,6 +187,12 @@ REFUSED = {
     ("train", "digits", *SHORT, "--out", "RUN", "--resume", "--train.lr", "0.5"): "train.lr is 0.5 but the run",
     ("train", "digits", "--process.schedule", "cosin", "--out", "NEW"): "did you mean 'cosine'",
     ("train", "mnist", "--data.folder", "nowhere", "--out", "NEW"): "no idx files",
+    ("train", "digits", "--device", "gpu", "--out", "NEW"): "device is 'gpu'",
+    ("train", "digits", "--samples", "0", "--out", "NEW"): "samples is 0",
+    ("train", "two-moons", "--sample.plan", "heun:0", "--out", "NEW"): "steps is 0",
+    ("train", "digits-discrete", "--sample.plan", "heun:5", "--out", "NEW"): "use a plan in the x0 basis",
+    ("evaluate", "RUN", "--count", "0"): "count is 0",
+    ("sample", "RUN", "--out", "x.png", "--guidance", "nan"): "w is nan",
     ("inspect", "nowhere"): "does not exist",
 }
 

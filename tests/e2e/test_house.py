@@ -15,13 +15,15 @@ ROOMS = {
     "inspection": set(),
     "networks": set(),
     "core": set(),
+    "schedules": {"core"},
     "plans": {"core", "spec"},
     "guidance": {"core"},
-    "objectives": {"core"},
+    "objectives": {"core", "spec"},
     "data": {"core"},
     "training": {"core", "objectives", "data", "config"},
     "evaluate": {"core", "data", "training"},
     "recipes": {
+        "schedules",
         "core",
         "plans",
         "guidance",
@@ -34,7 +36,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"core", "plans", "recipes", "spec", "inspection"},
+    "cli": {"schedules", "plans", "recipes", "spec", "inspection"},
 }
 
 

@@ -11,7 +11,7 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.objectives import Batch, Denoising
 from langevin.recipes import config as c
 from langevin.recipes import recipe
-from langevin.recipes.build import build, network
+from langevin.recipes.build import Facts, build, network
 from tests.rows import CATEGORICAL, SKEW
 
 GAUSS = lv.Gaussian(lv.schedules.cosine())
@@ -94,7 +94,7 @@ CASES = {
     # recipes and training
     "an unknown recipe": (lambda: recipe("digit"), "did you mean 'digits'"),
     "an MLP on pictures": (lambda: build(recipe("digits").model_copy(update={"network": c.MLPConfig()})), "use 'unet' or 'dit'"),
-    "a U-Net on a product": (lambda: network(c.UNetConfig(), lv.data.digits(), BOTH), "use kind 'dit'"),
+    "a U-Net on a product": (lambda: network(c.UNetConfig(), Facts(shape=(1, 8, 8), classes=None), BOTH), "use kind 'dit'"),
     "passes that do not divide": (lambda: lv.fit(LINEAR, lv.data.two_moons(100), batch=10, accumulate=3), "accumulate divide"),
     "an unknown split": (lambda: lv.data.digits("valid"), "choose one of train, test, all"),
     "an unknown name": (lambda: lv.sampel, "did you mean 'sample'"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from langevin.core import schedules
+from langevin import schedules
 from langevin.core.schedule import from_lam
 from tests.rows import SCHEDULES, f64
 

@@ -40,6 +40,7 @@ class Step:
     belief: Belief
 
 
+@torch.no_grad()  # schedules may be learned
 def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft]) -> dict[str, Plan]:
     """The table of each leaf, checked.
 
@@ -50,8 +51,7 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     for p in spread(plan, list(parts), "plan").values():
         if not isinstance(p, (Plan, Draft)):
             raise ValueError(f"plan is {p!r}; pass a plan, such as langevin.plans.parse('dpmpp:20').")
-    with torch.no_grad():  # schedules may be learned
-        plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
+    plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
     lengths = {name: (p.nfe, tuple(r.anchored for r in p.rows)) for name, p in plans.items()}

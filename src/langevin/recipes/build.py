@@ -1,20 +1,23 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
 from torch import nn
 
-from langevin import spec
-from langevin.core import prediction, schedules
+from langevin import plans, schedules, spec
+from langevin.config import Closed
+from langevin.core import prediction
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
+from langevin.core.sample import plans_for
 from langevin.data import Arrays, Pictures, digits, mnist, two_moons
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
@@ -22,28 +25,68 @@ from langevin.recipes import config as c
 from langevin.training import load_latest
 from langevin.training.trainer import Trainer, seeded
 
-RECIPE_FILE = "recipe.json"
+RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
+
+M = TypeVar("M", bound=Closed)
+
+
+class Facts(Closed):
+    """What a run has to know of its data to be rebuilt without it."""
+
+    shape: tuple[int, ...] | dict[str, tuple[int, ...]]
+    """Of one sample."""
+    classes: int | None
+    """Labels run from 0 to classes - 1; None for none."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """The objects of a recipe. `test` is real data that training never sees."""
+    """The objects of a recipe. Data is read when it is first asked for: samples can be drawn without it."""
 
     recipe: c.Recipe
     denoiser: Denoiser
     objective: Objective
-    train: Arrays | Pictures
-    test: Arrays | Pictures
+    facts: Facts
+
+    @cached_property
+    def _splits(self) -> tuple[Any, Any]:
+        return data(self.recipe.data)
+
+    @property
+    def train(self) -> Any:
+        """Training data."""
+        return self._splits[0]
+
+    @property
+    def test(self) -> Any:
+        """Real data that training never sees."""
+        return self._splits[1]
+
+    def holding(self, denoiser: Denoiser) -> "Run":
+        """The same run with another denoiser, sharing the data that is read already."""
+        other = replace(self, denoiser=denoiser)
+        if "_splits" in self.__dict__:
+            other.__dict__["_splits"] = self._splits
+        return other
 
 
-def build(recipe: c.Recipe) -> Run:
-    """Make the objects; initial weights are a function of the recipe's seed."""
-    train, test = data(recipe.data)
+def build(recipe: c.Recipe, facts: Facts | None = None) -> Run:
+    """Make the objects; initial weights are a function of the recipe's seed. Without facts the data is read for them."""
+    splits = None
+    if facts is None:
+        splits = data(recipe.data)
+        facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe))
     process, predictions = make_process(recipe.process)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        net = network(recipe.network, train, process)
-    denoiser = Denoiser(net, process, predictions, shape=train.shape)  # pyright: ignore[reportArgumentType]
-    return Run(recipe, denoiser, objective(recipe.objective), train, test)
+        net = network(recipe.network, facts, process)
+    denoiser = Denoiser(net, process, predictions, shape=facts.shape)
+    made = objective(recipe.objective)
+    denoiser.spread = getattr(made, "spread", None)
+    plans_for(process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+    run = Run(recipe, denoiser, made, facts)
+    if splits is not None:
+        run.__dict__["_splits"] = splits
+    return run
 
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
@@ -77,21 +120,22 @@ def make_process(cfg: c.ProcessConfig) -> tuple[Process, Any]:
     return Product({n: p for n, (p, _) in made.items()}), {n: q for n, (_, q) in made.items()}
 
 
-def network(cfg: c.NetworkConfig, source: Any, process: Process) -> nn.Module:
+def network(cfg: c.NetworkConfig, facts: Facts, process: Process) -> nn.Module:
     """A network that fits the data and the process."""
-    shape, classes = source.shape, _classes(source)
+    shape, classes = facts.shape, facts.classes
     parts = process.leaves()
     if isinstance(process, Product):
         if not isinstance(cfg, c.DiTConfig):
             raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
         label = parts["label"]
-        assert isinstance(label, Categorical)
+        assert isinstance(label, Categorical) and isinstance(shape, dict)
         channels, height, width = shape["image"]
         ports = {
             "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
             "label": CategoryPort(cfg.width, label.states, label.categories),
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
+    assert isinstance(shape, tuple)
     if isinstance(cfg, c.MLPConfig):
         if len(shape) != 1:
             raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
@@ -111,7 +155,9 @@ def network(cfg: c.NetworkConfig, source: Any, process: Process) -> nn.Module:
     return net
 
 
-def _classes(source: Any) -> int | None:
+def _classes(source: Any, recipe: c.Recipe) -> int | None:
+    if isinstance(recipe.process, c.ProductConfig):
+        return recipe.process.label.categories
     if isinstance(source, Pictures):
         return None if source.classes is None else len(source.classes)
     return None if source.cond is None else int(source.cond["label"].max()) + 1
@@ -147,12 +193,22 @@ def start(
                 "recipe, or choose another directory."
             )
     run = build(recipe)
-    run.denoiser.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    run.denoiser.to(_device(device))
     trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview)
-    partial = saved.with_suffix(".partial")
-    partial.write_text(recipe.model_dump_json(indent=1))
-    partial.replace(saved)
+    for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
+        partial = out / f"{name}.partial"
+        partial.write_text(content.model_dump_json(indent=1))
+        partial.replace(out / name)
     return run, trainer
+
+
+def _device(name: str) -> torch.device:
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device is {name!r}, which this machine does not have; use 'cpu' or 'auto'.") from None
+    return chosen
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -168,11 +224,16 @@ def read_recipe(path: str | Path) -> c.Recipe:
     Raises:
         ValueError: if there is none, or it is damaged.
     """
-    file = Path(path) / RECIPE_FILE
+    return _read(Path(path) / RECIPE_FILE, c.Recipe)
+
+
+def _read(file: Path, kind: type[M]) -> M:
     try:
-        return c.Recipe.model_validate_json(file.read_text())
+        return kind.model_validate_json(file.read_text())
     except OSError:
-        raise ValueError(f"{path} is no run directory: it has no {RECIPE_FILE}; give what `langevin train --out` made.") from None
+        raise ValueError(
+            f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made."
+        ) from None
     except ValidationError as error:
         first = error.errors()[0]
         raise ValueError(f"{file} is damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
@@ -184,7 +245,7 @@ def open_run(path: str | Path) -> Run:
     Raises:
         ValueError: if the directory is no run, or has no whole checkpoint.
     """
-    run = build(read_recipe(path))
+    run = build(read_recipe(path), _read(Path(path) / FACTS_FILE, Facts))
     found = load_latest(Path(path) / "checkpoints")
     if found is None:
         raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")

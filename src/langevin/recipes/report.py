@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,7 +61,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
 
 
 def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool) -> Tensor | None:
-    classes = class_count(run)
+    classes = run.facts.classes
     if label is None:
         return None if classes is None or joint else torch.arange(count) % classes
     if classes is None:
@@ -71,15 +72,10 @@ def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool)
     return labels
 
 
-def class_count(run: Run) -> int | None:
-    """How many classes the run's data has."""
-    labels = _labels(run.train)
-    return None if labels is None else int(labels.max()) + 1
-
-
-def _labels(source: Any) -> Tensor | None:
+def _labels(source: Any) -> Tensor:
+    """The real labels, (N,)."""
     batch = source.batch(torch.arange(len(source)))
-    return batch.x["label"] if isinstance(batch.x, dict) else None if batch.cond is None else batch.cond["label"]
+    return batch.x["label"] if isinstance(batch.x, dict) else batch.cond["label"]
 
 
 def as_pictures(run: Run, x: Any) -> Tensor:
@@ -105,7 +101,7 @@ def quantised(run: Run, x: Tensor) -> Tensor:
 
 def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
     """A grid with one column per class where there are classes, or a scatter plot of points."""
-    classes = class_count(run) if label is None else None
+    classes = run.facts.classes if label is None else None
     if isinstance(run.recipe.data, c.MoonsData):
         real = run.test.batch(torch.arange(len(run.test))).x
         assert isinstance(real, Tensor)
@@ -144,7 +140,7 @@ def animation(run: Run, path: Path, seed: int = 0, count: int | None = None, **o
     """How samples come about, step by step; None for data that is no picture."""
     if isinstance(run.recipe.data, c.MoonsData):
         return None
-    columns = class_count(run) or 10
+    columns = run.facts.classes or 10
     frames = list(draw(run, count or 2 * columns, seed=seed, frames=True, **options))
     return pictures.save_gif([as_pictures(run, z) for z in frames], path, columns)
 
@@ -153,7 +149,7 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
     """The trainer's hook: a grid of the averaged model's samples, always from the same noise."""
 
     def show(model: Denoiser, step: int) -> None:
-        now = Run(run.recipe, model, run.objective, run.train, run.test)
+        now = run.holding(model)
         (out / "previews").mkdir(exist_ok=True)
         picture_of_samples(now, out / "previews" / f"step-{step:08d}.png", rows=4)
 
@@ -163,19 +159,20 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
 def classifier(run: Run, folder: Path | None) -> tuple[Classifier, float]:
     """A classifier trained on the run's real training pictures, and its accuracy on the held-out ones; kept in `folder`."""
     x, y = _real(run, run.train), _labels(run.train)
-    assert y is not None
     test_x, test_y = _real(run, run.test), _labels(run.test)
-    assert test_y is not None
     file = None if folder is None else folder / f"classifier-{run.train.digest()}.safetensors"
-    classes = int(y.max()) + 1
-    if file is not None and file.exists():
-        model = Classifier(x.shape[1], x.shape[-1], classes)
+    model = Classifier(x.shape[1], x.shape[-1], int(y.max()) + 1)
+    try:
+        if file is None:
+            raise FileNotFoundError
         model.load_state_dict(load_file(file))
         model.eval()
-    else:
-        model = train_classifier(x, y, classes)
+    except (OSError, SafetensorError, RuntimeError):  # none yet, or cut short, or of another version: train it again
+        model = train_classifier(x, y, int(y.max()) + 1)
         if file is not None:
-            save_file(model.state_dict(), file)
+            partial = file.with_suffix(".partial")
+            save_file(model.state_dict(), partial)
+            partial.replace(file)
     return model, float((model.label(test_x) == test_y).float().mean())
 
 
@@ -186,6 +183,8 @@ def _real(run: Run, source: Any) -> Tensor:
 def evaluate(run: Run, *, count: int = 1000, seed: int = 1, plan: str | None = None, guidance: float | None = None,
              folder: Path | None = None) -> dict[str, Any]:  # fmt: skip
     """Metrics of a run against its held-out real data, with the protocol that produced them."""
+    if count < 2:
+        raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
     plan = plan or run.recipe.sample.plan
     nfe = max(p.nfe for p in plans_for(run.denoiser.process, plans.parse(plan)).values())
     card: dict[str, Any] = {
@@ -213,7 +212,7 @@ def _pictures(run: Run, count: int, seed: int, plan: str, guidance: float | None
               card: dict[str, Any]) -> dict[str, Any]:  # fmt: skip
     train, test = quantised(run, _real(run, run.train)), quantised(run, _real(run, run.test))
     card["pixels"] = "clipped to [-1, 1] and rounded to the data's own grey levels"
-    classes = class_count(run)
+    classes = run.facts.classes
     if classes is None:
         samples = quantised(run, as_pictures(run, draw(run, count, seed=seed, plan=plan)))
         features = pca_features(train, train, test, samples)
@@ -263,34 +262,21 @@ def _memory(samples: Tensor, train: Tensor, test: Tensor) -> dict[str, float]:
 
 def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print) -> dict[str, Any]:
     """Pictures, plots and metrics.json of a trained run, each path said as it is written."""
-    made = [picture_of_samples(run, out / "samples.png"), animation(run, out / "denoising.gif")]
-    if isinstance(run.recipe.process, c.ProductConfig):
-        made.append(picture_of_infilling(run, out / "infilling.png"))
-    try:
-        made.append(pictures.plot_loss(out / "log.jsonl", out / "loss.png"))
-    except ImportError as error:
-        say(str(error))
+    draws = [
+        lambda: picture_of_samples(run, out / "samples.png"),
+        lambda: animation(run, out / "denoising.gif"),
+        lambda: pictures.plot_loss(out / "log.jsonl", out / "loss.png"),
+    ]
+    made = []
+    for make in draws:
+        try:
+            made.append(make())
+        except ImportError as error:  # plots are an extra; the numbers below are not
+            say(str(error))
     result = evaluate(run, count=count, folder=out)
-    (out / "metrics.json").write_text(json.dumps(result, indent=1))
-    made.append(out / "metrics.json")
+    partial = out / "metrics.partial"
+    partial.write_text(json.dumps(result, indent=1))
+    made.append(partial.replace(out / "metrics.json"))
     for path in filter(None, made):
         say(str(path))
     return result
-
-
-def picture_of_infilling(run: Run, path: Path, seed: int = 3) -> Path:
-    """Upper halves of held-out digits given, lower halves drawn: known elements at level 0, the rest at the plan's.
-
-    Rows: the real picture, what is given, three completions.
-    """
-    truth = run.test.batch(torch.arange(10)).x
-    assert isinstance(truth, dict)
-    image = truth["image"]
-    known = torch.zeros_like(image, dtype=torch.bool)
-    known[..., : image.shape[-2] // 2, :] = True
-    rows = [image, torch.where(known, image, 0.0)]
-    plan = plans.parse(run.recipe.sample.plan)
-    for k in range(3):
-        drawn = sample(run.denoiser, plan, 10, seed=seed + k, given={"image": image}, known={"image": known})
-        rows.append(drawn["image"])
-    return pictures.save_images(torch.cat(rows), path, 10)
