@@ -37,7 +37,8 @@ def digits() -> Recipe:
     return Recipe(
         name="digits",
         about="class-conditional 8x8 handwritten digits, a 1.1M U-Net, v-prediction",
-        expects="",
+        expects="intended label 98.6 % of 1,000 at w = 1 and 99.9 % at w = 1.5 (at least 98 and 99.5), FD 0.85 of the real floor "
+        "at w = 1, nearest-neighbour ratio 1.05; 190 s in all on 2 cores",
         data=DigitsData(),
         process=GaussianConfig(schedule="cosine", prediction="v"),
         network=UNetConfig(dropout=0.05),
@@ -67,7 +68,8 @@ def digits_product() -> Recipe:
         digits(),
         name="digits-product",
         about="image and label as one product: jointly, image given label, label given image",
-        expects="",
+        expects="label and image agree in 94.9 % of joint samples; 95.9 % given the label; labels given images 98.7 % right; "
+        "FD 1.11 of the real floor; 10 minutes on 2 cores",
         data=DigitsData(form="joint"),
         process=ProductConfig(),
         network=DiTConfig(patch=2, width=128, depth=6, heads=4, stem=32),
@@ -83,7 +85,7 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="",
+        expects="not measured yet: on 2 cores it takes about an hour",
         data=MnistData(),
         network=UNetConfig(width=32, multipliers=(1, 2, 2), attention=(2,)),
         train=TrainConfig(steps=6000, batch=64, lr=1e-3),
@@ -109,7 +111,7 @@ def two_moons() -> Recipe:
     return Recipe(
         name="two-moons",
         about="two moons in the plane by flow matching, a small MLP",
-        expects="",
+        expects="energy distance to held-out points as small as that of real points (both within 0.003 of 0); 30 s on 2 cores",
         data=MoonsData(),
         process=GaussianConfig(schedule="flow", prediction="velocity"),
         network=MLPConfig(),
