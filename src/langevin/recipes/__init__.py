@@ -54,7 +54,8 @@ def digits_discrete() -> Recipe:
         digits(),
         name="digits-discrete",
         about="the digits as strings of 16 grey levels: masked discrete diffusion on pixels",
-        expects="",
+        expects="intended label 98.5 % of 1,000 at w = 1 and 99.8 % at w = 1.5, FD 0.91 of the real floor at w = 1; "
+        "5 minutes on 2 cores",
         data=DigitsData(form="categories", levels=16),
         process=CategoricalConfig(categories=16, limit="mask", prediction="subs"),
         objective=DenoisingConfig(weight="elbo"),
