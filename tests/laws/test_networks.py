@@ -109,6 +109,19 @@ def test_attention_mask_hides():
     assert torch.allclose(attention(x, mask=mask)[:, :3], attention(y, mask=mask)[:, :3], atol=1e-6)
 
 
+def test_padded_tokens_are_inert():
+    net = awake(JointTransformer({"": CategoryPort(16, 5, 4, length=6)}, 16, 2, 2))
+    z, level = torch.randint(0, 5, (2, 6), generator=torch.Generator().manual_seed(0)), torch.full((2,), 300.0)
+    mask = torch.ones(2, 6, dtype=torch.bool)
+    mask[:, 4:] = False
+    other = z.clone()
+    other[:, 4:] = (z[:, 4:] + 1) % 5
+    assert torch.allclose(net(z, level, mask=mask)[:, :4], net(other, level, mask=mask)[:, :4], atol=1e-6)
+    assert not torch.allclose(net(z, level)[:, :4], net(other, level)[:, :4], atol=1e-4)
+    with pytest.raises(ValueError, match="mark each token"):
+        net(z, level, mask=mask[:, :3])
+
+
 def test_pixels_as_categories():
     net = awake(PixelCategories(UNet(2 * 16, 16, (1, 2), 1, (1,), 8, out_channels=2 * 4), 5, 4, (2, 8, 8)))
     z = torch.randint(0, 5, (3, 2, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -68,10 +68,10 @@ class Noise:
         index = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
         return _mix(key[:, None] + index * _GOLDEN)
 
-    def uniform(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float64) -> Tensor:
-        """(B, *shape) uniform on the open interval (0, 1), with 52 random bits."""
+    def uniform(self, shape: tuple[int, ...] = ()) -> Tensor:
+        """(B, *shape) float64, uniform on the open interval (0, 1), with 52 random bits."""
         bits = (self._bits(math.prod(shape)) >> 12) & ((1 << 52) - 1)
-        return ((bits.double() + 0.5) * 2.0**-52).reshape(-1, *shape).to(dtype)
+        return ((bits.double() + 0.5) * 2.0**-52).reshape(-1, *shape)
 
     def normal(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, *shape) standard normal."""

@@ -134,7 +134,7 @@ class JointTransformer(nn.Module):
         self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 2 * width)))
 
     def forward(self, z: Any, level: Any, cond: Cond = None, mask: Tensor | None = None) -> Any:
-        """z and level by leaf (bare for the port ""); outputs likewise."""
+        """z and level by leaf (bare for the port ""); outputs likewise. mask (B, tokens) hides padded tokens."""
         states = z if isinstance(z, Mapping) else {"": z}
         levels = level if isinstance(level, Mapping) else {"": level}
         hs, embs, entered = [], [], []
@@ -150,8 +150,12 @@ class JointTransformer(nn.Module):
         vector, context = self.conditions(cond, len(h), h.device)
         if vector is not None:
             emb = emb + vector[:, None]
+        if mask is not None and mask.shape != h.shape[:2]:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)} for {tuple(h.shape[:2])} tokens; mark each token, or pass none."
+            )
         for block in self.trunk:
-            h = block(h, emb, context)
+            h = block(h, emb, context, mask)
         shift, scale = self.modulation(emb).chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         parts = h.split([part.shape[1] for part in hs], dim=1)
