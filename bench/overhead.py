@@ -39,7 +39,7 @@ def ours(shape: tuple[int, ...]) -> dict[str, Callable[[], object]]:
             return self.belief
 
     process = lv.Gaussian(lv.schedules.betas("scaled_linear"))
-    bare, whole = Believes(process), lv.Denoiser(Constant(), process, "eps", shape=shape[1:])
+    bare, whole = Believes(process).eval(), lv.Denoiser(Constant(), process, "eps", shape=shape[1:]).eval()
     plans = {
         "ddim": lv.plans.ddim(STEPS),
         "dpmpp 2M": lv.plans.dpmpp(STEPS),

@@ -92,7 +92,7 @@ class Gaussian(LeafProcess):
         mean = cast(x_part, z) * belief.mean + cast(z_part, z) * z
         return mean if eta == 0 else mean + cast(deviation, z) * self.noise(z, noise, mask)
 
-    def _bridge(self, t: Tensor, s: Tensor, eta: float) -> tuple[Tensor, Tensor, Tensor]:
+    def _bridge(self, t: Tensor, s: Tensor, eta: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(weight of x, weight of z_t, standard deviation) of z_s, in float64."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)
         ratio = torch.where(sigma_s > 0, alpha_t * sigma_s / (alpha_s * sigma_t).clamp(min=1e-300), 0.0)
@@ -140,20 +140,25 @@ class Gaussian(LeafProcess):
             )
 
     def numbers(self, plan: Plan) -> list[_Numbers]:
-        return [self._row(plan.basis, row.level, row.start, row.stop, row.eta, row.mix) for row in plan.rows]
+        # all rows at once: schedules are asked a handful of times per run, not per step
+        def column(field: str) -> Tensor:
+            return torch.tensor([getattr(row, field) for row in plan.rows], dtype=torch.float64)
 
-    def _row(self, basis: str, level: float, start: float, stop: float, eta: float, mix: tuple[float, ...]) -> _Numbers:
-        from_t, to_s, at = (torch.tensor(v, dtype=torch.float64) for v in (start, stop, level))
-        if basis == "velocity":
-            x_part, z_part = (float(v) for v in self._velocity(at))
-            return _Numbers(x_part, z_part, 1.0, tuple((stop - start) * m for m in mix), 0.0)
-        x_weight, z_weight, deviation = (float(v) for v in self._bridge(from_t, to_s, eta))
-        if basis == "x0":
-            return _Numbers(1.0, 0.0, z_weight, tuple(x_weight * m for m in mix), deviation)
-        # eps: the belief about x is (z_from - sigma e) / alpha at the level the row starts from
-        (alpha, sigma), (alpha_at, sigma_at) = ((float(v) for v in self.schedule(p)) for p in (from_t, at))
-        total = z_weight + x_weight / alpha
-        return _Numbers(-alpha_at / sigma_at, 1 / sigma_at, total, tuple(-x_weight * sigma / alpha * m for m in mix), deviation)
+        start, stop, level, eta = (column(field) for field in ("start", "stop", "level", "eta"))
+        if plan.basis == "velocity":
+            x_part, z_part = self._velocity(level)
+            a, w, c = torch.ones_like(start), stop - start, torch.zeros_like(start)
+        else:
+            x_weight, z_weight, c = self._bridge(start, stop, eta)
+            if plan.basis == "x0":
+                x_part, z_part, a, w = torch.ones_like(start), torch.zeros_like(start), z_weight, x_weight
+            else:
+                # eps: the belief about x is (z_from - sigma e) / alpha at the level the row starts from
+                (alpha, sigma), (alpha_at, sigma_at) = self.schedule(start), self.schedule(level)
+                x_part, z_part = -alpha_at / sigma_at, 1 / sigma_at
+                a, w = z_weight + x_weight / alpha, -x_weight * sigma / alpha
+        columns = zip(*(v.tolist() for v in (x_part, z_part, a, w, c)), plan.rows, strict=True)
+        return [_Numbers(xp, zp, a, tuple(w * m for m in row.mix), c) for xp, zp, a, w, c, row in columns]
 
     def observe(self, belief: GaussianPosterior, z: Tensor, number: _Numbers) -> Tensor:
         if number.z_part == 0:
