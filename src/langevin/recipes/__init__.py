@@ -86,7 +86,7 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="not measured yet: on 2 cores it takes about an hour",
+        expects="not measured yet; by estimate an hour on 2 cores",
         data=MnistData(),
         network=UNetConfig(width=32, multipliers=(1, 2, 2), attention=(2,)),
         train=TrainConfig(steps=6000, batch=64, lr=1e-3),
