@@ -27,14 +27,6 @@ class Source(Protocol):
         ...
 
 
-class Labelled(Source, Protocol):
-    """Data that can be evaluated against: it names itself by a hash."""
-
-    def digest(self) -> str:
-        """A hash of all values."""
-        ...
-
-
 class Arrays:
     """Tensors in memory.
 
