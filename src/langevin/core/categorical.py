@@ -23,7 +23,7 @@ from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan
+from langevin.core.plan import Plan, Row, StateRow
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
@@ -232,6 +232,10 @@ class Categorical(LeafProcess):
     ) -> Tensor:
         return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
+    def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        keep = self._keep(self._alpha(t, z), self._alpha(s, z))
+        return self._draw(self.kernel.push(self.one_hot(z), keep), noise, mask)
+
     def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
         if bool((self._alpha(s, z) == 1).all()):  # the reconstruction, kept in logarithms
             return -belief.log_probs.double().gather(-1, x[..., None])[..., 0]
@@ -253,22 +257,33 @@ class Categorical(LeafProcess):
                 f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
                 "use a plan in the x0 basis, such as ddim or dpmpp."
             )
-        if any(row.anchored for row in plan.rows):
+        rows = [row for row in plan.rows if isinstance(row, Row)]
+        for row in plan.rows:
+            if isinstance(row, StateRow):
+                row.check(self)
+        if any(row.a is not None for row in rows):
+            raise ValueError(
+                f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "
+                "use a plan that leaves the step to the process, such as dpmpp."
+            )
+        if any(row.anchored for row in rows):
             raise ValueError(
                 f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
                 "use a multistep plan such as dpmpp."
             )
-        if not isinstance(self.kernel, LowRank) and any(row.eta != 1 for row in plan.rows):
+        if not isinstance(self.kernel, LowRank) and any(row.eta != 1 for row in rows):
             raise ValueError(
                 f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
                 "use ddpm, or a low-rank limit."
             )
 
-    def numbers(self, plan: Plan) -> list[_Numbers]:
+    def numbers(self, plan: Plan) -> list[_Numbers | None]:
         def level(t: float) -> Tensor:
             return torch.tensor(t, dtype=torch.float64)
 
-        return [_Numbers(level(row.start), level(row.stop), row.eta, row.mix) for row in plan.rows]
+        return [
+            _Numbers(level(row.start), level(row.stop), row.eta, row.mix) if isinstance(row, Row) else None for row in plan.rows
+        ]
 
     def observe(self, belief: CategoricalPosterior, z: Tensor, number: _Numbers) -> Tensor:
         return belief.logits

@@ -53,6 +53,10 @@ class BaseDenoiser(nn.Module, ABC):
         levels = {name: expand(level, states[name]) for name, level in spread(t, list(process), "t").items()}
         return super().__call__(states, levels, cond, mask)
 
+    def believe(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
+        """`__call__` for the loop, which has its states and levels by leaf, checked and expanded."""
+        return super().__call__(z, t, cond, mask)
+
     @abstractmethod
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         """The belief, with states and expanded levels by leaf."""

@@ -15,14 +15,14 @@ from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable, cast
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan
+from langevin.core.plan import Plan, Row, StateRow
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
 from langevin.core.space import Euclidean, Space
 
 
-class _Numbers(NamedTuple):
+class Numbers(NamedTuple):
     """One row, z_s = a z_from + sum_j w_j u_j + c noise, with u = x_part x^ + z_part z."""
 
     x_part: float
@@ -120,63 +120,99 @@ class Gaussian(LeafProcess):
         alpha, sigma = self.schedule(broadcastable(t, z))
         return (cast(alpha, z) * belief.mean - z) / cast(sigma, z) ** 2
 
+    def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        (alpha_s, sigma_s), (alpha_t, sigma_t) = self.schedule(broadcastable(s, z)), self.schedule(broadcastable(t, z))
+        ratio = alpha_t / alpha_s
+        deviation = (sigma_t**2 - (ratio * sigma_s) ** 2).clamp(min=0).sqrt()
+        return cast(ratio, z) * z + cast(deviation, z) * self.noise(z, noise, mask)
+
     def check(self, plan: Plan, leaf: str) -> None:
         at = f"leaf {leaf!r}" if leaf else "the process"
-        if plan.basis == "velocity" and any(row.eta for row in plan.rows):
+        rows = [row for row in plan.rows if isinstance(row, Row)]
+        for row in plan.rows:
+            if isinstance(row, StateRow):
+                row.check(self)
+        if plan.basis == "velocity" and any(row.eta for row in rows):
             raise ValueError(
                 f"plan {plan.name} adds noise (eta > 0) in the velocity basis, which follows the flow of {at}; "
                 "use the x0 basis, as ddim(steps, eta) does."
             )
-        if plan.basis == "velocity":
-            starts = torch.tensor([row.level for row in plan.rows], dtype=torch.float64)
-            if not all(bool(r.isfinite().all()) for r in self.schedule.rates(starts)):
-                raise ValueError(
-                    f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis."
-                )
-        if plan.basis == "eps" and not float(self.schedule(plan.rows[0].start)[0]) > 0:
+        starts = torch.tensor([row.level for row in rows if row.level is not None], dtype=torch.float64)
+        if plan.basis == "velocity" and not all(bool(r.isfinite().all()) for r in self.schedule.rates(starts)):
             raise ValueError(
-                f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {plan.rows[0].start:g} of {at}, "
-                "where they say nothing about x; use basis 'velocity' or 'x0'."
+                f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis."
+            )
+        if plan.basis == "eps" and rows and not float(self.schedule(rows[0].start)[0]) > 0:
+            raise ValueError(
+                f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {rows[0].start:g} of {at}, "
+                "where they say nothing about x; use basis 'velocity', 'v' or 'x0'."
             )
 
-    def numbers(self, plan: Plan) -> list[_Numbers]:
-        # all rows at once: schedules are asked a handful of times per run, not per step
-        def column(field: str) -> Tensor:
-            return torch.tensor([getattr(row, field) for row in plan.rows], dtype=torch.float64)
+    def slope(self, level: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
+        """Parts of x^ and z in the basis "v", cos(phi) e - sin(phi) x / d."""
+        alpha, sigma = self.schedule(level)
+        angle = torch.atan2(sigma, alpha * data_std)
+        return -angle.cos() * alpha / sigma - angle.sin() / data_std, angle.cos() / sigma
 
-        start, stop, level, eta = (column(field) for field in ("start", "stop", "level", "eta"))
+    def numbers(self, plan: Plan) -> list[Numbers | None]:
+        # all rows at once: schedules are asked a handful of times per run, not per step
+        rows = [row for row in plan.rows if isinstance(row, Row)]
+
+        def column(values: list[float]) -> Tensor:
+            return torch.tensor(values, dtype=torch.float64)
+
+        start, stop, eta = column([r.start for r in rows]), column([r.stop for r in rows]), column([r.eta for r in rows])
+        level = column([r.start if r.level is None else r.level for r in rows])
+        shown = column([n if r.shown is None else r.shown for r, n in zip(rows, level.tolist(), strict=True)])
+        a, w, c = torch.ones_like(start), torch.ones_like(start), torch.zeros_like(start)
         if plan.basis == "velocity":
-            x_part, z_part = self._velocity(level)
-            a, w, c = torch.ones_like(start), stop - start, torch.zeros_like(start)
+            x_part, z_part = self._velocity(shown)
+            w = stop - start
+        elif plan.basis == "v":
+            x_part, z_part = self.slope(shown, plan.data_std)
         else:
             x_weight, z_weight, c = self._bridge(start, stop, eta)
+            (alpha, sigma), (alpha_at, sigma_at) = self.schedule(level), self.schedule(shown)
             if plan.basis == "x0":
                 x_part, z_part, a, w = torch.ones_like(start), torch.zeros_like(start), z_weight, x_weight
+                if bool((shown != level).any()):  # what the network said there, read as noise (flows: as velocity) here
+                    alpha, alpha_at = (torch.ones_like(v) if self.schedule.scale == "flow" else v for v in (alpha, alpha_at))
+                    x_part, z_part = sigma * alpha_at / (sigma_at * alpha), (1 - sigma / sigma_at) / alpha
             else:
                 # eps: the belief about x is (z_from - sigma e) / alpha at the level the row starts from
-                (alpha, sigma), (alpha_at, sigma_at) = self.schedule(start), self.schedule(level)
                 x_part, z_part = -alpha_at / sigma_at, 1 / sigma_at
+                alpha, sigma = self.schedule(start)
                 a, w = z_weight + x_weight / alpha, -x_weight * sigma / alpha
-        columns = zip(*(v.tolist() for v in (x_part, z_part, a, w, c)), plan.rows, strict=True)
-        return [_Numbers(xp, zp, a, tuple(w * m for m in row.mix), c) for xp, zp, a, w, c, row in columns]
+        columns = iter(list(zip(*(v.tolist() for v in (x_part, z_part, a, w, c)), strict=True)))
+        out: list[Numbers | None] = []
+        for row in plan.rows:
+            if not isinstance(row, Row):
+                out.append(None)
+                continue
+            x, z, factor, weight, deviation = next(columns)
+            if row.a is None:
+                out.append(Numbers(x, z, factor, tuple(weight * m for m in row.mix), deviation))
+            else:
+                out.append(Numbers(x, z, row.a, row.mix, row.c))
+        return out
 
-    def observe(self, belief: GaussianPosterior, z: Tensor, number: _Numbers) -> Tensor:
+    def observe(self, belief: GaussianPosterior, z: Tensor, number: Numbers) -> Tensor:
         if number.z_part == 0:
             return belief.mean if number.x_part == 1 else belief.mean * number.x_part
-        return torch.add(belief.mean * number.x_part, z, alpha=number.z_part)
+        return (belief.mean * number.x_part).add_(z, alpha=number.z_part)
 
     def advance(
         self,
         start: Tensor,
         history: list[Tensor],
         belief: GaussianPosterior,
-        number: _Numbers,
+        number: Numbers,
         noise: Noise,
         mask: Tensor | None,
     ) -> Tensor:
-        z = start * number.a if number.a != 1 else start
+        z = start * number.a  # a new tensor, so that the rest can be added in place
         for weight, u in zip(number.w, history, strict=False):
-            z = torch.add(z, u, alpha=weight)
+            z.add_(u, alpha=weight)
         if number.c:
-            z = torch.add(z, self.noise(z, noise, mask), alpha=number.c)
+            z.add_(self.noise(z, noise, mask), alpha=number.c)
         return z

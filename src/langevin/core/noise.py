@@ -6,9 +6,11 @@ the i-th 64-bit word of a stream is mix(key + i * golden), the key itself a chai
 Normals are Box-Muller in float64, rounded once to the wanted dtype.
 """
 
+import bisect
 import hashlib
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,3 +90,71 @@ class Noise:
         In float32 the maximum is 16.6 and sampling from logits is silently colder than it says (2409.02908).
         """
         return -(-self.uniform(shape).log()).log()
+
+
+class Path:
+    """One Brownian path per sample, indexed by level: rows that cross the same levels draw on the same noise.
+
+    The clock is the signal-to-noise ratio exp(lam), in which the fresh noise of successive ancestral steps adds up to the
+    increments of one Brownian motion, however many steps there are. Increments over cells of lam of fixed width are
+    functions of (seed, sample id, cell); levels inside a cell are bridged in the order they are asked for, so paths at
+    different step counts agree at the borders of cells, and in law everywhere.
+    """
+
+    WIDTH = 0.5
+
+    def __init__(self, noise: Noise) -> None:
+        self.noise = noise
+        self._clock: list[float] = []  # known times, in lam, and the values there
+        self._value: list[Tensor | float] = []
+        self._asked: dict[int, int] = {}
+
+    def between(self, start: float, stop: float) -> "Increment":
+        """The source whose normals are the path's increments from lam = start up to stop, scaled to unit variance."""
+        return Increment(self.noise.seed, self.noise.ids, self.noise.step, self.noise.purpose, self, start, stop)
+
+    def increment(self, start: float, stop: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        start, stop = max(start, -40.0), max(stop, -39.0)
+        early, late = (self._at(lam, shape, dtype) for lam in (start, stop))
+        spent = bisect.bisect_left(self._clock, start)
+        del self._clock[:spent], self._value[:spent]
+        return (late - early) / math.sqrt(math.exp(stop) - math.exp(start))
+
+    def _at(self, lam: float, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
+        place = bisect.bisect_left(self._clock, lam)
+        if place < len(self._clock) and self._clock[place] == lam:
+            return self._value[place]
+        cell = math.floor(lam / self.WIDTH)
+        if not self._clock:
+            self._clock, self._value = [cell * self.WIDTH], [0.0]
+        while self._clock[-1] < (cell + 1) * self.WIDTH:  # whole cells, up to the one that holds lam
+            low = round(self._clock[-1] / self.WIDTH)
+            spread = math.sqrt(math.exp((low + 1) * self.WIDTH) - math.exp(low * self.WIDTH))
+            draw = replace(self.noise, step=low).normal(shape, dtype)
+            self._value.append(draw.mul_(spread).add_(self._value[-1]))
+            self._clock.append((low + 1) * self.WIDTH)
+        place = bisect.bisect_left(self._clock, lam)
+        if self._clock[place] == lam:
+            return self._value[place]
+        (before, after), (low, high) = self._value[place - 1 : place + 1], self._clock[place - 1 : place + 1]
+        past, left, whole = (math.exp(b) - math.exp(a) for a, b in ((low, lam), (lam, high), (low, high)))
+        self._asked[cell] = self._asked.get(cell, 0) + 1
+        draw = replace(self.noise.at(f"within {self._asked[cell]}"), step=cell).normal(shape, dtype)
+        draw.mul_(math.sqrt(past * left / whole)).add_(after, alpha=past / whole)
+        value = draw.add_(before, alpha=left / whole)
+        self._clock.insert(place, lam)
+        self._value.insert(place, value)
+        return value
+
+
+@dataclass(frozen=True)
+class Increment(Noise):
+    """Noise whose normals are increments of a path."""
+
+    path: Path | None = None
+    start: float = 0.0
+    stop: float = 0.0
+
+    def normal(self, shape: tuple[int, ...] = (), dtype: torch.dtype = torch.float32) -> Tensor:
+        assert self.path is not None
+        return self.path.increment(self.start, self.stop, shape, dtype)

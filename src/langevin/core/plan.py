@@ -1,48 +1,153 @@
-"""Plans: a sampler is a table of numbers, one row per network evaluation.
+"""Plans: a sampler is a table of numbers, one row per move.
 
 A row evaluates the network at the current state, mixes this evaluation with earlier ones, and moves from level `start`
-to level `stop`. Most rows start where the state is; a corrector row (Heun, Runge-Kutta) starts again from the anchor,
-the state before the last row that moved on. Evaluations are kept in the plan's basis:
+to level `stop`. Most rows start where the state is; a corrector row (Heun, Runge-Kutta, UniPC) starts again from the
+anchor, the state before the last row that moved on, and reuses the noise that row drew. Evaluations are kept in the
+plan's basis:
 
-    "x0"        beliefs about clean data (DDIM, DDPM, DPM-Solver++); for categories, their logits
-    "eps"       beliefs about the noise (Heun in sigma)
-    "velocity"  dz/dt of the probability flow (Euler and Runge-Kutta for flows)
+    "x0"        beliefs about clean data (DDIM, DDPM, DPM-Solver++, UniPC); for categories, their logits
+    "eps"       beliefs about the noise (DPM-Solver, DEIS, LMS, PNDM, Heun in sigma)
+    "velocity"  dz/dt of the probability flow (Euler, Adams-Bashforth and Runge-Kutta for flows)
+    "v"         cos(phi) e - sin(phi) x / d, phi = arctan(sigma / (alpha d)): the slope in the angle in which data of
+                standard deviation d and noise turn into each other (TrigFlow, 2410.11081)
 
-A `Plan` is a value with its levels written out. A `Draft` is what `langevin.plans.dpmpp(20)` returns: it fills the
-table once it meets a process, since levels and weights follow from the schedule.
+What depends on the state (Langevin steps, adaptive error control, the order in which tokens are revealed) is a
+`StateRow`. A `Plan` is a value with its levels written out. A `Draft` is what `langevin.plans.dpmpp(20)` returns: it
+fills the table once it meets a process, since levels and weights follow from the schedule.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
+from torch import Tensor
+
+from langevin.core.levels import Level
+from langevin.core.noise import Noise
 from langevin.core.schedule import Schedule
 
-BASES = ("x0", "eps", "velocity")
+BASES = ("x0", "eps", "velocity", "v")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One evaluation and one move.
+    """At most one evaluation, and one move.
 
     Args:
-        level: where the network is evaluated, the level of the current state.
-        start: level of the state the move starts from (`level`, or the anchor's).
+        level: where the network is evaluated, the level of the current state; None reuses earlier evaluations.
+        start: level of the state the move starts from (the current state's, or the anchor's).
         stop: level the move ends at, below `start`.
-        mix: weights of this evaluation and the earlier ones, newest first, summing to 1.
+        mix: weights of the evaluations, newest first. They sum to 1, and the process supplies the rest of the step; where
+            `a` is written out they are the step's weights themselves.
         eta: how much of the removed noise is drawn afresh: 0 none (deterministic), 1 all (ancestral). Multiplies
             the standard deviation.
         anchored: start from the anchor rather than from the current state.
+        a: the factor of the state, for steps that are not the process's own (Gaussian processes only).
+        c: the standard deviation of fresh noise, beside `a`.
+        shown: the level the network is told, where a peer tells it another than the state's (see `plans.profiles`).
     """
 
-    level: float
+    level: float | None
     start: float
     stop: float
     mix: tuple[float, ...] = (1.0,)
     eta: float = 0.0
     anchored: bool = False
+    a: float | None = None
+    c: float = 0.0
+    shown: float | None = None
+
+    @property
+    def nfe(self) -> int:
+        return int(self.level is not None)
+
+    def problem(self, evaluations: int) -> str | None:
+        """What is wrong with the row, after so many evaluations (its own included)."""
+        if not 0 <= self.stop < self.start <= 1:
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
+        total = sum(self.mix)
+        if (self.a is None and not abs(total - 1) <= 1e-9) or not 0 < len(self.mix) <= evaluations:
+            return f"mixes {len(self.mix)} evaluations with weights summing to {total:g}; use at most the {evaluations} made so far, summing to 1"  # fmt: skip
+        if not 0 <= self.eta <= 1:
+            return f"has eta {self.eta:g}; eta lies in [0, 1]"
+        if self.a is None and (self.c or self.shown is not None):
+            return "writes out c or the level shown, but not a; give all of a step's numbers or none"
+        return None
+
+    def __str__(self) -> str:
+        level = "   reuses" if self.level is None else f"{self.level:>9.5f}"
+        state = "" if self.a is None else f"  a {self.a:+.4f}  c {self.c:.4f}"
+        shown = "" if self.shown is None else f"  shown {self.shown:.5f}"
+        mix = " ".join(f"{w:+.4f}" for w in self.mix) + ("  from the anchor" if self.anchored else "")
+        return f"{level} {self.start:>9.5f} {self.stop:>9.5f} {self.eta:>5.2f}  {mix}{state}{shown}"
+
+
+class StateRow(ABC):
+    """A row whose move depends on the state; a frozen dataclass with `start`, `stop` and its own settings.
+
+    Attributes:
+        start, stop: the levels it moves between.
+        level: where the network is evaluated; None where it is not.
+        nfe: evaluations it may take at most.
+    """
+
+    start: float
+    stop: float
+    kinds: ClassVar[dict[str, type["StateRow"]]] = {}
+    anchored: ClassVar[bool] = False
+    mix: ClassVar[tuple[float, ...]] = (1.0,)
+
+    def __init_subclass__(cls) -> None:
+        StateRow.kinds[cls.__name__] = cls
+
+    @property
+    def level(self) -> float | None:
+        return self.start
+
+    @property
+    def nfe(self) -> int:
+        return int(self.level is not None)
+
+    def problem(self, evaluations: int) -> str | None:
+        """What is wrong with the row, in words."""
+        if not (0 <= self.start <= 1 and 0 <= self.stop <= 1):
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        """Refuse a process the row cannot run on."""
+
+    def at(self, z: Tensor, noise: Noise) -> Level | None:
+        """The level of evaluation; it may differ by sample, expanded to broadcast against z."""
+        return self.level
+
+    @abstractmethod
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        """The state after the row."""
+
+    def __str__(self) -> str:
+        own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in dataclasses.asdict(self).items()
+                        if k not in ("start", "stop"))  # pyright: ignore # fmt: skip
+        level = "        -" if self.level is None else f"{self.level:>9.5f}"
+        return f"{level} {self.start:>9.5f} {self.stop:>9.5f}        {type(self).__name__.lower()}: {own}"
+
+
+class DrivingRow(StateRow):
+    """A row that evaluates the network as often as it needs to (adaptive steps). It moves all leaves together."""
+
+    @property
+    def level(self) -> None:
+        return None
+
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+    @abstractmethod
+    def drive(self, evaluate: Callable[[Any, Any], Any], parts: Any, z: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The states after the row; `evaluate(states, levels)` gives beliefs, all by leaf."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +156,10 @@ class Plan:
 
     Args:
         name: what it is called, with its arguments.
-        basis: "x0", "eps" or "velocity".
+        basis: "x0", "eps", "velocity" or "v".
         order: the order of convergence it claims (of the probability flow for eta = 0; weak for eta > 0).
         rows: the table.
+        data_std: d of the basis "v".
 
     Raises:
         ValueError: if the rows do not join into one descent, or their weights do not sum to 1.
@@ -62,35 +168,36 @@ class Plan:
     name: str
     basis: str
     order: int
-    rows: tuple[Row, ...]
+    rows: tuple[Row | StateRow, ...]
+    data_std: float = 1.0
 
     def __post_init__(self) -> None:
         if self.basis not in BASES:
             raise ValueError(f"basis is {self.basis!r}; a plan keeps its evaluations as one of {', '.join(BASES)}.")
         if not self.rows:
             raise ValueError(f"plan {self.name} has no rows; ask for at least 1 step.")
-        state, anchor = self.rows[0].start, self.rows[0].start
+        if not self.data_std > 0:
+            raise ValueError(f"data_std is {self.data_std}; it is the data's standard deviation, above 0.")
+        state = anchor = self.rows[0].start
+        made = 0
         for i, row in enumerate(self.rows):
-            if row.level != state or row.start != (anchor if row.anchored else state):
+            if row.level not in (None, state) or row.start != (anchor if row.anchored else state):
                 raise ValueError(
-                    f"row {i} of {self.name} is evaluated at {row.level:g} from {row.start:g}, but the "
-                    f"state stands at {state:g} (anchor {anchor:g}); let each row begin where the last ended."
+                    f"row {i} of {self.name} is evaluated at {state if row.level is None else row.level:g} from "
+                    f"{row.start:g}, but the state stands at {state:g} (anchor {anchor:g}); let each row begin where the "
+                    "last ended."
                 )
-            if not 0 <= row.stop < row.start <= 1:
-                raise ValueError(f"row {i} of {self.name} goes from {row.start:g} to {row.stop:g}; levels fall within [0, 1].")
-            if not abs(sum(row.mix) - 1) <= 1e-9 or len(row.mix) > i + 1:
-                raise ValueError(
-                    f"row {i} of {self.name} mixes {len(row.mix)} evaluations with weights summing to "
-                    f"{sum(row.mix):g}; use at most the {i + 1} made so far, summing to 1."
-                )
-            if not 0 <= row.eta <= 1:
-                raise ValueError(f"row {i} of {self.name} has eta {row.eta:g}; eta lies in [0, 1].")
+            made += row.nfe
+            if problem := row.problem(made):
+                raise ValueError(f"row {i} of {self.name} {problem}.")
+            if self.basis == "v" and isinstance(row, Row) and row.a is None:
+                raise ValueError(f"row {i} of {self.name} leaves a to the process; write it out in the basis 'v'.")
             state, anchor = row.stop, (anchor if row.anchored else row.start)
 
     @property
     def nfe(self) -> int:
-        """Network evaluations: one per row (a guided one counts once, it is one batched call)."""
-        return len(self.rows)
+        """Network evaluations (a guided one counts once, it is one batched call); of adaptive rows, the most they may take."""
+        return sum(row.nfe for row in self.rows)
 
     @property
     def levels(self) -> list[float]:
@@ -103,8 +210,42 @@ class Plan:
         """How many evaluations the loop has to remember."""
         return max(len(row.mix) for row in self.rows)
 
+    def after(self, level: float) -> "Plan":
+        """The part of the plan that begins at the first level at or below `level`: image-to-image starts in the middle.
+
+        Rows mix only evaluations made within the part, so its first steps are of lower order.
+
+        Raises:
+            ValueError: if no level of the plan is that low, but for its end.
+        """
+        rests = [r for r in self.rows if isinstance(r, Row) and not r.anchored and r.start <= level + 1e-12]
+        if not rests:
+            raise ValueError(f"{self.name} has no row at or below level {level:g}; give a level above {self.rows[-1].start:g}.")
+        first, *others = self.rows[self.rows.index(rests[0]) :]
+        rows: list[Row | StateRow] = []
+        made = 0
+        for row in (dataclasses.replace(first, level=first.start), *others):
+            made += row.nfe
+            if isinstance(row, Row) and len(row.mix) > made:
+                # the weight of evaluations that were not made goes to the oldest that was
+                row = dataclasses.replace(row, mix=(*row.mix[: made - 1], sum(row.mix[made - 1 :])))
+            rows.append(row)
+        return dataclasses.replace(self, name=f"{self.name} from {rows[0].start:g}", rows=tuple(rows))
+
+    def __add__(self, other: "Plan") -> "Plan":
+        """One plan after another, which begins where this one ends and has its basis."""
+        if (self.basis, self.data_std) != (other.basis, other.data_std):
+            raise ValueError(f"{self.name} is in basis {self.basis!r} and {other.name} in {other.basis!r}; join plans of one basis.")
+        name, order = f"{self.name} + {other.name}", min(self.order, other.order)
+        return dataclasses.replace(self, name=name, order=order, rows=(*self.rows, *other.rows))
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1)
+        rows = [
+            {**dataclasses.asdict(row), **({} if isinstance(row, Row) else {"kind": type(row).__name__})}  # pyright: ignore
+            for row in self.rows
+        ]
+        fields = {"name": self.name, "basis": self.basis, "order": self.order, "data_std": self.data_std}
+        return json.dumps({**fields, "rows": rows}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> "Plan":
@@ -117,14 +258,10 @@ class Plan:
             raise ValueError(f"this is no saved plan ({error}); write one with Plan.to_json().") from None
 
     def __str__(self) -> str:
-        head = f"{self.name}: {self.nfe} evaluations, basis {self.basis}, order {self.order}"
+        basis = self.basis + (f" (data std {self.data_std:g})" if self.basis == "v" else "")
+        head = f"{self.name}: {self.nfe} evaluations, basis {basis}, order {self.order}"
         lines = [f"{'row':>4} {'level':>9} {'start':>9} {'stop':>9} {'eta':>5}  mix (newest first)"]
-        lines += [
-            f"{i:>4} {r.level:>9.5f} {r.start:>9.5f} {r.stop:>9.5f} {r.eta:>5.2f}  "
-            + " ".join(f"{w:+.4f}" for w in r.mix) + ("  from the anchor" if r.anchored else "")
-            for i, r in enumerate(self.rows)
-        ]  # fmt: skip
-        return "\n".join([head, *lines])
+        return "\n".join([head, *lines, *(f"{i:>4} {row}" for i, row in enumerate(self.rows))])
 
     def on(self, schedule: Schedule) -> "Plan":
         """A written-out plan is the same on every schedule."""
@@ -146,6 +283,16 @@ class Draft:
         return self.name
 
 
-def _row(saved: dict[str, Any]) -> Row:
-    numbers = {k: float(v) for k, v in saved.items() if k not in ("mix", "anchored")}
-    return Row(**numbers, mix=tuple(float(w) for w in saved["mix"]), anchored=bool(saved["anchored"]))
+def _row(saved: dict[str, Any]) -> Row | StateRow:
+    kind = saved.pop("kind", None)
+    if kind is not None:
+        if kind not in StateRow.kinds:
+            raise KeyError(f"no row kind {kind!r}, there are {', '.join(StateRow.kinds)}")
+        return StateRow.kinds[kind](**saved)
+    numbers: dict[str, Any] = {k: None if v is None else float(v) for k, v in saved.items() if k not in ("mix", "anchored")}
+    return Row(**numbers, mix=tuple(float(w) for w in saved["mix"]), anchored=bool(saved.get("anchored", False)))
+
+
+def joined(levels: Sequence[float]) -> list[tuple[float, float]]:
+    """The steps between neighbouring levels."""
+    return list(zip(levels[:-1], levels[1:], strict=True))

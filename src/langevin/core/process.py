@@ -64,6 +64,10 @@ class LeafProcess(Process):
         """z_s given z_t and a belief about x, s < t. Every eta in [0, 1] keeps the marginals."""
 
     @abstractmethod
+    def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
+        """z_t given z_s, s < t: the process itself, from s on."""
+
+    @abstractmethod
     def kl(self, x: Tensor, belief: Any, z: Tensor, t: Level, s: Level) -> Tensor:
         """KL(q(z_s | z_t, x) || q(z_s | z_t, belief)) per element, (B, *shape), in nats: the ELBO term at eta = 1."""
 

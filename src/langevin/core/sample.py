@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
-from langevin.core.noise import Noise
-from langevin.core.plan import Draft, Plan
+from langevin.core.noise import Noise, Path
+from langevin.core.plan import DrivingRow, Draft, Plan, Row, StateRow
 from langevin.core.posterior import Belief
 from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
@@ -30,14 +30,16 @@ class Step:
         row: its number, 0-based; `rows` how many there are.
         level: the level the state is at now (a dict by leaf for a product).
         z: the state.
-        belief: what the denoiser said at the row's evaluation.
+        belief: what the denoiser said at its last evaluation (None before the first).
+        nfe: evaluations so far.
     """
 
     row: int
     rows: int
     level: Any
     z: Any
-    belief: Belief
+    belief: Belief | None
+    nfe: int
 
 
 @torch.no_grad()  # schedules may be learned
@@ -54,7 +56,9 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
-    lengths = {name: (p.nfe, tuple(r.anchored for r in p.rows)) for name, p in plans.items()}
+    lengths = {
+        name: (p.nfe, tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows)) for name, p in plans.items()
+    }
     if len(set(lengths.values())) > 1:
         raise ValueError(
             f"the plans have { ({n: v[0] for n, v in lengths.items()}) } rows; leaves of a product step together, "
@@ -63,78 +67,145 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     return plans
 
 
+class _Run:
+    """One sampling: everything that can be known before the loop, and the loop's body."""
+
+    def __init__(
+        self, denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int, options: "Options"
+    ) -> None:
+        unknown = set(options) - set(Options.__annotations__)
+        if unknown:
+            raise TypeError(f"sample() has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
+        if count < 1:
+            raise ValueError(f"count is {count}; ask for at least 1 sample.")
+        guidance, cond, mask = options.get("guidance"), options.get("cond"), options.get("mask")
+        if guidance is not None and not callable(guidance):
+            raise ValueError(f"guidance is {guidance!r}; pass a guidance such as CFG({guidance!r}).")
+        kind = options.get("noise", "step")
+        if kind not in ("step", "path"):
+            raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
+        self.denoiser = denoiser
+        self.parts = parts = denoiser.process.leaves()
+        self.plans = plans = plans_for(denoiser.process, plan)
+        for name, value in (cond or {}).items():
+            if len(value) != count:
+                raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+        shape = options.get("shape")
+        shape = shape if shape is not None else denoiser.shape
+        if shape is None:
+            raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+        weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
+        device, dtype = options.get("device"), None if weights is None else weights.dtype
+        device = torch.device(device) if device is not None else torch.device("cpu") if weights is None else weights.device
+        model: Any = denoiser if guidance is None else guidance(denoiser)
+        self.noise = Noise.of(options.get("seed", 0), count, options.get("first_id", 0), device)
+        shapes = {n: (count, *s) for n, s in spread(shape, list(parts), "shape").items()}
+        self.held = _known(options.get("given"), options.get("known"), parts, shapes)
+        begun = _begun(options.get("start"), parts, shapes, plans)
+        _warn_of_unseen_levels(denoiser, self.held)
+        cond = None if cond is None else {name: value.to(device) for name, value in cond.items()}
+        self.mask = mask = None if mask is None else mask.to(device)
+        self.numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
+        z = {
+            name: begun[name].to(device, dtype if begun[name].is_floating_point() else None)
+            if name in begun
+            else leaf.prior(shapes[name][1:], self.noise.at("prior").at(name), mask, dtype or torch.float32)
+            for name, leaf in parts.items()
+        }
+        self.z = {name: self.hold(name, state) for name, state in z.items()}
+        self.anchor, self.history = self.z, {name: [] for name in parts}
+        self.depth = {name: p.history for name, p in plans.items()}
+        self.rows = next(iter(plans.values())).rows
+        self.paths = (
+            {n: Path(self.noise.at("path").at(n)) for n, leaf in parts.items() if leaf.kind == "gaussian"}
+            if kind == "path"
+            else {}
+        )
+        # levels as tensors, once; those of elements that are known differ, and are made when they are needed
+        self.levels: list[Any] = [None] * len(self.rows)
+        if not self.held:
+            self.levels = [{n: _level(plans[n].rows[i]) for n in parts} for i in range(len(self.rows))]
+        self.drawn, self.nfe = 0, 0
+        self.belief: Belief | None = None
+        believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
+
+        def evaluate(states: dict[str, Tensor], levels: dict[str, Any]) -> Belief:
+            self.nfe += 1
+            self.belief = believe(states, levels, cond, mask)
+            return self.belief
+
+        self.evaluate = evaluate
+
+    def hold(self, name: str, state: Tensor) -> Tensor:
+        """The state, with what is known put back."""
+        if name not in self.held:
+            return state
+        value, mark = self.held[name]
+        return torch.where(mark.to(state.device), value.to(state.device, state.dtype), state)
+
+    def levels_at(self, i: int) -> dict[str, Any]:
+        out = self.levels[i] or {name: _level(self.plans[name].rows[i]) for name in self.parts}
+        for name in self.parts:
+            row = self.plans[name].rows[i]
+            if isinstance(row, StateRow):
+                out = {**out, name: row.at(self.z[name], self.noise.at("level", step=i).at(name))}
+            if name in self.held:
+                out = {**out, name: torch.where(self.held[name][1], 0.0, out[name])}
+        return out
+
+    def step(self, i: int) -> None:
+        """Run row i: evaluate, mix, move."""
+        row, z, belief = self.rows[i], self.z, self.belief
+        if isinstance(row, DrivingRow):
+            self.anchor, self.z = z, row.drive(self.evaluate, self.parts, z)
+            return
+        if row.level is not None:
+            plain = isinstance(row, Row) and not self.held and len(self.parts) == 1
+            belief = self.evaluate(z, self.levels[i] if plain else self.levels_at(i))
+        if not row.anchored:
+            self.drawn = i  # a corrector reuses the noise of the row it corrects
+        beliefs = leaves(belief)
+        moved = {}
+        for name, leaf in self.parts.items():
+            own, number = self.plans[name].rows[i], self.numbers[name][i]
+            if isinstance(own, StateRow):
+                moved[name] = own.move(leaf, z[name], beliefs.get(name), self.noise.at("bridge", step=i).at(name), self.mask)
+            else:
+                history = self.history[name]
+                if own.level is not None:
+                    history.insert(0, leaf.observe(beliefs[name], z[name], number))
+                    del history[self.depth[name] :]
+                noise = self.drawing(name, own)
+                begin = self.anchor[name] if own.anchored else z[name]
+                moved[name] = leaf.advance(begin, history, beliefs[name], number, noise, self.mask)
+            if self.held:
+                moved[name] = self.hold(name, moved[name])
+        if not row.anchored:
+            self.anchor = z
+        self.z = moved
+
+    def drawing(self, name: str, row: Row) -> Noise:
+        if name in self.paths:
+            lam = self.parts[name].schedule.lam
+            return self.paths[name].between(float(lam(row.start)), float(lam(row.stop)))
+        return Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
+
+
 def trajectory(
     denoiser: BaseDenoiser,
     plan: Plan | Draft | Mapping[str, Plan | Draft],
     count: int = 1,
-    *,
-    seed: int = 0,
-    cond: Cond = None,
-    guidance: Guidance | None = None,
-    shape: Shape | None = None,
-    given: Tree | None = None,
-    known: Tree | None = None,
-    start: Tree | None = None,
-    mask: Tensor | None = None,
-    first_id: int = 0,
-    device: torch.device | str | None = None,
+    **options: Unpack["Options"],
 ) -> Generator[Step, None, Tree]:
-    """Run a plan, one `Step` after each row. The arguments are those of `sample` (see `Options`)."""
-    if count < 1:
-        raise ValueError(f"count is {count}; ask for at least 1 sample.")
-    if guidance is not None and not callable(guidance):
-        raise ValueError(f"guidance is {guidance!r}; pass a guidance such as CFG({guidance!r}).")
-    parts = denoiser.process.leaves()
-    plans = plans_for(denoiser.process, plan)
-    for name, value in (cond or {}).items():
-        if len(value) != count:
-            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
-    shape = shape if shape is not None else denoiser.shape
-    if shape is None:
-        raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
-    weights = [p for p in denoiser.parameters() if p.is_floating_point()]
-    device = torch.device(device) if device is not None else (weights[0].device if weights else torch.device("cpu"))
-    dtype = weights[0].dtype if weights else None
-    model = denoiser if guidance is None else guidance(denoiser)
-    noise = Noise.of(seed, count, first_id, device)
-    shapes = {n: (count, *s) for n, s in spread(shape, list(parts), "shape").items()}
-    held = _known(given, known, parts, shapes)
+    """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
     with torch.no_grad():
-        begun = _begun(start, parts, shapes, plans)
-    _warn_of_unseen_levels(denoiser, held)
-    cond = None if cond is None else {name: value.to(device) for name, value in cond.items()}
-    mask = None if mask is None else mask.to(device)
-
-    with torch.no_grad():
-        numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
-        z = {
-            name: begun[name].to(device, dtype if begun[name].is_floating_point() else None)
-            if name in begun
-            else leaf.prior(shapes[name][1:], noise.at("prior").at(name), mask, dtype or torch.float32)
-            for name, leaf in parts.items()
-        }
-    depth = {name: p.history for name, p in plans.items()}
-    z = {name: _hold(state, held.get(name)) for name, state in z.items()}
-    anchor, history = dict(z), {name: [] for name in parts}
-    rows = next(iter(plans.values())).rows
-    for i, row in enumerate(rows):
-        levels = {name: _level(plans[name].rows[i].level, held.get(name)) for name in parts}
+        run = _Run(denoiser, plan, count, options)
+    for i in range(len(run.rows)):
         with torch.no_grad(), _evaluating(denoiser):
-            belief = model(tree(z), tree(levels), cond, mask)
-            beliefs = leaves(belief)
-            moved = {}
-            for name, leaf in parts.items():
-                number = numbers[name][i]
-                history[name] = [leaf.observe(beliefs[name], z[name], number), *history[name]][: depth[name]]
-                begin = anchor[name] if row.anchored else z[name]
-                step_noise = noise.at("bridge", step=i).at(name)
-                state = leaf.advance(begin, history[name], beliefs[name], number, step_noise, mask)
-                moved[name] = _hold(state, held.get(name))
-        if not row.anchored:
-            anchor = z
-        z = moved
-        yield Step(i, len(rows), tree({name: plans[name].rows[i].stop for name in parts}), tree(z), belief)
-    return tree(z)
+            run.step(i)
+        stops = tree({name: p.rows[i].stop for name, p in run.plans.items()})
+        yield Step(i, len(run.rows), stops, tree(run.z), run.belief, run.nfe)
+    return tree(run.z)
 
 
 class Options(TypedDict, total=False):
@@ -152,6 +223,8 @@ class Options(TypedDict, total=False):
         mask: (count, N) bool, the real nodes of padded sets.
         first_id: identity of the first sample.
         device: where to sample; where the denoiser's weights are by default.
+        noise: "step" draws fresh noise for each row; "path" takes it from one Brownian path of each sample, indexed by
+            level, so that one seed gives comparable samples at any number of steps.
     """
 
     seed: int
@@ -164,6 +237,7 @@ class Options(TypedDict, total=False):
     mask: Tensor | None
     first_id: int
     device: torch.device | str | None
+    noise: str
 
 
 def sample(
@@ -186,12 +260,11 @@ def sample(
     Raises:
         ValueError: if plan, process, guidance or arguments do not fit each other.
     """
-    steps = trajectory(denoiser, plan, count, **options)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    with torch.no_grad(), _evaluating(denoiser):
+        run = _Run(denoiser, plan, count, options)
+        for i in range(len(run.rows)):
+            run.step(i)
+    return tree(run.z)
 
 
 def _known(
@@ -265,9 +338,7 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             module.train()
 
 
-def _hold(state: Tensor, held: tuple[Tensor, Tensor] | None) -> Tensor:
-    return state if held is None else torch.where(held[1].to(state.device), held[0].to(state.device, state.dtype), state)
-
-
-def _level(level: float, held: tuple[Tensor, Tensor] | None) -> Any:
-    return level if held is None else torch.where(held[1], 0.0, torch.tensor(level, dtype=torch.float64))
+def _level(row: Row | StateRow) -> Tensor | None:
+    level = getattr(row, "shown", None)
+    level = row.level if level is None else level
+    return None if level is None else torch.tensor(level, dtype=torch.float64)
