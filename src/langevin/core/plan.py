@@ -129,8 +129,8 @@ class StateRow(ABC):
         """The state after the row."""
 
     def __str__(self) -> str:
-        own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in dataclasses.asdict(self).items()
-                        if k not in ("start", "stop"))  # pyright: ignore # fmt: skip
+        settings = {k: v for k, v in saved(self).items() if k not in ("kind", "start", "stop")}
+        own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
         level = "        -" if self.level is None else f"{self.level:>9.5f}"
         return f"{level} {self.start:>9.5f} {self.stop:>9.5f}        {type(self).__name__.lower()}: {own}"
 
@@ -221,10 +221,10 @@ class Plan:
         rests = [r for r in self.rows if isinstance(r, Row) and not r.anchored and r.start <= level + 1e-12]
         if not rests:
             raise ValueError(f"{self.name} has no row at or below level {level:g}; give a level above {self.rows[-1].start:g}.")
-        first, *others = self.rows[self.rows.index(rests[0]) :]
+        place = self.rows.index(rests[0])
         rows: list[Row | StateRow] = []
         made = 0
-        for row in (dataclasses.replace(first, level=first.start), *others):
+        for row in (dataclasses.replace(rests[0], level=rests[0].start), *self.rows[place + 1 :]):
             made += row.nfe
             if isinstance(row, Row) and len(row.mix) > made:
                 # the weight of evaluations that were not made goes to the oldest that was
@@ -240,12 +240,8 @@ class Plan:
         return dataclasses.replace(self, name=name, order=order, rows=(*self.rows, *other.rows))
 
     def to_json(self) -> str:
-        rows = [
-            {**dataclasses.asdict(row), **({} if isinstance(row, Row) else {"kind": type(row).__name__})}  # pyright: ignore
-            for row in self.rows
-        ]
         fields = {"name": self.name, "basis": self.basis, "order": self.order, "data_std": self.data_std}
-        return json.dumps({**fields, "rows": rows}, indent=1)
+        return json.dumps({**fields, "rows": [saved(row) for row in self.rows]}, indent=1)
 
     @staticmethod
     def from_json(text: str) -> "Plan":
@@ -283,14 +279,19 @@ class Draft:
         return self.name
 
 
-def _row(saved: dict[str, Any]) -> Row | StateRow:
-    kind = saved.pop("kind", None)
+def saved(row: Any) -> dict[str, Any]:
+    """A row as plain values; a state row names its kind."""
+    return {**({} if isinstance(row, Row) else {"kind": type(row).__name__}), **dataclasses.asdict(row)}
+
+
+def _row(values: dict[str, Any]) -> Row | StateRow:
+    kind = values.pop("kind", None)
     if kind is not None:
         if kind not in StateRow.kinds:
             raise KeyError(f"no row kind {kind!r}, there are {', '.join(StateRow.kinds)}")
-        return StateRow.kinds[kind](**saved)
-    numbers: dict[str, Any] = {k: None if v is None else float(v) for k, v in saved.items() if k not in ("mix", "anchored")}
-    return Row(**numbers, mix=tuple(float(w) for w in saved["mix"]), anchored=bool(saved.get("anchored", False)))
+        return StateRow.kinds[kind](**values)
+    numbers: dict[str, Any] = {k: None if v is None else float(v) for k, v in values.items() if k not in ("mix", "anchored")}
+    return Row(**numbers, mix=tuple(float(w) for w in values["mix"]), anchored=bool(values.get("anchored", False)))
 
 
 def joined(levels: Sequence[float]) -> list[tuple[float, float]]:

@@ -150,7 +150,8 @@ class _Run:
             if isinstance(row, StateRow):
                 out = {**out, name: row.at(self.z[name], self.noise.at("level", step=i).at(name))}
             if name in self.held:
-                out = {**out, name: torch.where(self.held[name][1], 0.0, out[name])}
+                # known elements are at level 0
+                out = {**out, name: torch.as_tensor(out[name], dtype=torch.float64) * ~self.held[name][1]}
         return out
 
     def step(self, i: int) -> None:
