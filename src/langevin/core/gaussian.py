@@ -101,6 +101,11 @@ class Gaussian(LeafProcess):
         spread = torch.where(sigma_t > 0, sigma_s * (1 - eta**2 * tau).sqrt() / sigma_t.clamp(min=1e-300), 1.0)
         return alpha_s - spread * alpha_t, spread, eta * tau.sqrt() * sigma_s
 
+    def bridge_numbers(self, t: float, s: float, eta: float = 1.0) -> tuple[float, float, float]:
+        """The bridge from t to s as (weight of x, weight of z_t, standard deviation)."""
+        x_part, z_part, deviation = self._bridge(torch.tensor(t, dtype=torch.float64), torch.tensor(s, dtype=torch.float64), eta)
+        return float(x_part), float(z_part), float(deviation)
+
     def kl(self, x: Tensor, belief: GaussianPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
         """1/2 (SNR_s - SNR_t) (x - x^)^2 (VDM, 2107.00630, eq. 14)."""
         gain = self.schedule.lam(broadcastable(s, z)).exp() - self.schedule.lam(broadcastable(t, z)).exp()
@@ -139,9 +144,7 @@ class Gaussian(LeafProcess):
             )
         starts = torch.tensor([row.level for row in rows if row.level is not None], dtype=torch.float64)
         if plan.basis == "velocity" and not all(bool(r.isfinite().all()) for r in self.schedule.rates(starts)):
-            raise ValueError(
-                f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis."
-            )
+            raise ValueError(f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis.")
         if plan.basis == "eps" and rows and not float(self.schedule(rows[0].start)[0]) > 0:
             raise ValueError(
                 f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {rows[0].start:g} of {at}, "

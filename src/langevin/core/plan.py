@@ -70,7 +70,10 @@ class Row:
             return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
         total = sum(self.mix)
         if (self.a is None and not abs(total - 1) <= 1e-9) or not 0 < len(self.mix) <= evaluations:
-            return f"mixes {len(self.mix)} evaluations with weights summing to {total:g}; use at most the {evaluations} made so far, summing to 1"  # fmt: skip
+            return (
+                f"mixes {len(self.mix)} evaluations with weights summing to {total:g}; use at most the {evaluations} made so far, "
+                "summing to 1"
+            )
         if not 0 <= self.eta <= 1:
             return f"has eta {self.eta:g}; eta lies in [0, 1]"
         if self.a is None and (self.c or self.shown is not None):
@@ -117,7 +120,7 @@ class StateRow(ABC):
             return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
         return None
 
-    def check(self, leaf: Any) -> None:
+    def check(self, leaf: Any) -> None:  # noqa: B027  most rows run anywhere
         """Refuse a process the row cannot run on."""
 
     def at(self, z: Tensor, noise: Noise) -> Level | None:
@@ -235,7 +238,9 @@ class Plan:
     def __add__(self, other: "Plan") -> "Plan":
         """One plan after another, which begins where this one ends and has its basis."""
         if (self.basis, self.data_std) != (other.basis, other.data_std):
-            raise ValueError(f"{self.name} is in basis {self.basis!r} and {other.name} in {other.basis!r}; join plans of one basis.")
+            raise ValueError(
+                f"{self.name} is in basis {self.basis!r} and {other.name} in {other.basis!r}; join plans of one basis."
+            )
         name, order = f"{self.name} + {other.name}", min(self.order, other.order)
         return dataclasses.replace(self, name=name, order=order, rows=(*self.rows, *other.rows))
 

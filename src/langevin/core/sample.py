@@ -14,7 +14,7 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.noise import Noise, Path
-from langevin.core.plan import DrivingRow, Draft, Plan, Row, StateRow
+from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
 from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
@@ -57,7 +57,8 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
     lengths = {
-        name: (p.nfe, tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows)) for name, p in plans.items()
+        name: (p.nfe, tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows))
+        for name, p in plans.items()
     }
     if len(set(lengths.values())) > 1:
         raise ValueError(

@@ -4,32 +4,64 @@ from collections.abc import Callable
 from pathlib import Path
 
 from langevin import spec
-from langevin.core.plan import Draft, Plan, Row
+from langevin.core.plan import Draft, Plan, Row, StateRow
 from langevin.plans import grids
+from langevin.plans.analysis import compare, order
+from langevin.plans.choice import default
+from langevin.plans.few_step import consistency, lcm
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
-from langevin.plans.multistep import dpmpp
-from langevin.plans.runge_kutta import heun
+from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
+from langevin.plans.multistep import (
+    adams_bashforth,
+    deis,
+    dpm_solver_multistep,
+    dpmpp,
+    lms,
+    multistep,
+    plms,
+    sa_solver,
+    trig,
+    unipc,
+)
+from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector
+from langevin.plans.runge_kutta import (
+    dpm_2,
+    dpm_solver,
+    dpmpp_single,
+    edm_stochastic,
+    heun,
+    heun3,
+    midpoint,
+    restart,
+    rk4,
+)
 
 PLANS: dict[str, Callable[..., Draft]] = {
-    "ddim": ddim, "ddpm": ddpm, "dpmpp": dpmpp, "euler": euler, "euler_ancestral": euler_ancestral, "heun": heun,
+    f.__name__: f for f in (
+        adams_bashforth, adaptive, annealed_langevin, consistency, ddim, ddpm, default, deis, dpm_2, dpm_solver,
+        dpm_solver_multistep, dpmpp, dpmpp_single, edm_stochastic, euler, euler_ancestral, heun, heun3, lcm, lms, midpoint,
+        multistep, plms, predictor_corrector, restart, rk4, sa_solver, trig, unipc,
+    )
 }  # fmt: skip
 
 __all__ = [
     "PLANS",
+    "Adaptive",
     "Draft",
     "Grid",
+    "Langevin",
+    "LearnedVariance",
     "Plan",
+    "Renoise",
     "Row",
-    "ddim",
-    "ddpm",
-    "dpmpp",
-    "euler",
-    "euler_ancestral",
+    "StateRow",
+    "compare",
     "grids",
-    "heun",
+    "order",
     "parse",
-]  # fmt: skip
+    *PLANS,
+]  # pyright: ignore  # fmt: skip
 
 
 def parse(text: str) -> Draft | Plan:

@@ -3,9 +3,11 @@
 DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ in eta and in the grid they are known for.
 """
 
-from langevin.core.plan import Draft, Plan, Row
+from langevin.core.gaussian import Gaussian
+from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import Grid, named
+from langevin.plans.moves import LearnedVariance
 
 
 def check_steps(steps: int) -> None:
@@ -21,7 +23,7 @@ def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Draft:
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)
-        rows = tuple(Row(level=t, start=t, stop=s, eta=eta) for t, s in zip(levels[:-1], levels[1:], strict=True))
+        rows = tuple(Row(level=t, start=t, stop=s, eta=eta) for t, s in joined(levels))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
     return Draft(name, fill)
@@ -32,9 +34,34 @@ def ddim(steps: int = 50, eta: float = 0.0, grid: str | Grid = "uniform") -> Dra
     return _first_order(f"ddim({steps}, eta={eta:g})", steps, eta, grid)
 
 
-def ddpm(steps: int = 1000, grid: str | Grid = "uniform") -> Draft:
-    """Ancestral sampling with the exact posterior variance (2006.11239, eq. 7). `steps` evaluations."""
-    return _first_order(f"ddpm({steps})", steps, 1.0, grid)
+def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform") -> Draft:
+    """Ancestral sampling (2006.11239, alg. 2). `steps` evaluations.
+
+    Args:
+        variance: "small" is the bridge's own, exact where the data is one point (and the only one for categories); "large" is
+            that of the step towards noise, exact where the data is standard normal (sec. 3.2); "belief" adds to the small one
+            what the denoiser is unsure of, for denoisers whose beliefs have a variance.
+    """
+    if variance not in ("small", "large", "belief"):
+        raise ValueError(f"variance is {variance!r}; there are 'small', 'large' and 'belief'.")
+    small = _first_order(f"ddpm({steps})", steps, 1.0, grid)
+    if variance == "small":
+        return small
+    name = f"ddpm({steps}, variance={variance})"
+
+    def fill(schedule: Schedule) -> Plan:
+        process, rows = Gaussian(schedule), []
+        for t, s in joined(small.on(schedule).levels):
+            if variance == "belief":
+                rows.append(LearnedVariance(start=t, stop=s))
+                continue
+            x_weight, z_weight, _ = process.bridge_numbers(t, s)
+            (alpha_t, sigma_t), (alpha_s, sigma_s) = ([float(v) for v in schedule(level)] for level in (t, s))
+            c = (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2) ** 0.5 if s > 0 else 0.0
+            rows.append(Row(level=t, start=t, stop=s, a=z_weight, mix=(x_weight,), c=c))
+        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
+
+    return Draft(name, fill)
 
 
 def euler(steps: int = 30, grid: str | Grid = "karras") -> Draft:

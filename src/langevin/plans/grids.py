@@ -1,15 +1,17 @@
 """Grids: which levels a plan visits. A grid is a function (schedule, steps) -> steps + 1 falling levels.
 
-All end at `stop`; where that is 0, the last step leaps from the schedule's floor to clean data, as is the custom.
-One step is always legal: it goes from `start` to `stop`.
+All end at `stop`. Where that is 0, those written in log-SNR or in Karras's sigma leap from the schedule's floor to clean
+data, as is the custom; `angle` comes to rest there. One step is always legal: it goes from `start` to `stop`.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
+from langevin import spec
 from langevin.core.schedule import Schedule
 
 Grid: TypeAlias = Callable[[Schedule, int], list[float]]
@@ -42,6 +44,101 @@ def karras(rho: float = 7.0, start: float = 1.0, stop: float = 0.0) -> Grid:
     return _by_lam(ramp, start, stop)
 
 
+def sigma(start: float = 1.0, stop: float = 0.0) -> Grid:
+    """Equal steps of sigma/alpha."""
+    return karras(1.0, start, stop)
+
+
+def angle(center: float = 0.35, power: float = 0.75, start: float = 1.0, stop: float = 0.0) -> Grid:
+    """Equal steps of arctan((sigma / (alpha center))^power).
+
+    Levels crowd where sigma/alpha is near `center`, about half the data's standard deviation, and thin out on both sides as
+    a power law, so that neither pure noise nor clean data is infinitely far away: the grid needs no floor, and is nearly the
+    same on every schedule. power 1 and center 1 are equal steps of the variance-preserving angle.
+    """
+    if not (center > 0 and power > 0):
+        raise ValueError(f"center is {center} and power {power}; both are above 0.")
+
+    def place(schedule: Schedule, level: float) -> float:
+        alpha, noise = (float(v) for v in schedule(level))
+        return math.atan((noise / alpha / center) ** power) if alpha > 0 else math.pi / 2
+
+    def levels(schedule: Schedule, steps: int) -> list[float]:
+        ends = place(schedule, start), place(schedule, stop)
+        places = torch.linspace(*ends, steps + 1, dtype=torch.float64)
+        ratio = center * places[1:-1].tan() ** (1 / power)
+        return [start, *schedule.invert(-2 * ratio.log()).tolist(), stop]
+
+    return levels
+
+
+def beta(a: float = 0.6, b: float = 0.6, start: float = 1.0, stop: float = 0.0) -> Grid:
+    """Equal steps of the Beta(a, b) distribution function of t: more levels at both ends (2407.12173). Needs scipy."""
+
+    def levels(schedule: Schedule, steps: int) -> list[float]:
+        del schedule
+        try:
+            from scipy.stats import beta as law
+        except ImportError:
+            raise ValueError("the grid 'beta' needs scipy; install langevin[metrics], or choose another grid.") from None
+        share = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+        inner = torch.as_tensor(law.ppf(share.numpy(), a, b))[1:-1]
+        return [start, *(stop + (start - stop) * inner).tolist(), stop]
+
+    return levels
+
+
+def linspace(timesteps: int = 1000) -> Grid:
+    """Published timesteps T - 1 .. 0 in equal steps, rounded, then clean data (the default of many peers' solvers).
+
+    The lowest of these n + 1 timesteps, 0, is left out, so the last step is a leap from far above clean data: up to about 15
+    steps that costs little, beyond it rules the error.
+    """
+
+    def levels(schedule: Schedule, steps: int) -> list[float]:
+        del schedule
+        _enough(steps, timesteps - 1)
+        return [(round((timesteps - 1) * (steps - i) / steps) + 1) / timesteps for i in range(steps)] + [0.0]
+
+    return levels
+
+
+def shifted(grid: "str | Grid" = "uniform", shift: float = 3.0) -> Grid:
+    """Another grid with its noise multiplied, sigma/alpha -> shift sigma/alpha (SD3, 2403.03206, sec. 5.3.2).
+
+    Use it where the schedule itself is not shifted; on the flow schedule it is t -> shift t / (1 + (shift - 1) t).
+    """
+    base = named(grid)
+    if not shift > 0:
+        raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
+
+    def levels(schedule: Schedule, steps: int) -> list[float]:
+        first, *inner = base(schedule, steps)
+        lam = schedule.lam(torch.tensor(inner[:-1], dtype=torch.float64)) - 2 * math.log(shift)
+        low = [first] if first == 1 else schedule.invert(schedule.lam(first) - 2 * math.log(shift)).reshape(1).tolist()
+        return [*low, *schedule.invert(lam).tolist(), inner[-1]]
+
+    return levels
+
+
+def dynamic(tokens: int = 4096, grid: "str | Grid" = "uniform") -> Grid:
+    """`shifted` by the resolution: log(shift) runs from 0.5 at 256 tokens to 1.15 at 4096 (FLUX)."""
+    return shifted(grid, math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)))
+
+
+def given(levels: Sequence[float]) -> Grid:
+    """Levels written out, such as those of `plans.optimal_levels`; legal at their own number of steps only."""
+    fixed = [float(t) for t in levels]
+
+    def grid(schedule: Schedule, steps: int) -> list[float]:
+        del schedule
+        if steps != len(fixed) - 1:
+            raise ValueError(f"steps is {steps}, but the grid has {len(fixed)} levels; ask for {len(fixed) - 1} steps.")
+        return fixed
+
+    return grid
+
+
 def trailing(timesteps: int = 1000) -> Grid:
     """Published timesteps T, T - T/n, ...: starts at the last one (2305.08891, sec. 3.3)."""
 
@@ -66,18 +163,18 @@ def leading(timesteps: int = 1000, offset: int = 1) -> Grid:
 
 
 GRIDS: dict[str, Callable[..., Grid]] = {
-    "uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "karras": karras,
-    "trailing": trailing, "leading": leading,
+    "uniform": uniform, "quadratic": quadratic, "log_snr": log_snr, "exponential": log_snr, "karras": karras, "sigma": sigma,
+    "angle": angle, "beta": beta, "trailing": trailing, "leading": leading, "linspace": linspace, "shifted": shifted,
+    "dynamic": dynamic,
 }  # fmt: skip
 
 
 def named(grid: str | Grid) -> Grid:
-    """A grid by name, or the one given."""
+    """A grid by name, or the one given. Options follow after semicolons: "angle;center=0.5;power=1"."""
     if not isinstance(grid, str):
         return grid
-    if grid not in GRIDS:
-        raise ValueError(f"grid is {grid!r}; choose one of {', '.join(GRIDS)}.")
-    return GRIDS[grid]()
+    name, *options = grid.split(";")
+    return spec.parse(f"{name}:{','.join(options)}", GRIDS, "grid")
 
 
 def _enough(steps: int, timesteps: int) -> None:

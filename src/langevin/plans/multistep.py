@@ -1,19 +1,96 @@
 """Multistep: higher order from earlier evaluations, still one evaluation a step.
 
-With half log-SNR u = log(alpha / sigma) and h = u_s - u_t the exact probability flow is (2211.01095, eq. 8)
-
-    z_s = (sigma_s / sigma_t) z_t + sigma_s integral exp(u) x^(u) du,
-
-and its SDE form has exp(2u) in the integral. Replacing x^ by the polynomial through the last evaluations gives weights
-which, divided by their sum, are the row's `mix`; the bridge supplies the rest.
+All are one function, `multistep`: a basis that is integrated exactly where its evaluation does not change, a variable in
+which the evaluations are extrapolated, an order, and whether each new evaluation first corrects the step that led to it
+(UniPC's corrector, which costs no evaluation). The named methods are its settings; see `langevin.plans.integrals`.
 """
 
 import math
 
-from langevin.core.plan import Draft, Plan, Row
+from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
+from langevin.plans.integrals import Integrals
+
+
+def multistep(
+    steps: int = 20,
+    basis: str = "x0",
+    variable: str = "lam",
+    order: int = 3,
+    corrector: bool = False,
+    final: int = 0,
+    data_std: float = 1.0,
+    tau: float = 0.0,
+    grid: str | Grid = "log_snr",
+    name: str | None = None,
+) -> Draft:
+    """The general multistep method, `steps` evaluations.
+
+    Args:
+        basis: "x0", "eps", "v" or "velocity"; variable: "lam", "angle", "sigma" or "t".
+        order: evaluations a step is extrapolated from, and order of convergence. A corrected step uses one more.
+        corrector: correct each step once the evaluation at its end is known (UniPC, 2302.04867, alg. 1), with order one
+            higher; the corrected state is where the next step starts from. Steps are then of order + 1 in effect.
+        final: order of the last step, 0 for no limit. Lower it where the last step is a leap.
+        data_std: d of the angle, for basis "v" and variable "angle".
+        tau: 0 deterministic, 1 ancestral, between them part of the noise (SA-Solver, 2309.05019); basis x0 only.
+    """
+    check_steps(steps)
+    if not 1 <= order <= 6:
+        raise ValueError(f"order is {order}; multistep methods have order 1 to 6.")
+    if not 0 <= tau <= 1 or (tau and basis != "x0"):
+        raise ValueError(f"tau is {tau} in basis {basis!r}; tau lies in [0, 1], and above 0 needs the basis 'x0'.")
+    levels_of = named(grid)
+    rate = 1 + tau**2
+    called = name or f"multistep({steps}, {basis}/{variable}, order={order}{', corrector' if corrector else ''})"
+
+    def fill(schedule: Schedule) -> Plan:
+        levels = levels_of(schedule, steps)
+        integrals = Integrals(schedule, basis, variable, data_std)
+
+        def row(i: int, nodes: list[float], level: float | None, anchored: bool) -> Row:
+            start, stop = levels[i], levels[i + 1]
+            weights = tuple(integrals.step(start, stop, nodes, rate))
+            if basis == "v":
+                growth = integrals.norm(stop)
+                explicit = {"a": growth / integrals.norm(start), "mix": tuple(w * growth for w in weights)}
+                return Row(level=level, start=start, stop=stop, anchored=anchored, **explicit)
+            if basis == "velocity":
+                weights = tuple(w / (stop - start) for w in weights)
+            eta = _eta(schedule, start, stop, tau)
+            return Row(level=level, start=start, stop=stop, mix=weights, anchored=anchored, eta=eta)
+
+        rows: list[Row] = []
+        for i, (t, s) in enumerate(joined(levels)):
+            reach = min(order, i + 1)
+            if final and i == steps - 1:
+                reach = min(reach, final)
+            known = levels[i::-1]
+            nodes = known[: integrals.usable(t, s, known, reach)]
+            if corrector and i > 0:
+                # the evaluation at t corrects the step that led there
+                behind = known[1 : 1 + integrals.usable(known[1], t, known[1:], min(order, i))]
+                usable = math.isfinite(integrals.places([t])[0]) and math.isfinite(integrals.places(behind)[0])
+                rows.append(row(i - 1, [t, *behind] if usable else [known[1]], t, True))
+                if not usable:  # nothing to correct with: keep the step as it was
+                    rows[-1] = Row(level=t, start=levels[i - 1], stop=t, mix=(0.0, 1.0), anchored=True)
+                rows.append(row(i, nodes, None, False))
+            else:
+                rows.append(row(i, nodes, t, False))
+        reached = min(order, 2) if tau else order + corrector
+        return Plan(name=called, basis=basis, order=reached, rows=tuple(rows), data_std=data_std)
+
+    return Draft(called, fill)
+
+
+def _eta(schedule: Schedule, start: float, stop: float, tau: float) -> float:
+    """The bridge's eta whose noise is that of the SDE with constant tau: 1 - exp(-tau^2 dlam) = eta^2 (1 - exp(-dlam))."""
+    if tau in (0.0, 1.0):
+        return tau
+    gap = float(schedule.lam(stop) - schedule.lam(start))
+    return math.sqrt(math.expm1(-(tau**2) * gap) / math.expm1(-gap)) if math.isfinite(gap) else 0.0
 
 
 def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid = "log_snr") -> Draft:
@@ -27,48 +104,130 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
         order: 1, 2 or 3.
         sde: the stochastic form (eta = 1), of weak order 2 at most.
     """
-    check_steps(steps)
     if order not in (1, 2, 3):
         raise ValueError(f"order is {order}; dpmpp has orders 1, 2 and 3.")
-
     name = f"dpmpp({steps}, order={order}{', sde' if sde else ''})"
+    exact = multistep(steps, "x0", "lam", order, tau=float(sde), grid=grid, name=name)
+    return Draft(name, lambda schedule: _papers_second_order(exact.on(schedule), schedule)) if order == 2 else exact
 
+
+def _papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
+    """Two-point rows with the slope taken at the middle of the step, whatever the weight over it."""
+    rows, before = [], None
+    for row in plan.rows:
+        assert isinstance(row, Row) and row.level is not None
+        if len(row.mix) == 2 and before is not None:
+            half = [float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop)]
+            slope = (half[2] - half[1]) / (half[1] - half[0]) / 2
+            row = Row(level=row.level, start=row.start, stop=row.stop, mix=(1 + slope, -slope), eta=row.eta)
+        rows.append(row)
+        before = row.start
+    return Plan(name=plan.name, basis=plan.basis, order=plan.order, rows=tuple(rows))
+
+
+def trig(
+    steps: int = 20,
+    order: int = 3,
+    data_std: float = 0.6,
+    corrector: bool = True,
+    grid: str | Grid = "angle;center=0.5;power=0.75",
+) -> Draft:
+    """Adams' method in the angle between data and noise, predicting and correcting: the library's own, `steps` evaluations.
+
+    In phi = arctan(sigma / (alpha d)), with d the data's standard deviation, the flow is smooth from pure noise to clean data
+    and the same on every schedule: both ends are ordinary points. The last step is of full order and ends at exactly 0.
+    """
+    name = f"trig({steps}, order={order}, data_std={data_std:g}{'' if corrector else ', no corrector'})"
+    return multistep(steps, "v", "angle", order, corrector, data_std=data_std, grid=grid, name=name)
+
+
+def unipc(steps: int = 20, order: int = 3, variant: str = "exact", final: int = 1, grid: str | Grid = "log_snr") -> Draft:
+    """UniPC (2302.04867): DPM-Solver++'s predictor, corrected by the next evaluation, `steps` evaluations.
+
+    Args:
+        order: of the predictor.
+        variant: "exact" integrates all polynomials exactly. The published "bh1" and "bh2" differ from it where only one
+            difference is used, whose weight they round to 1/2.
+        final: order of the last step, which leaps to clean data.
+    """
+    if variant not in ("exact", "bh1", "bh2"):
+        raise ValueError(f"variant is {variant!r}; there are 'exact', 'bh1' and 'bh2'.")
+    name = f"unipc({steps}, order={order}{'' if variant == 'exact' else ', ' + variant})"
+    exact = multistep(steps, "x0", "lam", order, True, final, grid=grid, name=name)
+    return exact if variant == "exact" else Draft(name, lambda schedule: _rounded(exact.on(schedule), schedule, variant))
+
+
+def _rounded(plan: Plan, schedule: Schedule, variant: str) -> Plan:
+    """Rows with one difference D of beliefs, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2."""
+    rows = []
+    nodes: list[float] = []
+    for row in plan.rows:
+        assert isinstance(row, Row)
+        if row.level is not None:
+            nodes.insert(0, row.level)
+        if len(row.mix) == 2 and row.stop > 0:
+            half = [float(schedule.lam(t)) / 2 for t in (row.start, row.stop)]
+            h = half[1] - half[0]
+            # share of the step's weight 1 - exp(-h) that B(h) is
+            scale = h / -math.expm1(-h) if variant == "bh1" else 1.0
+            if row.anchored:
+                mix = (scale / 2, 1 - scale / 2)
+            else:
+                r = (half[0] - float(schedule.lam(nodes[1])) / 2) / h
+                mix = (1 + scale / (2 * r), -scale / (2 * r))
+            row = Row(level=row.level, start=row.start, stop=row.stop, mix=mix, anchored=row.anchored)
+        rows.append(row)
+    return Plan(name=plan.name, basis=plan.basis, order=plan.order, rows=tuple(rows))
+
+
+def sa_solver(
+    steps: int = 20, order: int = 2, tau: float = 1.0, corrector: bool = True, final: int = 1, grid: str | Grid = "log_snr"
+) -> Draft:
+    """SA-Solver (2309.05019): stochastic Adams, predicting and correcting under one draw of noise, `steps` evaluations.
+
+    Args:
+        tau: how stochastic, constant over the levels: 0 is UniPC, 1 ancestral.
+    """
+    name = f"sa_solver({steps}, order={order}, tau={tau:g})"
+    return multistep(steps, "x0", "lam", order, corrector, final, tau=tau, grid=grid, name=name)
+
+
+def dpm_solver_multistep(steps: int = 20, order: int = 2, final: int = 1, grid: str | Grid = "log_snr") -> Draft:
+    """DPM-Solver on noise predictions (2206.00927), extrapolated in log-SNR, `steps` evaluations."""
+    return multistep(steps, "eps", "lam", order, final=final, grid=grid, name=f"dpm_solver_multistep({steps}, order={order})")
+
+
+def deis(steps: int = 20, order: int = 3, variable: str = "t", grid: str | Grid = "quadratic") -> Draft:
+    """DEIS (2204.13902, tAB; rhoAB for variable "sigma"): exact integrals of extrapolated noise, `steps` evaluations."""
+    return multistep(steps, "eps", variable, order, grid=grid, name=f"deis({steps}, order={order}, {variable})")
+
+
+def lms(steps: int = 20, order: int = 4, grid: str | Grid = "karras") -> Draft:
+    """Linear multistep in sigma/alpha (k-diffusion's LMS): Adams-Bashforth for dz/dsigma = e^, `steps` evaluations."""
+    return multistep(steps, "eps", "sigma", order, grid=grid, name=f"lms({steps}, order={order})")
+
+
+def adams_bashforth(steps: int = 20, order: int = 3, grid: str | Grid = "uniform") -> Draft:
+    """Adams-Bashforth on dz/dt, for flows, `steps` evaluations."""
+    return multistep(steps, "velocity", "t", order, grid=grid, name=f"adams_bashforth({steps}, order={order})")
+
+
+def plms(steps: int = 50, order: int = 4, grid: str | Grid = "leading") -> Draft:
+    """PLMS, the pseudo linear multistep half of PNDM (2202.09778): Adams-Bashforth's constants for equal steps of t, mixed
+    noise carried by DDIM's step, `steps` evaluations. (Its classical order holds where the grid is uniform in t.)
+    """
+    check_steps(steps)
+    table = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+    if order not in table:
+        raise ValueError(f"order is {order}; PLMS has orders 1 to 4.")
     levels_of = named(grid)
+    name = f"plms({steps}, order={order})"
 
     def fill(schedule: Schedule) -> Plan:
-        levels = levels_of(schedule, steps)
-        half = [float(schedule.lam(t)) / 2 for t in levels]
-        rows = []
-        for i, (t, s) in enumerate(zip(levels[:-1], levels[1:], strict=True)):
-            # history is usable while lam is finite; across an infinite step nothing is known of the curve
-            reach = min(order, i + 1)
-            while reach > 1 and not (math.isfinite(half[i + 1]) and math.isfinite(half[i - reach + 1])):
-                reach -= 1
-            mix = _mix(half[i + 1], half[i::-1][:reach], 2.0 if sde else 1.0)
-            rows.append(Row(level=t, start=t, stop=s, mix=mix, eta=1.0 if sde else 0.0))
-        # extrapolating a noisy path gains weak order 2 at most
-        return Plan(name=name, basis="x0", order=min(order, 2) if sde else order, rows=tuple(rows))
+        rows = [
+            Row(level=t, start=t, stop=s, mix=table[min(order, i + 1)])
+            for i, (t, s) in enumerate(joined(levels_of(schedule, steps)))
+        ]
+        return Plan(name=name, basis="eps", order=order, rows=tuple(rows))
 
     return Draft(name, fill)
-
-
-def _mix(stop: float, nodes: list[float], rate: float) -> tuple[float, ...]:
-    """Weights of the evaluations at `nodes` (newest first) for the step from nodes[0] to stop; rate 1 ODE, 2 SDE."""
-    if len(nodes) == 1:
-        return (1.0,)
-    h = stop - nodes[0]
-    back = [(nodes[0] - u) / h for u in nodes]  # distances behind, in steps: 0, r, ...
-    if len(nodes) == 2:
-        half = 1 / (2 * back[1])
-        return (1 + half, -half)
-    # moments of the normalised weight exp(rate (u - stop)) over the step, for u = nodes[0] + x h
-    k = rate * h
-    total = -math.expm1(-k)
-    first = (k - total) / k / total
-    second = (1 - 2 * first * total / k) / total
-    r1, r2 = back[1], back[2]
-    # Lagrange polynomials through 0, -r1, -r2, integrated
-    newest = ((r1 + r2) * first + second) / (r1 * r2) + 1
-    middle = -(r2 * first + second) / (r1 * (r2 - r1))
-    oldest = (r1 * first + second) / (r2 * (r2 - r1))
-    return (newest, middle, oldest)

@@ -1,13 +1,54 @@
-"""Runge-Kutta: higher order from evaluations at predicted states, then again from the anchor."""
+"""Single-step methods: higher order from evaluations at predicted states, then again from the anchor.
 
-from langevin.core.plan import Draft, Plan, Row
+A tableau of Runge-Kutta is a list of rows per step: stage j goes from the anchor to the level `c_j` of the way, with its
+weights; the last stage goes to the end. In the basis eps the way is measured in sigma/alpha, in velocity in t, and a stage
+is then classical; in x0 and eps the exponential methods (DPM-Solver-2, -3 and their ++ forms) measure it in log-SNR.
+"""
+
+import math
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+
+from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
+from langevin.plans.moves import Renoise
+
+Stage: TypeAlias = tuple[float, tuple[float, ...]]
+"""Where a stage ends, as a share of the step, and the weights that take it there, newest first, summing to 1."""
+
+# c and rows of A (each divided by its sum, for a row's mix sums to 1), then b: Butcher tableaus of the classical methods
+TABLEAUS: dict[str, tuple[int, list[Stage]]] = {
+    "midpoint": (2, [(1 / 2, (1.0,)), (1.0, (1.0, 0.0))]),
+    "heun": (2, [(1.0, (1.0,)), (1.0, (0.5, 0.5))]),
+    "heun3": (3, [(1 / 3, (1.0,)), (2 / 3, (1.0, 0.0)), (1.0, (3 / 4, 0.0, 1 / 4))]),
+    "rk4": (4, [(1 / 2, (1.0,)), (1 / 2, (1.0, 0.0)), (1.0, (1.0, 0.0, 0.0)), (1.0, (1 / 6, 1 / 3, 1 / 3, 1 / 6))]),
+}
 
 
-def heun(steps: int = 18, grid: str | Grid | None = None, basis: str | None = None) -> Draft:
-    """Heun's second-order method, 2 steps - 1 evaluations: the step to clean data is Euler's (2206.00364, alg. 1).
+def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], float]) -> list[Row]:
+    """The rows of one step from t to s."""
+    rows, state = [], t
+    for i, (share, mix) in enumerate(stages):
+        stop = s if share == 1 else between(share)
+        rows.append(Row(level=state, start=t, stop=stop, mix=mix, anchored=i > 0))
+        state = stop
+    return rows
+
+
+def _check_basis(basis: str | None) -> None:
+    if basis not in (None, "eps", "velocity"):
+        raise ValueError(f"basis is {basis!r}; the slopes are of 'eps' (in sigma/alpha) or 'velocity' (in t).")
+
+
+def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | Grid | None = None) -> Draft:
+    """A classical Runge-Kutta method by the name of its tableau ("midpoint", "heun", "heun3", "rk4").
+
+    steps times its stages evaluations. Where a method asks for the slope at the end of a step, which is 0/0 at clean data,
+    the step to there is Euler's.
 
     Args:
         basis: "eps" integrates in sigma/alpha (EDM, k-diffusion), "velocity" in t (flows). By default "eps" where t = 1
@@ -15,18 +56,181 @@ def heun(steps: int = 18, grid: str | Grid | None = None, basis: str | None = No
         grid: by default "karras" for "eps" and "uniform" for "velocity".
     """
     check_steps(steps)
-    if basis not in (None, "eps", "velocity"):
-        raise ValueError(f"basis is {basis!r}; Heun's slopes are of 'eps' or 'velocity'.")
+    _check_basis(basis)
+    if method not in TABLEAUS:
+        raise ValueError(f"method is {method!r}; there are {', '.join(TABLEAUS)}.")
     asked = None if grid is None else named(grid)
+    order, stages = TABLEAUS[method]
 
     def fill(schedule: Schedule) -> Plan:
         chosen = basis or ("eps" if float(schedule(1.0)[0]) > 0 else "velocity")
         levels = (asked or named("karras" if chosen == "eps" else "uniform"))(schedule, steps)
-        rows = []
-        for t, s in zip(levels[:-1], levels[1:], strict=True):
+        rows: list[Row] = []
+        for t, s in joined(levels):
+            if s > 0 or all(share < 1 for share, _ in stages[:-1]):
+                rows += _stages(t, s, stages, _between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
+            else:
+                rows.append(Row(level=t, start=t, stop=s))
+        return Plan(name=f"{method}({steps})", basis=chosen, order=order, rows=tuple(rows))
+
+    return Draft(f"{method}({steps})", fill)
+
+
+def _between(schedule: Schedule, t: float, s: float, variable: str) -> Callable[[float], float]:
+    """share -> the level that far from t to s, in t, in sigma/alpha, in log sigma, or in log-SNR."""
+    if variable == "t":
+        return lambda share: t + share * (s - t)
+    (lam_t, lam_s) = (float(schedule.lam(v)) for v in (t, s))
+    if variable == "sigma":
+        from_ratio, to_ratio = math.exp(-lam_t / 2), math.exp(-lam_s / 2)
+        return lambda share: float(schedule.invert(-2 * math.log(from_ratio + share * (to_ratio - from_ratio))))
+    return lambda share: float(schedule.invert(lam_t + share * (lam_s - lam_t)))
+
+
+def heun(steps: int = 18, grid: str | Grid | None = None, basis: str | None = None) -> Draft:
+    """Heun's second-order method, 2 steps - 1 evaluations: the step to clean data is Euler's (2206.00364, alg. 1)."""
+    return runge_kutta("heun", steps, basis, grid)
+
+
+def midpoint(steps: int = 10, grid: str | Grid | None = None, basis: str | None = None) -> Draft:
+    """The midpoint method, 2 steps evaluations."""
+    return runge_kutta("midpoint", steps, basis, grid)
+
+
+def heun3(steps: int = 7, grid: str | Grid | None = None, basis: str | None = None) -> Draft:
+    """Heun's third-order method, 3 steps evaluations."""
+    return runge_kutta("heun3", steps, basis, grid)
+
+
+def rk4(steps: int = 5, grid: str | Grid | None = None, basis: str | None = None) -> Draft:
+    """The classical fourth-order method, 4 steps - 3 evaluations."""
+    return runge_kutta("rk4", steps, basis, grid)
+
+
+def dpm_2(steps: int = 10, grid: str | Grid = "karras") -> Draft:
+    """DPM2 as k-diffusion has it (2206.00364, alg. 2): a midpoint in log sigma, 2 steps - 1 evaluations."""
+    return _exponential(f"dpm_2({steps})", "eps", steps, 2, grid)
+
+
+def dpm_solver(steps: int = 10, order: int = 2, grid: str | Grid = "log_snr") -> Draft:
+    """DPM-Solver-1, -2, -3 (2206.00927, alg. 1 and 2): single step, on noise; order * (steps - 1) + 1 evaluations."""
+    return _exponential(f"dpm_solver({steps}, order={order})", "eps", steps, order, grid)
+
+
+def dpmpp_single(steps: int = 10, order: int = 2, sde: bool = False, grid: str | Grid = "log_snr") -> Draft:
+    """DPM-Solver++(2S), (3S) (2211.01095, alg. 1): single step, on data; order * (steps - 1) + 1 evaluations.
+
+    Args:
+        sde: the stochastic form (eta = 1), k-diffusion's DPM++ SDE at order 2: middle and end of a step share their noise.
+    """
+    return _exponential(f"dpmpp_single({steps}, order={order})", "x0", steps, order, grid, float(sde))
+
+
+def _exponential(name: str, basis: str, steps: int, order: int, grid: str | Grid, eta: float = 0.0) -> Draft:
+    check_steps(steps)
+    if order not in (1, 2, 3) or (eta and order == 3):
+        raise ValueError(f"order is {order}; single-step methods here have orders 1, 2 and 3 (with noise 1 and 2).")
+    levels_of = named(grid)
+
+    def fill(schedule: Schedule) -> Plan:
+        rows: list[Row] = []
+        for t, s in joined(levels_of(schedule, steps)):
+            h = float(schedule.lam(s) - schedule.lam(t)) / 2
+            if order == 1 or not math.isfinite(h):
+                rows.append(Row(level=t, start=t, stop=s, eta=eta))
+                continue
+            between = _between(schedule, t, s, "lam")
+            stages = TABLEAUS["midpoint"][1] if order == 2 else _thirds(h, basis)
+            rows += [
+                Row(level=r.level, start=r.start, stop=r.stop, mix=r.mix, anchored=r.anchored, eta=eta)
+                for r in _stages(t, s, stages, between)
+            ]
+        return Plan(name=name, basis=basis, order=1 if eta else order, rows=tuple(rows))
+
+    return Draft(name, fill)
+
+
+def _thirds(h: float, basis: str) -> list[Stage]:
+    """Stages at 1/3 and 2/3 of log-SNR; weights of the exponential integrals, divided by the step's own."""
+    k = h if basis == "x0" else -h  # data falls in with exp(-h), noise with exp(h)
+
+    def share(part: float) -> float:
+        """phi_2 over phi_1 of a step of part * k: how far a slope carries, in units of that step."""
+        x = part * k
+        return 1 / -math.expm1(-x) - 1 / x if basis == "x0" else (math.expm1(-x) + x) / (-x * math.expm1(-x))
+
+    # one difference, D = u(1/3) - u(0) over 1/3 of the step, at 2/3; then u(2/3) - u(0) over 2/3, at the end
+    middle, end = 2 * share(2 / 3), 3 / 2 * share(1.0)
+    return [(1 / 3, (1.0,)), (2 / 3, (middle, 1 - middle)), (1.0, (end, 0.0, 1 - end))]
+
+
+def edm_stochastic(
+    steps: int = 18,
+    churn: float = 40.0,
+    low: float = 0.05,
+    high: float = 50.0,
+    noise: float = 1.003,
+    grid: str | Grid = "karras",
+) -> Draft:
+    """EDM's stochastic sampler (2206.00364, alg. 2): a little fresh noise, then Heun's step, 2 steps - 1 evaluations.
+
+    Args:
+        churn: S_churn, spread over the steps. low, high: sigma/alpha between which noise is added (S_min, S_max).
+        noise: S_noise, the factor of the added noise's standard deviation.
+    """
+    check_steps(steps)
+    levels_of = named(grid)
+    gamma = min(churn / steps, math.sqrt(2) - 1)
+
+    def fill(schedule: Schedule) -> Plan:
+        rows: list[Row | StateRow] = []
+        top = float(schedule.lam(1.0))
+        for t, s in joined(levels_of(schedule, steps)):
+            ratio = math.exp(-float(schedule.lam(t)) / 2)
+            lam = -2 * math.log(ratio * (1 + gamma))
+            if gamma and low <= ratio <= high and lam > top:
+                raised = float(schedule.invert(lam))
+                rows.append(Renoise(start=t, stop=raised, factor=noise))
+                t = raised
             rows.append(Row(level=t, start=t, stop=s))
             if s > 0:
                 rows.append(Row(level=s, start=t, stop=s, mix=(0.5, 0.5), anchored=True))
-        return Plan(name=f"heun({steps})", basis=chosen, order=2, rows=tuple(rows))
+        return Plan(name=f"edm_stochastic({steps}, churn={churn:g})", basis="eps", order=1, rows=tuple(rows))
 
-    return Draft(f"heun({steps})", fill)
+    return Draft(f"edm_stochastic({steps}, churn={churn:g})", fill)
+
+
+def restart(
+    steps: int = 18, times: int = 2, low: float = 0.1, high: float = 1.0, inner: int = 4, grid: str | Grid = "karras"
+) -> Draft:
+    """Restart (2306.14878, alg. 1): Heun, and when sigma/alpha passes `low`, back up to `high` and down again, `times` times.
+
+    Deterministic steps make small errors, noise forgets them: 2 steps - 1 + times (2 inner) evaluations.
+    """
+    check_steps(steps)
+    if not 0 < low < high or times < 0 or inner < 1:
+        raise ValueError(f"low is {low}, high {high}, times {times}, inner {inner}; give 0 < low < high, and whole counts.")
+    levels_of = named(grid)
+
+    def fill(schedule: Schedule) -> Plan:
+        levels = levels_of(schedule, steps)
+        below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[-2:-1]
+        again = float(schedule.invert(-2 * math.log(high)))
+        rows: list[Row | StateRow] = []
+
+        def descend(nodes: list[float]) -> None:
+            for t, s in joined(nodes):
+                rows.append(Row(level=t, start=t, stop=s))
+                if s > 0:
+                    rows.append(Row(level=s, start=t, stop=s, mix=(0.5, 0.5), anchored=True))
+
+        for t, s in joined(levels):
+            descend([t, s])
+            if s == below[0] and s > 0:
+                loop = schedule.invert(torch.linspace(float(schedule.lam(again)), float(schedule.lam(s)), inner + 1)).tolist()
+                for _ in range(times):
+                    rows.append(Renoise(start=s, stop=again))
+                    descend([again, *loop[1:-1], s])
+        return Plan(name=f"restart({steps}, times={times})", basis="eps", order=1, rows=tuple(rows))
+
+    return Draft(f"restart({steps}, times={times})", fill)

@@ -1,0 +1,235 @@
+"""Row kinds that depend on the state or go up in level: fresh noise, Langevin steps, learned variances, adaptive steps."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
+from langevin.core.noise import Noise
+from langevin.core.plan import DrivingRow, StateRow
+
+
+def _gaussian(leaf: Any, row: StateRow) -> None:
+    if not isinstance(leaf, Gaussian):
+        raise ValueError(
+            f"a {type(row).__name__.lower()} row follows a score, which a {leaf.kind} leaf has none of; use ddpm there."
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renoise(StateRow):
+    """Forward along the process, from level `start` up to `stop`. No evaluation.
+
+    Args:
+        factor: of the standard deviation of the noise (EDM's S_noise; Gaussian only).
+    """
+
+    start: float
+    stop: float
+    factor: float = 1.0
+
+    @property
+    def level(self) -> None:
+        return None
+
+    def problem(self, evaluations: int) -> str | None:
+        if not 0 <= self.start < self.stop <= 1:
+            return f"adds noise from {self.start:g} to {self.stop:g}; the end lies above"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        if self.factor != 1:
+            _gaussian(leaf, self)
+
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        raised = leaf.renoise(z, self.start, self.stop, noise, mask)
+        if self.factor == 1:
+            return raised
+        carried = z * float(leaf.schedule(self.stop)[0] / leaf.schedule(self.start)[0])
+        return carried + (raised - carried) * self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Langevin(StateRow):
+    """One step of Langevin dynamics at one level (2011.13456, alg. 4 and 5): z + e s + sqrt(2 e) n, s the score.
+
+    Args:
+        start, stop: the level.
+        snr: r; the step size is e = 2 alpha^2 (r |n| / |s|)^2 with the norms of each sample, so that a sample does not
+            depend on its batch (the published code takes means over the batch).
+        size: the step size itself, in units of sigma^2, instead of r (annealed Langevin, 1907.05600, alg. 1).
+    """
+
+    start: float
+    stop: float
+    snr: float = 0.16
+    size: float | None = None
+
+    def problem(self, evaluations: int) -> str | None:
+        if self.start != self.stop or not 0 < self.start <= 1:
+            return f"is a Langevin step from {self.start:g} to {self.stop:g}; it stays at one level above 0"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        alpha, sigma = (float(v) for v in leaf.schedule(self.start))
+        score = (belief.mean * alpha - z) / sigma**2
+        fresh = leaf.noise(z, noise, mask)
+        if self.size is not None:
+            size: Any = self.size * sigma**2
+        else:
+            across = tuple(range(1, z.ndim))
+            ratio = fresh.double().square().sum(across, keepdim=True) / score.double().square().sum(across, keepdim=True)
+            size = (2 * (max(alpha, 1e-4) * self.snr) ** 2 * ratio).to(z.dtype)
+        return z + size * score + (2 * size) ** 0.5 * fresh
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedVariance(StateRow):
+    """Ancestral step whose variance the belief brings (`belief.variance`, that of x given z):
+
+    Var(z_s) = c^2 + w^2 Var(x), the exact variance of the bridge averaged over the belief, element by element
+    (Analytic-DPM, 2201.06503, eq. 8).
+    """
+
+    start: float
+    stop: float
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        if belief.variance is None:
+            raise ValueError(
+                "the denoiser's belief has no variance; use ddpm with variance 'small' or 'large' instead of 'belief'."
+            )
+        weight, keep, deviation = leaf.bridge_numbers(self.start, self.stop, 1.0)
+        mean = belief.mean * weight + z * keep
+        if self.stop == 0:
+            return mean
+        return mean + (deviation**2 + weight**2 * belief.variance).sqrt() * leaf.noise(z, noise, mask)
+
+
+# Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980), table 2
+_A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+_E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(DrivingRow):
+    """Dormand-Prince of order 5(4) with error control, along the angle between data and noise.
+
+    Each sample has its own step sizes, so it does not depend on its batch; all are evaluated together until the hardest
+    arrives. Where `stop` is 0 the network is not asked below the schedule's floor, and the rest is extrapolated.
+
+    Args:
+        rtol, atol: error allowed per step, of the state scaled to about unit variance.
+        most: evaluations after which it gives up.
+        data_std: standard deviation of the data, the unit of the angle.
+    """
+
+    start: float
+    stop: float
+    rtol: float = 1e-3
+    atol: float = 1e-3
+    most: int = 1000
+    data_std: float = 1.0
+
+    @property
+    def nfe(self) -> int:
+        return self.most
+
+    def problem(self, evaluations: int) -> str | None:
+        if not 0 <= self.stop < self.start <= 1:
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
+        if not (self.rtol >= 0 and self.atol > 0):
+            return f"has rtol {self.rtol:g} and atol {self.atol:g}; the tolerances are above 0"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def drive(self, evaluate: Callable[[Any, Any], Any], parts: Any, z: dict[str, Tensor]) -> dict[str, Tensor]:
+        if len(parts) > 1:
+            raise ValueError("adaptive steps follow one process and this is a product; use a fixed plan such as trig.")
+        ((name, leaf),) = parts.items()
+        state, axes = z[name], (-1, *[1] * (z[name].ndim - 1))
+        schedule, d = leaf.schedule, self.data_std
+
+        def angle(level: float) -> float:
+            alpha, sigma = (float(v) for v in schedule(level))
+            return math.atan2(sigma, alpha * d)
+
+        def norm(at: Tensor) -> Tensor:
+            alpha, sigma = schedule(at)
+            return (alpha**2 * d**2 + sigma**2).sqrt()
+
+        def level_of(phi: Tensor) -> Tensor:
+            # the level's angle is monotone, so its inverse is the level of that log-SNR
+            at = schedule.invert(-2 * (d * phi.tan()).log())
+            return torch.where(phi >= top - 1e-12, torch.full_like(at, self.start), at)
+
+        calls = 0
+
+        def slope(y: Tensor, phi: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls > self.most:
+                raise ValueError(
+                    f"most is {self.most} and the adaptive plan needs more evaluations; raise it, or the tolerances."
+                )
+            at = level_of(phi)
+            scaled = y * norm(at).to(y.dtype).reshape(axes)
+            belief = evaluate({name: scaled}, {name: expand(at, scaled)})
+            x_part, z_part = leaf.slope(at, d)
+            return (belief.mean if name == "" else belief[name].mean) * x_part.reshape(axes).to(
+                y.dtype
+            ) + scaled * z_part.reshape(axes).to(y.dtype)
+
+        top = angle(self.start)
+        end = angle(max(self.stop, schedule.floor))
+        phi = torch.full((len(state),), top, dtype=torch.float64)
+        y = state / norm(torch.tensor(self.start, dtype=torch.float64)).to(state.dtype)
+        size = torch.full_like(phi, (end - top) / 20)
+        first = slope(y, phi)
+        older, older_phi = first, phi.clone()
+        while bool((phi > end).any()):
+            size = torch.maximum(size, end - phi)  # steps are negative
+            stages = [first]
+            step = size.reshape(axes).to(y.dtype)
+            for row, share in zip(_A[1:], _C[1:], strict=True):
+                moved = y
+                for weight, k in zip(row, stages, strict=True):
+                    moved = moved + step * weight * k
+                stages.append(slope(moved, (phi + share * size).clamp(min=end)))
+            error = step * sum(weight * k for weight, k in zip(_E, stages, strict=True))
+            scale = self.atol + self.rtol * torch.maximum(y.abs(), moved.abs())  # pyright: ignore
+            worst = (error / scale).flatten(1).double().square().mean(1).sqrt()
+            good = (worst <= 1) & (phi > end)
+            keep = good.reshape(axes)
+            older, older_phi = torch.where(keep, first, older), torch.where(good, phi, older_phi)
+            y, first = torch.where(keep, moved, y), torch.where(keep, stages[-1], first)  # pyright: ignore
+            phi = torch.where(good, phi + size, phi)
+            phi = torch.where(phi - end < 1e-12, end, phi)
+            size = size * (0.9 * worst.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+        if self.stop > 0:
+            return {name: y * norm(torch.tensor(self.stop, dtype=torch.float64)).to(y.dtype)}
+        # from the floor to clean data along the slope and its change over the last step
+        bend = (first - older) / (phi - older_phi).reshape(axes).to(y.dtype)
+        return {name: (y - end * (first - end / 2 * bend)) * d}
