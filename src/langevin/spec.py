@@ -33,6 +33,7 @@ def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: st
     legal = {k: p for k, p in inspect.signature(table[name]).parameters.items() if p.default is not inspect.Parameter.empty}
     given: dict[str, Any] = {}
     if first is not None and parts and "=" not in parts[0]:
+        first = first if first in legal else next(iter(legal))  # first_hitting counts tokens, not steps
         given[first] = _value(first, parts.pop(0), legal[first].default)
     for option in filter(None, ",".join(parts).split(",")):
         key, _, value = option.partition("=")

@@ -204,7 +204,9 @@ class Categorical(LeafProcess):
         check_eta(eta)
         if eta != 1 and not isinstance(self.kernel, LowRank):
             raise ValueError(f"eta is {eta:g}, but a general kernel has only its Bayes bridge; use eta = 1, as ddpm does.")
-        alpha_t, alpha_s = self._alpha(t, z), self._alpha(s, z)
+        # level 0 is data, also on a schedule that keeps a little noise there
+        clean = broadcastable(s, z)[..., None].to(z.device) == 0
+        alpha_t, alpha_s = self._alpha(t, z), torch.where(clean, 1.0, self._alpha(s, z))
         check_descent(1 - alpha_t, 1 - alpha_s)
         p = torch.nn.functional.pad(p.double(), (0, self.states - self.categories))
         out = torch.zeros_like(p)

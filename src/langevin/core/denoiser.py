@@ -12,7 +12,7 @@ from langevin.core import prediction as predictions
 from langevin.core.levels import Level, expand
 from langevin.core.posterior import Belief
 from langevin.core.prediction import Prediction
-from langevin.core.process import Process
+from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
 
 Shape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
@@ -86,6 +86,7 @@ class Denoiser(BaseDenoiser):
     ) -> None:
         super().__init__()
         self.net, self.process, self.shape = net, process, shape
+        self._labels: dict[Any, Tensor] = {}
         self.predictions = {
             name: predictions.named(p) for name, p in spread(prediction, list(process.leaves()), "prediction").items()
         }
@@ -102,12 +103,7 @@ class Denoiser(BaseDenoiser):
         for name, leaf in process.items():
             p, state = self.predictions[name], z[name]
             inputs[name] = p.input(leaf, state, t[name])
-            label = p.label(leaf, t[name]).to(state.device)
-            if label.ndim == 0:
-                label = label.expand(len(state))
-            elif math.prod(label.shape[1:]) == 1:
-                label = label.reshape(-1).expand(len(state))
-            labels[name] = label
+            labels[name] = self._label(name, leaf, state, t[name])
         out = leaves(self.net(tree(inputs), tree(labels), cond, mask))
         if set(out) != set(process):
             raise ValueError(
@@ -116,6 +112,21 @@ class Denoiser(BaseDenoiser):
         for name, leaf in process.items():
             self.predictions[name].check_output(leaf, out[name], z[name])
         return out
+
+    def _label(self, name: str, leaf: LeafProcess, state: Tensor, t: Tensor) -> Tensor:
+        """The number shown to the network: (B,), or per element."""
+        if t.ndim:
+            label = self.predictions[name].label(leaf, t).to(state.device)
+            return label.reshape(-1).expand(len(state)) if math.prod(label.shape[1:]) == 1 else label
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
+            return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
+        # levels come again and again: keep the tensor, on the device it is needed on
+        key = (name, float(t), state.device, len(state))
+        if key not in self._labels:
+            if len(self._labels) > 4096:
+                self._labels.clear()
+            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
+        return self._labels[key]
 
     def posteriors(self, out: dict[str, Tensor], z: dict[str, Tensor], t: dict[str, Tensor]) -> Belief:
         """Beliefs from what the network said."""

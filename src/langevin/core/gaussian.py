@@ -199,6 +199,9 @@ class Gaussian(LeafProcess):
                 out.append(Numbers(x, z, row.a, row.mix, row.c))
         return out
 
+    def draws(self, number: Numbers) -> bool:
+        return number.c != 0
+
     def observe(self, belief: GaussianPosterior, z: Tensor, number: Numbers) -> Tensor:
         if number.z_part == 0:
             return belief.mean if number.x_part == 1 else belief.mean * number.x_part

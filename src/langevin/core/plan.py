@@ -71,8 +71,8 @@ class Row:
         total = sum(self.mix)
         if (self.a is None and not abs(total - 1) <= 1e-9) or not 0 < len(self.mix) <= evaluations:
             return (
-                f"mixes {len(self.mix)} evaluations with weights summing to {total:g}; use at most the {evaluations} made so far, "
-                "summing to 1"
+                f"mixes {len(self.mix)} evaluations with weights summing to {total:g}; use at most the {evaluations} made so "
+                "far, summing to 1"
             )
         if not 0 <= self.eta <= 1:
             return f"has eta {self.eta:g}; eta lies in [0, 1]"
@@ -123,7 +123,7 @@ class StateRow(ABC):
     def check(self, leaf: Any) -> None:  # noqa: B027  most rows run anywhere
         """Refuse a process the row cannot run on."""
 
-    def at(self, z: Tensor, noise: Noise) -> Level | None:
+    def at(self, leaf: Any, z: Tensor, noise: Noise) -> Level | None:
         """The level of evaluation; it may differ by sample, expanded to broadcast against z."""
         return self.level
 
@@ -221,13 +221,14 @@ class Plan:
         Raises:
             ValueError: if no level of the plan is that low, but for its end.
         """
-        rests = [r for r in self.rows if isinstance(r, Row) and not r.anchored and r.start <= level + 1e-12]
+        rests = [r for r in self.rows if not r.anchored and r.start <= level + 1e-12 and (isinstance(r, Row) or r.nfe)]
         if not rests:
             raise ValueError(f"{self.name} has no row at or below level {level:g}; give a level above {self.rows[-1].start:g}.")
         place = self.rows.index(rests[0])
         rows: list[Row | StateRow] = []
         made = 0
-        for row in (dataclasses.replace(rests[0], level=rests[0].start), *self.rows[place + 1 :]):
+        first = dataclasses.replace(rests[0], level=rests[0].start) if isinstance(rests[0], Row) else rests[0]
+        for row in (first, *self.rows[place + 1 :]):
             made += row.nfe
             if isinstance(row, Row) and len(row.mix) > made:
                 # the weight of evaluations that were not made goes to the oldest that was

@@ -88,6 +88,7 @@ class GaussianPrediction(Prediction):
     def __init__(self, name: str, pair: Callable[[Any, Tensor], tuple[Tensor, Tensor]], level: str = "1000t") -> None:
         super().__init__(level)
         self.name, self._pair = name, pair
+        self._kept: dict[Any, tuple[float, ...]] = {}
 
     def check_output(self, process: Gaussian, output: Tensor, z: Tensor) -> None:
         if output.shape != z.shape:
@@ -104,14 +105,33 @@ class GaussianPrediction(Prediction):
         p_x, p_e = self.pair(process, t)
         return cast(p_x, x) * x + cast(p_e, x) * e
 
-    def posterior(self, process: Gaussian, output: Tensor, z: Tensor, t: Tensor) -> GaussianPosterior:
+    def parts(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(weight of the output, weight of z) in the belief's mean: the 2x2 solve."""
         alpha, sigma = process.schedule(t)
         p_x, p_e = self.pair(process, t)
         determinant = p_x * sigma - p_e * alpha
         # where sigma = 0 (elements that are known) the state is the data
-        output_part = torch.where(sigma > 0, sigma / determinant, 0.0)
-        state_part = torch.where(sigma > 0, -p_e / determinant, 1 / alpha)
+        return torch.where(sigma > 0, sigma / determinant, 0.0), torch.where(sigma > 0, -p_e / determinant, 1 / alpha)
+
+    def posterior(self, process: Gaussian, output: Tensor, z: Tensor, t: Tensor) -> GaussianPosterior:
+        output_part, state_part = self.at_level(process, "parts", t)
+        if isinstance(output_part, float):
+            return GaussianPosterior((z * state_part).add_(output, alpha=output_part))
         return GaussianPosterior(cast(output_part, z) * output + cast(state_part, z) * z)
+
+    def at_level(self, process: Gaussian, method: str, t: Tensor) -> tuple[Any, ...]:
+        """The numbers of a method at t: floats kept from the last time for one shared level, else tensors.
+
+        A sampler asks for the same few levels again and again; schedules that are learned are asked anew.
+        """
+        if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or process.schedule.learned:
+            return getattr(self, method)(process, t)
+        key = (process.schedule, method, float(t))
+        if key not in self._kept:
+            if len(self._kept) > 4096:
+                self._kept.clear()
+            self._kept[key] = tuple(float(v) for v in getattr(self, method)(process, t))
+        return self._kept[key]
 
     def check(self, process: LeafProcess, leaf: str) -> None:
         super().check(process, leaf)
@@ -163,13 +183,18 @@ class Preconditioned(GaussianPrediction):
         c_skip, c_out, _ = self.coefficients(schedule, t)
         return (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out
 
-    def input(self, process: LeafProcess, z: Tensor, t: Tensor) -> Tensor:
-        return cast(self.coefficients(process.schedule, t)[2], z) * z
+    def scale(self, process: Gaussian, t: Tensor) -> tuple[Tensor]:
+        """(c_in,)."""
+        return (self.coefficients(process.schedule, t)[2],)
 
-    def posterior(self, process: Gaussian, output: Tensor, z: Tensor, t: Tensor) -> GaussianPosterior:
+    def input(self, process: Any, z: Tensor, t: Tensor) -> Tensor:
+        (c_in,) = self.at_level(process, "scale", t)
+        return z * (c_in if isinstance(c_in, float) else cast(c_in, z))
+
+    def parts(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
         # the 2x2 solve, written so that sigma = 0 gives z / alpha rather than 0 / 0
         c_skip, c_out, _ = self.coefficients(process.schedule, t)
-        return GaussianPosterior(cast(c_skip, z) * z + cast(c_out, z) * output)
+        return c_out, c_skip
 
     def eps_per_output(self, process: Gaussian, t: Tensor) -> Tensor:
         alpha, sigma = process.schedule(t)

@@ -85,6 +85,10 @@ class LeafProcess(Process):
     def numbers(self, plan: Plan) -> list[Any]:
         """What each row needs, computed in float64 before the loop."""
 
+    def draws(self, number: Any) -> bool:
+        """Whether a row draws fresh noise."""
+        return True
+
     @abstractmethod
     def observe(self, belief: Any, z: Tensor, number: Any) -> Tensor:
         """The evaluation in the plan's basis."""

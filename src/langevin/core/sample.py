@@ -122,10 +122,18 @@ class _Run:
             if kind == "path"
             else {}
         )
-        # levels as tensors, once; those of elements that are known differ, and are made when they are needed
-        self.levels: list[Any] = [None] * len(self.rows)
-        if not self.held:
-            self.levels = [{n: _level(plans[n].rows[i]) for n in parts} for i in range(len(self.rows))]
+        # what each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ,
+        # and those of state rows may; they are made when they are needed
+        self.moves = [
+            [(name, leaf, plans[name].rows[i], self.numbers[name][i]) for name, leaf in parts.items()]
+            for i in range(len(self.rows))
+        ]
+        self.levels: list[Any] = [
+            None
+            if self.held or any(isinstance(own, StateRow) for _, _, own, _ in moves)
+            else {name: _level(own) for name, _, own, _ in moves}
+            for moves in self.moves
+        ]
         self.drawn, self.nfe = 0, 0
         self.belief: Belief | None = None
         believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
@@ -145,14 +153,14 @@ class _Run:
         return torch.where(mark.to(state.device), value.to(state.device, state.dtype), state)
 
     def levels_at(self, i: int) -> dict[str, Any]:
-        out = self.levels[i] or {name: _level(self.plans[name].rows[i]) for name in self.parts}
-        for name in self.parts:
-            row = self.plans[name].rows[i]
+        out = {}
+        for name, leaf, row, _ in self.moves[i]:
+            at = _level(row)
             if isinstance(row, StateRow):
-                out = {**out, name: row.at(self.z[name], self.noise.at("level", step=i).at(name))}
-            if name in self.held:
-                # known elements are at level 0
-                out = {**out, name: torch.as_tensor(out[name], dtype=torch.float64) * ~self.held[name][1]}
+                at = row.at(leaf, self.z[name], self.noise.at("level", step=i).at(name))
+            at = torch.as_tensor(at, dtype=torch.float64)
+            # known elements are at level 0
+            out[name] = at * ~self.held[name][1] if name in self.held else at
         return out
 
     def step(self, i: int) -> None:
@@ -161,28 +169,27 @@ class _Run:
         if isinstance(row, DrivingRow):
             self.anchor, self.z = z, row.drive(self.evaluate, self.parts, z)
             return
-        if row.level is not None:
-            plain = isinstance(row, Row) and not self.held and len(self.parts) == 1
-            belief = self.evaluate(z, self.levels[i] if plain else self.levels_at(i))
-        if not row.anchored:
+        evaluated, anchored = row.level is not None, row.anchored
+        if evaluated:
+            belief = self.evaluate(z, self.levels[i] or self.levels_at(i))
+        if not anchored:
             self.drawn = i  # a corrector reuses the noise of the row it corrects
-        beliefs = leaves(belief)
+        beliefs: Any = belief if type(belief) is dict else {"": belief}
         moved = {}
-        for name, leaf in self.parts.items():
-            own, number = self.plans[name].rows[i], self.numbers[name][i]
+        for name, leaf, own, number in self.moves[i]:
             if isinstance(own, StateRow):
-                moved[name] = own.move(leaf, z[name], beliefs.get(name), self.noise.at("bridge", step=i).at(name), self.mask)
+                noise = self.noise.at("bridge", step=i).at(name)
+                state = own.move(leaf, z[name], beliefs.get(name), noise, self.mask)
             else:
                 history = self.history[name]
-                if own.level is not None:
+                if evaluated:
                     history.insert(0, leaf.observe(beliefs[name], z[name], number))
                     del history[self.depth[name] :]
-                noise = self.drawing(name, own)
-                begin = self.anchor[name] if own.anchored else z[name]
-                moved[name] = leaf.advance(begin, history, beliefs[name], number, noise, self.mask)
-            if self.held:
-                moved[name] = self.hold(name, moved[name])
-        if not row.anchored:
+                begin = self.anchor[name] if anchored else z[name]
+                noise = self.drawing(name, own) if leaf.draws(number) else self.noise
+                state = leaf.advance(begin, history, beliefs[name], number, noise, self.mask)
+            moved[name] = self.hold(name, state) if self.held else state
+        if not anchored:
             self.anchor = z
         self.z = moved
 

@@ -43,6 +43,11 @@ class Schedule(nn.Module, ABC):
     scale: str = "other"
     floor: float = 1e-3
 
+    @property
+    def learned(self) -> bool:
+        """Whether it has parameters, so that its numbers may change."""
+        return next(self.parameters(), None) is not None
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Signal, in float64, shape of t."""

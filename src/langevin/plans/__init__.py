@@ -7,7 +7,7 @@ from langevin import spec
 from langevin.core.plan import Draft, Plan, Row, StateRow
 from langevin.plans import grids
 from langevin.plans.analysis import compare, order
-from langevin.plans.choice import default
+from langevin.plans.choice import Starts, Trial, auto, candidates, default
 from langevin.plans.few_step import consistency, lcm
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
@@ -36,12 +36,14 @@ from langevin.plans.runge_kutta import (
     restart,
     rk4,
 )
+from langevin.plans.tuning import tune
+from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leaping
 
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
-        adams_bashforth, adaptive, annealed_langevin, consistency, ddim, ddpm, default, deis, dpm_2, dpm_solver,
-        dpm_solver_multistep, dpmpp, dpmpp_single, edm_stochastic, euler, euler_ancestral, heun, heun3, lcm, lms, midpoint,
-        multistep, plms, predictor_corrector, restart, rk4, sa_solver, trig, unipc,
+        adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddpm, default, deis, dpm_2, dpm_solver,
+        dpm_solver_multistep, dpmpp, dpmpp_single, edm_stochastic, euler, euler_ancestral, first_hitting, heun, heun3, lcm, lms, midpoint,
+        multistep, plms, predictor_corrector, remask, restart, rk4, sa_solver, tau_leaping, trig, unipc,
     )
 }  # fmt: skip
 
@@ -56,10 +58,15 @@ __all__ = [
     "Renoise",
     "Row",
     "StateRow",
+    "Starts",
+    "Trial",
+    "auto",
+    "candidates",
     "compare",
     "grids",
     "order",
     "parse",
+    "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip
 

@@ -1,6 +1,18 @@
 """Which plan? `default` knows the number of steps alone; `auto` asks the model."""
 
-from langevin.core.plan import Draft
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.core.plan import Draft, Plan
+from langevin.core.sample import Guidance, sample
 from langevin.plans.first_order import check_steps
 from langevin.plans.multistep import multistep, trig
 
@@ -8,12 +20,142 @@ from langevin.plans.multistep import multistep, trig
 def default(steps: int = 20) -> Draft:
     """What the library picks when nothing is known but the number of evaluations, on any Gaussian process.
 
-    Few steps must not extrapolate far: up to 6, second order in data predictions, with levels where data takes shape. Then
-    `trig` of an order that grows with the steps. See docs/plans.md for the measurements behind the numbers.
+    Few steps must not extrapolate far: up to 6, second order in data predictions, with levels where data takes shape; up to
+    12, third order in the angle. Then `trig`, of an order that grows with the steps. See docs/plans.md for the measurements
+    behind the numbers.
     """
     check_steps(steps)
     if steps <= 6:
-        return multistep(steps, "x0", "lam", 2, True, grid="angle;center=1;power=0.75", name=f"default({steps})")
-    order = 2 if steps <= 10 else 3 if steps <= 20 else 4
-    plan = trig(steps, order)
-    return Draft(f"default({steps})", plan.fill)
+        made = multistep(steps, "x0", "lam", 2, True, grid="angle;center=1.05;power=0.62")
+    elif steps <= 12:
+        made = multistep(steps, "x0", "angle", 3, True, grid="angle;center=0.56;power=0.78")
+    else:
+        made = trig(steps, 3 if steps <= 24 else 4)
+    return Draft(f"default({steps})", lambda schedule: dataclasses.replace(made.on(schedule), name=f"default({steps})"))
+
+
+def candidates(steps: int) -> list[Draft]:
+    """Plans worth trying at so many evaluations: three ways to extrapolate, on grids that lean to noise or to data."""
+    out = [default(steps)]
+    for center, power in ((0.25, 0.75), (0.35, 0.65), (0.5, 0.75), (0.56, 0.78), (0.7, 0.65), (1.0, 0.62), (1.0, 0.75), (1.0, 1.0), (1.5, 0.75)):  # fmt: skip
+        grid = f"angle;center={center};power={power}"
+        for order in (2, 3, 4) if steps > 5 else (2, 3):
+            out += [
+                multistep(steps, "x0", "angle", order, True, grid=grid, name=f"x0/angle order {order} {grid}"),
+                multistep(steps, "v", "angle", order, True, data_std=0.6, grid=grid, name=f"v/angle order {order} {grid}"),
+            ]
+            if order < 4:
+                out.append(multistep(steps, "x0", "lam", order, True, grid=grid, name=f"x0/lam order {order} {grid}"))
+    for order in (2, 3):
+        out.append(multistep(steps, "x0", "lam", order, True, 1, grid="uniform", name=f"x0/lam order {order} uniform"))
+    return out
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan and its error on held starts.
+
+    Args:
+        rms: root mean square error per coordinate against the model's own fine trajectory; median: over starts.
+    """
+
+    plan: Plan
+    rms: float
+    median: float
+
+    @property
+    def score(self) -> float:
+        """Both errors count: typical samples by the median, those that end elsewhere by the RMS."""
+        return (math.log(max(self.rms, 1e-12)) + math.log(max(self.median, 1e-12))) / 2
+
+    def __str__(self) -> str:
+        return f"{self.plan.name}: {self.plan.nfe} evaluations, rms {self.rms:.3g}, median {self.median:.3g}"
+
+
+@dataclass(frozen=True)
+class Starts:
+    """States to begin with and where the model's own fine trajectory takes them."""
+
+    denoiser: BaseDenoiser
+    start: Tensor
+    end: Tensor
+    cond: Cond
+    guidance: Guidance | None
+
+    @staticmethod
+    def of(
+        denoiser: BaseDenoiser,
+        count: int,
+        seed: int,
+        cond: Cond = None,
+        guidance: Guidance | None = None,
+        shape: Shape | None = None,
+        start: Tensor | None = None,
+        fine: int = 100,
+        batch: int = 256,
+    ) -> "Starts":
+        """`count` starts from the prior (or those given), carried to data by `fine` evaluations of `trig` at order 4."""
+        process = denoiser.process
+        if not isinstance(process, Gaussian):
+            raise ValueError(f"the process is a {type(process).__name__}; plans are chosen and tuned for one Gaussian process.")
+        shape = shape if shape is not None else denoiser.shape
+        if shape is None and start is None:
+            raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+        if start is None:
+            weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
+            dtype, device = (torch.float32, "cpu") if weights is None else (weights.dtype, weights.device)
+            start = process.prior(tuple(shape), Noise.of(seed, count, device=device), dtype=dtype)  # pyright: ignore
+        made = Starts(denoiser, start, start, cond, guidance)
+        return dataclasses.replace(made, end=made.run(trig(fine, 4), batch))
+
+    def part(self, low: int, high: int) -> "Starts":
+        cond = None if self.cond is None else {name: value[low:high] for name, value in self.cond.items()}
+        return dataclasses.replace(self, start=self.start[low:high], end=self.end[low:high], cond=cond)
+
+    def run(self, plan: Plan | Draft, batch: int = 256) -> Tensor:
+        """Where the plan takes the starts."""
+        ends = []
+        for low in range(0, len(self.start), batch):
+            piece = self.part(low, low + batch)
+            n = len(piece.start)
+            shape = tuple(piece.start.shape[1:])
+            ends.append(sample(self.denoiser, plan, n, start=piece.start, cond=piece.cond, guidance=self.guidance, shape=shape))
+        return torch.cat(ends)
+
+    def trial(self, plan: Plan | Draft) -> Trial:
+        schedule = self.denoiser.process.leaves()[""].schedule
+        off = (self.run(plan) - self.end).flatten(1).double().square().mean(1).sqrt()
+        return Trial(plan.on(schedule), float(off.square().mean().sqrt()), float(off.median()))
+
+
+def auto(
+    denoiser: BaseDenoiser,
+    steps: int,
+    *,
+    cond: Cond = None,
+    guidance: Guidance | None = None,
+    shape: Shape | None = None,
+    start: Tensor | None = None,
+    count: int = 256,
+    seed: int = 1_000_003,
+    plans: Sequence[Draft | Plan] | None = None,
+) -> Trial:
+    """Try ready-made plans on the model itself, and keep the best at so many evaluations.
+
+    Args:
+        cond: conditions of the starts, `count` each. guidance: as in `sample`; the answer is for this guidance.
+        start: states at level 1 to try on; drawn from the prior by default.
+        plans: the candidates; by default `candidates(steps)`.
+
+    All are tried on a quarter of the starts, the better third on all.
+    """
+    starts = Starts.of(denoiser, count if start is None else len(start), seed, cond, guidance, shape, start)
+    return best(starts, list(plans) if plans is not None else candidates(steps))[0]
+
+
+def best(starts: Starts, plans: Sequence[Draft | Plan]) -> list[Trial]:
+    """The plans' errors, the better third on all starts, best first."""
+    few = starts.part(0, max(len(starts.start) // 4, min(32, len(starts.start))))
+    first = sorted(((few.trial(plan), i) for i, plan in enumerate(plans)), key=lambda pair: pair[0].score)
+    kept = first[: max(len(first) // 3, min(3, len(first)))]
+    return sorted((starts.trial(plans[i]) for _, i in kept), key=lambda trial: trial.score)

@@ -32,7 +32,7 @@ class TauLeap(StateRow):
     """Each position jumps at most once, at the rates of the reverse jump process (Campbell et al., 2205.14987, sec. 4.2-4.3).
 
     Forward, a low-rank kernel jumps from y to z at rate beta pi(z), beta = -alpha' / alpha. Its reversal jumps from z to y at
-    beta pi(z) sum_x p(x | z) q_t(y | x) / q_t(z | x) (prop. 3), which for y != z is, with p the belief,
+    beta pi(z) sum_x p(x | z) q_t(y | x) / q_t(z | x), which for y != z is, with p the belief,
 
         beta [ p(y) alpha / (1 - alpha) + pi(y) ((1 - p(z)) + p(z) pi(z) (1 - alpha) / (alpha + (1 - alpha) pi(z))) ].
 
@@ -45,7 +45,7 @@ class TauLeap(StateRow):
     first term alone, and the row is the bridge of `ddpm`.
 
     At alpha_t = 0 the last two hazards are infinite: pure noise mixes infinitely fast, which leaves its law as it is, so they
-    are left out. On the step to level 0 the first one is: the position is drawn from the belief, as in the paper.
+    are left out. On the step to level 0 the first one is: the position is drawn from the belief.
     """
 
     start: float
@@ -58,7 +58,7 @@ class TauLeap(StateRow):
         _categorical(leaf, "tau_leaping")
         if not isinstance(leaf.kernel, LowRank):
             raise ValueError(
-                f"tau_leaping knows the rates of low-rank limits, and the kernel here is {type(leaf.kernel).__name__}; use ddpm."
+                f"tau_leaping knows the rates of low-rank kernels, and this is a {type(leaf.kernel).__name__} one; use ddpm."
             )
 
     def probs(self, leaf: Categorical, z: Tensor, belief: CategoricalPosterior) -> Tensor:
@@ -66,9 +66,9 @@ class TauLeap(StateRow):
         p, here = _padded(leaf, belief), leaf.one_hot(z)
         limit = leaf.kernel.limit.to(z.device)
         pi = limit[z][..., None]
-        if self.stop == 0:
-            return torch.where(pi > 0, p, here)
         alpha_t, alpha_s = _alpha(leaf, self.start), _alpha(leaf, self.stop)
+        if self.stop == 0 or alpha_s == 1:
+            return torch.where(pi > 0, p, here)
         hazard = p * math.log((1 - alpha_t) / (1 - alpha_s))
         if alpha_t > 0:
             mixing = math.log(alpha_s / alpha_t)
@@ -116,7 +116,7 @@ class Remask(StateRow):
         """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
         alpha_t, alpha_s = _alpha(leaf, self.start), 1.0 if self.stop == 0 else _alpha(leaf, self.stop)
         rho = self.strength * (min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0)
-        reveal = min(1.0, (alpha_s - (1 - rho) * alpha_t) / (1 - alpha_t))
+        reveal = min(1.0, (alpha_s - (1 - rho) * alpha_t) / max(1 - alpha_t, 1e-300))
         blank = leaf.kernel.limit.to(z.device)
         revealed = (1 - rho) * leaf.one_hot(z) + rho * blank
         return torch.where((z == leaf.categories)[..., None], reveal * _padded(leaf, belief) + (1 - reveal) * blank, revealed)
@@ -132,7 +132,8 @@ class FirstHitting(StateRow):
     Every token has its own level of masking, with 1 - alpha uniform. So with n masks left at t the next one to be revealed is
     found at 1 - alpha(t') = (1 - alpha(t)) u^(1/n), it is each of the n with equal chances, and its token is a draw from the
     belief at t'. Rows before this one had n + 1, n + 2, ... masks, which makes t' a function of n and their draws alone.
-    Samples without masks stay as they are. `start` and `stop` are the levels where so many masks are expected.
+    Samples without masks stay as they are. `start` and `stop` are the levels at which such a share is masked on average.
+    Exact on one leaf: leaves of a product each reveal a token at once.
 
     Args:
         index: rows of this kind before it.
@@ -219,7 +220,7 @@ class Reveal(StateRow):
         log_probs = belief.log_probs.double().reshape(*free.shape, leaf.categories)
         token = draw(log_probs / self.temperature, noise.at("token")) if self.temperature else log_probs.argmax(-1)
         score = self._score(log_probs, token, noise.at("order"))
-        place = torch.where(masked, score, -math.inf).argsort(1, descending=True, stable=True).argsort(1)
+        place = torch.where(masked, score, -math.inf).sort(dim=1, descending=True, stable=True).indices.argsort(1)
         count = masked.sum(1)
         chosen = masked & (place < (count - self.left(leaf, count, free.sum(1)))[:, None])
         return _revealed(leaf, z, chosen, token, mask)
@@ -259,8 +260,9 @@ def confidence(
 ) -> Draft:
     """The surest tokens first (MaskGIT, 2202.04200, sec. 3.2), at most `steps` evaluations. See `Reveal`.
 
-    A heuristic, NOT ancestral: it does not sample the model's law. Only order "random" at temperature 1 does, in the limit of
-    one token an evaluation. Where there are fewer tokens than steps, the last rows change nothing.
+    A heuristic, NOT ancestral: it does not sample the model's law. To choose a token for what was drawn there favours likely
+    tokens, and tokens revealed together are drawn as if they were independent. (One at a time at temperature 1, the orders
+    that look at beliefs alone do sample the law of an exact denoiser.) With fewer tokens than steps the last rows do nothing.
 
     Args:
         order: "confidence", "entropy", "margin" or "random".

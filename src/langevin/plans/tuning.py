@@ -1,0 +1,322 @@
+"""Learned plans: the levels and all weights of an n-step plan, fitted to a model's own fine trajectories.
+
+Every plan without noise is linear in the state it begins with and in its evaluations,
+
+    z_j = A_j z_0 + sum_{i<j} B_ji u_i,     u_i = v-evaluation at (z_i, t_i),     j = 1 .. n,
+
+so the best n-step plan for a model is a point in A, B and t (bespoke non-stationary solvers, 2403.01329). It is found by
+gradient descent through the model, from several ready-made plans, and judged on starts it has not seen. The model is not
+touched, nothing but a table of numbers comes out, and it is never worse than the best ready-made plan.
+"""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.gaussian import Gaussian
+from langevin.core.plan import Plan, Row
+from langevin.core.sample import Guidance
+from langevin.core.schedule import Schedule
+from langevin.plans.choice import Starts, Trial, best, candidates
+
+DATA_STD = 0.6
+import os
+
+SL = float(os.environ.get("SL", "0"))
+W = float(os.environ.get("W", ".5"))
+
+
+class Linear(torch.nn.Module):
+    """An n-step plan as levels and a matrix, free to move.
+
+    Args:
+        angles: (n,) of the evaluations, falling, in the angle of the basis "v". matrix: (n, n + 1), row j the weights of
+            (z_0, u_0, ..., u_j) in the state after evaluation j, in units of the state scaled to unit variance.
+    """
+
+    def __init__(self, angles: Tensor, matrix: Tensor) -> None:
+        super().__init__()
+        n = len(angles)
+        steps = -torch.diff(torch.cat([angles, angles.new_zeros(1)]))
+        self.register_buffer("top", angles[:1])
+        self.share = torch.nn.Parameter((steps / steps.sum()).log())
+        self.register_buffer("base", matrix)
+        # each row moves in units of how much it can matter: the size of its own step
+        self.register_buffer("unit", torch.tril(torch.ones(n, n + 1), 1))
+        self.move = torch.nn.Parameter(torch.zeros_like(matrix))
+
+    def angles(self) -> Tensor:
+        top = self.get_buffer("top")
+        fallen = torch.cumsum(torch.softmax(self.share, 0), 0)[:-1]
+        return torch.cat([top, top * (1 - fallen)])
+
+    def matrix(self) -> Tensor:
+        return self.get_buffer("base") + self.get_buffer("unit") * self.move
+
+
+def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Linear | None:
+    """The plan as a `Linear`; None if it draws noise or depends on the state."""
+    schedule = process.schedule
+    numbers = process.numbers(plan)
+    n = plan.nfe
+    if any(not isinstance(row, Row) or row.shown is not None for row in plan.rows) or any(k is None or k.c for k in numbers):
+        return None
+    state = torch.zeros(n + 1, dtype=torch.float64)  # in terms of (z_0, u_0, ..., u_{n-1})
+    state[0] = 1
+    anchor, history, levels, states, made = state, [], [], [], 0
+    for row, number in zip(plan.rows, numbers, strict=True):
+        assert isinstance(row, Row) and number is not None
+        if row.level is not None:
+            levels.append(row.level)
+            states.append(state)
+            x_part, z_part = (float(v) for v in process.slope(torch.tensor(row.level, dtype=torch.float64), data_std))
+            unit = torch.zeros(n + 1, dtype=torch.float64)
+            made += 1
+            unit[made] = 1
+            belief = (unit - z_part * state) / x_part
+            history.insert(0, number.x_part * belief + number.z_part * state)
+        begin = anchor if row.anchored else state
+        anchor = anchor if row.anchored else state
+        state = number.a * begin
+        for weight, u in zip(number.w, history, strict=False):
+            state = state + weight * u
+    if plan.rows[-1].stop != 0:
+        return None
+    states.append(state)
+    norms = torch.tensor([_norm(schedule, t, data_std) for t in [*levels, 0.0]], dtype=torch.float64)
+    matrix = torch.stack([s / norms[j + 1] for j, s in enumerate(states[1:])])
+    matrix[:, 0] *= norms[0]
+    angles = torch.tensor([_angle(schedule, t, data_std) for t in levels], dtype=torch.float64)
+    return Linear(angles, matrix)
+
+
+def _angle(schedule: Schedule, t: float, d: float) -> float:
+    alpha, sigma = (float(v) for v in schedule(t))
+    return math.atan2(sigma, alpha * d)
+
+
+def _norm(schedule: Schedule, t: float, d: float) -> float:
+    alpha, sigma = (float(v) for v in schedule(t))
+    return math.hypot(alpha * d, sigma)
+
+
+def _levels(linear: Linear, schedule: Schedule, start: float, d: float) -> Tensor:
+    """Levels of the evaluations, differentiable in the angles."""
+    angles = linear.angles()
+    with torch.no_grad():
+        inner = schedule.invert(-2 * (d * angles[1:].tan()).log())
+        # d angle / d level, to carry the gradient through the bisection
+        rate = -schedule.lam_rate(inner) / 4 * torch.sin(2 * angles[1:])
+    through = inner + (angles[1:] - angles[1:].detach()) / rate
+    return torch.cat([torch.full_like(angles[:1], start), through.clamp(1e-9, 1)])
+
+
+def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: float) -> Tensor:
+    """Where the plan takes the starts, with gradients."""
+    process = starts.denoiser.process
+    assert isinstance(process, Gaussian)
+    levels = _levels(linear, process.schedule, 1.0, d)
+    alpha, sigma = process.schedule(levels)
+    norms = torch.cat([(alpha**2 * d**2 + sigma**2).sqrt(), torch.tensor([d], dtype=torch.float64)])
+    x_part, z_part = process.slope(levels, d)
+    matrix, dtype = linear.matrix(), starts.start.dtype
+    known = [starts.start / norms[0].detach().to(dtype)]
+    state = starts.start
+    for j in range(len(levels)):
+        belief = model(state, levels[j], starts.cond)
+        known.append(x_part[j].to(dtype) * belief.mean + z_part[j].to(dtype) * state)  # pyright: ignore
+        weights = matrix[j, : j + 2].to(dtype)
+        state = norms[j + 1].to(dtype) * sum(w * k for w, k in zip(weights, known, strict=True))
+    return state
+
+
+def plan_of(linear: Linear, process: Gaussian, name: str, d: float = DATA_STD) -> Plan:
+    """The table of a `Linear`, row by row from the current state."""
+    with torch.no_grad():
+        levels = [*_levels(linear, process.schedule, 1.0, d).tolist(), 0.0]
+        matrix = linear.matrix()
+    norms = [_norm(process.schedule, t, d) for t in levels]
+    rows, before = [], torch.zeros(matrix.shape[1], dtype=torch.float64)
+    before[0] = 1
+    for j, state in enumerate(matrix):
+        keep = float(state[0] / before[0])
+        change = (state - keep * before)[1 : j + 2].flip(0)
+        a = keep * norms[j + 1] / norms[j]
+        mix = tuple((change * norms[j + 1]).tolist())
+        rows.append(Row(level=levels[j], start=levels[j], stop=levels[j + 1], a=a, mix=mix))
+        before = state
+    return Plan(name=name, basis="v", order=1, rows=tuple(rows), data_std=d)
+
+
+def tune(
+    denoiser: BaseDenoiser,
+    steps: int,
+    *,
+    cond: Cond = None,
+    guidance: Guidance | None = None,
+    shape: Shape | None = None,
+    start: Tensor | None = None,
+    count: int = 768,
+    held_out: int = 256,
+    iterations: int = 400,
+    batch: int = 128,
+    lr: float = 0.02,
+    begin: int = 3,
+    seed: int = 2_000_003,
+    checkpoint: Path | str | None = None,
+    show: bool = False,
+) -> tuple[Trial, Trial]:
+    """Learn a plan of `steps` evaluations for a model (and its guidance).
+
+    Args:
+        cond: conditions of the starts, `count + held_out` of each.
+        start: states at level 1 to fit and judge on, drawn from the prior by default.
+        count: starts to fit to; held_out: to judge on. begin: how many ready-made plans to start from.
+        iterations: of Adam, in total; batch: starts in each.
+        checkpoint: a .safetensors file, written now and then and resumed from.
+        show: show progress.
+
+    Returns:
+        (the tuned plan, the best ready-made plan), each with its error on the held-out starts. Where tuning does not help
+        they are the same.
+
+    Raises:
+        ValueError: if the process is not one Gaussian process, or a checkpoint belongs to other settings.
+    """
+    if steps < 1 or iterations < 1 or batch < 1 or count < 1 or held_out < 1:
+        raise ValueError(f"steps is {steps}, iterations {iterations}, batch {batch}, count {count}, held_out {held_out}; each is at least 1.")  # fmt: skip
+    total = count + held_out if start is None else len(start)
+    everything = Starts.of(denoiser, total, seed, cond, guidance, shape, start)
+    fit, held = everything.part(0, total - held_out), everything.part(total - held_out, total)
+    process = denoiser.process
+    assert isinstance(process, Gaussian)
+    ready = best(fit.part(0, 256), candidates(steps))
+    # from the best plans by both errors, by the RMS alone and by the median alone: they lie in different valleys
+    sorts = (lambda t: t.score, lambda t: t.rms, lambda t: t.median)
+    picked = list(dict.fromkeys(sorted(ready, key=sorts[i % 3])[i // 3] for i in range(min(begin, len(ready)))))
+    begun = [(trial, made) for trial in picked if (made := linearise(trial.plan, process)) is not None]
+    model = denoiser if guidance is None else guidance(denoiser)
+    frozen = [p for p in denoiser.parameters() if p.requires_grad]
+    for p in frozen:
+        p.requires_grad_(False)
+    was = denoiser.training
+    denoiser.eval()
+    try:
+        # weights are moved by steps as small as the errors they are to remove
+        pace = lr * math.exp(min(trial.score for trial, _ in begun))
+        tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, checkpoint, show)
+    finally:
+        denoiser.train(was)
+        for p in frozen:
+            p.requires_grad_(True)
+    name = f"tuned({steps})"
+    # choose among all on the starts of the fit, and judge on the others
+    trials = [fit.trial(plan_of(linear, process, name)) for linear in tried]
+    chosen = held.trial(min(trials, key=lambda t: t.score).plan)
+    known = held.trial(min((fit.trial(t.plan) for t in ready[:3]), key=lambda t: t.score).plan)
+    return (chosen if chosen.score < known.score else known), known
+
+
+def _loss(end: Tensor, truth: Tensor) -> Tensor:
+    """log RMS and mean log error: neither a few starts that end elsewhere, nor typical ones, rule alone."""
+    square = (end - truth).flatten(1).square().mean(1) + 1e-14
+    return (W * square.mean().log() + (1 - W) * square.log().mean()) / 2
+
+
+def _descend(
+    linears: list[Linear],
+    fit: Starts,
+    model: Callable[..., object],
+    iterations: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    checkpoint: Path | str | None,
+    show: bool,
+) -> list[Linear]:
+    """All begin; after a quarter of the iterations the best goes on alone."""
+    generator = torch.Generator().manual_seed(seed)
+    size = min(batch, len(fit.start))
+    out, done = [], 0
+    first = max(iterations // (4 * max(len(linears), 1)), 1)
+    with Progress(disable=not show) as progress:
+        task = progress.add_task("tuning", total=iterations)
+
+        def run(linear: Linear, rounds: int, file: Path | None) -> float:
+            nonlocal done
+            groups = [
+                {"params": [linear.move], "first": lr},
+                {"params": [linear.share], "first": max(lr, 0.5 / len(linear.share) ** 2)},
+            ]
+            optimiser = torch.optim.Adam(groups, lr, betas=(0.9, 0.99))
+            at, mean, kept, least = 0, None, {k: v.clone() for k, v in linear.state_dict().items()}, math.inf
+            if file is not None and file.exists():
+                at = _restore(file, linear, optimiser, rounds)
+            while at < rounds:
+                pace = 0.5 * (1 + math.cos(math.pi * at / rounds))
+                for group in optimiser.param_groups:
+                    group["lr"] = group["first"] * max(pace, 0.02)
+                pick = torch.randint(len(fit.start), (size,), generator=generator)
+                chosen = Starts(
+                    fit.denoiser,
+                    fit.start[pick],
+                    fit.end[pick],
+                    None if fit.cond is None else {k: v[pick] for k, v in fit.cond.items()},
+                    fit.guidance,
+                )
+                with torch.enable_grad():
+                    loss = _loss(_unroll(linear, chosen, model, DATA_STD), chosen.end)
+                    optimiser.zero_grad()
+                    loss.backward()
+                if not bool(loss.isfinite()):
+                    linear.load_state_dict(kept)
+                    break
+                torch.nn.utils.clip_grad_norm_(linear.parameters(), 1.0)
+                optimiser.step()
+                mean = float(loss.detach()) if mean is None else 0.95 * mean + 0.05 * float(loss.detach())
+                if mean < least and at % 10 == 0:
+                    least, kept = mean, {k: v.clone() for k, v in linear.state_dict().items()}
+                at += 1
+                done += 1
+                progress.update(task, completed=done, description=f"tuning, log error {mean:.3f}")
+                if file is not None and at % 50 == 0:
+                    _save(file, linear, optimiser, at)
+            return mean if mean is not None else math.inf
+
+        scores = [run(linear, first, None) for linear in linears] if len(linears) > 1 else [0.0]
+        winner = linears[min(range(len(linears)), key=lambda i: scores[i])]
+        run(winner, max(iterations - done, 1), Path(checkpoint) if checkpoint is not None else None)
+        out.append(winner)
+    return out
+
+
+def _save(file: Path, linear: Linear, optimiser: torch.optim.Optimizer, at: int) -> None:
+    tensors = {f"plan.{k}": v.contiguous() for k, v in linear.state_dict().items()}
+    for i, group in enumerate(optimiser.param_groups):
+        for key, value in optimiser.state[group["params"][0]].items():
+            tensors[f"adam.{i}.{key}"] = value.contiguous()
+    staged = file.with_suffix(".part")
+    save_file(tensors, staged, {"iteration": str(at)})
+    staged.replace(file)
+
+
+def _restore(file: Path, linear: Linear, optimiser: torch.optim.Optimizer, rounds: int) -> int:
+    from safetensors import safe_open
+
+    tensors = load_file(file)
+    with safe_open(file, "pt") as opened:
+        at = int((opened.metadata() or {}).get("iteration", 0))
+    if at > rounds or tensors["plan.base"].shape != linear.get_buffer("base").shape:
+        raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
+    linear.load_state_dict({k.removeprefix("plan."): v for k, v in tensors.items() if k.startswith("plan.")})
+    for i, group in enumerate(optimiser.param_groups):
+        optimiser.state[group["params"][0]] = {
+            k.removeprefix(f"adam.{i}."): v for k, v in tensors.items() if k.startswith(f"adam.{i}.")
+        }
+    return at
