@@ -48,6 +48,7 @@ GAUSSIAN_PREDICTIONS = {name: prediction.PREDICTIONS[name]() for name in ("x0", 
 PLANS = {
     "ddim": (lambda n, grid: plans.ddim(n, grid=grid), 1, lambda n: n),
     "ddpm": (lambda n, grid: plans.ddpm(n, grid=grid), 1, lambda n: n),
+    "ddpm large": (lambda n, grid: plans.ddpm(n, "large", grid=grid), 1, lambda n: n),
     "euler": (lambda n, grid: plans.euler(n, grid=grid), 1, lambda n: n),
     "euler_ancestral": (lambda n, grid: plans.euler_ancestral(n, grid=grid), 1, lambda n: n),
     "dpmpp 1": (lambda n, grid: plans.dpmpp(n, order=1, grid=grid), 1, lambda n: n),
@@ -55,11 +56,38 @@ PLANS = {
     "dpmpp 3": (lambda n, grid: plans.dpmpp(n, order=3, grid=grid), 3, lambda n: n),
     "dpmpp 2 sde": (lambda n, grid: plans.dpmpp(n, order=2, sde=True, grid=grid), 2, lambda n: n),
     "dpmpp 3 sde": (lambda n, grid: plans.dpmpp(n, order=3, sde=True, grid=grid), 2, lambda n: n),
+    "dpmpp_single 2": (lambda n, grid: plans.dpmpp_single(n, 2, grid=grid), 2, lambda n: 2 * n - 1),
+    "dpmpp_single 3": (lambda n, grid: plans.dpmpp_single(n, 3, grid=grid), 3, lambda n: 3 * n - 2),
+    "dpmpp_single 2 sde": (lambda n, grid: plans.dpmpp_single(n, 2, True, grid=grid), 1, lambda n: 2 * n - 1),
+    "dpm_solver 2": (lambda n, grid: plans.dpm_solver(n, 2, grid=grid), 2, lambda n: 2 * n - 1),
+    "dpm_solver 3": (lambda n, grid: plans.dpm_solver(n, 3, grid=grid), 3, lambda n: 3 * n - 2),
+    "dpm_solver_multistep 2": (lambda n, grid: plans.dpm_solver_multistep(n, 2, 0, grid=grid), 2, lambda n: n),
+    "dpm_2": (lambda n, grid: plans.dpm_2(n, grid=grid), 2, lambda n: 2 * n - 1),
+    "unipc 2": (lambda n, grid: plans.unipc(n, 2, final=0, grid=grid), 3, lambda n: n),
+    "unipc 2 bh1": (lambda n, grid: plans.unipc(n, 2, "bh1", 0, grid), 3, lambda n: n),
+    "unipc 2 bh2": (lambda n, grid: plans.unipc(n, 2, "bh2", 0, grid), 3, lambda n: n),
+    "unipc 3": (lambda n, grid: plans.unipc(n, 3, final=0, grid=grid), 4, lambda n: n),
+    "sa_solver": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid), 2, lambda n: n),
+    "sa_solver half": (lambda n, grid: plans.sa_solver(n, 2, 0.5, final=0, grid=grid), 2, lambda n: n),
+    "deis 2": (lambda n, grid: plans.deis(n, 2, grid=grid), 2, lambda n: n),
+    "deis 3": (lambda n, grid: plans.deis(n, 3, grid=grid), 3, lambda n: n),
+    "deis 3 sigma": (lambda n, grid: plans.deis(n, 3, "sigma", grid=grid), 3, lambda n: n),
+    "lms": (lambda n, grid: plans.lms(n, 3, grid=grid), 3, lambda n: n),
+    "plms 2": (lambda n, grid: plans.plms(n, 2, grid=grid), 2, lambda n: n),
+    "adams_bashforth 3": (lambda n, grid: plans.adams_bashforth(n, 3, grid=grid), 3, lambda n: n),
+    "trig 2": (lambda n, grid: plans.trig(n, 2, grid=grid), 3, lambda n: n),
+    "trig 3": (lambda n, grid: plans.trig(n, 3, grid=grid), 3, lambda n: n),
     "heun eps": (lambda n, grid: plans.heun(n, grid=grid, basis="eps"), 2, lambda n: 2 * n - 1),
     "heun velocity": (lambda n, grid: plans.heun(n, grid=grid, basis="velocity"), 2, lambda n: 2 * n - 1),
+    "midpoint velocity": (lambda n, grid: plans.midpoint(n, grid, "velocity"), 2, lambda n: 2 * n),
+    "heun3 velocity": (lambda n, grid: plans.heun3(n, grid, "velocity"), 3, lambda n: 3 * n),
+    "rk4 velocity": (lambda n, grid: plans.rk4(n, grid, "velocity"), 4, lambda n: 4 * n - 3),
+    "rk4 eps": (lambda n, grid: plans.rk4(n, grid, "eps"), 4, lambda n: 4 * n - 3),
 }
-DETERMINISTIC = [name for name in PLANS if "sde" not in name and "ddpm" not in name and "ancestral" not in name]
-STOCHASTIC = [name for name in PLANS if name not in DETERMINISTIC]
+STOCHASTIC = [name for name in PLANS if any(word in name for word in ("sde", "ddpm", "ancestral", "sa_solver"))]
+DETERMINISTIC = [name for name in PLANS if name not in STOCHASTIC]
+# rows in a basis that needs signal at t = 1 are tried on a schedule that has it
+NEEDS_SIGNAL = ("eps", "single", "dpm_", "deis", "lms", "plms")
 
 
 def gaussian(schedule: str = "cosine") -> Gaussian:

@@ -1,5 +1,6 @@
 """Every plan: the order it declares, the evaluations it documents, one step, and the laws it samples."""
 
+import functools
 import math
 
 import pytest
@@ -14,7 +15,9 @@ from langevin.core.plan import Plan, Row
 from langevin.core.process import Product
 from langevin.core.sample import plans_for, sample, trajectory
 from langevin.plans import grids
-from tests.rows import DETERMINISTIC, PLANS, SCHEDULES, STOCHASTIC, f64
+from langevin.plans.analysis import terminal_moments
+from langevin.plans.integrals import Integrals
+from tests.rows import DETERMINISTIC, NEEDS_SIGNAL, PLANS, SCHEDULES, STOCHASTIC
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
 
@@ -38,80 +41,78 @@ def slope(steps, errors):
 
 
 # Where order is measured: exact flows of a mixture, on grids that stop before the leap to clean data. A multistep plan
-# begins with a first-order step, whose error is that of x^ at the noisiest level: it fades as alpha^2, so the start is noisy.
+# begins with a step of low order, whose error is that of x^ at the noisiest level: it fades as alpha^2, so the start is noisy.
+LOG_SNR, ANGLE = grids.log_snr(1.0, 0.05), grids.angle(0.5, 0.75, 1.0, 0.05)
 SETTINGS = {
-    "dpmpp 1": ("vp_linear", grids.log_snr(1.0, 0.05)),
-    "dpmpp 2": ("vp_linear", grids.log_snr(1.0, 0.05)),
-    "dpmpp 3": ("vp_linear", grids.log_snr(1.0, 0.05)),
     "heun eps": ("vp_linear", grids.log_snr(0.9, 0.05)),
     "heun velocity": ("flow", grids.uniform(0.98, 0.1)),
+    "midpoint velocity": ("flow", grids.uniform(0.98, 0.1)),
+    "heun3 velocity": ("flow", grids.uniform(0.98, 0.1)),
+    "rk4 velocity": ("flow", grids.uniform(0.98, 0.1)),
+    "rk4 eps": ("vp_linear", grids.log_snr(0.9, 0.05)),
+    "adams_bashforth 3": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "deis 2": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "deis 3": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "plms 2": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "deis 3 sigma": ("vp_linear", grids.karras(7, 1.0, 0.05)),
+    "lms": ("vp_linear", grids.karras(7, 1.0, 0.05)),
+    "trig 2": ("vp_linear", ANGLE),
+    "trig 3": ("vp_linear", ANGLE),
+    "ddim": ("cosine", grids.uniform(0.95, 0.1)),
+    "euler": ("cosine", grids.uniform(0.95, 0.1)),
 }
+
+
+@functools.cache
+def flow_of(schedule, start, stop):
+    """64 states at `start` and where the exact flow takes them; a fine plan of order 5, the same for all that ask."""
+    exact = oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS, 0.5)
+    begin = Noise.of(0, 64).normal((2,), torch.float64)
+    fine = plans.trig(1000, 4, grid=grids.angle(0.5, 0.75, start, stop))
+    return exact, begin, sample(exact, fine, 64, start=begin)
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_of_convergence(name):
     make, order, _ = PLANS[name]
-    schedule, grid = SETTINGS.get(name, ("cosine", grids.uniform(0.95, 0.1)))
-    exact = oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS, 0.5)
-    start = Noise.of(0, 64).normal((2,), torch.float64)
-    fine = plans.heun(2000, grid, "velocity") if "velocity" in name else plans.dpmpp(3000, order=3, grid=grid)
-    reference = sample(exact, fine, 64, start=start)
-    steps = (40, 80, 160)
+    schedule, grid = SETTINGS.get(name, ("vp_linear", LOG_SNR))
+    levels = grid(SCHEDULES[schedule], 1)
+    exact, start, reference = flow_of(schedule, levels[0], levels[-1])
+    steps = {"unipc 3": (60, 120, 240), "rk4 velocity": (24, 48, 96)}.get(name, (40, 80, 160))
     errors = [float((sample(exact, make(n, grid), 64, start=start) - reference).square().mean().sqrt()) for n in steps]
-    assert slope(steps, errors) == pytest.approx(order, abs=0.2)
-
-
-class OneByOne(Noise):
-    """Sample k gets a unit of noise at step k and none elsewhere; the last two samples get none."""
-
-    def normal(self, shape=(), dtype=torch.float32):
-        return (self.ids == self.step).to(dtype).reshape(-1, *[1] * len(shape)).expand(-1, *shape)
-
-
-def terminal_moments(plan, process, mean, variance, start):
-    """Mean and variance after a plan, in closed form: with the exact denoiser of a normal every row is linear, so the end
-    is base + gain * start + sum_k c_k noise_k, and a batch of n + 2 states reads off all of these."""
-    exact = oracle.gaussian(process, f64(mean), f64(variance)[:, None])
-    n = len(plan.rows)
-    z = torch.zeros(n + 2, 1, dtype=torch.float64)
-    z[n + 1] = 1.0
-    history, numbers = [], process.numbers(plan)
-    for i, row in enumerate(plan.rows):
-        belief = exact(z, row.level)
-        history = [process.observe(belief, z, numbers[i]), *history][: plan.history]
-        z = process.advance(z, history, belief, numbers[i], OneByOne(0, torch.arange(n + 2), i), None)
-    base = z[n]
-    gain, noise = z[n + 1] - base, z[:n] - base
-    return float(base + gain * start[0]), float(gain**2 * start[1] + noise.square().sum())
+    # the interior of trig 3 is of order 4; its first steps, of order 3, rule only in the end
+    assert order - 0.2 <= slope(steps, errors) <= order + (1.0 if name == "trig 3" else 0.2)
+    assert make(3, grid).on(SCHEDULES[schedule]).order == order
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_weak_order_of_stochastic_plans(name):
     # for normal data the mean and the variance after n steps are exact numbers, without sampling error
-    make = PLANS[name][0]
-    process, grid = Gaussian(schedules.vp_linear()), grids.log_snr(1.0, 0.05)
-    (alpha, sigma), (end_alpha, end_sigma) = ([float(v) for v in process.schedule(t)] for t in (1.0, 0.05))
-    mean, variance = 0.7, 0.3
-    truth = end_alpha * mean, end_alpha**2 * variance + end_sigma**2
-    steps, errors = (160, 320, 640), []
-    for n in steps:
-        plan = make(n, grid).on(process.schedule)
-        got = terminal_moments(plan, process, mean, variance, (alpha * mean, alpha**2 * variance + sigma**2))
-        assert got[0] == pytest.approx(truth[0], abs=1e-9)  # the mean of a linear problem is exact
-        errors.append(abs(got[1] - truth[1]))
-    assert slope(steps, errors) == pytest.approx(plan.order, abs=0.2)
+    make, declared, _ = PLANS[name]
+    assert make(3, LOG_SNR).on(SCHEDULES["vp_linear"]).order == declared
+    reached = plans.order(lambda n: make(n, LOG_SNR), schedules.vp_linear(), (160, 320, 640))
+    assert declared - 0.2 <= reached <= declared + (1 if "sa_solver" in name else 0.2)  # a corrector may gain
+
+
+def test_the_mean_of_a_linear_problem_is_exact():
+    schedule = schedules.vp_linear()
+    (alpha, sigma), (end_alpha, _) = ([float(v) for v in schedule(t)] for t in (1.0, 0.05))
+    for name in STOCHASTIC:
+        plan = PLANS[name][0](20, LOG_SNR).on(schedule)
+        got = terminal_moments(plan, schedule, 0.7, 0.3, (alpha * 0.7, alpha**2 * 0.3 + sigma**2))
+        assert got[0] == pytest.approx(end_alpha * 0.7, abs=1e-9), name
 
 
 @pytest.mark.parametrize("name", PLANS)
 @pytest.mark.parametrize("steps", [1, 2, 3, 10])
 def test_evaluations_are_as_documented(name, steps):
     make, _, evaluations = PLANS[name]
-    schedule = "vp_linear" if "eps" in name else "flow"
+    schedule = "vp_linear" if any(word in name for word in NEEDS_SIGNAL) else "flow"
     counting = Counting(oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS, 0.3))
     z = sample(counting, make(steps, "uniform"), 4, seed=0)
     assert counting.calls == evaluations(steps) and z.isfinite().all()
-    # one step lands on the belief's mean at pure noise, which is the mean of the data
-    if steps == 1:
+    # one evaluation lands on the belief's mean at pure noise, which is the mean of the data
+    if evaluations(steps) == 1:
         assert torch.allclose(z.double(), counting.denoiser(sample_prior(counting, 4), 1.0).mean.double(), atol=1e-4)
 
 
@@ -124,6 +125,8 @@ def sample_prior(denoiser, count):
 def test_grids_fall_to_zero_without_a_wasted_step(grid, schedule):
     s = SCHEDULES[schedule].requires_grad_(False)
     for steps in (1, 2, 3, 4, 5, 10, 20, 50, 100, 1000):
+        if steps > 999 and grid == "linspace":  # it has 999 steps
+            continue
         levels = grids.named(grid)(s, steps)
         assert len(levels) == steps + 1 and levels[-1] == 0 and 0 < levels[0] <= 1
         assert all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True)), (steps, levels[:5])
@@ -181,18 +184,26 @@ def test_dpmpp_2m_is_the_papers_formula():
     assert number.w[1] == pytest.approx(-scale / (2 * r), rel=1e-9)
 
 
-@pytest.mark.parametrize("sde", [False, True])
-def test_third_order_weights_integrate_quadratics_exactly(sde):
-    # sum_j mix_j p(u_j) = integral of exp(k u) p(u) over the step, normalised, for every quadratic p
-    from langevin.plans.multistep import _mix
-
-    nodes, stop, k = [0.3, -0.1, -0.7], 0.8, 2.0 if sde else 1.0
-    mix = _mix(stop, nodes, k)
-    u = torch.linspace(nodes[0], stop, 200_001, dtype=torch.float64)
-    w = torch.exp(k * u)
-    for power in range(3):
-        exact = float(torch.trapezoid(w * u**power, u) / torch.trapezoid(w, u))
-        assert sum(m * n**power for m, n in zip(mix, nodes, strict=True)) == pytest.approx(exact, abs=1e-9)
+@pytest.mark.parametrize("variable", ["lam", "angle", "sigma", "t"])
+@pytest.mark.parametrize(("basis", "rate"), [("x0", 1.0), ("x0", 2.0), ("x0", 1.25), ("eps", 1.0), ("v", 1.0), ("velocity", 1.0)])
+def test_weights_integrate_polynomials_exactly(basis, rate, variable):
+    # sum_j w_j p(tau_j) = the integral of p(tau) over the step, for every cubic p; by a fine trapezoid in log(alpha/sigma)
+    if basis == "velocity" and variable != "t":
+        pytest.skip("a velocity is integrated over t")
+    schedule, d = schedules.vp_linear(), 0.7
+    nodes, stop = [0.5, 0.6, 0.72, 0.9], 0.4
+    integrals = Integrals(schedule, basis, variable, d)
+    weights = integrals.step(nodes[0], stop, nodes, rate)
+    t = torch.linspace(nodes[0], stop, 200_001, dtype=torch.float64)
+    alpha, sigma = schedule(t)
+    u = (alpha / sigma).log()
+    tau = {"lam": u, "angle": torch.atan2(sigma, alpha * d), "sigma": sigma / alpha, "t": t}[variable]
+    over = {"x0": (rate * u).exp(), "eps": sigma / alpha, "v": torch.atan2(sigma, alpha * d), "velocity": t}[basis]
+    at = torch.tensor(integrals.places(nodes), dtype=torch.float64)
+    for power in range(4):
+        exact = torch.trapezoid(tau**power, over)
+        exact = exact / (over[-1] - over[0]) if basis in ("x0", "eps") else exact
+        assert float((torch.tensor(weights, dtype=torch.float64) * at**power).sum()) == pytest.approx(float(exact), rel=1e-8)
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)

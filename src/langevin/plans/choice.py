@@ -21,31 +21,36 @@ def default(steps: int = 20) -> Draft:
     """What the library picks when nothing is known but the number of evaluations, on any Gaussian process.
 
     Few steps must not extrapolate far: up to 6, second order in data predictions, with levels where data takes shape; up to
-    12, third order in the angle. Then `trig`, of an order that grows with the steps. See docs/plans.md for the measurements
-    behind the numbers.
+    8, third order of the same in the angle. Then `trig`, of an order that grows with the steps. See docs/plans.md for the
+    measurements behind the numbers.
     """
     check_steps(steps)
     if steps <= 6:
         made = multistep(steps, "x0", "lam", 2, True, grid="angle;center=1.05;power=0.62")
+    elif steps <= 8:
+        made = multistep(steps, "x0", "angle", 3, True, data_std=1.4, grid="angle;center=0.47;power=0.7")
     elif steps <= 12:
-        made = multistep(steps, "x0", "angle", 3, True, grid="angle;center=0.56;power=0.78")
+        made = trig(steps, 2, 1.0, grid="angle;center=0.56;power=0.7")
     else:
         made = trig(steps, 3 if steps <= 24 else 4)
     return Draft(f"default({steps})", lambda schedule: dataclasses.replace(made.on(schedule), name=f"default({steps})"))
 
 
+GRIDS = ((0.25, 0.75), (0.35, 0.65), (0.5, 0.75), (0.56, 0.78), (0.7, 0.65), (1.0, 0.62), (1.0, 0.75), (1.0, 1.0), (1.5, 0.75))
+"""Centers and powers of the angle grids that are tried."""
+
+
 def candidates(steps: int) -> list[Draft]:
     """Plans worth trying at so many evaluations: three ways to extrapolate, on grids that lean to noise or to data."""
     out = [default(steps)]
-    for center, power in ((0.25, 0.75), (0.35, 0.65), (0.5, 0.75), (0.56, 0.78), (0.7, 0.65), (1.0, 0.62), (1.0, 0.75), (1.0, 1.0), (1.5, 0.75)):  # fmt: skip
+    for center, power in GRIDS:
         grid = f"angle;center={center};power={power}"
         for order in (2, 3, 4) if steps > 5 else (2, 3):
-            out += [
-                multistep(steps, "x0", "angle", order, True, grid=grid, name=f"x0/angle order {order} {grid}"),
-                multistep(steps, "v", "angle", order, True, data_std=0.6, grid=grid, name=f"v/angle order {order} {grid}"),
-            ]
-            if order < 4:
-                out.append(multistep(steps, "x0", "lam", order, True, grid=grid, name=f"x0/lam order {order} {grid}"))
+            for basis, variable, d in (("x0", "angle", 1.0), ("v", "angle", 0.6), ("x0", "lam", 1.0)):
+                if variable != "lam" or order < 4:
+                    name = f"{basis}/{variable} order {order} {grid}"
+                    out.append(multistep(steps, basis, variable, order, True, data_std=d, grid=grid, name=name))
+    # what the peers do at few steps: equal steps of t, and a leap
     for order in (2, 3):
         out.append(multistep(steps, "x0", "lam", order, True, 1, grid="uniform", name=f"x0/lam order {order} uniform"))
     return out

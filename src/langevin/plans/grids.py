@@ -104,21 +104,13 @@ def linspace(timesteps: int = 1000) -> Grid:
 
 
 def shifted(grid: "str | Grid" = "uniform", shift: float = 3.0) -> Grid:
-    """Another grid with its noise multiplied, sigma/alpha -> shift sigma/alpha (SD3, 2403.03206, sec. 5.3.2).
-
-    Use it where the schedule itself is not shifted; on the flow schedule it is t -> shift t / (1 + (shift - 1) t).
+    """Another grid under t -> shift t / (1 + (shift - 1) t): on the flow schedule the noise sigma/alpha is multiplied by
+    `shift` (SD3, 2403.03206, sec. 5.3.2). Use it where the schedule itself is not shifted.
     """
     base = named(grid)
     if not shift > 0:
         raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
-
-    def levels(schedule: Schedule, steps: int) -> list[float]:
-        first, *inner = base(schedule, steps)
-        lam = schedule.lam(torch.tensor(inner[:-1], dtype=torch.float64)) - 2 * math.log(shift)
-        low = [first] if first == 1 else schedule.invert(schedule.lam(first) - 2 * math.log(shift)).reshape(1).tolist()
-        return [*low, *schedule.invert(lam).tolist(), inner[-1]]
-
-    return levels
+    return lambda schedule, steps: [shift * t / (1 + (shift - 1) * t) for t in base(schedule, steps)]
 
 
 def dynamic(tokens: int = 4096, grid: "str | Grid" = "uniform") -> Grid:

@@ -131,7 +131,7 @@ class Integrals:
     def usable(self, start: float, stop: float, nodes: list[float], order: int) -> int:
         """How many of `nodes` (newest first) a polynomial can go through: those where the variable is finite."""
         at = self.places(nodes[:order])
-        if not math.isfinite(at[0]) or (self.basis == "x0" and not math.isfinite(self.places([stop])[0])):
+        if not math.isfinite(at[0]) or not math.isfinite(self.places([stop])[0]):
             return 1
         reach = 1
         while reach < len(at) and math.isfinite(at[reach]):

@@ -63,7 +63,7 @@ def _dpmpp_3m(steps: int, grid: Grid) -> Draft:
 
 
 def _dpmpp_2s(steps: int, grid: Grid) -> Draft:
-    """DPM-Solver++ 2S as diffusers has it: `steps` evaluations on a grid of as many steps, every other one the middle of two."""
+    """DPM-Solver++ 2S as diffusers has it: `steps` evaluations, every other level of the grid the middle of a step."""
 
     def fill(schedule: Schedule) -> Plan:
         levels = grid(schedule, steps)
@@ -146,15 +146,16 @@ def diffusers(
     - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
     - "dpmpp_3m" lacks a factor 2.
 
-    Not reproduced: steps of size zero of DDIM with "linspace" (refused); the step more than asked, at timestep -1, which
-    "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds; crashes.
+    Not reproduced: steps of size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
+    which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
+    crashes.
 
     Args:
         steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1).
         sampler: "ddim", "ddpm", "pndm" (without its Runge-Kutta start, as Stable Diffusion has it); "euler",
             "euler_ancestral", "heun", "lms", "dpm_2"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s", "unipc", "unipc_3"
             (bh2, of order 2 and 3), "deis".
-        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" for DPM-Solver++; by default the scheduler's
+        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" for multistep DPM-Solver++; by default the scheduler's
             own, "leading" for the first three and "linspace" for the rest.
         timesteps: T.
         offset: `steps_offset` of "leading"; Stable Diffusion has 1.
@@ -164,7 +165,9 @@ def diffusers(
     check_steps(steps)
     sampler = _known(sampler, [*INDEXED, *SIGMA, *SOLVER], "sampler")
     spaced = ["linspace", "leading", "trailing"]
-    legal = spaced if sampler in INDEXED else [*spaced, "karras", "exponential", *(["lu"] if sampler in SOLVER else [])]
+    legal = spaced if sampler != "dpmpp_2s" else spaced[:1]
+    legal = legal if sampler in INDEXED else [*legal, "karras", "exponential"]
+    legal = [*legal, "lu"] if sampler in ("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m") else legal
     kind = _known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
     if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
         raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
@@ -343,7 +346,8 @@ def _levels(schedule: Schedule, ratios: Array, name: str) -> list[float]:
     if bool((wanted < schedule.lam(1.0) - 1e-9).any()):
         top = math.exp(-float(schedule.lam(1.0)) / 2)
         raise ValueError(f"{name} begins at sigma/alpha {ratios[0]:g}, above the schedule's {top:g}; lower sigma_max.")
-    return [*schedule.invert(wanted).tolist(), *([0.0] if ratios[-1] == 0 else [])]
+    levels = [1.0 if t > 1 - 1e-9 else t for t in schedule.invert(wanted).tolist()]
+    return [*levels, *([0.0] if ratios[-1] == 0 else [])]
 
 
 def _in_sigma(name: str, steps: int, build: Builder, sigma_min: float | None, sigma_max: float | None, rho: float) -> Draft:
