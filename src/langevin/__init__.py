@@ -40,7 +40,7 @@ _MODULES = {
     "guidance": "langevin.guidance",
     "networks": "langevin.networks",
     "objectives": "langevin.objectives",
-    "oracles": "langevin.core.oracle",
+    "oracles": "langevin.oracles",
     "plans": "langevin.plans",
     "predictions": "langevin.core.prediction",
     "processes": "langevin.core.process",
@@ -72,8 +72,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from langevin import data, evaluate, guidance, networks, objectives, plans, schedules, training
-    from langevin.core import oracle as oracles
+    from langevin import data, evaluate, guidance, networks, objectives, oracles, plans, schedules, training
     from langevin.core import prediction as predictions
     from langevin.core import process as processes
     from langevin.core import space as spaces

@@ -22,7 +22,9 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin evaluate RUN [--json]           judge a run against held-out real data
   langevin inspect PATH                    what a run, checkpoint or safetensors file is
-  langevin plan show NAME:STEPS            the table of a sampler
+  langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
+  langevin plan compare ONE OTHER          where two samplers first differ
+  langevin tune RUN --steps N              learn a sampler of N evaluations for this model
 
 Each command has --help. A run directory is self-contained: copy it anywhere.
 """
@@ -98,7 +100,7 @@ class _Sample:
     count: int = 16
     """How many."""
     plan: str | None = None
-    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5; the recipe's by default."""
+    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, or a saved .json; the recipe's by default."""
     seed: int = 0
     """Any integer; sample k is the same sample whatever the count."""
     label: int | None = None
@@ -203,25 +205,88 @@ class _PlanShow:
     """The schedule whose levels fill the table, such as cosine, edm or flow:shift=3."""
     json: bool = False
     """Print the plan as JSON, to save and edit."""
+    plot: Path | None = None
+    """Draw its levels and weights as a picture (.png)."""
+
+
+@dataclass(frozen=True)
+class _PlanCompare:
+    one: Positional[str]
+    """NAME:STEPS[:option=value,...], or a saved plan (.json)."""
+    other: Positional[str]
+    """Another."""
+    process: str = "cosine"
+    """The schedule whose levels fill the tables."""
 
 
 def plan(args: Sequence[str]) -> None:
-    """Show the table of a sampler."""
-    if not args or args[0] != "show":
+    """Show the table of a sampler, or where two differ."""
+    if not args or args[0] not in ("show", "compare"):
         if args and args[0] not in ("-h", "--help"):
-            raise Refusal(f"plan has no command {args[0]!r}; did you mean 'show'?")
-        print("usage: langevin plan show NAME:STEPS [--process SCHEDULE] [--json]")
+            raise Refusal(f"plan has no command {args[0]!r}; did you mean {nearest(args[0], ['show', 'compare'])!r}?")
+        print("usage: langevin plan show NAME:STEPS [--process SCHEDULE] [--json] [--plot FILE.png]\n"
+              "       langevin plan compare ONE OTHER [--process SCHEDULE]")  # fmt: skip
         return
-    asked = _parse(_PlanShow, args[1:], "langevin plan show")
+    kind = _PlanShow if args[0] == "show" else _PlanCompare
+    asked = _parse(kind, args[1:], f"langevin plan {args[0]}")
     from langevin import plans, spec
     from langevin.schedules import SCHEDULES
 
-    table = plans.parse(asked.plan).on(spec.parse(asked.process, SCHEDULES, "process"))
+    schedule = spec.parse(asked.process, SCHEDULES, "process")
+    if isinstance(asked, _PlanCompare):
+        print(plans.compare(plans.parse(asked.one).on(schedule), plans.parse(asked.other).on(schedule)))
+        return
+    table = plans.parse(asked.plan).on(schedule)
     print(table.to_json() if asked.json else table)
+    if asked.plot is not None:
+        if asked.plot.suffix != ".png":
+            raise Refusal(f"plot is {asked.plot}; write a .png.")
+        from langevin.pictures import plot_plan
+
+        print(plot_plan(table, asked.plot), file=sys.stderr)
+
+
+# tune
+
+
+@dataclass(frozen=True)
+class _Tune:
+    run: Positional[Path]
+    """Run directory."""
+    steps: int
+    """Evaluations of the plan."""
+    out: Path | None = None
+    """Where to write it; plans/tuned-STEPS.json in the run by default."""
+    guidance: float | None = None
+    """Classifier-free w it is tuned for; the recipe's by default."""
+    iterations: int = 400
+    """Of the optimiser; more may help."""
+
+
+def tune(args: Sequence[str]) -> None:
+    """Learn a plan of few evaluations from a model's own fine trajectories. A stop loses little: run it again."""
+    asked = _parse(_Tune, args, "langevin tune")
+    if asked.out is not None and asked.out.suffix != ".json":
+        raise Refusal(f"out is {asked.out}; write a .json.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.sampling import save
+    from langevin.recipes.sampling import tune as learn
+
+    out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
+    run = open_run(asked.run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half_way = out.with_suffix(".tuning.safetensors")
+    found, ready = learn(run, asked.steps, guidance=asked.guidance, iterations=asked.iterations, checkpoint=half_way, show=True)
+    save(found.plan, out)
+    half_way.unlink(missing_ok=True)
+    print(f"best ready-made  {ready}")
+    print(f"tuned            {found}" if found is not ready else "tuning did not beat it; the ready-made plan is kept.")
+    print(f"{out}: use it as --plan {out}")
 
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
+    "tune": tune,
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -97,6 +98,31 @@ def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
     for ax, (title, xy) in zip(axes[0], points, strict=True):
         ax.scatter(*xy.cpu().numpy().T, s=3, alpha=0.4, linewidths=0)
         ax.set(title=title, aspect="equal")
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+    return Path(path)
+
+
+def plot_plan(plan: Any, path: str | Path) -> Path:
+    """A sampler's table as a picture: the way down in levels, evaluation by evaluation, and the weights of each row."""
+    plt = pyplot()
+    figure, (way, table) = plt.subplots(1, 2, figsize=(11, 4), dpi=110)
+    evaluations, at = 0, [(0, plan.rows[0].start)]
+    for row in plan.rows:
+        evaluations += int(row.level is not None)
+        at.append((evaluations, row.stop))
+    way.step(*zip(*at, strict=True), where="pre", marker="o", markersize=3)
+    way.set(xlabel="evaluations", ylabel="level t (0 data, 1 noise)", title=plan.name, ylim=(-0.02, 1.02))
+    way.grid(alpha=0.3)
+    depth = max(len(row.mix) for row in plan.rows)
+    weights = np.full((len(plan.rows), depth), np.nan)
+    for i, row in enumerate(plan.rows):
+        weights[i, : len(row.mix)] = row.mix
+    limit = float(np.nanmax(np.abs(weights))) or 1.0
+    shown = table.imshow(weights, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit)
+    table.set(xlabel="evaluation, newest first", ylabel="row", title=f"weights, basis {plan.basis}")
+    figure.colorbar(shown, ax=table)
     figure.tight_layout()
     figure.savefig(path)
     plt.close(figure)

@@ -4,9 +4,10 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from langevin.core.schedule import Formula, Learned, Schedule, Shifted, Table
+from langevin.core.levels import Level
+from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
 __all__ = [
     "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "mutual_information",
@@ -153,7 +154,7 @@ def shift(base: Schedule, by: float) -> Schedule:
     return Shifted(base, by)
 
 
-def learned(lam_max: float = 13.3, lam_min: float = -5.0, scale: str = "vp") -> Learned:
+def learned(lam_max: float = 13.3, lam_min: float = -5.0, scale: str = "vp") -> "Learned":
     """A monotone network, trained with the model (see `Learned`)."""
     return Learned(lam_max, lam_min, scale=scale)
 
@@ -215,3 +216,73 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "learned": learned, "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sub_vp": sub_vp,
     "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
 }  # fmt: skip
+
+
+class Shifted(Schedule):
+    """Another schedule with its noise multiplied: sigma/alpha -> shift * sigma/alpha, at the same scale.
+
+    Higher resolution needs more noise for the same destruction (simple diffusion, 2301.11093; SD3, 2403.03206,
+    section 5.3.2: for the flow schedule this is t -> shift t / (1 + (shift - 1) t)).
+    """
+
+    def __init__(self, base: Schedule, shift: float) -> None:
+        super().__init__()
+        if not shift > 0:
+            raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
+        if base.scale == "other":
+            raise ValueError(f"{base} has no scale to keep; shift a 'vp', 'flow' or 've' schedule.")
+        self.base, self.shift, self.scale, self.floor = base, float(shift), base.scale, base.floor
+
+    def _norm(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        if self.scale == "vp":
+            return (alpha**2 + sigma**2).sqrt()
+        return alpha + sigma if self.scale == "flow" else torch.ones_like(alpha)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        alpha, sigma = self.base.alpha(t), self.shift * self.base.sigma(t)
+        return alpha / self._norm(alpha, sigma)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        alpha, sigma = self.base.alpha(t), self.shift * self.base.sigma(t)
+        return sigma / self._norm(alpha, sigma)
+
+    def extra_repr(self) -> str:
+        return f"shift={self.shift:g}"
+
+
+class Learned(Schedule):
+    """A monotone network for lam(t) between fixed ends (VDM, 2107.00630, appendix H), trained with the ELBO.
+
+    lam(t) = lam_max + (lam_min - lam_max) m(t), m(0) = 0, m(1) = 1, m increasing: a positive linear map plus a
+    positive-weight two-layer network. The data end is not noiseless: sigma(0) is exp(-lam_max / 2), not 0.
+    """
+
+    def __init__(self, lam_max: float = 13.3, lam_min: float = -5.0, width: int = 256, scale: str = "vp") -> None:
+        super().__init__()
+        if not lam_max > lam_min:
+            raise ValueError(f"lam_max is {lam_max} and lam_min {lam_min}; the log-SNR falls, so lam_max is larger.")
+        self.scale = scale
+        # the bound depends on the ends only through terms a denoising loss leaves out, so learning them would be flight
+        self.register_buffer("ends", torch.tensor([lam_max, lam_min], dtype=torch.float64))
+        slope = torch.linspace(-4, 4, width, dtype=torch.float64)
+        self.linear = nn.Parameter(torch.zeros((), dtype=torch.float64))
+        self.inner = nn.Parameter(torch.full((width,), 1.0, dtype=torch.float64))
+        self.bias = nn.Parameter(-slope)
+        self.outer = nn.Parameter(torch.full((width,), -math.log(width) - 2, dtype=torch.float64))
+
+    def _rise(self, t: Tensor) -> Tensor:
+        hidden = torch.sigmoid(t[..., None] * 8 * self.inner.exp() / math.e + self.bias)
+        return self.linear.exp() * t + (hidden * self.outer.exp()).sum(-1)
+
+    def lam(self, t: Level) -> Tensor:
+        t = torch.as_tensor(t, dtype=torch.float64)
+        at = t.to(self.bias.device)
+        low, high = self._rise(torch.zeros_like(at)), self._rise(torch.ones_like(at))
+        top, bottom = self.get_buffer("ends")
+        return (top + (bottom - top) * (self._rise(at) - low) / (high - low)).to(t.device)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return from_lam(self.lam(t), self.scale)[0]
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return from_lam(self.lam(t), self.scale)[1]

@@ -16,7 +16,8 @@ ROOMS = {
     "networks": set(),
     "core": set(),
     "schedules": {"core"},
-    "plans": {"core", "spec"},
+    "oracles": {"core"},
+    "plans": {"core", "spec", "oracles"},
     "guidance": {"core"},
     "objectives": {"core", "spec"},
     "data": {"core"},
@@ -36,7 +37,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection"},
+    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures"},
 }
 
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from langevin import oracles as oracle
 from langevin import plans, schedules
-from langevin.core import oracle
 from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise

@@ -5,17 +5,17 @@ import math
 import pytest
 import torch
 
+from langevin import oracles as oracle
 from langevin import schedules
-from langevin.core import oracle
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
-from langevin.core.coupling import OptimalTransport
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.process import Product
 from langevin.objectives import ELBO, Denoising
 from langevin.objectives.base import draw_levels, drop_conditions
+from langevin.objectives.coupling import OptimalTransport
 from langevin.objectives.levels import LEVELS, Importance, LossAware, Uniform, stratified
 from langevin.objectives.weights import Weight, by_lam, edm, elbo, min_snr, sigmoid
 from tests.rows import CATEGORICAL

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from langevin import oracles as oracle
 from langevin import schedules
-from langevin.core import oracle
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand

@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
+from langevin import oracles as oracle
 from langevin import schedules
-from langevin.core import oracle
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser
 from langevin.core.gaussian import Gaussian

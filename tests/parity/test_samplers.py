@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from langevin import oracles as oracle
 from langevin import plans, schedules
-from langevin.core import oracle
 from langevin.core.denoiser import BaseDenoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise

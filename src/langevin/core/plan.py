@@ -213,38 +213,6 @@ class Plan:
         """How many evaluations the loop has to remember."""
         return max(len(row.mix) for row in self.rows)
 
-    def after(self, level: float) -> "Plan":
-        """The part of the plan that begins at the first level at or below `level`: image-to-image starts in the middle.
-
-        Rows mix only evaluations made within the part, so its first steps are of lower order.
-
-        Raises:
-            ValueError: if no level of the plan is that low, but for its end.
-        """
-        rests = [r for r in self.rows if not r.anchored and r.start <= level + 1e-12 and (isinstance(r, Row) or r.nfe)]
-        if not rests:
-            raise ValueError(f"{self.name} has no row at or below level {level:g}; give a level above {self.rows[-1].start:g}.")
-        place = self.rows.index(rests[0])
-        rows: list[Row | StateRow] = []
-        made = 0
-        first = dataclasses.replace(rests[0], level=rests[0].start) if isinstance(rests[0], Row) else rests[0]
-        for row in (first, *self.rows[place + 1 :]):
-            made += row.nfe
-            if isinstance(row, Row) and len(row.mix) > made:
-                # the weight of evaluations that were not made goes to the oldest that was
-                row = dataclasses.replace(row, mix=(*row.mix[: made - 1], sum(row.mix[made - 1 :])))
-            rows.append(row)
-        return dataclasses.replace(self, name=f"{self.name} from {rows[0].start:g}", rows=tuple(rows))
-
-    def __add__(self, other: "Plan") -> "Plan":
-        """One plan after another, which begins where this one ends and has its basis."""
-        if (self.basis, self.data_std) != (other.basis, other.data_std):
-            raise ValueError(
-                f"{self.name} is in basis {self.basis!r} and {other.name} in {other.basis!r}; join plans of one basis."
-            )
-        name, order = f"{self.name} + {other.name}", min(self.order, other.order)
-        return dataclasses.replace(self, name=name, order=order, rows=(*self.rows, *other.rows))
-
     def to_json(self) -> str:
         fields = {"name": self.name, "basis": self.basis, "order": self.order, "data_std": self.data_std}
         return json.dumps({**fields, "rows": [saved(row) for row in self.rows]}, indent=1)

@@ -319,6 +319,9 @@ def _begun(
         if name not in begun and float(leaf.schedule.lam(level)) > max(float(leaf.schedule.lam(1.0)), -2.0) + 1.0:
             raise ValueError(f"plan {plans[name].name} begins at level {level:g}, where data is still visible and no prior is "
                              "known; pass start=, or begin at 1.")  # fmt: skip
+        if name not in begun and float(leaf.schedule.lam(level)) > max(float(leaf.schedule.lam(1.0)), -8.0) + 1.0:
+            warnings.warn(f"plan {plans[name].name} begins at level {level:g} with noise made for level 1; begin at 1, or pass "
+                          "start=.", stacklevel=4)  # fmt: skip
     return begun
 
 

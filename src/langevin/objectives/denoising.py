@@ -8,7 +8,6 @@ from torch import Tensor
 from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
-from langevin.core.coupling import Coupling, Independent
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
@@ -16,9 +15,9 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import GaussianPrediction
 from langevin.core.process import Process
-from langevin.core.schedule import Learned
 from langevin.core.tree import leaves, spread
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
+from langevin.objectives.coupling import Coupling, Independent
 from langevin.objectives.levels import LEVELS, LevelDensity
 from langevin.objectives.weights import Weight, named
 
@@ -78,7 +77,7 @@ class Denoising(Objective):
                     )
             if self.levels.wants_losses and len(process.leaves()) > 1:
                 raise ValueError("loss-aware levels keep one history, and a product has a loss per leaf; use levels='uniform'.")
-            if isinstance(leaf.schedule, Learned) and self.weight.name != "elbo":
+            if leaf.schedule.learned and self.weight.name != "elbo":
                 raise ValueError(
                     f"the schedule of {at} is learned, and under weight {self.weight.name!r} it would only flee "
                     "from hard levels; use weight='elbo'."

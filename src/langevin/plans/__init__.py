@@ -6,7 +6,7 @@ from pathlib import Path
 from langevin import spec
 from langevin.core.plan import Draft, Plan, Row, StateRow
 from langevin.plans import grids
-from langevin.plans.analysis import compare, order
+from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
 from langevin.plans.few_step import consistency, lcm
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
@@ -25,6 +25,7 @@ from langevin.plans.multistep import (
     unipc,
 )
 from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector
+from langevin.plans.profiles import diffusers, edm, k_diffusion, profile, sd3
 from langevin.plans.runge_kutta import (
     dpm_2,
     dpm_solver,
@@ -41,9 +42,10 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
-        adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddpm, default, deis, dpm_2, dpm_solver,
-        dpm_solver_multistep, dpmpp, dpmpp_single, edm_stochastic, euler, euler_ancestral, first_hitting, heun, heun3, lcm, lms, midpoint,
-        multistep, plms, predictor_corrector, remask, restart, rk4, sa_solver, tau_leaping, trig, unipc,
+        adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddpm, default, deis, diffusers, dpm_2,
+        dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic, euler, euler_ancestral, first_hitting,
+        heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms, predictor_corrector, remask, restart, rk4, sa_solver,
+        sd3, tau_leaping, trig, unipc,
     )
 }  # fmt: skip
 
@@ -60,12 +62,15 @@ __all__ = [
     "StateRow",
     "Starts",
     "Trial",
+    "after",
     "auto",
     "candidates",
     "compare",
     "grids",
+    "join",
     "order",
     "parse",
+    "profile",
     "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip

@@ -1,5 +1,6 @@
 """What can be told of a plan by arithmetic: its order, and where two plans differ."""
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -7,10 +8,10 @@ import torch
 
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
-from langevin.core.oracle import NormalOracle
-from langevin.core.plan import Draft, Plan, Row, saved
+from langevin.core.plan import Draft, Plan, Row, StateRow, saved
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.schedule import Schedule
+from langevin.oracles import NormalOracle
 
 
 class _OneByOne(Noise):
@@ -74,6 +75,38 @@ def order(make: Callable[[int], Draft | Plan], schedule: Schedule, steps: tuple[
     return -sum((a - middle[0]) * (b - middle[1]) for a, b in zip(x, y, strict=True)) / sum((a - middle[0]) ** 2 for a in x)
 
 
+def after(plan: Plan, level: float) -> Plan:
+    """The part of the plan that begins at the first level at or below `level`: image-to-image starts in the middle.
+
+    Rows mix only evaluations made within the part, so its first steps are of lower order.
+
+    Raises:
+        ValueError: if no level of the plan is that low, but for its end.
+    """
+    rests = [r for r in plan.rows if not r.anchored and r.start <= level + 1e-12 and (isinstance(r, Row) or r.nfe)]
+    if not rests:
+        raise ValueError(f"{plan.name} has no row at or below level {level:g}; give a level above {plan.rows[-1].start:g}.")
+    place = plan.rows.index(rests[0])
+    rows: list[Row | StateRow] = []
+    made = 0
+    first = dataclasses.replace(rests[0], level=rests[0].start) if isinstance(rests[0], Row) else rests[0]
+    for row in (first, *plan.rows[place + 1 :]):
+        made += row.nfe
+        if isinstance(row, Row) and len(row.mix) > made:
+            # the weight of evaluations that were not made goes to the oldest that was
+            row = dataclasses.replace(row, mix=(*row.mix[: made - 1], sum(row.mix[made - 1 :])))
+        rows.append(row)
+    return dataclasses.replace(plan, name=f"{plan.name} from {rows[0].start:g}", rows=tuple(rows))
+
+
+def join(plan: Plan, other: Plan) -> Plan:
+    """One plan after another, which begins where this one ends and has its basis."""
+    if (plan.basis, plan.data_std) != (other.basis, other.data_std):
+        raise ValueError(f"{plan.name} is in basis {plan.basis!r} and {other.name} in {other.basis!r}; join plans of one basis.")
+    name, order = f"{plan.name} + {other.name}", min(plan.order, other.order)
+    return dataclasses.replace(plan, name=name, order=order, rows=(*plan.rows, *other.rows))
+
+
 def compare(one: Plan, other: Plan, tolerance: float = 1e-9) -> str:
     """Where two plans first differ, in words; "the same" if nowhere beyond the tolerance."""
     for field in ("basis", "data_std"):
@@ -99,4 +132,4 @@ def _close(a: object, b: object, tolerance: float) -> bool:
     return a == b
 
 
-__all__ = ["compare", "order", "terminal_moments"]
+__all__ = ["after", "compare", "join", "order", "terminal_moments"]

@@ -221,7 +221,7 @@ def adams_bashforth(steps: int = 20, order: int = 3, grid: str | Grid = "uniform
     return multistep(steps, "velocity", "t", order, grid=grid, name=f"adams_bashforth({steps}, order={order})")
 
 
-def plms(steps: int = 50, order: int = 4, grid: str | Grid = "leading") -> Draft:
+def plms(steps: int = 50, order: int = 4, grid: str | Grid = "trailing") -> Draft:
     """PLMS, the pseudo linear multistep half of PNDM (2202.09778): Adams-Bashforth's constants for equal steps of t, mixed
     noise carried by DDIM's step, `steps` evaluations. (Its classical order holds where the grid is uniform in t.)
     """

@@ -155,8 +155,8 @@ def diffusers(
         sampler: "ddim", "ddpm", "pndm" (without its Runge-Kutta start, as Stable Diffusion has it); "euler",
             "euler_ancestral", "heun", "lms", "dpm_2"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s", "unipc", "unipc_3"
             (bh2, of order 2 and 3), "deis".
-        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" for multistep DPM-Solver++; by default the scheduler's
-            own, "leading" for the first three and "linspace" for the rest.
+        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
+            the scheduler's own, "leading" for the first three and "linspace" for the rest.
         timesteps: T.
         offset: `steps_offset` of "leading"; Stable Diffusion has 1.
         set_alpha_to_one: whether "ddim" and "pndm" end at clean data, or at timestep 0, as Stable Diffusion does.

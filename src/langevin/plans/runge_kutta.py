@@ -29,6 +29,9 @@ TABLEAUS: dict[str, tuple[int, list[Stage]]] = {
 }
 
 
+_FAINT = -2 * math.log(1000)
+
+
 def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], float]) -> list[Row]:
     """The rows of one step from t to s."""
     rows, state = [], t
@@ -52,7 +55,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
 
     Args:
         basis: "eps" integrates in sigma/alpha (EDM, k-diffusion), "velocity" in t (flows). By default "eps" where t = 1
-            still holds signal, "velocity" where alpha is 0 there.
+            still holds signal, "velocity" where sigma/alpha passes 1000 there.
         grid: by default "karras" for "eps" and "uniform" for "velocity".
     """
     check_steps(steps)
@@ -63,7 +66,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     order, stages = TABLEAUS[method]
 
     def fill(schedule: Schedule) -> Plan:
-        chosen = basis or ("eps" if float(schedule(1.0)[0]) > 0 else "velocity")
+        chosen = basis or ("eps" if float(schedule.lam(1.0)) > _FAINT else "velocity")
         levels = (asked or named("karras" if chosen == "eps" else "uniform"))(schedule, steps)
         rows: list[Row] = []
         for t, s in joined(levels):
@@ -216,6 +219,10 @@ def restart(
         levels = levels_of(schedule, steps)
         below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[-2:-1]
         again = float(schedule.invert(-2 * math.log(high)))
+        if not 0 < below[0] < again:
+            raise ValueError(
+                f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, or move them apart."
+            )
         rows: list[Row | StateRow] = []
 
         def descend(nodes: list[float]) -> None:

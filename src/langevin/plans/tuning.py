@@ -14,12 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
@@ -28,7 +28,7 @@ from langevin.plans.choice import Starts, Trial, best, candidates
 DATA_STD = 0.6
 import os
 
-SL = float(os.environ.get("SL", "0"))
+SL = float(os.environ.get("SL", ".02"))
 W = float(os.environ.get("W", ".5"))
 
 
@@ -199,6 +199,8 @@ def tune(
     ready = best(fit.part(0, 256), candidates(steps))
     # from the best plans by both errors, by the RMS alone and by the median alone: they lie in different valleys
     sorts = (lambda t: t.score, lambda t: t.rms, lambda t: t.median)
+    if os.environ.get("RO"):
+        sorts = (lambda t: t.rms,) * 3
     picked = list(dict.fromkeys(sorted(ready, key=sorts[i % 3])[i // 3] for i in range(min(begin, len(ready)))))
     begun = [(trial, made) for trial in picked if (made := linearise(trial.plan, process)) is not None]
     model = denoiser if guidance is None else guidance(denoiser)
@@ -218,6 +220,8 @@ def tune(
     name = f"tuned({steps})"
     # choose among all on the starts of the fit, and judge on the others
     trials = [fit.trial(plan_of(linear, process, name)) for linear in tried]
+    if os.environ.get("DBG"):
+        print([(t.rms, t.median) for t in trials], [(t.rms, t.median) for t in ready[:3]])
     chosen = held.trial(min(trials, key=lambda t: t.score).plan)
     known = held.trial(min((fit.trial(t.plan) for t in ready[:3]), key=lambda t: t.score).plan)
     return (chosen if chosen.score < known.score else known), known
@@ -241,7 +245,9 @@ def _descend(
     show: bool,
 ) -> list[Linear]:
     """All begin; after a quarter of the iterations the best goes on alone."""
-    generator = torch.Generator().manual_seed(seed)
+    from rich.progress import Progress
+
+    source = Noise.of(seed, 1)
     size = min(batch, len(fit.start))
     out, done = [], 0
     first = max(iterations // (4 * max(len(linears), 1)), 1)
@@ -252,7 +258,7 @@ def _descend(
             nonlocal done
             groups = [
                 {"params": [linear.move], "first": lr},
-                {"params": [linear.share], "first": max(lr, 0.5 / len(linear.share) ** 2)},
+                {"params": [linear.share], "first": max(lr, SL)},
             ]
             optimiser = torch.optim.Adam(groups, lr, betas=(0.9, 0.99))
             at, mean, kept, least = 0, None, {k: v.clone() for k, v in linear.state_dict().items()}, math.inf
@@ -262,7 +268,7 @@ def _descend(
                 pace = 0.5 * (1 + math.cos(math.pi * at / rounds))
                 for group in optimiser.param_groups:
                     group["lr"] = group["first"] * max(pace, 0.02)
-                pick = torch.randint(len(fit.start), (size,), generator=generator)
+                pick = (source.at("batch", step=done).uniform((size,))[0] * len(fit.start)).long()
                 chosen = Starts(
                     fit.denoiser,
                     fit.start[pick],

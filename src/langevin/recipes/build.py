@@ -47,6 +47,8 @@ class Run:
     denoiser: Denoiser
     objective: Objective
     facts: Facts
+    folder: Path | None = None
+    """Where the run lives, once it has been opened from there."""
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
@@ -82,7 +84,8 @@ def build(recipe: c.Recipe, facts: Facts | None = None) -> Run:
     denoiser = Denoiser(net, process, predictions, shape=facts.shape)
     made = objective(recipe.objective)
     denoiser.spread = getattr(made, "spread", None)
-    plans_for(process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+    if not recipe.sample.plan.startswith("auto:"):
+        plans_for(process, plans.parse(recipe.sample.plan))  # refused now rather than after training
     run = Run(recipe, denoiser, made, facts)
     if splits is not None:
         run.__dict__["_splits"] = splits
@@ -251,4 +254,4 @@ def open_run(path: str | Path) -> Run:
         raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
     run.denoiser.load_state_dict(dict(found.tensors["ema"]))
     run.denoiser.eval().requires_grad_(False)
-    return run
+    return replace(run, folder=Path(path))

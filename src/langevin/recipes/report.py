@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from langevin import pictures, plans
+from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.core.sample import plans_for, sample, trajectory
 from langevin.evaluate import Classifier, energy_distance, frechet, nearest, pca_features, train_classifier
 from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
+from langevin.recipes.sampling import chosen
 
 BATCH = 500
 
@@ -35,7 +36,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         frames: return the states after every step, of one batch.
     """
     settings, model = run.recipe.sample, run.denoiser
-    chosen = plans.parse(plan or settings.plan)
+    table = chosen(run, plan, guidance)
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
     labels = _asked_labels(run, count, label, joint)
@@ -53,8 +54,8 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
                 "cond": cut(cond), "given": cut(given)}  # fmt: skip
 
     if frames:
-        return [step.z for step in trajectory(model, chosen, **options(0, count))]
-    parts = [sample(model, chosen, **options(first, min(BATCH, count - first))) for first in range(0, count, BATCH)]
+        return [step.z for step in trajectory(model, table, **options(0, count))]
+    parts = [sample(model, table, **options(first, min(BATCH, count - first))) for first in range(0, count, BATCH)]
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)
@@ -186,7 +187,7 @@ def evaluate(run: Run, *, count: int = 1000, seed: int = 1, plan: str | None = N
     if count < 2:
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
     plan = plan or run.recipe.sample.plan
-    nfe = max(p.nfe for p in plans_for(run.denoiser.process, plans.parse(plan)).values())
+    nfe = max(p.nfe for p in plans_for(run.denoiser.process, chosen(run, plan, guidance)).values())
     card: dict[str, Any] = {
         "samples": count, "seed": seed, "plan": plan, "nfe": nfe, "weights": f"EMA {run.recipe.train.ema:g}",
         "real": {

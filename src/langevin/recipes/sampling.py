@@ -1,0 +1,77 @@
+"""The plans of a run: ready-made ones by name, the best of them for this model (`auto`), and learned ones (`tune`)."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from langevin import plans
+from langevin.core.plan import Draft, Plan
+from langevin.core.process import Product
+from langevin.guidance import CFG
+from langevin.recipes.build import Run
+
+
+def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | Draft:
+    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default.
+
+    "auto:10" tries the ready-made plans of 10 evaluations on the model, under this guidance, and keeps the answer in the
+    run's folder, where it is found the next time.
+    """
+    text = plan or run.recipe.sample.plan
+    if text.partition(":")[0] != "auto":
+        return plans.parse(text)
+    _, _, steps = text.partition(":")
+    if not steps.isdigit() or int(steps) < 1:
+        raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
+    w = run.recipe.sample.guidance if guidance is None else guidance
+    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}.json"
+    if file is not None and file.exists():
+        return Plan.from_json(file.read_text())
+    found = plans.auto(run.denoiser, int(steps), **_options(run, 256, w)).plan
+    if file is not None:
+        save(found, file)
+    return found
+
+
+def save(plan: Plan, file: Path) -> Path:
+    """Write a plan whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    staged = file.with_suffix(".part")
+    staged.write_text(plan.to_json())
+    staged.replace(file)
+    return file
+
+
+def tune(
+    run: Run,
+    steps: int,
+    *,
+    guidance: float | None = None,
+    iterations: int = 400,
+    checkpoint: Path | None = None,
+    show: bool = False,
+) -> tuple[plans.Trial, plans.Trial]:
+    """`plans.tune` on a run's model, its classes in turn: (the tuned plan, the best ready-made one)."""
+    w = run.recipe.sample.guidance if guidance is None else guidance
+    count, held_out = 512, 256
+    return plans.tune(
+        run.denoiser,
+        steps,
+        count=count,
+        held_out=held_out,
+        iterations=iterations,
+        checkpoint=checkpoint,
+        show=show,
+        **_options(run, count + held_out, w),
+    )
+
+
+def _options(run: Run, count: int, w: float) -> dict[str, Any]:
+    if isinstance(run.denoiser.process, Product):
+        raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")
+    classes = run.facts.classes
+    if w != 1 and classes is None:
+        raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
+    cond = None if classes is None else {"label": torch.arange(count) % classes}
+    return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
