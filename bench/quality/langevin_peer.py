@@ -8,6 +8,7 @@ a plan that adapts its steps. Lines whose plan or option the library does not ha
 from bisect import bisect_right
 from collections.abc import Callable
 
+import torch
 from quality import noise
 from quality.peers.base import Solver
 from quality.targets import Network
@@ -32,6 +33,19 @@ PLANS: dict[str, str] = {
     **{f"dpmpp_single{n}": f"dpmpp_single:{{steps}}:order={n}" for n in (2, 3)},
     **{f"dpm_solver{n}": f"dpm_solver:{{steps}}:order={n}" for n in (2, 3)},
     **{name: f"{name}:{{steps}}" for name in ONLY_STEPS},
+    **{
+        f"{basis}/{variable}{order} angle {center} {power}": f"multistep:{{steps}}:basis={basis},variable={variable},order={order},"
+        f"corrector=true,data_std=0.8,grid=angle;center={center};power={power}"
+        for basis, variable in (("x0", "lam"), ("x0", "angle"), ("v", "angle"))
+        for order in (2, 3, 4)
+        for center, power in ((0.25, 0.75), (0.5, 0.75), (1.0, 0.62), (1.0, 1.0), (1.0, 1.5), (2.0, 1.0))
+    },
+    **{
+        f"x0/{variable}{order} {grid}": f"multistep:{{steps}}:basis=x0,variable={variable},order={order},corrector=true,final={final},grid={grid}"
+        for variable in ("lam", "angle")
+        for order in (2, 3, 4)
+        for grid, final in (("uniform", 0), ("linspace", 1))
+    },
     "heun/uniform": "heun:{steps}:grid=uniform",
     "sa_solver/tau0": "sa_solver:{steps}:tau=0",
     "adaptive": "adaptive:rtol={tolerance},atol={tolerance}",
@@ -50,6 +64,7 @@ STOCHASTIC: dict[str, str] = {
 }
 # plans that are not one text: made for a number of steps, two of them by looking at the network first
 MADE: dict[str, str] = {"default": "default", "auto": "auto", "tuned": "tune"}
+LOOKED_AT, TUNED = 512, (5, 8, 10)  # starts from the prior, of other seeds than the measured ones; budgets that are tuned
 LAW = ("ddim/uniform", "dpmpp2/log_snr", "dpmpp2/karras", "heun", "default", "auto", "tuned")  # deterministic, law scored too
 
 
@@ -64,6 +79,8 @@ class Exact(BaseDenoiser):
         self.process = lv.Gaussian(schedule)
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
+        if cond is not None:
+            self.network.classes = cond["label"]
         return GaussianPosterior(self.network.x0(z[""], *self.schedule(t[""])))
 
 
@@ -111,10 +128,15 @@ SOLVERS = {
 def sample(schedule: str, network: Network, start: Tensor, budget: float, solver: str) -> Tensor:
     model = Exact(network, schedule_of(schedule))
     text = {**PLANS, **STOCHASTIC}.get(solver, "")
+    classes = network.classes
     if solver == "auto":
-        plan = lv.plans.auto(model, int(budget)).plan
+        plan = lv.plans.auto(model, int(budget), count=LOOKED_AT, cond=_others(network, LOOKED_AT)).plan
     elif solver == "tuned":
-        plan = lv.plans.tune(model, int(budget))[0].plan  # the tuned one; beside it the best it began from
+        if budget not in TUNED:
+            raise ValueError(f"tuned at {', '.join(map(str, TUNED))} evaluations only")
+        total = LOOKED_AT + 256
+        tuned, _ = lv.plans.tune(model, int(budget), count=LOOKED_AT, cond=_others(network, total), iterations=600, batch=256)
+        plan = tuned.plan
     elif solver == "default":
         plan = _fitting(lv.plans.default, model, int(budget))
     elif SOLVERS[solver].adaptive:
@@ -122,7 +144,15 @@ def sample(schedule: str, network: Network, start: Tensor, budget: float, solver
     else:
         plan = _fitting(lambda steps: lv.plans.parse(text.format(steps=steps)), model, int(budget))
     network.setup_nfe, network.nfe = network.nfe, 0
-    return lv.sample(model, plan, len(start), start=start)
+    cond = None if classes is None else {"label": classes[: len(start)]}
+    return lv.sample(model, plan, len(start), start=start, cond=cond)
+
+
+def _others(network: Network, count: int) -> Cond:
+    """Classes of the starts that a plan is chosen or tuned on, which are not those it is measured on."""
+    if network.classes is None:
+        return None
+    return {"label": torch.randint(0, 10, (count,), generator=torch.Generator().manual_seed(77))}
 
 
 def _fitting(made: Callable[[int], Plan | Draft], model: Exact, budget: int) -> Plan:

@@ -9,11 +9,14 @@ gradient descent through the model, from several ready-made plans, and judged on
 touched, nothing but a table of numbers comes out, and it is never worse than the best ready-made plan.
 """
 
+import copy
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,10 +29,9 @@ from langevin.core.schedule import Schedule
 from langevin.plans.choice import Starts, Trial, best, candidates
 
 DATA_STD = 0.6
-import os
 
-SL = float(os.environ.get("SL", ".02"))
-W = float(os.environ.get("W", ".5"))
+WEIGHT, CHECKED = 0.95, 512
+"""Of log RMS in the loss; starts on which the best table is told from the others."""
 
 
 class Linear(torch.nn.Module):
@@ -166,7 +168,7 @@ def tune(
     held_out: int = 256,
     iterations: int = 400,
     batch: int = 128,
-    lr: float = 0.02,
+    lr: float = 0.1,
     begin: int = 3,
     seed: int = 2_000_003,
     checkpoint: Path | str | None = None,
@@ -199,8 +201,6 @@ def tune(
     ready = best(fit.part(0, 256), candidates(steps))
     # from the best plans by both errors, by the RMS alone and by the median alone: they lie in different valleys
     sorts = (lambda t: t.score, lambda t: t.rms, lambda t: t.median)
-    if os.environ.get("RO"):
-        sorts = (lambda t: t.rms,) * 3
     picked = list(dict.fromkeys(sorted(ready, key=sorts[i % 3])[i // 3] for i in range(min(begin, len(ready)))))
     begun = [(trial, made) for trial in picked if (made := linearise(trial.plan, process)) is not None]
     model = denoiser if guidance is None else guidance(denoiser)
@@ -212,7 +212,8 @@ def tune(
     try:
         # weights are moved by steps as small as the errors they are to remove
         pace = lr * math.exp(min(trial.score for trial, _ in begun))
-        tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, checkpoint, show)
+        file = Path(checkpoint) if checkpoint is not None else None
+        tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, file, show)
     finally:
         denoiser.train(was)
         for p in frozen:
@@ -220,17 +221,57 @@ def tune(
     name = f"tuned({steps})"
     # choose among all on the starts of the fit, and judge on the others
     trials = [fit.trial(plan_of(linear, process, name)) for linear in tried]
-    if os.environ.get("DBG"):
-        print([(t.rms, t.median) for t in trials], [(t.rms, t.median) for t in ready[:3]])
     chosen = held.trial(min(trials, key=lambda t: t.score).plan)
     known = held.trial(min((fit.trial(t.plan) for t in ready[:3]), key=lambda t: t.score).plan)
     return (chosen if chosen.score < known.score else known), known
 
 
 def _loss(end: Tensor, truth: Tensor) -> Tensor:
-    """log RMS and mean log error: neither a few starts that end elsewhere, nor typical ones, rule alone."""
-    square = (end - truth).flatten(1).square().mean(1) + 1e-14
-    return (W * square.mean().log() + (1 - W) * square.log().mean()) / 2
+    """log RMS, and a little of the mean log error: starts that end elsewhere weigh most, but typical ones are not given up."""
+    square = (end - truth).flatten(1).double().square().mean(1) + 1e-14
+    return (WEIGHT * square.mean().log() + (1 - WEIGHT) * square.log().mean()) / 2
+
+
+class _Descent:
+    """Adam on one plan; remembers the best table it has seen, by the loss on all that it is checked on."""
+
+    def __init__(self, linear: Linear, fit: Starts, model: Callable[..., object], lr: float, turn: float) -> None:
+        self.linear, self.fit, self.model = linear, fit, model
+        groups = [{"params": [linear.move], "first": lr}, {"params": [linear.share], "first": turn}]
+        self.optimiser = torch.optim.Adam(groups, lr, betas=(0.9, 0.99))
+        self.done, self.least = 0, math.inf
+        self.check()
+
+    def check(self) -> None:
+        few = self.fit.part(0, CHECKED)
+        with torch.no_grad():
+            now = float(_loss(_unroll(self.linear, few, self.model, DATA_STD), few.end))
+        if now < self.least:
+            self.least, self.best = now, {k: v.clone() for k, v in self.linear.state_dict().items()}
+
+    def run(self, rounds: int, last: int, batch: int, source: Noise, tick: Callable[["_Descent"], None]) -> None:
+        """`rounds` more iterations of `last` in all, the rate falling along a cosine; `tick` after each."""
+        fit, stop = self.fit, min(self.done + rounds, last)
+        while self.done < stop:
+            pick = (source.at("batch", step=self.done).uniform((batch,))[0] * len(fit.start)).long()
+            cond = None if fit.cond is None else {k: v[pick] for k, v in fit.cond.items()}
+            chosen = dataclasses.replace(fit, start=fit.start[pick], end=fit.end[pick], cond=cond)
+            for group in self.optimiser.param_groups:
+                group["lr"] = group["first"] * max(0.5 * (1 + math.cos(math.pi * self.done / last)), 0.02)
+            with torch.enable_grad():
+                loss = _loss(_unroll(self.linear, chosen, self.model, DATA_STD), chosen.end)
+                self.optimiser.zero_grad()
+                loss.backward()
+            sound = all(bool(p.grad.isfinite().all()) for p in self.linear.parameters() if p.grad is not None)
+            if not (bool(loss.isfinite()) and sound):
+                self.linear.load_state_dict(self.best)  # stepped too far: go back, and on
+            else:
+                torch.nn.utils.clip_grad_norm_(self.linear.parameters(), 1.0)
+                self.optimiser.step()
+            self.done += 1
+            if self.done % 10 == 0:
+                self.check()
+            tick(self)
 
 
 def _descend(
@@ -241,88 +282,64 @@ def _descend(
     batch: int,
     lr: float,
     seed: int,
-    checkpoint: Path | str | None,
+    checkpoint: Path | None,
     show: bool,
 ) -> list[Linear]:
-    """All begin; after a quarter of the iterations the best goes on alone."""
+    """All begin, at a bold and at a careful rate; after half of the iterations the best two share what is left."""
     from rich.progress import Progress
 
-    source = Noise.of(seed, 1)
-    size = min(batch, len(fit.start))
-    out, done = [], 0
-    first = max(iterations // (4 * max(len(linears), 1)), 1)
+    size, source = min(batch, len(fit.start)), Noise.of(seed, 1)
+    runs = [_Descent(copy.deepcopy(linear), fit, model, lr * f, 0.02 * f) for linear in linears for f in (1.0, 0.1)]
+    first = max(iterations // (2 * len(runs)), 1)
+    last = first + max(iterations // 4, 1)
+    if checkpoint is not None and checkpoint.exists():
+        _restore(checkpoint, runs, f"{iterations} {batch} {seed} {lr:g}")
     with Progress(disable=not show) as progress:
         task = progress.add_task("tuning", total=iterations)
 
-        def run(linear: Linear, rounds: int, file: Path | None) -> float:
-            nonlocal done
-            groups = [
-                {"params": [linear.move], "first": lr},
-                {"params": [linear.share], "first": max(lr, SL)},
-            ]
-            optimiser = torch.optim.Adam(groups, lr, betas=(0.9, 0.99))
-            at, mean, kept, least = 0, None, {k: v.clone() for k, v in linear.state_dict().items()}, math.inf
-            if file is not None and file.exists():
-                at = _restore(file, linear, optimiser, rounds)
-            while at < rounds:
-                pace = 0.5 * (1 + math.cos(math.pi * at / rounds))
-                for group in optimiser.param_groups:
-                    group["lr"] = group["first"] * max(pace, 0.02)
-                pick = (source.at("batch", step=done).uniform((size,))[0] * len(fit.start)).long()
-                chosen = Starts(
-                    fit.denoiser,
-                    fit.start[pick],
-                    fit.end[pick],
-                    None if fit.cond is None else {k: v[pick] for k, v in fit.cond.items()},
-                    fit.guidance,
-                )
-                with torch.enable_grad():
-                    loss = _loss(_unroll(linear, chosen, model, DATA_STD), chosen.end)
-                    optimiser.zero_grad()
-                    loss.backward()
-                if not bool(loss.isfinite()):
-                    linear.load_state_dict(kept)
-                    break
-                torch.nn.utils.clip_grad_norm_(linear.parameters(), 1.0)
-                optimiser.step()
-                mean = float(loss.detach()) if mean is None else 0.95 * mean + 0.05 * float(loss.detach())
-                if mean < least and at % 10 == 0:
-                    least, kept = mean, {k: v.clone() for k, v in linear.state_dict().items()}
-                at += 1
-                done += 1
-                progress.update(task, completed=done, description=f"tuning, log error {mean:.3f}")
-                if file is not None and at % 50 == 0:
-                    _save(file, linear, optimiser, at)
-            return mean if mean is not None else math.inf
+        def tick(run: _Descent) -> None:
+            least = min(r.least for r in runs)
+            progress.update(task, completed=sum(r.done for r in runs), description=f"tuning, log error {least:.3f}")
+            if checkpoint is not None and run.done % 50 == 0:
+                _save(checkpoint, runs, f"{iterations} {batch} {seed} {lr:g}")
 
-        scores = [run(linear, first, None) for linear in linears] if len(linears) > 1 else [0.0]
-        winner = linears[min(range(len(linears)), key=lambda i: scores[i])]
-        run(winner, max(iterations - done, 1), Path(checkpoint) if checkpoint is not None else None)
-        out.append(winner)
-    return out
+        for run in runs:
+            run.run(first - run.done, last, size, source, tick)
+        for run in sorted(runs, key=lambda r: r.least)[:2]:
+            run.run(last - run.done, last, size, source, tick)
+    for run in runs:
+        run.check()
+        run.linear.load_state_dict(run.best)
+    return [run.linear for run in sorted(runs, key=lambda r: r.least)[:3]]
 
 
-def _save(file: Path, linear: Linear, optimiser: torch.optim.Optimizer, at: int) -> None:
-    tensors = {f"plan.{k}": v.contiguous() for k, v in linear.state_dict().items()}
-    for i, group in enumerate(optimiser.param_groups):
-        for key, value in optimiser.state[group["params"][0]].items():
-            tensors[f"adam.{i}.{key}"] = value.contiguous()
+def _save(file: Path, runs: list[_Descent], settings: str) -> None:
+    tensors: dict[str, Tensor] = {}
+    for k, run in enumerate(runs):
+        tensors[f"{k}.at"] = torch.tensor([run.done, run.least], dtype=torch.float64)
+        for part, state in (("plan", run.linear.state_dict()), ("best", run.best)):
+            tensors |= {f"{k}.{part}.{name}": value.clone() for name, value in state.items()}
+        for i, group in enumerate(run.optimiser.param_groups):
+            state = run.optimiser.state[group["params"][0]]
+            tensors |= {f"{k}.adam{i}.{name}": value.clone() for name, value in state.items()}
     staged = file.with_suffix(".part")
-    save_file(tensors, staged, {"iteration": str(at)})
+    save_file(tensors, staged, {"settings": settings})
     staged.replace(file)
 
 
-def _restore(file: Path, linear: Linear, optimiser: torch.optim.Optimizer, rounds: int) -> int:
-    from safetensors import safe_open
-
-    tensors = load_file(file)
+def _restore(file: Path, runs: list[_Descent], settings: str) -> None:
     with safe_open(file, "pt") as opened:
-        at = int((opened.metadata() or {}).get("iteration", 0))
-    if at > rounds or tensors["plan.base"].shape != linear.get_buffer("base").shape:
-        raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
-    linear.load_state_dict({k.removeprefix("plan."): v for k, v in tensors.items() if k.startswith("plan.")})
-    for i, group in enumerate(optimiser.param_groups):
-        optimiser.state[group["params"][0]] = {
-            k.removeprefix(f"adam.{i}."): v for k, v in tensors.items() if k.startswith(f"adam.{i}.")
-        }
-    return at
+        if (opened.metadata() or {}).get("settings") != settings:
+            raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
+    tensors = load_file(file)
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    for k, run in enumerate(runs):
+        run.done, run.least = int(tensors[f"{k}.at"][0]), float(tensors[f"{k}.at"][1])
+        run.linear.load_state_dict(part(f"{k}.plan."))
+        run.best = part(f"{k}.best.")
+        for i, group in enumerate(run.optimiser.param_groups):
+            if kept := part(f"{k}.adam{i}."):
+                run.optimiser.state[group["params"][0]] = kept
