@@ -34,14 +34,15 @@ PLANS: dict[str, str] = {
     **{f"dpm_solver{n}": f"dpm_solver:{{steps}}:order={n}" for n in (2, 3)},
     **{name: f"{name}:{{steps}}" for name in ONLY_STEPS},
     **{
-        f"{basis}/{variable}{order} angle {center} {power}": f"multistep:{{steps}}:basis={basis},variable={variable},order={order},"
-        f"corrector=true,data_std=0.8,grid=angle;center={center};power={power}"
+        f"{basis}/{variable}{order} angle {center} {power}": f"multistep:{{steps}}:basis={basis},variable={variable},"
+        f"order={order},corrector=true,data_std=0.8,grid=angle;center={center};power={power}"
         for basis, variable in (("x0", "lam"), ("x0", "angle"), ("v", "angle"))
         for order in (2, 3, 4)
         for center, power in ((0.25, 0.75), (0.5, 0.75), (1.0, 0.62), (1.0, 1.0), (1.0, 1.5), (2.0, 1.0))
     },
     **{
-        f"x0/{variable}{order} {grid}": f"multistep:{{steps}}:basis=x0,variable={variable},order={order},corrector=true,final={final},grid={grid}"
+        f"x0/{variable}{order} {grid}": f"multistep:{{steps}}:basis=x0,variable={variable},order={order},corrector=true,"
+        f"final={final},grid={grid}"
         for variable in ("lam", "angle")
         for order in (2, 3, 4)
         for grid, final in (("uniform", 0), ("linspace", 1))

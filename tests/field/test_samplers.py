@@ -323,14 +323,14 @@ def test_fault_8_cosine_tables_with_large_sigmas():
         assert lv.sample(model, draft, 8, start=start[:8]).isfinite().all()
     assert lv.sample(model, plans.ddim(5, eta=1.0), 8, start=start[:8]).isfinite().all()
     assert error("cosine", plans.default(10)) < 0.05 and error("cosine", plans.default(20)) < 0.005
-    assert error("cosine", plans.heun(10, basis="velocity")) < 0.1
+    assert error("cosine", plans.heun(10)) < 0.1
 
 
 def test_fault_9_noise_is_made_for_the_level_a_plan_begins_at():
     # there "leading" begins at T - T/n + 1 with noise made for T
     schedule = schedules.betas("scaled_linear")
     for name, make in plans.PLANS.items():
-        if name in ("plms", "diffusers"):  # which have that grid to be the peer's
+        if name == "diffusers":  # which has that grid to be the peer's
             continue
         assert make().on(SCHEDULE.get(name, schedule)).rows[0].start == 1.0, name
     with pytest.raises(ValueError, match="data is still visible"):

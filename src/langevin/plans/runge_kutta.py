@@ -217,11 +217,13 @@ def restart(
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)
-        below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[-2:-1]
+        # the first level below `low`, or the last there is; a single step has none
+        below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[1:-1][-1:]
         again = float(schedule.invert(-2 * math.log(high)))
-        if not 0 < below[0] < again:
+        if below and below[0] >= again:
             raise ValueError(
-                f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, or move them apart."
+                f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, "
+                "or move them apart."
             )
         rows: list[Row | StateRow] = []
 
@@ -233,7 +235,7 @@ def restart(
 
         for t, s in joined(levels):
             descend([t, s])
-            if s == below[0] and s > 0:
+            if below and s == below[0]:
                 loop = schedule.invert(torch.linspace(float(schedule.lam(again)), float(schedule.lam(s)), inner + 1)).tolist()
                 for _ in range(times):
                     rows.append(Renoise(start=s, stop=again))

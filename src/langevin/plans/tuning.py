@@ -23,7 +23,7 @@ from torch import Tensor
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan, Row
+from langevin.core.plan import Plan, Row, joined
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
 from langevin.plans.choice import Starts, Trial, best, candidates
@@ -63,7 +63,7 @@ class Linear(torch.nn.Module):
 
 
 def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Linear | None:
-    """The plan as a `Linear`; None if it draws noise or depends on the state."""
+    """The plan as a `Linear`; None if it draws noise, depends on the state, or does not fall at each evaluation (Heun)."""
     schedule = process.schedule
     numbers = process.numbers(plan)
     n = plan.nfe
@@ -88,7 +88,7 @@ def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Line
         state = number.a * begin
         for weight, u in zip(number.w, history, strict=False):
             state = state + weight * u
-    if plan.rows[-1].stop != 0:
+    if plan.rows[-1].stop != 0 or any(a <= b for a, b in joined(levels)):
         return None
     states.append(state)
     norms = torch.tensor([_norm(schedule, t, data_std) for t in [*levels, 0.0]], dtype=torch.float64)
@@ -192,7 +192,10 @@ def tune(
         ValueError: if the process is not one Gaussian process, or a checkpoint belongs to other settings.
     """
     if steps < 1 or iterations < 1 or batch < 1 or count < 1 or held_out < 1:
-        raise ValueError(f"steps is {steps}, iterations {iterations}, batch {batch}, count {count}, held_out {held_out}; each is at least 1.")  # fmt: skip
+        raise ValueError(
+            f"steps is {steps}, iterations {iterations}, batch {batch}, count {count} and held_out {held_out}; give each at "
+            "least 1."
+        )
     total = count + held_out if start is None else len(start)
     everything = Starts.of(denoiser, total, seed, cond, guidance, shape, start)
     fit, held = everything.part(0, total - held_out), everything.part(total - held_out, total)
