@@ -65,7 +65,7 @@ STOCHASTIC: dict[str, str] = {
 }
 # plans that are not one text: made for a number of steps, two of them by looking at the network first
 MADE: dict[str, str] = {"default": "default", "auto": "auto", "tuned": "tune"}
-LOOKED_AT, TUNED = 512, (5, 8, 10)  # starts from the prior, of other seeds than the measured ones; budgets that are tuned
+LOOKED_AT, TUNED = 1024, (5, 8, 10)  # starts from the prior, of other seeds than the measured ones; budgets that are tuned
 LAW = ("ddim/uniform", "dpmpp2/log_snr", "dpmpp2/karras", "heun", "default", "auto", "tuned")  # deterministic, law scored too
 
 

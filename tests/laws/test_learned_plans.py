@@ -106,6 +106,23 @@ def test_auto_is_the_best_of_what_it_tries():
     assert starts.trial(found.plan).score < min(t.score for t in trials) + 0.15
 
 
+def test_levels_by_dynamic_programming_beat_equal_steps():
+    denoiser = exact()
+    levels = plans.optimal_levels(denoiser, 8, fine=60)
+    assert (
+        levels[0] == 1
+        and levels[-1] == 0
+        and len(levels) == 9
+        and all(a > b for a, b in zip(levels[:-1], levels[1:], strict=True))
+    )
+    starts = Starts.of(denoiser, 256, 3)
+    placed = starts.trial(plans.ddim(8, grid=plans.grids.given(levels)))
+    for grid in ("uniform", "log_snr", "karras"):
+        assert placed.rms < starts.trial(plans.ddim(8, grid=grid)).rms
+    with pytest.raises(ValueError, match="fewer, or raise fine"):
+        plans.optimal_levels(denoiser, 8, fine=4)
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="one Gaussian process"):
         plans.auto(oracles.enumerated(Categorical(3, schedules.keep_linear()), torch.ones(3, 3) / 9), 4)

@@ -28,10 +28,12 @@ _MIX_1, _MIX_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 
 def _mix(x: Tensor) -> Tensor:
+    """SplitMix64's finaliser, in place."""
     # int64 arithmetic wraps, so it is arithmetic modulo 2^64; the masks turn >> into a logical shift
-    x = (x >> 30).bitwise_and_((1 << 34) - 1).bitwise_xor_(x).mul_(_MIX_1)
-    x = (x >> 27).bitwise_and_((1 << 37) - 1).bitwise_xor_(x).mul_(_MIX_2)
-    return (x >> 31).bitwise_and_((1 << 33) - 1).bitwise_xor_(x)
+    shifted = x >> 30
+    x.bitwise_xor_(shifted.bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
+    x.bitwise_xor_(torch.bitwise_right_shift(x, 27, out=shifted).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)
+    return x.bitwise_xor_(torch.bitwise_right_shift(x, 31, out=shifted).bitwise_and_((1 << 33) - 1))
 
 
 def _name(purpose: str) -> int:
@@ -68,7 +70,7 @@ class Noise:
         key = _mix(key ^ _mix(torch.tensor(_signed(self.step + 1), device=key.device)))
         key = _mix(key ^ _name(self.purpose))
         index = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
-        return _mix(key[:, None] + index * _GOLDEN)
+        return _mix(index.mul_(_GOLDEN) + key[:, None])
 
     def uniform(self, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float64, uniform on the open interval (0, 1), with 52 random bits."""
@@ -79,9 +81,10 @@ class Noise:
         """(B, *shape) standard normal."""
         count = math.prod(shape)
         bits = self._bits((count + 1) // 2)
-        radius = (((bits >> 32) & 0xFFFFFFFF).double() + 0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
-        angle = (bits & 0xFFFFFFFF).double().mul_(2.0**-32 * 2.0 * math.pi)
-        pairs = torch.cat([radius * angle.cos(), radius * angle.sin()], dim=1)[:, :count]
+        high = (bits >> 32).bitwise_and_(0xFFFFFFFF)
+        radius = high.double().add_(0.5).mul_(2.0**-32).log_().mul_(-2.0).sqrt_()
+        angle = bits.bitwise_and_(0xFFFFFFFF).double().mul_(2.0**-32 * 2.0 * math.pi)
+        pairs = torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)[:, :count]
         return pairs.reshape(-1, *shape).to(dtype)
 
     def gumbel(self, shape: tuple[int, ...] = ()) -> Tensor:

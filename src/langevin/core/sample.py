@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.noise import Noise, Path
-from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
+from langevin.core.plan import Draft, DrivingRow, Plan, Row
 from langevin.core.posterior import Belief
 from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
@@ -68,6 +68,10 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     return plans
 
 
+_Scripted: TypeAlias = tuple[bool, bool, bool, Any, list[Any]]
+"""A row as the loop needs it: does it drive, evaluate, start from the anchor; its levels; its leaves' moves."""
+
+
 class _Run:
     """One sampling: everything that can be known before the loop, and the loop's body."""
 
@@ -106,7 +110,6 @@ class _Run:
         _warn_of_unseen_levels(denoiser, self.held)
         cond = None if cond is None else {name: value.to(device) for name, value in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
-        self.numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
         z = {
             name: begun[name].to(device, dtype if begun[name].is_floating_point() else None)
             if name in begun
@@ -117,23 +120,23 @@ class _Run:
         self.anchor, self.history = self.z, {name: [] for name in parts}
         self.depth = {name: p.history for name, p in plans.items()}
         self.rows = next(iter(plans.values())).rows
-        self.paths = (
-            {n: Path(self.noise.at("path").at(n)) for n, leaf in parts.items() if leaf.kind == "gaussian"}
-            if kind == "path"
-            else {}
-        )
+        self.paths: dict[str, tuple[Path, dict[float, float]]] = {}
+        for name, leaf in parts.items() if kind == "path" else ():
+            at = sorted({level for row in plans[name].rows for level in (row.start, row.stop)})
+            if leaf.kind == "gaussian":
+                lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
+                self.paths[name] = Path(self.noise.at("path").at(name)), dict(zip(at, lam, strict=True))
         # what each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ,
         # and those of state rows may; they are made when they are needed
-        self.moves = [
-            [(name, leaf, plans[name].rows[i], self.numbers[name][i]) for name, leaf in parts.items()]
-            for i in range(len(self.rows))
-        ]
-        self.levels: list[Any] = [
-            None
-            if self.held or any(isinstance(own, StateRow) for _, _, own, _ in moves)
-            else {name: _level(own) for name, _, own, _ in moves}
-            for moves in self.moves
-        ]
+        numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
+        self.told = told = {name: _levels(plans[name]) for name in parts}
+        self.script: list[_Scripted] = []
+        for i, row in enumerate(self.rows):
+            moves = [(n, leaf, r := plans[n].rows[i], numbers[n][i], type(r) is not Row) for n, leaf in parts.items()]
+            by_state = any(move[4] for move in moves)
+            levels = None if self.held or by_state else {name: told[name][i] for name in parts}
+            driving = by_state and isinstance(row, DrivingRow)
+            self.script.append((driving, row.level is not None, row.anchored, levels, moves))
         self.drawn, self.nfe = 0, 0
         self.belief: Belief | None = None
         believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
@@ -154,10 +157,8 @@ class _Run:
 
     def levels_at(self, i: int) -> dict[str, Any]:
         out = {}
-        for name, leaf, row, _ in self.moves[i]:
-            at = _level(row)
-            if isinstance(row, StateRow):
-                at = row.at(leaf, self.z[name], self.noise.at("level", step=i).at(name))
+        for name, leaf, row, _, by_state in self.script[i][4]:
+            at = row.at(leaf, self.z[name], self.noise.at("level", step=i).at(name)) if by_state else self.told[name][i]
             at = torch.as_tensor(at, dtype=torch.float64)
             # known elements are at level 0
             out[name] = at * ~self.held[name][1] if name in self.held else at
@@ -165,28 +166,28 @@ class _Run:
 
     def step(self, i: int) -> None:
         """Run row i: evaluate, mix, move."""
-        row, z, belief = self.rows[i], self.z, self.belief
-        if isinstance(row, DrivingRow):
-            self.anchor, self.z = z, row.drive(self.evaluate, self.parts, z)
+        driving, evaluated, anchored, levels, moves = self.script[i]
+        z, belief = self.z, self.belief
+        if driving:
+            self.anchor, self.z = z, self.rows[i].drive(self.evaluate, self.parts, z)  # pyright: ignore
             return
-        evaluated, anchored = row.level is not None, row.anchored
         if evaluated:
-            belief = self.evaluate(z, self.levels[i] or self.levels_at(i))
+            belief = self.evaluate(z, levels or self.levels_at(i))
         if not anchored:
             self.drawn = i  # a corrector reuses the noise of the row it corrects
         beliefs: Any = belief if type(belief) is dict else {"": belief}
         moved = {}
-        for name, leaf, own, number in self.moves[i]:
-            if isinstance(own, StateRow):
+        for name, leaf, row, number, by_state in moves:
+            if by_state:
                 noise = self.noise.at("bridge", step=i).at(name)
-                state = own.move(leaf, z[name], beliefs.get(name), noise, self.mask)
+                state = row.move(leaf, z[name], beliefs.get(name), noise, self.mask)
             else:
                 history = self.history[name]
                 if evaluated:
                     history.insert(0, leaf.observe(beliefs[name], z[name], number))
                     del history[self.depth[name] :]
                 begin = self.anchor[name] if anchored else z[name]
-                noise = self.drawing(name, own) if leaf.draws(number) else self.noise
+                noise = self.drawing(name, row) if leaf.draws(number) else self.noise
                 state = leaf.advance(begin, history, beliefs[name], number, noise, self.mask)
             moved[name] = self.hold(name, state) if self.held else state
         if not anchored:
@@ -195,8 +196,8 @@ class _Run:
 
     def drawing(self, name: str, row: Row) -> Noise:
         if name in self.paths:
-            lam = self.parts[name].schedule.lam
-            return self.paths[name].between(float(lam(row.start)), float(lam(row.stop)))
+            path, lam = self.paths[name]
+            return path.between(lam[row.start], lam[row.stop])
         return Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
 
 
@@ -350,7 +351,8 @@ def _evaluating(module: torch.nn.Module) -> Iterator[None]:
             module.train()
 
 
-def _level(row: Row | StateRow) -> Tensor | None:
-    level = getattr(row, "shown", None)
-    level = row.level if level is None else level
-    return None if level is None else torch.tensor(level, dtype=torch.float64)
+def _levels(plan: Plan) -> tuple[Tensor, ...]:
+    """What the network is told at each row, 0-dim float64 on the CPU (0 where it is not asked)."""
+    shown = [getattr(row, "shown", None) for row in plan.rows]
+    levels = [row.level or 0.0 if told is None else told for row, told in zip(plan.rows, shown, strict=True)]
+    return torch.tensor(levels, dtype=torch.float64).unbind()

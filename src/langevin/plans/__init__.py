@@ -24,6 +24,7 @@ from langevin.plans.multistep import (
     trig,
     unipc,
 )
+from langevin.plans.optimal import optimal_levels
 from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector
 from langevin.plans.profiles import diffusers, edm, k_diffusion, profile, sd3
 from langevin.plans.runge_kutta import (
@@ -68,6 +69,7 @@ __all__ = [
     "compare",
     "grids",
     "join",
+    "optimal_levels",
     "order",
     "parse",
     "profile",

@@ -30,7 +30,7 @@ from langevin.plans.choice import Starts, Trial, best, candidates
 
 DATA_STD = 0.6
 
-WEIGHT, CHECKED = 0.95, 512
+WEIGHT, CHECKED = 0.95, 1024
 """Of log RMS in the loss; starts on which the best table is told from the others."""
 
 
@@ -222,9 +222,9 @@ def tune(
         for p in frozen:
             p.requires_grad_(True)
     name = f"tuned({steps})"
-    # choose among all on the starts of the fit, and judge on the others
+    # choose among all on the starts of the fit, by what they were fitted to, and judge on the others
     trials = [fit.trial(plan_of(linear, process, name)) for linear in tried]
-    chosen = held.trial(min(trials, key=lambda t: t.score).plan)
+    chosen = held.trial(min(trials, key=lambda t: WEIGHT * math.log(t.rms) + (1 - WEIGHT) * math.log(t.median)).plan)
     known = held.trial(min((fit.trial(t.plan) for t in ready[:3]), key=lambda t: t.score).plan)
     return (chosen if chosen.score < known.score else known), known
 

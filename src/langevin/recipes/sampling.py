@@ -28,7 +28,7 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
     file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}.json"
     if file is not None and file.exists():
         return Plan.from_json(file.read_text())
-    found = plans.auto(run.denoiser, int(steps), **_options(run, 256, w)).plan
+    found = plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan
     if file is not None:
         save(found, file)
     return found
