@@ -33,6 +33,8 @@ soak: $(READY)
 bench: $(READY)
 	$(BIN)/python bench/overhead.py --out bench/results/overhead.csv
 	$(BIN)/python bench/start.py --out bench/results/start.csv
+	$(BIN)/python bench/sampler_quality.py --peers langevin --again
+	$(BIN)/python bench/sampler_report.py
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs]'

@@ -239,3 +239,41 @@ def test_inspect_reads_headers_of_foreign_files(tmp_path):
 
 def test_suite_runs_on_the_source_tree():
     assert Path(lv.__file__).parent == ROOT / "src" / "langevin" or "CI" in os.environ
+
+
+def test_a_plan_is_learned_and_used(tmp_path, capsys):
+    out = tmp_path / "moons"
+    main(["train", "two-moons", *SHORT, "--train.steps", "60", "--out", str(out)])
+    main(["tune", str(out), "--steps", "3", "--iterations", "24"])
+    printed = capsys.readouterr().out
+    assert "best ready-made" in printed and "3 evaluations" in printed
+    saved = out / "plans" / "tuned-3.json"
+    assert lv.Plan.from_json(saved.read_text()).nfe == 3 and not list(saved.parent.glob("*.safetensors"))
+    main(["sample", str(out), "--count", "50", "--plan", str(saved), "--out", str(tmp_path / "a.npy")])
+    # what `auto` finds is kept with the run, and found again
+    main(["sample", str(out), "--count", "50", "--plan", "auto:2", "--out", str(tmp_path / "b.npy")])
+    kept = out / "plans" / "auto-2-w1.json"
+    before = kept.stat().st_mtime_ns
+    main(["sample", str(out), "--count", "50", "--plan", "auto:2", "--out", str(tmp_path / "c.npy")])
+    assert kept.stat().st_mtime_ns == before
+    assert np.array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "c.npy"))
+    with pytest.raises(SystemExit):
+        main(["sample", str(out), "--plan", "auto:", "--out", str(tmp_path / "d.npy")])
+    assert "say how many evaluations" in capsys.readouterr().err
+
+
+def test_plans_are_shown_plotted_and_compared(tmp_path, capsys):
+    main(["plan", "show", "trig:5", "--plot", str(tmp_path / "plan.png")])
+    assert "5 evaluations, basis v" in capsys.readouterr().out
+    assert Image.open(tmp_path / "plan.png").width > 500
+    main(["plan", "compare", "dpmpp:8", "dpmpp:8:order=3"])
+    assert capsys.readouterr().out.startswith("row ")
+    main(["plan", "compare", "dpmpp:8", "dpmpp:8"])
+    assert capsys.readouterr().out == "the same\n"
+    main(["plan", "show", "dpmpp:4", "--json"])
+    (tmp_path / "p.json").write_text(capsys.readouterr().out)
+    main(["plan", "compare", str(tmp_path / "p.json"), "dpmpp:4"])
+    assert capsys.readouterr().out == "the same\n"
+    with pytest.raises(SystemExit):
+        main(["plan", "comapre", "a", "b"])
+    assert "did you mean 'compare'" in capsys.readouterr().err
