@@ -265,7 +265,8 @@ def test_a_plan_is_learned_and_used(tmp_path, capsys):
 def test_plans_are_shown_plotted_and_compared(tmp_path, capsys):
     main(["plan", "show", "trig:5", "--plot", str(tmp_path / "plan.png")])
     assert "5 evaluations, basis v" in capsys.readouterr().out
-    assert Image.open(tmp_path / "plan.png").width > 500
+    with Image.open(tmp_path / "plan.png") as picture:
+        assert picture.width > 500
     main(["plan", "compare", "dpmpp:8", "dpmpp:8:order=3"])
     assert capsys.readouterr().out.startswith("row ")
     main(["plan", "compare", "dpmpp:8", "dpmpp:8"])
