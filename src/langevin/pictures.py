@@ -108,12 +108,10 @@ def plot_plan(plan: Any, path: str | Path) -> Path:
     """A sampler's table as a picture: the way down in levels, evaluation by evaluation, and the weights of each row."""
     plt = pyplot()
     figure, (way, table) = plt.subplots(1, 2, figsize=(11, 4), dpi=110)
-    evaluations, at = 0, [(0, plan.rows[0].start)]
-    for row in plan.rows:
-        evaluations += int(row.level is not None)
-        at.append((evaluations, row.stop))
-    way.step(*zip(*at, strict=True), where="pre", marker="o", markersize=3)
-    way.set(xlabel="evaluations", ylabel="level t (0 data, 1 noise)", title=plan.name, ylim=(-0.02, 1.02))
+    at = [row.level for row in plan.rows if row.level is not None] + [plan.rows[-1].stop]
+    way.step(range(1, len(at) + 1), at, where="post", marker="o", markersize=3)
+    way.set(xlabel="evaluation (the last point is the sample)", ylabel="level t (0 data, 1 noise)", title=plan.name)
+    way.set_ylim(-0.02, 1.02)
     way.grid(alpha=0.3)
     depth = max(len(row.mix) for row in plan.rows)
     weights = np.full((len(plan.rows), depth), np.nan)
@@ -122,6 +120,7 @@ def plot_plan(plan: Any, path: str | Path) -> Path:
     limit = float(np.nanmax(np.abs(weights))) or 1.0
     shown = table.imshow(weights, aspect="auto", cmap="RdBu", vmin=-limit, vmax=limit)
     table.set(xlabel="evaluation, newest first", ylabel="row", title=f"weights, basis {plan.basis}")
+    table.set_xticks(range(depth))
     figure.colorbar(shown, ax=table)
     figure.tight_layout()
     figure.savefig(path)
