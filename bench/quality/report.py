@@ -87,6 +87,28 @@ def markdown(endpoint: list[Row], law: list[Row]) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def summary(endpoint: list[Row], targets: tuple[str, ...] = ("gmm2d", "digits", "digits_cfg3")) -> str:
+    """For the page on plans: error over the best peer's, RMS / median, geometric mean over schedules (worst of them)."""
+    cells: dict[tuple[str, str, int], dict[str, list[float]]] = {}
+    for metric in ("rms", "median"):
+        for (target, _), rows in places(r for r in endpoint if r["target"] in targets).items():
+            found = compared(rows, metric)
+            peer = found.pop("best peer")
+            for name, curve in found.items():
+                for n in set(curve) & set(peer):
+                    cells.setdefault((target, name, n), {}).setdefault(metric, []).append(curve[n].value / peer[n].value)
+    budgets = [n for n in (5, 8, 10, 15, 20, 30, 50) if any(key[2] == n for key in cells)]
+    lines = ["| target | plan | " + " | ".join(map(str, budgets)) + " |", "|" + "---|" * (len(budgets) + 2)]
+    for target in targets:
+        for name in (READY, *CHOSEN):
+            row = []
+            for n in budgets:
+                both = cells.get((target, name, n), {})
+                row.append(" / ".join(f"{_mean(r)} ({max(r):.2f})" for r in both.values()) or "-")
+            lines.append(f"| {target} | {name} | " + " | ".join(row) + " |")
+    return "\n".join(lines)
+
+
 def _introduction(endpoint: list[Row], law: list[Row]) -> list[str]:
     sources: dict[tuple[str, str], int] = {}
     for row in (*endpoint, *law):
