@@ -232,6 +232,9 @@ def plan(args: Sequence[str]) -> None:
     from langevin import plans, spec
     from langevin.schedules import SCHEDULES
 
+    for text in (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,):
+        if text.startswith("auto"):
+            raise Refusal(f"plan is {text!r}, which is found on a run's model; use it with langevin sample RUN --plan {text}.")
     schedule = spec.parse(asked.process, SCHEDULES, "process")
     if isinstance(asked, _PlanCompare):
         print(plans.compare(plans.parse(asked.one).on(schedule), plans.parse(asked.other).on(schedule)))
@@ -314,7 +317,7 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(f"{'.'.join(map(str, first['loc']))} is {first.get('input')!r}: {first['msg']}.")
     except BrokenPipeError:  # the reader has seen enough
         raise SystemExit(0) from None
-    except (Refusal, ValueError, FloatingPointError, OSError, ImportError) as error:
+    except (Refusal, ValueError, ArithmeticError, OSError, ImportError) as error:
         _fail(str(error))
     except KeyboardInterrupt:
         _fail("interrupted.", 130)

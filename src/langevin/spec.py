@@ -29,11 +29,14 @@ def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: st
     """
     name, *parts = text.split(":")
     if name not in table:
-        raise ValueError(f"{what} is {name!r}; did you mean {nearest(name, table)!r}? There are {', '.join(table)}.")
+        raise ValueError(f"{what} is {name!r}; did you mean {nearest(name, table)!r}? There are {', '.join(table)}."[:380])
     legal = {k: p for k, p in inspect.signature(table[name]).parameters.items() if p.default is not inspect.Parameter.empty}
     given: dict[str, Any] = {}
     if first is not None and parts and "=" not in parts[0]:
-        first = first if first in legal else next(iter(legal))  # first_hitting counts tokens, not steps
+        if first not in legal:  # some count something else, such as tokens
+            first, default = next((k, p.default) for k, p in legal.items())
+            if not isinstance(default, int):
+                raise ValueError(f"{what} {name!r} counts nothing; write its options, as in {name}:{first}={default}.")
         given[first] = _value(first, parts.pop(0), legal[first].default)
     for option in filter(None, ",".join(parts).split(",")):
         key, _, value = option.partition("=")

@@ -59,7 +59,7 @@ class BaseDenoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
-        """The belief, with states and expanded levels by leaf."""
+        """The belief, with states and expanded levels by leaf. Its tensors are new at each call: the loop keeps them."""
 
 
 class Denoiser(BaseDenoiser):
@@ -121,12 +121,12 @@ class Denoiser(BaseDenoiser):
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
             return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
         # levels come again and again: keep the tensor, on the device it is needed on
-        key = (name, float(t), state.device, len(state))
+        key = (self.predictions[name], leaf.schedule, float(t), state.device)
         if key not in self._labels:
             if len(self._labels) > 4096:
                 self._labels.clear()
-            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
-        return self._labels[key]
+            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device)
+        return self._labels[key].repeat(len(state))  # the network's own, to do with as it likes
 
     def posteriors(self, out: dict[str, Tensor], z: dict[str, Tensor], t: dict[str, Tensor]) -> Belief:
         """Beliefs from what the network said."""
@@ -145,12 +145,4 @@ def dropped(cond: Cond, drop: Tensor) -> Cond:
     return {**cond, "drop": drop if already is None else drop | already}
 
 
-def twice(cond: Cond, batch: int, device: torch.device) -> Cond:
-    """Conditions for one call that answers with them and, in the second half of the batch, without."""
-    if cond is None:
-        raise ValueError("classifier-free guidance has no condition to strengthen; pass cond=, or leave guidance out.")
-    second = torch.cat([torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)]).to(device)
-    return dropped({name: torch.cat([c, c]) for name, c in cond.items()}, second)
-
-
-__all__ = ["BaseDenoiser", "Cond", "Denoiser", "Level", "Shape", "dropped", "twice"]
+__all__ = ["BaseDenoiser", "Cond", "Denoiser", "Level", "Shape", "dropped"]

@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from langevin.core.levels import Level
@@ -83,9 +84,9 @@ class Row:
     def __str__(self) -> str:
         level = "   reuses" if self.level is None else f"{self.level:>9.5f}"
         state = "" if self.a is None else f"  a {self.a:+.4f}  c {self.c:.4f}"
-        shown = "" if self.shown is None else f"  shown {self.shown:.5f}"
+        state += "" if self.shown is None else f"  shown {self.shown:.5f}"
         mix = " ".join(f"{w:+.4f}" for w in self.mix) + ("  from the anchor" if self.anchored else "")
-        return f"{level} {self.start:>9.5f} {self.stop:>9.5f} {self.eta:>5.2f}  {mix}{state}{shown}"
+        return f"{level} {self.start:>9.5f} {self.stop:>9.5f} {self.eta:>5.2f}  {mix}{state}"
 
 
 class StateRow(ABC):
@@ -131,12 +132,6 @@ class StateRow(ABC):
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
         """The state after the row."""
 
-    def __str__(self) -> str:
-        settings = {k: v for k, v in saved(self).items() if k not in ("kind", "start", "stop")}
-        own = ", ".join(f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items())
-        level = "        -" if self.level is None else f"{self.level:>9.5f}"
-        return f"{level} {self.start:>9.5f} {self.stop:>9.5f}        {type(self).__name__.lower()}: {own}"
-
 
 class DrivingRow(StateRow):
     """A row that evaluates the network as often as it needs to (adaptive steps). It moves all leaves together."""
@@ -181,8 +176,7 @@ class Plan:
             raise ValueError(f"plan {self.name} has no rows; ask for at least 1 step.")
         if not self.data_std > 0:
             raise ValueError(f"data_std is {self.data_std}; it is the data's standard deviation, above 0.")
-        state = anchor = self.rows[0].start
-        made = 0
+        state, anchor, made = self.rows[0].start, self.rows[0].start, 0
         for i, row in enumerate(self.rows):
             if row.level not in (None, state) or row.start != (anchor if row.anchored else state):
                 raise ValueError(
@@ -246,6 +240,7 @@ class Draft:
     name: str
     fill: Callable[[Schedule], Plan] = field(repr=False)
 
+    @torch.no_grad()  # schedules may be learned
     def on(self, schedule: Schedule) -> Plan:
         return self.fill(schedule)
 

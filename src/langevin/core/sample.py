@@ -29,7 +29,7 @@ class Step:
     Args:
         row: its number, 0-based; `rows` how many there are.
         level: the level the state is at now (a dict by leaf for a product).
-        z: the state.
+        z: the state; the loop goes on from this tensor, so copy it before you change it.
         belief: what the denoiser said at its last evaluation (None before the first).
         nfe: evaluations so far.
     """
@@ -56,14 +56,11 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
-    lengths = {
-        name: (p.nfe, tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows))
-        for name, p in plans.items()
-    }
-    if len(set(lengths.values())) > 1:
+    kinds = {n: tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows) for n, p in plans.items()}
+    if len(set(kinds.values())) > 1:
         raise ValueError(
-            f"the plans have { ({n: v[0] for n, v in lengths.items()}) } rows; leaves of a product step together, "
-            "so give plans of one length and kind."
+            f"the plans have { ({n: len(k) for n, k in kinds.items()}) } rows, or rows of other kinds; leaves of a product step "
+            "together, so give plans of one length and kind."
         )
     return plans
 
@@ -86,6 +83,8 @@ class _Run:
         guidance, cond, mask = options.get("guidance"), options.get("cond"), options.get("mask")
         if guidance is not None and not callable(guidance):
             raise ValueError(f"guidance is {guidance!r}; pass a guidance such as CFG({guidance!r}).")
+        if not isinstance(options.get("seed", 0), int):
+            raise ValueError(f"seed is {options.get('seed')!r}; give an integer.")
         kind = options.get("noise", "step")
         if kind not in ("step", "path"):
             raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
@@ -93,6 +92,8 @@ class _Run:
         self.parts = parts = denoiser.process.leaves()
         self.plans = plans = plans_for(denoiser.process, plan)
         for name, value in (cond or {}).items():
+            if not isinstance(value, Tensor) or not value.ndim:
+                raise ValueError(f"cond[{name!r}] is {type(value).__name__}; give a tensor with one entry for each sample.")
             if len(value) != count:
                 raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
         shape = options.get("shape")
@@ -108,6 +109,9 @@ class _Run:
         self.held = _known(options.get("given"), options.get("known"), parts, shapes)
         begun = _begun(options.get("start"), parts, shapes, plans)
         _warn_of_unseen_levels(denoiser, self.held)
+        driven = any(isinstance(row, DrivingRow) for p in plans.values() for row in p.rows)
+        if self.held and driven:
+            raise ValueError("adaptive steps move all elements at one level, so none can be given; use a plan such as trig.")
         cond = None if cond is None else {name: value.to(device) for name, value in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
         z = {
@@ -123,9 +127,11 @@ class _Run:
         self.paths: dict[str, tuple[Path, dict[float, float]]] = {}
         for name, leaf in parts.items() if kind == "path" else ():
             at = sorted({level for row in plans[name].rows for level in (row.start, row.stop)})
-            if leaf.kind == "gaussian":
-                lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
-                self.paths[name] = Path(self.noise.at("path").at(name)), dict(zip(at, lam, strict=True))
+            if leaf.kind != "gaussian" or driven or any(row.stop > row.start for row in plans[name].rows):
+                raise ValueError(f"noise is 'path', which runs once down the levels of Gaussian processes; {plans[name].name} on "
+                                 f"a {leaf.kind} one does not: use noise='step'.")  # fmt: skip
+            lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
+            self.paths[name] = Path(self.noise.at("path").at(name)), dict(zip(at, lam, strict=True))
         # what each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ,
         # and those of state rows may; they are made when they are needed
         numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
@@ -135,8 +141,7 @@ class _Run:
             moves = [(n, leaf, r := plans[n].rows[i], numbers[n][i], type(r) is not Row) for n, leaf in parts.items()]
             by_state = any(move[4] for move in moves)
             levels = None if self.held or by_state else {name: told[name][i] for name in parts}
-            driving = by_state and isinstance(row, DrivingRow)
-            self.script.append((driving, row.level is not None, row.anchored, levels, moves))
+            self.script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
         self.drawn, self.nfe = 0, 0
         self.belief: Belief | None = None
         believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
@@ -180,6 +185,8 @@ class _Run:
         for name, leaf, row, number, by_state in moves:
             if by_state:
                 noise = self.noise.at("bridge", step=i).at(name)
+                if name in self.paths and row.stop < row.start:
+                    noise = self.drawing(name, row)
                 state = row.move(leaf, z[name], beliefs.get(name), noise, self.mask)
             else:
                 history = self.history[name]
@@ -315,6 +322,9 @@ def _begun(
         if name not in parts or value.shape != shapes[name]:
             expected = shapes.get(name, f"the leaves {list(parts)}")
             raise ValueError(f"start has shape {tuple(value.shape)} where the samples have {expected}; make them agree.")
+        finite = value.device.type != "cpu" or bool(value.isfinite().all())
+        if value.is_floating_point() != (parts[name].kind == "gaussian") or not finite:
+            raise ValueError(f"start is {value.dtype}, finite: {finite}; give finite floats, or int64 states for categories.")
     for name, leaf in parts.items():
         level = plans[name].rows[0].start
         if name not in begun and float(leaf.schedule.lam(level)) > max(float(leaf.schedule.lam(1.0)), -2.0) + 1.0:
@@ -341,14 +351,14 @@ def _warn_of_unseen_levels(denoiser: BaseDenoiser, held: Mapping[str, tuple[Tens
 @contextmanager
 def _evaluating(module: torch.nn.Module) -> Iterator[None]:
     """No dropout while sampling; the mode is put back, since the caller of a generator may be training."""
-    was = module.training
+    was = [m for m in module.modules() if m.training] if module.training else []
     if was:
         module.eval()
     try:
         yield
     finally:
-        if was:
-            module.train()
+        for m in was:
+            m.training = True
 
 
 def _levels(plan: Plan) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, twice
+from langevin.core.denoiser import BaseDenoiser, Cond, dropped
 from langevin.core.posterior import Belief, CategoricalPosterior, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 
@@ -94,3 +94,11 @@ def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount:
     axes = tuple(range(1, guided.mean.ndim))
     ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
     return guided.with_params(guided.mean * (amount * ratio + (1 - amount)))
+
+
+def twice(cond: Cond, batch: int, device: torch.device) -> Cond:
+    """Conditions for one call that answers with them and, in the second half of the batch, without."""
+    if cond is None:
+        raise ValueError("classifier-free guidance has no condition to strengthen; pass cond=, or leave guidance out.")
+    second = torch.cat([torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)]).to(device)
+    return dropped({name: torch.cat([c, c]) for name, c in cond.items()}, second)

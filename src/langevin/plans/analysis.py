@@ -75,6 +75,12 @@ def order(make: Callable[[int], Draft | Plan], schedule: Schedule, steps: tuple[
     return -sum((a - middle[0]) * (b - middle[1]) for a, b in zip(x, y, strict=True)) / sum((a - middle[0]) ** 2 for a in x)
 
 
+def _written(plan: Plan | Draft) -> Plan:
+    if not isinstance(plan, Plan):
+        raise ValueError(f"{plan} is a draft, whose table is not written yet; pass plan.on(process.schedule).")
+    return plan
+
+
 def after(plan: Plan, level: float) -> Plan:
     """The part of the plan that begins at the first level at or below `level`: image-to-image starts in the middle.
 
@@ -83,6 +89,7 @@ def after(plan: Plan, level: float) -> Plan:
     Raises:
         ValueError: if no level of the plan is that low, but for its end.
     """
+    plan = _written(plan)
     rests = [r for r in plan.rows if not r.anchored and r.start <= level + 1e-12 and (isinstance(r, Row) or r.nfe)]
     if not rests:
         raise ValueError(f"{plan.name} has no row at or below level {level:g}; give a level above {plan.rows[-1].start:g}.")
@@ -101,6 +108,7 @@ def after(plan: Plan, level: float) -> Plan:
 
 def join(plan: Plan, other: Plan) -> Plan:
     """One plan after another, which begins where this one ends and has its basis."""
+    plan, other = _written(plan), _written(other)
     if (plan.basis, plan.data_std) != (other.basis, other.data_std):
         raise ValueError(f"{plan.name} is in basis {plan.basis!r} and {other.name} in {other.basis!r}; join plans of one basis.")
     name, order = f"{plan.name} + {other.name}", min(plan.order, other.order)
@@ -109,6 +117,7 @@ def join(plan: Plan, other: Plan) -> Plan:
 
 def compare(one: Plan, other: Plan, tolerance: float = 1e-9) -> str:
     """Where two plans first differ, in words; "the same" if nowhere beyond the tolerance."""
+    one, other = _written(one), _written(other)
     for field in ("basis", "data_std"):
         if getattr(one, field) != getattr(other, field):
             return f"{field}: {getattr(one, field)!r} and {getattr(other, field)!r}"

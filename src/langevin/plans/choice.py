@@ -100,6 +100,7 @@ class Starts:
     guidance: Guidance | None
 
     @staticmethod
+    @torch.no_grad()  # schedules may be learned
     def of(
         denoiser: BaseDenoiser,
         count: int,
@@ -122,6 +123,11 @@ class Starts:
             weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
             dtype, device = (torch.float32, "cpu") if weights is None else (weights.dtype, weights.device)
             start = process.prior(tuple(shape), Noise.of(seed, count, device=device), dtype=dtype)  # pyright: ignore
+        for name, value in (cond or {}).items():
+            if len(value) != len(start):
+                raise ValueError(f"cond[{name!r}] has {len(value)} entries for {len(start)} starts; give one each.")
+        start = start.detach()
+        cond = None if cond is None else {name: value.to(start.device) for name, value in cond.items()}
         made = Starts(denoiser, start, start, cond, guidance)
         return dataclasses.replace(made, end=made.run(trig(fine, 4), batch))
 

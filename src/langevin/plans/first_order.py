@@ -3,6 +3,8 @@
 DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ in eta and in the grid they are known for.
 """
 
+import math
+
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
@@ -57,7 +59,9 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
                 continue
             x_weight, z_weight, _ = process.bridge_numbers(t, s)
             (alpha_t, sigma_t), (alpha_s, sigma_s) = ([float(v) for v in schedule(level)] for level in (t, s))
-            c = (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2) ** 0.5 if s > 0 else 0.0
+            # the step's own variance, carried to the scale of the level it ends at
+            scale = math.hypot(alpha_s, sigma_s) / math.hypot(alpha_t, sigma_t)
+            c = scale * (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2) ** 0.5 if s > 0 else 0.0
             rows.append(Row(level=t, start=t, stop=s, a=z_weight, mix=(x_weight,), c=c))
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 

@@ -35,6 +35,9 @@ def log_snr(start: float = 1.0, stop: float = 0.0) -> Grid:
 def karras(rho: float = 7.0, start: float = 1.0, stop: float = 0.0) -> Grid:
     """Equal steps of (sigma/alpha)^(1/rho) (EDM, 2206.00364, eq. 5)."""
 
+    if not rho > 0:
+        raise ValueError(f"rho is {rho}; give a number above 0.")
+
     def ramp(low: float, high: float, n: int) -> Tensor:
         from_sigma, to_sigma = (torch.tensor(-lam / 2, dtype=torch.float64).exp() for lam in (low, high))
         part = torch.linspace(0, 1, n, dtype=torch.float64)
@@ -166,6 +169,10 @@ def named(grid: str | Grid) -> Grid:
     if not isinstance(grid, str):
         return grid
     name, *options = grid.split(";")
+    ends = {option.partition("=")[0]: option.partition("=")[2] for option in options}
+    low, high = float(ends.get("stop") or 0), float(ends.get("start") or 1)
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"grid {grid!r} runs from {high:g} to {low:g}; give 0 <= stop < start <= 1.")
     return spec.parse(f"{name}:{','.join(options)}", GRIDS, "grid")
 
 

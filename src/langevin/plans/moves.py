@@ -195,7 +195,7 @@ class Adaptive(DrivingRow):
                     f"most is {self.most} and the adaptive plan needs more evaluations; raise it, or the tolerances."
                 )
             at = level_of(phi)
-            scaled = y * norm(at).to(y.dtype).reshape(axes)
+            scaled = y * norm(at).to(y).reshape(axes)
             belief = evaluate({name: scaled}, {name: expand(at, scaled)})
             x_part, z_part = leaf.slope(at, d)
             return (belief.mean if name == "" else belief[name].mean) * x_part.reshape(axes).to(
@@ -212,7 +212,7 @@ class Adaptive(DrivingRow):
         while bool((phi > end).any()):
             size = torch.maximum(size, end - phi)  # steps are negative
             stages = [first]
-            step = size.reshape(axes).to(y.dtype)
+            step = size.reshape(axes).to(y)
             for row, share in zip(_A[1:], _C[1:], strict=True):
                 moved = y
                 for weight, k in zip(row, stages, strict=True):
@@ -220,9 +220,9 @@ class Adaptive(DrivingRow):
                 stages.append(slope(moved, (phi + share * size).clamp(min=end)))
             error = step * sum(weight * k for weight, k in zip(_E, stages, strict=True))
             scale = self.atol + self.rtol * torch.maximum(y.abs(), moved.abs())  # pyright: ignore
-            worst = (error / scale).flatten(1).double().square().mean(1).sqrt()
+            worst = (error / scale).flatten(1).double().square().mean(1).sqrt().cpu()
             good = (worst <= 1) & (phi > end)
-            keep = good.reshape(axes)
+            keep = good.reshape(axes).to(y.device)
             older, older_phi = torch.where(keep, first, older), torch.where(good, phi, older_phi)
             y, first = torch.where(keep, moved, y), torch.where(keep, stages[-1], first)  # pyright: ignore
             phi = torch.where(good, phi + size, phi)
@@ -231,5 +231,5 @@ class Adaptive(DrivingRow):
         if self.stop > 0:
             return {name: y * norm(torch.tensor(self.stop, dtype=torch.float64)).to(y.dtype)}
         # from the floor to clean data along the slope and its change over the last step
-        bend = (first - older) / (phi - older_phi).reshape(axes).to(y.dtype)
+        bend = (first - older) / (phi - older_phi).reshape(axes).to(y)
         return {name: (y - end * (first - end / 2 * bend)) * d}

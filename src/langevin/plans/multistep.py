@@ -31,7 +31,9 @@ def multistep(
 
     Args:
         basis: "x0", "eps", "v" or "velocity"; variable: "lam", "angle", "sigma" or "t".
-        order: evaluations a step is extrapolated from, and order of convergence. A corrected step uses one more.
+        order: evaluations a step is extrapolated from, and order of convergence from nearly pure noise. (The first steps have
+            less history; their error fades with the signal left there, and where some is left, it limits the order to 2, or
+            3 with a corrector.) A corrected step uses one more.
         corrector: correct each step once the evaluation at its end is known (UniPC, 2302.04867, alg. 1), with order one
             higher; the corrected state is where the next step starts from. Steps are then of order + 1 in effect.
         final: order of the last step, 0 for no limit. Lower it where the last step is a leap.
@@ -41,6 +43,8 @@ def multistep(
     check_steps(steps)
     if not 1 <= order <= 6:
         raise ValueError(f"order is {order}; multistep methods have order 1 to 6.")
+    if not 0 <= final <= 6:
+        raise ValueError(f"final is {final}; it is the order of the last step, 0 for no limit.")
     if not 0 <= tau <= 1 or (tau and basis != "x0"):
         raise ValueError(f"tau is {tau} in basis {basis!r}; tau lies in [0, 1], and above 0 needs the basis 'x0'.")
     levels_of = named(grid)
@@ -96,7 +100,7 @@ def _eta(schedule: Schedule, start: float, stop: float, tau: float) -> float:
     if tau in (0.0, 1.0):
         return tau
     gap = float(schedule.lam(stop) - schedule.lam(start))
-    return math.sqrt(math.expm1(-(tau**2) * gap) / math.expm1(-gap)) if math.isfinite(gap) else 0.0
+    return math.sqrt(math.expm1(-(tau**2) * gap) / math.expm1(-gap))
 
 
 def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid = "log_snr") -> Draft:

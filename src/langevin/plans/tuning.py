@@ -191,6 +191,10 @@ def tune(
     Raises:
         ValueError: if the process is not one Gaussian process, or a checkpoint belongs to other settings.
     """
+    if start is not None and len(start) <= held_out:
+        raise ValueError(f"start has {len(start)} states and held_out is {held_out}; give more states, or hold out fewer.")
+    if begin < 1:
+        raise ValueError(f"begin is {begin}; begin from at least 1 ready-made plan.")
     if steps < 1 or iterations < 1 or batch < 1 or count < 1 or held_out < 1:
         raise ValueError(
             f"steps is {steps}, iterations {iterations}, batch {batch}, count {count} and held_out {held_out}; give each at "

@@ -1,5 +1,6 @@
 """The plans of a run: ready-made ones by name, the best of them for this model (`auto`), and learned ones (`tune`)."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
     if not steps.isdigit() or int(steps) < 1:
         raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
     w = run.recipe.sample.guidance if guidance is None else guidance
-    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}.json"
+    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}-{_of_weights(run)}.json"
     if file is not None and file.exists():
         return Plan.from_json(file.read_text())
     found = plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan
@@ -65,6 +66,14 @@ def tune(
         show=show,
         **_options(run, count + held_out, w),
     )
+
+
+def _of_weights(run: Run) -> str:
+    """A few letters that change with the model, so that an answer is not taken for another model's."""
+    total = hashlib.blake2b(digest_size=4)
+    for value in run.denoiser.state_dict().values():
+        total.update(value.detach().cpu().reshape(-1)[:64].double().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _options(run: Run, count: int, w: float) -> dict[str, Any]:
