@@ -95,7 +95,7 @@ def test_tuning_resumes_to_the_same_plan(tmp_path, monkeypatch):
 
 
 def test_auto_is_the_best_of_what_it_tries():
-    denoiser = exact()
+    denoiser = exact(std=0.3)  # wide enough that no start ends at another mode, which would rule the error
     bad, good = plans.ddim(8), plans.trig(8)
     assert plans.auto(denoiser, 8, plans=[bad, good], count=64).plan.name == good.name
     found = plans.auto(denoiser, 8, count=128)

@@ -269,7 +269,7 @@ def test_conditional_directions_by_levels_of_zero():
 
 @pytest.mark.parametrize("name", PLANS)
 def test_a_sample_is_the_same_in_any_batch(name):
-    schedule = "vp_linear" if "eps" in name else "cosine"
+    schedule = "vp_linear" if any(word in name for word in NEEDS_SIGNAL) else "cosine"
     exact = oracle.mixture(Gaussian(SCHEDULES[schedule]), MEANS.float(), 0.3)
     plan = PLANS[name][0](8, "uniform")
     whole = sample(exact, plan, 8, seed=5)
