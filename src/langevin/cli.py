@@ -262,7 +262,7 @@ class _Tune:
     """Where to write it; plans/tuned-STEPS.json in the run by default."""
     guidance: float | None = None
     """Classifier-free w it is tuned for; the recipe's by default."""
-    iterations: int = 400
+    iterations: int = 240
     """Of the optimiser; more may help."""
 
 

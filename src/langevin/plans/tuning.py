@@ -276,7 +276,7 @@ class _Descent:
                 torch.nn.utils.clip_grad_norm_(self.linear.parameters(), 1.0)
                 self.optimiser.step()
             self.done += 1
-            if self.done % 10 == 0:
+            if self.done % 20 == 0:
                 self.check()
             tick(self)
 

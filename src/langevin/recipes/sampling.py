@@ -49,19 +49,20 @@ def tune(
     steps: int,
     *,
     guidance: float | None = None,
-    iterations: int = 400,
+    iterations: int = 240,
     checkpoint: Path | None = None,
     show: bool = False,
 ) -> tuple[plans.Trial, plans.Trial]:
     """`plans.tune` on a run's model, its classes in turn: (the tuned plan, the best ready-made one)."""
     w = run.recipe.sample.guidance if guidance is None else guidance
-    count, held_out = 512, 256
+    count, held_out = 256, 128
     return plans.tune(
         run.denoiser,
         steps,
         count=count,
         held_out=held_out,
         iterations=iterations,
+        batch=32,
         checkpoint=checkpoint,
         show=show,
         **_options(run, count + held_out, w),
