@@ -21,7 +21,9 @@ ROOMS = {
     "guidance": {"core"},
     "objectives": {"core", "spec"},
     "data": {"core"},
-    "training": {"core", "objectives", "data", "config"},
+    "staged": set(),
+    "adapters": {"staged"},
+    "training": {"core", "objectives", "data", "config", "spec", "staged"},
     "evaluate": {"core", "data", "training"},
     "recipes": {
         "schedules",

@@ -9,6 +9,7 @@ import langevin as lv
 from langevin.config import TrainConfig
 from langevin.pictures import to_uint8
 from langevin.training import Ema, Trainer
+from langevin.training.ema import Constant
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2]])
 
@@ -66,7 +67,7 @@ def test_diffusers_1864_the_average_keeps_its_decay():
         d = min(decay, (1 + k) / (10 + k))
         expected = d * expected + (1 - d) * k
         assert float(ema.model.weight.detach()) == pytest.approx(expected, rel=1e-6)  # pyright: ignore
-    assert ema.decay == 0.9
+    assert ema.profile == Constant(0.9)
 
 
 def trainer(out, steps=12, resume=False, **settings):
