@@ -16,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langevin import tensors as tensorfile
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
@@ -314,16 +313,13 @@ def _save(file: Path, runs: list[_Descent], settings: str) -> None:
         for i, group in enumerate(run.optimiser.param_groups):
             state = run.optimiser.state[group["params"][0]]
             tensors |= {f"{k}.adam{i}.{name}": value.clone() for name, value in state.items()}
-    staged = file.with_suffix(".part")
-    save_file(tensors, staged, {"settings": settings})
-    staged.replace(file)
+    tensorfile.save(file, tensors, {"settings": settings})
 
 
 def _restore(file: Path, runs: list[_Descent], settings: str) -> None:
-    with safe_open(file, "pt") as opened:
-        if (opened.metadata() or {}).get("settings") != settings:
-            raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
-    tensors = load_file(file)
+    if tensorfile.metadata(file).get("settings") != settings:
+        raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
+    tensors = tensorfile.load(file)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

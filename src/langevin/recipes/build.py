@@ -19,6 +19,7 @@ from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
 from langevin.data import Arrays, Pictures, digits, mnist, two_moons
+from langevin.files import write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
 from langevin.recipes import config as c
@@ -199,9 +200,7 @@ def start(
     run.denoiser.to(_device(device))
     trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview)
     for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
-        partial = out / f"{name}.partial"
-        partial.write_text(content.model_dump_json(indent=1))
-        partial.replace(out / name)
+        write(out / name, content.model_dump_json(indent=1))
     return run, trainer
 
 
@@ -249,7 +248,7 @@ def open_run(path: str | Path) -> Run:
         ValueError: if the directory is no run, or has no whole checkpoint.
     """
     run = build(read_recipe(path), _read(Path(path) / FACTS_FILE, Facts))
-    found = load_latest(Path(path) / "checkpoints")
+    found = load_latest(Path(path) / "checkpoints", parts=("ema",))
     if found is None:
         raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
     run.denoiser.load_state_dict(dict(found.tensors["ema"]))
