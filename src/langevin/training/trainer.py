@@ -23,7 +23,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.tree import tree_map
-from langevin.data.arrays import Source, order
+from langevin.data import Source, order
 from langevin.files import telling, write
 from langevin.objectives import Denoising, Loss, Objective
 from langevin.training.ema import Ema
