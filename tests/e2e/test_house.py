@@ -22,7 +22,7 @@ ROOMS = {
     "objectives": {"core", "spec"},
     "data": {"core"},
     "training": {"core", "objectives", "data", "config"},
-    "evaluate": {"core", "data", "training"},
+    "evaluate": {"core", "data", "training", "config", "spec"},
     "recipes": {
         "schedules",
         "core",
