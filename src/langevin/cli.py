@@ -1,6 +1,5 @@
 """The command line. Answers `--help` without torch; everything heavy is imported by the command that needs it."""
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ langevin: diffusion models of every kind.
   langevin recipes                         what can be trained out of the box
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
   langevin sample RUN --out FILE.png       draw samples from a run
-  langevin evaluate RUN [--json]           judge a run against held-out real data
+  langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin inspect PATH                    what a run, checkpoint or safetensors file is
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
@@ -73,7 +72,8 @@ def train(args: Sequence[str]) -> None:
     if out.exists() and not out.is_dir():
         raise Refusal(f"out is {out}, which is a file; give a directory.")
     from langevin.recipes.build import start
-    from langevin.recipes.report import preview, report
+    from langevin.recipes.evaluation import report
+    from langevin.recipes.report import preview
 
     out.mkdir(parents=True, exist_ok=True)
     hook: list[Callable[..., None]] = []
@@ -85,7 +85,7 @@ def train(args: Sequence[str]) -> None:
         raise SystemExit(130)
     run.denoiser.load_state_dict(averaged.state_dict())
     run.denoiser.eval().requires_grad_(False).cpu()
-    _show(report(run, out, asked.samples))
+    print(report(run, out, asked.samples))
 
 
 # sample
@@ -132,39 +132,52 @@ def sample(args: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class _Evaluate:
     run: Positional[Path]
-    """Run directory."""
-    json: bool = False
-    """Print JSON, with the protocol card."""
-    count: int = 1000
-    """Samples."""
+    """Run directory; or a folder of pictures, with --against."""
+    against: Path | None = None
+    """Folder of real pictures."""
+    features: str = "auto"
+    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    metrics: tuple[str, ...] = ()
+    """Of fd, fd_infinity, kid, is, prdc and, for runs, labels, memory; fd, labels and memory by default."""
+    small: bool = False
+    """Accept fewer samples or real pictures than the 10,000 of published practice; the card will say so."""
+    count: int | None = None
+    """Samples of a run; 10,000 by default, 1,000 with --small."""
     plan: str | None = None
     """Plan as NAME:STEPS; the recipe's by default."""
     seed: int = 1
-    """Seed of the samples."""
+    """Seed of the samples, and of what metrics draw."""
     guidance: float | None = None
     """One w; 1 and 1.5 by default."""
+    size: int | None = None
+    """Side to which the pictures of two folders are brought; their own by default."""
+    device: str = "cpu"
+    """cpu, cuda, or auto."""
+    json: bool = False
+    """Print JSON, with the protocol card."""
 
 
 def evaluate(args: Sequence[str]) -> None:
-    """Judge a run against held-out real data."""
+    """Judge a run against held-out real data, or a folder of pictures against another."""
     asked = _parse(_Evaluate, args, "langevin evaluate")
-    from langevin.recipes.build import open_run
-    from langevin.recipes.report import evaluate as measure
+    from langevin.recipes import evaluation
 
-    result = measure(
-        open_run(asked.run), count=asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, folder=asked.run
-    )
-    if asked.json:
-        print(json.dumps(result, indent=1))
+    shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
+    if asked.against is not None:
+        for name in ("count", "plan", "guidance"):
+            if (value := getattr(asked, name)) is not None:
+                raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
+        result = evaluation.evaluate_folders(asked.run, asked.against, size=asked.size, device=asked.device, **shared)
     else:
-        _show(result)
+        if asked.size is not None:
+            raise Refusal(f"size is {asked.size}, but a run's pictures have the size of its recipe; leave it out.")
+        from langevin.recipes.build import open_run
 
-
-def _show(result: dict[str, Any]) -> None:
-    from langevin.recipes.build import flatten
-
-    for name, value in flatten(result["metrics"]).items():
-        print(f"{name:40} {value:.4f}")
+        result = evaluation.evaluate(
+            open_run(asked.run), count=asked.count, plan=asked.plan, guidance=asked.guidance, folder=asked.run,
+            device=asked.device, **shared,
+        )  # fmt: skip
+    print(result.model_dump_json(indent=1) if asked.json else result)
 
 
 # recipes, inspect, plan

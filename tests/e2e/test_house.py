@@ -24,10 +24,10 @@ ROOMS = {
     "plans": {"core", "spec", "oracles", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec"},
-    "data": {"core"},
+    "data": {"core", "files"},
     "adapters": {"tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
-    "evaluate": {"core", "data", "training"},
+    "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "files",
         "tensors",

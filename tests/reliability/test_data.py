@@ -74,18 +74,18 @@ BROKEN = {
 
 
 def test_every_broken_picture_is_named_before_training(album):
-    with pytest.raises(ValueError, match="9 of 15 pictures cannot be used") as caught:
+    with pytest.raises(ValueError, match=r"9 of 15 pictures cannot be used") as caught:
         Pictures(album, 8)
     for name, why in BROKEN.items():
         assert f"{name}: " in str(caught.value) and why in str(caught.value).split(f"{name}: ")[1].split("\n")[0]
-    with pytest.raises(ValueError, match="2.png: no caption: 2.txt is missing"):
+    with pytest.raises(ValueError, match=r"2\.png: no caption: 2\.txt is missing"):
         Pictures(album, 8, captions="txt")
 
 
 def test_what_may_be_skipped_has_a_quota(album):
     with pytest.raises(ValueError, match=r"more than max_skipped = 0.01 .* pass max_skipped=0.6"):
         Pictures(album, 8, broken="skip")
-    with pytest.warns(UserWarning, match="9 of 15 pictures cannot be used and are left out"):
+    with pytest.warns(UserWarning, match=r"9 of 15 pictures cannot be used and are left out"):
         data = Pictures(album, 8, broken="skip", max_skipped=0.6, split="all")
     assert [p.name for p in data.paths] == ["0.png", "1.png", "2.png", "deep.png", "moving.gif", "print.jpg"]
     x = data.batch(torch.arange(6)).x
@@ -100,7 +100,7 @@ def test_what_may_be_skipped_has_a_quota(album):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_a_picture_that_may_not_be_read(album):
     (album / "0.png").chmod(0)
-    with pytest.raises(ValueError, match="0.png: not allowed to read it"):
+    with pytest.raises(ValueError, match=r"0\.png: not allowed to read it"):
         Pictures(album, 8)
 
 
@@ -127,12 +127,12 @@ def test_a_scan_is_remembered_only_for_files_that_stayed(tmp_path):
     (tmp_path / "0.png").write_bytes(bytes(stat.st_size))
     os.utime(tmp_path / "0.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # unchanged, as far as one can see without reading
     (tmp_path / "1.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="1 of 3") as caught:
+    with pytest.raises(ValueError, match=r"1 of 3") as caught:
         Pictures(tmp_path, 8, scan_file=memory)
     assert "1.png: empty" in str(caught.value)
     for damaged in ("", "[]", '{"0.png": 3}', '{"0.png": [1, 2, 3, "x"]}'):
         memory.write_text(damaged)
-        with pytest.raises(ValueError, match="2 of 3"):
+        with pytest.raises(ValueError, match=r"2 of 3"):
             Pictures(tmp_path, 8, scan_file=memory)
 
 
@@ -195,7 +195,7 @@ def test_files_that_are_no_arrays(tmp_path):
     for name in ("objects.npy", "many.npz", "cut.npy", "text.npy"):
         with pytest.raises(ValueError, match=f"{name} cannot be read as one array of numbers"):
             Arrays(tmp_path / name)
-    with pytest.raises(FileNotFoundError, match="gone.npy does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"gone\.npy does not exist"):
         Arrays(tmp_path / "gone.npy")
 
 
@@ -297,12 +297,12 @@ def test_shards_that_are_cut_or_lie(tmp_path):
 def test_a_command_that_fails_is_no_end_of_data(tmp_path):
     path = shard(tmp_path / "s.tar", *[(f"{k}.npy", X) for k in range(4)])
     for command in (f"pipe:cat {path}; exit 3", f"pipe:head -c 2048 {path}; exit 3", "pipe:exit 3"):
-        with pytest.raises(ValueError, match="ended with status 3"):
+        with pytest.raises(ValueError, match=r"ended with status 3"):
             Stream(command, buffer=1).take(0, 9)
     assert Stream(f"pipe:cat {path}").take(0, 9).x.shape == (9, 2)  # pyright: ignore
-    with pytest.raises(ValueError, match="samples is 5, and 4 were read"):
+    with pytest.raises(ValueError, match=r"samples is 5, and 4 were read"):
         Stream(str(path), samples=5).take(0, 9)
-    with pytest.raises(ValueError, match="give a path, or a command"):
+    with pytest.raises(ValueError, match=r"give a path, or a command"):
         Stream("https://example.org/s.tar").take(0, 1)
 
 
@@ -351,11 +351,11 @@ def test_a_stale_or_damaged_cache_is_never_used(tmp_path):
         with pytest.raises(ValueError, match=words):
             cached(*args, **options)
     (folder / "x-0.npy").write_bytes((folder / "x-0.npy").read_bytes()[:-4])
-    with pytest.raises(ValueError, match="not what manifest.json says; delete"):
+    with pytest.raises(ValueError, match=r"not what manifest\.json says; delete"):
         cached(data, encode, folder, "e")
     for damage in ("", "{}", "[]", (folder / "manifest.json").read_text().replace('"x"', '"../x"').replace('"": [', '"../x": [')):
         (folder / "manifest.json").write_text(damage)
-        with pytest.raises(ValueError, match="manifest.json is damaged"):
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged"):
             cached(data, encode, folder, "e")
     one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     assert encoder_hash(one) == encoder_hash(one) != encoder_hash(other)
@@ -363,19 +363,19 @@ def test_a_stale_or_damaged_cache_is_never_used(tmp_path):
 
 def test_what_is_not_finite_is_never_kept(tmp_path):
     data = Arrays(torch.arange(8.0)[:, None])
-    with pytest.raises(ValueError, match="not finite in float16 for sample 5; look at it"):
+    with pytest.raises(ValueError, match=r"not finite in float16 for sample 5; look at it"):
         cached(data, lambda x: torch.where(x == 5, torch.nan, x), tmp_path / "a", "e", batch=4)
-    with pytest.raises(ValueError, match="not finite in float16 for sample 7; keep it as float32"):
+    with pytest.raises(ValueError, match=r"not finite in float16 for sample 7; keep it as float32"):
         cached(data, lambda x: torch.where(x == 7, 1e5, x), tmp_path / "b", "e", batch=4)
     made = cached(data, lambda x: torch.where(x == 7, 1e5, x), tmp_path / "c", "e", "float32")
     assert made.batch(torch.tensor([7])) == Batch(torch.tensor([[1e5]]))
-    with pytest.raises(ValueError, match="rows must have one shape"):
+    with pytest.raises(ValueError, match=r"rows must have one shape"):
         cached(data, lambda x: x.repeat(1, int(x[0]) + 1), tmp_path / "d", "e", batch=4)
-    with pytest.raises(ValueError, match="the source has no captions"):
+    with pytest.raises(ValueError, match=r"the source has no captions"):
         cached(data, encode, tmp_path / "e", "e", what="text")
 
 
 def test_a_stream_needs_a_sample_for_every_pass(tmp_path):
     path = shard(tmp_path / "s.tar", *[(f"{k}.npy", X) for k in range(4)])
-    with pytest.raises(ValueError, match="batch is 2 for 1 processes of 3 passes"):
+    with pytest.raises(ValueError, match=r"batch is 2 for 1 processes of 3 passes"):
         loader(Stream(str(path)), InOrder(0, 2), accumulate=3)

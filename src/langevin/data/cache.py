@@ -23,6 +23,7 @@ from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree
 from langevin.data.progress import shown
+from langevin.files import write
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -246,12 +247,7 @@ def _mapped(folder: Path, name: str, group: int, manifest: _Manifest) -> Tensor:
 
 
 def _write(path: Path, manifest: _Manifest) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w") as file:
-        json.dump(asdict(manifest), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write(path, json.dumps(asdict(manifest), indent=1))
 
 
 def _read(folder: Path, wanted: _Manifest) -> _Manifest:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from langevin.data.decode import Unreadable, measure, read_text
 from langevin.data.progress import shown
+from langevin.files import write
 
 Size = tuple[int, int]
 """(height, width)."""
@@ -39,9 +40,7 @@ def scan(folder: Path, paths: Sequence[Path], file: Path | None = None, progress
         found |= zip(todo, shown(pool.map(_look, todo), len(todo), "looking at pictures", progress), strict=True)
     if file is not None and todo:
         lines = {n: [*stamp, *s] for p, n in names.items() if isinstance(s := found[p], tuple) and (stamp := _stamp(p))}
-        partial = file.with_name(f"{file.name}.partial")
-        partial.write_text(json.dumps(lines))
-        partial.replace(file)
+        write(file, json.dumps(lines))
     return {path: found[path] for path in paths}
 
 

@@ -1,6 +1,18 @@
 """Evaluation: numbers that carry the protocol they were measured by."""
 
-from langevin.evaluate.classifier import Classifier, train_classifier
-from langevin.evaluate.metrics import energy_distance, frechet, nearest, pca_features
+from langevin.evaluate.card import Card, Evaluation, FeatureCard, Result, Split, refuse_small
+from langevin.evaluate.classifier import Classifier, kept_classifier, train_classifier
+from langevin.evaluate.dinov2 import DINOv2
+from langevin.evaluate.features import PCA, FeatureNet, card_of, extract
+from langevin.evaluate.inception import InceptionTF
+from langevin.evaluate.measure import METRICS, measure
+from langevin.evaluate.metrics import clip_score, cmmd, energy_distance, frechet, frechet_infinity, inception_score, kid
+from langevin.evaluate.neighbours import PRDC, Memorisation, memorisation, nearest, prdc
+from langevin.evaluate.weights import load_features
 
-__all__ = ["Classifier", "energy_distance", "frechet", "nearest", "pca_features", "train_classifier"]
+__all__ = [
+    "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet", "InceptionTF",
+    "Memorisation", "Result", "Split", "card_of", "clip_score", "cmmd", "energy_distance", "extract", "frechet",
+    "frechet_infinity", "inception_score", "kept_classifier", "kid", "load_features", "measure", "memorisation", "nearest",
+    "prdc", "refuse_small", "train_classifier",
+]  # fmt: skip

@@ -1,27 +1,37 @@
 """Small classifiers of our own, trained on demand on the real training split: the judge of class-conditional samples."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
+from langevin import tensors
 from langevin.core.noise import Noise
 from langevin.data.order import order
 from langevin.training.trainer import seeded
+
+DIGEST = "digest"
+"""The hash of the weights, beside them in a kept file."""
 
 
 class Classifier(nn.Module):
     """A convolutional classifier of (B, C, H, W) pictures in [-1, 1], with 64 features before the last layer."""
 
+    name, resize, batch = "64 features of a classifier trained on the real training split", "none", 2000
+
     def __init__(self, channels: int, size: int, classes: int) -> None:
         super().__init__()
-        pools = 1 if size <= 12 else 2
+        small = size <= 12  # keeps its first maps at full size; larger pictures are halved at once, and end at 8 x 8 at most
+        side = min(size // (2 if small else 4), 8)
         self.body = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(),
+            nn.Conv2d(channels, 32, 3, padding=1), nn.ReLU(), nn.Identity() if small else nn.MaxPool2d(2),
             nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2) if pools == 2 else nn.Identity(), nn.Flatten(),
-            nn.Linear(64 * (size // 2**pools) ** 2, 64), nn.ReLU(),
+            nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.AdaptiveMaxPool2d(side), nn.Flatten(),
+            nn.Linear(64 * side**2, 64), nn.ReLU(),
         )  # fmt: skip
         self.dropout, self.head = nn.Dropout(0.3), nn.Linear(64, classes)
 
@@ -33,21 +43,29 @@ class Classifier(nn.Module):
         """Logits (B, classes)."""
         return self.head(self.dropout(self.features(x)))
 
+    def probabilities(self, features: Tensor) -> Tensor:
+        """(N, classes) on the CPU, from features (N, 64)."""
+        return self.head(features.to(self.head.weight)).double().softmax(1).cpu()
+
     @torch.no_grad()
     def label(self, x: Tensor) -> Tensor:
         """The likeliest class, (B,)."""
-        return torch.cat([self(part).argmax(1) for part in x.split(500)])
+        device = self.head.weight.device
+        return torch.cat([self(part.to(device)).argmax(1).cpu() for part in x.split(500)])
 
     def digest(self) -> str:
         """SHA-256 of the weights, for protocol cards."""
         total = hashlib.sha256()
         for value in self.state_dict().values():
-            total.update(value.contiguous().numpy().tobytes())
+            total.update(value.contiguous().cpu().numpy().tobytes())
         return total.hexdigest()[:16]
 
 
 def train_classifier(x: Tensor, y: Tensor, classes: int, steps: int = 800, batch: int = 128, seed: int = 0) -> Classifier:
-    """Train on x (N, C, H, W) and y (N,); the same data and seed give the same weights. A little noise is added to inputs."""
+    """Train on x (N, C, H, W) and y (N,); the same data and seed give the same weights.
+
+    A little noise is added to inputs, and pictures larger than 12 x 12 are moved by up to two pixels.
+    """
     with seeded(seed, torch.device("cpu")):
         model = Classifier(x.shape[1], x.shape[-1], classes)
         optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -55,9 +73,48 @@ def train_classifier(x: Tensor, y: Tensor, classes: int, steps: int = 800, batch
             for group in optimiser.param_groups:
                 group["lr"] = 2e-3 * (1 - step / steps)
             index = order(seed, len(x), step * batch, batch)
-            noise = Noise(seed, index, step, "classifier").normal(tuple(x.shape[1:]))
-            loss = F.cross_entropy(model(x[index] + 0.1 * noise), y[index])
+            noise = Noise(seed, index, step, "classifier")
+            noisy = x[index] + 0.1 * noise.normal(tuple(x.shape[1:]))
+            if x.shape[-1] > 12:
+                noisy = _moved(noisy, noise)
+            loss = F.cross_entropy(model(noisy), y[index])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     return model.eval()
+
+
+def _moved(x: Tensor, noise: Noise, by: int = 2) -> Tensor:
+    """Pictures (B, C, H, W) moved by whole pixels, -by ... by along each axis; edges are repeated."""
+    height, width = x.shape[2:]
+    start = (noise.at("shift").uniform((2,)) * (2 * by + 1)).long()
+    down, right = (start[:, axis, None] + torch.arange(n) for axis, n in ((0, height), (1, width)))
+    padded = F.pad(x, (by,) * 4, mode="replicate").movedim(1, -1)
+    return padded[torch.arange(len(x))[:, None, None], down[:, :, None], right[:, None, :]].movedim(-1, 1)
+
+
+def kept_classifier(x: Tensor, y: Tensor, folder: Path | None, data: str) -> Classifier:
+    """The classifier of x (N, C, H, W) and y (N,), from `folder` if it was trained before, else trained and kept there.
+
+    A file that is torn, changed, or of another version is trained again and replaced whole: it is named after the hash of the
+    data, and holds that of its weights.
+    """
+    classes = int(y.max()) + 1
+    file = None if folder is None else folder / f"classifier-{data}.safetensors"
+    if file is not None and (before := _read(file, Classifier(x.shape[1], x.shape[-1], classes))) is not None:
+        return before
+    with torch.enable_grad():
+        model = train_classifier(x, y, classes)
+    if file is not None:
+        tensors.save(file, {**model.state_dict(), DIGEST: torch.tensor(list(model.digest().encode()))})
+    return model
+
+
+def _read(file: Path, model: Classifier) -> Classifier | None:
+    try:
+        tensors = load(file.read_bytes())
+        said = tensors.pop(DIGEST)
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, RuntimeError, KeyError):
+        return None
+    return model.eval() if bytes(said.tolist()) == model.digest().encode() else None

@@ -1,0 +1,67 @@
+"""Several metrics of the same features at once, by name."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from langevin.evaluate.features import FeatureNet
+from langevin.evaluate.metrics import frechet, frechet_infinity, inception_score, kid
+from langevin.evaluate.neighbours import prdc
+from langevin.spec import nearest
+
+METRICS = {
+    "fd": "Frechet distance of the features, to the real ones",
+    "fd_infinity": "Frechet distance extrapolated to endless samples, over 15 sizes",
+    "kid": "unbiased cubic-kernel distance of the features, 100 subsets of 1000 (or all, if fewer)",
+    "is": "Inception score of the class probabilities, 10 splits",
+    "prdc": "precision, recall, density and coverage, 5 nearest neighbours",
+}
+BIASED = ("fd", "fd_infinity", "kid", "is")
+"""Those that published practice takes 10,000 samples or more for."""
+
+Found = dict[str, tuple[float, float | None]]
+
+
+def known(metrics: Sequence[str], table: Sequence[str]) -> None:
+    """Refuse names that are not in the table.
+
+    Raises:
+        ValueError: naming the nearest.
+    """
+    for name in metrics:
+        if name not in table:
+            raise ValueError(f"metrics has {name!r}; did you mean {nearest(name, list(table))!r}? There are {', '.join(table)}.")
+
+
+def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[str] = ("fd",), seed: int = 0) -> Found:
+    """Metrics between features of samples (N, D) and of real data (M, D), each as (value, spread or None).
+
+    Args:
+        net: what made the features; it gives the class probabilities that "is" needs.
+        metrics: names from `METRICS`; "prdc" gives four.
+        seed: of random subsets.
+
+    Raises:
+        ValueError: for an unknown name, or "is" of features that know no classes.
+    """
+    known(metrics, list(METRICS))
+
+    def score() -> tuple[float, float]:
+        p = net.probabilities(samples)
+        if p is None:
+            raise ValueError(f"metric 'is' needs class probabilities, which {net.name} does not give; leave it out.")
+        return inception_score(p)
+
+    each: dict[str, Callable[[], tuple[float, float | None]]] = {
+        "fd": lambda: (frechet(samples, real), None),
+        "fd_infinity": lambda: (frechet_infinity(samples, real, seed=seed), None),
+        "kid": lambda: kid(samples, real, seed=seed),
+        "is": score,
+    }
+    found: Found = {}
+    for name in metrics:
+        if name == "prdc":
+            found |= {part: (value, None) for part, value in prdc(samples, real)._asdict().items()}
+        else:
+            found[name] = each[name]()
+    return found

@@ -1,0 +1,354 @@
+"""How a run, or a folder of pictures, is judged: numbers with the protocol card that made them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from langevin import __version__, pictures
+from langevin.core.sample import plans_for
+from langevin.core.tree import tree_map
+from langevin.data import Pictures
+from langevin.evaluate import (
+    METRICS,
+    PCA,
+    Card,
+    Classifier,
+    Evaluation,
+    FeatureNet,
+    Memorisation,
+    Split,
+    card_of,
+    energy_distance,
+    extract,
+    frechet,
+    kept_classifier,
+    load_features,
+    measure,
+    memorisation,
+    refuse_small,
+)
+from langevin.evaluate.measure import BIASED, known
+from langevin.files import write
+from langevin.recipes import config as c
+from langevin.recipes.build import Run, _device
+from langevin.recipes.report import animation, as_pictures, draw, labels_of, picture_of_samples, quantised
+from langevin.recipes.sampling import chosen
+
+OF_RUNS = {
+    **METRICS,
+    "labels": "share of samples that show the intended label, by a classifier trained on the real training split",
+    "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
+}
+ENERGY = "energy distance of points, unbiased; samples, and training data, against held-out points"
+SMALL = 1000
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The real data of a run, as pictures, and the network whose features are compared. Features are taken once."""
+
+    run: Run
+    net: FeatureNet
+    judge: Classifier | None
+    """Of labels, where the data has them."""
+
+    @cached_property
+    def train(self) -> Tensor:
+        return quantised(self.run, _real(self.run, self.run.train))
+
+    @cached_property
+    def test(self) -> Tensor:
+        return quantised(self.run, _real(self.run, self.run.test))
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        return extract(self.net, self.train)
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        return extract(self.net, self.test)
+
+    @cached_property
+    def floor(self) -> float:
+        """The Frechet distance of real training data: what a perfect model has at that size."""
+        return frechet(self.train_features, self.test_features)
+
+    @cached_property
+    def accuracy(self) -> float:
+        """The judge's, on held-out pictures."""
+        assert self.judge is not None
+        return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
+
+
+def reference(run: Run, features: str | Path = "auto", folder: Path | None = None, device: str = "cpu") -> Reference:
+    """What a run's samples are compared with.
+
+    Args:
+        features: "classifier" (trained on the real training split, kept in `folder`), "pca", the path of a safetensors file
+            with InceptionTF or DINOv2, or "auto": the classifier where there are labels.
+        device: of the feature network.
+
+    Raises:
+        ValueError: if the data has no labels for a classifier, or the file is no such network.
+    """
+    labelled = run.facts.classes is not None
+    if str(features) == "auto":
+        features = "classifier" if labelled else "pca"
+    if str(features) == "classifier" and not labelled:
+        raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
+    where = _device(device)
+    judge = None
+    if labelled:
+        judge = kept_classifier(_real(run, run.train), labels_of(run.train), folder, run.train.digest()).to(where)
+    if str(features) == "classifier":
+        assert judge is not None
+        return Reference(run, judge, judge)
+    if str(features) == "pca":
+        return Reference(run, PCA(quantised(run, _real(run, run.train))), judge)
+    return Reference(run, load_features(features, where), judge)
+
+
+def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | None = None, guidance: float | None = None,
+             features: str | Path = "auto", metrics: Sequence[str] | None = None, small: bool = False, device: str = "cpu",
+             folder: Path | None = None, against: Reference | None = None) -> Evaluation:  # fmt: skip
+    """Metrics of a run against its held-out real data.
+
+    Args:
+        count: samples; 10,000 by default, or 1,000 with `small`.
+        guidance: one strength; 1 and 1.5 by default where there is a condition.
+        features: see `reference`.
+        metrics: names from `OF_RUNS`; fd, labels and memory by default. Points have their own, the energy distance.
+        small: accept fewer samples, or less real data, than published practice takes. The card says so.
+        device: where to sample and to take features.
+        folder: keeps the classifier, and closest.png: the samples nearest to training pictures, each above its neighbour.
+        against: a reference made before, in place of `features`, `folder` and its device.
+
+    Raises:
+        ValueError: for samples too few without `small`, an unknown metric, or one that this run cannot have.
+    """
+    count = (SMALL if small else 10_000) if count is None else count
+    if count < 2:
+        raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
+    plan = plan or run.recipe.sample.plan
+    run.denoiser.to(_device(device))
+    sampled = {
+        "weights": f"EMA {run.recipe.train.ema:g}", "plan": plan, "seeds": (seed,), "device": device, "samples": count,
+        "nfe": max(p.nfe for p in plans_for(run.denoiser.process, chosen(run, plan, guidance)).values()),
+        "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
+        "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
+    }  # fmt: skip
+    if isinstance(run.recipe.data, c.MoonsData):
+        if metrics or str(features) != "auto":
+            raise ValueError("this run is of points, judged by their energy distance alone; leave out metrics and features.")
+        card = _card(sampled, small=False, pixels="none: points", metrics={"energy_distance": ENERGY})
+        return Evaluation(metrics=_points(run, count, seed, plan), protocol=card)
+    wanted = list(metrics) if metrics else ["fd", "labels", "memory"]
+    known(wanted, list(OF_RUNS))
+    if run.facts.classes is None and "labels" in wanted:
+        if metrics:
+            raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
+        wanted.remove("labels")
+    if against is None:
+        against = reference(run, features, folder, device)
+    with torch.no_grad():
+        few = _refuse(wanted, count, against.test_features, small)
+        sets = _samples(run, count, seed, plan, guidance, "labels" in wanted)
+        found, spread = _judged(sets, against, wanted, seed, folder)
+    card = _card(
+        sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
+        features=card_of(against.net, against.test_features), metrics={name: OF_RUNS[name] for name in wanted},
+        guidance=tuple(s.guidance for s in sets),
+    )  # fmt: skip
+    return Evaluation(metrics=found, spread=spread, protocol=card)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Samples under one strength of guidance, as pictures, and what is asked of their labels."""
+
+    group: str | None
+    guidance: float
+    pictures: Tensor
+    labels: Callable[[Classifier], dict[str, float]]
+
+
+def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None, labels: bool) -> list[_Set]:
+    classes = run.facts.classes
+    if isinstance(run.recipe.process, c.ProductConfig):
+        joint = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
+        agreement = _product_labels(run, joint, count, seed, plan) if labels else lambda judge: {}
+        return [_Set(None, 1.0, quantised(run, as_pictures(run, joint)), agreement)]
+    if classes is None:
+        x = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
+        return [_Set(None, 1.0, quantised(run, as_pictures(run, x)), lambda judge: {})]
+    intended = torch.arange(count) % classes
+    sets = []
+    for w in [1.0, 1.5] if guidance is None else [guidance]:
+        x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
+        sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
+    return sets
+
+
+def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> Callable[[Classifier], dict[str, float]]:
+    """Do image and label agree: drawn jointly, and each given the other?"""
+    assert run.facts.classes is not None
+    labels = torch.arange(count) % run.facts.classes
+    index = torch.arange(len(run.test))
+    truth = run.test.batch(index).x
+    by_label = _draw(run, count, seed=seed + 1, plan=plan, label=labels)
+    by_image = _draw(run, len(index), seed=seed + 2, plan=plan, given={"image": truth["image"]})
+
+    def agreement(judge: Classifier) -> dict[str, float]:
+        return {
+            "joint_agreement": _share(judge.label(quantised(run, joint["image"])), joint["label"]),
+            "image_given_label_agreement": _share(judge.label(quantised(run, by_label["image"])), labels),
+            "label_given_image_accuracy": _share(by_image["label"], truth["label"]),
+        }
+
+    return agreement
+
+
+def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None) -> tuple[Any, Any]:
+    """(metrics by name or group, spreads by full name)."""
+    out: dict[str, Any] = {}
+    spread: dict[str, float] = {}
+    of_features = [name for name in wanted if name in METRICS]
+    if "labels" in wanted:
+        out["classifier_accuracy_real"] = against.accuracy
+    if "fd" in wanted:
+        out["fd_real"] = against.floor
+    for one in sets:
+        group: dict[str, float] = {}
+        if "labels" in wanted:
+            assert against.judge is not None
+            group |= one.labels(against.judge)
+        if of_features:
+            found = measure(against.net, extract(against.net, one.pictures), against.test_features, of_features, seed)
+            for name, (value, deviation) in found.items():
+                group[name] = value
+                if deviation is not None:
+                    spread[name if one.group is None else f"{one.group}.{name}"] = deviation
+            if "fd" in found:
+                group["fd_ratio"] = group["fd"] / against.floor
+        if "memory" in wanted:
+            near = memorisation(one.pictures, against.train, against.test)
+            group |= {
+                "nearest": float(near.distance.mean()), "nearest_real": float(near.real.mean()), "nearest_ratio": near.ratio,
+                "nearest_share": near.share,
+            }  # fmt: skip
+            if folder is not None and one is sets[0]:
+                closest_pairs(one.pictures, against.train, near, folder / "closest.png")
+        if one.group is None:
+            out |= group
+        else:
+            out[one.group] = group
+    return out, spread
+
+
+def closest_pairs(samples: Tensor, train: Tensor, near: Memorisation, path: Path, count: int = 10) -> Path:
+    """The samples nearest to training pictures, nearest first, each above its neighbour."""
+    first = near.closest(count)
+    return pictures.save_images(torch.cat([samples[first], train[near.index[first]]]), path, columns=len(first))
+
+
+def _points(run: Run, count: int, seed: int, plan: str) -> dict[str, Any]:
+    train, test = (s.batch(torch.arange(len(s))).x for s in (run.train, run.test))
+    samples = _draw(run, count, seed=seed, plan=plan)
+    floor = energy_distance(train[: len(test)], test)
+    return {"energy_distance": energy_distance(samples, test), "energy_distance_real": floor}
+
+
+def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metrics: Sequence[str] | None = None,
+                     size: int | None = None, small: bool = False, device: str = "cpu", seed: int = 0) -> Evaluation:  # fmt: skip
+    """Metrics of the pictures in one folder against those in another.
+
+    Args:
+        features: the path of a safetensors file with InceptionTF or DINOv2, or "pca" (of `against`).
+        metrics: names from `langevin.evaluate.METRICS`; fd by default.
+        size: side to which pictures are cropped and resized first; by default that of the first picture in each folder,
+            which must agree.
+
+    Raises:
+        ValueError: as `evaluate`, or if the sizes differ.
+    """
+    wanted = list(metrics) if metrics else ["fd"]
+    known(wanted, list(METRICS))
+    if str(features) in ("auto", "classifier"):
+        raise ValueError(f"features is {str(features)!r}; two folders are compared by the path of a feature network, or 'pca'.")
+    side = size or _common_side(folder, against)
+    ours, real = (Pictures(f, side, split="all") for f in (folder, against))
+    if str(features) == "pca":
+        net: FeatureNet = PCA(real.batch(torch.arange(len(real))).x)  # pyright: ignore[reportArgumentType]
+    else:
+        net = load_features(features, _device(device))
+    held = extract(net, real)
+    few = _refuse(wanted, len(ours), held, small)
+    found = measure(net, extract(net, ours), held, wanted, seed)
+    card = _card(
+        {"samples": len(ours), "device": device, "seeds": (seed,)}, small=few, weights=f"pictures, {ours.digest()}",
+        real=Split(name=against.name, size=len(real), hash=real.digest()),
+        pixels=f"8 bits as in the files, cropped to a square and resized to {side} by Lanczos where they differ",
+        features=card_of(net, held), metrics={name: METRICS[name] for name in wanted},
+    )  # fmt: skip
+    return Evaluation(
+        metrics={name: value for name, (value, _) in found.items()},
+        spread={name: deviation for name, (_, deviation) in found.items() if deviation is not None},
+        protocol=card,
+    )
+
+
+def _common_side(*folders: Path) -> int:
+    sides = {}
+    for folder in folders:
+        first = Pictures(folder, 1, split="all").paths[0]
+        with Image.open(first) as picture:
+            sides[str(folder)] = min(picture.size)
+    if len(set(sides.values())) > 1:
+        raise ValueError(f"the first pictures have sides {sides}; say with size (--size) what to resize both to.")
+    return next(iter(sides.values()))
+
+
+def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print) -> Evaluation:
+    """Pictures, plots and metrics.json of a trained run, each path said as it is written."""
+    draws = [
+        lambda: picture_of_samples(run, out / "samples.png"),
+        lambda: animation(run, out / "denoising.gif"),
+        lambda: pictures.plot_loss(out / "log.jsonl", out / "loss.png"),
+    ]
+    made = []
+    for make in draws:
+        try:
+            made.append(make())
+        except ImportError as error:  # plots are an extra; the numbers below are not
+            say(str(error))
+    result = evaluate(run, count=count, small=True, folder=out)
+    made.append(write(out / "metrics.json", result.model_dump_json(indent=1)))
+    for path in filter(None, made):
+        say(str(path))
+    return result
+
+
+def _refuse(wanted: Sequence[str], count: int, real: Tensor, small: bool) -> bool:
+    return any(name in BIASED for name in wanted) and refuse_small(count, len(real), real.shape[1], small)
+
+
+def _card(shared: dict[str, Any], **fields: Any) -> Card:
+    return Card(**shared, **fields, langevin=__version__, torch=str(torch.__version__))
+
+
+def _draw(run: Run, count: int, **options: Any) -> Any:
+    return tree_map(Tensor.cpu, draw(run, count, **options))
+
+
+def _real(run: Run, source: Any) -> Tensor:
+    return as_pictures(run, source.batch(torch.arange(len(source))).x)
+
+
+def _share(a: Tensor, b: Tensor) -> float:
+    return float((a == b).float().mean())

@@ -1,0 +1,63 @@
+"""Evaluation while a model trains."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from langevin.core.denoiser import Denoiser
+from langevin.files import write
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.evaluation import SMALL, Reference, evaluate, reference
+
+
+def evaluator(run: Run, every: int, count: int = SMALL, *, out: Path, seed: int = 1, plan: str | None = None,
+              guidance: float = 1.0, features: str | Path = "auto", metrics: Sequence[str] = ("fd",), device: str = "cpu",
+              ) -> Callable[[Denoiser, int], None]:  # fmt: skip
+    """A hook for the trainer's previews that measures the averaged model as it trains.
+
+    Each time at least `every` steps have passed it adds a line {"step": ..., "fd": ...} to evaluation.jsonl in `out`. Lines of
+    later steps, left by a run that was killed and resumed from an earlier checkpoint, are dropped first. Numbers are of small
+    n: they are for comparing steps of one run.
+
+    Args:
+        run: whose data and settings are used; the model comes with each call.
+        count, seed, plan, guidance, features, metrics: as in `evaluate`; seeds are the same at every step.
+    """
+    if every < 1:
+        raise ValueError(f"every is {every}; measure after 1 step or more.")
+    path = out / "evaluation.jsonl"
+    strength = None if run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig) else guidance
+    made: list[Reference] = []
+
+    def hook(model: Denoiser, step: int) -> None:
+        kept = [line for line in _lines(path) if line["step"] < step]
+        if step - (kept[-1]["step"] if kept else 0) < every:
+            return
+        points = isinstance(run.recipe.data, c.MoonsData)
+        if not made and not points:
+            made.append(reference(run, features, out, device))
+        where = str(next(model.parameters()).device)
+        found = evaluate(
+            run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=None if points else metrics,
+            small=True, device=where, against=made[0] if made else None,
+        )  # fmt: skip
+        group = f"{'' if strength is None else f'w={strength:g}'}."
+        line = {"step": step, **{name.removeprefix(group): found[name].value for name in found.names()}}
+        write(path, "".join(f"{json.dumps(one)}\n" for one in [*kept, line]))
+
+    return hook
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Whole lines of a log; one cut short, and what follows it, is left out."""
+    found = []
+    for text in path.read_text().splitlines() if path.exists() else []:
+        try:
+            line = json.loads(text)
+            int(line["step"])
+        except (ValueError, KeyError, TypeError):
+            break
+        found.append(line)
+    return found
