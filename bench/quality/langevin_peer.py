@@ -65,7 +65,8 @@ STOCHASTIC: dict[str, str] = {
 }
 # plans that are not one text: made for a number of steps, two of them by looking at the network first
 MADE: dict[str, str] = {"default": "default", "auto": "auto", "tuned": "tune"}
-LOOKED_AT, TUNED = 1024, (5, 8, 10)  # starts from the prior, of other seeds than the measured ones; budgets that are tuned
+LOOKED_AT, FITTED_TO, HELD = 1024, 4096, 1024  # starts from the prior, of other seeds than the measured ones
+TUNED = (5, 8, 10)  # budgets that are tuned
 LAW = ("ddim/uniform", "dpmpp2/log_snr", "dpmpp2/karras", "heun", "default", "auto", "tuned")  # deterministic, law scored too
 
 
@@ -135,8 +136,8 @@ def sample(schedule: str, network: Network, start: Tensor, budget: float, solver
     elif solver == "tuned":
         if budget not in TUNED:
             raise ValueError(f"tuned at {', '.join(map(str, TUNED))} evaluations only")
-        total = LOOKED_AT + 256
-        tuned, _ = lv.plans.tune(model, int(budget), count=LOOKED_AT, cond=_others(network, total), iterations=600, batch=256)
+        cond = _others(network, FITTED_TO + HELD)
+        tuned, _ = lv.plans.tune(model, int(budget), cond=cond, count=FITTED_TO, held_out=HELD, iterations=2400, batch=256)
         plan = tuned.plan
     elif solver == "default":
         plan = _fitting(lv.plans.default, model, int(budget))

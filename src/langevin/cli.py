@@ -1,6 +1,9 @@
 """The command line. Answers `--help` without torch; everything heavy is imported by the command that needs it."""
 
+import os
+import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,6 +48,10 @@ class _Train:
     """Continue the run in that directory, if there is one."""
     device: str = "auto"
     """cpu, cuda, or auto."""
+    processes: int = 1
+    """Group to train with, on this machine; for several machines see docs/distributed.md."""
+    shard: bool = False
+    """Divide the weights between the processes (FSDP2) instead of holding them in each."""
     samples: int = 1000
     """Samples for the evaluation at the end."""
 
@@ -71,21 +78,32 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
     if out.exists() and not out.is_dir():
         raise Refusal(f"out is {out}, which is a file; give a directory.")
-    from langevin.recipes.build import start
+    if asked.processes < 1:
+        raise Refusal(f"processes is {asked.processes}; use at least 1.")
+    if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
+        raise SystemExit(subprocess.run([sys.executable, "-m", *launcher, "train", *args], check=False).returncode)
+    from langevin.recipes.build import open_run, start
     from langevin.recipes.evaluation import report
     from langevin.recipes.report import preview
 
     out.mkdir(parents=True, exist_ok=True)
     hook: list[Callable[..., None]] = []
-    run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device)
-    hook.append(preview(run, out))
-    averaged = trainer.run()
+    run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device, asked.shard)
+    if trainer.group.first:
+        hook.append(preview(run, out))
+    elif asked.shard:  # all must compute what only the first shows
+        hook.append(preview(run, Path(tempfile.mkdtemp())))
+    else:
+        hook.append(lambda model, step: None)
+    trainer.run()
+    trainer.group.leave()
+    if not trainer.group.first:
+        return
     if not trainer.finished:
         print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
-        raise SystemExit(130)
-    run.denoiser.load_state_dict(averaged.state_dict())
-    run.denoiser.eval().requires_grad_(False).cpu()
-    print(report(run, out, asked.samples))
+        raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
+    print(report(run.holding(open_run(out).denoiser), out, asked.samples))  # what is judged is what was saved
 
 
 # sample

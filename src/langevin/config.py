@@ -16,30 +16,56 @@ class TrainConfig(Closed):
 
     steps: int = Field(default=2000, ge=1)
     """Optimiser updates."""
+    samples: int | None = Field(default=None, ge=1)
+    """End of the run in samples seen, if that comes before `steps`."""
+    hours: float | None = Field(default=None, gt=0)
+    """Stop after so much time, ready to be resumed; None for no limit."""
     batch: int = Field(default=64, ge=1)
-    """Samples per update (divided over `accumulate` passes)."""
+    """Samples per update (divided over `accumulate` passes, and over processes)."""
     accumulate: int = Field(default=1, ge=1)
     """Passes per update; must divide batch."""
+    optimiser: Literal["adamw", "muon", "adafactor"] = "adamw"
+    """muon takes hidden matrices and convolutions, and leaves the rest to adamw."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate."""
-    warmup: int = Field(default=100, ge=0)
-    """Updates over which the rate rises to lr."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What the rate does after the warm-up; cosine falls to 0 at the last update."""
+    warmup: int = Field(default=6400, ge=0)
+    """Samples over which the rate rises to lr."""
+    schedule: Literal["constant", "cosine", "inverse_sqrt", "wsd"] = "cosine"
+    """What the rate does after the warm-up: cosine falls to 0 at the end; inverse_sqrt falls from `hold` on; wsd stays, and
+    falls to 0 over the last share `decay` of the run."""
+    hold: int | None = Field(default=None, ge=1)
+    """Samples after which inverse_sqrt begins to fall."""
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Share of the run over which wsd falls."""
     weight_decay: float = Field(default=0.01, ge=0)
-    """AdamW's decay, on weights with two or more axes only."""
+    """On weights with two or more axes only."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's moments."""
     clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; longer ones are scaled down."""
+    largest_gradient: float | None = Field(default=None, gt=0)
+    """A gradient of a larger norm is refused as if it were not finite; None for no limit."""
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    """What to do about a batch whose loss or gradient is not finite: stop, leave it out, or leave it out and go back to the
+    last checkpoint. It never reaches the weights."""
     ema: float = Field(default=0.999, ge=0, lt=1)
     """Decay of the weight average per update, ramped up as (1 + k) / (10 + k)."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs the network under autocast."""
+    averages: tuple[str, ...] = ()
+    """Further averages, such as power:sigma_rel=0.05 and power:sigma_rel=0.1, from which others follow after training."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """bfloat16 and float16 run the network under autocast; float16 with a loss scale."""
+    compile: bool = False
+    """Compile the network (torch.compile)."""
+    resolutions: tuple[tuple[float, int], ...] = ()
+    """Rising resolution: (share of the run, side) pairs; pictures are reduced to that side until then, e.g. (0.5, 16)."""
     seed: int = 0
     """Names every random choice of the run."""
+    workers: int = Field(default=0, ge=0)
+    """Processes that read data ahead."""
     save_every: int = Field(default=500, ge=1)
     """Updates between checkpoints."""
+    wait: bool = False
+    """Stand still while a checkpoint is written, instead of training on."""
     keep: int = Field(default=2, ge=2)
     """Checkpoints kept."""
     preview_every: int = Field(default=500, ge=1)

@@ -91,11 +91,12 @@ def test_kohya_2248_and_ai_toolkit_329_resume_of_a_resumed_run(tmp_path):
         while part.step < stop:
             part.update()
         part.save()
+        part.close()
     last = trainer(tmp_path / "parts", resume=True)
     assert last.step == 10
     last.run(progress=False)
     assert torch.equal(weights(whole.denoiser), weights(last.denoiser))
-    assert torch.equal(weights(whole.ema.model), weights(last.ema.model))
+    assert all(torch.equal(v, last.ema.tensors()[n]) for n, v in whole.ema.tensors().items())
 
 
 def test_onetrainer_1465_a_stop_inside_an_accumulation_window(tmp_path):
@@ -119,8 +120,9 @@ def test_onetrainer_1465_a_stop_inside_an_accumulation_window(tmp_path):
     assert torch.equal(weights(whole.denoiser), weights(again.denoiser))
 
 
-def test_diffusers_8384_rate_counts_updates_whatever_the_accumulation():
-    assert [trainer(None, accumulate=1).rate(k) for k in range(12)] == [trainer(None, accumulate=6).rate(k) for k in range(12)]
+def test_diffusers_8384_rate_counts_samples_whatever_the_accumulation():
+    rates = [[run.update()["lr"] for _ in range(12)] for run in (trainer(None, accumulate=1), trainer(None, accumulate=6))]
+    assert rates[0] == rates[1]
 
 
 def test_sd_scripts_1413_nan_is_refused_before_the_update(tmp_path):
@@ -128,7 +130,7 @@ def test_sd_scripts_1413_nan_is_refused_before_the_update(tmp_path):
     run.update()
     before = weights(run.denoiser).clone()
     run.data.x[:] = math.nan  # pyright: ignore
-    with pytest.raises(FloatingPointError, match=r"step 1 has loss nan.*places 12 .. 23"):
+    with pytest.raises(FloatingPointError, match=r"step 1 has loss nan.*from samples [\d, ]+; the weights are untouched"):
         run.update()
     assert torch.equal(weights(run.denoiser), before) and run.step == 1
 

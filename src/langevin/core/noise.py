@@ -49,12 +49,14 @@ class Noise:
         ids: (B,) int64, the identity of each sample, whatever its place in the batch.
         step: which step of a loop the draw belongs to.
         purpose: which draw within the step ("prior", "bridge", ...; a product appends its leaf).
+        among: ids of the whole batch that these samples are a part of, for draws that are spread over a batch.
     """
 
     seed: int
     ids: Tensor
     step: int = 0
     purpose: str = ""
+    among: Tensor | None = None
 
     @staticmethod
     def of(seed: int, count: int, first: int = 0, device: torch.device | str = "cpu") -> "Noise":
@@ -114,7 +116,8 @@ class Path:
 
     def between(self, start: float, stop: float) -> "Increment":
         """The source whose normals are the path's increments from lam = start up to stop, scaled to unit variance."""
-        return Increment(self.noise.seed, self.noise.ids, self.noise.step, self.noise.purpose, self, start, stop)
+        n = self.noise
+        return Increment(n.seed, n.ids, n.step, n.purpose, path=self, start=start, stop=stop)
 
     def increment(self, start: float, stop: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         start, stop = max(start, -40.0), max(stop, -39.0)

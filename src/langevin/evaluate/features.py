@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from langevin.data.arrays import Source
+from langevin.data import Source
 from langevin.evaluate.card import FeatureCard
 
 

@@ -7,6 +7,7 @@ Each is an inverse distribution function, so that levels come from uniforms that
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,17 @@ class LevelDensity(nn.Module, ABC):
 
 
 def stratified(noise: Noise) -> Tensor:
-    """(B,) uniforms, one in each of B equal strata in random order (VDM, 2107.00630, app. I.1)."""
-    count = len(noise.ids)
-    rank = noise.at("strata").uniform(()).argsort().argsort()
-    offset = noise.at("offset").uniform(())[:1]
-    return ((rank + offset) / count).clamp(1e-9, 1 - 1e-9)
+    """(B,) uniforms, one in each of B equal strata in random order (VDM, 2107.00630, app. I.1).
+
+    The strata are those of the whole batch, `noise.among`, of which these samples may be a part: how it is divided over passes
+    and processes changes nothing.
+    """
+    ids = noise.ids if noise.among is None else noise.among
+    whole = replace(noise, ids=ids)
+    rank = whole.at("strata").uniform(()).argsort().argsort()
+    offset = whole.at("offset").uniform(())[:1]
+    drawn = ((rank + offset) / len(ids)).clamp(1e-9, 1 - 1e-9)
+    return drawn if noise.among is None else drawn[torch.searchsorted(ids, noise.ids)]
 
 
 class Uniform(LevelDensity):

@@ -152,7 +152,7 @@ def tune(
     held_out: int = 256,
     iterations: int = 400,
     batch: int = 128,
-    lr: float = 0.1,
+    lr: float = 0.5,
     begin: int = 3,
     seed: int = 2_000_003,
     checkpoint: Path | str | None = None,

@@ -24,6 +24,8 @@ from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PictureP
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
 from langevin.recipes import config as c
 from langevin.training import load_latest
+from langevin.training.distributed import Group
+from langevin.training.folder import free as allowed
 from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
@@ -186,9 +188,12 @@ def objective(cfg: c.ObjectiveConfig) -> Objective:
 
 
 def start(
-    recipe: c.Recipe, out: str | Path, resume: bool = False, preview: Any = None, device: str = "cpu"
+    recipe: c.Recipe, out: str | Path, resume: bool = False, preview: Any = None, device: str = "cpu", shard: bool = False
 ) -> tuple[Run, Trainer]:
-    """A trainer in its run directory, which then holds the recipe. device "auto" is a GPU where there is one.
+    """A trainer in its run directory, which then holds the recipe. Under torchrun, one of several.
+
+    Args:
+        device: "auto" is a GPU where there is one. shard: divide the weights between the processes (FSDP2).
 
     Raises:
         ValueError: if `out` holds another run.
@@ -198,7 +203,8 @@ def start(
     if saved.exists() and resume:
         before = read_recipe(out)
         now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
-        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in ("about", "expects")]
+        free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule))}
+        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free]
         if differing:
             k = differing[0]
             raise ValueError(
@@ -206,10 +212,12 @@ def start(
                 "recipe, or choose another directory."
             )
     run = build(recipe)
-    run.denoiser.to(_device(device))
-    trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview)
-    for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
-        write(out / name, content.model_dump_json(indent=1))
+    group = Group.join(_device(device), shard)
+    run.denoiser.to(group.device)
+    trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview, group)
+    if group.first:
+        for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
+            write(out / name, content.model_dump_json(indent=1))
     return run, trainer
 
 
@@ -257,9 +265,9 @@ def open_run(path: str | Path) -> Run:
         ValueError: if the directory is no run, or has no whole checkpoint.
     """
     run = build(read_recipe(path), _read(Path(path) / FACTS_FILE, Facts))
-    found = load_latest(Path(path) / "checkpoints", parts=("ema",))
+    found = load_latest(Path(path) / "checkpoints", parts=("model", "ema"))
     if found is None:
         raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
-    run.denoiser.load_state_dict(dict(found.tensors["ema"]))
+    run.denoiser.load_state_dict({**found.tensors["model"], **found.tensors["ema"]})  # what was frozen is not averaged
     run.denoiser.eval().requires_grad_(False)
     return replace(run, folder=Path(path))

@@ -168,15 +168,21 @@ class Average:
             _local(value).copy_(_local(tensors[name]))
         self.updates, self.samples = updates, samples
 
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Put the averaged weights into `model`."""
+        averages, _ = self._held()
+        for name, weight in model.named_parameters():
+            if name in averages:
+                _local(weight).copy_(_local(averages[name]))
+
     @contextmanager
     def swapped(self, model: nn.Module) -> Iterator[nn.Module]:
         """`model` with the averaged weights while the block runs; where there is no room for a second model."""
         averages, _ = self._held()
         weights = {n: p for n, p in model.named_parameters() if n in averages}
         kept = {n: _local(p).detach().clone() for n, p in weights.items()}
-        with torch.no_grad():
-            for name, weight in weights.items():
-                _local(weight).copy_(_local(averages[name]))
+        self.apply(model)
         try:
             yield model
         finally:

@@ -1,7 +1,7 @@
-"""The trainer: one loop, resumable to the bit.
+"""The trainer: one loop, resumable to the bit, on one process or many.
 
-Everything random in step k is a function of (seed, k) and of the samples' places in the endless reading of the data, so
-the state of a run is its weights, its optimiser, its average and the number k.
+Everything random in step k is a function of (seed, k) and of the samples' places in the endless reading of the data, so the
+state of a run is its weights, its optimiser, its averages and the number k. A step whose gradient is not finite never happened.
 """
 
 import hashlib
@@ -11,26 +11,35 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
-from langevin.core.tree import tree_map
-from langevin.data import Source, order
-from langevin.files import telling, write
-from langevin.objectives import Denoising, Loss, Objective
-from langevin.training.ema import Ema
-from langevin.training.lock import Lock
-from langevin.training.saving import Checkpoints
+from langevin.core.tree import leaves, tree_map
+from langevin.data import InOrder, Order, Slice, Source, Stream, loader
+from langevin.objectives import Denoising, Objective
+from langevin.training import optimisers
+from langevin.training.distributed import Group, gradient_norm
+from langevin.training.ema import Average, Power
+from langevin.training.folder import RunFolder
+from langevin.training.rates import rate
+from langevin.training.snapshots import Snapshots
 
 Preview = Callable[[Denoiser, int], None]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+LEAST_SCALE = 2.0**-10
+"""Below this loss scale float16 is not the reason for gradients that are not finite."""
+PATIENCE = 10
+"""Refused updates in a row after which a run stops, whatever the policy."""
 
 
 @contextmanager
@@ -45,13 +54,16 @@ class Trainer:
     """Trains a denoiser.
 
     Args:
-        denoiser: what to train; its shape is filled in from the data if it has none.
+        denoiser: what to train; its shape is filled in from the data if it has none. Weights that do not require gradients are
+            left alone.
         data: where batches come from.
         objective: what to minimise.
         config: how.
         out: run directory; None keeps nothing.
         resume: continue from the newest whole checkpoint in `out`.
-        preview: called with the averaged denoiser and the step, every `config.preview_every` steps.
+        preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
+            writes, the first process alone should write.
+        group: this process among its peers (see `Group.join`); alone by default.
 
     Raises:
         ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
@@ -60,12 +72,13 @@ class Trainer:
     def __init__(
         self,
         denoiser: Denoiser,
-        data: Source,
+        data: Source | Stream,
         objective: Objective,
         config: TrainConfig,
         out: str | Path | None = None,
         resume: bool = False,
         preview: Preview | None = None,
+        group: Group | None = None,
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
@@ -74,201 +87,310 @@ class Trainer:
                 raise ValueError(f"{field} is {value!r}; pass a langevin {kind.__name__}.")
         if not hasattr(data, "batch"):
             raise ValueError(f"data is a {type(data).__name__}; wrap tensors in langevin.data.Arrays(x, cond).")
-        if not any(True for _ in denoiser.parameters()):
-            raise ValueError("the network has no parameters, so there is nothing to train.")
+        if not any(p.requires_grad for p in denoiser.parameters()):
+            raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = data.shape  # pyright: ignore[reportAttributeAccessIssue]
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
-        self.out, self.preview = None if out is None else Path(out), preview
-        weight = next(denoiser.parameters())
+        self.preview = preview
+        weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
+        self.group = group or Group(self.device)
         objective.to(self.device)
-        decayed = [p for p in denoiser.parameters() if p.ndim >= 2]
-        others = [p for p in denoiser.parameters() if p.ndim < 2]
-        self.optimiser = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.lr, betas=config.betas,
-        )  # fmt: skip
-        self.ema = Ema(denoiser, config.ema)
-        self.step = 0
+        self._facts = self._what()
+        self.losses = self.group.ready(denoiser, objective)
+        self._trained = [p for p in denoiser.parameters() if p.requires_grad]
+        self.optimiser = optimisers.optimiser(denoiser, config.optimiser, config.lr, config.weight_decay, config.betas)
+        self.ema, *self.averages = [Average(denoiser, profile) for profile in (config.ema, *config.averages)]
+        if self.group.shard and (config.optimiser != "adamw" or config.averages):
+            raise ValueError("sharded weights go with optimiser 'adamw' and one average; use these, or do not shard.")
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        if isinstance(data, Stream):
+            self.order = InOrder(config.seed, config.batch)
+        else:
+            self.order = Order(config.seed, len(data), config.batch, getattr(data, "groups", None))
+        self.step = self.samples = 0
+        self.refused: list[int] = []
+        self._reading: Iterator[list[Slice]] | None = None
         self._stop = False
-        self.checkpoints = None if self.out is None else Checkpoints(self.out / "checkpoints", config.keep)
-        if self.out is not None:
-            self._open(resume)
+        self._in_a_row = 0
+        self.folder: RunFolder | None = None
+        if out is not None:
+            settings = json.loads(config.model_dump_json())
+            self.folder = self._open(Path(out), resume, settings)
+        if config.compile:
+            denoiser.net.compile()
 
-    # The run directory
+    @property
+    def out(self) -> Path | None:
+        """The run directory."""
+        return None if self.folder is None else self.folder.path
 
-    def _open(self, resume: bool) -> None:
-        assert self.out is not None and self.checkpoints is not None
-        self.out.mkdir(parents=True, exist_ok=True)
-        found = self.checkpoints.latest()
-        if found is None:
-            self._trim_log()
-            return
-        if not resume:
-            raise ValueError(f"{self.out} already holds a run at step {found.step}; resume it, or choose another directory.")
-        was = {**found.state["config"], **found.state["what"]}
-        now = {**json.loads(self.config.model_dump_json()), **self._what()}
-        differing = [k for k in now if was.get(k) != now[k]]
-        if differing:
-            k = differing[0]
-            raise ValueError(f"{k} is {now[k]} but the run in {self.out} was begun with {was.get(k)}; "
-                             "resume with the same settings, or choose another directory.")  # fmt: skip
-        self.step = found.step
-        self.denoiser.load_state_dict(dict(found.tensors["model"]))
-        self.ema.model.load_state_dict(dict(found.tensors["ema"]))
-        self.ema.updates = found.state["ema_updates"]
+    # The state of a run
+
+    def _open(self, out: Path, resume: bool, settings: dict[str, Any]) -> RunFolder:
+        folder, error = None, None
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            folder = RunFolder(out, resume, settings, self._facts, self.config.keep)
+        except (ValueError, OSError) as met:
+            error = met
+        self.group.agree(error)
+        assert folder is not None
+        if folder.found is not None:
+            self._restore(folder.found)
+        return folder
+
+    def _restore(self, found: Any) -> None:
+        self.step, self.samples = found.step, found.state["samples"]
+        self.refused = list(found.state.get("refused", []))
+        divided = self.group.divided
+        model = self.denoiser.state_dict()
+        self.denoiser.load_state_dict(divided(found.tensors["model"], model))
+        for part, average in self._averages().items():
+            updates, samples = found.state["averages"][part]
+            own = average.tensors()
+            average.load(divided({n: found.tensors[part][n] for n in own}, own), updates, samples)
         self.objective.load_state_dict(dict(found.tensors["objective"]))
-        self._load_optimiser(found.tensors["optimiser"])
-        self._trim_log()
+        state, weights = found.tensors["optimiser"], dict(self.denoiser.named_parameters())
+        like = {name: weights[owner] for name in state if (owner := name.rpartition(".")[0]) in weights}
+        optimisers.load_state_tensors(self.optimiser, self.denoiser, divided(state, like))
+        if found.state.get("scaler"):
+            self.scaler.load_state_dict(found.state["scaler"])
+        self._reading = None
+
+    def _averages(self) -> dict[str, Average]:
+        """By their part of a checkpoint."""
+        return {"ema": self.ema, **{f"ema.{k}": average for k, average in enumerate(self.averages, 1)}}
 
     def _what(self) -> dict[str, str]:
         """What is trained on what, in words: a checkpoint of another model, process or data set must not be continued."""
+        size = "a stream" if isinstance(self.data, Stream) else len(self.data)
         weights = hashlib.sha256(str([(n, tuple(p.shape)) for n, p in self.denoiser.named_parameters()]).encode())
         return {
             "process": " ".join(str(self.denoiser.process).split()),
             "prediction": str(self.denoiser.predictions),
             "objective": " ".join(str(self.objective).split()),
             "network": weights.hexdigest()[:16],
-            "data": f"{len(self.data)} samples of {self.data.shape}",
+            "data": " ".join(f"{size} samples of {self.data.shape}".split()),
         }
-
-    def _trim_log(self) -> None:
-        """Lines written after the checkpoint are written again, so they go; a line cut short goes as well."""
-        assert self.out is not None
-        path = self.out / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        if lines and '"step"' not in lines[0]:
-            raise ValueError(f"{path} is no log of ours and would be overwritten; choose another directory.")
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["step"] > self.step:
-                    break
-            except (json.JSONDecodeError, KeyError, TypeError):
-                break
-            kept.append(line)
-        write(path, "".join(f"{line}\n" for line in kept))
-
-    def _optimiser_tensors(self) -> dict[str, Tensor]:
-        state = self.optimiser.state_dict()["state"]
-        return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
-
-    def _load_optimiser(self, tensors: Any) -> None:
-        whole = self.optimiser.state_dict()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            index, name = key.split(".")
-            state.setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": whole["param_groups"]})
-
-    def save(self) -> None:
-        """Write a checkpoint now."""
-        if self.checkpoints is None:
-            return
-        tensors = {
-            "model": self.denoiser.state_dict(),
-            "ema": self.ema.model.state_dict(),
-            "optimiser": self._optimiser_tensors(),
-            "objective": self.objective.state_dict(),
-        }
-        state = {
-            "config": json.loads(self.config.model_dump_json()),
-            "what": self._what(),
-            "ema_updates": self.ema.updates,
-            "samples": self.step * self.config.batch,
-        }
-        self.checkpoints.save(self.step, tensors, state)
 
     # The loop
 
-    def rate(self, step: int) -> float:
-        """Learning rate of update `step`, 0-based."""
-        c = self.config
-        rise = min(1.0, (step + 1) / max(c.warmup, 1))
-        return c.lr * rise * (0.5 * (1 + math.cos(math.pi * step / c.steps)) if c.schedule == "cosine" else 1.0)
+    @property
+    def total(self) -> int:
+        """Samples of the whole run, which schedules are counted in."""
+        whole = self.config.steps * self.config.batch
+        return whole if self.config.samples is None else min(whole, self.config.samples)
 
-    def _pass(self, place: int, count: int) -> Loss:
-        index = order(self.config.seed, len(self.data), place, count)
-        batch = self.data.batch(index)
-        cond = None if batch.cond is None else {n: c.to(self.device) for n, c in batch.cond.items()}
-        mask = None if batch.mask is None else batch.mask.to(self.device)
-        x = tree_map(lambda v: v.to(self.device, self.dtype if v.is_floating_point() else None), batch.x)
-        batch = Batch(x, cond, mask)
-        noise = Noise.of(self.config.seed, count, place, self.device).at("train")
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.objective(self.denoiser, batch, noise)
+    def _batch(self, piece: Slice) -> Batch:
+        batch = piece.batch
+        cond = None if batch.cond is None else {n: c.to(self.device, non_blocking=True) for n, c in batch.cond.items()}
+        mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
+        side = self._side()
+
+        def ready(v: Tensor) -> Tensor:
+            v = v.to(self.device, self.dtype if v.is_floating_point() else None, non_blocking=True)
+            return F.interpolate(v, side, mode="area") if side and v.ndim == 4 and v.is_floating_point() else v
+
+        return Batch(tree_map(ready, batch.x), cond, mask)
+
+    def _side(self) -> int | None:
+        """The side of pictures at this point of a run of rising resolution; None for their own."""
+        done = self.samples / self.total
+        return next((side for until, side in self.config.resolutions if done < until), None)
+
+    def _gradients(self, pieces: list[Slice]) -> dict[str, float]:
+        """Leave the whole batch's gradient in the parameters; the logs, summed over all processes."""
+        precision, sums = PRECISIONS[self.config.precision], {}
+        first, index = self.order.batch(self.step)
+        among = torch.arange(first, first + len(index), device=self.device)
+        self.optimiser.zero_grad(set_to_none=True)
+        with seeded(self.config.seed * 1_000_003 + self.step + 7919 * self.group.rank, self.device):
+            for k, piece in enumerate(pieces):
+                batch = self._batch(piece)
+                count = len(next(iter(leaves(batch.x).values())))
+                ids = torch.arange(piece.place, piece.place + count, device=self.device)
+                noise = Noise(self.config.seed, ids, purpose="/train", among=among)
+                with self.losses.part(k == len(pieces) - 1):
+                    with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+                        loss = self.losses(batch, noise)
+                    self.scaler.scale(loss.total * (piece.share * self.group.world)).backward()
+                for name, value in {"loss": loss.total.detach(), **loss.logs}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach().double() * piece.share
+        logs = self.group.sum(torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in sums.values()]))
+        return dict(zip(sums, logs.tolist(), strict=True))
 
     def update(self) -> dict[str, float]:
         """One optimiser update. Returns its line of the log.
 
         Raises:
-            FloatingPointError: if loss or gradient is not finite; the weights are as they were before the update.
+            FloatingPointError: if loss or gradient is not finite, or the gradient larger than `largest_gradient`, and the policy
+                says so; the weights are as they were before the update.
         """
+        while self.step in self.refused:  # read over, as when it was refused
+            self._pass_over()
         c = self.config
         self.denoiser.train()
-        self.optimiser.zero_grad(set_to_none=True)
-        share = c.batch // c.accumulate
-        logs: dict[str, float] = {}
-        with seeded(c.seed * 1_000_003 + self.step, self.device):
-            for part in range(c.accumulate):
-                loss = self._pass(self.step * c.batch + part * share, share)
-                (loss.total / c.accumulate).backward()
-                for name, value in {"loss": loss.total.detach(), **loss.logs}.items():
-                    logs[name] = logs.get(name, 0.0) + float(value) / c.accumulate
-        norm = float(nn.utils.clip_grad_norm_(self.denoiser.parameters(), c.clip))
-        if not math.isfinite(norm) or not math.isfinite(logs["loss"]):
-            places = f"{self.step * c.batch} .. {(self.step + 1) * c.batch - 1}"
-            raise FloatingPointError(
-                f"step {self.step} has loss {logs['loss']:g} and gradient norm {norm:g}, from samples at "
-                f"places {places} of the reading; the weights are untouched: look there, or lower lr."
-            )
+        pieces = self._read()
+        logs = self._gradients(pieces)
+        self.scaler.unscale_(self.optimiser)
+        norm = gradient_norm(self._trained, c.clip)
+        scale = self.scaler.get_scale()
+        if math.isfinite(logs["loss"]) and not math.isfinite(norm) and self.scaler.is_enabled() and scale > LEAST_SCALE:
+            self.scaler.update(scale / 2)  # float16 overflowed: the same step again, more carefully
+            self._reading = None
+            return self.update()
+        if not (math.isfinite(norm) and math.isfinite(logs["loss"])) or (c.largest_gradient and norm > c.largest_gradient):
+            return self._refuse(logs["loss"], norm)
+        fall = int(c.decay * self.total)
+        lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
         for group in self.optimiser.param_groups:
-            group["lr"] = self.rate(self.step)
-        self.optimiser.step()
-        self.ema.update(self.denoiser)
-        self.step += 1
-        return {"step": self.step, **logs, "gradient": norm, "lr": self.rate(self.step - 1)}
+            group["lr"] = lr
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        before = self.samples
+        self._advance()
+        for average in (self.ema, *self.averages):
+            average.update(self.denoiser, self.samples - before)
+        self._in_a_row = 0
+        return {"step": self.step, **logs, "gradient": norm, "lr": lr}
+
+    def _read(self) -> list[Slice]:
+        if self._reading is None:
+            c, p = self.config, self.group
+            self._reading = loader(self.data, self.order, self.step, c.accumulate, p.rank, p.world, c.workers)
+        return next(self._reading)
+
+    def _advance(self) -> None:
+        place, index = self.order.batch(self.step)
+        self.step, self.samples = self.step + 1, place + len(index)
+
+    def _pass_over(self) -> None:
+        self._read()
+        self._advance()
+
+    def _refuse(self, loss: float, norm: float) -> dict[str, float]:
+        """What the policy says about a batch that must not reach the weights."""
+        _, index = self.order.batch(self.step)
+        said = (
+            f"step {self.step} has loss {loss:g} and gradient norm {norm:g}, from samples {_listed(index.tolist())}; the weights "
+            "are untouched"
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        policy, self._in_a_row = self.config.nonfinite, self._in_a_row + 1
+        if policy == "stop" or self._in_a_row > PATIENCE:
+            raise FloatingPointError(f"{said}: look there, lower lr, or set nonfinite to skip or rollback.")
+        refused = self.step
+        if policy == "rollback" and self.folder is not None:
+            if (found := self.folder.checkpoints.latest()) is not None:
+                self._restore(found)
+        self.refused = sorted({*self.refused, refused})
+        if self.group.first:
+            print(f"{said}; going on from step {self.step} without it.", file=sys.stderr)
+        if policy == "skip":
+            self._advance()
+        return {"step": self.step, "loss": loss, "gradient": norm, "refused": refused}
 
     def run(self, progress: bool = True) -> Denoiser:
-        """Train to the last step, or until Ctrl-C or SIGTERM, after which the run can be resumed.
+        """Train to the last step, or until time is up, Ctrl-C or SIGTERM, after which the run can be resumed.
 
         Returns:
-            The averaged denoiser, in eval mode.
+            The denoiser, in eval mode, holding the averaged weights. A trainer runs once.
+
+        Raises:
+            OSError: if a checkpoint could not be written, again and again.
         """
-        c, began, before = self.config, time.monotonic(), self.step
-        held = nullcontext() if self.out is None else Lock(self.out)
-        with held, _signals(self._ask_to_stop), _progress(c.steps, self.step, progress) as show, _log(self.out) as log:
-            if self.checkpoints is not None:
-                self.checkpoints.clean()
-            while self.step < c.steps and not self._stop:
-                line = self.update()
-                if self.step % c.log_every == 0 or self.step == c.steps:
-                    speed = (self.step - before) * c.batch / (time.monotonic() - began)
-                    log({**line, "samples_per_second": round(speed, 1)})
-                show(self.step, line["loss"])
-                if self.step % c.save_every == 0 or self.step == c.steps:
-                    self.save()
-                if self.step % c.preview_every == 0 and self.step < c.steps:
-                    self._preview()
-            if self._stop and self.step < c.steps:
+        c, began, before = self.config, time.monotonic(), self.samples
+        last = began + 3600 * c.hours if c.hours else math.inf
+        error = None
+        try:
+            if self.folder is not None and self.group.first:
+                self.folder.open()
+        except (ValueError, OSError) as met:
+            error = met
+        self.group.agree(error)
+        with _signals(self._ask_to_stop), _progress(c.steps, self.step, progress and self.group.first) as show:
+            try:
+                while not self.finished and not self._told_to_stop(time.monotonic() > last):
+                    line = self.update()
+                    if self.step % c.log_every == 0 or self.finished or "refused" in line:
+                        speed = (self.samples - before) / (time.monotonic() - began)
+                        self._write({**line, "samples_per_second": round(speed, 1)})
+                    show(self.step, line["loss"])
+                    if self.step % c.save_every == 0 and not self.finished:
+                        self.save(wait=c.wait)
+                    if self.step % c.preview_every == 0 and not self.finished:
+                        self._preview()
                 self.save()
-        return self.ema.model  # pyright: ignore[reportReturnType]
+            finally:
+                self.close()
+        self.ema.apply(self.denoiser)
+        return self.denoiser.eval()
 
     @property
     def finished(self) -> bool:
-        return self.step >= self.config.steps
+        return self.step >= self.config.steps or self.samples >= self.total
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self.folder is not None and self.group.first:
+            self.folder.write(line)
+
+    def save(self, wait: bool = True) -> None:
+        """Write a checkpoint now; without `wait`, while training goes on. To be called by all processes."""
+        if self.folder is None:
+            return
+        whole = self.group.whole
+        tensors = {
+            "model": whole(self.denoiser.state_dict()),
+            **{part: whole(average.tensors()) for part, average in self._averages().items()},
+            "optimiser": whole(optimisers.state_tensors(self.optimiser, self.denoiser)),
+            "objective": whole(self.objective.state_dict()),
+        }
+        if not self.group.first:
+            return
+        state = {
+            "config": json.loads(self.config.model_dump_json()),
+            "what": self._facts,
+            "samples": self.samples,
+            "averages": {part: [average.updates, average.samples] for part, average in self._averages().items()},
+            "refused": self.refused,
+            "scaler": self.scaler.state_dict(),
+            "processes": self.group.world,
+        }
+        for average in self.averages:
+            if isinstance(average.profile, Power):
+                Snapshots(self.folder.path / "averages").save(average, self.step)
+        self.folder.save(self.step, tensors, state, wait)
+
+    def close(self) -> None:
+        """Let others into the run directory, once what is being written is there; `run` does so by itself."""
+        if self.folder is not None:
+            self.folder.close()
 
     def _preview(self) -> None:
-        if self.preview is not None:
+        if self.preview is None:
+            return
+        with self.ema.swapped(self.denoiser):
             try:
-                self.preview(self.ema.model, self.step)  # pyright: ignore[reportArgumentType]
+                self.preview(self.denoiser.eval(), self.step)
             except Exception as error:  # a picture is not worth a run
                 print(f"no preview at step {self.step}: {error}", file=sys.stderr)
 
     def _ask_to_stop(self) -> None:
         self._stop = True
+
+    def _told_to_stop(self, late: bool) -> bool:
+        """Whether any process was; they stop together."""
+        if self.group.world == 1:
+            return self._stop or late
+        return bool(self.group.sum(torch.tensor(float(self._stop or late))))
+
+
+def _listed(samples: list[int], most: int = 16) -> str:
+    rest = f" and {len(samples) - most} more" if len(samples) > most else ""
+    return ", ".join(map(str, samples[:most])) + rest
 
 
 @contextmanager
@@ -311,16 +433,6 @@ def _progress(total: int, done: int, wanted: bool) -> Iterator[Callable[[int, fl
         yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4f}")
 
 
-@contextmanager
-def _log(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
-    if out is None:
-        yield lambda line: None
-        return
-    path = out / "log.jsonl"
-    with telling(path), path.open("a", buffering=1) as file:
-        yield lambda line: print(json.dumps(line), file=file)
-
-
 def fit(
     denoiser: Denoiser,
     data: Source,
@@ -352,5 +464,4 @@ def fit(
     averaged = trainer.run(progress)
     if not trainer.finished:
         raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
-    denoiser.load_state_dict(averaged.state_dict())
-    return denoiser.eval()
+    return averaged

@@ -1,0 +1,213 @@
+"""Many processes: the same run replicated (DDP) or sharded (FSDP2) under torchrun, on gloo or nccl; one process without.
+
+Nothing random or ordered depends on how many there are: each process takes its part of every batch, and gradients are summed.
+Whole tensors are put together only where they are written, one at a time.
+"""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from langevin.core.batch import Batch
+from langevin.core.denoiser import Denoiser
+from langevin.core.noise import Noise
+from langevin.objectives import Loss, Objective
+
+_LONGEST = 1000  # bytes of an error that is passed on
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among its peers.
+
+    Args:
+        device: where this process computes. rank, world: which of how many. shard: divide weights between them (FSDP2) instead
+            of holding them in each (DDP).
+    """
+
+    device: torch.device
+    rank: int = 0
+    world: int = 1
+    shard: bool = False
+
+    @staticmethod
+    def join(device: torch.device, shard: bool = False) -> "Group":
+        """What torchrun has set up, as its environment variables say; alone without it.
+
+        Raises:
+            ValueError: if weights are to be sharded and there is nobody to share them with.
+        """
+        world = int(os.environ.get("WORLD_SIZE", "1"))
+        if world == 1:
+            if shard:
+                raise ValueError("shard is set, but there is one process; start several with --processes N or torchrun.")
+            return Group(device)
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        return Group(device, dist.get_rank(), world, shard)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.world > 1:
+            dist.all_reduce(value)
+        return value
+
+    def wait(self) -> None:
+        """Until all have come here."""
+        if self.world > 1:
+            dist.barrier()
+
+    def leave(self) -> None:
+        """The group is done."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def agree(self, error: Exception | None) -> None:
+        """Raise in all processes what one of them met, so that none waits for the others forever."""
+        if self.world > 1:
+            said = torch.zeros(_LONGEST, dtype=torch.uint8)
+            text = b"" if error is None else (str(error) or type(error).__name__).encode()[:_LONGEST]
+            said[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else 0
+            everyone = [torch.empty_like(said) for _ in range(self.world)]
+            dist.all_gather(everyone, said)
+            met = next((bytes(s.tolist()).rstrip(b"\0").decode(errors="replace") for s in everyone if s.any()), None)
+            if error is None and met:
+                raise ValueError(met)
+        if error is not None:
+            raise error
+
+    # Tensors
+
+    def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors as one process would hold them, put together one by one; on the CPU where they were sharded. Empty where
+        this process does not write. To be called by all."""
+        if self.world == 1:
+            return dict(tensors)
+        out = {}
+        for name, value in tensors.items():
+            if (full := _full(value)) is not value:
+                full = full.cpu() if self.first else full
+            if self.first:
+                out[name] = full
+        return out
+
+    def divided(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors as this process holds those of `like`: its own part of what is sharded."""
+        if not self.shard:
+            return dict(tensors)
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        out = {}
+        for name, value in tensors.items():
+            shape = like.get(name)
+            if isinstance(shape, DTensor) and value.shape == shape.shape:
+                value = distribute_tensor(value.to(self.device), shape.device_mesh, shape.placements, src_data_rank=None)
+            out[name] = value
+        return out
+
+    # Models
+
+    def ready(self, denoiser: Denoiser, objective: Objective) -> "Pass":
+        """The forward pass of a training step on this process, which makes the processes' gradients meet."""
+        if self.shard:
+            _fully_shard(denoiser.net, self.device)
+        return Pass(self, denoiser, objective)
+
+
+class _Losses(nn.Module):
+    """Objective and denoiser as one module: DDP wants to see the whole forward pass, however often it calls the network."""
+
+    def __init__(self, denoiser: Denoiser, objective: Objective) -> None:
+        super().__init__()
+        self.denoiser, self.objective = denoiser, objective
+
+    def forward(self, batch: Batch, noise: Noise) -> Loss:
+        return self.objective(self.denoiser, batch, noise)
+
+
+class Pass:
+    """Calls the objective; `backward` of its loss leaves the mean gradient over processes in every parameter."""
+
+    def __init__(self, group: Group, denoiser: Denoiser, objective: Objective) -> None:
+        self.group, self.losses = group, _Losses(denoiser, objective)
+        trained = [p for p in denoiser.parameters() if p.requires_grad]
+        self.alone = [p for p in trained if group.shard and not _is_sharded(p)]
+        self.call: Any = self.losses
+        if group.world > 1 and not group.shard:
+            from torch.nn.parallel import DistributedDataParallel
+
+            device = [group.device] if group.device.type == "cuda" else None
+            self.call = DistributedDataParallel(self.losses, device_ids=device, gradient_as_bucket_view=True)
+
+    def __call__(self, batch: Batch, noise: Noise) -> Loss:
+        return self.call(batch, noise)
+
+    @contextmanager
+    def part(self, last: bool) -> Iterator[None]:
+        """Around one of several passes of an update: gradients meet in the last alone."""
+        if self.group.world > 1 and not self.group.shard and not last:
+            with self.call.no_sync():
+                yield
+            return
+        if self.group.shard:
+            self.losses.denoiser.net.set_requires_gradient_sync(last)  # pyright: ignore
+        yield
+        if last:
+            for p in self.alone:  # what is not sharded, such as a learned schedule
+                p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+                self.group.sum(p.grad).div_(self.group.world)
+
+
+def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
+    """The norm of the whole gradient, which is then scaled down to at most `clip`."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    groups = [[g for g in grads if _is_sharded(g)], [g for g in grads if not _is_sharded(g)]]
+    norms = [_full(nn.utils.get_total_norm(group)) for group in groups if group]
+    total = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
+    nn.utils.clip_grads_with_norm_(list(parameters), clip, total)
+    return float(total)
+
+
+def _is_sharded(value: Tensor) -> bool:
+    return hasattr(value, "full_tensor")
+
+
+def _full(value: Tensor) -> Tensor:
+    return value.full_tensor() if _is_sharded(value) else value  # pyright: ignore
+
+
+def _fully_shard(net: nn.Module, device: torch.device) -> None:
+    """FSDP2 on every block of every list of blocks, then on what is left (torch.distributed.fsdp.fully_shard)."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for block in _blocks(net):
+        fully_shard(block, mesh=mesh)
+    fully_shard(net, mesh=mesh)
+
+
+def _blocks(net: nn.Module, listed: bool = False) -> list[nn.Module]:
+    """The outermost modules that stand in lists, are called themselves, and have weights."""
+    out = []
+    for child in net.children():
+        container = type(child).forward is nn.Module.forward or isinstance(child, nn.Sequential)
+        if listed and not container and any(True for _ in child.parameters()):
+            out.append(child)
+        else:
+            out += _blocks(child, isinstance(child, (nn.ModuleList, nn.Sequential)))
+    return out

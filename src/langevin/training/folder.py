@@ -1,0 +1,111 @@
+"""A run's directory: one writer at a time, a log that agrees with the checkpoints."""
+
+import json
+from pathlib import Path
+from typing import IO, Any
+
+from langevin import files
+from langevin.training.checkpoint import Checkpoint, Parts
+from langevin.training.lock import Lock
+from langevin.training.saving import Checkpoints, Patience
+
+FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
+        "largest_gradient"}  # fmt: skip
+"""Settings that a resumed run may change: they do not change what is computed, or only from here on."""
+
+
+def free(schedule: str) -> set[str]:
+    """`FREE`, and the length of a run whose rate does not depend on it."""
+    return FREE | ({"steps", "samples"} if schedule in ("constant", "inverse_sqrt") else set())
+
+
+class RunFolder:
+    """The directory that a trainer writes to. Reading it needs no leave; with the first writing it is locked.
+
+    Args:
+        path: made if it is not there.
+        resume: continue the run in it.
+        config, what: settings and facts that a run to be resumed must share.
+        keep: checkpoints to keep.
+
+    Raises:
+        ValueError: if it holds a run and resume is False, or the run was begun otherwise.
+    """
+
+    def __init__(self, path: Path, resume: bool, config: dict[str, Any], what: dict[str, str], keep: int = 2) -> None:
+        self.path = path
+        self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
+        self._lock: Lock | None = None
+        self._log: IO[str] | None = None
+        self.found: Checkpoint | None = self.checkpoints.latest()
+        if self.found is not None:
+            if not resume:
+                raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
+            was = {**self.found.state["config"], **self.found.state["what"]}
+            for k, now in {**config, **what}.items():
+                if k not in free(config["schedule"]) and was.get(k, now) != now:
+                    raise ValueError(
+                        f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
+                        "choose another directory."
+                    )
+        self._first_lines()
+
+    def open(self) -> None:
+        """Be its only writer.
+
+        Raises:
+            ValueError: if another trainer is at work in it.
+        """
+        if self._lock is not None:
+            return
+        self._lock = Lock(self.path)
+        log = self.path / "log.jsonl"
+        files.write(log, "".join(f"{line}\n" for line in self._first_lines()))
+        self._log = log.open("a", buffering=1)
+
+    def _first_lines(self) -> list[str]:
+        """The log up to the checkpoint. Later lines will be written again, so they go; a line cut short goes as well."""
+        step, path = self.found.step if self.found else 0, self.path / "log.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        if lines and '"step"' not in lines[0]:
+            raise ValueError(f"{path} is no log of ours and would be overwritten; choose another directory.")
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except (json.JSONDecodeError, KeyError, TypeError):
+                break
+            kept.append(line)
+        return kept
+
+    def write(self, line: dict[str, Any]) -> None:
+        """A line of the log.
+
+        Raises:
+            DiskFull: if there is no space.
+        """
+        self.open()
+        assert self._log is not None
+        with files.telling(self.path / "log.jsonl"):
+            print(json.dumps(line), file=self._log)
+
+    def save(self, step: int, tensors: Parts, state: dict[str, Any], wait: bool) -> None:
+        """A checkpoint. A full disk is said and outlived: training goes on, and the next save tries again.
+
+        Raises:
+            DiskFull: at the last of several in a row.
+        """
+        self.open()
+        self._patience.save(self.checkpoints, step, tensors, state, wait)
+
+    def close(self) -> None:
+        """Wait for a checkpoint that is being written; let others in."""
+        try:
+            self.checkpoints.close()
+        finally:
+            if self._log is not None:
+                self._log.close()
+            if self._lock is not None:
+                self._lock.release()
+            self._log = self._lock = None

@@ -1,0 +1,42 @@
+"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [accumulate=N] [die=SECONDS]."""
+
+import os
+import signal
+import sys
+import threading
+
+import torch
+
+import langevin as lv
+from langevin.config import TrainConfig
+from langevin.training import Trainer
+from langevin.training.distributed import Group
+
+
+def main(out: str, steps: int, *options: str) -> None:
+    torch.set_num_threads(1)
+    given = dict(o.split("=") for o in options if "=" in o)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = lv.networks.UNet(1, 8, (1, 2), 1, (1,), 8, dropout=0.0, classes=10)
+    denoiser = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v")
+    group = Group.join(torch.device("cpu"), "shard" in options)
+    config = TrainConfig(
+        steps=steps,
+        schedule="constant",
+        batch=16,
+        accumulate=int(given.get("accumulate", 1)),
+        save_every=10,
+        log_every=1,
+        lr=1e-3,
+    )
+    objective = lv.objectives.Denoising("min_snr", drop=0.1)
+    trainer = Trainer(denoiser, lv.data.digits(), objective, config, out, resume=True, group=group)
+    if "die" in given and group.rank == group.world - 1:
+        threading.Timer(float(given["die"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
+    trainer.run(progress=False)
+    group.leave()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])
