@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 import langevin as lv
 from langevin.adapters import freeze, load_adapters, lora, merge, save_adapters, set_strengths, trainable, unmerge
-from langevin.training.ema import Ema
+from langevin.training.ema import Ema, exponent
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 LEVEL = torch.tensor([10.0, 700.0])
@@ -276,3 +278,22 @@ def test_what_has_no_adapter_is_refused():
         lora(model, 1, name="a.b")
     with pytest.raises(ValueError, match="rank is 0"):
         lora(model, 0, name="b")
+
+
+@pytest.mark.parametrize("page", ["finetuning.md", "ema.md"])
+def test_the_pages_run_as_written(page):
+    text = (Path(__file__).parents[2] / "docs" / page).read_text()
+    space: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", text, re.S):
+        exec(compile(code, page, "exec"), space)
+    if page == "ema.md":  # a ramp has its average in closed form
+        steps = torch.arange(1, 321, dtype=torch.float64)
+        g = exponent(0.07) + 1
+        share = (steps**g - (steps - 1) ** g) / 320**g
+        found = space["tensors"]["weight"] - (space["model"].weight - 3.2)  # pyright: ignore
+        assert torch.allclose(found, 0.01 * (share * steps).sum().float(), rtol=1e-3)
+    else:
+        other, denoiser = space["other"], space["denoiser"]
+        assert isinstance(other, nn.Module) and isinstance(denoiser, nn.Module)
+        for name, value in denoiser.state_dict().items():
+            assert torch.allclose(other.state_dict()[name], value, atol=1e-6), name
