@@ -18,11 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from langevin import staged
+from langevin.tensors import load, metadata, save
 
 FORMAT = "langevin-lora-1"
 Layer = nn.Linear | nn.Conv2d
@@ -296,7 +295,7 @@ def save_adapters(model: nn.Module, path: str | Path, name: str = "default") -> 
         adapter = _adapters(layer)[name]
         tensors[f"{n}.lora_A.weight"], tensors[f"{n}.lora_B.weight"] = adapter.down.weight, adapter.up.weight
         said[n] = {"rank": adapter.rank, "alpha": adapter.alpha}
-    return staged.save(path, tensors, {"format": FORMAT, "layers": json.dumps(said), "base": _fingerprint(layers)})
+    return save(path, tensors, {"format": FORMAT, "layers": json.dumps(said), "base": _fingerprint(layers)})
 
 
 def load_adapters(model: nn.Module, path: str | Path, scale: float = 1.0, name: str = "default") -> list[str]:
@@ -340,12 +339,7 @@ def load_adapters(model: nn.Module, path: str | Path, scale: float = 1.0, name: 
 
 def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], str]:
     """alpha by layer, the tensors, and the fingerprint."""
-    try:
-        with safe_open(path, "pt") as file:
-            said: dict[str, str] = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  # it is no mapping
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{path} cannot be read as a safetensors file ({error}).") from None
+    said, tensors = metadata(path), load(path)
     if said.get("format") != FORMAT:
         raise ValueError(f"{path} has no metadata of format {FORMAT}; give a file that save_adapters wrote.")
     try:

@@ -187,14 +187,16 @@ class _Nothing:
 class _Inspect:
     path: Positional[Path]
     """A run directory, a checkpoint, or a safetensors file."""
+    verify: bool = False
+    """Read every file of its checkpoints and compare the hashes."""
 
 
 def inspect(args: Sequence[str]) -> None:
-    """Say what a path is. Reads headers only; imports no torch."""
+    """Say what a path is. Reads manifests and headers only, unless asked to verify; imports no torch."""
     asked = _parse(_Inspect, args, "langevin inspect")
     from langevin.inspection import describe
 
-    print(describe(asked.path))
+    print(describe(asked.path, asked.verify))
 
 
 @dataclass(frozen=True)

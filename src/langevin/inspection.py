@@ -1,103 +1,100 @@
-"""What a path is, told from names and headers alone: nothing is loaded, and torch is not imported."""
+"""What a path is, told from names, manifests and headers alone: no value is loaded, and torch is not imported."""
 
 import json
-import math
-import struct
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
-HEADER_LIMIT = 100_000_000
-_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+from langevin.files import read_json
+from langevin.header import Entry, read_header
+from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manifest, steps, verify
+
+_RECIPE_LIMIT = 2**20
 
 
-def describe(path: str | Path) -> str:
+def describe(path: str | Path, check: bool = False) -> str:
     """A few lines about a run directory, a checkpoint, or a safetensors file.
+
+    Args:
+        check: read every file of a checkpoint and compare its hash.
 
     Raises:
         ValueError: if it is none of these, or damaged.
     """
     path = Path(path)
-    try:
-        return _describe(path)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}).") from None
-
-
-def _describe(path: Path) -> str:
     if (path / "recipe.json").is_file():
-        return _run(path)
-    if (path / "manifest.json").is_file():
-        return _checkpoint(path)
+        return _run(path, check)
+    if (path / MANIFEST).is_file():
+        return _checkpoint(path, check)
     if path.suffix == ".safetensors" and path.is_file():
-        return "\n".join(_tensors(path, names=True))
+        header = read_header(path)
+        said = [f"  {name} = {value[:100]}" for name, value in header.metadata.items()]
+        names = [f"  {e.name}  {e.dtype} {e.shape}" for e in sorted(header.entries, key=lambda e: e.name)]
+        return "\n".join([f"{path.name}: {_amount(header.entries)}", *said, *names])
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
     raise ValueError(f"{path} is no run directory, checkpoint or safetensors file; give one of these.")
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is missing or damaged ({type(error).__name__}).") from None
-
-
-def _run(path: Path) -> str:
-    recipe = _json(path / "recipe.json")
-    steps = sorted(p for p in (path / "checkpoints").glob("step-????????") if (p / "manifest.json").is_file())
+def _run(path: Path, check: bool) -> str:
+    recipe = read_json(path / "recipe.json", _RECIPE_LIMIT)
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("train", {}), dict):
+        raise ValueError(f"{path / 'recipe.json'} is no recipe.")
     lines = [
         f"run of recipe {recipe.get('name')}: {recipe.get('about')}",
         f"process {json.dumps(recipe.get('process'))}",
         f"network {json.dumps(recipe.get('network'))}",
         f"samples with {json.dumps(recipe.get('sample'))}",
     ]
-    if not steps:
+    found = steps(path / "checkpoints")
+    if not found:
         return "\n".join([*lines, "no checkpoint yet"])
     total = recipe.get("train", {}).get("steps")
-    return "\n".join([*lines, f"newest checkpoint of {len(steps)}, out of {total} steps:", _checkpoint(steps[-1])])
-
-
-def _checkpoint(path: Path) -> str:
-    manifest = _json(path / "manifest.json")
-    lines = [f"{path.name}: step {manifest.get('step')}, {manifest.get('state', {}).get('samples')} samples seen"]
-    for name in sorted(manifest.get("hashes", {})):
-        if Path(name).name != name:
-            raise ValueError(f"{path} names the file {name!r}; files stand beside the manifest.")
-        if (path / name).is_file():
-            lines += [f"  {line}" for line in _tensors(path / name, names=False)]
-        else:
-            lines.append(f"  {name}: missing")
+    lines += [f"newest checkpoint of {len(found)}, out of {total} steps:", _checkpoint(found[-1], check)]
+    for older in reversed(found[:-1]) if check else []:
+        try:
+            verify(older, read_manifest(older))
+            lines.append(f"{older.name}: every hash agrees")
+        except ValueError as error:
+            lines.append(str(error))
     return "\n".join(lines)
 
 
-def _tensors(path: Path, names: bool) -> list[str]:
-    header = read_header(path)
-    entries = {n: e for n, e in header.items() if n != "__metadata__"}
-    count = sum(math.prod(e["shape"]) for e in entries.values())
-    size = sum(math.prod(e["shape"]) * _BYTES.get(e["dtype"], 0) for e in entries.values())
-    lines = [f"{path.name}: {len(entries)} tensors, {count:,} values, {size / 2**20:.1f} MiB in memory"]
-    if names:
-        lines += [f"  {n}  {e['dtype']} {tuple(e['shape'])}" for n, e in sorted(entries.items())]
-    return lines
+def _checkpoint(path: Path, check: bool) -> str:
+    manifest = read_manifest(path)
+    code = ", ".join(f"{name} {version}" for name, version in manifest.code.items())
+    seen = manifest.state.get("samples")
+    lines = [f"{path.name}: step {manifest.step}" + (f", {seen} samples seen" if isinstance(seen, int) else "")]
+    lines.append(f"  format {manifest.format}" + (f", written by {code}" if code else ""))
+    for part in sorted(manifest.parts):
+        lines.append(f"  {part}: {_part(path, manifest.parts[part])}")
+    if check:
+        verify(path, manifest)
+        lines.append(f"  every hash agrees, {_size(path, manifest):,} bytes")
+    return "\n".join(lines)
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file.
-
-    Raises:
-        ValueError: if the file is not one, or its header does not describe its bytes.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else -1
-        if not 0 < length <= min(HEADER_LIMIT, size - 8):
-            raise ValueError(f"{path} is no safetensors file: its header would be {length} of {size} bytes.")
+def _part(folder: Path, shards: tuple[Shard, ...]) -> str:
+    """What a part holds, and which of its files are not as long as they should be."""
+    entries: list[Entry] = []
+    wrong = []
+    for shard in shards:
         try:
-            header = json.loads(file.read(length))
-            ends = [e["data_offsets"][1] for n, e in header.items() if n != "__metadata__"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, IndexError, AttributeError):
-            raise ValueError(f"{path} has a damaged safetensors header.") from None
-    if max(ends, default=0) != size - 8 - length:
-        raise ValueError(f"{path} holds {size - 8 - length} bytes of tensors where its header says {max(ends, default=0)}.")
-    return header
+            with open_shard(folder, shard):
+                pass
+            entries += read_header(folder / shard.file).entries if shard.entries is None else shard.entries
+        except ValueError as error:
+            entries += shard.entries or ()
+            wrong.append(str(error))
+    files = f" in {len(shards)} files" if len(shards) > 1 else ""
+    return "; ".join([_amount(entries) + files, *wrong])
+
+
+def _amount(entries: Iterable[Entry]) -> str:
+    entries = list(entries)
+    size = sum(e.size for e in entries)
+    kinds = f" of {', '.join(sorted({e.dtype for e in entries}))}" if entries else ""
+    return f"{len(entries)} tensors{kinds}, {sum(e.count for e in entries):,} values, {size / 2**20:.1f} MiB"
+
+
+def _size(path: Path, manifest: Manifest) -> int:
+    return sum((path / file).stat().st_size for file in [*manifest.files, MANIFEST])

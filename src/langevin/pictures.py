@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from langevin.files import staged
+
 
 def to_uint8(x: Tensor) -> np.ndarray:
     """(N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8.
@@ -42,7 +44,8 @@ def save_images(x: Tensor, path: str | Path, columns: int = 10) -> Path:
     """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    grid(x, columns).save(path)
+    with staged(path) as beside:
+        grid(x, columns).save(beside)
     return path
 
 
@@ -51,7 +54,8 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: 
     pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
     durations = [ms] * (len(pictures) - 1) + [hold]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    pictures[0].save(path, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
+    with staged(path) as beside:
+        pictures[0].save(beside, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return Path(path)
 
 
@@ -86,7 +90,8 @@ def plot_loss(log: str | Path, path: str | Path) -> Path:
     axes.legend()
     axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path)
+    with staged(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return Path(path)
 
@@ -118,7 +123,8 @@ def plot_levels(log: str | Path, path: str | Path) -> Path:
         axes.legend(title="level (0 data)", fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path)
+    with staged(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return Path(path)
 
@@ -131,7 +137,8 @@ def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
         ax.scatter(*xy.cpu().numpy().T, s=3, alpha=0.4, linewidths=0)
         ax.set(title=title, aspect="equal")
     figure.tight_layout()
-    figure.savefig(path)
+    with staged(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return Path(path)
 
@@ -155,6 +162,7 @@ def plot_plan(plan: Any, path: str | Path) -> Path:
     table.set_xticks(range(depth))
     figure.colorbar(shown, ax=table)
     figure.tight_layout()
-    figure.savefig(path)
+    with staged(path) as beside:
+        figure.savefig(beside)
     plt.close(figure)
     return Path(path)

@@ -229,7 +229,7 @@ def test_inspect_reads_headers_of_foreign_files(tmp_path):
 
     path = tmp_path / "a.safetensors"
     save_file({"w": torch.zeros(3, 4, dtype=torch.bfloat16)}, path)
-    assert "1 tensors, 12 values" in describe(path) and "BF16 (3, 4)" in describe(path)
+    assert "1 tensors of BF16, 12 values" in describe(path) and "BF16 (3, 4)" in describe(path)
     whole = path.read_bytes()
     for broken in (b"", whole[:5], whole[:-1], whole + b"x", (2**60).to_bytes(8, "little") + whole[8:]):
         path.write_bytes(broken)

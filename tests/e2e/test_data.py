@@ -1,6 +1,5 @@
-"""Data: the digits are scikit-learn's, orders are pure functions, broken pictures are named."""
+"""Data: the digits are scikit-learn's, every source reads what was written, caches hold what the encoder made."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,6 @@ import torch
 from PIL import Image
 
 import langevin as lv
-from langevin.data.arrays import order
 from langevin.data.mnist import read_idx
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -25,14 +23,6 @@ def test_digits_are_scikit_learns():
     train, test = lv.data.digits("train"), lv.data.digits("test")
     assert (len(train), len(test)) == (1500, 297) and train.digest() != test.digest()
     assert float(train.x.min()) == -1 and float(train.x.max()) == 1  # pyright: ignore
-
-
-def test_order_is_a_pure_function_and_each_epoch_has_everything():
-    whole = order(3, 10, 0, 35)
-    for epoch in range(3):
-        assert sorted(whole[epoch * 10 : epoch * 10 + 10].tolist()) == list(range(10))
-    assert not torch.equal(whole[:10], whole[10:20])
-    assert torch.equal(order(3, 10, 7, 9), whole[7:16]) and not torch.equal(order(4, 10, 0, 35), whole)
 
 
 @pytest.mark.skipif(not (SHARED / "t10k-images-idx3-ubyte.gz").exists(), reason="no MNIST files beside the project")
@@ -67,19 +57,6 @@ def test_pictures_of_every_kind(album):
     assert len(data) == 6 and batch.x.shape == (6, 3, 8, 8) and batch.cond is None  # pyright: ignore
     clear = data.paths.index(album / "clear.png")
     assert (batch.x[clear] == 1).all()  # pyright: ignore  # transparent is white
-
-
-def test_broken_pictures_are_all_named_before_training(album):
-    (album / "empty.png").write_bytes(b"")
-    (album / "cut.png").write_bytes((album / "0.png").read_bytes()[:40])
-    (album / "lies.jpg").write_text("hello")
-    os.symlink(album / "gone.png", album / "link.png")
-    with pytest.raises(ValueError, match="4 of 10 pictures cannot be read") as caught:
-        lv.data.Pictures(album, 8)
-    for name in ("empty.png: empty", "cut.png: damaged", "lies.jpg: damaged", "link.png: the link leads nowhere"):
-        assert name in str(caught.value)
-    with pytest.warns(UserWarning, match="left out 4 of 10"):
-        assert len(lv.data.Pictures(album, 8, broken="skip", split="all")) == 6
 
 
 def test_classes_by_folder_and_a_split_that_stays(tmp_path):

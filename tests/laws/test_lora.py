@@ -249,7 +249,7 @@ def test_files_that_fit_badly_are_refused_and_add_nothing(tmp_path):
             load_adapters(plain, tmp_path / "b.safetensors")
         assert set(plain.state_dict()) == set(unet().state_dict()), message
     (tmp_path / "b.safetensors").write_bytes(path.read_bytes() + b"more")
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match=r"b\.safetensors"):
         load_adapters(unet(), tmp_path / "b.safetensors")
 
 

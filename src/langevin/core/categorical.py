@@ -23,7 +23,7 @@ from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan, Row, StateRow
+from langevin.core.plan import Plan, Row
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
@@ -260,9 +260,6 @@ class Categorical(LeafProcess):
                 "use a plan in the x0 basis, such as ddim or dpmpp."
             )
         rows = [row for row in plan.rows if isinstance(row, Row)]
-        for row in plan.rows:
-            if isinstance(row, StateRow):
-                row.check(self)
         if any(row.a is not None for row in rows):
             raise ValueError(
                 f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "

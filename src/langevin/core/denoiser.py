@@ -21,6 +21,12 @@ Cond: TypeAlias = Mapping[str, Tensor] | None
 answers for them with its own learned null condition, as it does for all samples when cond is None."""
 
 
+def home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
+    """Device and dtype of the weights; the CPU and None where there are none."""
+    weights = next((p for p in model.parameters() if p.is_floating_point()), None)
+    return (torch.device("cpu"), None) if weights is None else (weights.device, weights.dtype)
+
+
 class BaseDenoiser(nn.Module, ABC):
     """Anything that holds beliefs: learned denoisers, guided ones, exact ones.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable, cast
 from langevin.core.noise import Noise
-from langevin.core.plan import Plan, Row, StateRow
+from langevin.core.plan import Plan, Row
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.process import LeafProcess, check_descent, check_eta, check_ids, check_schedule
 from langevin.core.schedule import Schedule
@@ -134,9 +134,6 @@ class Gaussian(LeafProcess):
     def check(self, plan: Plan, leaf: str) -> None:
         at = f"leaf {leaf!r}" if leaf else "the process"
         rows = [row for row in plan.rows if isinstance(row, Row)]
-        for row in plan.rows:
-            if isinstance(row, StateRow):
-                row.check(self)
         if plan.basis == "velocity" and any(row.eta for row in rows):
             raise ValueError(
                 f"plan {plan.name} adds noise (eta > 0) in the velocity basis, which follows the flow of {at}; "

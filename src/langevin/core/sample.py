@@ -12,9 +12,9 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
 from langevin.core.noise import Noise, Path
-from langevin.core.plan import Draft, DrivingRow, Plan, Row
+from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
 from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
@@ -56,6 +56,9 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
+        for row in plans[name].rows:
+            if isinstance(row, StateRow):
+                row.check(leaf)
     kinds = {n: tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows) for n, p in plans.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
@@ -88,7 +91,6 @@ class _Run:
         kind = options.get("noise", "step")
         if kind not in ("step", "path"):
             raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
-        self.denoiser = denoiser
         self.parts = parts = denoiser.process.leaves()
         self.plans = plans = plans_for(denoiser.process, plan)
         for name, value in (cond or {}).items():
@@ -100,9 +102,8 @@ class _Run:
         shape = shape if shape is not None else denoiser.shape
         if shape is None:
             raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
-        weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
-        device, dtype = options.get("device"), None if weights is None else weights.dtype
-        device = torch.device(device) if device is not None else torch.device("cpu") if weights is None else weights.device
+        place, dtype = home(denoiser)
+        device = torch.device(options.get("device") or place)
         model: Any = denoiser if guidance is None else guidance(denoiser)
         self.noise = Noise.of(options.get("seed", 0), count, options.get("first_id", 0), device)
         shapes = {n: (count, *s) for n, s in spread(shape, list(parts), "shape").items()}

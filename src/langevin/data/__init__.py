@@ -1,9 +1,19 @@
 """Data: what is trained on, as tensors ready for a process, with a fixed split and a hash for protocol cards."""
 
-from langevin.data.arrays import Arrays, Source, order
+from langevin.data.arrays import Arrays
+from langevin.data.cache import Cached, cached, encoder_hash
 from langevin.data.digits import digits
+from langevin.data.hugging_face import HFDataset
+from langevin.data.loader import Slice, loader
 from langevin.data.mnist import mnist
 from langevin.data.moons import two_moons
+from langevin.data.order import InOrder, Order, order
 from langevin.data.pictures import Pictures
+from langevin.data.shards import Shards
+from langevin.data.source import Source
+from langevin.data.stream import Stream
 
-__all__ = ["Arrays", "Pictures", "Source", "digits", "mnist", "order", "two_moons"]
+__all__ = [
+    "Arrays", "Cached", "HFDataset", "InOrder", "Order", "Pictures", "Shards", "Slice", "Source", "Stream", "cached", "digits",
+    "encoder_hash", "loader", "mnist", "order", "two_moons",
+]  # fmt: skip

@@ -1,43 +1,34 @@
-"""Data sets in memory, and the order in which any data set is visited."""
+"""Data sets that are arrays, in memory or in .npy files."""
 
 import hashlib
 from collections.abc import Mapping
-from functools import lru_cache
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.core.noise import Noise
-from langevin.core.tree import Tree, leaves, tree, tree_map
-
-
-class Source(Protocol):
-    """What a trainer needs of data."""
-
-    @property
-    def shape(self) -> Any:
-        """Shape of one sample (a dict by leaf for a product)."""
-
-    def __len__(self) -> int: ...
-
-    def batch(self, index: Tensor) -> Batch:
-        """The samples at index (B,) int64."""
-        ...
+from langevin.core.tree import leaves, tree, tree_map
+from langevin.data.decode import to_unit
 
 
 class Arrays:
-    """Tensors in memory.
+    """Tensors, in memory or in files that are read row by row.
 
     Args:
-        x: (N, *shape), or a dict of them by leaf; tensors or numpy arrays. Floats for Gaussian processes, integers for
-            categorical ones.
-        cond: conditions by name, each (N, ...).
+        x: (N, *shape), or a dict of them by leaf; tensors, numpy arrays, or paths of .npy files, which are mapped into
+            memory rather than loaded. Floats for Gaussian processes, int64 for categorical ones; uint8 is pictures, which
+            `batch` gives as floats in [-1, 1].
+        cond: conditions by name, each (N, ...), in the same forms.
+
+    Raises:
+        ValueError: if the numbers of rows differ or are 0, or a file is no .npy file of numbers.
     """
 
-    def __init__(self, x: Tree, cond: Mapping[str, Tensor] | None = None) -> None:
-        x, cond = tree_map(torch.as_tensor, x), {n: torch.as_tensor(c) for n, c in (cond or {}).items()}
+    def __init__(self, x: Any, cond: Mapping[str, Any] | None = None) -> None:
+        x, cond = tree_map(_tensor, x), {n: _tensor(c) for n, c in (cond or {}).items()}
         sizes = {len(v) for v in [*leaves(x).values(), *(cond or {}).values()]}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"the arrays have {sorted(sizes)} rows; give the same number, above 0, everywhere.")
@@ -49,34 +40,35 @@ class Arrays:
 
     def batch(self, index: Tensor) -> Batch:
         cond = None if self.cond is None else {n: c[index] for n, c in self.cond.items()}
-        return Batch(tree_map(lambda v: v[index], self.x), cond)
+        return Batch(tree_map(lambda v: to_unit(v[index]), self.x), cond)
 
     def split(self, at: int) -> "tuple[Arrays, Arrays]":
-        """The first `at` rows, and the rest."""
-        first, rest = torch.arange(at), torch.arange(at, len(self))
-        return tuple(Arrays((b := self.batch(i)).x, b.cond) for i in (first, rest))  # pyright: ignore[reportReturnType]
+        """The first `at` rows, and the rest; nothing is copied."""
+
+        def part(rows: slice) -> Arrays:
+            return Arrays(tree_map(lambda v: v[rows], self.x), {n: c[rows] for n, c in (self.cond or {}).items()})
+
+        return part(slice(at)), part(slice(at, None))
 
     def digest(self) -> str:
         """SHA-256 of all values, for protocol cards."""
         total = hashlib.sha256()
         for name, value in sorted({**leaves(self.x), **(self.cond or {})}.items()):
             total.update(name.encode() + str(tuple(value.shape)).encode())
-            total.update(value.contiguous().numpy().tobytes())
+            for rows in value.split(1024):
+                total.update(rows.contiguous().numpy())
         return total.hexdigest()[:16]
 
 
-@lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, size: int) -> Tensor:
-    return Noise(seed, torch.arange(size), epoch, "order").uniform(()).argsort()
-
-
-def order(seed: int, size: int, start: int, count: int) -> Tensor:
-    """Which samples stand at places start, ..., start + count - 1 of an endless shuffled reading.
-
-    A pure function of (seed, epoch, place): each epoch has every sample once, and nothing needs to be saved to resume.
-    """
-    places = torch.arange(start, start + count)
-    return torch.cat([
-        _permutation(seed, epoch, size)[places[places // size == epoch] % size]
-        for epoch in range(start // size, (start + count - 1) // size + 1)
-    ])  # fmt: skip
+def _tensor(value: Any) -> Tensor:
+    if not isinstance(value, (str, Path)):
+        return torch.as_tensor(value)
+    try:
+        # "c" is "r" without torch's warning of read-only memory: a write would stay in memory, and there are none
+        return torch.from_numpy(np.lib.format.open_memmap(value, mode="c"))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{value} does not exist; give an .npy file.") from None
+    except (OSError, ValueError, TypeError, EOFError):
+        raise ValueError(
+            f"{value} cannot be read as one array of numbers; save it with numpy.save (an .npz file array by array)."
+        ) from None

@@ -1,35 +1,52 @@
 """A folder of pictures, scanned before training and decoded as it is read."""
 
+import copy
 import hashlib
+import math
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from langevin.core.batch import Batch
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
-MAX_PIXELS = 64_000_000
+from langevin.core.noise import Noise
+from langevin.data.decode import SUFFIXES, Kept, Unreadable, decode, mirror, to_unit
+from langevin.data.scan import captions as read_captions
+from langevin.data.scan import scan
+from langevin.data.split import check_split, in_split
 
 
 class Pictures:
-    """Every picture below a folder, cropped to a square in its middle and resized; classes by subfolder.
+    """Every picture below a folder, cropped in its middle and resized; classes by subfolder.
 
     Args:
         folder: where the pictures are. If all stand in subfolders, their names, sorted, are the classes.
-        size: side in pixels.
+        size: side in pixels; with `aspect` the side of the square with as many pixels.
         channels: 3 for colour, 1 for grey.
         broken: "fail" refuses a folder with pictures that cannot be read, naming each; "skip" leaves them out and says so.
         held_out: share of pictures kept for testing, chosen by a hash of the name.
         split: "train", "test" or "all".
+        aspect: keep shapes: each picture goes to the (height, width) of nearest aspect among `buckets(size, bucket_step)`,
+            and batches are of one shape. `shape` is then that of the square.
+        bucket_step: heights and widths are multiples of it.
+        captions: None for none; "txt" for picture.txt beside picture.png; or a JSONL file in the folder whose lines have
+            "file" and "text". A picture without one counts as broken.
+        flip: training sees half of the pictures mirrored, chosen by (seed, place).
+        max_skipped: largest share of broken pictures that "skip" may leave out.
+        keep: bytes of decoded pictures kept in memory, in each process that reads.
+        scan_file: JSON in which the scan is remembered, for pictures whose size and time of change stay as they are.
+        progress: show a bar while scanning, on a terminal.
+
+    Attributes:
+        paths: of the split's pictures.
+        captions: one per picture, or None. Text is no tensor, so it is not in batches: `langevin.data.cached` turns it into
+            cond["caption"] with an encoder.
+        groups: (N,) int64, which of `sizes` a picture has; None without `aspect`.
 
     Raises:
         FileNotFoundError: if there are no pictures.
-        ValueError: if some cannot be read and broken is "fail".
+        ValueError: if some cannot be read and broken is "fail", or are more than max_skipped.
     """
 
     def __init__(
@@ -40,91 +57,125 @@ class Pictures:
         broken: str = "fail",
         held_out: float = 0.1,
         split: str = "train",
+        aspect: bool = False,
+        bucket_step: int = 8,
+        captions: str | None = None,
+        flip: bool = False,
+        max_skipped: float = 0.01,
+        keep: int = 1 << 29,
+        scan_file: str | Path | None = None,
+        progress: bool = True,
     ) -> None:
         if broken not in ("fail", "skip"):
             raise ValueError(f"broken is {broken!r}; choose 'fail' or 'skip'.")
-        if split not in ("train", "test", "all"):
-            raise ValueError(f"split is {split!r}; choose one of train, test, all.")
+        check_split(split, held_out)
         self.folder, self.size, self.channels = Path(folder), size, channels
         self.shape = (channels, size, size)
-        found = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES) if self.folder.is_dir() else []
+        self.sizes = buckets(size, bucket_step) if aspect else [(size, size)]
+        self.flip, self._share, self._limit = flip, held_out, keep
+        found = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
         if not found:
             raise FileNotFoundError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))}); pass a folder that has.")
-        bad = {p: why for p in found if (why := _unreadable(p))}
-        if bad:
-            listing = "\n".join(f"  {p.relative_to(self.folder)}: {why}" for p, why in bad.items())
-            if broken == "fail":
-                raise ValueError(
-                    f"{len(bad)} of {len(found)} pictures cannot be read; mend them or pass broken='skip':\n{listing}"
-                )
-            warnings.warn(f"left out {len(bad)} of {len(found)} pictures that cannot be read:\n{listing}", stacklevel=2)
+        seen = scan(self.folder, found, None if scan_file is None else Path(scan_file), progress)
+        bad = {p: why for p, why in seen.items() if isinstance(why, str)}
+        texts: dict[Path, str] = {}
+        if captions is not None:
+            texts, without = read_captions(self.folder, found, captions)
+            bad = {p: bad.get(p) or without[p] for p in found if p in bad or p in without}
+        self._judge(bad, len(found), broken, max_skipped)
         good = [p for p in found if p not in bad]
-        parents = {p.relative_to(self.folder).parts[0] if p.parent != self.folder else "" for p in good}
-        self.classes = sorted(parents) if "" not in parents and len(parents) > 1 else None
-        self.paths = [p for p in good if split == "all" or self._held(p, held_out) == (split == "test")]
-        if not self.paths:
-            raise FileNotFoundError(f"the {split} split of {folder} is empty; change held_out or add pictures.")
-        self._cache: dict[int, Tensor] = {}
+        parents = [p.relative_to(self.folder).parts[0] if p.parent != self.folder else "" for p in good]
+        names = sorted(set(parents))
+        self.classes = names if "" not in names and len(names) > 1 else None
+        self._paths, self._texts = good, [texts[p] for p in good] if captions is not None else None
+        self._labels = torch.tensor([names.index(p) for p in parents]) if self.classes else None
+        self._groups = torch.tensor([_nearest(seen[p], self.sizes) for p in good]) if aspect else None
+        self._choose(split)
 
-    def _held(self, path: Path, share: float) -> bool:
-        name = str(path.relative_to(self.folder)).encode()
-        return int.from_bytes(hashlib.blake2b(name, digest_size=4).digest(), "little") / 2**32 < share
+    def _judge(self, bad: dict[Path, str], total: int, broken: str, max_skipped: float) -> None:
+        if not bad:
+            return
+        listing = "\n".join(f"  {p.relative_to(self.folder)}: {why}" for p, why in bad.items())
+        said = f"{len(bad)} of {total} pictures cannot be used"
+        if broken == "fail":
+            raise ValueError(f"{said}; mend them or pass broken='skip':\n{listing}")
+        if len(bad) > max_skipped * total:
+            raise ValueError(
+                f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass "
+                f"max_skipped={math.ceil(100 * len(bad) / total) / 100:g}:\n{listing}"
+            )
+        warnings.warn(f"{said} and are left out:\n{listing}", stacklevel=3)
+
+    def part(self, split: str, aspect: bool = True) -> "Pictures":
+        """Another split of the same scan; aspect False reads it as squares."""
+        check_split(split, self._share)
+        other = copy.copy(self)
+        if not aspect:
+            other.sizes, other._groups = [self.shape[1:]], None
+        other._choose(split)
+        return other
+
+    def _choose(self, split: str) -> None:
+        chosen = [i for i, p in enumerate(self._paths) if in_split(str(p.relative_to(self.folder)), self._share, split)]
+        if not chosen:
+            raise FileNotFoundError(f"the {split} split of {self.folder} is empty; change held_out or add pictures.")
+        self.paths = [self._paths[i] for i in chosen]
+        self.captions = None if self._texts is None else [self._texts[i] for i in chosen]
+        self.labels = None if self._labels is None else self._labels[chosen]
+        self.groups = None if self._groups is None else self._groups[chosen]
+        self._kept = Kept(self._limit)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def _read(self, index: int) -> Tensor:
         """(C, H, W) uint8."""
-        if index not in self._cache:
-            with Image.open(self.paths[index]) as picture:
-                flat = ImageOps.exif_transpose(picture)
-                if flat.mode.startswith("I"):  # 16 bits, which convert() would clip
-                    flat = Image.fromarray((np.asarray(flat).astype(np.float64) / 257).round().astype(np.uint8))
-                if flat.mode in ("RGBA", "LA", "P"):
-                    flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat.convert("RGBA"))
-                flat = ImageOps.fit(
-                    flat.convert("RGB" if self.channels == 3 else "L"), (self.size, self.size), Image.Resampling.LANCZOS
-                )
-            self._cache[index] = torch.from_numpy(np.array(flat)).reshape(self.size, self.size, -1).permute(2, 0, 1)
-        return self._cache[index]
+        path, size = self.paths[index], self.sizes[0 if self.groups is None else int(self.groups[index])]
+        try:
+            return self._kept.get(index, lambda: decode(path, size, self.channels))
+        except Unreadable as error:
+            raise ValueError(f"{path} was whole when it was scanned and cannot be read any more: {error}.") from None
 
     def batch(self, index: Tensor) -> Batch:
-        x = torch.stack([self._read(i) for i in index.tolist()]).float() / 127.5 - 1
-        if self.classes is None:
-            return Batch(x)
-        return Batch(x, {"label": torch.tensor([self._label(i) for i in index.tolist()])})
+        if self.groups is not None and len(shapes := self.groups[index].unique()) > 1:
+            raise ValueError(
+                f"the batch mixes {len(shapes)} shapes; read by an Order with groups=source.groups, or with aspect=False."
+            )
+        x = to_unit(torch.stack([self._read(i) for i in index.tolist()]))
+        return Batch(x, self.conditions(index))
 
-    def _label(self, index: int) -> int:
-        assert self.classes is not None
-        return self.classes.index(self.paths[index].relative_to(self.folder).parts[0])
+    def conditions(self, index: Tensor) -> dict[str, Tensor] | None:
+        """What `batch` gives as cond, without decoding."""
+        return None if self.labels is None else {"label": self.labels[index]}
+
+    def augment(self, batch: Batch, noise: Noise) -> Batch:
+        """The batch as training sees it."""
+        return mirror(batch, noise) if self.flip else batch
 
     def digest(self) -> str:
-        """SHA-256 over names and contents, for protocol cards."""
-        return _digest(self.paths)
+        """SHA-256 over names, contents, captions, and what pictures are made into, for protocol cards and caches."""
+        total = hashlib.sha256(str((self.shape, self.sizes)).encode())
+        for k, path in enumerate(self.paths):
+            total.update(str(path.relative_to(self.folder)).encode() + path.read_bytes())
+            total.update(b"" if self.captions is None else self.captions[k].encode())
+        return total.hexdigest()[:16]
 
 
-def _digest(paths: Iterable[Path]) -> str:
-    total = hashlib.sha256()
-    for p in paths:
-        total.update(p.name.encode() + p.read_bytes())
-    return total.hexdigest()[:16]
+def buckets(size: int, step: int = 8) -> list[tuple[int, int]]:
+    """Shapes (height, width) of about size^2 pixels, with sides that are multiples of `step` and aspects from 1:4 to 4:1.
+
+    As in SDXL (Podell et al., 2307.01952, appendix I).
+
+    Raises:
+        ValueError: if size is no multiple of step.
+    """
+    if size < 1 or step < 1 or size % step:
+        raise ValueError(f"size is {size} and bucket_step {step}; make size a multiple of bucket_step.")
+    sides = {(h, max(step, round(size**2 / h / step) * step)) for h in range(-(-size // 2 // step) * step, size + 1, step) if h}
+    return sorted(sides | {(w, h) for h, w in sides})
 
 
-def _unreadable(path: Path) -> str | None:
-    """Why a picture cannot be read, or None. The words are ours: a library's error text may carry anything."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                if picture.width * picture.height > MAX_PIXELS:
-                    return f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels"
-                picture.load()
-    except FileNotFoundError:
-        return "the link leads nowhere"
-    except PermissionError:
-        return "not allowed to read it"
-    except Image.DecompressionBombError:
-        return f"above {MAX_PIXELS:,} pixels"
-    except (OSError, ValueError, SyntaxError):
-        return "empty" if path.stat().st_size == 0 else "damaged, or no picture"
-    return None
+def _nearest(seen: tuple[int, int] | str, sizes: list[tuple[int, int]]) -> int:
+    assert not isinstance(seen, str)
+    aspect = math.log(seen[0] / seen[1])
+    return min(range(len(sizes)), key=lambda k: abs(math.log(sizes[k][0] / sizes[k][1]) - aspect))

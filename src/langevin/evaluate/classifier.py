@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.core.noise import Noise
-from langevin.data.arrays import order
+from langevin.data.order import order
 from langevin.training.trainer import seeded
 
 

@@ -139,6 +139,3 @@ def _close(a: object, b: object, tolerance: float) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(_close(x, y, tolerance) for x, y in zip(a, b, strict=True))
     return a == b
-
-
-__all__ = ["after", "compare", "join", "order", "terminal_moments"]

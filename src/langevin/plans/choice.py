@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
@@ -89,6 +89,15 @@ class Trial:
         return f"{self.plan.name}: {self.plan.nfe} evaluations, rms {self.rms:.3g}, median {self.median:.3g}"
 
 
+def prior(denoiser: BaseDenoiser, count: int, seed: int, shape: Shape | None) -> Tensor:
+    """`count` states at level 1 of a denoiser on one Gaussian process."""
+    shape = shape if shape is not None else denoiser.shape
+    if not isinstance(shape, tuple):
+        raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+    device, dtype = home(denoiser)
+    return denoiser.process.leaves()[""].prior(shape, Noise.of(seed, count, device=device), dtype=dtype or torch.float32)
+
+
 @dataclass(frozen=True)
 class Starts:
     """States to begin with and where the model's own fine trajectory takes them."""
@@ -116,13 +125,8 @@ class Starts:
         process = denoiser.process
         if not isinstance(process, Gaussian):
             raise ValueError(f"the process is a {type(process).__name__}; plans are chosen and tuned for one Gaussian process.")
-        shape = shape if shape is not None else denoiser.shape
-        if shape is None and start is None:
-            raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
         if start is None:
-            weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
-            dtype, device = (torch.float32, "cpu") if weights is None else (weights.dtype, weights.device)
-            start = process.prior(tuple(shape), Noise.of(seed, count, device=device), dtype=dtype)  # pyright: ignore
+            start = prior(denoiser, count, seed, shape)
         for name, value in (cond or {}).items():
             if len(value) != len(start):
                 raise ValueError(f"cond[{name!r}] has {len(value)} entries for {len(start)} starts; give one each.")

@@ -6,7 +6,7 @@ data, as is the custom; `angle` comes to rest there. One step is always legal: i
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,11 +19,13 @@ Grid: TypeAlias = Callable[[Schedule, int], list[float]]
 
 def uniform(start: float = 1.0, stop: float = 0.0) -> Grid:
     """Equal steps of t."""
+    _check_ends(start, stop)
     return lambda schedule, steps: torch.linspace(start, stop, steps + 1, dtype=torch.float64).tolist()
 
 
 def quadratic(start: float = 1.0, stop: float = 0.0) -> Grid:
     """Equal steps of sqrt(t): finer near data (DDIM, 2010.02502, app. D.2)."""
+    _check_ends(start, stop)
     return lambda schedule, steps: torch.linspace(start**0.5, stop**0.5, steps + 1, dtype=torch.float64).square().tolist()
 
 
@@ -61,6 +63,7 @@ def angle(center: float = 0.35, power: float = 0.75, start: float = 1.0, stop: f
     """
     if not (center > 0 and power > 0):
         raise ValueError(f"center is {center} and power {power}; both are above 0.")
+    _check_ends(start, stop)
 
     def place(schedule: Schedule, level: float) -> float:
         alpha, noise = (float(v) for v in schedule(level))
@@ -77,6 +80,7 @@ def angle(center: float = 0.35, power: float = 0.75, start: float = 1.0, stop: f
 
 def beta(a: float = 0.6, b: float = 0.6, start: float = 1.0, stop: float = 0.0) -> Grid:
     """Equal steps of the Beta(a, b) distribution function of t: more levels at both ends (2407.12173). Needs scipy."""
+    _check_ends(start, stop)
 
     def levels(schedule: Schedule, steps: int) -> list[float]:
         del schedule
@@ -106,6 +110,11 @@ def linspace(timesteps: int = 1000) -> Grid:
     return levels
 
 
+def shift_level(t: Any, shift: float) -> Any:
+    """t -> shift t / (1 + (shift - 1) t), of a number or an array."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
 def shifted(grid: "str | Grid" = "uniform", shift: float = 3.0) -> Grid:
     """Another grid under t -> shift t / (1 + (shift - 1) t): on the flow schedule the noise sigma/alpha is multiplied by
     `shift` (SD3, 2403.03206, sec. 5.3.2). Use it where the schedule itself is not shifted.
@@ -113,7 +122,7 @@ def shifted(grid: "str | Grid" = "uniform", shift: float = 3.0) -> Grid:
     base = named(grid)
     if not shift > 0:
         raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
-    return lambda schedule, steps: [shift * t / (1 + (shift - 1) * t) for t in base(schedule, steps)]
+    return lambda schedule, steps: [shift_level(t, shift) for t in base(schedule, steps)]
 
 
 def dynamic(tokens: int = 4096, grid: "str | Grid" = "uniform") -> Grid:
@@ -169,10 +178,6 @@ def named(grid: str | Grid) -> Grid:
     if not isinstance(grid, str):
         return grid
     name, *options = grid.split(";")
-    ends = {option.partition("=")[0]: option.partition("=")[2] for option in options}
-    low, high = float(ends.get("stop") or 0), float(ends.get("start") or 1)
-    if not 0 <= low < high <= 1:
-        raise ValueError(f"grid {grid!r} runs from {high:g} to {low:g}; give 0 <= stop < start <= 1.")
     return spec.parse(f"{name}:{','.join(options)}", GRIDS, "grid")
 
 
@@ -181,7 +186,14 @@ def _enough(steps: int, timesteps: int) -> None:
         raise ValueError(f"{steps} steps asked of {timesteps} published timesteps; ask for at most {timesteps}.")
 
 
+def _check_ends(start: float, stop: float) -> None:
+    if not 0 <= stop < start <= 1:
+        raise ValueError(f"the grid runs from {start:g} to {stop:g}; give 0 <= stop < start <= 1.")
+
+
 def _by_lam(ramp: Callable[[float, float, int], Tensor], start: float, stop: float) -> Grid:
+    _check_ends(start, stop)
+
     def levels(schedule: Schedule, steps: int) -> list[float]:
         lowest, highest = schedule.lam_range
         low = max(float(schedule.lam(start)), lowest)

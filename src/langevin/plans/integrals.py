@@ -17,15 +17,28 @@ The evaluation is interpolated as a polynomial in a `variable`, which is the sec
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from langevin.core.levels import Level
 from langevin.core.schedule import Schedule
 
 VARIABLES = ("lam", "angle", "sigma", "t")
-_NODES, _WEIGHTS = (torch.from_numpy(a) for a in __import__("numpy").polynomial.legendre.leggauss(32))
+_NODES, _WEIGHTS = (torch.from_numpy(a) for a in np.polynomial.legendre.leggauss(32))
 # beyond these, exp(u) is nothing beside 1; and a belief does not change any more
 _FARTHEST = 40.0
+
+
+def polar(schedule: Schedule, t: Level, data_std: float) -> tuple[Tensor, Tensor]:
+    """(phi, n) of (alpha d, sigma) = n (cos phi, sin phi), float64, shape of t."""
+    alpha, sigma = schedule(t)
+    return torch.atan2(sigma, alpha * data_std), (alpha**2 * data_std**2 + sigma**2).sqrt()
+
+
+def level_of(schedule: Schedule, phi: Tensor, data_std: float) -> Tensor:
+    """The level whose angle is phi."""
+    return schedule.invert(-2 * (data_std * phi.tan()).log())
 
 
 @dataclass(frozen=True)
@@ -57,10 +70,10 @@ class Integrals:
     def _variable(self, t: Tensor) -> Tensor:
         if self.variable == "t":
             return t
+        if self.variable == "angle":
+            return polar(self.schedule, t, self.data_std)[0]
         alpha, sigma = self.schedule(t)
-        if self.variable == "lam":
-            return (alpha / sigma).log()
-        return torch.atan2(sigma, alpha * self.data_std) if self.variable == "angle" else sigma / alpha
+        return (alpha / sigma).log() if self.variable == "lam" else sigma / alpha
 
     def _of_ratio(self, log_ratio: Tensor) -> Tensor:
         """The variable, given log(sigma / alpha)."""
@@ -99,7 +112,7 @@ class Integrals:
         if self.basis == "velocity":
             return gauss(start, stop)
         if self.basis == "v":
-            points, weights = gauss(*(self.angle(t) for t in (start, stop)))
+            points, weights = gauss(*(self.polar(t)[0] for t in (start, stop)))
             return self._of_ratio((self.data_std * points.tan()).log()), weights
         logs = [-float(self.schedule.lam(t)) / 2 for t in (start, stop)]  # log(sigma / alpha)
         if self.basis == "eps" and self.variable != "lam":
@@ -120,15 +133,11 @@ class Integrals:
         weights = weights * (rate * (logs[1] - points)).exp()
         return self._of_ratio(points), weights / weights.sum()
 
-    def angle(self, t: float) -> float:
-        alpha, sigma = (float(v) for v in self.schedule(t))
-        return math.atan2(sigma, alpha * self.data_std)
+    def polar(self, t: float) -> tuple[float, float]:
+        phi, norm = polar(self.schedule, t, self.data_std)
+        return float(phi), float(norm)
 
-    def norm(self, t: float) -> float:
-        alpha, sigma = (float(v) for v in self.schedule(t))
-        return math.hypot(alpha * self.data_std, sigma)
-
-    def usable(self, start: float, stop: float, nodes: list[float], order: int) -> int:
+    def usable(self, stop: float, nodes: list[float], order: int) -> int:
         """How many of `nodes` (newest first) a polynomial can go through: those where the variable is finite."""
         at = self.places(nodes[:order])
         if not math.isfinite(at[0]) or not math.isfinite(self.places([stop])[0]):

@@ -1,6 +1,5 @@
 """Row kinds that depend on the state or go up in level: fresh noise, Langevin steps, learned variances, adaptive steps."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import DrivingRow, StateRow
+from langevin.plans.integrals import level_of, polar
 
 
 def _gaussian(leaf: Any, row: StateRow) -> None:
@@ -172,19 +172,6 @@ class Adaptive(DrivingRow):
         state, axes = z[name], (-1, *[1] * (z[name].ndim - 1))
         schedule, d = leaf.schedule, self.data_std
 
-        def angle(level: float) -> float:
-            alpha, sigma = (float(v) for v in schedule(level))
-            return math.atan2(sigma, alpha * d)
-
-        def norm(at: Tensor) -> Tensor:
-            alpha, sigma = schedule(at)
-            return (alpha**2 * d**2 + sigma**2).sqrt()
-
-        def level_of(phi: Tensor) -> Tensor:
-            # the level's angle is monotone, so its inverse is the level of that log-SNR
-            at = schedule.invert(-2 * (d * phi.tan()).log())
-            return torch.where(phi >= top - 1e-12, torch.full_like(at, self.start), at)
-
         calls = 0
 
         def slope(y: Tensor, phi: Tensor) -> Tensor:
@@ -194,18 +181,17 @@ class Adaptive(DrivingRow):
                 raise ValueError(
                     f"most is {self.most} and the adaptive plan needs more evaluations; raise it, or the tolerances."
                 )
-            at = level_of(phi)
-            scaled = y * norm(at).to(y).reshape(axes)
+            at = torch.where(phi >= top - 1e-12, self.start, level_of(schedule, phi, d))
+            scaled = y * polar(schedule, at, d)[1].to(y).reshape(axes)
             belief = evaluate({name: scaled}, {name: expand(at, scaled)})
             x_part, z_part = leaf.slope(at, d)
-            return (belief.mean if name == "" else belief[name].mean) * x_part.reshape(axes).to(
-                y.dtype
-            ) + scaled * z_part.reshape(axes).to(y.dtype)
+            mean = belief.mean if name == "" else belief[name].mean
+            return mean * x_part.reshape(axes).to(y) + scaled * z_part.reshape(axes).to(y)
 
-        top = angle(self.start)
-        end = angle(max(self.stop, schedule.floor))
+        top, scale = (float(v) for v in polar(schedule, self.start, d))
+        end = float(polar(schedule, max(self.stop, schedule.floor), d)[0])
         phi = torch.full((len(state),), top, dtype=torch.float64)
-        y = state / norm(torch.tensor(self.start, dtype=torch.float64)).to(state.dtype)
+        y = state / scale
         size = torch.full_like(phi, (end - top) / 20)
         first = slope(y, phi)
         older, older_phi = first, phi.clone()
@@ -219,8 +205,8 @@ class Adaptive(DrivingRow):
                     moved = moved + step * weight * k
                 stages.append(slope(moved, (phi + share * size).clamp(min=end)))
             error = step * sum(weight * k for weight, k in zip(_E, stages, strict=True))
-            scale = self.atol + self.rtol * torch.maximum(y.abs(), moved.abs())  # pyright: ignore
-            worst = (error / scale).flatten(1).double().square().mean(1).sqrt().cpu()
+            allowed = self.atol + self.rtol * torch.maximum(y.abs(), moved.abs())  # pyright: ignore
+            worst = (error / allowed).flatten(1).double().square().mean(1).sqrt().cpu()
             good = (worst <= 1) & (phi > end)
             keep = good.reshape(axes).to(y.device)
             older, older_phi = torch.where(keep, first, older), torch.where(good, phi, older_phi)
@@ -229,7 +215,7 @@ class Adaptive(DrivingRow):
             phi = torch.where(phi - end < 1e-12, end, phi)
             size = size * (0.9 * worst.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
         if self.stop > 0:
-            return {name: y * norm(torch.tensor(self.stop, dtype=torch.float64)).to(y.dtype)}
+            return {name: y * float(polar(schedule, self.stop, d)[1])}
         # from the floor to clean data along the slope and its change over the last step
         bend = (first - older) / (phi - older_phi).reshape(axes).to(y)
         return {name: (y - end * (first - end / 2 * bend)) * d}

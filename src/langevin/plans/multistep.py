@@ -14,6 +14,9 @@ from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 from langevin.plans.integrals import Integrals
 
+ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
+"""Adams-Bashforth weights for equal steps, newest first, by order."""
+
 
 def multistep(
     steps: int = 20,
@@ -60,12 +63,12 @@ def multistep(
             weights = tuple(integrals.step(start, stop, nodes, rate))
             if basis == "v" and len(nodes) == 1:
                 # nothing but one belief: keep x and e themselves, which turns the state by the angle (DDIM)
-                turn, growth = integrals.angle(stop) - integrals.angle(start), integrals.norm(stop)
-                a, mix = growth / integrals.norm(start) * math.cos(turn), (growth * math.sin(turn),)
+                (angle, norm), (end, growth) = integrals.polar(start), integrals.polar(stop)
+                a, mix = growth / norm * math.cos(end - angle), (growth * math.sin(end - angle),)
                 return Row(level=level, start=start, stop=stop, anchored=anchored, a=a, mix=mix)
             if basis == "v":
-                growth = integrals.norm(stop)
-                explicit = {"a": growth / integrals.norm(start), "mix": tuple(w * growth for w in weights)}
+                norm, growth = integrals.polar(start)[1], integrals.polar(stop)[1]
+                explicit = {"a": growth / norm, "mix": tuple(w * growth for w in weights)}
                 return Row(level=level, start=start, stop=stop, anchored=anchored, **explicit)
             if basis == "velocity":
                 weights = tuple(w / (stop - start) for w in weights)
@@ -78,10 +81,10 @@ def multistep(
             if final and i == steps - 1:
                 reach = min(reach, final)
             known = levels[i::-1]
-            nodes = known[: integrals.usable(t, s, known, reach)]
+            nodes = known[: integrals.usable(s, known, reach)]
             if corrector and i > 0:
                 # the evaluation at t corrects the step that led there
-                behind = known[1 : 1 + integrals.usable(known[1], t, known[1:], min(order, i))]
+                behind = known[1 : 1 + integrals.usable(t, known[1:], min(order, i))]
                 usable = math.isfinite(integrals.places([t])[0]) and math.isfinite(integrals.places(behind)[0])
                 rows.append(row(i - 1, [t, *behind] if usable else [known[1]], t, True))
                 if not usable:  # nothing to correct with: keep the step as it was
@@ -230,15 +233,14 @@ def plms(steps: int = 50, order: int = 4, grid: str | Grid = "trailing") -> Draf
     noise carried by DDIM's step, `steps` evaluations. (Its classical order holds where the grid is uniform in t.)
     """
     check_steps(steps)
-    table = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
-    if order not in table:
+    if order not in ADAMS:
         raise ValueError(f"order is {order}; PLMS has orders 1 to 4.")
     levels_of = named(grid)
     name = f"plms({steps}, order={order})"
 
     def fill(schedule: Schedule) -> Plan:
         rows = [
-            Row(level=t, start=t, stop=s, mix=table[min(order, i + 1)])
+            Row(level=t, start=t, stop=s, mix=ADAMS[min(order, i + 1)])
             for i, (t, s) in enumerate(joined(levels_of(schedule, steps)))
         ]
         return Plan(name=name, basis="eps", order=order, rows=tuple(rows))

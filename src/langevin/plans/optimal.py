@@ -6,9 +6,10 @@ import torch
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.gaussian import Gaussian
-from langevin.core.noise import Noise
 from langevin.core.sample import Guidance, trajectory
+from langevin.plans.choice import prior
 from langevin.plans.first_order import check_steps
+from langevin.plans.integrals import polar
 from langevin.plans.multistep import trig
 
 
@@ -39,15 +40,12 @@ def optimal_levels(
         raise ValueError(f"steps is {steps} of {fine} fine levels; ask for fewer, or raise fine.")
     plan = trig(fine, 3, corrector=False).on(process.schedule)
     levels = [row.start for row in plan.rows] + [0.0]
-    shape = shape if shape is not None else denoiser.shape
-    weights = next((p for p in denoiser.parameters() if p.is_floating_point()), None)
-    dtype, device = (torch.float32, "cpu") if weights is None else (weights.dtype, weights.device)
-    states = [process.prior(tuple(shape or ()), Noise.of(seed, count, device=device), dtype=dtype)]  # pyright: ignore
+    states = [prior(denoiser, count, seed, shape)]
     beliefs = []
     for step in trajectory(denoiser, plan, count, start=states[0], cond=cond, guidance=guidance, shape=shape):
         states.append(step.z)
         beliefs.append(step.belief.mean)  # pyright: ignore
-    norms = [math.hypot(*(float(v) for v in process.schedule(level))) for level in levels]
+    norms = polar(process.schedule, torch.tensor(levels, dtype=torch.float64), 1.0)[1].tolist()
     errors = [[math.inf] * (fine + 1) for _ in range(fine)]
     for i in range(fine):
         for j in range(i + 1, fine + 1):

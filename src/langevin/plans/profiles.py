@@ -21,8 +21,8 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps, ddim, euler, euler_ancestral
-from langevin.plans.grids import Grid, given
-from langevin.plans.multistep import dpm_solver_multistep, dpmpp, lms, unipc
+from langevin.plans.grids import Grid, given, shift_level
+from langevin.plans.multistep import ADAMS, dpm_solver_multistep, dpmpp, lms, unipc
 from langevin.plans.runge_kutta import dpm_2, dpmpp_single, edm_stochastic, heun
 
 Array: TypeAlias = np.ndarray[Any, Any]
@@ -32,7 +32,6 @@ FEW = 15
 """Below so many steps diffusers lowers the order of the last ones (`lower_order_final`)."""
 LARGEST = math.sqrt(2**24 - 1)
 """diffusers' sigma/alpha where alpha is 0 (`rescale_betas_zero_snr`)."""
-_ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
 
 # Methods that are a peer's own
@@ -256,14 +255,13 @@ def sd3(steps: int = 28, shift: float = 3.0, reference: bool = True, sampler: st
         raise ValueError(f"shift is {shift}; it multiplies sigma/alpha, so give a number above 0.")
     name = f"sd3({steps}, shift={shift:g}{'' if reference else ', shifted once'}{', heun' if sampler == 'heun' else ''})"
 
-    def shifted(t: Any) -> Any:
-        return shift * t / (1 + (shift - 1) * t)
-
     def fill(schedule: Schedule) -> Plan:
         if schedule.scale != "flow" or abs(float(schedule.sigma(torch.tensor(0.5, dtype=torch.float64))) - 0.5) > 1e-12:
             raise ValueError(f"{name} brings its own shift; use it with schedules.flow(), unshifted.")
         lowest = 1 / timesteps
-        grid = given([*shifted(np.linspace(1.0, shifted(lowest) if reference else lowest, steps)).tolist(), 0.0])
+        grid = given(
+            [*shift_level(np.linspace(1.0, shift_level(lowest, shift) if reference else lowest, steps), shift).tolist(), 0.0]
+        )
         plan = (ddim(steps, grid=grid) if sampler == "euler" else heun(steps, grid, "velocity")).on(schedule)
         return dataclasses.replace(plan, name=name)
 
@@ -406,7 +404,7 @@ def _by_index(
         for k, i in enumerate(told[1:], 2):
             # the second evaluation served the corrected first step alone
             used = [j for j in range(k, -1, -1) if j != 1][:4]
-            weights = dict(zip(used, _ADAMS[len(used)], strict=True))
+            weights = dict(zip(used, ADAMS[len(used)], strict=True))
             moves.append((i, i, i - stride, tuple(weights.get(j, 0.0) for j in range(k, used[-1] - 1, -1)), False))
     process, rows = Gaussian(schedule), []
     state = anchor = level(told[0])

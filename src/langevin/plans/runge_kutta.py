@@ -42,6 +42,11 @@ def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], 
     return rows
 
 
+def _heun(t: float, s: float) -> list[Row]:
+    """Heun's step; Euler's to clean data, where its second slope is 0/0."""
+    return _stages(t, s, TABLEAUS["heun"][1][: 2 if s > 0 else 1], lambda share: s)
+
+
 def _check_basis(basis: str | None) -> None:
     if basis not in (None, "eps", "velocity"):
         raise ValueError(f"basis is {basis!r}; the slopes are of 'eps' (in sigma/alpha) or 'velocity' (in t).")
@@ -195,9 +200,7 @@ def edm_stochastic(
                 raised = float(schedule.invert(lam))
                 rows.append(Renoise(start=t, stop=raised, factor=noise))
                 t = raised
-            rows.append(Row(level=t, start=t, stop=s))
-            if s > 0:
-                rows.append(Row(level=s, start=t, stop=s, mix=(0.5, 0.5), anchored=True))
+            rows += _heun(t, s)
         return Plan(name=f"edm_stochastic({steps}, churn={churn:g})", basis="eps", order=1, rows=tuple(rows))
 
     return Draft(f"edm_stochastic({steps}, churn={churn:g})", fill)
@@ -227,19 +230,13 @@ def restart(
             )
         rows: list[Row | StateRow] = []
 
-        def descend(nodes: list[float]) -> None:
-            for t, s in joined(nodes):
-                rows.append(Row(level=t, start=t, stop=s))
-                if s > 0:
-                    rows.append(Row(level=s, start=t, stop=s, mix=(0.5, 0.5), anchored=True))
-
         for t, s in joined(levels):
-            descend([t, s])
+            rows += _heun(t, s)
             if below and s == below[0]:
                 loop = schedule.invert(torch.linspace(float(schedule.lam(again)), float(schedule.lam(s)), inner + 1)).tolist()
                 for _ in range(times):
                     rows.append(Renoise(start=s, stop=again))
-                    descend([again, *loop[1:-1], s])
+                    rows += [row for step in joined([again, *loop[1:-1], s]) for row in _heun(*step)]
         return Plan(name=f"restart({steps}, times={times})", basis="eps", order=1, rows=tuple(rows))
 
     return Draft(f"restart({steps}, times={times})", fill)

@@ -16,10 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from langevin import tensors as tensorfile
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
@@ -27,6 +26,7 @@ from langevin.core.plan import Plan, Row, joined
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
 from langevin.plans.choice import Starts, Trial, best, candidates
+from langevin.plans.integrals import level_of, polar
 
 DATA_STD = 0.6
 
@@ -44,13 +44,10 @@ class Linear(torch.nn.Module):
 
     def __init__(self, angles: Tensor, matrix: Tensor) -> None:
         super().__init__()
-        n = len(angles)
         steps = -torch.diff(torch.cat([angles, angles.new_zeros(1)]))
         self.register_buffer("top", angles[:1])
         self.share = torch.nn.Parameter((steps / steps.sum()).log())
         self.register_buffer("base", matrix)
-        # each row moves in units of how much it can matter: the size of its own step
-        self.register_buffer("unit", torch.tril(torch.ones(n, n + 1), 1))
         self.move = torch.nn.Parameter(torch.zeros_like(matrix))
 
     def angles(self) -> Tensor:
@@ -59,12 +56,11 @@ class Linear(torch.nn.Module):
         return torch.cat([top, top * (1 - fallen)])
 
     def matrix(self) -> Tensor:
-        return self.get_buffer("base") + self.get_buffer("unit") * self.move
+        return self.get_buffer("base") + self.move.tril(1)  # row j knows z_0 and u_0 .. u_j
 
 
 def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Linear | None:
     """The plan as a `Linear`; None if it draws noise, depends on the state, or does not fall at each evaluation (Heun)."""
-    schedule = process.schedule
     numbers = process.numbers(plan)
     n = plan.nfe
     if any(not isinstance(row, Row) or row.shown is not None for row in plan.rows) or any(k is None or k.c for k in numbers):
@@ -91,41 +87,29 @@ def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Line
     if plan.rows[-1].stop != 0 or any(a <= b for a, b in joined(levels)):
         return None
     states.append(state)
-    norms = torch.tensor([_norm(schedule, t, data_std) for t in [*levels, 0.0]], dtype=torch.float64)
+    angles, norms = polar(process.schedule, torch.tensor([*levels, 0.0], dtype=torch.float64), data_std)
     matrix = torch.stack([s / norms[j + 1] for j, s in enumerate(states[1:])])
     matrix[:, 0] *= norms[0]
-    angles = torch.tensor([_angle(schedule, t, data_std) for t in levels], dtype=torch.float64)
-    return Linear(angles, matrix)
+    return Linear(angles[:-1], matrix)
 
 
-def _angle(schedule: Schedule, t: float, d: float) -> float:
-    alpha, sigma = (float(v) for v in schedule(t))
-    return math.atan2(sigma, alpha * d)
-
-
-def _norm(schedule: Schedule, t: float, d: float) -> float:
-    alpha, sigma = (float(v) for v in schedule(t))
-    return math.hypot(alpha * d, sigma)
-
-
-def _levels(linear: Linear, schedule: Schedule, start: float, d: float) -> Tensor:
-    """Levels of the evaluations, differentiable in the angles."""
+def _levels(linear: Linear, schedule: Schedule, d: float) -> Tensor:
+    """Levels of the evaluations, from 1 down, differentiable in the angles."""
     angles = linear.angles()
     with torch.no_grad():
-        inner = schedule.invert(-2 * (d * angles[1:].tan()).log())
+        inner = level_of(schedule, angles[1:], d)
         # d angle / d level, to carry the gradient through the bisection
         rate = -schedule.lam_rate(inner) / 4 * torch.sin(2 * angles[1:])
     through = inner + (angles[1:] - angles[1:].detach()) / rate
-    return torch.cat([torch.full_like(angles[:1], start), through.clamp(1e-9, 1)])
+    return torch.cat([torch.ones_like(angles[:1]), through.clamp(1e-9, 1)])
 
 
 def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: float) -> Tensor:
     """Where the plan takes the starts, with gradients."""
     process = starts.denoiser.process
     assert isinstance(process, Gaussian)
-    levels = _levels(linear, process.schedule, 1.0, d)
-    alpha, sigma = process.schedule(levels)
-    norms = torch.cat([(alpha**2 * d**2 + sigma**2).sqrt(), torch.tensor([d], dtype=torch.float64)])
+    levels = _levels(linear, process.schedule, d)
+    norms = torch.cat([polar(process.schedule, levels, d)[1], torch.tensor([d], dtype=torch.float64)])
     x_part, z_part = process.slope(levels, d)
     matrix, dtype = linear.matrix(), starts.start.dtype
     known = [starts.start / norms[0].detach().to(dtype)]
@@ -141,9 +125,9 @@ def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: flo
 def plan_of(linear: Linear, process: Gaussian, name: str, d: float = DATA_STD) -> Plan:
     """The table of a `Linear`, row by row from the current state."""
     with torch.no_grad():
-        levels = [*_levels(linear, process.schedule, 1.0, d).tolist(), 0.0]
+        levels = [*_levels(linear, process.schedule, d).tolist(), 0.0]
+        norms = polar(process.schedule, torch.tensor(levels, dtype=torch.float64), d)[1].tolist()
         matrix = linear.matrix()
-    norms = [_norm(process.schedule, t, d) for t in levels]
     rows, before = [], torch.zeros(matrix.shape[1], dtype=torch.float64)
     before[0] = 1
     for j, state in enumerate(matrix):
@@ -329,16 +313,13 @@ def _save(file: Path, runs: list[_Descent], settings: str) -> None:
         for i, group in enumerate(run.optimiser.param_groups):
             state = run.optimiser.state[group["params"][0]]
             tensors |= {f"{k}.adam{i}.{name}": value.clone() for name, value in state.items()}
-    staged = file.with_suffix(".part")
-    save_file(tensors, staged, {"settings": settings})
-    staged.replace(file)
+    tensorfile.save(file, tensors, {"settings": settings})
 
 
 def _restore(file: Path, runs: list[_Descent], settings: str) -> None:
-    with safe_open(file, "pt") as opened:
-        if (opened.metadata() or {}).get("settings") != settings:
-            raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
-    tensors = load_file(file)
+    if tensorfile.metadata(file).get("settings") != settings:
+        raise ValueError(f"checkpoint {file} is of another tuning; remove it, or name another file.")
+    tensors = tensorfile.load(file)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

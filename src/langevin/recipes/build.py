@@ -18,7 +18,8 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
-from langevin.data import Arrays, Pictures, digits, mnist, two_moons
+from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
+from langevin.files import write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
 from langevin.recipes import config as c
@@ -97,8 +98,16 @@ def data(cfg: c.DataConfig) -> tuple[Any, Any]:
     if isinstance(cfg, c.MnistData):
         return mnist(cfg.folder, "train", cfg.test), mnist(cfg.folder, "test", cfg.test)
     if isinstance(cfg, c.ImagesData):
-        options = {"size": cfg.size, "channels": cfg.channels, "broken": cfg.broken}
-        return Pictures(cfg.folder, split="train", **options), Pictures(cfg.folder, split="test", **options)
+        train = Pictures(**cfg.model_dump(exclude={"kind"}))
+        return train, train.part("test", aspect=False)
+    if isinstance(cfg, c.ArraysData):
+        every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
+        if cfg.test >= len(every):
+            raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
+        return every.split(len(every) - cfg.test)
+    if isinstance(cfg, c.ShardsData):
+        train = Shards(cfg.folder, cfg.size, cfg.channels, cfg.held_out, "train", cfg.flip)
+        return train, train.part("test")
     if isinstance(cfg, c.MoonsData):
         return two_moons(cfg.count, cfg.std, 0), two_moons(cfg.count // 10, cfg.std, 1)
     splits = [digits(s, cfg.levels if cfg.form == "categories" else None) for s in ("train", "test")]
@@ -163,7 +172,8 @@ def _classes(source: Any, recipe: c.Recipe) -> int | None:
         return recipe.process.label.categories
     if isinstance(source, Pictures):
         return None if source.classes is None else len(source.classes)
-    return None if source.cond is None else int(source.cond["label"].max()) + 1
+    labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")
+    return None if labels is None else int(labels.max()) + 1
 
 
 def objective(cfg: c.ObjectiveConfig) -> Objective:
@@ -199,9 +209,7 @@ def start(
     run.denoiser.to(_device(device))
     trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview)
     for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
-        partial = out / f"{name}.partial"
-        partial.write_text(content.model_dump_json(indent=1))
-        partial.replace(out / name)
+        write(out / name, content.model_dump_json(indent=1))
     return run, trainer
 
 
@@ -249,7 +257,7 @@ def open_run(path: str | Path) -> Run:
         ValueError: if the directory is no run, or has no whole checkpoint.
     """
     run = build(read_recipe(path), _read(Path(path) / FACTS_FILE, Facts))
-    found = load_latest(Path(path) / "checkpoints")
+    found = load_latest(Path(path) / "checkpoints", parts=("ema",))
     if found is None:
         raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
     run.denoiser.load_state_dict(dict(found.tensors["ema"]))

@@ -32,17 +32,57 @@ class MnistData(Closed):
 
 
 class ImagesData(Closed):
-    """Any folder of pictures."""
+    """Any folder of pictures. See `langevin.data.Pictures`."""
 
     kind: Literal["images"] = "images"
     folder: str = "data/images"
     """Folder of pictures; subfolders are classes."""
     size: int = Field(default=32, ge=4)
-    """Side in pixels."""
+    """Side in pixels; with aspect, of the square with as many pixels."""
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
     broken: Literal["fail", "skip"] = "fail"
     """What to do about pictures that cannot be read."""
+    max_skipped: float = Field(default=0.01, ge=0, le=1)
+    """Largest share of pictures that "skip" may leave out."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of pictures kept for testing."""
+    aspect: bool = False
+    """Train on pictures in their own shapes, in batches of one shape each; testing is on squares."""
+    bucket_step: int = Field(default=8, ge=1)
+    """With aspect, heights and widths are multiples of this."""
+    flip: bool = False
+    """Training sees half of the pictures mirrored."""
+    captions: str | None = None
+    """"txt" for picture.txt beside picture.png, or a JSONL file in the folder with "file" and "text"; none is broken."""
+
+
+class ArraysData(Closed):
+    """Arrays in .npy files, read row by row. See `langevin.data.Arrays`."""
+
+    kind: Literal["arrays"] = "arrays"
+    x: str = "data/x.npy"
+    """Samples (N, ...): floats, int64 for categories, or uint8 for pictures (N, C, H, W)."""
+    label: str | None = None
+    """Class numbers (N,), int64."""
+    test: int = Field(default=1000, ge=1)
+    """Rows held out, the last of the file."""
+
+
+class ShardsData(Closed):
+    """Tar shards as WebDataset writes them. See `langevin.data.Shards`."""
+
+    kind: Literal["shards"] = "shards"
+    folder: str = "data/shards"
+    """Folder with *.tar, or one tar."""
+    size: int = Field(default=32, ge=4)
+    """Side in pixels."""
+    channels: Literal[1, 3] = 3
+    """3 for colour, 1 for grey."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of samples kept for testing."""
+    flip: bool = False
+    """Training sees half of the pictures mirrored."""
 
 
 class MoonsData(Closed):
@@ -55,7 +95,7 @@ class MoonsData(Closed):
     """Noise around the two arcs."""
 
 
-DataConfig = Annotated[DigitsData | MnistData | ImagesData | MoonsData, Field(discriminator="kind")]
+DataConfig = Annotated[DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData, Field(discriminator="kind")]
 
 
 class GaussianConfig(Closed):

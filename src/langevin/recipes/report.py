@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from langevin import pictures
+from langevin import pictures, tensors
 from langevin.core.denoiser import Denoiser
 from langevin.core.sample import plans_for, sample, trajectory
 from langevin.evaluate import Classifier, energy_distance, frechet, nearest, pca_features, train_classifier
+from langevin.files import staged, write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -126,14 +125,15 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
         return made
     x = draw(run, count, **options)
     if path.suffix == ".npy":
-        np.save(path, (x["image"] if isinstance(x, dict) else x).cpu().numpy(), allow_pickle=False)
+        with staged(path) as beside:
+            np.save(beside, (x["image"] if isinstance(x, dict) else x).cpu().numpy(), allow_pickle=False)
     elif isinstance(run.recipe.data, c.MoonsData):
         assert isinstance(x, Tensor)
         pictures.plot_points([("samples", x)], path)
     else:
         pictures.save_images(as_pictures(run, x), path)
     if isinstance(x, dict):
-        path.with_suffix(".json").write_text(json.dumps({"label": x["label"].tolist()}))
+        write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
     return path
 
 
@@ -166,14 +166,12 @@ def classifier(run: Run, folder: Path | None) -> tuple[Classifier, float]:
     try:
         if file is None:
             raise FileNotFoundError
-        model.load_state_dict(load_file(file))
+        model.load_state_dict(tensors.load(file))
         model.eval()
-    except (OSError, SafetensorError, RuntimeError):  # none yet, or cut short, or of another version: train it again
+    except (OSError, ValueError, RuntimeError):  # none yet, or cut short, or of another version: train it again
         model = train_classifier(x, y, int(y.max()) + 1)
         if file is not None:
-            partial = file.with_suffix(".partial")
-            save_file(model.state_dict(), partial)
-            partial.replace(file)
+            tensors.save(file, model.state_dict())
     return model, float((model.label(test_x) == test_y).float().mean())
 
 
@@ -275,9 +273,7 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
         except ImportError as error:  # plots are an extra; the numbers below are not
             say(str(error))
     result = evaluate(run, count=count, folder=out)
-    partial = out / "metrics.partial"
-    partial.write_text(json.dumps(result, indent=1))
-    made.append(partial.replace(out / "metrics.json"))
+    made.append(write(out / "metrics.json", json.dumps(result, indent=1)))
     for path in filter(None, made):
         say(str(path))
     return result

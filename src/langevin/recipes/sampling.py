@@ -9,6 +9,7 @@ import torch
 from langevin import plans
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
+from langevin.files import write
 from langevin.guidance import CFG
 from langevin.recipes.build import Run
 
@@ -38,10 +39,7 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
 def save(plan: Plan, file: Path) -> Path:
     """Write a plan whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    staged = file.with_suffix(".part")
-    staged.write_text(plan.to_json())
-    staged.replace(file)
-    return file
+    return write(file, plan.to_json())
 
 
 def tune(

@@ -1,8 +1,11 @@
 """Training: from a denoiser, data and an objective to a run directory that nothing can lose."""
 
 from langevin.config import TrainConfig
-from langevin.training.checkpoint import load_latest
+from langevin.files import DiskFull
+from langevin.training.checkpoint import Checkpoint, load_latest
 from langevin.training.ema import Ema
+from langevin.training.lock import Lock
+from langevin.training.saving import Checkpoints, Patience
 from langevin.training.trainer import Trainer, fit
 
-__all__ = ["Ema", "TrainConfig", "Trainer", "fit", "load_latest"]
+__all__ = ["Checkpoint", "Checkpoints", "DiskFull", "Ema", "Lock", "Patience", "TrainConfig", "Trainer", "fit", "load_latest"]

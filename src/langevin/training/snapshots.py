@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from langevin import staged
+from langevin.tensors import save
 from langevin.training.ema import Average, Power, exponent
 
 FORMAT = "langevin-average-1"
@@ -80,7 +80,8 @@ class Snapshots:
             "buffers": json.dumps(sorted(average.buffers)), "crc32": json.dumps({n: _crc(v) for n, v in tensors.items()}),
         }  # fmt: skip
         name = f"power-{average.profile.sigma_rel:g}-{average.samples:012d}.safetensors"
-        return staged.save(self.folder / name, tensors, said)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return save(self.folder / name, tensors, said)
 
     def read(self) -> list[Snapshot]:
         """All snapshots, oldest first; their tensors are read one by one when asked for, each against its checksum.

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.tree import tree_map
-from langevin.data.arrays import Source, order
+from langevin.data import Source, order
+from langevin.files import telling, write
 from langevin.objectives import Denoising, Loss, Objective
-from langevin.training.checkpoint import load_latest, save_checkpoint
 from langevin.training.ema import Ema
+from langevin.training.lock import Lock
+from langevin.training.saving import Checkpoints
 
 Preview = Callable[[Denoiser, int], None]
 
@@ -91,15 +93,16 @@ class Trainer:
         self.ema = Ema(denoiser, config.ema)
         self.step = 0
         self._stop = False
+        self.checkpoints = None if self.out is None else Checkpoints(self.out / "checkpoints", config.keep)
         if self.out is not None:
             self._open(resume)
 
     # The run directory
 
     def _open(self, resume: bool) -> None:
-        assert self.out is not None
+        assert self.out is not None and self.checkpoints is not None
         self.out.mkdir(parents=True, exist_ok=True)
-        found = load_latest(self.out / "checkpoints")
+        found = self.checkpoints.latest()
         if found is None:
             self._trim_log()
             return
@@ -146,9 +149,7 @@ class Trainer:
             except (json.JSONDecodeError, KeyError, TypeError):
                 break
             kept.append(line)
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        partial.replace(path)
+        write(path, "".join(f"{line}\n" for line in kept))
 
     def _optimiser_tensors(self) -> dict[str, Tensor]:
         state = self.optimiser.state_dict()["state"]
@@ -164,7 +165,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint now."""
-        if self.out is None:
+        if self.checkpoints is None:
             return
         tensors = {
             "model": self.denoiser.state_dict(),
@@ -177,9 +178,8 @@ class Trainer:
             "what": self._what(),
             "ema_updates": self.ema.updates,
             "samples": self.step * self.config.batch,
-            "torch": torch.__version__,
         }
-        save_checkpoint(self.out / "checkpoints", self.step, tensors, state, self.config.keep)
+        self.checkpoints.save(self.step, tensors, state)
 
     # The loop
 
@@ -238,12 +238,15 @@ class Trainer:
             The averaged denoiser, in eval mode.
         """
         c, began, before = self.config, time.monotonic(), self.step
-        with _signals(self._ask_to_stop), _progress(c.steps, self.step, progress) as show, _log(self.out) as write:
+        held = nullcontext() if self.out is None else Lock(self.out)
+        with held, _signals(self._ask_to_stop), _progress(c.steps, self.step, progress) as show, _log(self.out) as log:
+            if self.checkpoints is not None:
+                self.checkpoints.clean()
             while self.step < c.steps and not self._stop:
                 line = self.update()
                 if self.step % c.log_every == 0 or self.step == c.steps:
                     speed = (self.step - before) * c.batch / (time.monotonic() - began)
-                    write({**line, "samples_per_second": round(speed, 1)})
+                    log({**line, "samples_per_second": round(speed, 1)})
                 show(self.step, line["loss"])
                 if self.step % c.save_every == 0 or self.step == c.steps:
                     self.save()
@@ -313,7 +316,8 @@ def _log(out: Path | None) -> Iterator[Callable[[dict[str, Any]], None]]:
     if out is None:
         yield lambda line: None
         return
-    with (out / "log.jsonl").open("a", buffering=1) as file:
+    path = out / "log.jsonl"
+    with telling(path), path.open("a", buffering=1) as file:
         yield lambda line: print(json.dumps(line), file=file)
 
 

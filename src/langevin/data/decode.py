@@ -1,0 +1,163 @@
+"""One picture or array, from bytes that may be anything. Limits are checked before memory is given; the words of errors
+are ours, since a library's text may carry anything."""
+
+import io
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.noise import Noise
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"}
+MAX_PIXELS = 64_000_000
+MAX_SIDE = 20_000
+MAX_TEXT = 65_536
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")  # all else that Pillow knows stays shut
+_ORIENTATION = 0x0112
+
+
+class Unreadable(ValueError):
+    """Why something cannot be read, as the end of a sentence."""
+
+
+def measure(file: Path | IO[bytes]) -> tuple[int, int]:
+    """Decode a picture and forget it.
+
+    Returns:
+        (height, width) in pixels, as it is meant to be seen.
+
+    Raises:
+        Unreadable: if it cannot be decoded, or is too large to try.
+    """
+    try:
+        with _open(file) as picture:
+            turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+            picture.load()
+            return (picture.width, picture.height) if turned else (picture.height, picture.width)
+    except Exception as error:
+        raise _why(file, error) from None
+
+
+def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int) -> Tensor:
+    """A picture cropped in its middle to the aspect of `size` and resized: (C, H, W) uint8. Transparency becomes white, of
+    an animation the first frame counts, and the camera's rotation is undone.
+
+    Raises:
+        Unreadable: as `measure`.
+    """
+    try:
+        with _open(file) as picture:
+            flat = ImageOps.exif_transpose(picture)
+        if flat.mode.startswith("I"):  # 16 bits, which convert() would clip
+            flat = Image.fromarray((np.asarray(flat).astype(np.float64) / 257).round().astype(np.uint8))
+        if flat.mode in ("RGBA", "LA", "PA", "P"):
+            flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat.convert("RGBA"))
+        flat = ImageOps.fit(flat.convert("RGB" if channels == 3 else "L"), (size[1], size[0]), Image.Resampling.LANCZOS)
+    except Exception as error:
+        raise _why(file, error) from None
+    return torch.from_numpy(np.array(flat)).reshape(*size, -1).permute(2, 0, 1)
+
+
+def _open(file: Path | IO[bytes]) -> Image.Image:
+    """The header, before anything is decoded."""
+    picture = Image.open(file, formats=_FORMATS)
+    if picture.width * picture.height > MAX_PIXELS:
+        raise Unreadable(f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels")
+    if max(picture.size) > MAX_SIDE:
+        raise Unreadable(f"{picture.width} x {picture.height} has a side above {MAX_SIDE:,} pixels")
+    return picture
+
+
+def _why(file: Path | IO[bytes], error: Exception) -> Unreadable:
+    if isinstance(error, Unreadable):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return Unreadable("the link leads nowhere" if isinstance(file, Path) and file.is_symlink() else "it is gone")
+    if isinstance(error, PermissionError):
+        return Unreadable("not allowed to read it")
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        return Unreadable(f"above {MAX_PIXELS:,} pixels")
+    with suppress(OSError):
+        if (file.stat().st_size if isinstance(file, Path) else file.seek(0, io.SEEK_END)) == 0:
+            return Unreadable("empty")
+    return Unreadable("damaged, or no picture")
+
+
+def read_npy(data: bytes) -> np.ndarray:
+    """An array from the bytes of an .npy file.
+
+    Raises:
+        Unreadable: if they are no such file, hold Python objects, or more or less than their header says.
+    """
+    file = io.BytesIO(data)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+    except Exception:
+        raise Unreadable("damaged, or no .npy file") from None
+    if dtype.hasobject:
+        raise Unreadable("it holds Python objects")
+    body = data[file.tell() :]
+    if len(body) != math.prod(shape) * dtype.itemsize:
+        raise Unreadable(f"it holds {len(body)} bytes where its header says {tuple(shape)} of {dtype}")
+    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def read_text(data: bytes) -> str:
+    """A caption.
+
+    Raises:
+        Unreadable: if it is empty, too long, or not UTF-8.
+    """
+    if len(data) > MAX_TEXT:
+        raise Unreadable(f"its caption is above {MAX_TEXT:,} bytes")
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError:
+        raise Unreadable("its caption is not UTF-8") from None
+    if not text:
+        raise Unreadable("its caption is empty")
+    return text
+
+
+def to_unit(x: Tensor) -> Tensor:
+    """uint8 is a picture: 0 .. 255 becomes floats in [-1, 1]. All else stays as it is."""
+    return x.float() / 127.5 - 1 if x.dtype == torch.uint8 else x
+
+
+def mirror(batch: Batch, noise: Noise) -> Batch:
+    """Pictures x (B, C, H, W), each flipped left to right with probability 1/2."""
+    x = batch.x
+    assert isinstance(x, Tensor)
+    return replace(batch, x=torch.where((noise.uniform() < 0.5)[:, None, None, None], x.flip(-1), x))
+
+
+class Kept:
+    """What was decoded once, up to `limit` bytes; what comes later is decoded each time.
+
+    Nothing is dropped for something newer: a shuffled reading comes back to each sample equally late, so that would only
+    lower the share that is found.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+        self._known: dict[int, Tensor] = {}
+
+    def get(self, key: int, make: Callable[[], Tensor]) -> Tensor:
+        if (found := self._known.get(key)) is not None:
+            return found
+        made = make()
+        if made.nbytes <= self._left:
+            self._left -= made.nbytes
+            self._known[key] = made
+        return made

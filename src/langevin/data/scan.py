@@ -1,0 +1,134 @@
+"""Everything that is wrong with a folder of pictures, found before training."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from langevin.data.decode import Unreadable, measure, read_text
+from langevin.data.progress import shown
+
+Size = tuple[int, int]
+"""(height, width)."""
+
+
+def scan(folder: Path, paths: Sequence[Path], file: Path | None = None, progress: bool = True) -> dict[Path, Size | str]:
+    """Decode every picture once, with threads: its size, or why it cannot be read.
+
+    Args:
+        folder: names in `file` are relative to it.
+        paths: the pictures.
+        file: JSON in which sizes are remembered; a picture whose bytes and time of change are as they were is not read
+            again. A file that is damaged counts as none.
+        progress: whether to show a bar, on a terminal.
+    """
+    known = _known(file)
+    names = {path: str(path.relative_to(folder)) for path in paths}
+    found: dict[Path, Size | str] = {}
+    todo = []
+    for path in paths:
+        stamp = _stamp(path)
+        if stamp is not None and (line := known.get(names[path])) is not None and line[:2] == stamp:
+            found[path] = (line[2], line[3])
+        else:
+            todo.append(path)
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, on metadata that we do not use
+        found |= zip(todo, shown(pool.map(_look, todo), len(todo), "looking at pictures", progress), strict=True)
+    if file is not None and todo:
+        lines = {n: [*stamp, *s] for p, n in names.items() if isinstance(s := found[p], tuple) and (stamp := _stamp(p))}
+        partial = file.with_name(f"{file.name}.partial")
+        partial.write_text(json.dumps(lines))
+        partial.replace(file)
+    return {path: found[path] for path in paths}
+
+
+def _look(path: Path) -> Size | str:
+    if path.exists() and not path.is_file():
+        return "no plain file"
+    try:
+        return measure(path)
+    except Unreadable as error:
+        return str(error)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _known(file: Path | None) -> dict[str, list[int]]:
+    try:
+        said = json.loads(file.read_bytes()) if file else {}
+        return {str(n): line for n, line in said.items() if len(line) == 4 and all(type(v) is int for v in line)}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def captions(folder: Path, paths: Sequence[Path], where: str) -> tuple[dict[Path, str], dict[Path, str]]:
+    """The caption of every picture.
+
+    Args:
+        where: "txt" for a file picture.txt beside picture.png, or a JSONL file, relative to `folder`, whose lines have
+            "file" (relative to `folder` too) and "text".
+
+    Returns:
+        (captions, why there is none), each by path.
+
+    Raises:
+        ValueError: if the JSONL file cannot be read, has a line that is no such object, or names a picture twice.
+    """
+    lines = None if where == "txt" else _lines(folder / where)
+    texts, missing = {}, {}
+    for path in paths:
+        try:
+            texts[path] = read_text(_beside(path) if lines is None else _line(lines, str(path.relative_to(folder))))
+        except Unreadable as error:
+            missing[path] = str(error)
+    return texts, missing
+
+
+def _beside(path: Path) -> bytes:
+    try:
+        return path.with_suffix(".txt").read_bytes()
+    except FileNotFoundError:
+        raise Unreadable(f"no caption: {path.stem}.txt is missing") from None
+    except OSError as error:
+        raise Unreadable(f"its caption cannot be read ({type(error).__name__})") from None
+
+
+def _line(lines: Mapping[str, str], name: str) -> bytes:
+    if name not in lines:
+        raise Unreadable("no caption: the captions file has no line for it")
+    return lines[name].encode("utf-8", "replace")
+
+
+def _lines(file: Path) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    continue
+                try:
+                    said = json.loads(line)
+                    name, text = said["file"], said["text"]
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    name = text = None
+                if not isinstance(name, str) or not isinstance(text, str):
+                    raise ValueError(f'{file} line {number} is not {{"file": ..., "text": ...}}; mend it.')
+                if os.path.normpath(name) in texts:
+                    raise ValueError(f"{file} line {number} names {name!r} again; keep one line per picture.")
+                texts[os.path.normpath(name)] = text
+    except UnicodeDecodeError:
+        raise ValueError(f"{file} is not UTF-8; save it so.") from None
+    except OSError as error:
+        raise ValueError(
+            f"captions is {file}, which cannot be read ({type(error).__name__}); give 'txt' or a JSONL file."
+        ) from None
+    return texts

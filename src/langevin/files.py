@@ -1,0 +1,146 @@
+"""Files that are there whole or not at all. Imports no torch."""
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+class DiskFull(OSError):
+    """There is no space left to write a file; nothing that was there before is harmed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(errno.ENOSPC, f"no space is left to write {path}; free some, what was there before is untouched.")
+
+    def __str__(self) -> str:
+        return self.strerror or ""
+
+
+@contextmanager
+def telling(path: Path) -> Iterator[None]:
+    """Turns the system's word for a full disk, or a quota, into `DiskFull` naming `path`."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except OSError as error:
+        if error.errno in _FULL:
+            raise DiskFull(path) from None
+        raise
+
+
+def flush(path: Path) -> None:
+    """Have a file, or the entries of a folder, on the disk itself.
+
+    Raises:
+        OSError: if the disk refuses.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def staged(path: str | Path) -> Iterator[Path]:
+    """A name beside `path` to write a file under; it takes the place of `path` in one step if the block ends well.
+
+    The name keeps the suffix, which some writers go by. After an error it is gone, and `path` is as it was.
+
+    Raises:
+        DiskFull: if there is no space.
+        OSError: if the folder cannot be written.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+    try:
+        with telling(path):
+            yield beside
+            flush(beside)
+            os.replace(beside, path)
+            flush(path.parent)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def write(path: str | Path, content: str | bytes) -> Path:
+    """Write a file whole or not at all; `path` is returned. Raises as `staged` does."""
+    with staged(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    return Path(path)
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a plain file to read: never a link, a folder, or a pipe that would keep the reader waiting.
+
+    Raises:
+        ValueError: naming the file and why it cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        raise ValueError(f"{path} is missing.") from None
+    except (OSError, ValueError) as error:  # a ValueError for names with a zero byte
+        why = "a link, and files stand here themselves" if getattr(error, "errno", 0) == errno.ELOOP else type(error).__name__
+        raise ValueError(f"{path} cannot be read ({why}).") from None
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise ValueError(f"{path} is no plain file.")
+    return open(handle, "rb")
+
+
+def parse_json(raw: bytes, path: Path) -> Any:
+    """JSON of one meaning: UTF-8, no name twice in an object, no NaN or Infinity.
+
+    Raises:
+        ValueError: naming the file and what is wrong.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("a name stands twice in one object")
+        return made
+
+    def no_constant(text: str) -> Any:
+        raise ValueError(f"{text} is no JSON")
+
+    try:
+        return json.loads(raw.decode(), object_pairs_hook=once, parse_constant=no_constant)
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is damaged: it is no UTF-8.") from None
+    except json.JSONDecodeError:
+        raise ValueError(f"{path} is damaged: it is no JSON.") from None
+    except RecursionError:
+        raise ValueError(f"{path} is damaged: it is nested too deeply.") from None
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {str(error)[:80]}.") from None
+
+
+def read_json(path: Path, limit: int) -> Any:
+    """The JSON of a plain file of at most `limit` bytes. Raises as `open_plain` and `parse_json` do."""
+    return parse_json(read_plain(path, limit), path)
+
+
+def read_plain(path: Path, limit: int) -> bytes:
+    """A plain file of at most `limit` bytes.
+
+    Raises:
+        ValueError: naming the file and why it cannot be read.
+    """
+    with open_plain(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{path} has {size} bytes, above the {limit} it may have.")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None

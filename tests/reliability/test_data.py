@@ -1,0 +1,381 @@
+"""Data that is broken, hostile, or changes while it is read; workers that must not outlive their parent."""
+
+import io
+import os
+import signal
+import struct
+import subprocess
+import sys
+import tarfile
+import time
+import zlib
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from langevin.core.batch import Batch
+from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
+
+
+def png(width, height):
+    """A PNG that is all header: it says its size, and holds next to nothing."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+@pytest.fixture
+def album(tmp_path):
+    """Six pictures that are whole, and one of every kind that is not."""
+    rng = np.random.default_rng(0)
+    for k in range(3):
+        Image.fromarray(rng.integers(0, 255, (20, 30, 3), np.uint8)).save(tmp_path / f"{k}.png")
+    Image.new("CMYK", (9, 9), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
+    Image.fromarray(np.full((9, 9), 51400, np.uint16)).save(tmp_path / "deep.png")
+    frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    whole = (tmp_path / "0.png").read_bytes()
+    jpeg = io.BytesIO()
+    Image.open(tmp_path / "1.png").save(jpeg, "JPEG")
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    (tmp_path / "lies.jpg").write_text("hello")
+    (tmp_path / "long.png").write_bytes(png(30_000, 10))
+    (tmp_path / "vast.png").write_bytes(png(30_000, 30_000))
+    (tmp_path / "bomb.png").write_bytes(png(19_000, 5_000))
+    os.mkfifo(tmp_path / "pipe.png")
+    os.symlink(tmp_path / "gone.png", tmp_path / "link.png")
+    for p in tmp_path.iterdir():
+        if p.suffix in (".png", ".jpg", ".gif"):
+            p.with_suffix(".txt").write_text(f"this is {p.stem}")
+    (tmp_path / "2.txt").unlink()
+    return tmp_path
+
+
+BROKEN = {
+    "empty.png": "empty",
+    "cut.png": "damaged",
+    "cut.jpg": "damaged",
+    "lies.jpg": "damaged",
+    "long.png": "a side above 20,000",
+    "vast.png": "above 64,000,000 pixels",
+    "bomb.png": "above 64,000,000 pixels",
+    "pipe.png": "no plain file",
+    "link.png": "the link leads nowhere",
+}
+
+
+def test_every_broken_picture_is_named_before_training(album):
+    with pytest.raises(ValueError, match="9 of 15 pictures cannot be used") as caught:
+        Pictures(album, 8)
+    for name, why in BROKEN.items():
+        assert f"{name}: " in str(caught.value) and why in str(caught.value).split(f"{name}: ")[1].split("\n")[0]
+    with pytest.raises(ValueError, match="2.png: no caption: 2.txt is missing"):
+        Pictures(album, 8, captions="txt")
+
+
+def test_what_may_be_skipped_has_a_quota(album):
+    with pytest.raises(ValueError, match=r"more than max_skipped = 0.01 .* pass max_skipped=0.6"):
+        Pictures(album, 8, broken="skip")
+    with pytest.warns(UserWarning, match="9 of 15 pictures cannot be used and are left out"):
+        data = Pictures(album, 8, broken="skip", max_skipped=0.6, split="all")
+    assert [p.name for p in data.paths] == ["0.png", "1.png", "2.png", "deep.png", "moving.gif", "print.jpg"]
+    x = data.batch(torch.arange(6)).x
+    assert (x[3] == 51400 / 257 / 127.5 - 1).all()  # 16 bits
+    assert x[4, :, 4, 4].tolist() == [1, -1, -1]  # the first frame
+    assert x[5, 0].min() > 0.9 and x[5, 1:].max() < -0.9  # CMYK red
+    with pytest.warns(UserWarning):
+        again = Pictures(album, 8, broken="skip", max_skipped=0.6, split="all")
+    assert torch.equal(again.batch(torch.arange(6)).x, x) and again.digest() == data.digest()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_picture_that_may_not_be_read(album):
+    (album / "0.png").chmod(0)
+    with pytest.raises(ValueError, match="0.png: not allowed to read it"):
+        Pictures(album, 8)
+
+
+def test_a_picture_that_breaks_after_the_scan(tmp_path):
+    for k in range(4):
+        Image.new("RGB", (8, 8), (k, k, k)).save(tmp_path / f"{k}.png")
+    data = Pictures(tmp_path, 8, split="all", keep=3 * 8 * 8)
+    data.batch(torch.tensor([0]))
+    for k in (0, 1):
+        (tmp_path / f"{k}.png").write_bytes(b"")
+    data.batch(torch.tensor([0]))  # kept
+    for workers in (0, 1):
+        with pytest.raises(ValueError, match=r"1.png was whole when it was scanned and cannot be read any more: empty") as caught:
+            list(islice(loader(data, Order(0, 4, 4), workers=workers), 1))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_scan_is_remembered_only_for_files_that_stayed(tmp_path):
+    for k in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    memory = tmp_path / "scan.json"
+    Pictures(tmp_path, 8, split="all", scan_file=memory)
+    stat = (tmp_path / "0.png").stat()
+    (tmp_path / "0.png").write_bytes(bytes(stat.st_size))
+    os.utime(tmp_path / "0.png", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # unchanged, as far as one can see without reading
+    (tmp_path / "1.png").write_bytes(b"")
+    with pytest.raises(ValueError, match="1 of 3") as caught:
+        Pictures(tmp_path, 8, scan_file=memory)
+    assert "1.png: empty" in str(caught.value)
+    for damaged in ("", "[]", '{"0.png": 3}', '{"0.png": [1, 2, 3, "x"]}'):
+        memory.write_text(damaged)
+        with pytest.raises(ValueError, match="2 of 3"):
+            Pictures(tmp_path, 8, scan_file=memory)
+
+
+class Failing(Arrays):
+    def batch(self, index):
+        if 7 in index:
+            raise KeyError("lost")
+        return super().batch(index)
+
+
+class Slow(Arrays):
+    def batch(self, index):
+        time.sleep(0.2)
+        return super().batch(index)
+
+
+def test_a_failing_worker_says_what_and_where():
+    data = Failing(torch.arange(8)[:, None])
+    with pytest.raises(RuntimeError, match=r"^reading step \d failed in a worker: 'lost'$"):
+        list(islice(loader(data, Order(0, 8, 4), workers=1), 2))
+
+
+def test_workers_die_with_their_parent():
+    program = (
+        "import torch, sys\n"
+        "from tests.reliability.test_data import Slow, Order, loader\n"
+        "for _ in loader(Slow(torch.arange(64)[:, None]), Order(0, 64, 4), workers=2):\n"
+        "    from multiprocessing import active_children\n"
+        "    print(*[c.pid for c in active_children()], flush=True)\n"
+    )
+    root = Path(__file__).parents[2]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)])}
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root, env=env) as parent:
+        children = [int(pid) for pid in parent.stdout.readline().split()]  # pyright: ignore
+        parent.send_signal(signal.SIGKILL)
+    assert len(children) == 2
+    for _ in range(150):
+        if not any(alive(pid) for pid in children):
+            return
+        time.sleep(0.1)
+    raise AssertionError("workers outlived their parent by 15 seconds")
+
+
+def alive(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+# Arrays
+
+
+def test_files_that_are_no_arrays(tmp_path):
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "many.npz", a=np.zeros(3))
+    np.save(tmp_path / "cut.npy", np.zeros((100, 10)))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
+    (tmp_path / "text.npy").write_text("hello")
+    for name in ("objects.npy", "many.npz", "cut.npy", "text.npy"):
+        with pytest.raises(ValueError, match=f"{name} cannot be read as one array of numbers"):
+            Arrays(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="gone.npy does not exist"):
+        Arrays(tmp_path / "gone.npy")
+
+
+# Shards
+
+
+def shard(path, *members, end=True):
+    """A tar of (name or TarInfo, bytes)."""
+    with tarfile.open(path, "w") as file:
+        for name, data in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(data)
+            file.addfile(info, io.BytesIO(data))
+    if not end:
+        path.write_bytes(path.read_bytes().rstrip(b"\0"))
+    return path
+
+
+def special(name, kind, target=""):
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def array(*values):
+    file = io.BytesIO()
+    np.save(file, np.array(values, np.float32))
+    return file.getvalue()
+
+
+X = array(1.0, 2.0)
+TRAPS = {
+    "up": [("../a.npy", X)],
+    "inside up": [("a/../../b.npy", X)],
+    "absolute": [("/etc/a.npy", X)],
+    "drive": [("C:/a.npy", X)],
+    "unc": [("\\\\host\\a.npy", X)],
+    "long": [("a" * 2000 + ".npy", X)],
+    "line": [("a\nb.npy", X)],
+    "symlink": [(special("a.npy", tarfile.SYMTYPE, "/etc/passwd"), b"")],
+    "hard link": [(special("a.npy", tarfile.LNKTYPE, "/etc/passwd"), b"")],
+    "device": [(special("a.npy", tarfile.CHRTYPE), b"")],
+    "fifo": [(special("a.npy", tarfile.FIFOTYPE), b"")],
+    "twice": [("a.npy", X), ("a.npy", X)],
+    "apart": [("a.npy", X), ("b.npy", X), ("a.cls", b"1")],
+    "two xs": [("a.npy", X), ("a.png", X)],
+    "no x": [("a.cls", b"1")],
+    "objects": [("a.npy", (lambda f: (np.save(f, np.array([{}]), allow_pickle=True), f.getvalue())[1])(io.BytesIO()))],
+    "no picture": [("a.png", b"hello")],
+    "bomb": [("a.png", png(30_000, 30_000))],
+    "label": [("a.npy", X), ("a.cls", b"cat")],
+    "shapes": [("a.npy", X), ("b.npy", array(1.0))],
+}
+
+
+def read_all(path, how):
+    if how == "shards":
+        data = Shards(path, 8, split="all")
+        return data.batch(torch.arange(len(data)))
+    return Stream(str(path) if how == "file" else f"pipe:cat {path}", 0, 8, buffer=1).take(0, 2)
+
+
+@pytest.mark.parametrize("how", ["shards", "file", "pipe"])
+@pytest.mark.parametrize("name", TRAPS)
+def test_shards_that_trap(name, how, tmp_path):
+    path = shard(tmp_path / "s.tar", *TRAPS[name])
+    with pytest.raises(ValueError, match=r"s\.tar") as caught:
+        read_all(path, how)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_shards_that_are_cut_or_lie(tmp_path):
+    members = [(f"{k}.npy", X) for k in range(4)]
+    whole = shard(tmp_path / "s.tar", *members).read_bytes()
+    cases = {
+        "header": whole[: 2 * 1024 + 100],
+        "between members": whole[: 2 * 1024],
+        "body": whole[: 2 * 1024 + 600],
+        "checksum": whole[:2048] + b"x" + whole[2049:],
+        "text": b"hello" * 1000,
+        "gzip": b"\x1f\x8b" + bytes(600),
+        "nothing": b"",
+        "joined": whole + whole,
+    }
+    info = tarfile.TarInfo("big.npy")
+    info.size = 1 << 40
+    cases["size"] = bytes(info.tobuf(tarfile.GNU_FORMAT)) + whole
+    pax = tarfile.TarInfo("x")
+    pax.type, pax.size = tarfile.XHDTYPE, 1 << 30
+    cases["extended header"] = bytes(pax.tobuf(tarfile.GNU_FORMAT)) + whole
+    path = tmp_path / "s.tar"
+    for data in cases.values():
+        path.write_bytes(data)
+        for read in (lambda: Shards(path, 8, split="all"), lambda: Stream(str(path)).take(0, 9)):
+            with pytest.raises(ValueError, match=r"s\.tar"):
+                read()
+
+
+def test_a_command_that_fails_is_no_end_of_data(tmp_path):
+    path = shard(tmp_path / "s.tar", *[(f"{k}.npy", X) for k in range(4)])
+    for command in (f"pipe:cat {path}; exit 3", f"pipe:head -c 2048 {path}; exit 3", "pipe:exit 3"):
+        with pytest.raises(ValueError, match="ended with status 3"):
+            Stream(command, buffer=1).take(0, 9)
+    assert Stream(f"pipe:cat {path}").take(0, 9).x.shape == (9, 2)  # pyright: ignore
+    with pytest.raises(ValueError, match="samples is 5, and 4 were read"):
+        Stream(str(path), samples=5).take(0, 9)
+    with pytest.raises(ValueError, match="give a path, or a command"):
+        Stream("https://example.org/s.tar").take(0, 1)
+
+
+# Caches
+
+
+def encode(x):
+    return x * 0.1
+
+
+def test_a_cache_killed_anywhere_is_completed_to_the_same(tmp_path):
+    data = Arrays(torch.randn(37, 3, generator=torch.Generator().manual_seed(0)))
+    reference = cached(data, encode, tmp_path / "whole", "e", batch=4)
+    calls = []
+
+    def dying(x):
+        calls.append(len(x))
+        if len(calls) in (2, 3, 6):
+            raise KeyboardInterrupt
+        return encode(x)
+
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            cached(data, dying, tmp_path / "cut", "e", batch=4)
+        for path in (tmp_path / "cut").glob("*.npy"):
+            with path.open("ab") as file:  # a block that was being written
+                file.write(b"torn")
+    made = cached(data, dying, tmp_path / "cut", "e", batch=4)
+    assert len(calls) == 10 + 3  # only the blocks that died were asked for again
+    assert (tmp_path / "cut" / "x-0.npy").read_bytes() == (tmp_path / "whole" / "x-0.npy").read_bytes()
+    assert torch.equal(made.batch(torch.arange(37)).x, reference.batch(torch.arange(37)).x)
+    assert torch.equal(made.batch(torch.arange(37)).x, encode(data.x).half().float())
+    cached(data, dying, tmp_path / "cut", "e", batch=4)
+    assert len(calls) == 13
+
+
+def test_a_stale_or_damaged_cache_is_never_used(tmp_path):
+    data = Arrays(torch.ones(8, 3))
+    folder = tmp_path / "cache"
+    cached(data, encode, folder, "e")
+    for words, args, options in [
+        ("its source is", (Arrays(torch.zeros(8, 3)), encode, folder, "e"), {}),
+        ("its encoder is e, and f", (data, encode, folder, "f"), {}),
+        ("its dtype is float16, and float32", (data, encode, folder, "e"), {"dtype": "float32"}),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            cached(*args, **options)
+    (folder / "x-0.npy").write_bytes((folder / "x-0.npy").read_bytes()[:-4])
+    with pytest.raises(ValueError, match="not what manifest.json says; delete"):
+        cached(data, encode, folder, "e")
+    for damage in ("", "{}", "[]", (folder / "manifest.json").read_text().replace('"x"', '"../x"').replace('"": [', '"../x": [')):
+        (folder / "manifest.json").write_text(damage)
+        with pytest.raises(ValueError, match="manifest.json is damaged"):
+            cached(data, encode, folder, "e")
+    one, other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    assert encoder_hash(one) == encoder_hash(one) != encoder_hash(other)
+
+
+def test_what_is_not_finite_is_never_kept(tmp_path):
+    data = Arrays(torch.arange(8.0)[:, None])
+    with pytest.raises(ValueError, match="not finite in float16 for sample 5; look at it"):
+        cached(data, lambda x: torch.where(x == 5, torch.nan, x), tmp_path / "a", "e", batch=4)
+    with pytest.raises(ValueError, match="not finite in float16 for sample 7; keep it as float32"):
+        cached(data, lambda x: torch.where(x == 7, 1e5, x), tmp_path / "b", "e", batch=4)
+    made = cached(data, lambda x: torch.where(x == 7, 1e5, x), tmp_path / "c", "e", "float32")
+    assert made.batch(torch.tensor([7])) == Batch(torch.tensor([[1e5]]))
+    with pytest.raises(ValueError, match="rows must have one shape"):
+        cached(data, lambda x: x.repeat(1, int(x[0]) + 1), tmp_path / "d", "e", batch=4)
+    with pytest.raises(ValueError, match="the source has no captions"):
+        cached(data, encode, tmp_path / "e", "e", what="text")
+
+
+def test_a_stream_needs_a_sample_for_every_pass(tmp_path):
+    path = shard(tmp_path / "s.tar", *[(f"{k}.npy", X) for k in range(4)])
+    with pytest.raises(ValueError, match="batch is 2 for 1 processes of 3 passes"):
+        loader(Stream(str(path)), InOrder(0, 2), accumulate=3)
