@@ -96,6 +96,39 @@ def plot_loss(log: str | Path, path: str | Path) -> Path:
     return Path(path)
 
 
+def plot_levels(log: str | Path, path: str | Path) -> Path:
+    """Loss by bin of level against steps, from the entries "levels/0.1-0.2" or "levels/<leaf>/0.1-0.2" of a run's log; one
+    panel per leaf.
+
+    Raises:
+        ValueError: if the log has none.
+    """
+    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for line in lines:
+        for key, value in line.items():
+            if key.startswith("levels/"):
+                *leaf, where = key.split("/")[1:]
+                curves.setdefault("/".join(leaf), {}).setdefault(where, []).append((line["step"], value))
+    if not curves:
+        raise ValueError(f"{log} has no losses by level; train with an objective that reports them.")
+    plt = pyplot()
+    figure, panels = plt.subplots(1, len(curves), figsize=(1 + 6 * len(curves), 4), dpi=110, squeeze=False)
+    for axes, (leaf, bins) in zip(panels[0], curves.items(), strict=True):
+        for where in sorted(bins, key=lambda w: float(w.split("-")[0])):
+            steps, loss = zip(*bins[where], strict=True)
+            axes.plot(steps, loss, linewidth=0.9, color=plt.get_cmap("viridis")(float(where.split("-")[0])), label=where)
+        positive = all(loss > 0 for curve in bins.values() for _, loss in curve)
+        axes.set(xlabel="step", ylabel="loss", yscale="log" if positive else "linear", title=leaf)
+        axes.legend(title="level (0 data)", fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
+        axes.grid(alpha=0.3)
+    figure.tight_layout()
+    with staged(path) as beside:
+        figure.savefig(beside)
+    plt.close(figure)
+    return Path(path)
+
+
 def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
     """Point sets (N, 2) side by side, each with its title."""
     plt = pyplot()

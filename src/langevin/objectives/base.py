@@ -16,10 +16,18 @@ from langevin.objectives.levels import LevelDensity, stratified
 
 @dataclass(frozen=True)
 class Loss:
-    """What an objective says: `total` to differentiate, `logs` to write down (floats by name)."""
+    """What an objective says: `total` to differentiate, `logs` to write down (floats by name).
+
+    Attributes:
+        levels, each: by leaf, levels (N,) and the losses (N,) met there, weighted but not divided by the density that levels
+            were drawn from; detached. N is the number of samples, or of elements where levels differ within a sample. A level
+            of 0 marks data that was given or is padding, whose loss means nothing.
+    """
 
     total: Tensor
     logs: Mapping[str, Tensor] = field(default_factory=dict)
+    levels: Mapping[str, Tensor] = field(default_factory=dict)
+    each: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Objective(nn.Module, ABC):

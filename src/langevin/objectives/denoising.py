@@ -102,6 +102,7 @@ class Denoising(Objective):
 
         factors = spread(self.leaf_weights or 1.0, list(parts), "leaf_weights")
         total, logs = torch.zeros((), device=next(iter(out.values())).device), {}
+        levels, losses = {}, {}
         for name, leaf in parts.items():
             # elements that are given (level 0) have nothing to be learned about them, and some targets are infinite there:
             # the loss is computed at another level and left out, so that its gradient is 0 and not 0 * inf
@@ -114,24 +115,43 @@ class Denoising(Objective):
                 belief = model.predictions[name].posterior(leaf, out[name], z[name], t[name])
                 error = self._cross_entropy(leaf, x[name], z[name], belief, level)
             error = torch.where(drawn.to(error.device), error, torch.zeros_like(error))
-            each = mean_over_elements(error, leaf.space.real(error, batch.mask))
+            real = leaf.space.real(error, batch.mask)
+            each = mean_over_elements(error, real)
+            levels[name], losses[name] = self._by_level(leaf, t[name], error.detach(), each.detach(), real)
             if self.levels.wants_losses:
-                at = level.reshape(len(each), -1)[:, 0]
-                self.levels.observe(at, each.detach() * self.levels.density(at, leaf.schedule))
+                self.levels.observe(levels[name], losses[name])
             total = total + factors[name] * each.mean()
             logs[f"loss/{name}" if name else "loss"] = each.mean().detach()
         if len(parts) > 1:
             logs["loss"] = total.detach()
-        return Loss(total, logs)
+        return Loss(total, logs, levels, losses)
+
+    def _by_level(
+        self, leaf: Gaussian | Categorical, t: Tensor, error: Tensor, each: Tensor, real: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Levels and losses as `Loss` has them: of samples, or of elements where levels differ within a sample."""
+        if t.numel() == len(t):
+            at, loss = t.reshape(-1), each
+        else:
+            at = t.expand(error.shape)
+            at, loss = (at if real is None else torch.where(real, at, 0.0)).reshape(-1), error.reshape(-1)
+        at = at.to(loss.device)
+        if self._divided(leaf):
+            loss = loss * cast(self.levels.density(torch.where(at > 0, at, 0.5), leaf.schedule), loss)
+        return at, loss
+
+    def _divided(self, leaf: Gaussian | Categorical) -> bool:
+        """Whether the loss is divided by the density that levels are drawn from."""
+        # loss-aware levels are importance sampling: what is minimised must not follow them
+        bound = isinstance(leaf, Categorical) and self.weight.name == "elbo"
+        return bound or self.weight.measure != "drawn" or self.levels.wants_losses
 
     def _factor(self, leaf: Gaussian | Categorical, t: Tensor) -> Tensor:
         """The weight, with its measure turned into the density that levels are drawn from."""
         factor = self.weight.on(leaf.schedule, t)
         if self.weight.measure == "lam":
             factor = factor * leaf.schedule.lam_rate(t).abs()
-        # loss-aware levels are importance sampling: what is minimised must not follow them
-        divided = self.weight.measure != "drawn" or self.levels.wants_losses
-        return factor / self.levels.density(t, leaf.schedule) if divided else factor
+        return factor / self.levels.density(t, leaf.schedule) if self._divided(leaf) else factor
 
     def _squared_error(self, model: Denoiser, leaf: Gaussian, name: str, x: Tensor, e: Tensor, out: Tensor, t: Tensor) -> Tensor:
         prediction = model.predictions[name]

@@ -53,4 +53,5 @@ class ELBO(Objective):
         }
         total = torch.stack([e.mean() for e in each.values()]).sum().float()
         logs = {f"nats/{name}" if name else "nats": e.mean().detach() for name, e in each.items()}
-        return Loss(total, {"loss": total.detach(), **logs})
+        levels = {name: level.reshape(-1).to(each[name].device) for name, level in t.items()}
+        return Loss(total, {"loss": total.detach(), **logs}, levels, {name: e.detach() for name, e in each.items()})

@@ -6,7 +6,7 @@ Each is an inverse distribution function, so that levels come from uniforms that
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import torch
@@ -21,9 +21,12 @@ class LevelDensity(nn.Module, ABC):
 
     Attributes:
         wants_losses: it follows the losses it is told of, by `observe`.
+        gather: joins what is observed over the processes of a run, in the order of the samples, so that all keep one
+            density; the tensor itself by default, for a run of one process.
     """
 
     wants_losses = False
+    gather: Callable[[Tensor], Tensor] = staticmethod(lambda value: value)
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -34,7 +37,7 @@ class LevelDensity(nn.Module, ABC):
         """p(t), float64, shape of t."""
 
     def observe(self, t: Tensor, loss: Tensor) -> None:
-        """Told the loss (B,) met at levels t (B,), not divided by p(t)."""
+        """Told the loss (N,) met at levels t (N,), not divided by p(t); level 0 is data that was given, and is passed over."""
         del t, loss
 
 
@@ -131,12 +134,20 @@ class LossAware(Importance):
     """Loss-second-moment sampling (2102.09672, sec. 3.3): p ~ sqrt(mean of recent squared losses), per cell.
 
     Uniform until every cell has `history` losses; mixed with a little of the uniform so that no cell starves. The
-    history is part of the state that checkpoints keep.
+    history is part of the state that checkpoints keep. The density moves whenever losses are observed, so between the passes
+    of one update as well; each pass divides by the density it drew from.
+
+    Args:
+        cells: equal parts of [0, 1].
+        history: losses kept per cell.
+        floor: share of the uniform.
     """
 
     wants_losses = True
 
     def __init__(self, cells: int = 100, history: int = 10, floor: float = 0.001) -> None:
+        if history < 1 or not 0 < floor <= 1:
+            raise ValueError(f"loss_aware has history {history} and floor {floor}; give at least 1 loss, and a share above 0.")
         super().__init__(torch.ones_like, cells)
         self.floor = floor
         self.register_buffer("losses", torch.zeros(cells, history, dtype=torch.float64))
@@ -145,13 +156,68 @@ class LossAware(Importance):
     @torch.no_grad()
     def observe(self, t: Tensor, loss: Tensor) -> None:
         losses, seen, mass = (self.get_buffer(n) for n in ("losses", "seen", "mass"))
-        cells = (t * len(mass)).long().clamp(0, len(mass) - 1)
-        for cell, value in zip(cells.tolist(), loss.double().tolist(), strict=True):
-            losses[cell, int(seen[cell]) % losses.shape[1]] = value
-            seen[cell] += 1
-        if bool((seen >= losses.shape[1]).all()):
-            root = losses.square().mean(1).sqrt()
-            mass.copy_((1 - self.floor) * root / root.sum() + self.floor / len(mass))
+        t, loss = self.gather(t).to(mass.device), self.gather(loss).to(mass.device)
+        count, length = losses.shape
+        cells = torch.where(t > 0, (t * count).long().clamp(0, count - 1), count)  # a last cell for what is passed over
+        cells, order = cells.sort(stable=True)
+        met = torch.bincount(cells, minlength=count + 1)
+        rank = torch.arange(len(cells), device=cells.device) - (met.cumsum(0) - met)[cells]
+        # each cell is a ring; of more than a ring's length in one batch only the last are kept, so that no place is written twice
+        place = (torch.cat([seen, seen[:1]])[cells] + rank) % length
+        target = torch.where(met[cells] - rank <= length, cells, count)
+        ring = torch.cat([losses, losses[:1]])
+        ring[target, place] = loss.double()[order]
+        losses.copy_(ring[:count])
+        seen += met[:count]
+        root = losses.square().mean(1).sqrt()
+        ready = (seen >= length).all() & (root.sum() > 0)
+        share = root / root.sum().clamp(min=torch.finfo(root.dtype).tiny)
+        mass.copy_(torch.where(ready, (1 - self.floor) * share + self.floor / count, mass))
+
+
+class LevelBins:
+    """Mean loss by level, gathered over a stretch of training: where a model learns, and where it does not yet.
+
+    Args:
+        bins: equal parts of [0, 1].
+    """
+
+    def __init__(self, bins: int = 10) -> None:
+        if bins < 1:
+            raise ValueError(f"bins is {bins}; levels are told apart by at least 1.")
+        self.bins = bins
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def add(self, levels: Mapping[str, Tensor], losses: Mapping[str, Tensor]) -> None:
+        """Take in `Loss.levels` and `Loss.each`; level 0, data that was given, is passed over. Waits for no device."""
+        for name, t in levels.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros(self.bins, dtype=torch.float64, device=t.device)
+                self._counts[name] = torch.zeros(self.bins, dtype=torch.float64, device=t.device)
+            cells = (t * self.bins).long().clamp(0, self.bins - 1)
+            met = (t > 0).double()
+            self._sums[name].index_add_(0, cells, torch.where(t > 0, losses[name].to(t.device).double(), 0.0))
+            self._counts[name].index_add_(0, cells, met)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Sums and counts; a run of several processes adds these up, in place, before it reads the logs."""
+        return [*self._sums.values(), *self._counts.values()]
+
+    def logs(self) -> dict[str, float]:
+        """The mean of each bin that met a loss, by name, as "levels/0.1-0.2" ("levels/<leaf>/0.1-0.2" for a product), and
+        begin again."""
+        out = {}
+        for name, sums in self._sums.items():
+            counts = self._counts[name]
+            for i, (total, count) in enumerate(zip(sums.tolist(), counts.tolist(), strict=True)):
+                if count:
+                    where = f"{i / self.bins:.4g}-{(i + 1) / self.bins:.4g}"
+                    out[f"levels/{name}/{where}" if name else f"levels/{where}"] = total / count
+        self._sums, self._counts = {}, {}
+        return out
 
 
 LEVELS: dict[str, Callable[..., LevelDensity]] = {
