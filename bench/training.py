@@ -4,18 +4,19 @@
     python bench/training.py --compiled --networks dit-s        # torch.compile takes minutes
     python bench/training.py --gpu --networks dit-b unet --batch 64
 
-Every contender takes one step in turn, round after round, so that a neighbour's load falls on all of them; one thread on the
-CPU, timed in CPU time of the process (wall time stands beside it), in CUDA events on a GPU. Memory is measured in a process
-of its own per contender: the highest resident set of two steps above what the imports left (on a GPU, the most allocated).
-Ours is `Trainer.update`; diffusers runs the loop of its train_unconditional example under accelerate, and
-denoising-diffusion-pytorch (lucidrains) that of its Trainer, whose pictures come from memory here as they do for all. Peers are
-measured where installed (pip install diffusers accelerate; pip install --no-deps denoising-diffusion-pytorch ema-pytorch).
+Every contender lives in a process of its own and they take a step in turn, round after round, so that a neighbour's load falls
+on all of them. One thread on the CPU, timed in CPU time of the process (wall time stands beside it); CUDA events on a GPU.
+Memory is the highest resident set of that process above what its imports took (on a GPU, the most allocated). Ours is
+`Trainer.update`; diffusers runs the loop of its train_unconditional example under accelerate, and denoising-diffusion-pytorch
+(lucidrains) that of its Trainer, whose pictures come from memory here as they do for all; its U-Net is another architecture, and
+is made 144 wide to have as many parameters as the other two, which are the same to the parameter. Peers are measured where
+installed (pip install diffusers accelerate; pip install --no-deps denoising-diffusion-pytorch ema-pytorch).
 """
 
 import argparse
 import csv
+import importlib
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,7 +42,6 @@ SHAPES = {
     "unet-tiny": ((3, 8), {"width": 32, "multipliers": (1, 2), "blocks": 1}),
     "dit-tiny": ((4, 8), {"width": 64, "depth": 2, "heads": 2}),
 }
-PEERS = ("langevin", "diffusers", "lucidrains")
 MODES = ("float32", "float32 channels_last", "bf16 autocast", "bf16 weights")
 
 
@@ -135,7 +135,7 @@ def lucidrains(network: str, mode: str, batch: int, device: str) -> tuple[Step, 
     (channels, side), shape = SHAPES[network]
     count = len(shape["multipliers"])
     net = Unet(
-        shape["width"], channels=channels, dim_mults=tuple(shape["multipliers"]), dropout=0.1, flash_attn=True,
+        shape["width"] * 9 // 8, channels=channels, dim_mults=tuple(shape["multipliers"]), dropout=0.1, flash_attn=True,
         full_attn=tuple(i == 1 for i in range(count)),
     )  # fmt: skip
     net = prepared(net, mode, device)
@@ -164,107 +164,128 @@ def lucidrains(network: str, mode: str, batch: int, device: str) -> tuple[Step, 
 BUILD = {"langevin": ours, "diffusers": diffusers, "lucidrains": lucidrains}
 
 
-def built(who: str, network: str, mode: str, batch: int, device: str) -> tuple[Step, nn.Module] | None:
-    """The contender, or None where the peer has no such network, cannot run the mode, or is not installed."""
-    if who == "lucidrains" and not network.startswith("unet"):
-        return None
-    torch.manual_seed(0)
-    try:
-        step, net = BUILD[who](network, mode, batch, device)
-        step()  # a first step allocates the optimiser's state, and compiles
-    except (ImportError, RuntimeError) as error:
-        print(f"{network} {mode}: {who} is left out: {str(error).splitlines()[0]}")
-        return None
-    return step, net
-
-
 def resident() -> int:
-    """Highest resident set of this process so far, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def memory(who: str, network: str, mode: str, batch: int, device: str) -> int:
-    """Bytes that a training step needs at most, above what the imports of all contenders took."""
-    import accelerate  # noqa: F401
-    import diffusers
-
-    _ = diffusers.UNet2DModel, diffusers.DiTTransformer2DModel, diffusers.DDPMScheduler
-    before = resident()
-    made = built(who, network, mode, batch, device)
-    if made is None:
-        return 0
-    made[0]()
-    return torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before
-
-
-def memory_apart(*what: object) -> float:
-    """`memory` in a process of its own, in MiB."""
-    command = [sys.executable, __file__, "--memory-of", json.dumps(what)]
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
-    return int(told) / 2**20
+    """The highest resident set of this process so far, in bytes (rusage would report the parent's)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
 
 
 def timed(step: Step, device: str) -> tuple[float, float]:
     """(seconds, wall seconds) of a step: CPU time on the CPU, time between events on a GPU."""
-    wall = time.perf_counter()
-    if device == "cuda":
-        first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        first.record()
+    wall, spent = time.perf_counter(), time.process_time()
+    if device == "cpu":
         step()
-        last.record()
-        torch.cuda.synchronize()
-        return first.elapsed_time(last) / 1e3, time.perf_counter() - wall
-    spent = time.process_time()
+        return time.process_time() - spent, time.perf_counter() - wall
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record()
     step()
-    return time.process_time() - spent, time.perf_counter() - wall
+    last.record()
+    torch.cuda.synchronize()
+    return first.elapsed_time(last) / 1e3, time.perf_counter() - wall
 
 
-def flops(network: str, batch: int) -> int:
-    """Of our network's forward and backward pass, by torch's counter (matrix products and convolutions)."""
+def work(step: Step) -> int:
+    """Floating point operations of a step's matrix products and convolutions, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    step, _ = ours(network, "float32", batch, "cpu")
-    with FlopCounterMode(display=False) as counter:
+    def products(x: tuple[int, ...], w: tuple[int, ...], *rest: object, **named: object) -> int:
+        return 2 * x[0] * x[1] * w[0]
+
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: products}) as counter:
         step()
     return counter.get_total_flops()
 
 
-def measure(network: str, modes: list[str], batch: int, rounds: int, device: str, peak: float | None) -> list[list[object]]:
-    steps: dict[tuple[str, str], Step] = {}
-    sizes: dict[tuple[str, str], int] = {}
-    for mode in modes:
-        for who in PEERS:
-            made = built(who, network, mode, batch, device)
-            if made is not None:
-                steps[who, mode], sizes[who, mode] = made[0], sum(p.numel() for p in made[1].parameters())
-    spent: dict[tuple[str, str], list[tuple[float, float]]] = {key: [] for key in steps}
-    for _ in range(rounds):
-        for key, step in steps.items():
-            spent[key].append(timed(step, device))
-    steps.clear()
-    middle = {key: statistics.median(t for t, _ in times) for key, times in spent.items()}
-    fastest = min((middle[key] for key in spent if key[0] != "langevin"), default=float("nan"))
-    work = flops(network, batch) if peak else 0
-    rows = []
-    for (who, mode), times in spent.items():
-        key, seconds = (who, mode), sorted(t for t, _ in times)
-        peers = [middle[k] for k in spent if k[1] == mode and k[0] != "langevin"]
-        mib = memory_apart(who, network, mode, batch, device)
-        row = {
-            "network": network, "batch": batch, "mode": mode, "who": who, "parameters": sizes[key],
-            "seconds": round(middle[key], 4), "least": round(seconds[0], 4), "most": round(seconds[-1], 4),
-            "wall": round(statistics.median(w for _, w in times), 4), "samples_per_second": round(batch / middle[key], 2),
-            "faster_than_best_peer_in_mode": round(min(peers) / middle[key], 3) if peers and who == "langevin" else "",
-            "faster_than_best_peer": round(fastest / middle[key], 3) if who == "langevin" else "",
-            "peak_mib": round(mib), "mfu": round(work / middle[key] / peak, 3) if peak else "",
-        }  # fmt: skip
-        rows.append(row)
-        beside = f"{min(peers) / middle[key]:.2f} x the best peer in this mode" if peers and who == "langevin" else ""
-        print(
-            f"{network:6} {mode:22} {who:11} {sizes[key] / 1e6:5.1f}M {middle[key] * 1e3:8.1f} ms "
-            f"({seconds[0] * 1e3:.1f} .. {seconds[-1] * 1e3:.1f}) {mib:7.0f} MiB {row['mfu']} {beside}",
-            flush=True,
+def worker(who: str, network: str, mode: str, batch: int, device: str) -> None:
+    """One contender in a process of its own: a step for each line read, and what it took for each line written."""
+    importlib.import_module({"langevin": "langevin.training", "lucidrains": "accelerate"}.get(who, "diffusers.training_utils"))
+    before = resident()
+    torch.manual_seed(0)
+    try:
+        step, net = BUILD[who](network, mode, batch, device)
+        step()  # allocates the optimiser's state, and compiles
+        step()
+    except (ImportError, RuntimeError) as error:
+        print(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0]}), flush=True)
+        return
+    print(json.dumps({"parameters": sum(p.numel() for p in net.parameters())}), flush=True)
+    for _ in sys.stdin:
+        spent, wall = timed(step, device)
+        peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before
+        print(json.dumps({"spent": spent, "wall": wall, "peak": peak}), flush=True)
+    print(json.dumps({"work": 0 if "compiled" in mode else work(step)}), flush=True)
+
+
+class Contender:
+    """The other end of a `worker`."""
+
+    def __init__(self, who: str, *what: object) -> None:
+        command = [sys.executable, __file__, "--worker", json.dumps([who, *what])]
+        self.who, self.times = who, list[dict[str, float]]()
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
+        self.told = self._read()
+
+    def _read(self) -> dict[str, float]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:  # peers print words of their own
+            if line.startswith("{"):
+                return json.loads(line)
+        return {"error": "ended without a word"}  # pyright: ignore[reportReturnType]
+
+    def step(self) -> None:
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        self.times.append(self._read())
+
+    def end(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        self.told |= self._read()
+        self.process.wait()
+
+    def middle(self, what: str) -> float:
+        return statistics.median(t[what] for t in self.times)
+
+
+def measure(network: str, modes: list[str], batch: int, rounds: int, device: str, peak: float | None) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for mode in modes:
+        everyone = []
+        for who in BUILD:
+            if who == "lucidrains" and not network.startswith("unet"):
+                continue
+            one = Contender(who, network, mode, batch, device)
+            if "error" in one.told:
+                print(f"{network} {mode}: {who} is left out: {one.told['error']}", flush=True)
+            else:
+                everyone.append(one)
+        for _ in range(rounds):
+            for one in everyone:
+                one.step()
+        for one in everyone:
+            one.end()
+            seconds = sorted(t["spent"] for t in one.times)
+            row = {
+                "network": network, "batch": batch, "mode": mode, "who": one.who, "parameters": one.told["parameters"],
+                "gflop": round(one.told["work"] / 1e9, 1), "seconds": round(one.middle("spent"), 4),
+                "least": round(seconds[0], 4), "most": round(seconds[-1], 4), "wall": round(one.middle("wall"), 4),
+                "samples_per_second": round(batch / one.middle("spent"), 2), "peak_mib": round(one.middle("peak") / 2**20),
+                "mfu": round(one.told["work"] / one.middle("spent") / peak, 3) if peak else "",
+            }  # fmt: skip
+            rows.append(row)
+            print(
+                f"{network:6} {mode:22} {one.who:11} {one.told['parameters'] / 1e6:5.1f}M {row['gflop']:7.1f} GFLOP "
+                f"{one.middle('spent') * 1e3:8.1f} ms ({seconds[0] * 1e3:.1f} .. {seconds[-1] * 1e3:.1f}) "
+                f"{row['peak_mib']:6} MiB {row['mfu']}",
+                flush=True,
+            )
+    for name, chosen in [*[(m, [r for r in rows if r["mode"] == m]) for m in modes], ("best mode of each", rows)]:
+        best = {who: min(float(r["seconds"]) for r in chosen if r["who"] == who) for who in {r["who"] for r in chosen}}  # pyright: ignore[reportArgumentType]
+        for who in sorted(set(best) - {"langevin"}):
+            if "langevin" in best:
+                print(f"{network:6} {name:22} langevin is {best[who] / best['langevin']:.2f} times as fast as {who}")
     return rows
 
 
@@ -278,11 +299,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--peak", type=float, default=None, help="FLOP/s of the device in this dtype, for the share of it used")
-    parser.add_argument("--memory-of", default=None, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.memory_of:
-        print(memory(*json.loads(args.memory_of)))
+    if args.worker:
+        worker(*json.loads(args.worker))
         return
     modes = [f"{mode} compiled" for mode in args.modes] if args.compiled else args.modes
     rows = []

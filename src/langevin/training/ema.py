@@ -23,7 +23,8 @@ class Ema:
     def update(self, model: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for average, weight in zip(self.model.parameters(), model.parameters(), strict=True):
-            average.lerp_(weight.to(average.dtype), 1 - decay)
+        averages = list(self.model.parameters())
+        weights = [w.to(a.dtype) for a, w in zip(averages, model.parameters(), strict=True)]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)

@@ -86,7 +86,7 @@ class Trainer:
         others = [p for p in denoiser.parameters() if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.lr, betas=config.betas,
+            lr=config.lr, betas=config.betas, fused=True,
         )  # fmt: skip
         self.ema = Ema(denoiser, config.ema)
         self.step = 0
