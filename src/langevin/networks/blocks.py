@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from langevin.networks.linear import Linear
+
 Cond = Mapping[str, Tensor] | None
 
 
@@ -36,7 +38,7 @@ class LevelEmbedding(nn.Module):
     def __init__(self, width: int, inner: int = 256) -> None:
         super().__init__()
         self.inner = inner
-        self.first, self.second = nn.Linear(inner, width), nn.Linear(width, width)
+        self.first, self.second = Linear(inner, width), Linear(width, width)
 
     def forward(self, level: Tensor) -> Tensor:
         waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
@@ -54,7 +56,7 @@ class Conditions(nn.Module):
         super().__init__()
         self.classes, self.width = classes, width
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
-        self.tokens = None if tokens is None else nn.Linear(tokens, width)
+        self.tokens = None if tokens is None else Linear(tokens, width)
         self.null = None if tokens is None else nn.Parameter(torch.randn(1, 1, width) * 0.02)
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
@@ -103,9 +105,9 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
         self.heads = heads
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(width if context is None else context, 2 * width)
-        self.out = zero(nn.Linear(width, width)) if zero_out else nn.Linear(width, width)
+        self.query = Linear(width, width)
+        self.key_value = Linear(width if context is None else context, 2 * width)
+        self.out = zero(Linear(width, width)) if zero_out else Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """mask (B, M) bool, True where attended to."""
@@ -130,7 +132,7 @@ class ResidualBlock(nn.Module):
             raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
         self.time = time
         self.norm1, self.conv1 = group_norm(channels), nn.Conv2d(channels, out, 3, padding=1)
-        self.emb = nn.Linear(emb, 2 * out if time == "scale_shift" else out)
+        self.emb = Linear(emb, 2 * out if time == "scale_shift" else out)
         self.norm2, self.conv2 = group_norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
@@ -173,9 +175,9 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.attention = Attention(width, heads)
         self.feed = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(dropout), nn.Linear(4 * width, width)
+            Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(dropout), Linear(4 * width, width)
         )
-        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(emb, 6 * width)))
+        self.modulation = nn.Sequential(nn.SiLU(), zero(Linear(emb, 6 * width)))
         self.cross = None if context is None else Attention(width, heads, context, zero_out=True)
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks import Cond, Conditions, sinusoid, zero
+from langevin.networks.linear import Linear
 
 
 class MLP(nn.Module):
@@ -18,13 +19,13 @@ class MLP(nn.Module):
     def __init__(self, features: int = 2, width: int = 128, depth: int = 4, classes: int | None = None) -> None:
         super().__init__()
         self.features, self.waves = features, 32
-        self.enter = nn.Linear(features, width)
-        self.level = nn.Sequential(nn.Linear(features * self.waves, width), nn.SiLU(), nn.Linear(width, width))
+        self.enter = Linear(features, width)
+        self.level = nn.Sequential(Linear(features * self.waves, width), nn.SiLU(), Linear(width, width))
         self.conditions = Conditions(width, classes)
-        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
-        self.modulation = nn.ModuleList(zero(nn.Linear(width, 2 * width)) for _ in range(depth))
+        self.layers = nn.ModuleList(Linear(width, width) for _ in range(depth))
+        self.modulation = nn.ModuleList(zero(Linear(width, 2 * width)) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(depth))
-        self.leave = nn.Linear(width, features)
+        self.leave = Linear(width, features)
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, features); level (B,) or (B, features); (B, features)."""

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, TransformerBlock, grid_positions, zero
+from langevin.networks.linear import Linear
 
 
 class Port(nn.Module, ABC):
@@ -58,7 +59,7 @@ class PicturePort(Port):
             self.stem = nn.Sequential(convolutions[0], nn.SiLU(), convolutions[1], nn.SiLU())
             self.refine = nn.Sequential(convolutions[2], nn.SiLU(), zero(nn.Conv2d(stem, self.out, 3, padding=1)))
         self.project = nn.Conv2d(stem or channels, width, patch, stride=patch)
-        self.final = nn.Linear(width, inner * patch**2)
+        self.final = Linear(width, inner * patch**2)
         if not stem:
             zero(self.final)
         self.register_buffer("positions", grid_positions(size[0] // patch, size[1] // patch, width), persistent=False)
@@ -90,7 +91,7 @@ class CategoryPort(Port):
         self.length = length
         self.embed = nn.Embedding(states, width)
         self.positions = nn.Parameter(torch.randn(length or 1, width) * 0.02)
-        self.final = zero(nn.Linear(width, categories))
+        self.final = zero(Linear(width, categories))
 
     def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return self.embed(z.reshape(len(z), -1)) + self.positions, z
@@ -131,7 +132,7 @@ class JointTransformer(nn.Module):
         context = None if tokens is None else width
         self.trunk = nn.ModuleList(TransformerBlock(width, heads, width, dropout, context) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Sequential(nn.SiLU(), zero(nn.Linear(width, 2 * width)))
+        self.modulation = nn.Sequential(nn.SiLU(), zero(Linear(width, 2 * width)))
 
     def forward(self, z: Any, level: Any, cond: Cond = None, mask: Tensor | None = None) -> Any:
         """z and level by leaf (bare for the port ""); outputs likewise. mask (B, tokens) hides padded tokens."""
