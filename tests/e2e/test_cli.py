@@ -106,7 +106,7 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     made = {p.name for p in out.iterdir()}
     assert {"samples.png", "loss.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
     card = json.loads((out / "metrics.json").read_text())["protocol"]
-    assert card["samples"] == 60 and card["nfe"] > 0 and len(card["real"]["test_hash"]) == 16
+    assert card["samples"] == 60 and card["nfe"] > 0 and len(card["real"]["hash"]) == 16
     assert "samples.png" in printed
     main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "a.png")])
     main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "b.png")])
@@ -130,7 +130,7 @@ def test_samples_do_not_depend_on_the_count(run, tmp_path):
 
 
 def test_evaluate_json_and_options(run, capsys):
-    main(["evaluate", str(run), "--json", "--count", "40", "--plan", "ddim:3", "--guidance", "2"])
+    main(["evaluate", str(run), "--json", "--small", "--count", "40", "--plan", "ddim:3", "--guidance", "2"])
     result = json.loads(capsys.readouterr().out)
     assert result["protocol"]["plan"] == "ddim:3" and set(result["metrics"]) >= {"w=2", "fd_real"}
 
@@ -192,6 +192,12 @@ REFUSED = {
     ("train", "two-moons", "--sample.plan", "heun:0", "--out", "NEW"): "steps is 0",
     ("train", "digits-discrete", "--sample.plan", "heun:5", "--out", "NEW"): "use a plan in the x0 basis",
     ("evaluate", "RUN", "--count", "0"): "count is 0",
+    ("evaluate", "RUN"): "there are 297 real samples",
+    ("evaluate", "RUN", "--small", "--metrics", "fdd"): "did you mean 'fd'",
+    ("evaluate", "RUN", "--small", "--features", "nothing.safetensors"): "nothing.safetensors cannot be read",
+    ("evaluate", "RUN", "--small", "--features", "pca", "--metrics", "is"): "needs class probabilities",
+    ("evaluate", "RUN", "--size", "8"): "size is 8",
+    ("evaluate", "RUN", "--against", "RUN", "--plan", "ddim:3"): "plan is ddim:3",
     ("sample", "RUN", "--out", "x.png", "--guidance", "nan"): "w is nan",
     ("inspect", "nowhere"): "does not exist",
 }

@@ -48,7 +48,7 @@ class Card(Closed):
     metrics: dict[str, str]
     """What each metric is, with its settings."""
     weights: str
-    """Of the model, such as "EMA 0.999, step 2400"."""
+    """Of the model, such as "EMA 0.999" and a hash."""
     plan: str | None = None
     nfe: int | None = None
     """Evaluations of the model per sample, the most of any leaf; guidance doubles the work, not this number."""
@@ -127,7 +127,7 @@ def refuse_small(samples: int, real: int, width: int, small: bool) -> bool:
     for what, n in (("samples", samples), ("real samples", real)):
         if n < least and not small:
             raise ValueError(
-                f"there are {n} {what}, and with {width} features numbers need at least {least} to be comparable; take more, "
-                "or accept a small n, which the card will say, with small=True (--small)."
+                f"there are {n} {what}, and numbers that are to be compared need at least {least}; take more, or accept a small "
+                "n, which the card will say, with small=True (--small)."
             )
     return min(samples, real) < least

@@ -13,15 +13,29 @@ from torch import Tensor, nn
 from langevin.evaluate.features import colour
 
 
+class Norm(nn.Module):
+    """Normalisation by the means and variances of training. torch's own also counts batches, which files may have or not."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-3)
+
+
 class Conv(nn.Module):
-    """Convolution, normalisation over the batch, ReLU."""
+    """Convolution, normalisation, ReLU."""
 
     def __init__(self, i: int, o: int, size: int | tuple[int, int], stride: int = 1, pad: int | tuple[int, int] = 0) -> None:
         super().__init__()
         self.conv = nn.Conv2d(i, o, size, stride, pad, bias=False)
-        self.bn = nn.BatchNorm2d(o, eps=1e-3, track_running_stats=True)
-        del self.bn.num_batches_tracked  # counts training steps: published files may have it or not
-        self.bn.num_batches_tracked = None
+        self.bn = Norm(o)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)), inplace=True)

@@ -54,7 +54,7 @@ def frechet(a: Tensor, b: Tensor) -> float:
     it with that of real data against real data of the same sizes.
     """
     a, b = checked(a=a, b=b)
-    cov_a, cov_b = torch.cov(a.T), torch.cov(b.T)
+    cov_a, cov_b = (torch.cov(f.T).reshape(f.shape[1], f.shape[1]) for f in (a, b))
     # the product of two covariances has real, non-negative eigenvalues; rounding may say otherwise
     root = torch.linalg.eigvals(cov_a @ cov_b).real.clamp(min=0).sqrt().sum()
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + cov_a.trace() + cov_b.trace() - 2 * root)

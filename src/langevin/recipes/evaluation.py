@@ -38,7 +38,7 @@ from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
 from langevin.recipes.report import animation, as_pictures, draw, labels_of, picture_of_samples, quantised
-from langevin.recipes.sampling import chosen
+from langevin.recipes.sampling import _of_weights, chosen
 
 OF_RUNS = {
     **METRICS,
@@ -51,12 +51,42 @@ SMALL = 1000
 
 @dataclass(frozen=True)
 class Reference:
-    """The real data of a run, as pictures, and the network whose features are compared. Features are taken once."""
+    """What a run's samples are compared with: its real data as pictures, and a network for features. All is made once.
+
+    Args:
+        features: "classifier" (trained on the real training split, kept in `folder`), "pca", the path of a safetensors file
+            with InceptionTF or DINOv2, or "auto": the classifier where there are labels, else pca.
+        device: of the networks.
+
+    Raises:
+        ValueError: if the data has no labels for a classifier, or the file is no such network.
+    """
 
     run: Run
-    net: FeatureNet
-    judge: Classifier | None
-    """Of labels, where the data has them."""
+    features: str | Path = "auto"
+    folder: Path | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if str(self.features) == "classifier" and self.run.facts.classes is None:
+            raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
+
+    @cached_property
+    def judge(self) -> Classifier:
+        """Of labels."""
+        train = self.run.train
+        made = kept_classifier(_real(self.run, train), labels_of(train), self.folder, train.digest())
+        return made.to(_device(self.device))
+
+    @cached_property
+    def net(self) -> FeatureNet:
+        """Of features."""
+        kind = str(self.features)
+        if kind == "auto":
+            kind = "pca" if self.run.facts.classes is None else "classifier"
+        if kind == "classifier":
+            return self.judge
+        return PCA(self.train) if kind == "pca" else load_features(kind, _device(self.device))
 
     @cached_property
     def train(self) -> Tensor:
@@ -82,36 +112,7 @@ class Reference:
     @cached_property
     def accuracy(self) -> float:
         """The judge's, on held-out pictures."""
-        assert self.judge is not None
         return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
-
-
-def reference(run: Run, features: str | Path = "auto", folder: Path | None = None, device: str = "cpu") -> Reference:
-    """What a run's samples are compared with.
-
-    Args:
-        features: "classifier" (trained on the real training split, kept in `folder`), "pca", the path of a safetensors file
-            with InceptionTF or DINOv2, or "auto": the classifier where there are labels.
-        device: of the feature network.
-
-    Raises:
-        ValueError: if the data has no labels for a classifier, or the file is no such network.
-    """
-    labelled = run.facts.classes is not None
-    if str(features) == "auto":
-        features = "classifier" if labelled else "pca"
-    if str(features) == "classifier" and not labelled:
-        raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
-    where = _device(device)
-    judge = None
-    if labelled:
-        judge = kept_classifier(_real(run, run.train), labels_of(run.train), folder, run.train.digest()).to(where)
-    if str(features) == "classifier":
-        assert judge is not None
-        return Reference(run, judge, judge)
-    if str(features) == "pca":
-        return Reference(run, PCA(quantised(run, _real(run, run.train))), judge)
-    return Reference(run, load_features(features, where), judge)
 
 
 def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | None = None, guidance: float | None = None,
@@ -122,7 +123,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     Args:
         count: samples; 10,000 by default, or 1,000 with `small`.
         guidance: one strength; 1 and 1.5 by default where there is a condition.
-        features: see `reference`.
+        features: see `Reference`.
         metrics: names from `OF_RUNS`; fd, labels and memory by default. Points have their own, the energy distance.
         small: accept fewer samples, or less real data, than published practice takes. The card says so.
         device: where to sample and to take features.
@@ -138,7 +139,8 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     plan = plan or run.recipe.sample.plan
     run.denoiser.to(_device(device))
     sampled = {
-        "weights": f"EMA {run.recipe.train.ema:g}", "plan": plan, "seeds": (seed,), "device": device, "samples": count,
+        "weights": f"EMA {run.recipe.train.ema:g}, {_of_weights(run)}",
+        "plan": plan, "seeds": (seed,), "device": device, "samples": count,
         "nfe": max(p.nfe for p in plans_for(run.denoiser.process, chosen(run, plan, guidance)).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
@@ -154,10 +156,11 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         if metrics:
             raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
         wanted.remove("labels")
+    _refuse(wanted, count, len(run.test), 0, small)  # before anything that takes time
     if against is None:
-        against = reference(run, features, folder, device)
+        against = Reference(run, features, folder, device)
     with torch.no_grad():
-        few = _refuse(wanted, count, against.test_features, small)
+        few = _refuse(wanted, count, len(run.test), against.test_features.shape[1], small)
         sets = _samples(run, count, seed, plan, guidance, "labels" in wanted)
         found, spread = _judged(sets, against, wanted, seed, folder)
     card = _card(
@@ -226,7 +229,6 @@ def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, 
     for one in sets:
         group: dict[str, float] = {}
         if "labels" in wanted:
-            assert against.judge is not None
             group |= one.labels(against.judge)
         if of_features:
             found = measure(against.net, extract(against.net, one.pictures), against.test_features, of_features, seed)
@@ -288,7 +290,7 @@ def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metri
     else:
         net = load_features(features, _device(device))
     held = extract(net, real)
-    few = _refuse(wanted, len(ours), held, small)
+    few = _refuse(wanted, len(ours), len(real), held.shape[1], small)
     found = measure(net, extract(net, ours), held, wanted, seed)
     card = _card(
         {"samples": len(ours), "device": device, "seeds": (seed,)}, small=few, weights=f"pictures, {ours.digest()}",
@@ -334,8 +336,8 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
     return result
 
 
-def _refuse(wanted: Sequence[str], count: int, real: Tensor, small: bool) -> bool:
-    return any(name in BIASED for name in wanted) and refuse_small(count, len(real), real.shape[1], small)
+def _refuse(wanted: Sequence[str], count: int, real: int, width: int, small: bool) -> bool:
+    return any(name in BIASED for name in wanted) and refuse_small(count, real, width, small)
 
 
 def _card(shared: dict[str, Any], **fields: Any) -> Card:

@@ -9,7 +9,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.evaluation import SMALL, Reference, evaluate, reference
+from langevin.recipes.evaluation import SMALL, Reference, evaluate
 
 
 def evaluator(run: Run, every: int, count: int = SMALL, *, out: Path, seed: int = 1, plan: str | None = None,
@@ -29,19 +29,17 @@ def evaluator(run: Run, every: int, count: int = SMALL, *, out: Path, seed: int 
         raise ValueError(f"every is {every}; measure after 1 step or more.")
     path = out / "evaluation.jsonl"
     strength = None if run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig) else guidance
-    made: list[Reference] = []
+    points = isinstance(run.recipe.data, c.MoonsData)
+    against = None if points else Reference(run, features, out, device)
 
     def hook(model: Denoiser, step: int) -> None:
         kept = [line for line in _lines(path) if line["step"] < step]
         if step - (kept[-1]["step"] if kept else 0) < every:
             return
-        points = isinstance(run.recipe.data, c.MoonsData)
-        if not made and not points:
-            made.append(reference(run, features, out, device))
         where = str(next(model.parameters()).device)
         found = evaluate(
             run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=None if points else metrics,
-            small=True, device=where, against=made[0] if made else None,
+            small=True, device=where, against=against,
         )  # fmt: skip
         group = f"{'' if strength is None else f'w={strength:g}'}."
         line = {"step": step, **{name.removeprefix(group): found[name].value for name in found.names()}}

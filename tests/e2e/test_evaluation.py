@@ -1,0 +1,124 @@
+"""Evaluation as a user meets it: runs, folders of pictures, and models in training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import langevin as lv
+from langevin.cli import main
+from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
+from langevin.recipes import recipe
+from langevin.recipes.build import open_run, start
+from langevin.recipes.config import Recipe
+from langevin.recipes.evaluation import evaluate, evaluate_folders
+from langevin.recipes.in_loop import evaluator
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory):
+    """A small DINOv2 of random weights, in a file."""
+    torch.manual_seed(0)
+    made = DINOv2(width=64, depth=1, hidden=64, patch=56, places=16)
+    for p in made.parameters():
+        p.detach().normal_(std=0.3)
+    path = tmp_path_factory.mktemp("nets") / "tiny.safetensors"
+    save_file(made.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    small = Recipe.model_validate(
+        {
+            **recipe("digits").model_dump(),
+            "train": {"steps": 2, "batch": 4},
+            "network": {"kind": "unet", "width": 8, "head_width": 8},
+        }
+    )
+    _, trainer = start(small, out)
+    trainer.run(progress=False)
+    return out
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Real digits in colour and moved, as files: the second half of them, and the first."""
+    x = lv.data.digits("test").x
+    for name, part in (("real", x[:60]), ("made", x[60:120] * 0.8)):  # pyright: ignore
+        (tmp_path / name).mkdir()
+        for k, picture in enumerate(((part + 1) * 127.5).round().byte().numpy()):
+            Image.fromarray(np.kron(picture[0], np.ones((2, 2), np.uint8))).save(tmp_path / name / f"{k:03}.png")
+    return tmp_path / "made", tmp_path / "real"
+
+
+def test_a_run_by_features_of_a_file(run, net, capsys):
+    asked = ["--small", "--count", "40", "--plan", "ddim:2", "--guidance", "1", "--features", str(net)]
+    main(["evaluate", str(run), *asked, "--metrics", "fd", "kid", "prdc", "memory", "--json"])
+    found = Evaluation.model_validate_json(capsys.readouterr().out)
+    again = evaluate(open_run(run), count=40, plan="ddim:2", guidance=1.0, features=net, metrics=["fd", "kid", "prdc", "memory"],
+                     small=True)  # fmt: skip
+    assert again == found  # same card, same numbers
+    card = found.protocol
+    assert card.small and card.features is not None and card.features.width == 64 and "bicubic to 224" in card.features.resize
+    assert card.guidance == (1.0,) and card.nfe == 2 and card.real.size == 297 and card.plan == "ddim:2"
+    assert found["w=1.kid"].spread is not None and found["w=1.fd"].spread is None
+    assert {"w=1.precision", "w=1.coverage", "w=1.nearest_share", "fd_real"} <= set(found.names())
+    with Image.open(run / "closest.png") as pairs:
+        assert pairs.size[0] > pairs.size[1]  # ten samples, each above its neighbour
+    assert not list(run.glob("classifier*"))  # none was needed
+    main(["evaluate", str(run), *asked, "--metrics", "fd"])
+    assert "small n" in capsys.readouterr().out
+
+
+def test_two_folders(folders, net, capsys):
+    made, real = folders
+    asked = ["--against", str(real), "--features", str(net), "--metrics", "fd", "kid", "prdc"]
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(made), *asked])
+    assert "there are 60 samples" in capsys.readouterr().err
+    main(["evaluate", str(made), *asked, "--small", "--json"])
+    found = Evaluation.model_validate_json(capsys.readouterr().out)
+    features = lv.evaluate.load_features(net)
+    a, b = (extract(features, lv.data.Pictures(f, 16, split="all")) for f in folders)
+    assert found.metrics == {"fd": frechet(a, b), "kid": kid(a, b, seed=1)[0], **prdc(a, b)._asdict()}
+    assert found.protocol.real.size == 60 and found.protocol.plan is None and found.protocol.seeds == (1,)
+    same = evaluate_folders(real, real, "pca", small=True)
+    assert same["fd"].value == pytest.approx(0, abs=1e-4)
+
+
+def test_folders_of_different_sizes_are_refused(folders, net):
+    made, real = folders
+    for k in range(3):
+        Image.new("RGB", (8, 8), (k, k, k)).save(made / f"{k:03}.png")
+    with pytest.raises(ValueError, match="sides"):
+        evaluate_folders(made, real, net, small=True)
+    assert evaluate_folders(made, real, net, size=8, small=True).protocol.samples == 60
+    with pytest.raises(ValueError, match="path of a feature network"):
+        evaluate_folders(made, real, "auto", small=True)
+
+
+def test_a_model_is_measured_as_it_trains(tmp_path):
+    small = Recipe.model_validate(
+        {**recipe("digits").model_dump(), "train": {"steps": 7, "batch": 4, "preview_every": 1},
+         "network": {"kind": "unet", "width": 8, "head_width": 8}, "sample": {"plan": "ddim:2"}}
+    )  # fmt: skip
+    hooks = []
+    run, trainer = start(small, tmp_path, preview=lambda model, step: hooks[0](model, step))
+    hooks.append(evaluator(run, 3, 20, out=tmp_path, features="pca"))
+    log = tmp_path / "evaluation.jsonl"
+    # as left by a run that was killed after step 90 and is begun again from less
+    log.write_text('{"step": 90, "fd": 1.0}\n{"step": 93, "f')
+    trainer.run(progress=False)
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6] and all(line["fd"] > 0 for line in lines)
+    assert set(lines[0]) == {"step", "fd", "fd_ratio", "fd_real"}
+    # the hook changes nothing in training
+    _, alone = start(small, tmp_path / "alone")
+    alone.run(progress=False)
+    for one, other in zip(trainer.ema.model.parameters(), alone.ema.model.parameters(), strict=True):
+        assert torch.equal(one, other)
