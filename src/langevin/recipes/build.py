@@ -55,9 +55,15 @@ class Run:
         return data(self.recipe.data)
 
     @property
-    def train(self) -> Any:
-        """Training data."""
+    def reading(self) -> Any:
+        """Training data as training reads it: pictures may be of several shapes."""
         return self._splits[0]
+
+    @cached_property
+    def train(self) -> Any:
+        """Training data in the one shape of `facts`, for evaluation."""
+        data = self._splits[0]
+        return data.part("train", aspect=False) if isinstance(data, Pictures) and data.groups is not None else data
 
     @property
     def test(self) -> Any:
@@ -206,7 +212,7 @@ def start(
             )
     run = build(recipe)
     run.denoiser.to(_device(device))
-    trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview)
+    trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, preview)
     for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
         partial = out / f"{name}.partial"
         partial.write_text(content.model_dump_json(indent=1))
