@@ -193,7 +193,7 @@ def test_files_that_are_no_arrays(tmp_path):
     (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-8])
     (tmp_path / "text.npy").write_text("hello")
     for name in ("objects.npy", "many.npz", "cut.npy", "text.npy"):
-        with pytest.raises(ValueError, match=f"{name} cannot be read as one array of numbers"):
+        with pytest.raises(ValueError, match="cannot be read as one array of numbers"):
             Arrays(tmp_path / name)
     with pytest.raises(FileNotFoundError, match=r"gone\.npy does not exist"):
         Arrays(tmp_path / "gone.npy")

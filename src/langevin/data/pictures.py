@@ -164,15 +164,15 @@ class Pictures:
 def buckets(size: int, step: int = 8) -> list[tuple[int, int]]:
     """Shapes (height, width) of about size^2 pixels, with sides that are multiples of `step` and aspects from 1:4 to 4:1.
 
-    As in SDXL (Podell et al., 2307.01952, appendix I).
+    One width for each height and one height for each width, as in SDXL (Podell et al., 2307.01952, appendix I).
 
     Raises:
         ValueError: if size is no multiple of step.
     """
     if size < 1 or step < 1 or size % step:
         raise ValueError(f"size is {size} and bucket_step {step}; make size a multiple of bucket_step.")
-    sides = {(h, max(step, round(size**2 / h / step) * step)) for h in range(-(-size // 2 // step) * step, size + 1, step) if h}
-    return sorted(sides | {(w, h) for h, w in sides})
+    sides = {(a, round(size**2 / a / step) * step) for a in range(step, 2 * size + 1, step) if size <= 2 * a}
+    return sorted(sides | {(b, a) for a, b in sides})
 
 
 def _nearest(seen: tuple[int, int] | str, sizes: list[tuple[int, int]]) -> int:

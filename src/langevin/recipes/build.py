@@ -58,9 +58,15 @@ class Run:
         return data(self.recipe.data)
 
     @property
-    def train(self) -> Any:
-        """Training data."""
+    def reading(self) -> Any:
+        """Training data as training reads it: pictures may be of several shapes."""
         return self._splits[0]
+
+    @cached_property
+    def train(self) -> Any:
+        """Training data in the one shape of `facts`, for evaluation."""
+        data = self._splits[0]
+        return data.part("train", aspect=False) if isinstance(data, Pictures) and data.groups is not None else data
 
     @property
     def test(self) -> Any:
@@ -214,7 +220,7 @@ def start(
     run = build(recipe)
     group = Group.join(_device(device), shard)
     run.denoiser.to(group.device)
-    trainer = Trainer(run.denoiser, run.train, run.objective, recipe.train, out, resume, preview, group)
+    trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, preview, group)
     if group.first:
         for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
             write(out / name, content.model_dump_json(indent=1))
