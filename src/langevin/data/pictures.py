@@ -119,12 +119,13 @@ def _unreadable(path: Path) -> str | None:
                 if picture.width * picture.height > MAX_PIXELS:
                     return f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels"
                 picture.load()
+                ImageOps.exif_transpose(picture)  # metadata may be damaged where the picture is not
     except FileNotFoundError:
         return "the link leads nowhere"
     except PermissionError:
         return "not allowed to read it"
     except Image.DecompressionBombError:
         return f"above {MAX_PIXELS:,} pixels"
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # decoders of damaged files raise whatever they stumble on
         return "empty" if path.stat().st_size == 0 else "damaged, or no picture"
     return None

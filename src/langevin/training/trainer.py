@@ -138,7 +138,7 @@ class Trainer:
         """Lines written after the checkpoint are written again, so they go; a line cut short goes as well."""
         assert self.out is not None
         path = self.out / "log.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
         if lines and '"step"' not in lines[0]:
             raise ValueError(f"{path} is no log of ours and would be overwritten; choose another directory.")
         kept = []
@@ -146,7 +146,7 @@ class Trainer:
             try:
                 if json.loads(line)["step"] > self.step:
                     break
-            except (json.JSONDecodeError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             kept.append(line)
         write(path, "".join(f"{line}\n" for line in kept))
