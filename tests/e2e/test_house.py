@@ -21,7 +21,7 @@ ROOMS = {
     "core": set(),
     "schedules": {"core"},
     "oracles": {"core"},
-    "plans": {"core", "spec", "oracles", "tensors"},
+    "plans": {"core", "spec", "oracles", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec"},
     "data": {"core", "files"},

@@ -18,6 +18,7 @@ fills the table once it meets a process, since levels and weights follow from th
 
 import dataclasses
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -217,9 +218,12 @@ class Plan:
         try:
             data = json.loads(text)
             rows = tuple(_row(row) for row in data.pop("rows"))
+            if not isinstance(data["name"], str) or not data["name"].isprintable():
+                raise TypeError(f"name is {data['name']!r}")
             return Plan(rows=rows, **{**data, "order": int(data["order"])})
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"this is no saved plan ({error}); write one with Plan.to_json().") from None
+        except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
+            why = " ".join(str(error).split())[:300]  # it may quote the file
+            raise ValueError(f"this is no saved plan ({why}); write one with Plan.to_json().") from None
 
     def __str__(self) -> str:
         basis = self.basis + (f" (data std {self.data_std:g})" if self.basis == "v" else "")
@@ -257,10 +261,13 @@ def _row(values: dict[str, Any]) -> Row | StateRow:
     kind = values.pop("kind", None)
     if kind is not None:
         if kind not in StateRow.kinds:
-            raise KeyError(f"no row kind {kind!r}, there are {', '.join(StateRow.kinds)}")
+            raise KeyError(f"no row kind {str(kind)[:40]!r}, there are {', '.join(StateRow.kinds)}")
         return StateRow.kinds[kind](**values)
     numbers: dict[str, Any] = {k: None if v is None else float(v) for k, v in values.items() if k not in ("mix", "anchored")}
-    return Row(**numbers, mix=tuple(float(w) for w in values["mix"]), anchored=bool(values.get("anchored", False)))
+    made = Row(**numbers, mix=tuple(float(w) for w in values["mix"]), anchored=bool(values.get("anchored", False)))
+    if not all(math.isfinite(n) for n in (*made.mix, *numbers.values()) if n is not None):
+        raise ValueError("a number is not finite")
+    return made
 
 
 def joined(levels: Sequence[float]) -> list[tuple[float, float]]:

@@ -4,6 +4,7 @@ import gzip
 import math
 import re
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import torch
 from langevin.data.arrays import Arrays
 from langevin.data.digits import pick
 
+_RATIO = 1032  # deflate makes nothing smaller than this
+
 
 def read_idx(path: Path) -> np.ndarray:
     """An idx file of unsigned bytes.
@@ -19,20 +22,24 @@ def read_idx(path: Path) -> np.ndarray:
     Raises:
         ValueError: if the file is no such file, or shorter or longer than its header says.
     """
-    raw = path.read_bytes()
+    packed = path.suffix == ".gz"
     try:
-        data = gzip.decompress(raw) if path.suffix == ".gz" else raw
-    except (OSError, EOFError):
+        with gzip.open(path) if packed else path.open("rb") as file:
+            head = file.read(4)
+            if len(head) < 4 or head[:3] != b"\0\0\x08":
+                raise ValueError(f"{path} is no idx file of bytes; give the files as they were published.")
+            dims = head[3]
+            told = file.read(4 * dims)
+            if len(told) < 4 * dims:
+                raise ValueError(f"{path} ends within its header; fetch it again.")
+            shape = struct.unpack(f">{dims}I", told)
+            count = math.prod(shape)
+            # memory is taken for what the file can hold at most, whatever its header says
+            body = file.read(count + 1) if count <= path.stat().st_size * (_RATIO if packed else 1) else b""
+    except (gzip.BadGzipFile, EOFError, zlib.error):
         raise ValueError(f"{path} is damaged and cannot be unpacked; fetch it again.") from None
-    if len(data) < 4 or data[:3] != b"\0\0\x08":
-        raise ValueError(f"{path} is no idx file of bytes; give the files as they were published.")
-    dims = data[3]
-    if len(data) < 4 + 4 * dims:
-        raise ValueError(f"{path} ends within its header; fetch it again.")
-    shape = struct.unpack(f">{dims}I", data[4 : 4 + 4 * dims])
-    body = data[4 + 4 * dims :]
-    if len(body) != math.prod(shape):
-        raise ValueError(f"{path} holds {len(body)} values where its header says {shape}; fetch it again.")
+    if len(body) != count or not 0 < dims <= 32:
+        raise ValueError(f"{path} does not hold the values its header says, {str(shape)[:60]}; fetch it again.")
     return np.frombuffer(body, dtype=np.uint8).reshape(shape)
 
 

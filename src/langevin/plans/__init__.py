@@ -5,6 +5,7 @@ from pathlib import Path
 
 from langevin import spec
 from langevin.core.plan import Draft, Plan, Row, StateRow
+from langevin.files import read_plain
 from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
@@ -85,5 +86,5 @@ def parse(text: str) -> Draft | Plan:
         ValueError: naming the nearest plan or option.
     """
     if text.endswith(".json"):
-        return Plan.from_json(Path(text).read_text())
+        return Plan.from_json(read_plain(Path(text), 2**24).decode(errors="replace"))
     return spec.parse(text, PLANS, "plan", first="steps")

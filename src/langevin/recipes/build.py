@@ -19,7 +19,7 @@ from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
 from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
-from langevin.files import write
+from langevin.files import parse_json, read_plain, write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
 from langevin.recipes import config as c
@@ -29,6 +29,7 @@ from langevin.training.folder import free as allowed
 from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
+_LIMIT = 2**20
 
 M = TypeVar("M", bound=Closed)
 
@@ -253,15 +254,16 @@ def read_recipe(path: str | Path) -> c.Recipe:
 
 
 def _read(file: Path, kind: type[M]) -> M:
+    if not file.exists():
+        raise ValueError(f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made.")
+    raw = read_plain(file, _LIMIT)
+    parse_json(raw, file)  # a field that stands twice would have two meanings
     try:
-        return kind.model_validate_json(file.read_text())
-    except OSError:
-        raise ValueError(
-            f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made."
-        ) from None
+        return kind.model_validate_json(raw)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ValueError(f"{file} is damaged at {'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+        said = f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
+        raise ValueError(f"{file} is damaged at {' '.join(said.split())[:400]}.") from None
 
 
 def open_run(path: str | Path) -> Run:
