@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langevin.core import prediction as predictions
-from langevin.core.levels import Level, expand
+from langevin.core.levels import expand
 from langevin.core.posterior import Belief
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process
@@ -149,6 +149,3 @@ def dropped(cond: Cond, drop: Tensor) -> Cond:
         return None
     already = cond.get("drop")
     return {**cond, "drop": drop if already is None else drop | already}
-
-
-__all__ = ["BaseDenoiser", "Cond", "Denoiser", "Level", "Shape", "dropped"]

@@ -116,8 +116,7 @@ class Path:
 
     def between(self, start: float, stop: float) -> "Increment":
         """The source whose normals are the path's increments from lam = start up to stop, scaled to unit variance."""
-        n = self.noise
-        return Increment(n.seed, n.ids, n.step, n.purpose, path=self, start=start, stop=stop)
+        return Increment(**vars(self.noise), path=self, start=start, stop=stop)
 
     def increment(self, start: float, stop: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         start, stop = max(start, -40.0), max(stop, -39.0)

@@ -222,8 +222,10 @@ class Plan:
                 raise TypeError(f"name is {data['name']!r}")
             return Plan(rows=rows, **{**data, "order": int(data["order"])})
         except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
-            why = " ".join(str(error).split())[:300]  # it may quote the file
-            raise ValueError(f"this is no saved plan ({why}); write one with Plan.to_json().") from None
+            # it may quote the file
+            raise ValueError(
+                f"this is no saved plan ({' '.join(str(error).split())[:300]}); write one with Plan.to_json()."
+            ) from None
 
     def __str__(self) -> str:
         basis = self.basis + (f" (data std {self.data_std:g})" if self.basis == "v" else "")

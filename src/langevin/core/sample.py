@@ -56,9 +56,8 @@ def plans_for(process: Process, plan: Plan | Draft | Mapping[str, Plan | Draft])
     plans = {name: p.on(parts[name].schedule) for name, p in spread(plan, list(parts), "plan").items()}
     for name, leaf in parts.items():
         leaf.check(plans[name], name)
-        for row in plans[name].rows:
-            if isinstance(row, StateRow):
-                row.check(leaf)
+        for row in (row for row in plans[name].rows if isinstance(row, StateRow)):
+            row.check(leaf)
     kinds = {n: tuple((r.anchored, r.level is None, isinstance(r, DrivingRow)) for r in p.rows) for n, p in plans.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
