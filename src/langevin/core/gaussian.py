@@ -76,14 +76,7 @@ class Gaussian(LeafProcess):
         return sigma.to(dtype).to(noise.ids.device) * self.space.project(noise.normal(shape, dtype), mask)
 
     def bridge(
-        self,
-        z: Tensor,
-        belief: GaussianPosterior,
-        t: Level,
-        s: Level,
-        noise: Noise,
-        eta: float = 1.0,
-        mask: Tensor | None = None,
+        self, z: Tensor, belief: GaussianPosterior, t: Level, s: Level, noise: Noise, eta: float = 1.0, mask: Tensor | None = None
     ) -> Tensor:
         t, s = broadcastable(t, z), broadcastable(s, z)
         check_descent(t, s)
@@ -205,13 +198,7 @@ class Gaussian(LeafProcess):
         return (belief.mean * number.x_part).add_(z, alpha=number.z_part)
 
     def advance(
-        self,
-        start: Tensor,
-        history: list[Tensor],
-        belief: GaussianPosterior,
-        number: Numbers,
-        noise: Noise,
-        mask: Tensor | None,
+        self, start: Tensor, history: list[Tensor], belief: GaussianPosterior, number: Numbers, noise: Noise, mask: Tensor | None
     ) -> Tensor:
         z = start * number.a  # a new tensor, so that the rest can be added in place
         for weight, u in zip(number.w, history, strict=False):

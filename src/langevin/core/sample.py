@@ -209,10 +209,7 @@ class _Run:
 
 
 def trajectory(
-    denoiser: BaseDenoiser,
-    plan: Plan | Draft | Mapping[str, Plan | Draft],
-    count: int = 1,
-    **options: Unpack["Options"],
+    denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int = 1, **options: Unpack["Options"]
 ) -> Generator[Step, None, Tree]:
     """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
     with torch.no_grad():
@@ -258,10 +255,7 @@ class Options(TypedDict, total=False):
 
 
 def sample(
-    denoiser: BaseDenoiser,
-    plan: Plan | Draft | Mapping[str, Plan | Draft],
-    count: int = 1,
-    **options: Unpack[Options],
+    denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int = 1, **options: Unpack[Options]
 ) -> Any:
     """Draw samples.
 
@@ -311,10 +305,7 @@ def _known(
 
 
 def _begun(
-    start: Tree | None,
-    parts: Mapping[str, LeafProcess],
-    shapes: Mapping[str, tuple[int, ...]],
-    plans: Mapping[str, Plan],
+    start: Tree | None, parts: Mapping[str, LeafProcess], shapes: Mapping[str, tuple[int, ...]], plans: Mapping[str, Plan]
 ) -> dict[str, Tensor]:
     """The states to begin with, checked; and that plans which begin late have one."""
     begun = leaves(start) if start is not None else {}
