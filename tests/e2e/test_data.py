@@ -264,20 +264,29 @@ def test_caches_hold_what_the_encoder_made(tmp_path):
         lv.data.cached(lv.data.Pictures(tmp_path, 16, flip=True), torch.clone, tmp_path / "x", "e")
 
 
-@pytest.mark.filterwarnings("ignore:Cannot ")
-def test_hugging_face_data_sets(tmp_path):
+def test_hugging_face_data_sets():
     datasets = pytest.importorskip("datasets")
-    grey = [Image.new("L", (9, 6), 20 * k) for k in range(8)]
-    columns = {"image": grey, "label": [k % 2 for k in range(8)], "text": [f"grey {k}" for k in range(8)]}
+    pyarrow = pytest.importorskip("pyarrow")
+
+    def picture(k):
+        file = io.BytesIO()
+        Image.new("L", (9, 6), 20 * k).save(file, "PNG")
+        return {"bytes": file.getvalue(), "path": None}
+
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(2), "text": datasets.Value("string")})
-    datasets.Dataset.from_dict(columns, kinds).save_to_disk(str(tmp_path / "set"))
-    data = lv.data.HFDataset(tmp_path / "set", caption="text", size=4, channels=1)
+    columns = {
+        "image": [picture(k) for k in range(8)],
+        "label": [k % 2 for k in range(8)],
+        "text": [f"grey {k}" for k in range(8)],
+    }
+    rows = datasets.Dataset(pyarrow.table(columns, schema=kinds.arrow_schema), fingerprint="greys")
+    data = lv.data.HFDataset(rows, caption="text", size=4, channels=1)
     batch = data.batch(torch.tensor([5, 2]))
     assert torch.allclose(batch.x[:, 0, 0, 0], torch.tensor([100.0, 40.0]) / 127.5 - 1)  # pyright: ignore
     assert batch.cond["label"].tolist() == [1, 0] and data.captions[5] == "grey 5"  # pyright: ignore
     assert len(list(islice(lv.data.loader(data, lv.data.Order(0, 8, 4), workers=1), 3))) == 3
     with pytest.raises(ValueError, match="label is 'class', which the data set lacks; it has image, label, text"):
-        lv.data.HFDataset(tmp_path / "set", label="class")
+        lv.data.HFDataset(rows, label="class")
 
 
 def test_recipes_read_every_kind(tmp_path, album):

@@ -18,7 +18,7 @@ MAX_HEADER = 1 << 16
 MAX_NAME = 1024
 
 
-@dataclass
+@dataclass(slots=True)
 class Member:
     """One file in a shard."""
 
@@ -30,7 +30,7 @@ class Member:
     """What it holds, if it was read."""
 
 
-@dataclass
+@dataclass(slots=True)
 class Sample:
     """Members of one key, by extension in small letters."""
 
