@@ -178,20 +178,21 @@ class _Evaluate:
 def evaluate(args: Sequence[str]) -> None:
     """Judge a run against held-out real data, or a folder of pictures against another."""
     asked = _parse(_Evaluate, args, "langevin evaluate")
-    from langevin.recipes import evaluation
-
     shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
     if asked.against is not None:
         for name in ("count", "plan", "guidance"):
             if (value := getattr(asked, name)) is not None:
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
-        result = evaluation.evaluate_folders(asked.run, asked.against, size=asked.size, device=asked.device, **shared)
+        from langevin.recipes.folders import evaluate_folders
+
+        result = evaluate_folders(asked.run, asked.against, size=asked.size, device=asked.device, **shared)
     else:
         if asked.size is not None:
             raise Refusal(f"size is {asked.size}, but a run's pictures have the size of its recipe; leave it out.")
         from langevin.recipes.build import open_run
+        from langevin.recipes.evaluation import evaluate as measure
 
-        result = evaluation.evaluate(
+        result = measure(
             open_run(asked.run), count=asked.count, plan=asked.plan, guidance=asked.guidance, folder=asked.run,
             device=asked.device, **shared,
         )  # fmt: skip

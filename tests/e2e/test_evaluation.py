@@ -14,7 +14,8 @@ from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
 from langevin.recipes import recipe
 from langevin.recipes.build import open_run, start
 from langevin.recipes.config import Recipe
-from langevin.recipes.evaluation import evaluate, evaluate_folders
+from langevin.recipes.evaluation import evaluate
+from langevin.recipes.folders import evaluate_folders
 from langevin.recipes.in_loop import evaluator
 
 

@@ -33,6 +33,17 @@ def known(metrics: Sequence[str], table: Sequence[str]) -> None:
             raise ValueError(f"metrics has {name!r}; did you mean {nearest(name, list(table))!r}? There are {', '.join(table)}.")
 
 
+def ready(net: FeatureNet, real: Tensor, metrics: Sequence[str]) -> None:
+    """Refuse metrics that these features cannot have: before samples are drawn, which takes long.
+
+    Raises:
+        ValueError: for an unknown name, or "is" of features that know no classes.
+    """
+    known(metrics, list(METRICS))
+    if "is" in metrics and net.probabilities(real[:1]) is None:
+        raise ValueError(f"metric 'is' needs class probabilities, which {net.name} does not give; leave it out.")
+
+
 def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[str] = ("fd",), seed: int = 0) -> Found:
     """Metrics between features of samples (N, D) and of real data (M, D), each as (value, spread or None).
 
@@ -42,14 +53,13 @@ def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[st
         seed: of random subsets.
 
     Raises:
-        ValueError: for an unknown name, or "is" of features that know no classes.
+        ValueError: as `ready`.
     """
-    known(metrics, list(METRICS))
+    ready(net, real, metrics)
 
     def score() -> tuple[float, float]:
         p = net.probabilities(samples)
-        if p is None:
-            raise ValueError(f"metric 'is' needs class probabilities, which {net.name} does not give; leave it out.")
+        assert p is not None
         return inception_score(p)
 
     each: dict[str, Callable[[], tuple[float, float | None]]] = {

@@ -1,5 +1,6 @@
-"""How a run, or a folder of pictures, is judged: numbers with the protocol card that made them."""
+"""How a run is judged: numbers with the protocol card that made them."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from langevin import __version__, pictures
+from langevin.core.plan import Draft, Plan
 from langevin.core.sample import plans_for
 from langevin.core.tree import tree_map
-from langevin.data import Pictures
 from langevin.evaluate import (
     METRICS,
     PCA,
@@ -33,7 +33,7 @@ from langevin.evaluate import (
     memorisation,
     refuse_small,
 )
-from langevin.evaluate.measure import BIASED, known
+from langevin.evaluate.measure import BIASED, known, ready
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
@@ -138,37 +138,44 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
     plan = plan or run.recipe.sample.plan
     run.denoiser.to(_device(device))
+    found = chosen(run, plan, guidance)
     sampled = {
         "weights": f"EMA {run.recipe.train.ema:g}, {_of_weights(run)}",
-        "plan": plan, "seeds": (seed,), "device": device, "samples": count,
-        "nfe": max(p.nfe for p in plans_for(run.denoiser.process, chosen(run, plan, guidance)).values()),
+        "plan": _said(plan, found), "seeds": (seed,), "device": device, "samples": count,
+        "nfe": max(p.nfe for p in plans_for(run.denoiser.process, found).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
     if isinstance(run.recipe.data, c.MoonsData):
         if metrics or str(features) != "auto":
             raise ValueError("this run is of points, judged by their energy distance alone; leave out metrics and features.")
-        card = _card(sampled, small=False, pixels="none: points", metrics={"energy_distance": ENERGY})
-        return Evaluation(metrics=_points(run, count, seed, plan), protocol=card)
+        made = card(sampled, small=False, pixels="none: points", metrics={"energy_distance": ENERGY})
+        return Evaluation(metrics=_points(run, count, seed, plan), protocol=made)
     wanted = list(metrics) if metrics else ["fd", "labels", "memory"]
     known(wanted, list(OF_RUNS))
     if run.facts.classes is None and "labels" in wanted:
         if metrics:
             raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
         wanted.remove("labels")
-    _refuse(wanted, count, len(run.test), 0, small)  # before anything that takes time
+    refused(wanted, count, len(run.test), 0, small)  # before anything that takes time
     if against is None:
         against = Reference(run, features, folder, device)
+    compared, few, seen = [name for name in wanted if name in METRICS], False, None
+    said = {name: OF_RUNS[name] for name in wanted}
+    if "labels" in wanted:
+        said["labels"] += f", {against.judge.digest()}"
     with torch.no_grad():
-        few = _refuse(wanted, count, len(run.test), against.test_features.shape[1], small)
+        if compared:
+            ready(against.net, against.test_features, compared)
+            seen = card_of(against.net, against.test_features)
+            few = refused(wanted, count, len(run.test), seen.width, small)
         sets = _samples(run, count, seed, plan, guidance, "labels" in wanted)
-        found, spread = _judged(sets, against, wanted, seed, folder)
-    card = _card(
+        values, spread = _judged(sets, against, wanted, seed, folder)
+    made = card(
         sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
-        features=card_of(against.net, against.test_features), metrics={name: OF_RUNS[name] for name in wanted},
-        guidance=tuple(s.guidance for s in sets),
+        features=seen, metrics=said, guidance=tuple(s.guidance for s in sets),
     )  # fmt: skip
-    return Evaluation(metrics=found, spread=spread, protocol=card)
+    return Evaluation(metrics=values, spread=spread, protocol=made)
 
 
 @dataclass(frozen=True)
@@ -182,14 +189,14 @@ class _Set:
 
 
 def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None, labels: bool) -> list[_Set]:
-    classes = run.facts.classes
+    classes, used = run.facts.classes, run.recipe.sample.guidance if guidance is None else guidance
     if isinstance(run.recipe.process, c.ProductConfig):
         joint = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
         agreement = _product_labels(run, joint, count, seed, plan) if labels else lambda judge: {}
-        return [_Set(None, 1.0, quantised(run, as_pictures(run, joint)), agreement)]
+        return [_Set(None, used, quantised(run, as_pictures(run, joint)), agreement)]
     if classes is None:
         x = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
-        return [_Set(None, 1.0, quantised(run, as_pictures(run, x)), lambda judge: {})]
+        return [_Set(None, used, quantised(run, as_pictures(run, x)), lambda judge: {})]
     intended = torch.arange(count) % classes
     sets = []
     for w in [1.0, 1.5] if guidance is None else [guidance]:
@@ -266,56 +273,6 @@ def _points(run: Run, count: int, seed: int, plan: str) -> dict[str, Any]:
     return {"energy_distance": energy_distance(samples, test), "energy_distance_real": floor}
 
 
-def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metrics: Sequence[str] | None = None,
-                     size: int | None = None, small: bool = False, device: str = "cpu", seed: int = 0) -> Evaluation:  # fmt: skip
-    """Metrics of the pictures in one folder against those in another.
-
-    Args:
-        features: the path of a safetensors file with InceptionTF or DINOv2, or "pca" (of `against`).
-        metrics: names from `langevin.evaluate.METRICS`; fd by default.
-        size: side to which pictures are cropped and resized first; by default that of the first picture in each folder,
-            which must agree.
-
-    Raises:
-        ValueError: as `evaluate`, or if the sizes differ.
-    """
-    wanted = list(metrics) if metrics else ["fd"]
-    known(wanted, list(METRICS))
-    if str(features) in ("auto", "classifier"):
-        raise ValueError(f"features is {str(features)!r}; two folders are compared by the path of a feature network, or 'pca'.")
-    side = size or _common_side(folder, against)
-    ours, real = (Pictures(f, side, split="all") for f in (folder, against))
-    if str(features) == "pca":
-        net: FeatureNet = PCA(real.batch(torch.arange(len(real))).x)  # pyright: ignore[reportArgumentType]
-    else:
-        net = load_features(features, _device(device))
-    held = extract(net, real)
-    few = _refuse(wanted, len(ours), len(real), held.shape[1], small)
-    found = measure(net, extract(net, ours), held, wanted, seed)
-    card = _card(
-        {"samples": len(ours), "device": device, "seeds": (seed,)}, small=few, weights=f"pictures, {ours.digest()}",
-        real=Split(name=against.name, size=len(real), hash=real.digest()),
-        pixels=f"8 bits as in the files, cropped to a square and resized to {side} by Lanczos where they differ",
-        features=card_of(net, held), metrics={name: METRICS[name] for name in wanted},
-    )  # fmt: skip
-    return Evaluation(
-        metrics={name: value for name, (value, _) in found.items()},
-        spread={name: deviation for name, (_, deviation) in found.items() if deviation is not None},
-        protocol=card,
-    )
-
-
-def _common_side(*folders: Path) -> int:
-    sides = {}
-    for folder in folders:
-        first = Pictures(folder, 1, split="all").paths[0]
-        with Image.open(first) as picture:
-            sides[str(folder)] = min(picture.size)
-    if len(set(sides.values())) > 1:
-        raise ValueError(f"the first pictures have sides {sides}; say with size (--size) what to resize both to.")
-    return next(iter(sides.values()))
-
-
 def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print) -> Evaluation:
     """Pictures, plots and metrics.json of a trained run, each path said as it is written."""
     draws = [
@@ -336,11 +293,20 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
     return result
 
 
-def _refuse(wanted: Sequence[str], count: int, real: int, width: int, small: bool) -> bool:
+def refused(wanted: Sequence[str], count: int, real: int, width: int, small: bool) -> bool:
+    """Whether numbers are of small n; a ValueError where they are and that was not accepted."""
     return any(name in BIASED for name in wanted) and refuse_small(count, real, width, small)
 
 
-def _card(shared: dict[str, Any], **fields: Any) -> Card:
+def _said(plan: str, found: Plan | Draft) -> str:
+    """The words of a plan; one that was searched, learned or edited is named by its table's hash too."""
+    if not isinstance(found, Plan):
+        return plan
+    return f"{plan} ({found.name}, {hashlib.sha256(found.to_json().encode()).hexdigest()[:16]})"
+
+
+def card(shared: dict[str, Any], **fields: Any) -> Card:
+    """A card of this library's and torch's versions."""
     return Card(**shared, **fields, langevin=__version__, torch=str(torch.__version__))
 
 
