@@ -1,0 +1,63 @@
+"""The command line. Answers `--help` without torch; everything heavy is imported by the command that needs it."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+from pydantic import ValidationError
+
+from langevin.cli.asking import Refusal
+from langevin.cli.plans import plan, tune
+from langevin.cli.runs import evaluate, inspect, recipes, sample
+from langevin.cli.training import train
+from langevin.spec import nearest
+
+HELP = """\
+langevin: diffusion models of every kind.
+
+  langevin recipes                         what can be trained out of the box
+  langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
+  langevin sample RUN --out FILE.png       draw samples from a run
+  langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
+  langevin inspect PATH                    what a run, checkpoint or safetensors file is
+  langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
+  langevin plan compare ONE OTHER          where two samplers first differ
+  langevin tune RUN --steps N              learn a sampler of N evaluations for this model
+
+Each command has --help. A run directory is self-contained: copy it anywhere.
+"""
+
+COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
+    "tune": tune,
+}  # fmt: skip
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Entry point of `langevin`."""
+    args = sys.argv[1:] if args is None else args
+    if not args or args[0] in ("-h", "--help"):
+        print(HELP, end="")
+        return
+    if args[0] == "--version":
+        from langevin import __version__
+
+        print(__version__)
+        return
+    try:
+        if args[0] not in COMMANDS:
+            raise Refusal(f"there is no command {args[0]!r}; did you mean {nearest(args[0], COMMANDS)!r}?")
+        COMMANDS[args[0]](args[1:])
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"{'.'.join(map(str, first['loc']))} is {first.get('input')!r}: {first['msg']}.")
+    except BrokenPipeError:  # the reader has seen enough
+        raise SystemExit(0) from None
+    except (Refusal, ValueError, ArithmeticError, OSError, ImportError) as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted.", 130)
+
+
+def _fail(text: str, code: int = 2) -> None:
+    print(f"langevin: {text}", file=sys.stderr)
+    raise SystemExit(code)

@@ -1,0 +1,98 @@
+"""langevin plan and langevin tune."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+from langevin.spec import nearest
+
+
+@dataclass(frozen=True)
+class _PlanShow:
+    plan: Positional[str]
+    """NAME:STEPS[:option=value,...], or a saved plan (.json)."""
+    process: str = "cosine"
+    """The schedule whose levels fill the table, such as cosine, edm or flow:shift=3."""
+    json: bool = False
+    """Print the plan as JSON, to save and edit."""
+    plot: Path | None = None
+    """Draw its levels and weights as a picture (.png)."""
+
+
+@dataclass(frozen=True)
+class _PlanCompare:
+    one: Positional[str]
+    """NAME:STEPS[:option=value,...], or a saved plan (.json)."""
+    other: Positional[str]
+    """Another."""
+    process: str = "cosine"
+    """The schedule whose levels fill the tables."""
+
+
+def plan(args: Sequence[str]) -> None:
+    """Show the table of a sampler, or where two differ."""
+    if not args or args[0] not in ("show", "compare"):
+        if args and args[0] not in ("-h", "--help"):
+            raise Refusal(f"plan has no command {args[0]!r}; did you mean {nearest(args[0], ['show', 'compare'])!r}?")
+        print("usage: langevin plan show NAME:STEPS [--process SCHEDULE] [--json] [--plot FILE.png]\n"
+              "       langevin plan compare ONE OTHER [--process SCHEDULE]")  # fmt: skip
+        return
+    kind = _PlanShow if args[0] == "show" else _PlanCompare
+    asked = parse(kind, args[1:], f"langevin plan {args[0]}")
+    from langevin import plans, spec
+    from langevin.schedules import SCHEDULES
+
+    for text in (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,):
+        if text.startswith("auto"):
+            raise Refusal(f"plan is {text!r}, which is found on a run's model; use it with langevin sample RUN --plan {text}.")
+    schedule = spec.parse(asked.process, SCHEDULES, "process")
+    if isinstance(asked, _PlanCompare):
+        print(plans.compare(plans.parse(asked.one).on(schedule), plans.parse(asked.other).on(schedule)))
+        return
+    table = plans.parse(asked.plan).on(schedule)
+    print(table.to_json() if asked.json else table)
+    if asked.plot is not None:
+        if asked.plot.suffix != ".png":
+            raise Refusal(f"plot is {asked.plot}; write a .png.")
+        from langevin.pictures import plot_plan
+
+        print(plot_plan(table, asked.plot), file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class _Tune:
+    run: Positional[Path]
+    """Run directory."""
+    steps: int
+    """Evaluations of the plan."""
+    out: Path | None = None
+    """Where to write it; plans/tuned-STEPS.json in the run by default."""
+    guidance: float | None = None
+    """Classifier-free w it is tuned for; the recipe's by default."""
+    iterations: int = 240
+    """Of the optimiser; more may help."""
+
+
+def tune(args: Sequence[str]) -> None:
+    """Learn a plan of few evaluations from a model's own fine trajectories. A stop loses little: run it again."""
+    asked = parse(_Tune, args, "langevin tune")
+    if asked.out is not None and asked.out.suffix != ".json":
+        raise Refusal(f"out is {asked.out}; write a .json.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.sampling import save
+    from langevin.recipes.sampling import tune as learn
+
+    out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
+    run = open_run(asked.run)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half_way = out.with_suffix(".tuning.safetensors")
+    found, ready = learn(run, asked.steps, guidance=asked.guidance, iterations=asked.iterations, checkpoint=half_way, show=True)
+    save(found.plan, out)
+    half_way.unlink(missing_ok=True)
+    print(f"best ready-made  {ready}")
+    print(f"tuned            {found}" if found is not ready else "tuning did not beat it; the ready-made plan is kept.")
+    print(f"{out}: use it as --plan {out}")

@@ -1,0 +1,126 @@
+"""What is done with a run: langevin sample, evaluate, inspect; and the list of recipes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+from langevin.recipes import RECIPES
+
+
+@dataclass(frozen=True)
+class _Sample:
+    run: Positional[Path]
+    """Run directory."""
+    out: Path
+    """Picture to write (.png, or .gif for the whole way); .npy for the numbers themselves."""
+    count: int = 16
+    """How many."""
+    plan: str | None = None
+    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, or a saved .json; the recipe's by default."""
+    seed: int = 0
+    """Any integer; sample k is the same sample whatever the count."""
+    label: int | None = None
+    """One class; all in turn by default."""
+    guidance: float | None = None
+    """Classifier-free w; 1 is unguided."""
+
+
+def sample(args: Sequence[str]) -> None:
+    """Draw samples from a run."""
+    asked = parse(_Sample, args, "langevin sample")
+    if asked.out.suffix not in (".png", ".gif", ".npy"):
+        raise Refusal(f"out is {asked.out}; write a .png, .gif or .npy.")
+    if asked.count < 1:
+        raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.report import write_samples
+
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    run = open_run(asked.run)
+    print(
+        write_samples(run, asked.out, asked.count, plan=asked.plan, seed=asked.seed, label=asked.label, guidance=asked.guidance)
+    )
+
+
+@dataclass(frozen=True)
+class _Evaluate:
+    run: Positional[Path]
+    """Run directory; or a folder of pictures, with --against."""
+    against: Path | None = None
+    """Folder of real pictures."""
+    features: str = "auto"
+    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    metrics: tuple[str, ...] = ()
+    """Of fd, fd_infinity, kid, is, prdc and, for runs, labels, memory; fd, labels and memory by default."""
+    small: bool = False
+    """Accept fewer samples or real pictures than the 10,000 of published practice; the card will say so."""
+    count: int | None = None
+    """Samples of a run; 10,000 by default, 1,000 with --small."""
+    plan: str | None = None
+    """Plan as NAME:STEPS; the recipe's by default."""
+    seed: int = 1
+    """Seed of the samples, and of what metrics draw."""
+    guidance: float | None = None
+    """One w; 1 and 1.5 by default."""
+    size: int | None = None
+    """Side to which the pictures of two folders are brought; their own by default."""
+    device: str = "cpu"
+    """cpu, cuda, or auto."""
+    json: bool = False
+    """Print JSON, with the protocol card."""
+
+
+def evaluate(args: Sequence[str]) -> None:
+    """Judge a run against held-out real data, or a folder of pictures against another."""
+    asked = parse(_Evaluate, args, "langevin evaluate")
+    shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
+    if asked.against is not None:
+        for name in ("count", "plan", "guidance"):
+            if (value := getattr(asked, name)) is not None:
+                raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
+        from langevin.recipes.folders import evaluate_folders
+
+        result = evaluate_folders(asked.run, asked.against, size=asked.size, device=asked.device, **shared)
+    else:
+        if asked.size is not None:
+            raise Refusal(f"size is {asked.size}, but a run's pictures have the size of its recipe; leave it out.")
+        from langevin.recipes.build import open_run
+        from langevin.recipes.evaluation import evaluate as measure
+
+        result = measure(
+            open_run(asked.run), count=asked.count, plan=asked.plan, guidance=asked.guidance, folder=asked.run,
+            device=asked.device, **shared,
+        )  # fmt: skip
+    print(result.model_dump_json(indent=1) if asked.json else result)
+
+
+def recipes(args: Sequence[str]) -> None:
+    """List the recipes and what each should reach."""
+    parse(_Nothing, args, "langevin recipes")
+    for name, make in RECIPES.items():
+        r = make()
+        print(f"{name:16} {r.about}\n{'':16} expects: {r.expects}")
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    pass
+
+
+@dataclass(frozen=True)
+class _Inspect:
+    path: Positional[Path]
+    """A run directory, a checkpoint, or a safetensors file."""
+    verify: bool = False
+    """Read every file of its checkpoints and compare the hashes."""
+
+
+def inspect(args: Sequence[str]) -> None:
+    """Say what a path is. Reads manifests and headers only, unless asked to verify; imports no torch."""
+    asked = parse(_Inspect, args, "langevin inspect")
+    from langevin.inspection import describe
+
+    print(describe(asked.path, asked.verify))

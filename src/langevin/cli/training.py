@@ -1,0 +1,82 @@
+"""langevin train."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from langevin.cli.asking import Refusal, parse
+from langevin.recipes import RECIPES, Recipe, recipe
+
+
+@dataclass(frozen=True)
+class _Train:
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    out: Path | None = None
+    """Run directory; runs/RECIPE by default."""
+    resume: bool = False
+    """Continue the run in that directory, if there is one."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    processes: int = 1
+    """Group to train with, on this machine; for several machines see docs/distributed.md."""
+    shard: bool = False
+    """Divide the weights between the processes (FSDP2) instead of holding them in each."""
+    samples: int = 1000
+    """Samples for the evaluation at the end."""
+
+
+def train(args: Sequence[str]) -> None:
+    """Train a recipe, evaluate it, and leave pictures and metrics in its run directory."""
+    if not args or args[0] in ("-h", "--help"):
+        listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
+        print(
+            f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
+            "langevin train RECIPE --help shows every field."
+        )
+        return
+    name, *rest = args
+    default = _Train(recipe(name))
+    asked = parse(_Train, rest, f"langevin train {name}", default)
+    out = asked.out or Path("runs") / name
+    if asked.resume and (out / "recipe.json").exists():
+        # what the run was begun with stands wherever nothing else is asked for
+        from langevin.recipes.build import read_recipe
+
+        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=read_recipe(out)))
+    if asked.samples < 2:
+        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
+    if out.exists() and not out.is_dir():
+        raise Refusal(f"out is {out}, which is a file; give a directory.")
+    if asked.processes < 1:
+        raise Refusal(f"processes is {asked.processes}; use at least 1.")
+    if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
+        raise SystemExit(subprocess.run([sys.executable, "-m", *launcher, "train", *args], check=False).returncode)
+    from langevin.recipes.build import open_run, start
+    from langevin.recipes.evaluation import report
+    from langevin.recipes.report import preview
+
+    out.mkdir(parents=True, exist_ok=True)
+    hook: list[Callable[..., None]] = []
+    run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device, asked.shard)
+    if trainer.group.first:
+        hook.append(preview(run, out))
+    elif asked.shard:  # all must compute what only the first shows
+        hook.append(preview(run, Path(tempfile.mkdtemp())))
+    else:
+        hook.append(lambda model, step: None)
+    trainer.run()
+    trainer.group.leave()
+    if not trainer.group.first:
+        return
+    if not trainer.finished:
+        print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
+        raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
+    print(report(run.holding(open_run(out).denoiser), out, asked.samples))  # what is judged is what was saved
