@@ -9,7 +9,6 @@ Patterns are shell globs over dotted names, joined by "|", as in "*.query|*.key_
 
 import difflib
 import fnmatch
-import hashlib
 import json
 import math
 import warnings
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from langevin.tensors import load, metadata, save
+from langevin.tensors import digest, load, metadata, save
 
 FORMAT = "langevin-lora-1"
 Layer = nn.Linear | nn.Conv2d
@@ -273,12 +272,7 @@ def _shift(layers: Mapping[str, Layer], adapters: Mapping[str, LoRA], sign: int)
 
 def _fingerprint(layers: Mapping[str, Layer]) -> str:
     """SHA-256 of the weights that are adapted."""
-    total = hashlib.sha256()
-    for name in sorted(layers):
-        weight = layers[name].weight.detach().cpu().contiguous()
-        total.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        total.update(weight.reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()
+    return digest({name: layer.weight for name, layer in layers.items()})
 
 
 def save_adapters(model: nn.Module, path: str | Path, name: str = "default") -> Path:

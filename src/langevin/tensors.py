@@ -40,6 +40,16 @@ def _bytes(value: Tensor) -> memoryview:
     return memoryview(value.reshape(-1).view(torch.uint8).numpy())  # pyright: ignore[reportArgumentType]
 
 
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, dtypes and values, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
+        total.update(_bytes(value))
+    return total.hexdigest()
+
+
 def write_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> tuple[int, str]:
     """Write a safetensors file and have it on the disk; (bytes, SHA-256). One tensor at a time is copied to the host.
 

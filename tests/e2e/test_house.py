@@ -30,7 +30,9 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "files",
+        "manifest",
         "tensors",
+        "adapters",
         "schedules",
         "core",
         "plans",

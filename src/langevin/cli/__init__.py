@@ -9,6 +9,7 @@ from langevin.cli.asking import Refusal
 from langevin.cli.plans import plan, tune
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
+from langevin.cli.weights import lora
 from langevin.spec import nearest
 
 HELP = """\
@@ -22,13 +23,14 @@ langevin: diffusion models of every kind.
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
+  langevin lora RUN --out FILE             write the adapters that a run has trained
 
 Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune,
+    "tune": tune, "lora": lora,
 }  # fmt: skip
 
 

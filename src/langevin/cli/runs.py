@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.cli.weights import strengths
 from langevin.recipes import RECIPES
 
 
@@ -26,6 +27,10 @@ class _Sample:
     """One class; all in turn by default."""
     guidance: float | None = None
     """Classifier-free w; 1 is unguided."""
+    weights: Path | None = None
+    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    lora: tuple[str, ...] = ()
+    """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
 
 
 def sample(args: Sequence[str]) -> None:
@@ -39,7 +44,7 @@ def sample(args: Sequence[str]) -> None:
     from langevin.recipes.report import write_samples
 
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    run = open_run(asked.run)
+    run = open_run(asked.run, asked.weights, strengths(asked.lora))
     print(
         write_samples(run, asked.out, asked.count, plan=asked.plan, seed=asked.seed, label=asked.label, guidance=asked.guidance)
     )
@@ -65,6 +70,10 @@ class _Evaluate:
     """Seed of the samples, and of what metrics draw."""
     guidance: float | None = None
     """One w; 1 and 1.5 by default."""
+    weights: Path | None = None
+    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    lora: tuple[str, ...] = ()
+    """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
     size: int | None = None
     """Side to which the pictures of two folders are brought; their own by default."""
     device: str = "cpu"
@@ -78,8 +87,8 @@ def evaluate(args: Sequence[str]) -> None:
     asked = parse(_Evaluate, args, "langevin evaluate")
     shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
     if asked.against is not None:
-        for name in ("count", "plan", "guidance"):
-            if (value := getattr(asked, name)) is not None:
+        for name in ("count", "plan", "guidance", "weights", "lora"):
+            if (value := getattr(asked, name)) not in (None, ()):
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
         from langevin.recipes.folders import evaluate_folders
 
@@ -91,8 +100,8 @@ def evaluate(args: Sequence[str]) -> None:
         from langevin.recipes.evaluation import evaluate as measure
 
         result = measure(
-            open_run(asked.run), count=asked.count, plan=asked.plan, guidance=asked.guidance, folder=asked.run,
-            device=asked.device, **shared,
+            open_run(asked.run, asked.weights, strengths(asked.lora)), count=asked.count, plan=asked.plan,
+            guidance=asked.guidance, folder=asked.run, device=asked.device, **shared,
         )  # fmt: skip
     print(result.model_dump_json(indent=1) if asked.json else result)
 

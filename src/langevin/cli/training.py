@@ -20,6 +20,8 @@ class _Train:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run directory; runs/RECIPE by default."""
+    origin: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Begin with the averaged weights of that run, or with those of a safetensors file (as --finetune.origin)."""
     resume: bool = False
     """Continue the run in that directory, if there is one."""
     device: str = "auto"
@@ -50,6 +52,9 @@ def train(args: Sequence[str]) -> None:
         from langevin.recipes.build import read_recipe
 
         asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=read_recipe(out)))
+    if asked.origin is not None:
+        changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
+        asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
     if asked.samples < 2:
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
     if out.exists() and not out.is_dir():

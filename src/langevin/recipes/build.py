@@ -1,5 +1,6 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -7,9 +8,10 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from langevin import plans, schedules, spec
+from langevin.adapters import merge
 from langevin.config import Closed
 from langevin.core import prediction
 from langevin.core.categorical import Categorical
@@ -20,9 +22,12 @@ from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
 from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
 from langevin.files import parse_json, read_plain, write
+from langevin.manifest import steps
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import ELBO, Denoising, Objective, levels, weights
 from langevin.recipes import config as c
+from langevin.recipes.weights import adapt, described, merge_files, put
+from langevin.tensors import digest, load
 from langevin.training import load_latest
 from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
@@ -41,6 +46,8 @@ class Facts(Closed):
     """Of one sample."""
     classes: int | None
     """Labels run from 0 to classes - 1; None for none."""
+    origin: str | None = None
+    """Hash of the weights that the run began with; None for weights that were drawn."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Run:
     facts: Facts
     folder: Path | None = None
     """Where the run lives, once it has been opened from there."""
+    weights: str | None = None
+    """Which weights the denoiser has, in words; None for the average that training keeps."""
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
@@ -82,8 +91,16 @@ class Run:
         return other
 
 
-def build(recipe: c.Recipe, facts: Facts | None = None) -> Run:
-    """Make the objects; initial weights are a function of the recipe's seed. Without facts the data is read for them."""
+def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Tensor] | None = None) -> Run:
+    """Make the objects.
+
+    Args:
+        facts: without them the data is read for them.
+        weights: to begin with, before any adapter is added; by default they are drawn, as a function of the recipe's seed.
+
+    Raises:
+        ValueError: for parts that do not fit one another.
+    """
     splits = None
     if facts is None:
         splits = data(recipe.data)
@@ -92,6 +109,9 @@ def build(recipe: c.Recipe, facts: Facts | None = None) -> Run:
     with seeded(recipe.train.seed, torch.device("cpu")):
         net = network(recipe.network, facts, process)
     denoiser = Denoiser(net, process, predictions, shape=facts.shape)
+    if weights is not None:
+        put(denoiser, weights, str(recipe.finetune.origin))
+    adapt(denoiser, recipe.finetune, recipe.train.seed)
     made = objective(recipe.objective)
     denoiser.spread = getattr(made, "spread", None)
     if not recipe.sample.plan.startswith("auto:"):
@@ -218,14 +238,46 @@ def start(
                 f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
                 "recipe, or choose another directory."
             )
-    run = build(recipe)
+    weights, origin = _begin_with(recipe.finetune, out, resume)
+    run = build(recipe, weights=weights)
+    facts = run.facts.model_copy(update={"origin": origin})
     group = Group.join(_device(device), shard)
     run.denoiser.to(group.device)
     trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, preview, group)
     if group.first:
-        for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, run.facts)):
+        for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
             write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[str, Tensor] | None, str | None]:
+    """Weights for a run to begin with, if a checkpoint does not hold them yet, and their hash."""
+    if cfg.origin is None:
+        if cfg.lora.rank:
+            raise ValueError(f"finetune.lora.rank is {cfg.lora.rank}, but adapters need trained weights; say --from RUN.")
+        return None, None
+    facts = out / FACTS_FILE
+    before = _read(facts, Facts).origin if resume and facts.exists() else None
+    if before is not None and steps(out / "checkpoints"):
+        return None, before
+    weights = _weights_of(Path(cfg.origin))
+    now = digest(weights)
+    if before not in (None, now):
+        raise ValueError(
+            f"{cfg.origin} holds other weights than those that the run in {out} was begun with ({now[:16]}, not {before[:16]}); "
+            "put them back, or choose another directory."
+        )
+    return weights, now
+
+
+def _weights_of(origin: Path) -> dict[str, Tensor]:
+    """Averaged weights of a run, its adapters merged, or those of a file."""
+    if not origin.is_dir():
+        return load(origin)
+    run = open_run(origin)
+    if run.recipe.finetune.lora.rank:
+        merge(run.denoiser)
+    return dict(run.denoiser.state_dict())
 
 
 def _device(name: str) -> torch.device:
@@ -266,16 +318,27 @@ def _read(file: Path, kind: type[M]) -> M:
         raise ValueError(f"{file} is damaged at {' '.join(said.split())[:400]}.") from None
 
 
-def open_run(path: str | Path) -> Run:
-    """A trained run, with the averaged weights of its newest whole checkpoint, in eval mode.
+def open_run(path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None) -> Run:
+    """A trained run, by default with the averaged weights of its newest whole checkpoint, in eval mode.
+
+    Args:
+        weights: a safetensors file of all weights to use instead, such as `langevin ema` writes.
+        adapters: strengths by file, such as `langevin lora` writes; they are merged into the weights.
 
     Raises:
-        ValueError: if the directory is no run, or has no whole checkpoint.
+        ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
-    run = build(read_recipe(path), _read(Path(path) / FACTS_FILE, Facts))
-    found = load_latest(Path(path) / "checkpoints", parts=("model", "ema"))
-    if found is None:
-        raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
-    run.denoiser.load_state_dict({**found.tensors["model"], **found.tensors["ema"]})  # what was frozen is not averaged
+    path = Path(path)
+    run = build(read_recipe(path), _read(path / FACTS_FILE, Facts))
+    if weights is None:
+        found = load_latest(path / "checkpoints", parts=("model", "ema"))
+        if found is None:
+            raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
+        put(run.denoiser, {**found.tensors["model"], **found.tensors["ema"]}, path)  # what was frozen is not averaged
+    else:
+        put(run.denoiser, load(weights), weights)
+    merge_files(run.denoiser, adapters or {})
     run.denoiser.eval().requires_grad_(False)
-    return replace(run, folder=Path(path))
+    said = [f"EMA {run.recipe.train.ema:g}" if weights is None else described(Path(weights))]
+    said += [f"adapters {file.name} at {strength:g}" for file, strength in (adapters or {}).items()]
+    return replace(run, folder=path, weights=" with ".join(said))

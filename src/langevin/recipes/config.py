@@ -186,6 +186,29 @@ class ELBOConfig(Closed):
 ObjectiveConfig = Annotated[DenoisingConfig | ELBOConfig, Field(discriminator="kind")]
 
 
+class LoRAConfig(Closed):
+    """Low-rank adapters, which alone are trained then. See `langevin.adapters.lora`."""
+
+    rank: int = Field(default=0, ge=0)
+    """Of each product; 0 for no adapters."""
+    alpha: float = Field(default=8.0, gt=0)
+    """Each product is scaled by alpha / rank."""
+    targets: str = "*"
+    """Layers, by shell patterns over their names joined by "|", such as "*.query|*.key_value"."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """On the inputs of the adapters."""
+
+
+class FinetuneConfig(Closed):
+    """What a run begins with, and which part of it is trained."""
+
+    origin: str | None = None
+    """A run directory, whose averaged weights are taken, or a safetensors file of weights; None begins anew."""
+    lora: LoRAConfig = LoRAConfig()
+    freeze: str | None = None
+    """Parameters that are left alone, by shell patterns over their names joined by "|", such as "net.enter.*"."""
+
+
 class SampleConfig(Closed):
     """How samples are drawn when nothing else is said."""
 
@@ -207,4 +230,5 @@ class Recipe(Closed):
     network: NetworkConfig
     objective: ObjectiveConfig
     train: TrainConfig
+    finetune: FinetuneConfig = FinetuneConfig()
     sample: SampleConfig = SampleConfig()

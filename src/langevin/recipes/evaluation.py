@@ -140,7 +140,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     run.denoiser.to(_device(device))
     found = chosen(run, plan, guidance)
     sampled = {
-        "weights": f"EMA {run.recipe.train.ema:g}, {_of_weights(run)}",
+        "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {_of_weights(run)}",
         "plan": _said(plan, found), "seeds": (seed,), "device": device, "samples": count,
         "nfe": max(p.nfe for p in plans_for(run.denoiser.process, found).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),

@@ -1,0 +1,47 @@
+"""langevin lora, and how adapters are written in words."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+def strengths(words: Sequence[str]) -> dict[Path, float]:
+    """("a.safetensors", "b.safetensors:0.5") -> strengths by file, 1 by default."""
+    found: dict[Path, float] = {}
+    for word in words:
+        file, _, strength = word.rpartition(":") if not word.endswith(".safetensors") else (word, "", "1")
+        try:
+            found[Path(file)] = float(strength)
+        except ValueError:
+            raise Refusal(f"lora is {word!r}; give FILE.safetensors, or FILE.safetensors:STRENGTH with a number.") from None
+    return found
+
+
+@dataclass(frozen=True)
+class _LoRA:
+    run: Positional[Path]
+    """Run directory."""
+    out: Path
+    """File to write (.safetensors)."""
+
+
+def lora(args: Sequence[str]) -> None:
+    """Write the adapters that a run has trained, to be used with --lora."""
+    asked = parse(_LoRA, args, "langevin lora")
+    target(asked.out)
+    from langevin.recipes.build import open_run
+    from langevin.recipes.weights import save_adapters
+
+    run = open_run(asked.run)
+    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    print(f"{save_adapters(run.denoiser, asked.run, asked.out)}: use it as --lora {asked.out}")
+
+
+def target(out: Path) -> None:
+    """Refuse a name that hides what the file is."""
+    if out.suffix != ".safetensors":
+        raise Refusal(f"out is {out}; write a .safetensors.")

@@ -1,0 +1,76 @@
+"""Whose weights a run's model has: those of another run, of a file, with adapters; and what is written to be used so."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from langevin import adapters
+from langevin.core.denoiser import Denoiser
+from langevin.recipes import config as c
+from langevin.tensors import metadata
+
+FORMAT = "langevin-weights-1"
+
+
+def put(model: Denoiser, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load weights that fit to the last name and shape.
+
+    Args:
+        path: where they came from, for the error.
+
+    Raises:
+        ValueError: saying the first that differs; nothing is loaded then.
+    """
+    own = model.state_dict()
+    differing = [n for n in own if n not in weights] + [n for n in weights if n not in own]
+    differing = differing or [n for n, v in own.items() if v.shape != weights[n].shape]
+    if differing:
+        name = differing[0]
+        there, here = (f"of shape {tuple(t[name].shape)}" if name in t else "absent" for t in (weights, own))
+        more = f" (and {len(differing) - 1} more differ)" if len(differing) > 1 else ""
+        raise ValueError(f"{path} does not fit this model: {name} is {there} there and {here} here{more}; use the same network.")
+    model.load_state_dict(dict(weights))
+
+
+def adapt(model: Denoiser, cfg: c.FinetuneConfig, seed: int) -> None:
+    """Add the adapters of a recipe, and stop training what it freezes.
+
+    Raises:
+        ValueError: if a pattern matches nothing.
+    """
+    if cfg.lora.rank:
+        adapters.lora(model, cfg.lora.rank, cfg.lora.alpha, cfg.lora.targets, cfg.lora.dropout, seed=seed)
+    if cfg.freeze is not None:
+        adapters.freeze(model, cfg.freeze)
+
+
+def merge_files(model: Denoiser, strengths: Mapping[Path, float]) -> None:
+    """Add the adapters of files into the weights, each at its strength.
+
+    Raises:
+        ValueError: if a file is damaged, or is of another network.
+    """
+    names = {f"file {k}": file for k, file in enumerate(strengths)}
+    for name, file in names.items():  # all before any is merged: they know the weights they were trained on
+        adapters.load_adapters(model, file, strengths[file], name)
+    for name in names:
+        adapters.merge(model, name)
+
+
+def save_adapters(model: Denoiser, run: Path, out: Path) -> Path:
+    """Write the adapters that a run has trained.
+
+    Raises:
+        ValueError: if it has trained none.
+    """
+    if not any(".lora." in name for name in model.state_dict()):
+        raise ValueError(f"{run} has no adapters; train them with --from RUN --finetune.lora.rank 8.")
+    return adapters.save_adapters(model, out)
+
+
+def described(file: Path) -> str:
+    """Which weights a file holds, in words."""
+    said = metadata(file)
+    average = said.get("average") if said.get("format") == FORMAT else None
+    return f"weights {file.name}" + (f" ({average[:100]})" if average else "")
