@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from langevin.networks.linear import Linear
 from langevin.tensors import digest, load, metadata, save
 
 FORMAT = "langevin-lora-1"
@@ -241,7 +242,7 @@ def merge(model: nn.Module, name: str = "default") -> dict[str, LoRA]:
     """
     layers = _adapted(model, name)
     for n, layer in layers.items():
-        if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+        if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward):
             raise ValueError(f"{n} is a {type(layer).__name__} with a forward of its own; its weight cannot take the adapter in.")
     removed = {n: _detach(layer, name) for n, layer in layers.items()}
     _shift(layers, removed, 1)

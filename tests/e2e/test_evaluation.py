@@ -121,5 +121,5 @@ def test_a_model_is_measured_as_it_trains(tmp_path):
     # the hook changes nothing in training
     _, alone = start(small, tmp_path / "alone")
     alone.run(progress=False)
-    for one, other in zip(trainer.ema.model.parameters(), alone.ema.model.parameters(), strict=True):
+    for one, other in zip(trainer.denoiser.parameters(), alone.denoiser.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -25,7 +25,7 @@ ROOMS = {
     "guidance": {"core"},
     "objectives": {"core", "spec"},
     "data": {"core", "files"},
-    "adapters": {"tensors"},
+    "adapters": {"networks", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {

@@ -91,6 +91,7 @@ def test_resume_at_every_step(tmp_path):
         while part.step < stop:
             part.update()
         part.save()
+        part.close()
         again = trainer(tmp_path / str(stop), steps=10, resume=True)
         again.run(progress=False)
         assert torch.equal(weights(again.denoiser), weights(whole.denoiser))

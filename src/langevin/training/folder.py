@@ -36,7 +36,7 @@ class RunFolder:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
         self._lock: Lock | None = None
-        self._log: IO[str] | None = None
+        self._log: IO[bytes] | None = None
         self.found: Checkpoint | None = self.checkpoints.latest()
         if self.found is not None:
             if not resume:
@@ -61,7 +61,7 @@ class RunFolder:
         self._lock = Lock(self.path)
         log = self.path / "log.jsonl"
         files.write(log, "".join(f"{line}\n" for line in self._first_lines()))
-        self._log = log.open("a", buffering=1)
+        self._log = log.open("ab", buffering=0)  # a line is in the file, or has failed, when `write` returns
 
     def _first_lines(self) -> list[str]:
         """The log up to the checkpoint. Later lines will be written again, so they go; a line cut short goes as well."""
@@ -88,7 +88,9 @@ class RunFolder:
         self.open()
         assert self._log is not None
         with files.telling(self.path / "log.jsonl"):
-            print(json.dumps(line), file=self._log)
+            left = f"{json.dumps(line)}\n".encode()
+            while left:  # a disk that fills up takes a part
+                left = left[self._log.write(left) :]
 
     def save(self, step: int, tensors: Parts, state: dict[str, Any], wait: bool) -> None:
         """A checkpoint. A full disk is said and outlived: training goes on, and the next save tries again.
