@@ -45,6 +45,8 @@ def _run(path: Path, check: bool) -> str:
         f"network {json.dumps(recipe.get('network'))}",
         f"samples with {json.dumps(recipe.get('sample'))}",
     ]
+    if isinstance(begun := recipe.get("finetune"), dict) and begun.get("origin"):
+        lines.append(f"fine-tuned {json.dumps(begun)}")
     found = steps(path / "checkpoints")
     if not found:
         return "\n".join([*lines, "no checkpoint yet"])

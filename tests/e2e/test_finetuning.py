@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from langevin.cli import main
+from langevin.inspection import describe
 from langevin.recipes import Recipe, recipe
 from langevin.recipes.build import open_run, read_recipe, start
 from langevin.tensors import load, save
@@ -32,12 +33,12 @@ def trained(asked: Recipe, out: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
-    return trained(small(3), tmp_path_factory.mktemp("runs") / "base")
+    return trained(small(30, lr=0.01), tmp_path_factory.mktemp("runs") / "base")
 
 
 @pytest.fixture(scope="module")
 def tuned(base, tmp_path_factory) -> Path:
-    return trained(small(4, {"origin": str(base), "lora": LORA}, lr=0.3), tmp_path_factory.mktemp("runs") / "tuned")
+    return trained(small(12, {"origin": str(base), "lora": LORA}, lr=0.1, ema=0.0), tmp_path_factory.mktemp("runs") / "tuned")
 
 
 def drawn(tmp_path: Path, *args: str) -> np.ndarray:
@@ -118,6 +119,10 @@ def test_a_run_is_finetuned_with_one_flag(tmp_path, capsys):
     main(["train", "two-moons", "--samples", "20", "--out", str(second), "--resume"])  # nothing has to be said again
     began, now = open_run(first).denoiser.state_dict(), open_run(second).denoiser.state_dict()
     assert same(began, {n: v for n, v in now.items() if ".lora." not in n}) and len(now) > len(began)
+
+
+def test_a_run_says_where_it_began(base, tuned):
+    assert f'fine-tuned {{"origin": "{base}"' in describe(tuned) and "fine-tuned" not in describe(base)
 
 
 def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(base, tmp_path):
