@@ -9,7 +9,7 @@ from langevin.cli.asking import Refusal
 from langevin.cli.plans import plan, tune
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
-from langevin.cli.weights import lora
+from langevin.cli.weights import ema, lora
 from langevin.spec import nearest
 
 HELP = """\
@@ -23,6 +23,7 @@ langevin: diffusion models of every kind.
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
+  langevin ema RUN --sigma-rel WIDTH       make another average of its weights, after training
   langevin lora RUN --out FILE             write the adapters that a run has trained
 
 Each command has --help. A run directory is self-contained: copy it anywhere.
@@ -30,7 +31,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "lora": lora,
+    "tune": tune, "ema": ema, "lora": lora,
 }  # fmt: skip
 
 

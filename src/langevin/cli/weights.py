@@ -1,4 +1,4 @@
-"""langevin lora, and how adapters are written in words."""
+"""langevin lora and langevin ema, and how adapters are written in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +39,32 @@ def lora(args: Sequence[str]) -> None:
     run = open_run(asked.run)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{save_adapters(run.denoiser, asked.run, asked.out)}: use it as --lora {asked.out}")
+
+
+@dataclass(frozen=True)
+class _EMA:
+    run: Positional[Path]
+    """Run directory; its training stored power-function averages."""
+    sigma_rel: float
+    """Relative width wanted, such as 0.05."""
+    out: Path | None = None
+    """File to write (.safetensors); weights/sigma_rel-WIDTH.safetensors in the run by default."""
+    at: int | None = None
+    """Samples seen; all by default."""
+
+
+def ema(args: Sequence[str]) -> None:
+    """Make the average of another width from those that a run stored, to be used with --weights."""
+    asked = parse(_EMA, args, "langevin ema")
+    when = "" if asked.at is None else f"-at-{asked.at}"
+    out = asked.out or asked.run / "weights" / f"sigma_rel-{asked.sigma_rel:g}{when}.safetensors"
+    target(out)
+    from langevin.recipes.build import open_run
+    from langevin.recipes.weights import write_average
+
+    _, record = write_average(open_run(asked.run).denoiser, asked.run, asked.sigma_rel, out, asked.at)
+    print(f"from {len(record['snapshots'])} stored averages up to {record['samples']} samples, misfit {record['misfit']:.2g}")
+    print(f"{out}: use it as --weights {out}")
 
 
 def target(out: Path) -> None:

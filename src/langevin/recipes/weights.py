@@ -1,14 +1,17 @@
 """Whose weights a run's model has: those of another run, of a file, with adapters; and what is written to be used so."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from langevin import adapters
 from langevin.core.denoiser import Denoiser
 from langevin.recipes import config as c
-from langevin.tensors import metadata
+from langevin.tensors import metadata, save
+from langevin.training.snapshots import average_run
 
 FORMAT = "langevin-weights-1"
 
@@ -67,6 +70,29 @@ def save_adapters(model: Denoiser, run: Path, out: Path) -> Path:
     if not any(".lora." in name for name in model.state_dict()):
         raise ValueError(f"{run} has no adapters; train them with --from RUN --finetune.lora.rank 8.")
     return adapters.save_adapters(model, out)
+
+
+def write_average(model: Denoiser, run: Path, sigma_rel: float, out: Path, at: int | None = None) -> tuple[Path, dict[str, Any]]:
+    """Write all weights of a run's model, its trained ones averaged at another width (see `average_run`); and the record.
+
+    Args:
+        model: of the run; it has these weights afterwards.
+        at: samples seen; those of the newest snapshot by default.
+
+    Raises:
+        ValueError: if the run stored no power-function averages, or none up to then.
+    """
+    if not any((run / "averages").glob("power-*.safetensors")):
+        raise ValueError(
+            f"{run} stored no power-function averages, from which others follow; train with "
+            "--train.averages power:sigma_rel=0.05 power:sigma_rel=0.1."
+        )
+    averaged, record = average_run(run, sigma_rel, at)
+    put(model, {**model.state_dict(), **averaged}, run / "averages")
+    words = f"power:sigma_rel={sigma_rel:g} at {record['samples']} samples"
+    said = {"format": FORMAT, "average": words, "record": json.dumps(record)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return save(out, model.state_dict(), said), record
 
 
 def described(file: Path) -> str:
