@@ -106,7 +106,12 @@ def test_the_history_is_checkpointed_with_the_objective_and_goes_on_to_the_bit()
     model = Denoiser(Zero(), PROCESS, "v")
 
     def steps(objective: Denoising, ks: range) -> list[float]:
-        return [float(objective(model, Batch(X), Noise.of(0, 64, first=64 * k)).total.detach()) for k in ks]
+        out = []
+        for k in ks:
+            loss = objective(model, Batch(X), Noise.of(0, 64, first=64 * k))
+            objective.observe(loss.levels, loss.each)
+            out.append(float(loss.total.detach()))
+        return out
 
     whole, first, second = (Denoising("min_snr", LossAware(8, 4)) for _ in range(3))
     wanted = steps(whole, range(10))
@@ -116,23 +121,16 @@ def test_the_history_is_checkpointed_with_the_objective_and_goes_on_to_the_bit()
     assert not torch.allclose(second.levels.get_buffer("mass"), torch.full((8,), 1 / 8, dtype=torch.float64))
 
 
-def test_what_processes_observe_can_be_joined():
-    shared, alone = LossAware(4, 2), LossAware(4, 2)
-    others = torch.linspace(0.01, 0.99, 8, dtype=torch.float64)
-    shared.gather = lambda value: torch.cat([value, others])  # what an all-gather does
-    mine = torch.linspace(0.02, 0.98, 8, dtype=torch.float64)
-    shared.observe(mine, mine)
-    alone.observe(torch.cat([mine, others]), torch.cat([mine, others]))
-    assert all(torch.equal(a, b) for a, b in zip(shared.buffers(), alone.buffers(), strict=True))
-
-
 def test_levels_of_elements_are_told_apart():
     model = Denoiser(Zero(), PROCESS, "v")
     loss = Denoising("min_snr", spread="elements")(model, Batch(X), Noise.of(0, 64))
     assert loss.levels[""].shape == loss.each[""].shape == (64 * 6,)
     assert float(loss.each[""].mean()) == pytest.approx(float(loss.total.detach()), rel=1e-5)
     density = LossAware(4, 3)
-    Denoising("min_snr", density, spread="elements")(model, Batch(X), Noise.of(0, 64))
+    follows = Denoising("min_snr", density, spread="elements")
+    loss = follows(model, Batch(X), Noise.of(0, 64))
+    assert follows.wants_losses and not density.get_buffer("seen").any()  # before the update is made
+    follows.observe(loss.levels, loss.each)
     assert (density.get_buffer("seen") > 60).all() and int(density.get_buffer("seen").sum()) == 64 * 6
 
 
@@ -163,6 +161,20 @@ def test_bins_are_means_over_what_was_met():
     bins.add(loss.levels, loss.each)
     sums, counts = bins.tensors
     assert float(sums.sum() / counts.sum()) == pytest.approx(float(loss.total.detach()), rel=1e-5) and int(counts.sum()) == 64
+
+
+def test_bins_go_on_to_the_bit_and_begin_at_nothing_in_all_processes_but_one():
+    t, loss = torch.rand(2, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, one, first, second = LevelBins(3), LevelBins(3), LevelBins(3), LevelBins(3)
+    for part in (slice(0, 20), slice(20, 50)):
+        whole.add({"": t[part]}, {"": loss[part]})
+    one.add({"": t[:20]}, {"": loss[:20]})
+    kept = json.loads(json.dumps(one.state()))
+    first.load(kept)
+    second.load(kept, mine=False)
+    assert [float(v.abs().sum()) for v in second.tensors] == [0.0, 0.0]
+    first.add({"": t[20:]}, {"": loss[20:]})
+    assert first.logs() == whole.logs()
 
 
 def test_the_bound_reports_its_steps():

@@ -31,7 +31,13 @@ class Loss:
 
 
 class Objective(nn.Module, ABC):
-    """A module, so that what it learns (loss histories) is checkpointed."""
+    """A module, so that what it learns (loss histories) is checkpointed.
+
+    Attributes:
+        wants_losses: it follows the losses it is told of, by `observe`.
+    """
+
+    wants_losses = False
 
     def __call__(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         """The loss of one batch; `noise.ids` names each sample, so the loss is a function of data and ids alone."""
@@ -39,6 +45,11 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss: ...
+
+    def observe(self, levels: Mapping[str, Tensor], each: Mapping[str, Tensor]) -> None:
+        """Told `Loss.levels` and `Loss.each` of an update that was made, of all its passes and processes, in the order of the
+        samples. A trainer does so; a loop of your own has to."""
+        del levels, each
 
 
 SPREADS = ("shared", "independent", "elements")

@@ -61,6 +61,15 @@ class Denoising(Objective):
         self.levels, self.spread, self.clean, self.drop = levels, spread, clean, drop
         self.coupling, self.leaf_weights = coupling or Independent(), leaf_weights
 
+    @property
+    def wants_losses(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.levels.wants_losses
+
+    def observe(self, levels: Mapping[str, Tensor], each: Mapping[str, Tensor]) -> None:
+        if self.wants_losses:
+            for name, t in levels.items():
+                self.levels.observe(t, each[name])
+
     def extra_repr(self) -> str:
         coupling = type(self.coupling).__name__
         return f"weight={self.weight.name}, spread={self.spread}, clean={self.clean:g}, drop={self.drop:g}, coupling={coupling}"
@@ -118,8 +127,6 @@ class Denoising(Objective):
             real = leaf.space.real(error, batch.mask)
             each = mean_over_elements(error, real)
             levels[name], losses[name] = self._by_level(leaf, t[name], error.detach(), each.detach(), real)
-            if self.levels.wants_losses:
-                self.levels.observe(levels[name], losses[name])
             total = total + factors[name] * each.mean()
             logs[f"loss/{name}" if name else "loss"] = each.mean().detach()
         if len(parts) > 1:

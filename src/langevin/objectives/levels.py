@@ -6,7 +6,7 @@ Each is an inverse distribution function, so that levels come from uniforms that
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -21,12 +21,9 @@ class LevelDensity(nn.Module, ABC):
 
     Attributes:
         wants_losses: it follows the losses it is told of, by `observe`.
-        gather: joins what is observed over the processes of a run, in the order of the samples, so that all keep one
-            density; the tensor itself by default, for a run of one process.
     """
 
     wants_losses = False
-    gather: Callable[[Tensor], Tensor] = staticmethod(lambda value: value)
 
     @abstractmethod
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
@@ -134,8 +131,8 @@ class LossAware(Importance):
     """Loss-second-moment sampling (2102.09672, sec. 3.3): p ~ sqrt(mean of recent squared losses), per cell.
 
     Uniform until every cell has `history` losses; mixed with a little of the uniform so that no cell starves. The
-    history is part of the state that checkpoints keep. The density moves whenever losses are observed, so between the passes
-    of one update as well; each pass divides by the density it drew from.
+    history is part of the state that checkpoints keep. The density moves when losses are observed: after an update, by those
+    of all its passes and processes.
 
     Args:
         cells: equal parts of [0, 1].
@@ -156,7 +153,7 @@ class LossAware(Importance):
     @torch.no_grad()
     def observe(self, t: Tensor, loss: Tensor) -> None:
         losses, seen, mass = (self.get_buffer(n) for n in ("losses", "seen", "mass"))
-        t, loss = self.gather(t).to(mass.device), self.gather(loss).to(mass.device)
+        t, loss = t.to(mass.device), loss.to(mass.device)
         count, length = losses.shape
         cells = torch.where(t > 0, (t * count).long().clamp(0, count - 1), count)  # a last cell for what is passed over
         cells, order = cells.sort(stable=True)
@@ -193,9 +190,8 @@ class LevelBins:
     def add(self, levels: Mapping[str, Tensor], losses: Mapping[str, Tensor]) -> None:
         """Take in `Loss.levels` and `Loss.each`; level 0, data that was given, is passed over. Waits for no device."""
         for name, t in levels.items():
-            if name not in self._sums:
-                self._sums[name] = torch.zeros(self.bins, dtype=torch.float64, device=t.device)
-                self._counts[name] = torch.zeros(self.bins, dtype=torch.float64, device=t.device)
+            for held in (self._sums, self._counts):
+                held[name] = (held[name] if name in held else torch.zeros(self.bins, dtype=torch.float64)).to(t.device)
             cells = (t * self.bins).long().clamp(0, self.bins - 1)
             met = (t > 0).double()
             self._sums[name].index_add_(0, cells, torch.where(t > 0, losses[name].to(t.device).double(), 0.0))
@@ -205,6 +201,15 @@ class LevelBins:
     def tensors(self) -> list[Tensor]:
         """Sums and counts; a run of several processes adds these up, in place, before it reads the logs."""
         return [*self._sums.values(), *self._counts.values()]
+
+    def state(self) -> dict[str, list[list[float]]]:
+        """Sums and counts by name, for JSON, which keeps them to the bit."""
+        return {name: [sums.tolist(), self._counts[name].tolist()] for name, sums in self._sums.items()}
+
+    def load(self, state: Mapping[str, Sequence[Sequence[float]]], mine: bool = True) -> None:
+        """Continue from a `state`; `mine` is False in all processes of a run but one, which begin at 0."""
+        read = {n: [torch.tensor(v, dtype=torch.float64) * mine for v in pair] for n, pair in state.items()}
+        self._sums, self._counts = {n: sums for n, (sums, _) in read.items()}, {n: counts for n, (_, counts) in read.items()}
 
     def logs(self) -> dict[str, float]:
         """The mean of each bin that met a loss, by name, as "levels/0.1-0.2" ("levels/<leaf>/0.1-0.2" for a product), and

@@ -37,7 +37,7 @@ from langevin.evaluate.measure import BIASED, known, ready
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
-from langevin.recipes.report import animation, as_pictures, draw, labels_of, picture_of_samples, quantised
+from langevin.recipes.report import animation, as_pictures, draw, labels_of, picture_of_levels, picture_of_samples, quantised
 from langevin.recipes.sampling import _of_weights, chosen
 
 OF_RUNS = {
@@ -279,6 +279,7 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
         lambda: picture_of_samples(run, out / "samples.png"),
         lambda: animation(run, out / "denoising.gif"),
         lambda: pictures.plot_loss(out / "log.jsonl", out / "loss.png"),
+        lambda: picture_of_levels(out),
     ]
     made = []
     for make in draws:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,13 @@ def animation(run: Run, path: Path, seed: int = 0, count: int | None = None, **o
     return pictures.save_gif([as_pictures(run, z) for z in frames], path, columns)
 
 
+def picture_of_levels(out: Path) -> Path | None:
+    """levels.png: loss by level against steps, from the log of the run; None for a log that does not tell levels."""
+    log = out / "log.jsonl"
+    told = log.exists() and '"levels/' in log.read_text()
+    return pictures.plot_levels(log, out / "levels.png") if told else None
+
+
 def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
     """The trainer's hook: a grid of the averaged model's samples, always from the same noise."""
 
@@ -152,5 +160,7 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
         now = run.holding(model)
         (out / "previews").mkdir(exist_ok=True)
         picture_of_samples(now, out / "previews" / f"step-{step:08d}.png", rows=4)
+        with suppress(ImportError):  # said at the end
+            picture_of_levels(out)
 
     return show

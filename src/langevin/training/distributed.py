@@ -66,6 +66,19 @@ class Group:
             dist.all_reduce(value)
         return value
 
+    def gather(self, value: Tensor) -> Tensor:
+        """The rows of all processes, (N, ...) of any N each, one process after the other."""
+        if self.world == 1:
+            return value
+        rows = torch.tensor([len(value)], device=value.device)
+        counts = [torch.empty_like(rows) for _ in range(self.world)]
+        dist.all_gather(counts, rows)
+        most = max(int(c) for c in counts)
+        padded = torch.cat([value, value.new_zeros(most - len(value), *value.shape[1:])])
+        everyone = [torch.empty_like(padded) for _ in range(self.world)]
+        dist.all_gather(everyone, padded)
+        return torch.cat([each[: int(count)] for each, count in zip(everyone, counts, strict=True)])
+
     def wait(self) -> None:
         """Until all have come here."""
         if self.world > 1:

@@ -7,10 +7,9 @@ state of a run is its weights, its optimiser, its averages and the number k. A s
 import hashlib
 import json
 import math
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,14 +25,19 @@ from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, loader
 from langevin.objectives import Denoising, Objective
+from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.rates import rate
 from langevin.training.snapshots import Snapshots
+from langevin.training.terminal import progress as bar
+from langevin.training.terminal import signals
 
 Preview = Callable[[Denoiser, int], None]
+Met = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
+"""Levels and losses by leaf, as `Loss.levels` and `Loss.each`."""
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_SCALE = 2.0**-10
@@ -112,6 +116,7 @@ class Trainer:
             self.order = Order(config.seed, len(data), config.batch, getattr(data, "groups", None))
         self.step = self.samples = 0
         self.refused: list[int] = []
+        self.bins = LevelBins()
         self._reading: Iterator[list[Slice]] | None = None
         self._stop = False
         self._in_a_row = 0
@@ -156,6 +161,7 @@ class Trainer:
         state, weights = found.tensors["optimiser"], dict(self.denoiser.named_parameters())
         like = {name: weights[owner] for name in state if (owner := name.rpartition(".")[0]) in weights}
         optimisers.load_state_tensors(self.optimiser, self.denoiser, divided(state, like))
+        self.bins.load(found.state.get("levels", {}), mine=self.group.first)
         if found.state.get("scaler"):
             self.scaler.load_state_dict(found.state["scaler"])
         self._reading = None
@@ -201,9 +207,10 @@ class Trainer:
         done = self.samples / self.total
         return next((side for until, side in self.config.resolutions if done < until), None)
 
-    def _gradients(self, pieces: list[Slice]) -> dict[str, float]:
-        """Leave the whole batch's gradient in the parameters; the logs, summed over all processes."""
-        precision, sums = PRECISIONS[self.config.precision], {}
+    def _gradients(self, pieces: list[Slice]) -> tuple[dict[str, float], list[Met]]:
+        """Leave the whole batch's gradient in the parameters; the logs, summed over all processes, and the losses by level that
+        this one met."""
+        precision, sums, met = PRECISIONS[self.config.precision], {}, []
         first, index = self.order.batch(self.step)
         among = torch.arange(first, first + len(index), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
@@ -217,10 +224,12 @@ class Trainer:
                     with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
                         loss = self.losses(batch, noise)
                     self.scaler.scale(loss.total * (piece.share * self.group.world)).backward()
+                # a sample that was read only so that there is one is no loss: level 0
+                met.append(({n: t * (piece.share > 0) for n, t in loss.levels.items()}, loss.each))
                 for name, value in {"loss": loss.total.detach(), **loss.logs}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().double() * piece.share
         logs = self.group.sum(torch.stack([torch.as_tensor(v, dtype=torch.float64).cpu() for v in sums.values()]))
-        return dict(zip(sums, logs.tolist(), strict=True))
+        return dict(zip(sums, logs.tolist(), strict=True)), met
 
     def update(self) -> dict[str, float]:
         """One optimiser update. Returns its line of the log.
@@ -234,7 +243,7 @@ class Trainer:
         c = self.config
         self.denoiser.train()
         pieces = self._read()
-        logs = self._gradients(pieces)
+        logs, met = self._gradients(pieces)
         self.scaler.unscale_(self.optimiser)
         norm = gradient_norm(self._trained, c.clip)
         scale = self.scaler.get_scale()
@@ -254,8 +263,24 @@ class Trainer:
         self._advance()
         for average in (self.ema, *self.averages):
             average.update(self.denoiser, self.samples - before)
+        self._observe(met)
         self._in_a_row = 0
         return {"step": self.step, **logs, "gradient": norm, "lr": lr}
+
+    def _observe(self, met: list[Met]) -> None:
+        """Losses by level of an update that was made, for the log and for an objective that follows them."""
+        for levels, each in met:
+            self.bins.add(levels, each)
+        if self.objective.wants_losses:
+            levels, each = ({n: self.group.gather(torch.cat([m[i][n] for m in met])) for n in met[0][i]} for i in (0, 1))
+            self.objective.observe(levels, each)
+
+    def _join_bins(self) -> None:
+        """Losses by level of all processes go to the first. To be called by all."""
+        for value in self.bins.tensors:
+            self.group.sum(value)
+            if not self.group.first:
+                value.zero_()
 
     def _read(self) -> list[Slice]:
         if self._reading is None:
@@ -311,11 +336,15 @@ class Trainer:
         except (ValueError, OSError) as met:
             error = met
         self.group.agree(error)
-        with _signals(self._ask_to_stop), _progress(c.steps, self.step, progress and self.group.first) as show:
+        with signals(self._ask_to_stop), bar(c.steps, self.step, progress and self.group.first) as show:
             try:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
                     line = self.update()
-                    if self.step % c.log_every == 0 or self.finished or "refused" in line:
+                    due = self.step % c.log_every == 0 or self.finished
+                    if due or "refused" in line:
+                        if due:
+                            self._join_bins()
+                            line |= self.bins.logs()
                         speed = (self.samples - before) / (time.monotonic() - began)
                         self._write({**line, "samples_per_second": round(speed, 1)})
                     show(self.step, line["loss"])
@@ -341,6 +370,7 @@ class Trainer:
         """Write a checkpoint now; without `wait`, while training goes on. To be called by all processes."""
         if self.folder is None:
             return
+        self._join_bins()
         whole = self.group.whole
         tensors = {
             "model": whole(self.denoiser.state_dict()),
@@ -356,6 +386,7 @@ class Trainer:
             "samples": self.samples,
             "averages": {part: [average.updates, average.samples] for part, average in self._averages().items()},
             "refused": self.refused,
+            "levels": self.bins.state(),
             "scaler": self.scaler.state_dict(),
             "processes": self.group.world,
         }
@@ -391,46 +422,6 @@ class Trainer:
 def _listed(samples: list[int], most: int = 16) -> str:
     rest = f" and {len(samples) - most} more" if len(samples) > most else ""
     return ", ".join(map(str, samples[:most])) + rest
-
-
-@contextmanager
-def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C is Python's own."""
-
-    def asked(number: int, frame: object) -> None:
-        stop()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    try:
-        old = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _progress(total: int, done: int, wanted: bool) -> Iterator[Callable[[int, float], None]]:
-    if not wanted:
-        yield lambda step, loss: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("training", total=total, completed=done, loss="")
-        yield lambda step, loss: bar.update(task, completed=step, loss=f"{loss:.4f}")
 
 
 def fit(
