@@ -22,7 +22,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -175,8 +175,8 @@ class Plan:
             raise ValueError(f"basis is {self.basis!r}; a plan keeps its evaluations as one of {', '.join(BASES)}.")
         if not self.rows:
             raise ValueError(f"plan {self.name} has no rows; ask for at least 1 step.")
-        if not self.data_std > 0:
-            raise ValueError(f"data_std is {self.data_std}; it is the data's standard deviation, above 0.")
+        if not 0 < self.data_std < math.inf:
+            raise ValueError(f"data_std is {self.data_std}; it is the data's standard deviation, finite and above 0.")
         state, anchor, made = self.rows[0].start, self.rows[0].start, 0
         for i, row in enumerate(self.rows):
             if row.level not in (None, state) or row.start != (anchor if row.anchored else state):
@@ -216,11 +216,11 @@ class Plan:
     def from_json(text: str) -> "Plan":
         """The plan saved by `to_json`; unknown or missing fields are refused."""
         try:
-            data = json.loads(text)
+            data = json.loads(text, parse_int=_whole)
             rows = tuple(_row(row) for row in data.pop("rows"))
             if not isinstance(data["name"], str) or not data["name"].isprintable():
                 raise TypeError(f"name is {data['name']!r}")
-            return Plan(rows=rows, **{**data, "order": int(data["order"])})
+            return Plan(rows=rows, **{**data, "order": int(data["order"]), "data_std": float(data.get("data_std", 1))})
         except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
             # it may quote the file
             raise ValueError(
@@ -259,14 +259,22 @@ def saved(row: Any) -> dict[str, Any]:
     return {**({} if isinstance(row, Row) else {"kind": type(row).__name__}), **dataclasses.asdict(row)}
 
 
+def _whole(digits: str) -> int:
+    if len(digits) > 16:
+        raise ValueError("a number is larger than any plan needs")
+    return int(digits)
+
+
 def _row(values: dict[str, Any]) -> Row | StateRow:
     kind = values.pop("kind", None)
     if kind is not None:
         if kind not in StateRow.kinds:
             raise KeyError(f"no row kind {str(kind)[:40]!r}, there are {', '.join(StateRow.kinds)}")
         return StateRow.kinds[kind](**values)
-    numbers: dict[str, Any] = {k: None if v is None else float(v) for k, v in values.items() if k not in ("mix", "anchored")}
-    made = Row(**numbers, mix=tuple(float(w) for w in values["mix"]), anchored=bool(values.get("anchored", False)))
+    numbers = {k: v if v is None else float(v) for k, v in values.items() if k not in ("mix", "anchored")}
+    if any(v is None and k not in ("level", "a", "shown") for k, v in numbers.items()):
+        raise TypeError("a number is missing")
+    made = Row(**cast(Any, numbers), mix=tuple(float(w) for w in values["mix"]), anchored=bool(values.get("anchored", False)))
     if not all(math.isfinite(n) for n in (*made.mix, *numbers.values()) if n is not None):
         raise ValueError("a number is not finite")
     return made

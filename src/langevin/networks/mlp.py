@@ -30,7 +30,7 @@ class MLP(nn.Module):
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, features); level (B,) or (B, features); (B, features)."""
         levels = (level[:, None] if level.ndim == 1 else level).expand(-1, self.features)
-        emb = self.level(sinusoid(levels, self.waves).flatten(1))
+        emb = self.level(sinusoid(levels, self.waves).flatten(1).to(self.enter.weight.dtype))
         vector, _ = self.conditions(cond, len(z), z.device)
         emb = F.silu(emb if vector is None else emb + vector)
         h = self.enter(z)

@@ -1,10 +1,12 @@
 """A run's directory: one writer at a time, a log that agrees with the checkpoints."""
 
 import json
+import sys
 from pathlib import Path
 from typing import IO, Any
 
 from langevin import files
+from langevin.training import checkpoint
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.lock import Lock
 from langevin.training.saving import Checkpoints, Patience
@@ -48,6 +50,7 @@ class RunFolder:
                         f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
                         "choose another directory."
                     )
+            _tell_other_code(self.found)
         self._first_lines()
 
     def open(self) -> None:
@@ -111,3 +114,10 @@ class RunFolder:
             if self._lock is not None:
                 self._lock.release()
             self._log = self._lock = None
+
+
+def _tell_other_code(found: Checkpoint) -> None:
+    now, then = checkpoint.code_version(), dict(found.code)
+    if then and then != now:
+        written, going = (", ".join(f"{n} {v}" for n, v in code.items()) for code in (then, now))
+        print(f"{found.path} was written by {written} and is continued by {going}; what follows may differ.", file=sys.stderr)

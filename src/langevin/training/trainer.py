@@ -308,6 +308,8 @@ class Trainer:
         if policy == "stop" or self._in_a_row > PATIENCE:
             raise FloatingPointError(f"{said}: look there, lower lr, or set nonfinite to skip or rollback.")
         refused = self.step
+        if policy == "rollback":
+            self._reading = None  # the batch is met again, and passed over
         if policy == "rollback" and self.folder is not None:
             if (found := self.folder.checkpoints.latest()) is not None:
                 self._restore(found)

@@ -1,0 +1,226 @@
+"""Resumption at every step, batches that must not reach the weights, signals, repetition, and nothing that leaks."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import langevin as lv
+from langevin.config import TrainConfig
+from langevin.training import Trainer, checkpoint
+from tests.field.test_complaints import trainer, weights
+from tests.reliability.test_kill import VICTIM, final, log, train
+
+GOLDEN = Path(__file__).with_name("golden_curves.json")
+
+
+def resumed_at_every_step(tmp_path, steps, **settings):
+    whole = trainer(None, steps=steps, **settings)
+    whole.run(progress=False)
+    state = tmp_path / "state"
+    for stop in range(1, steps):  # each one resumes what the last one left: steps - 1 deep
+        part = trainer(state, steps=steps, resume=True, **settings)
+        assert part.step == stop - 1
+        part.update()
+        part.save()
+        part.close()
+    last = trainer(state, steps=steps, resume=True, **settings)
+    last.run(progress=False)
+    assert torch.equal(weights(last.denoiser), weights(whole.denoiser))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"warmup": 100},  # 25 batches of 12 are three epochs of 100 and a part; warm-up ends in the first
+        {"warmup": 30, "optimiser": "muon", "averages": ["power:sigma_rel=0.1", "constant:decay=0.9"]},
+        {"warmup": 30, "optimiser": "adafactor", "schedule": "wsd", "decay": 0.3},
+    ],
+    ids=["adamw", "muon, averages", "adafactor, wsd"],
+)
+def test_a_run_resumed_after_every_step_is_the_run(tmp_path, settings):
+    resumed_at_every_step(tmp_path, 25, **settings)
+
+
+@pytest.mark.soak
+def test_two_hundred_steps_resumed_after_every_one(tmp_path, capsys):
+    resumed_at_every_step(tmp_path, 200, warmup=300)
+    with capsys.disabled():
+        print("\nR5 200 steps, resumed after each of them: the same bits")
+
+
+def test_other_code_is_said(tmp_path, monkeypatch, capsys):
+    trainer(tmp_path).run(progress=False)
+    monkeypatch.setattr(checkpoint, "code_version", lambda: {"langevin": "99.0", "torch": torch.__version__})
+    trainer(tmp_path, resume=True)
+    assert f"was written by langevin {lv.__version__}" in capsys.readouterr().err
+
+
+# Batches that must not reach the weights
+
+
+class Poisoned:
+    """Data of which one sample is not a number, or huge, at first sight or for ever."""
+
+    def __init__(self, data, sample, value, times=10**9):
+        self.data, self.sample, self.value, self.times = data, sample, value, times
+        self.shape = data.shape
+
+    def __len__(self):
+        return len(self.data)
+
+    def batch(self, index):
+        batch = self.data.batch(index)
+        met = index == self.sample
+        if met.any() and self.times > 0:
+            self.times -= 1
+            batch.x[met] = self.value
+        return batch
+
+
+def poisoned(out, value=math.nan, times=10**9, resume=False, **settings):
+    run = trainer(None, steps=20)
+    config = TrainConfig(**{"steps": 20, "batch": 10, "save_every": 4, "log_every": 1, "lr": 1e-3, **settings})
+    return Trainer(run.denoiser, Poisoned(run.data, 57, value, times), run.objective, config, out, resume)
+
+
+@pytest.mark.parametrize(("value", "settings"), [(math.nan, {}), (math.inf, {}), (1e4, {"largest_gradient": 100.0})])
+def test_stop_keeps_the_weights_and_names_the_samples(tmp_path, value, settings):
+    run = poisoned(tmp_path, value, **settings)
+    with pytest.raises(FloatingPointError, match=r"from samples [\d, ]*\b57\b[\d, ]*; the weights are untouched"):
+        run.run(progress=False)
+    good = poisoned(None, times=0)
+    while good.step < run.step:
+        good.update()
+    assert torch.equal(weights(run.denoiser), weights(good.denoiser))
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_a_refused_batch_never_happened(tmp_path, policy, capsys):
+    run = poisoned(tmp_path / "a", nonfinite=policy)
+    run.run(progress=False)
+    assert run.step == 20 and len(run.refused) == 2  # 200 samples are two epochs, in each the sample is met once
+    assert "57" in capsys.readouterr().err and weights(run.denoiser).isfinite().all()
+    # resumed, the same batches are passed over, and a kill in between changes nothing
+    part = poisoned(tmp_path / "b", nonfinite=policy)
+    while part.step < run.refused[0] + 1:
+        part.update()
+    part.save()
+    part.close()
+    again = poisoned(tmp_path / "b", nonfinite=policy, resume=True)
+    again.run(progress=False)
+    assert again.refused == run.refused and torch.equal(weights(again.denoiser), weights(run.denoiser))
+
+
+def test_no_policy_goes_on_for_ever(tmp_path):
+    run = poisoned(tmp_path, nonfinite="skip", steps=60)
+    run.data.data.x[:] = math.nan
+    with pytest.raises(FloatingPointError, match="set nonfinite"):
+        run.run(progress=False)
+    assert run.step < 12 and weights(run.denoiser).isfinite().all()
+
+
+# Signals
+
+
+def told(out, *numbers):
+    """Start the victim, send it signals once it trains, and wait: (exit status, whether it finished)."""
+    process = subprocess.Popen(
+        [sys.executable, str(VICTIM), str(out), "0"], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
+    )
+    while not ((out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_size) and process.poll() is None:
+        time.sleep(0.02)
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.001)
+    said, _ = process.communicate(timeout=120)
+    return process.returncode, "finished" in said
+
+
+def test_stopped_by_signals_and_continued(tmp_path):
+    assert train(tmp_path / "whole", 0)
+    for numbers in ([signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL]):
+        told(tmp_path / "part", *numbers)
+    assert train(tmp_path / "part", 0)
+    assert final(tmp_path / "part") == final(tmp_path / "whole") and log(tmp_path / "part") == log(tmp_path / "whole")
+
+
+def test_the_same_command_twice_is_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        trainer(tmp_path / name, steps=12, workers=2 if name == "b" else 0, wait=name == "b").run(progress=False)
+    files = [
+        {p.name: p.read_bytes() for p in (tmp_path / n / "checkpoints" / "step-00000012").glob("*.safetensors")} for n in "ab"
+    ]
+    assert files[0] == files[1] and len(files[0]) >= 4 and log(tmp_path / "a") == log(tmp_path / "b")
+
+
+# Leaks
+
+
+def held():
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmRSS"].split()[0]) / 1024, len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="counts what a process holds in /proc")
+def test_a_thousand_steps_and_samples_leave_nothing_behind(tmp_path):
+    run = trainer(tmp_path, steps=10**6, save_every=50)
+    marks = []
+    for _ in range(10):
+        for _ in range(100):
+            run.update()
+            if run.step % 50 == 0:
+                run.save(wait=False)
+        for k in range(10):
+            lv.sample(run.denoiser, lv.plans.dpmpp(4), 10, seed=k)
+        marks.append(held())
+    run.close()
+    memory, files, threads = zip(*marks, strict=True)
+    assert memory[-1] - memory[2] < 8 and max(files[2:]) - min(files[2:]) <= 2 and max(threads[2:]) - min(threads[2:]) <= 1, marks
+
+
+# What every release must repeat
+
+
+def curve(name):
+    """Losses of 12 steps in float64, where another processor changes nothing that is printed."""
+    torch.manual_seed(0)
+    networks, schedule = lv.networks, lv.schedules
+    digits = lv.data.digits()
+    objective: lv.objectives.Objective = lv.objectives.Denoising("min_snr", drop=0.1)
+    if name == "unet, cosine, v":
+        model = lv.Denoiser(networks.UNet(1, 8, (1, 2), 1, (1,), 8, dropout=0.0, classes=10), lv.Gaussian(schedule.cosine()), "v")
+    elif name == "dit, flow, velocity":
+        model = lv.Denoiser(networks.DiT(1, (8, 8), 2, 16, 2, 2, classes=10), lv.Gaussian(schedule.flow()), "velocity")
+        objective = lv.objectives.Denoising()
+    elif name == "mlp, edm, x0":
+        digits, objective = lv.data.two_moons(200), lv.objectives.Denoising("edm", "lognormal_sigma")
+        model = lv.Denoiser(networks.MLP(2, 16, 2, classes=2), lv.Gaussian(schedule.edm()), "edm")
+    else:
+        net = networks.UNet(16, 8, (1, 2), 1, (1,), 8, dropout=0.0, classes=10, out_channels=16)
+        digits, objective = lv.data.digits("train", 16), lv.objectives.ELBO()
+        process = lv.Categorical(16, schedule.cosine(), "mask")
+        model = lv.Denoiser(networks.PixelCategories(net, process.states, 16, (1, 8, 8), 16), process, "subs")
+    config = TrainConfig(steps=12, batch=8, lr=2e-3, warmup=32)
+    run = Trainer(model.double(), digits, objective, config)
+    return [f"{run.update()['loss']:.9f}" for _ in range(12)]
+
+
+CURVES = ["unet, cosine, v", "dit, flow, velocity", "mlp, edm, x0", "unet, masked pixels"]
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_golden_curves(name):
+    assert curve(name) == json.loads(GOLDEN.read_text())[name]
+
+
+if __name__ == "__main__":  # python -m tests.reliability.test_trainer, when they move for a reason that the changelog gives
+    GOLDEN.write_text(json.dumps({name: curve(name) for name in CURVES}, indent=1) + "\n")
