@@ -104,7 +104,7 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     main(["train", name, *SHORT, *extra, "--out", str(out)])
     printed = capsys.readouterr().out
     made = {p.name for p in out.iterdir()}
-    assert {"samples.png", "loss.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
+    assert {"samples.png", "loss.png", "levels.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
     card = json.loads((out / "metrics.json").read_text())["protocol"]
     assert card["samples"] == 60 and card["nfe"] > 0 and len(card["real"]["hash"]) == 16
     assert "samples.png" in printed

@@ -145,6 +145,10 @@ def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(base, tm
         moved.rename(base)
     for part in ("model", "ema", "optimiser"):
         assert same(saved(tmp_path / "whole", part), saved(tmp_path / "cut", part)), part
+    logs = [(json.loads(line) for line in (tmp_path / n / "log.jsonl").read_text().splitlines()) for n in ("whole", "cut")]
+    one, other = ([{k: v for k, v in line.items() if k != "samples_per_second"} for line in log] for log in logs)
+    # losses by level are means since the last line, from before the cut as well
+    assert one == other and sum(k.startswith("levels/") for k in one[-1]) > 3
 
 
 def test_an_origin_that_changed_before_the_first_checkpoint_is_refused(base, tmp_path):

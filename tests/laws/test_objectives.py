@@ -129,7 +129,9 @@ def test_loss_aware_levels_settle_and_change_nothing_but_the_variance():
     objective, seen, losses = Denoising(rising, density), [], []
     for k in range(80):
         noise = Noise.of(0, 256, first=256 * k)
-        losses.append(float(objective(model, Batch(DATA[:256]), noise).total))
+        loss = objective(model, Batch(DATA[:256]), noise)
+        objective.observe(loss.levels, loss.each)
+        losses.append(float(loss.total))
         seen.append(density.get_buffer("mass").clone())
     late = torch.stack(seen[50:])
     assert (late.std(0) / late.mean(0)).max() < 0.35  # it does not swing between two answers

@@ -35,7 +35,8 @@ def furthest(one, other):
 
 
 def losses(out):
-    return torch.tensor([json.loads(line)["loss"] for line in (out / "log.jsonl").read_text().splitlines()])
+    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return torch.tensor([[line["loss"], *(v for k, v in line.items() if k.startswith("levels/"))] for line in lines])
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,19 @@ def test_two_processes_are_one(alone, tmp_path, options):
     found = train(tmp_path, 50, 2, *options)
     assert furthest(found, alone[1]) < 1e-5
     torch.testing.assert_close(losses(tmp_path), losses(alone[0]), atol=1e-6, rtol=1e-5)
+
+
+def test_levels_that_follow_the_loss_follow_that_of_all_processes(tmp_path):
+    one, two, passes = (
+        train(tmp_path / name, 12, world, "loss_aware", *options)
+        for name, world, options in (("one", 1, ()), ("two", 2, ()), ("passes", 1, ("accumulate=4",)))
+    )
+    mass = one.tensors["objective"]["levels.mass"]
+    assert float(mass.max() / mass.min()) > 1.2  # they do follow
+    for other in (two, passes):
+        assert furthest(other, one) < 1e-5
+        for name, value in one.tensors["objective"].items():
+            torch.testing.assert_close(other.tensors["objective"][name], value, atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])

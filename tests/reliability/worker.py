@@ -1,4 +1,4 @@
-"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [accumulate=N] [die=SECONDS]."""
+"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [loss_aware] [accumulate=N] [die=SECONDS]."""
 
 import os
 import signal
@@ -30,7 +30,8 @@ def main(out: str, steps: int, *options: str) -> None:
         log_every=1,
         lr=1e-3,
     )
-    objective = lv.objectives.Denoising("min_snr", drop=0.1)
+    density = "loss_aware:cells=4,history=4" if "loss_aware" in options else "uniform"
+    objective = lv.objectives.Denoising("min_snr", density, drop=0.1)
     trainer = Trainer(denoiser, lv.data.digits(), objective, config, out, resume=True, group=group)
     if "die" in given and group.rank == group.world - 1:
         threading.Timer(float(given["die"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
