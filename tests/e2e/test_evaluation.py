@@ -105,12 +105,11 @@ def test_folders_of_different_sizes_are_refused(folders, net):
 
 def test_a_model_is_measured_as_it_trains(tmp_path):
     small = Recipe.model_validate(
-        {**recipe("digits").model_dump(), "train": {"steps": 7, "batch": 4, "preview_every": 1},
+        {**recipe("digits").model_dump(), "train": {"steps": 7, "batch": 4},
          "network": {"kind": "unet", "width": 8, "head_width": 8}, "sample": {"plan": "ddim:2"}}
     )  # fmt: skip
-    hooks = []
-    run, trainer = start(small, tmp_path, preview=lambda model, step: hooks[0](model, step))
-    hooks.append(evaluator(run, 3, 20, out=tmp_path, features="pca"))
+    run, trainer = start(small, tmp_path)
+    trainer.hooks.append((3, evaluator(run, count=20, out=tmp_path, features="pca")))
     log = tmp_path / "evaluation.jsonl"
     # as left by a run that was killed after step 90 and is begun again from less
     log.write_text('{"step": 90, "fd": 1.0}\n{"step": 93, "f')
@@ -123,3 +122,25 @@ def test_a_model_is_measured_as_it_trains(tmp_path):
     alone.run(progress=False)
     for one, other in zip(trainer.denoiser.parameters(), alone.denoiser.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_recipe_is_measured_as_it_trains_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "run"
+    asked = ["train", "two-moons", "--train.batch", "4", "--train.schedule", "constant", "--data.count", "200", "--samples", "20",
+             "--out", str(out)]  # fmt: skip
+    main([*asked, "--train.steps", "5", "--evaluation.every", "2", "--evaluation.count", "30", "--evaluation.plan", "ddim:2"])
+    lines = [json.loads(line) for line in (out / "evaluation.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4] and set(lines[0]) == {"step", "energy_distance", "energy_distance_real"}
+    assert json.loads((out / "recipe.json").read_text())["evaluation"]["every"] == 2
+    # how often a run is looked at is free to change
+    main([*asked, "--resume", "--train.steps", "7", "--evaluation.every", "3"])
+    steps = [json.loads(line)["step"] for line in (out / "evaluation.jsonl").read_text().splitlines()]
+    assert steps == [2, 4, 6]
+    capsys.readouterr()
+    for flags, message in {
+        ("--evaluation.metrics", "fdd"): "did you mean 'fd'",
+        ("--evaluation.features", "none.safetensors"): "none.safetensors",
+    }.items():
+        with pytest.raises(SystemExit) as end:  # before any step
+            main(["train", "digits", "--out", str(tmp_path / "no"), "--evaluation.every", "1", *flags])
+        assert end.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "no" / "log.jsonl").exists()

@@ -70,7 +70,7 @@ def test_a_preview_that_fails_costs_nothing(tmp_path, capsys):
     def broken(model, step):
         raise RuntimeError("no paint")
 
-    run.preview = broken
+    run.hooks.append((2, broken))
     run.run(progress=False)
     assert run.finished and "no preview at step 2: no paint" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [loss_aware] [accumulate=N] [die=SECONDS]."""
+"""One of several processes of a training run: worker.py DIR STEPS [shard] [loss_aware] [accumulate=N] [die=SECONDS]."""
 
 import os
 import signal

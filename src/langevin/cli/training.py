@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -66,17 +66,18 @@ def train(args: Sequence[str]) -> None:
         raise SystemExit(subprocess.run([sys.executable, "-m", *launcher, "train", *args], check=False).returncode)
     from langevin.recipes.build import open_run, start
     from langevin.recipes.evaluation import report
+    from langevin.recipes.in_loop import evaluator
     from langevin.recipes.report import preview
 
     out.mkdir(parents=True, exist_ok=True)
-    hook: list[Callable[..., None]] = []
-    run, trainer = start(asked.recipe, out, asked.resume, lambda model, step: hook[0](model, step), asked.device, asked.shard)
-    if trainer.group.first:
-        hook.append(preview(run, out))
-    elif asked.shard:  # all must compute what only the first shows
-        hook.append(preview(run, Path(tempfile.mkdtemp())))
-    else:
-        hook.append(lambda model, step: None)
+    run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard)
+    if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
+        shown = out if trainer.group.first else Path(tempfile.mkdtemp())
+        trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
+        if asked.recipe.evaluation.every:
+            options = asked.recipe.evaluation.model_dump(exclude={"every"})
+            measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
+            trainer.hooks.append((asked.recipe.evaluation.every, measured))
     trainer.run()
     trainer.group.leave()
     if not trainer.group.first:

@@ -215,7 +215,7 @@ def objective(cfg: c.ObjectiveConfig) -> Objective:
 
 
 def start(
-    recipe: c.Recipe, out: str | Path, resume: bool = False, preview: Any = None, device: str = "cpu", shard: bool = False
+    recipe: c.Recipe, out: str | Path, resume: bool = False, *, device: str = "cpu", shard: bool = False
 ) -> tuple[Run, Trainer]:
     """A trainer in its run directory, which then holds the recipe. Under torchrun, one of several.
 
@@ -231,7 +231,7 @@ def start(
         before = read_recipe(out)
         now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
         free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule))}
-        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free]
+        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith("evaluation.")]
         if differing:
             k = differing[0]
             raise ValueError(
@@ -243,7 +243,7 @@ def start(
     facts = run.facts.model_copy(update={"origin": origin})
     group = Group.join(_device(device), shard)
     run.denoiser.to(group.device)
-    trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, preview, group)
+    trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, group=group)
     if group.first:
         for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
             write(out / name, content.model_dump_json(indent=1))

@@ -216,6 +216,25 @@ class SampleConfig(Closed):
     guidance: float = 1.0
 
 
+class EvaluationConfig(Closed):
+    """How the averaged model is measured as it trains. See `langevin.recipes.in_loop`."""
+
+    every: int = Field(default=0, ge=0)
+    """Updates between measurements; 0 for none."""
+    count: int = Field(default=1000, ge=2)
+    """Samples each time."""
+    features: str = "auto"
+    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    metrics: tuple[str, ...] = ("fd",)
+    """Of fd, fd_infinity, kid, is, prdc, labels, memory."""
+    plan: str | None = None
+    """Plan of the samples; that of `sample` by default."""
+    guidance: float = 1.0
+    """Classifier-free w, where there is a condition."""
+    seed: int = 1
+    """Of the samples, the same at every step."""
+
+
 class Recipe(Closed):
     """A whole run."""
 
@@ -232,3 +251,4 @@ class Recipe(Closed):
     train: TrainConfig
     finetune: FinetuneConfig = FinetuneConfig()
     sample: SampleConfig = SampleConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()

@@ -6,36 +6,41 @@ from pathlib import Path
 from typing import Any
 
 from langevin.core.denoiser import Denoiser
+from langevin.evaluate.measure import known
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.evaluation import SMALL, Reference, evaluate
+from langevin.recipes.evaluation import OF_RUNS, SMALL, Reference, evaluate
 
 
-def evaluator(run: Run, every: int, count: int = SMALL, *, out: Path, seed: int = 1, plan: str | None = None,
-              guidance: float = 1.0, features: str | Path = "auto", metrics: Sequence[str] = ("fd",), device: str = "cpu",
+def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: str | None = None, guidance: float = 1.0,
+              features: str | Path = "auto", metrics: Sequence[str] = ("fd",), device: str = "cpu",
               ) -> Callable[[Denoiser, int], None]:  # fmt: skip
-    """A hook for the trainer's previews that measures the averaged model as it trains.
+    """A hook for `Trainer.hooks` that measures the averaged model as it trains.
 
-    Each time at least `every` steps have passed it adds a line {"step": ..., "fd": ...} to evaluation.jsonl in `out`. Lines of
-    later steps, left by a run that was killed and resumed from an earlier checkpoint, are dropped first. Numbers are of small
-    n: they are for comparing steps of one run.
+    Each time it adds a line {"step": ..., "fd": ...} to evaluation.jsonl in `out`. Lines of later steps, left by a run that was
+    killed and resumed from an earlier checkpoint, are dropped first. Numbers are of small n: they are for comparing steps of
+    one run.
 
     Args:
         run: whose data and settings are used; the model comes with each call.
         count, seed, plan, guidance, features, metrics: as in `evaluate`; seeds are the same at every step.
+        device: of the networks that judge.
+
+    Raises:
+        ValueError: for an unknown metric, or features that are no such network; now rather than hours later.
     """
-    if every < 1:
-        raise ValueError(f"every is {every}; measure after 1 step or more.")
     path = out / "evaluation.jsonl"
     strength = None if run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig) else guidance
     points = isinstance(run.recipe.data, c.MoonsData)
+    known(list(metrics), list(OF_RUNS))
     against = None if points else Reference(run, features, out, device)
+
+    if against is not None and str(features) not in ("auto", "classifier", "pca"):
+        _ = against.net
 
     def hook(model: Denoiser, step: int) -> None:
         kept = [line for line in _lines(path) if line["step"] < step]
-        if step - (kept[-1]["step"] if kept else 0) < every:
-            return
         where = str(next(model.parameters()).device)
         found = evaluate(
             run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=None if points else metrics,

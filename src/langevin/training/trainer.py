@@ -66,8 +66,11 @@ class Trainer:
         out: run directory; None keeps nothing.
         resume: continue from the newest whole checkpoint in `out`.
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
-            writes, the first process alone should write.
+            writes, the first process alone should write. Others go into `hooks`.
         group: this process among its peers (see `Group.join`); alone by default.
+
+    Attributes:
+        hooks: (every so many steps, what is called as `preview` is).
 
     Raises:
         ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
@@ -97,7 +100,7 @@ class Trainer:
         if denoiser.shape is None:
             denoiser.shape = data.shape  # pyright: ignore[reportAttributeAccessIssue]
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
-        self.preview = preview
+        self.hooks: list[tuple[int, Preview]] = [] if preview is None else [(config.preview_every, preview)]
         weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
         self.group = group or Group(self.device)
@@ -352,8 +355,8 @@ class Trainer:
                     show(self.step, line["loss"])
                     if self.step % c.save_every == 0 and not self.finished:
                         self.save(wait=c.wait)
-                    if self.step % c.preview_every == 0 and not self.finished:
-                        self._preview()
+                    if not self.finished:
+                        self._show([hook for every, hook in self.hooks if self.step % every == 0])
                 self.save()
             finally:
                 self.close()
@@ -402,14 +405,15 @@ class Trainer:
         if self.folder is not None:
             self.folder.close()
 
-    def _preview(self) -> None:
-        if self.preview is None:
+    def _show(self, hooks: list[Preview]) -> None:
+        if not hooks:
             return
         with self.ema.swapped(self.denoiser):
-            try:
-                self.preview(self.denoiser.eval(), self.step)
-            except Exception as error:  # a picture is not worth a run
-                print(f"no preview at step {self.step}: {error}", file=sys.stderr)
+            for hook in hooks:
+                try:
+                    hook(self.denoiser.eval(), self.step)
+                except Exception as error:  # a picture is not worth a run
+                    print(f"no preview at step {self.step}: {error}", file=sys.stderr)
 
     def _ask_to_stop(self) -> None:
         self._stop = True
