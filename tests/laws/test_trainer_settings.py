@@ -43,7 +43,7 @@ def rising(out=None, resume=False, **settings):
 def test_resolution_rises_by_the_share_of_samples(tmp_path):
     run = rising()
     for step in range(8):
-        first, index = run.order.batch(step)
+        _, index = run.order.batch(step)
         run.update()
         side = (2, 2, 4, 4, 8, 8, 8, 8)[step]
         whole = run.data.batch(index).x
