@@ -78,6 +78,5 @@ def test_four_of_which_one_is_killed_then_eight_then_one(alone, tmp_path, capsys
     whole = alone[1] if step <= 50 else train(tmp_path / "whole", step, 1)
     assert furthest(found, whole) < 1e-5
     with capsys.disabled():
-        print(
-            f"\nR6 {' '.join(options) or 'replicated'}: 4 processes of which one is killed, 8, 2, 1: {furthest(found, whole):.1e} off one process"
-        )
+        off, how = furthest(found, whole), " ".join(options) or "replicated"
+        print(f"\nR6 {how}: 4 processes of which one is killed, then 8, 2, 1: {off:.1e} from one process")
