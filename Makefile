@@ -27,8 +27,9 @@ lint: $(READY)
 test: lint
 	$(BIN)/python -m pytest -m "not soak"
 
+soak: SHELL := /bin/bash
 soak: $(READY)
-	$(BIN)/python -m pytest -m soak
+	set -o pipefail; $(BIN)/python -m pytest -m soak -q --no-header 2>&1 | tee bench/results/soak.txt
 
 bench: $(READY)
 	$(BIN)/python bench/overhead.py --out bench/results/overhead.csv

@@ -78,3 +78,19 @@ def test_one_of_two_is_killed(alone, tmp_path):
     train(tmp_path, 11, 2)
     train(tmp_path, 50_000, 2, "die=1.0", fails=True)  # it never ends by itself
     assert load_latest(tmp_path / "checkpoints").step >= 10  # pyright: ignore
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])
+def test_four_of_which_one_is_killed_then_eight_then_one(alone, tmp_path, capsys, options):
+    train(tmp_path, 20, 4, *options)
+    train(tmp_path, 50_000, 4, "die=0.4", *options, fails=True)
+    step = load_latest(tmp_path / "checkpoints").step  # pyright: ignore
+    train(tmp_path, max(30, step), 8, *options)
+    train(tmp_path, max(40, step), 2, *options)
+    found = train(tmp_path, max(50, step), 1)
+    whole = alone[1] if step <= 50 else train(tmp_path / "whole", step, 1)
+    assert furthest(found, whole) < 1e-5
+    with capsys.disabled():
+        off, how = furthest(found, whole), " ".join(options) or "replicated"
+        print(f"\nR6 {how}: 4 processes of which one is killed, then 8, 2, 1: {off:.1e} from one process")

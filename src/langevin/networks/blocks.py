@@ -68,8 +68,9 @@ class Conditions(nn.Module):
     def _labels(self, label: Tensor, batch: int) -> Tensor:
         if label.shape != (batch,) or label.dtype.is_floating_point:
             raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}; give ({batch},) integers.")
-        # on a GPU the check would wait for the device, so it is made on the CPU only
-        if label.device.type == "cpu" and not (int(label.min()) >= 0 and int(label.max()) < (self.classes or 0)):
+        # on a GPU the check would wait for the device, in a compiled network it would cut the graph
+        checked = label.device.type == "cpu" and not torch.compiler.is_compiling()
+        if checked and not (int(label.min()) >= 0 and int(label.max()) < (self.classes or 0)):
             last = (self.classes or 0) - 1
             raise ValueError(f"label spans {int(label.min())} .. {int(label.max())}; classes run from 0 to {last}.")
         return label.long()

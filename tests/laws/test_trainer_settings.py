@@ -1,0 +1,112 @@
+"""What each setting of training does, and that it does nothing else."""
+
+import shutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import langevin as lv
+from langevin.config import TrainConfig
+from langevin.training import Trainer, load_latest
+from tests.field.test_complaints import trainer, weights
+
+
+class Seeing(torch.nn.Module):
+    """A network for pictures of any size, which keeps what it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+        self.seen = []
+
+    def forward(self, z, level, cond=None, mask=None):
+        self.seen.append(tuple(z.shape[-2:]))
+        return self.layer(z)
+
+
+class Keeping(lv.objectives.Denoising):
+    """Denoising that keeps the clean data it was given."""
+
+    def forward(self, model, batch, noise):
+        self.data = batch.x
+        return super().forward(model, batch, noise)
+
+
+def rising(out=None, resume=False, **settings):
+    torch.manual_seed(0)
+    net = Seeing()
+    config = TrainConfig(steps=8, batch=6, resolutions=((0.25, 2), (0.5, 4)), log_every=1, **settings)
+    return Trainer(lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v"), lv.data.digits(), Keeping(), config, out, resume)
+
+
+def test_resolution_rises_by_the_share_of_samples(tmp_path):
+    run = rising()
+    for step in range(8):
+        _, index = run.order.batch(step)
+        run.update()
+        side = (2, 2, 4, 4, 8, 8, 8, 8)[step]
+        whole = run.data.batch(index).x
+        assert run.denoiser.net.seen[-1] == (side, side)
+        # means of blocks: nothing is thrown away, and the mean of a picture stays
+        assert torch.allclose(run.objective.data, F.avg_pool2d(whole, 8 // side), atol=1e-6)
+    for stop in (1, 3, 5):
+        part = rising(tmp_path, resume=True)
+        while part.step < stop:
+            part.update()
+        part.save()
+        part.close()
+    last = rising(tmp_path, resume=True)
+    last.run(progress=False)
+    found = load_latest(tmp_path / "checkpoints")
+    assert found is not None and found.step == 8
+    assert all(torch.equal(p, found.tensors["model"][n]) for n, p in run.denoiser.named_parameters())
+
+
+def test_the_end_in_samples_and_by_the_clock(tmp_path):
+    run = trainer(None, steps=1000, samples=50)
+    run.run(progress=False)
+    assert run.finished and run.samples in range(50, 62)
+    late = trainer(tmp_path, steps=10**6, hours=0.3 / 3600)
+    late.run(progress=False)
+    assert not late.finished and late.step > 0
+    assert trainer(tmp_path, steps=10**6, resume=True).step == late.step
+
+
+def test_an_overflow_in_float16_repeats_the_step():
+    # on a CPU torch's scaler works for float16 as it does on a GPU
+    run, calm = trainer(None, steps=6, precision="float16"), trainer(None, steps=6, precision="float16")
+    # far too large, every gradient overflows; and small enough
+    run.scaler, calm.scaler = torch.amp.GradScaler("cpu", 2.0**40), torch.amp.GradScaler("cpu", 2.0**10)
+    for _ in range(6):
+        line, other = run.update(), calm.update()
+        assert line["step"] == other["step"] and line["loss"] == pytest.approx(other["loss"], rel=2e-2)
+    assert run.scaler.get_scale() < 2.0**40 and run.samples == calm.samples
+    assert torch.allclose(weights(run.denoiser), weights(calm.denoiser), atol=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_lower_precision_is_the_same_run_to_its_rounding(precision):
+    runs = [trainer(None, steps=40, precision=p) for p in ("float32", precision)]
+    losses = torch.tensor([[run.update()["loss"] for _ in range(40)] for run in runs])
+    assert all(p.dtype == torch.float32 for p in runs[1].denoiser.parameters())
+    assert (losses[0] - losses[1]).abs().max() < 0.02 * losses[0].max()
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_training_is_the_same_run():
+    runs = [trainer(None, steps=4, compile=c) for c in (False, True)]
+    for run in runs:
+        for _ in range(4):
+            run.update()
+    assert torch.allclose(weights(runs[0].denoiser), weights(runs[1].denoiser), atol=1e-6)
+
+
+def test_weights_that_are_not_trained_stay_as_they_are():
+    run = trainer(None)
+    frozen = next(iter(run.denoiser.parameters())).requires_grad_(False)
+    before = frozen.clone()
+    again = Trainer(run.denoiser, run.data, run.objective, run.config)
+    for _ in range(3):
+        again.update()
+    assert torch.equal(frozen, before) and all(p is not frozen for g in again.optimiser.param_groups for p in g["params"])
