@@ -2,9 +2,11 @@
 
 import io
 import json
+import re
 import tarfile
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -308,3 +310,25 @@ def test_recipes_read_every_kind(tmp_path, album):
         build(
             type(base).model_validate({**base.model_dump(), "data": {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 20}})
         )
+
+
+def test_the_pages_cache_runs_as_written_and_is_made_once():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", text, re.S) if "class Axes" in c)
+    space: dict[str, Any] = {}
+    exec(compile(code, "data.md", "exec"), space)
+    digits, vae, latents = space["digits"], space["vae"], space["latents"]
+    index = torch.tensor([5, 0, 700])
+    kept = latents.batch(index)
+    assert torch.allclose(vae.decode(kept.x), digits.x[index], atol=1e-5)  # the encoder loses nothing, and so does the cache
+    assert torch.equal(kept.cond["label"], digits.cond["label"][index]) and latents.shape == (4, 4, 4)
+    every = latents.batch(torch.arange(len(latents))).x.movedim(1, -1).flatten(0, 2)
+    assert torch.allclose(every.T.cov(), torch.eye(4), atol=1e-2)  # as processes want data
+    assert space["x"].shape == (8, 1, 8, 8)
+
+    def again(x):
+        raise AssertionError("what is kept was made again")
+
+    key = lv.data.encoder_hash(vae)
+    other = lv.data.cached(digits, again, space["folder"], key=key, dtype="float32")
+    assert torch.equal(other.batch(index).x, kept.x) and other.digest() == latents.digest()
