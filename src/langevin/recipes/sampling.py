@@ -12,6 +12,7 @@ from langevin.core.process import Product
 from langevin.files import write
 from langevin.guidance import CFG
 from langevin.recipes.build import Run
+from langevin.training.distributed import full
 
 
 def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | Draft:
@@ -71,7 +72,7 @@ def _of_weights(run: Run) -> str:
     """A few letters that change with the model, so that an answer is not taken for another model's."""
     total = hashlib.blake2b(digest_size=4)
     for value in run.denoiser.state_dict().values():
-        total.update(value.detach().cpu().reshape(-1)[:64].double().numpy().tobytes())
+        total.update(full(value.detach()).cpu().reshape(-1)[:64].double().numpy().tobytes())
     return total.hexdigest()
 
 

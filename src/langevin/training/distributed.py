@@ -112,10 +112,10 @@ class Group:
             return dict(tensors)
         out = {}
         for name, value in tensors.items():
-            if (full := _full(value)) is not value:
-                full = full.cpu() if self.first else full
+            if (joined := full(value)) is not value:
+                joined = joined.cpu() if self.first else joined
             if self.first:
-                out[name] = full
+                out[name] = joined
         return out
 
     def divided(self, tensors: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -189,7 +189,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
     """The norm of the whole gradient, which is then scaled down to at most `clip`."""
     grads = [p.grad for p in parameters if p.grad is not None]
     groups = [[g for g in grads if _is_sharded(g)], [g for g in grads if not _is_sharded(g)]]
-    norms = [_full(nn.utils.get_total_norm(group)) for group in groups if group]
+    norms = [full(nn.utils.get_total_norm(group)) for group in groups if group]
     total = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
     nn.utils.clip_grads_with_norm_(list(parameters), clip, total)
     return float(total)
@@ -199,7 +199,8 @@ def _is_sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")
 
 
-def _full(value: Tensor) -> Tensor:
+def full(value: Tensor) -> Tensor:
+    """A tensor that may be sharded, whole. To be called by all."""
     return value.full_tensor() if _is_sharded(value) else value  # pyright: ignore
 
 
