@@ -4,6 +4,7 @@ Nothing random or ordered depends on how many there are: each process takes its 
 Whole tensors are put together only where they are written, one at a time.
 """
 
+import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -85,8 +86,10 @@ class Group:
             dist.barrier()
 
     def leave(self) -> None:
-        """The group is done."""
+        """The group is done, and nothing that meets in it may be used any more. To be called by all."""
         if self.world > 1 and dist.is_initialized():
+            self.wait()  # none may go while another still talks to it
+            gc.collect()
             dist.destroy_process_group()
 
     def agree(self, error: Exception | None) -> None:
@@ -168,6 +171,10 @@ class Pass:
 
     def __call__(self, batch: Batch, noise: Noise) -> Loss:
         return self.call(batch, noise)
+
+    def end(self) -> None:
+        """Let go of what holds the group: a reducer that outlives its group may wait for ever when the process ends."""
+        self.call = self.losses
 
     @contextmanager
     def part(self, last: bool) -> Iterator[None]:

@@ -313,8 +313,7 @@ class Trainer:
         refused = self.step
         if policy == "rollback":
             self._reading = None  # the batch is met again, and passed over
-        if policy == "rollback" and self.folder is not None:
-            if (found := self.folder.checkpoints.latest()) is not None:
+            if self.folder is not None and (found := self.folder.checkpoints.latest()) is not None:
                 self._restore(found)
         self.refused = sorted({*self.refused, refused})
         if self.group.first:
@@ -402,6 +401,7 @@ class Trainer:
 
     def close(self) -> None:
         """Let others into the run directory, once what is being written is there; `run` does so by itself."""
+        self.losses.end()
         if self.folder is not None:
             self.folder.close()
 
