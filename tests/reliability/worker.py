@@ -1,4 +1,4 @@
-"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [accumulate=N] [die=SECONDS]."""
+"""One of several processes of a training run: torchrun ... worker.py DIR STEPS [shard] [checkpointing] [accumulate=N] [die=S]."""
 
 import os
 import signal
@@ -29,6 +29,7 @@ def main(out: str, steps: int, *options: str) -> None:
         save_every=10,
         log_every=1,
         lr=1e-3,
+        activation_checkpointing="checkpointing" in options,
     )
     objective = lv.objectives.Denoising("min_snr", drop=0.1)
     trainer = Trainer(denoiser, lv.data.digits(), objective, config, out, resume=True, group=group)
