@@ -6,7 +6,8 @@
 
 Every contender lives in a process of its own and they take a step in turn, round after round, so that a neighbour's load falls
 on all of them. One thread on the CPU, timed in CPU time of the process (wall time stands beside it); CUDA events on a GPU.
-Memory is the highest resident set of that process above what its imports took (on a GPU, the most allocated). Ours is
+Memory is the highest resident set of that process above what it had after a step of a tiny network, which is what its imports
+took (on a GPU, the most allocated). With checkpointing, the operations counted hold those done again. Ours is
 `Trainer.update`; diffusers runs the loop of its train_unconditional example under accelerate, and denoising-diffusion-pytorch
 (lucidrains) that of its Trainer, whose pictures come from memory here as they do for all; its U-Net is another architecture, and
 is made 144 wide to have as many parameters as the other two, which are the same to the parameter. Peers are measured where
@@ -15,7 +16,6 @@ installed (pip install diffusers accelerate; pip install --no-deps denoising-dif
 
 import argparse
 import csv
-import importlib
 import json
 import statistics
 import subprocess
@@ -42,7 +42,9 @@ SHAPES = {
     "unet-tiny": ((3, 8), {"width": 32, "multipliers": (1, 2), "blocks": 1}),
     "dit-tiny": ((4, 8), {"width": 64, "depth": 2, "heads": 2}),
 }
-MODES = ("float32", "float32 channels_last", "bf16 autocast", "bf16 weights")
+MODES = ("float32", "float32 channels_last", "bf16 autocast", "bf16 weights", "float32 checkpointing")
+# dense FLOP/s in (float32, bfloat16), by the makers' data sheets, by a part of the device's name
+PEAKS = {"H100": (67e12, 989e12), "H200": (67e12, 989e12), "A100": (19.5e12, 312e12), "L40S": (91.6e12, 362e12)}
 
 
 def data(network: str, rows: int) -> Tensor:
@@ -70,7 +72,10 @@ def ours(network: str, mode: str, batch: int, device: str) -> tuple[Step, nn.Mod
     precision = "bfloat16" if "autocast" in mode else "float32"
     x = data(network, 4 * batch)
     labels = None if network.startswith("unet") else {"label": torch.arange(len(x)) % 1000}
-    config = lv.config.TrainConfig(batch=batch, lr=1e-4, betas=(0.9, 0.999), ema=0.9999, precision=precision)
+    config = lv.config.TrainConfig(
+        batch=batch, lr=1e-4, betas=(0.9, 0.999), ema=0.9999, precision=precision,
+        activation_checkpointing="checkpointing" in mode,
+    )  # fmt: skip
     trainer = Trainer(denoiser, lv.data.Arrays(x, labels), lv.objectives.Denoising(), config)
     return trainer.update, net
 
@@ -95,6 +100,8 @@ def diffusers(network: str, mode: str, batch: int, device: str) -> tuple[Step, n
             num_attention_heads=shape["heads"], attention_head_dim=shape["width"] // shape["heads"], in_channels=channels,
             out_channels=channels, num_layers=shape["depth"], sample_size=side, patch_size=2,
         )  # fmt: skip
+    if "checkpointing" in mode:
+        net.enable_gradient_checkpointing()
     net = prepared(net, mode, device)
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if "autocast" in mode else "no")
     net, optimiser = accelerator.prepare(net, torch.optim.AdamW(net.parameters(), **ADAM))
@@ -132,6 +139,8 @@ def lucidrains(network: str, mode: str, batch: int, device: str) -> tuple[Step, 
     from denoising_diffusion_pytorch.denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
+    if "checkpointing" in mode:
+        raise RuntimeError("it has no activation checkpointing")
     (channels, side), shape = SHAPES[network]
     count = len(shape["multipliers"])
     net = Unet(
@@ -198,10 +207,13 @@ def work(step: Step) -> int:
 
 def worker(who: str, network: str, mode: str, batch: int, device: str) -> None:
     """One contender in a process of its own: a step for each line read, and what it took for each line written."""
-    importlib.import_module({"langevin": "langevin.training", "lucidrains": "accelerate"}.get(who, "diffusers.training_utils"))
-    before = resident()
-    torch.manual_seed(0)
+    plain = mode.replace(" compiled", "")
     try:
+        step, net = BUILD[who](f"{network.partition('-')[0]}-tiny", plain, 2, device)
+        step()  # imports what it needs when it needs it: torch's optimisers alone bring 150 MiB
+        del step, net
+        before = resident()
+        torch.manual_seed(0)
         step, net = BUILD[who](network, mode, batch, device)
         step()  # allocates the optimiser's state, and compiles
         step()
@@ -213,7 +225,16 @@ def worker(who: str, network: str, mode: str, batch: int, device: str) -> None:
         spent, wall = timed(step, device)
         peak = torch.cuda.max_memory_allocated() if device == "cuda" else resident() - before
         print(json.dumps({"spent": spent, "wall": wall, "peak": peak}), flush=True)
-    print(json.dumps({"work": 0 if "compiled" in mode else work(step)}), flush=True)
+    if "compiled" in mode:  # the counter sees no compiled products: count those of the same step as written
+        del step, net
+        step, net = BUILD[who](network, plain, batch, device)
+    print(json.dumps({"work": work(step)}), flush=True)
+
+
+def fastest(mode: str, device: str) -> float | None:
+    """The most FLOP/s of the device in the mode's dtype, where known."""
+    name = torch.cuda.get_device_name() if device == "cuda" else ""
+    return next((peaks["bf16" in mode] for part, peaks in PEAKS.items() if part in name), None)
 
 
 class Contender:
@@ -264,6 +285,7 @@ def measure(network: str, modes: list[str], batch: int, rounds: int, device: str
         for _ in range(rounds):
             for one in everyone:
                 one.step()
+        most = peak or fastest(mode, device)
         for one in everyone:
             one.end()
             seconds = sorted(t["spent"] for t in one.times)
@@ -272,7 +294,7 @@ def measure(network: str, modes: list[str], batch: int, rounds: int, device: str
                 "gflop": round(one.told["work"] / 1e9, 1), "seconds": round(one.middle("spent"), 4),
                 "least": round(seconds[0], 4), "most": round(seconds[-1], 4), "wall": round(one.middle("wall"), 4),
                 "samples_per_second": round(batch / one.middle("spent"), 2), "peak_mib": round(one.middle("peak") / 2**20),
-                "mfu": round(one.told["work"] / one.middle("spent") / peak, 3) if peak else "",
+                "mfu": round(one.told["work"] / one.middle("spent") / most, 3) if most else "",
             }  # fmt: skip
             rows.append(row)
             print(
@@ -298,7 +320,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--gpu", action="store_true")
-    parser.add_argument("--peak", type=float, default=None, help="FLOP/s of the device in this dtype, for the share of it used")
+    parser.add_argument("--peak", type=float, default=None, help="FLOP/s of the device, if not known by name")
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)

@@ -56,6 +56,9 @@ class TrainConfig(Closed):
     """bfloat16 and float16 run the network under autocast; float16 with a loss scale."""
     compile: bool = False
     """Compile the network (torch.compile)."""
+    activation_checkpointing: bool = False
+    """Compute the inside of each block again in the backward pass instead of keeping it: less memory, a third more time, the
+    same gradients."""
     resolutions: tuple[tuple[float, int], ...] = ()
     """Rising resolution: (share of the run, side) pairs; pictures are reduced to that side until then, e.g. (0.5, 16)."""
     seed: int = 0

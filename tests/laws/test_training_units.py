@@ -81,17 +81,22 @@ def test_foreign_or_torn_state_is_refused_and_changes_nothing(kind):
 
 
 def test_adamw_is_that_of_the_trainer():
-    ours, theirs = network(), network()
-    groups = [[p for p in theirs.parameters() if p.ndim >= 2], [p for p in theirs.parameters() if p.ndim < 2]]
-    plain = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}], lr=1e-3, betas=(0.9, 0.99)
-    )
-    opt = optimiser(ours, "adamw", 1e-3, 0.1)
-    for k in range(3):
-        for model, o in ((ours, opt), (theirs, plain)):
+    def steps(make):
+        model = network()
+        opt = make(model)
+        for k in range(3):
             gradients(model, k)
-            o.step()
-    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+            opt.step()
+        return list(model.parameters())
+
+    def theirs(model, fused):
+        groups = [[p for p in model.parameters() if p.ndim >= 2], [p for p in model.parameters() if p.ndim < 2]]
+        decays = [{"params": some, "weight_decay": decay} for some, decay in zip(groups, (0.1, 0.0), strict=True)]
+        return torch.optim.AdamW(decays, lr=1e-3, betas=(0.9, 0.99), fused=fused)
+
+    ours = steps(lambda m: optimiser(m, "adamw", 1e-3, 0.1))
+    assert all(torch.equal(a, b) for a, b in zip(ours, steps(lambda m: theirs(m, True)), strict=True))
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-7) for a, b in zip(ours, steps(lambda m: theirs(m, False)), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

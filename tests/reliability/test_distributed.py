@@ -45,7 +45,11 @@ def alone(tmp_path_factory):
     return out, train(out, 50, 1)
 
 
-@pytest.mark.parametrize("options", [(), ("shard",), ("accumulate=2",)], ids=["DDP", "FSDP2", "DDP, two passes"])
+@pytest.mark.parametrize(
+    "options",
+    [(), ("shard",), ("accumulate=2",), ("shard", "checkpointing")],
+    ids=["DDP", "FSDP2", "DDP, two passes", "FSDP2, checkpointing"],
+)
 def test_two_processes_are_one(alone, tmp_path, options):
     found = train(tmp_path, 50, 2, *options)
     assert furthest(found, alone[1]) < 1e-5

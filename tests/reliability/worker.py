@@ -1,4 +1,4 @@
-"""One of several processes of a training run: worker.py DIR STEPS [shard] [loss_aware] [accumulate=N] [die=SECONDS]."""
+"""One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [accumulate=N] [die=SECONDS]."""
 
 import os
 import signal
@@ -29,6 +29,7 @@ def main(out: str, steps: int, *options: str) -> None:
         save_every=10,
         log_every=1,
         lr=1e-3,
+        activation_checkpointing="checkpointing" in options,
     )
     density = "loss_aware:cells=4,history=4" if "loss_aware" in options else "uniform"
     objective = lv.objectives.Denoising("min_snr", density, drop=0.1)

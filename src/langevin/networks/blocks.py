@@ -6,15 +6,32 @@ A level is (B,), or broadcastable to z where it differs within a sample; embeddi
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from langevin.networks.linear import Linear
+from langevin.networks.linear import Linear, transformed
 
 Cond = Mapping[str, Tensor] | None
+
+# below this many numbers the second computation costs more than the memory is worth
+LEAST_RECOMPUTED = 2**17
+
+
+def recomputed(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Tensor:
+    """function(x, *rest), computed again in the backward pass instead of keeping what lies between.
+
+    For norms, activations and modulations, which cost next to nothing beside products and convolutions, and whose
+    intermediate values are otherwise a quarter of what a backward pass needs. A compiler decides on this by itself.
+    """
+    if not torch.is_grad_enabled() or x.numel() < LEAST_RECOMPUTED or torch.compiler.is_compiling() or transformed():
+        return function(x, *rest)
+    out = checkpoint(function, x, *rest, use_reentrant=False, preserve_rng_state=False)
+    assert isinstance(out, Tensor)
+    return out
 
 
 def zero(module: nn.Module) -> nn.Module:
@@ -139,14 +156,16 @@ class ResidualBlock(nn.Module):
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv1(recomputed(lambda x: F.silu(self.norm1(x)), x))
         e = self.emb(emb).permute(0, 3, 1, 2)
-        if self.time == "scale_shift":
-            scale, shift = e.chunk(2, dim=1)
-            h = self.norm2(h) * (1 + scale) + shift
-        else:
-            h = self.norm2(h + e)
-        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+        h = recomputed(self._enter, h, e)
+        return self.skip(x) + self.conv2(self.dropout(h))
+
+    def _enter(self, h: Tensor, e: Tensor) -> Tensor:
+        if self.time == "add":
+            return F.silu(self.norm2(h + e))
+        scale, shift = e.chunk(2, dim=1)
+        return F.silu(self.norm2(h) * (1 + scale) + shift)
 
 
 class SpatialAttention(nn.Module):
@@ -160,7 +179,7 @@ class SpatialAttention(nn.Module):
         self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
 
     def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
-        h = self.norm(x).flatten(2).transpose(1, 2)
+        h = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # else each layer that reads it keeps a copy
         h = x.flatten(2).transpose(1, 2) + self.attention(h)
         if self.cross is not None and self.cross_norm is not None:
             h = h + self.cross(self.cross_norm(h), context)
@@ -183,10 +202,12 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb).chunk(6, dim=-1)
-        x = x + gate1 * self.attention(self.norm1(x) * (1 + scale1) + shift1, mask=mask)
+        h = recomputed(lambda x, scale, shift: self.norm1(x) * (1 + scale) + shift, x, scale1, shift1)
+        x = x + gate1 * self.attention(h, mask=mask)
         if self.cross is not None:
             x = x + self.cross(x, context)
-        return x + gate2 * self.feed(self.norm2(x) * (1 + scale2) + shift2)
+        h = recomputed(lambda x, scale, shift: self.norm2(x) * (1 + scale) + shift, x, scale2, shift2)
+        return x + gate2 * self.feed(h)
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:

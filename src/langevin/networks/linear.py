@@ -97,6 +97,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _Product.apply(x.reshape(-1, x.shape[-1]), weight, bias).unflatten(0, x.shape[:-1])  # pyright: ignore[reportFunctionMemberAccess]
 
 
+def transformed() -> bool:
+    """Whether a transformation of torch.func, or forward differentiation, is under way."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Whether to leave torch's own way: plain float32 tensors on a CPU, large enough, outside of every transformation."""
     return (
@@ -108,8 +113,7 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not transformed()
         and library() == "onednn"
     )
 

@@ -19,6 +19,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.objectives import Loss, Objective
+from langevin.training.activations import blocks
 
 _LONGEST = 1000  # bytes of an error that is passed on
 
@@ -217,18 +218,6 @@ def _fully_shard(net: nn.Module, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    for block in _blocks(net):
+    for block in blocks(net):
         fully_shard(block, mesh=mesh)
     fully_shard(net, mesh=mesh)
-
-
-def _blocks(net: nn.Module, listed: bool = False) -> list[nn.Module]:
-    """The outermost modules that stand in lists, are called themselves, and have weights."""
-    out = []
-    for child in net.children():
-        container = type(child).forward is nn.Module.forward or isinstance(child, nn.Sequential)
-        if listed and not container and any(True for _ in child.parameters()):
-            out.append(child)
-        else:
-            out += _blocks(child, isinstance(child, (nn.ModuleList, nn.Sequential)))
-    return out

@@ -109,6 +109,19 @@ def _averaged(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
 
 
+def _pieces(pairs: list[tuple[Tensor, Tensor]], most: int = 2**22) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """All pairs at once where their dtypes agree; else a few million numbers at a time, for they will be converted."""
+    some, size = [], 0
+    for average, weight in pairs:
+        some.append((average, weight))
+        size += 0 if average.dtype == weight.dtype else weight.numel()
+        if size >= most:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
+
+
 class Average:
     """An average of a model's trainable parameters, by name, with its buffers as they are now.
 
@@ -142,10 +155,9 @@ class Average:
         keep = self.profile.keep(self.updates + 1, self.samples, self.samples + batch)
         averages, buffers = self._held()
         weights, values = dict(model.named_parameters()), dict(model.named_buffers())
-        held = [_local(a) for a in averages.values()]
-        now = [_local(weights[n]).to(a.dtype) for n, a in zip(averages, held, strict=True)]
-        if held:
-            torch._foreach_lerp_(held, now, 1 - keep)
+        pairs = [(_local(a), _local(weights[n])) for n, a in averages.items()]
+        for some in _pieces(pairs):
+            torch._foreach_lerp_([a for a, _ in some], [w.to(a.dtype) for a, w in some], 1 - keep)
         for name, buffer in buffers.items():
             _local(buffer).copy_(_local(values[name]))
         self.updates, self.samples = self.updates + 1, self.samples + batch

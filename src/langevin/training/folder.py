@@ -12,7 +12,7 @@ from langevin.training.lock import Lock
 from langevin.training.saving import Checkpoints, Patience
 
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
-        "largest_gradient"}  # fmt: skip
+        "largest_gradient", "activation_checkpointing"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 

@@ -70,7 +70,7 @@ def optimiser(
     others = [p for p in named.values() if p.ndim < 2]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas)
+        return _adamw(groups, lr, betas)
     if kind == "adafactor":
         return torch.optim.Adafactor(groups, lr=lr)
     if kind != "muon":
@@ -82,20 +82,36 @@ def optimiser(
     return Muon([named[n] for n in named if n in chosen], groups, lr, weight_decay, betas, momentum)
 
 
+def _adamw(groups: Sequence[dict[str, Any]], lr: float, betas: tuple[float, float]) -> torch.optim.AdamW:
+    """AdamW in one kernel, without a temporary tensor for each of its terms, where torch has one."""
+    fused = all(p.device.type in ("cpu", "cuda", "mps") for group in groups for p in group["params"])
+    return torch.optim.AdamW(list(groups), lr=lr, betas=betas, fused=fused)
+
+
 def orthogonal(matrix: Tensor, steps: int = 5) -> Tensor:
     """(..., A, B) -> the nearest matrix with orthonormal rows or columns, roughly: singular values come to lie near 1.
 
     A quintic Newton-Schulz iteration, s -> 3.4445 s - 4.7750 s^3 + 2.0315 s^5 on the singular values over the Frobenius norm
-    (K. Jordan, "Muon", 2024); in bfloat16 on a GPU, as published.
+    (K. Jordan, "Muon", 2024); in bfloat16 on a GPU, as published. On a CPU, where its products are most of what Muon takes, the
+    polynomials of long matrices are worked out on the small square x x^T, with which they commute, and applied once.
     """
     a, b, c = NEWTON_SCHULZ
     x = matrix.bfloat16() if matrix.is_cuda else matrix if matrix.dtype == torch.float64 else matrix.float()
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+    if matrix.is_cuda or x.shape[-1] < 1.5 * x.shape[-2]:
+        for _ in range(steps):
+            gram = x @ x.mT
+            x = a * x + (b * gram + c * gram @ gram) @ x
+    else:
+        gram, one = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        factor = whole = one
+        for k in range(steps):
+            gram = factor @ gram @ factor if k else gram
+            factor = a * one + b * gram + c * gram @ gram
+            whole = factor @ whole if k else factor
+        x = whole @ x
     return x.mT if tall else x
 
 
@@ -119,7 +135,7 @@ class Muon(Optimizer):
         betas: tuple[float, float],
         momentum: float = 0.95,
     ) -> None:
-        self._adamw = torch.optim.AdamW(list(others), lr=lr, betas=betas)
+        self._adamw = _adamw(others, lr, betas)
         first = {"params": list(kernels), "lr": lr, "weight_decay": weight_decay, "momentum": momentum, "orthogonal": True}
         super().__init__([first, *self._adamw.param_groups], {"orthogonal": False})
         self._join()

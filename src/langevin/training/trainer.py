@@ -27,6 +27,7 @@ from langevin.data import InOrder, Order, Slice, Source, Stream, loader
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
+from langevin.training.activations import recompute
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
@@ -106,6 +107,8 @@ class Trainer:
         self.group = group or Group(self.device)
         objective.to(self.device)
         self._facts = self._what()
+        if config.activation_checkpointing:
+            recompute(denoiser.net)
         self.losses = self.group.ready(denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self.optimiser = optimisers.optimiser(denoiser, config.optimiser, config.lr, config.weight_decay, config.betas)
