@@ -12,14 +12,13 @@ import langevin as lv
 from langevin.data import Order
 from langevin.training import load_latest
 
-WORKER = Path(__file__).with_name("worker.py")
+ROOT = Path(__file__).parents[2]
 
 
 def train(out, steps, world, *options, fails=False):
     launcher = [] if world == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
-    done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(out), str(steps), *options], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, *launcher, "-m", "tests.reliability.worker", str(out), str(steps), *options]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert fails == (done.returncode != 0), done.stderr
     found = load_latest(out / "checkpoints")
     assert found is not None
