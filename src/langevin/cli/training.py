@@ -1,18 +1,24 @@
 """langevin train."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from langevin.cli.asking import Refusal, parse
 from langevin.recipes import RECIPES, Recipe, recipe
+
+
+SECONDS_TO_SAVE = 120
+"""What processes have for a step and a checkpoint after a signal, before torchrun kills them; its own default is 30."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,29 @@ class _Train:
     """Divide the weights between the processes (FSDP2) instead of holding them in each."""
     samples: int = 1000
     """Samples for the evaluation at the end."""
+
+
+def launched(command: Sequence[str]) -> int:
+    """The exit status of a launcher, which is told the first signal to stop that comes here, and waited for.
+
+    The first alone: at a second one torchrun would leave its processes without waiting for them. For the same reason it does
+    not hear the terminal's Ctrl-C itself.
+    """
+    told: list[int] = []
+
+    def tell(number: int, frame: Any) -> None:
+        if not told:
+            told.append(number)
+            process.send_signal(number)
+
+    process = subprocess.Popen(command, start_new_session=True)
+    before = {n: signal.signal(n, tell) for n in _STOPS if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
 
 
 def train(args: Sequence[str]) -> None:
@@ -63,7 +92,9 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
-        raise SystemExit(subprocess.run([sys.executable, "-m", *launcher, "train", *args], check=False).returncode)
+        # --shutdown-timeout, which earlier versions of torchrun do not know
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
+        raise SystemExit(launched([sys.executable, "-m", *launcher, "train", *args]))
     from langevin.recipes.build import open_run, start
     from langevin.recipes.evaluation import report
     from langevin.recipes.in_loop import evaluator
