@@ -15,7 +15,6 @@ import tyro
 from langevin.cli.asking import Refusal, parse
 from langevin.recipes import RECIPES, Recipe, recipe
 
-
 SECONDS_TO_SAVE = 120
 """What processes have for a step and a checkpoint after a signal, before torchrun kills them; its own default is 30."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -80,7 +79,11 @@ def train(args: Sequence[str]) -> None:
         # what the run was begun with stands wherever nothing else is asked for
         from langevin.recipes.build import read_recipe
 
-        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=read_recipe(out)))
+        begun = read_recipe(out)
+        if asked.recipe.name != begun.name:
+            raise Refusal(f"recipe is {asked.recipe.name}, but the run in {out} is of {begun.name}; resume it as that, or choose "
+                          "another directory.")  # fmt: skip
+        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=begun))
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
         asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
@@ -102,18 +105,20 @@ def train(args: Sequence[str]) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard)
-    if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
-        shown = out if trainer.group.first else Path(tempfile.mkdtemp())
-        trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
-        if asked.recipe.evaluation.every:
-            options = asked.recipe.evaluation.model_dump(exclude={"every"})
-            measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
-            trainer.hooks.append((asked.recipe.evaluation.every, measured))
-    trainer.run()
+    with tempfile.TemporaryDirectory() as unseen:
+        if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
+            shown = out if trainer.group.first else Path(unseen)
+            trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
+            if asked.recipe.evaluation.every:
+                options = asked.recipe.evaluation.model_dump(exclude={"every"})
+                measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
+                trainer.hooks.append((asked.recipe.evaluation.every, measured))
+        trainer.run()
     trainer.group.leave()
     if not trainer.group.first:
         return
     if not trainer.finished:
         print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
         raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
-    print(report(run.holding(open_run(out).denoiser), out, asked.samples))  # what is judged is what was saved
+    # what is judged is what was saved
+    print(report(run.holding(open_run(out).denoiser), out, asked.samples, device=str(trainer.group.device)))
