@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -105,7 +106,7 @@ def train(args: Sequence[str]) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard)
-    with tempfile.TemporaryDirectory() as unseen:
+    with closing(trainer), tempfile.TemporaryDirectory() as unseen:
         if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
             shown = out if trainer.group.first else Path(unseen)
             trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
