@@ -136,3 +136,10 @@ def test_weights_that_are_not_trained_stay_as_they_are():
     for _ in range(3):
         again.update()
     assert torch.equal(frozen, before) and all(p is not frozen for g in again.optimiser.param_groups for p in g["params"])
+
+
+def test_rising_resolution_is_refused_for_buckets():
+    run = rising()
+    run.data.groups = torch.zeros(len(run.data), dtype=torch.int64)
+    with pytest.raises(ValueError, match="resolutions makes pictures squares, but the data has aspect buckets"):
+        Trainer(run.denoiser, run.data, run.objective, run.config)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import langevin as lv
+from langevin.data import Order
 from langevin.training import load_latest
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -67,6 +69,12 @@ def test_levels_that_follow_the_loss_follow_that_of_all_processes(tmp_path):
         assert furthest(other, one) < 1e-5
         for name, value in one.tensors["objective"].items():
             torch.testing.assert_close(other.tensors["objective"][name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_a_batch_refused_by_one_is_refused_by_all_and_rolled_back(tmp_path):
+    index = Order(0, len(lv.data.digits()), 16).batch(13)[1]
+    found = [train(tmp_path / str(n), 20, n, f"bad={index[-1]}") for n in (1, 2)]  # in the second process's half
+    assert found[0].state["refused"] == found[1].state["refused"] == [13] and furthest(*found) < 1e-5
 
 
 @pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])

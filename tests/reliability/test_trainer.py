@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,10 @@ import torch
 
 import langevin as lv
 from langevin.config import TrainConfig
-from langevin.training import Trainer, checkpoint
+from langevin.files import DiskFull
+from langevin.training import Trainer, checkpoint, snapshots
 from tests.field.test_complaints import trainer, weights
+from tests.reliability.poison import Poisoned
 from tests.reliability.test_kill import VICTIM, final, log, train
 
 GOLDEN = Path(__file__).with_name("golden_curves.json")
@@ -67,25 +70,6 @@ def test_other_code_is_said(tmp_path, monkeypatch, capsys):
 # Batches that must not reach the weights
 
 
-class Poisoned:
-    """Data of which one sample is not a number, or huge, at first sight or for ever."""
-
-    def __init__(self, data, sample, value, times=10**9):
-        self.data, self.sample, self.value, self.times = data, sample, value, times
-        self.shape = data.shape
-
-    def __len__(self):
-        return len(self.data)
-
-    def batch(self, index):
-        batch = self.data.batch(index)
-        met = index == self.sample
-        if met.any() and self.times > 0:
-            self.times -= 1
-            batch.x[met] = self.value
-        return batch
-
-
 def poisoned(out, value=math.nan, times=10**9, resume=False, **settings):
     run = trainer(None, steps=20)
     config = TrainConfig(**{"steps": 20, "batch": 10, "save_every": 4, "log_every": 1, "lr": 1e-3, **settings})
@@ -118,6 +102,107 @@ def test_a_refused_batch_never_happened(tmp_path, policy, capsys):
     again = poisoned(tmp_path / "b", nonfinite=policy, resume=True)
     again.run(progress=False)
     assert again.refused == run.refused and torch.equal(weights(again.denoiser), weights(run.denoiser))
+
+
+def test_refusals_since_the_checkpoint_are_remembered(tmp_path):
+    steps = {k: lv.data.Order(0, 100, 10).batch(k)[1] for k in (12, 14)}
+    run = poisoned(tmp_path, nonfinite="rollback", save_every=5, times=0)
+    run.data.sample, run.data.times = int(steps[12][0]), 10**9
+    run.data.data = Poisoned(run.data.data, int(steps[14][0]), math.nan)
+    run.run(progress=False)
+    assert run.finished and {12, 14} <= set(run.refused)
+
+
+def test_a_last_batch_that_is_refused_ends_the_run(tmp_path):
+    sample = int(lv.data.Order(0, 100, 10).batch(19)[1][0])
+    for policy in ("skip", "rollback"):
+        run = poisoned(tmp_path / policy, nonfinite=policy)
+        run.data.sample = sample
+        run.run(progress=False)
+        assert run.step == 20 and 19 in run.refused
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_float16_refuses_and_goes_on_at_its_scale(tmp_path, policy):
+    run = poisoned(tmp_path, nonfinite=policy, precision="float16")
+    run.run(progress=False)
+    assert run.step == 20 and len(run.refused) == 2 and run.scaler.get_scale() >= 2.0**16
+    assert weights(run.denoiser).isfinite().all()
+
+
+class Normed(torch.nn.Module):
+    """A network that keeps statistics of what it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.layer = torch.nn.BatchNorm1d(2), torch.nn.Linear(2, 2)
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.layer(self.norm(z))
+
+
+def test_a_refused_batch_leaves_no_trace_in_buffers():
+    runs = []
+    for value in (math.nan, 0.0):
+        torch.manual_seed(0)
+        model = lv.Denoiser(Normed(), lv.Gaussian(lv.schedules.cosine()), "v")
+        base = poisoned(None, value)
+        config = base.config.model_copy(update={"nonfinite": "skip"})
+        runs.append(Trainer(model, base.data, base.objective, config))
+    bad, good = runs
+    for _ in range(5):
+        before = {n: b.clone() for n, b in bad.denoiser.named_buffers()}
+        if "refused" in bad.update():
+            assert all(torch.equal(b, before[n]) for n, b in bad.denoiser.named_buffers())
+            return
+        good.update()
+    assert bad.refused or 57 not in torch.cat([bad.order.batch(k)[1] for k in range(5)])
+
+
+def test_the_last_checkpoint_is_not_let_go(tmp_path, monkeypatch):
+    run = trainer(tmp_path, steps=12, save_every=100)
+
+    def full(folder, step, *rest):
+        raise DiskFull(folder)
+
+    monkeypatch.setattr("langevin.training.saving.write_into", full)
+    with pytest.raises(DiskFull):
+        run.run(progress=False)
+
+
+def test_snapshots_bear_a_full_disk_and_are_of_one_run(tmp_path, monkeypatch, capsys):
+    settings = {"steps": 12, "averages": ("power:sigma_rel=0.1",)}
+    whole = snapshots.save
+
+    def full(path, *rest):
+        raise DiskFull(path)
+
+    monkeypatch.setattr(snapshots, "save", full)
+    trainer(tmp_path, **settings).run(progress=False)
+    assert "tries again" in capsys.readouterr().err and not list((tmp_path / "averages").glob("*.safetensors"))
+    monkeypatch.setattr(snapshots, "save", whole)
+    shutil.rmtree(tmp_path)
+    trainer(tmp_path, **settings).run(progress=False)
+    (tmp_path / "checkpoints").rename(tmp_path / "moved")  # a new run in its place
+    shorter = trainer(tmp_path, **{**settings, "steps": 4})
+    shorter.run(progress=False)
+    assert [s.samples for s in snapshots.Snapshots(tmp_path / "averages").read()] == [48]
+    assert len(list((tmp_path / "averages" / "earlier").iterdir())) == 3
+
+
+def test_schedules_of_short_batches_end_with_the_run():
+    run = trainer(None, steps=30)
+    run.data.groups = torch.arange(len(run.data)) % 7
+    grouped = Trainer(run.denoiser, run.data, run.objective, run.config)
+    seen = sum(len(grouped.order.batch(k)[1]) for k in range(30))
+    assert grouped.total == seen < 30 * 12
+
+
+def test_a_trainer_runs_once():
+    run = trainer(None)
+    run.run(progress=False)
+    with pytest.raises(ValueError, match="make a new one with resume=True"):
+        run.run(progress=False)
 
 
 def test_no_policy_goes_on_for_ever(tmp_path):

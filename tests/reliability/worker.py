@@ -1,5 +1,6 @@
-"""One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [accumulate=N] [die=SECONDS]."""
+"""One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [bad=SAMPLE] [accumulate=N] [die=S]."""
 
+import math
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import langevin as lv
 from langevin.config import TrainConfig
 from langevin.training import Trainer
 from langevin.training.distributed import Group
+from tests.reliability.poison import Poisoned
 
 
 def main(out: str, steps: int, *options: str) -> None:
@@ -30,10 +32,14 @@ def main(out: str, steps: int, *options: str) -> None:
         log_every=1,
         lr=1e-3,
         activation_checkpointing="checkpointing" in options,
+        nonfinite="rollback" if "bad" in given else "stop",
     )
     density = "loss_aware:cells=4,history=4" if "loss_aware" in options else "uniform"
     objective = lv.objectives.Denoising("min_snr", density, drop=0.1)
-    trainer = Trainer(denoiser, lv.data.digits(), objective, config, out, resume=True, group=group)
+    data: lv.data.Source = lv.data.digits()
+    if "bad" in given:
+        data = Poisoned(data, int(given["bad"]), math.nan)
+    trainer = Trainer(denoiser, data, objective, config, out, resume=True, group=group)
     if "die" in given and group.rank == group.world - 1:
         threading.Timer(float(given["die"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
     trainer.run(progress=False)

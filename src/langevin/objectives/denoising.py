@@ -72,7 +72,9 @@ class Denoising(Objective):
 
     def extra_repr(self) -> str:
         coupling = type(self.coupling).__name__
-        return f"weight={self.weight.name}, spread={self.spread}, clean={self.clean:g}, drop={self.drop:g}, coupling={coupling}"
+        leaf = f", leaf_weights={dict(self.leaf_weights)}" if self.leaf_weights else ""
+        drop = f"drop={self.drop:g}, coupling={coupling}{leaf}"
+        return f"weight={self.weight.name}, spread={self.spread}, clean={self.clean:g}, {drop}"
 
     def check(self, process: Process) -> None:
         """Refuse what this objective cannot train."""

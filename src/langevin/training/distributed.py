@@ -30,13 +30,14 @@ class Group:
 
     Args:
         device: where this process computes. rank, world: which of how many. shard: divide weights between them (FSDP2) instead
-            of holding them in each (DDP).
+            of holding them in each (DDP). host: where tensors on the CPU meet, if the default group takes none.
     """
 
     device: torch.device
     rank: int = 0
     world: int = 1
     shard: bool = False
+    host: Any = None
 
     @staticmethod
     def join(device: torch.device, shard: bool = False) -> "Group":
@@ -53,9 +54,12 @@ class Group:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
+        host = None
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        return Group(device, dist.get_rank(), world, shard)
+        elif "cpu:" not in dist.get_backend_config():  # a launcher's own, for GPUs alone
+            host = dist.new_group(backend="gloo")
+        return Group(device, dist.get_rank(), world, shard, host)
 
     @property
     def first(self) -> bool:
@@ -65,7 +69,7 @@ class Group:
     def sum(self, value: Tensor) -> Tensor:
         """The sum over all processes, in place."""
         if self.world > 1:
-            dist.all_reduce(value)
+            dist.all_reduce(value, group=self._of(value))
         return value
 
     def gather(self, value: Tensor) -> Tensor:
@@ -74,12 +78,15 @@ class Group:
             return value
         rows = torch.tensor([len(value)], device=value.device)
         counts = [torch.empty_like(rows) for _ in range(self.world)]
-        dist.all_gather(counts, rows)
+        dist.all_gather(counts, rows, group=self._of(rows))
         most = max(int(c) for c in counts)
         padded = torch.cat([value, value.new_zeros(most - len(value), *value.shape[1:])])
         everyone = [torch.empty_like(padded) for _ in range(self.world)]
-        dist.all_gather(everyone, padded)
+        dist.all_gather(everyone, padded, group=self._of(padded))
         return torch.cat([each[: int(count)] for each, count in zip(everyone, counts, strict=True)])
+
+    def _of(self, value: Tensor) -> Any:
+        return self.host if value.device.type == "cpu" else None
 
     def wait(self) -> None:
         """Until all have come here."""
@@ -100,7 +107,7 @@ class Group:
             text = b"" if error is None else (str(error) or type(error).__name__).encode()[:_LONGEST]
             said[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else 0
             everyone = [torch.empty_like(said) for _ in range(self.world)]
-            dist.all_gather(everyone, said)
+            dist.all_gather(everyone, said, group=self._of(said))
             met = next((bytes(s.tolist()).rstrip(b"\0").decode(errors="replace") for s in everyone if s.any()), None)
             if error is None and met:
                 raise ValueError(met)

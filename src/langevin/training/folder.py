@@ -9,8 +9,10 @@ from typing import IO, Any
 from langevin import files
 from langevin.training import checkpoint
 from langevin.training.checkpoint import Checkpoint, Parts
+from langevin.training.ema import Average
 from langevin.training.lock import Lock
 from langevin.training.saving import Checkpoints, Patience
+from langevin.training.snapshots import Snapshots
 
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
         "largest_gradient", "activation_checkpointing"}  # fmt: skip
@@ -38,6 +40,7 @@ class RunFolder:
     def __init__(self, path: Path, resume: bool, config: dict[str, Any], what: dict[str, str], keep: int = 2) -> None:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
+        self.snapshots = Snapshots(path / "averages")
         self._lock: Lock | None = None
         self._log: IO[bytes] | None = None
         self.found: Checkpoint | None = self.checkpoints.latest()
@@ -64,6 +67,7 @@ class RunFolder:
         if self._lock is not None:
             return
         self._lock = Lock(self.path)
+        self.snapshots.set_aside(self.found.state["samples"] if self.found else 0)
         log = self.path / "log.jsonl"
         files.write(log, "".join(f"{line}\n" for line in self._first_lines()))
         self._log = log.open("ab", buffering=0)  # a line is in the file, or has failed, when `write` returns
@@ -97,14 +101,26 @@ class RunFolder:
             while left:  # a disk that fills up takes a part
                 left = left[self._log.write(left) :]
 
-    def save(self, step: int, tensors: Parts, state: dict[str, Any], wait: bool) -> None:
+    def keep(self, average: Average, step: int) -> None:
+        """A snapshot of an average. A full disk is borne as by `save`."""
+        self.open()
+        try:
+            self.snapshots.save(average, step)
+        except files.DiskFull as error:
+            self._patience.bear(error)
+
+    def save(self, step: int, tensors: Parts, state: dict[str, Any], wait: bool, last: bool = False) -> None:
         """A checkpoint. A full disk is said and outlived: training goes on, and the next save tries again.
 
         Raises:
-            DiskFull: at the last of several in a row.
+            DiskFull: at the last of several in a row, and if this is the `last` of the run.
         """
         self.open()
-        self._patience.save(self.checkpoints, step, tensors, state, wait)
+        self._patience.save(self.checkpoints, step, tensors, state, wait, last)
+
+    def settle(self) -> None:
+        """Until the checkpoint that is being written is there, or cannot be; a full disk is borne."""
+        self._patience.wait(self.checkpoints)
 
     def close(self) -> None:
         """Wait for a checkpoint that is being written; let others in."""

@@ -6,6 +6,7 @@ import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -300,19 +301,25 @@ class Patience:
         self._begun = False
 
     def save(
-        self, checkpoints: Checkpoints, step: int, tensors: Parts, state: Mapping[str, Any], wait: bool = True
+        self,
+        checkpoints: Checkpoints,
+        step: int,
+        tensors: Parts,
+        state: Mapping[str, Any],
+        wait: bool = True,
+        last: bool = False,
     ) -> Path | None:
-        """As `Checkpoints.save`, but says a full disk on stderr and returns None, until patience ends."""
-        try:
-            checkpoints.wait()
-            self.failures = 0 if self._begun else self.failures
-        except DiskFull as error:
-            self._failed(error)
-        self._begun = False
+        """As `Checkpoints.save`, but says a full disk on stderr and returns None, until patience ends; for the `last` there is
+        none."""
+        if last:
+            with suppress(DiskFull):
+                checkpoints.wait()
+            return checkpoints.save(step, tensors, state)
+        self.wait(checkpoints)
         try:
             made = checkpoints.save(step, tensors, state, wait)
         except DiskFull as error:
-            self._failed(error)
+            self.bear(error)
             return None
         if made is None:
             self._begun = True
@@ -320,7 +327,17 @@ class Patience:
             self.failures = 0
         return made
 
-    def _failed(self, error: DiskFull) -> None:
+    def wait(self, checkpoints: Checkpoints) -> None:
+        """As `Checkpoints.wait`, bearing a full disk."""
+        try:
+            checkpoints.wait()
+            self.failures = 0 if self._begun else self.failures
+        except DiskFull as error:
+            self.bear(error)
+        self._begun = False
+
+    def bear(self, error: DiskFull) -> None:
+        """Say that the disk is full; raise at the last of several in a row."""
         self.failures += 1
         if self.failures >= self.limit:
             raise error

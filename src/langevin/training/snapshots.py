@@ -83,6 +83,13 @@ class Snapshots:
         self.folder.mkdir(parents=True, exist_ok=True)
         return save(self.folder / name, tensors, said)
 
+    def set_aside(self, samples: int) -> None:
+        """Move snapshots that are later than so many samples into earlier/: they are of another run, or will be made again."""
+        for path in sorted(self.folder.glob("power-*-*.safetensors")):
+            if path.stem.rpartition("-")[2].isdecimal() and int(path.stem.rpartition("-")[2]) > samples:
+                (self.folder / "earlier").mkdir(exist_ok=True)
+                path.replace(self.folder / "earlier" / path.name)
+
     def read(self) -> list[Snapshot]:
         """All snapshots, oldest first; their tensors are read one by one when asked for, each against its checksum.
 

@@ -1,5 +1,6 @@
 """What a run hears and shows on a terminal."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ def signals(stop: Callable[[], None]) -> Iterator[None]:
 
     def asked(number: int, frame: object) -> None:
         stop()
+        # print() may be in the middle of a line of its own
+        os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once and loses what is not saved\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:

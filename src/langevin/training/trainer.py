@@ -28,11 +28,11 @@ from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
+from langevin.training.checkpoint import Checkpoint
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.rates import rate
-from langevin.training.snapshots import Snapshots
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
 
@@ -72,6 +72,9 @@ class Trainer:
 
     Attributes:
         hooks: (every so many steps, what is called as `preview` is).
+        total: samples of the whole run, which schedules are counted in.
+        step, samples: updates and samples so far, those left out among them.
+        refused: steps whose batches never reached the weights.
 
     Raises:
         ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
@@ -97,6 +100,8 @@ class Trainer:
             raise ValueError(f"data is a {type(data).__name__}; wrap tensors in langevin.data.Arrays(x, cond).")
         if not any(p.requires_grad for p in denoiser.parameters()):
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
+        if config.resolutions and getattr(data, "groups", None) is not None:
+            raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = data.shape  # pyright: ignore[reportAttributeAccessIssue]
@@ -120,11 +125,13 @@ class Trainer:
             self.order = InOrder(config.seed, config.batch)
         else:
             self.order = Order(config.seed, len(data), config.batch, getattr(data, "groups", None))
+        whole, _ = self.order.batch(config.steps)  # batches of buckets may be short
+        self.total = whole if config.samples is None else min(whole, config.samples)
         self.step = self.samples = 0
         self.refused: list[int] = []
         self.bins = LevelBins()
         self._reading: Iterator[list[Slice]] | None = None
-        self._stop = False
+        self._stop = self._ran = False
         self._in_a_row = 0
         self.folder: RunFolder | None = None
         if out is not None:
@@ -153,9 +160,9 @@ class Trainer:
             self._restore(folder.found)
         return folder
 
-    def _restore(self, found: Any) -> None:
+    def _restore(self, found: Checkpoint) -> None:
         self.step, self.samples = found.step, found.state["samples"]
-        self.refused = list(found.state.get("refused", []))
+        self.refused = sorted({*self.refused, *found.state.get("refused", [])})
         divided = self.group.divided
         model = self.denoiser.state_dict()
         self.denoiser.load_state_dict(divided(found.tensors["model"], model))
@@ -171,6 +178,7 @@ class Trainer:
         if found.state.get("scaler"):
             self.scaler.load_state_dict(found.state["scaler"])
         self._reading = None
+        self._pass_over_refused()
 
     def _averages(self) -> dict[str, Average]:
         """By their part of a checkpoint."""
@@ -190,23 +198,20 @@ class Trainer:
 
     # The loop
 
-    @property
-    def total(self) -> int:
-        """Samples of the whole run, which schedules are counted in."""
-        whole = self.config.steps * self.config.batch
-        return whole if self.config.samples is None else min(whole, self.config.samples)
-
     def _batch(self, piece: Slice) -> Batch:
         batch = piece.batch
-        cond = None if batch.cond is None else {n: c.to(self.device, non_blocking=True) for n, c in batch.cond.items()}
+        cond = None if batch.cond is None else {n: self._moved(c) for n, c in batch.cond.items()}
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
         side = self._side()
 
         def ready(v: Tensor) -> Tensor:
-            v = v.to(self.device, self.dtype if v.is_floating_point() else None, non_blocking=True)
+            v = self._moved(v)
             return F.interpolate(v, side, mode="area") if side and v.ndim == 4 and v.is_floating_point() else v
 
         return Batch(tree_map(ready, batch.x), cond, mask)
+
+    def _moved(self, v: Tensor) -> Tensor:
+        return v.to(self.device, self.dtype if v.is_floating_point() else None, non_blocking=True)
 
     def _side(self) -> int | None:
         """The side of pictures at this point of a run of rising resolution; None for their own."""
@@ -244,21 +249,25 @@ class Trainer:
             FloatingPointError: if loss or gradient is not finite, or the gradient larger than `largest_gradient`, and the policy
                 says so; the weights are as they were before the update.
         """
-        while self.step in self.refused:  # read over, as when it was refused
-            self._pass_over()
-        c = self.config
+        c, scale = self.config, self.scaler.get_scale()
         self.denoiser.train()
         pieces = self._read()
-        logs, met = self._gradients(pieces)
-        self.scaler.unscale_(self.optimiser)
-        norm = gradient_norm(self._trained, c.clip)
-        scale = self.scaler.get_scale()
-        if math.isfinite(logs["loss"]) and not math.isfinite(norm) and self.scaler.is_enabled() and scale > LEAST_SCALE:
-            self.scaler.update(scale / 2)  # float16 overflowed: the same step again, more carefully
-            self._reading = None
-            return self.update()
-        if not (math.isfinite(norm) and math.isfinite(logs["loss"])) or (c.largest_gradient and norm > c.largest_gradient):
-            return self._refuse(logs["loss"], norm)
+        while True:
+            buffers = [(b, b.clone()) for b in self.denoiser.net.buffers()]  # such as the statistics of batch norms
+            logs, met = self._gradients(pieces)
+            self.scaler.unscale_(self.optimiser)
+            norm = gradient_norm(self._trained, c.clip)
+            finite = math.isfinite(norm) and math.isfinite(logs["loss"])
+            if finite and not (c.largest_gradient and norm > c.largest_gradient):
+                break
+            for buffer, before in buffers:
+                buffer.copy_(before)
+            smaller = self.scaler.get_scale() / 2
+            if not self.scaler.is_enabled() or not math.isfinite(logs["loss"]) or math.isfinite(norm) or smaller < LEAST_SCALE:
+                if self.scaler.is_enabled():
+                    self.scaler.update(scale)
+                return self._refuse(logs["loss"], norm)
+            self.scaler.update(smaller)  # float16 overflowed: the same step again, more carefully
         fall = int(c.decay * self.total)
         lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
         for group in self.optimiser.param_groups:
@@ -297,10 +306,14 @@ class Trainer:
     def _advance(self) -> None:
         place, index = self.order.batch(self.step)
         self.step, self.samples = self.step + 1, place + len(index)
+        self._pass_over_refused()
 
-    def _pass_over(self) -> None:
-        self._read()
-        self._advance()
+    def _pass_over_refused(self) -> None:
+        """Read over the batches that were refused, so that the next step is one that counts."""
+        while self.step in self.refused:
+            self._read()
+            place, index = self.order.batch(self.step)
+            self.step, self.samples = self.step + 1, place + len(index)
 
     def _refuse(self, loss: float, norm: float) -> dict[str, float]:
         """What the policy says about a batch that must not reach the weights."""
@@ -314,26 +327,39 @@ class Trainer:
         if policy == "stop" or self._in_a_row > PATIENCE:
             raise FloatingPointError(f"{said}: look there, lower lr, or set nonfinite to skip or rollback.")
         refused = self.step
-        if policy == "rollback":
-            self._reading = None  # the batch is met again, and passed over
-            if self.folder is not None and (found := self.folder.checkpoints.latest()) is not None:
-                self._restore(found)
         self.refused = sorted({*self.refused, refused})
+        found = self._latest(self.folder) if policy == "rollback" and self.folder is not None else None
+        if found is not None:
+            self._restore(found)
+        else:
+            self._advance()
         if self.group.first:
             print(f"{said}; going on from step {self.step} without it.", file=sys.stderr)
-        if policy == "skip":
-            self._advance()
         return {"step": self.step, "loss": loss, "gradient": norm, "refused": refused}
+
+    def _latest(self, folder: RunFolder) -> Checkpoint | None:
+        """The newest whole checkpoint, the same for all processes: what the first is writing is waited for."""
+        error = None
+        try:
+            folder.settle()
+        except OSError as met:
+            error = met
+        self.group.agree(error)
+        return folder.checkpoints.latest()
 
     def run(self, progress: bool = True) -> Denoiser:
         """Train to the last step, or until time is up, Ctrl-C or SIGTERM, after which the run can be resumed.
 
         Returns:
-            The denoiser, in eval mode, holding the averaged weights. A trainer runs once.
+            The denoiser, in eval mode, holding the averaged weights.
 
         Raises:
-            OSError: if a checkpoint could not be written, again and again.
+            ValueError: if it ran before, for the weights are averaged ones now.
+            OSError: if the last checkpoint could not be written, or several in a row.
         """
+        if self._ran:
+            raise ValueError("this trainer has run; make a new one with resume=True to go on.")
+        self._ran = True
         c, began, before = self.config, time.monotonic(), self.samples
         last = began + 3600 * c.hours if c.hours else math.inf
         error = None
@@ -359,11 +385,16 @@ class Trainer:
                         self.save(wait=c.wait)
                     if not self.finished:
                         self._show([hook for every, hook in self.hooks if self.step % every == 0])
-                self.save()
+                self.save(last=True)
             finally:
                 self.close()
         self.ema.apply(self.denoiser)
         return self.denoiser.eval()
+
+    @property
+    def stopped(self) -> bool:
+        """Whether Ctrl-C or SIGTERM ended it."""
+        return self._stop and not self.finished
 
     @property
     def finished(self) -> bool:
@@ -373,8 +404,13 @@ class Trainer:
         if self.folder is not None and self.group.first:
             self.folder.write(line)
 
-    def save(self, wait: bool = True) -> None:
-        """Write a checkpoint now; without `wait`, while training goes on. To be called by all processes."""
+    def save(self, wait: bool = True, last: bool = False) -> None:
+        """Write a checkpoint now. To be called by all processes.
+
+        Args:
+            wait: False writes while training goes on.
+            last: nothing comes after it, so that a full disk is an error at once.
+        """
         if self.folder is None:
             return
         self._join_bins()
@@ -399,8 +435,8 @@ class Trainer:
         }
         for average in self.averages:
             if isinstance(average.profile, Power):
-                Snapshots(self.folder.path / "averages").save(average, self.step)
-        self.folder.save(self.step, tensors, state, wait)
+                self.folder.keep(average, self.step)
+        self.folder.save(self.step, tensors, state, wait, last)
 
     def close(self) -> None:
         """Let others into the run directory, once what is being written is there; `run` does so by itself."""
@@ -457,11 +493,12 @@ def fit(
         The denoiser.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written (if there is an `out`).
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written (if there is an `out`). When `hours` are over
+            it returns, and resume=True goes on.
     """
     config = TrainConfig(**settings)
     trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume)
     averaged = trainer.run(progress)
-    if not trainer.finished:
+    if trainer.stopped:
         raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
     return averaged
