@@ -1,8 +1,9 @@
 """The typed settings of a training run. Imports no torch, so that the command line can show them at once."""
 
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Closed(BaseModel):
@@ -40,7 +41,7 @@ class TrainConfig(Closed):
     weight_decay: float = Field(default=0.01, ge=0)
     """On weights with two or more axes only."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """AdamW's moments."""
+    """Decays of AdamW's moments."""
     clip: float = Field(default=1.0, gt=0)
     """Largest norm of the gradient; longer ones are scaled down."""
     largest_gradient: float | None = Field(default=None, gt=0)
@@ -60,7 +61,7 @@ class TrainConfig(Closed):
     """Compute the inside of each block again in the backward pass instead of keeping it: less memory, a third more time, the
     same gradients."""
     resolutions: tuple[tuple[float, int], ...] = ()
-    """Rising resolution: (share of the run, side) pairs; pictures are reduced to that side until then, e.g. (0.5, 16)."""
+    """Rising resolution: (share of the run, side) pairs; pictures are reduced to that side until then, e.g. 0.5 16."""
     seed: int = 0
     """Names every random choice of the run."""
     workers: int = Field(default=0, ge=0)
@@ -75,3 +76,24 @@ class TrainConfig(Closed):
     """Updates between sample grids."""
     log_every: int = Field(default=10, ge=1)
     """Updates between lines of the log."""
+
+    @field_validator("betas")
+    @classmethod
+    def _check_betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas is {betas}; give two decays of at least 0 and below 1.")
+        return betas
+
+    @field_validator("resolutions")
+    @classmethod
+    def _check_resolutions(cls, pairs: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+        shares = [0.0, *(share for share, _ in pairs)]
+        if any(a >= b for a, b in pairwise(shares)) or shares[-1] > 1 or any(side < 1 for _, side in pairs):
+            raise ValueError(f"resolutions is {pairs}; give shares that rise, above 0 and at most 1, with sides of at least 1.")
+        return pairs
+
+    @model_validator(mode="after")
+    def _check_schedule(self) -> Self:
+        if self.schedule == "inverse_sqrt" and self.hold is None:
+            raise ValueError("hold is None with the schedule inverse_sqrt; say after how many samples the rate falls.")
+        return self

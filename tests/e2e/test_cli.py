@@ -18,6 +18,7 @@ import langevin as lv
 from langevin.cli import main
 from langevin.inspection import describe
 from langevin.recipes import RECIPES
+from langevin.recipes.build import start
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60"]
@@ -147,6 +148,49 @@ def test_resume_of_a_finished_run_trains_no_further(run, capsys):
     assert (run / "checkpoints" / "step-00000002" / "manifest.json").read_bytes() == before
 
 
+def test_what_training_does_not_depend_on_may_change_on_resume(tmp_path):
+    out = tmp_path / "run"
+    main(["train", "two-moons", *SHORT, "--out", str(out)])
+    main(["train", "two-moons", "--samples", "60", "--sample.plan", "heun:3", "--out", str(out), "--resume"])
+    assert json.loads((out / "recipe.json").read_text())["sample"]["plan"] == "heun:3"
+
+
+def test_a_second_trainer_leaves_the_recipe_of_the_first(tmp_path):
+    _, first = start(lv.recipe("two-moons"), tmp_path)
+    before = {name: (tmp_path / name).read_bytes() for name in ("recipe.json", "facts.json")}
+    with pytest.raises(ValueError, match="is being trained by process"):
+        start(lv.recipe("digits"), tmp_path)
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+    first.close()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("langevin.recipes.build._device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for name, value in (("WORLD_SIZE", "3"), ("LOCAL_WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit):
+        main(["train", "two-moons", "--device", "cuda", "--out", str(tmp_path)])
+    assert "processes is 3, but this machine has 2 GPUs; use at most 2" in capsys.readouterr().err
+
+
+def test_a_failing_data_worker_is_one_sentence(monkeypatch, tmp_path, capsys):
+    def gone(self, index):
+        raise FileNotFoundError("a.png is gone")
+
+    monkeypatch.setattr(lv.data.Arrays, "batch", gone)
+    with pytest.raises(SystemExit):
+        main(["train", "two-moons", *SHORT, "--train.workers", "1", "--out", str(tmp_path)])
+    assert "langevin: reading step 0 failed in a worker: a.png is gone\n" in capsys.readouterr().err
+
+
+def test_the_end_of_a_run_is_judged_where_it_was_trained(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("langevin.recipes.evaluation.report", lambda *args, device: seen.append(device))
+    main(["train", "two-moons", *SHORT, "--out", str(tmp_path), "--device", "cpu:0"])
+    assert seen == ["cpu:0"]
+
+
 def test_resume_needs_no_flags_again(tmp_path, capsys):
     out = tmp_path / "run"
     main(["train", "two-moons", *SHORT, "--train.lr", "0.01", "--out", str(out)])
@@ -187,6 +231,14 @@ REFUSED = {
     ("train", "digits", *SHORT, "--out", "RUN", "--resume", "--train.lr", "0.5"): "train.lr is 0.5 but the run",
     ("train", "digits", "--process.schedule", "cosin", "--out", "NEW"): "did you mean 'cosine'",
     ("train", "mnist", "--data.folder", "nowhere", "--out", "NEW"): "no idx files",
+    ("train", "mnist", "--out", "RUN", "--resume"): "recipe is mnist, but the run in",
+    ("train", "digits", "--train.lr", "-1", "--out", "NEW"): "--train.lr is -1.0; it should be greater than 0.",
+    ("train", "digits", "--train.weight-decay=-1", "--out", "NEW"): "--train.weight-decay is -1.0; it should be greater than",
+    ("train", "digits", "--train.betas", "0.9", "1", "--out", "NEW"): "betas is (0.9, 1.0); give two decays",
+    ("train", "digits", "--train.resolutions", "0.5", "0", "--out", "NEW"): "resolutions is ((0.5, 0),); give shares that rise",
+    ("train", "digits", "--train.schedule", "inverse_sqrt", "--out", "NEW"): "hold is None",
+    ("sample", "RUN", "--out", "x.png", "--device", "gpu"): "device is 'gpu'",
+    ("tune", "RUN", "--steps", "3", "--device", "gpu"): "device is 'gpu'",
     ("train", "digits", "--device", "gpu", "--out", "NEW"): "device is 'gpu'",
     ("train", "digits", "--samples", "0", "--out", "NEW"): "samples is 0",
     ("train", "two-moons", "--sample.plan", "heun:0", "--out", "NEW"): "steps is 0",

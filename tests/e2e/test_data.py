@@ -105,6 +105,8 @@ def test_captions_beside_pictures_and_in_one_file(album):
 def test_buckets_have_the_nearest_aspect(tmp_path):
     sizes = buckets(64, 8)
     assert all(h % 8 == w % 8 == 0 and 0.25 <= h / w <= 4 and abs(h * w / 64**2 - 1) < 0.15 for h, w in sizes)
+    for size, step in ((8, 8), (32, 32), (16, 8), (12, 4)):  # steps as long as the side
+        assert (size, size) in buckets(size, step) and min(min(s) for s in buckets(size, step)) >= step
     assert (64, 64) in sizes and (32, 128) in sizes and {(w, h) for h, w in sizes} == set(sizes)
     wanted = {
         "square": (64, 64),

@@ -143,4 +143,5 @@ def test_a_recipe_is_measured_as_it_trains_from_the_command_line(tmp_path, capsy
     }.items():
         with pytest.raises(SystemExit) as end:  # before any step
             main(["train", "digits", "--out", str(tmp_path / "no"), "--evaluation.every", "1", *flags])
-        assert end.value.code == 2 and message in capsys.readouterr().err and not (tmp_path / "no" / "log.jsonl").exists()
+        assert end.value.code == 2 and message in capsys.readouterr().err
+        assert (tmp_path / "no" / "log.jsonl").read_text() == "" and not [*(tmp_path / "no").glob("checkpoints/step-*")]

@@ -72,3 +72,12 @@ def test_a_whole_sampling_is_one_graph():
         got = lv.sample(model, plan, 4, start=start)
     graph.replay()
     assert torch.allclose(got, expected, atol=1e-6)
+
+
+def test_conditions_come_in_the_dtype_of_the_weights():
+    torch.manual_seed(0)
+    net = lv.networks.DiT(1, (4, 4), 2, 16, 1, 2, 0.0, None, 5)
+    denoiser = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v", shape=(1, 4, 4)).to(torch.bfloat16)
+    tokens = torch.randn(2, 3, 5)
+    drawn = [lv.sample(denoiser, lv.plans.ddim(2), 2, cond={"tokens": t}) for t in (tokens, tokens.bfloat16())]
+    assert torch.equal(*drawn)

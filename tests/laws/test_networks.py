@@ -122,6 +122,16 @@ def test_padded_tokens_are_inert():
         net(z, level, mask=mask[:, :3])
 
 
+def test_a_null_condition_that_is_never_used_is_in_the_graph():
+    # replicas wait for the gradient of each parameter
+    conditions = Conditions(16, tokens=5)
+    tokens = torch.randn(3, 4, 5)
+    _, context = conditions({"tokens": tokens}, 3, torch.device("cpu"))
+    assert torch.equal(context, conditions.tokens(tokens))  # pyright: ignore
+    context.square().sum().backward()  # pyright: ignore
+    assert conditions.null.grad is not None and not conditions.null.grad.any()  # pyright: ignore
+
+
 def test_pixels_as_categories():
     net = awake(PixelCategories(UNet(2 * 16, 16, (1, 2), 1, (1,), 8, out_channels=2 * 4), 5, 4, (2, 8, 8)))
     z = torch.randint(0, 5, (3, 2, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -40,6 +40,32 @@ def rising(out=None, resume=False, **settings):
     return Trainer(lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v"), lv.data.digits(), Keeping(), config, out, resume)
 
 
+def test_the_length_of_a_run_of_rising_resolution_stays(tmp_path):
+    run = rising(tmp_path, schedule="constant")
+    run.update()
+    run.save()
+    run.close()
+    with pytest.raises(ValueError, match="samples is 30 but the run"):
+        rising(tmp_path, resume=True, schedule="constant", samples=30)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"resolutions": ((0.5, 16), (0.5, 32))}, "shares that rise"),
+        ({"resolutions": ((0.0, 16),)}, "shares that rise"),
+        ({"resolutions": ((1.5, 16),)}, "shares that rise"),
+        ({"resolutions": ((0.5, 0),)}, "sides of at least 1"),
+        ({"schedule": "inverse_sqrt"}, "hold is None"),
+        ({"betas": (0.9, 1.0)}, "betas is"),
+        ({"betas": (-0.1, 0.9)}, "betas is"),
+    ],
+)
+def test_settings_that_cannot_be_trained_with_are_refused_at_once(settings, said):
+    with pytest.raises(ValueError, match=said):
+        TrainConfig(**settings)
+
+
 def test_resolution_rises_by_the_share_of_samples(tmp_path):
     run = rising()
     for step in range(8):

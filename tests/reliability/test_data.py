@@ -10,6 +10,7 @@ import tarfile
 import time
 import zlib
 from itertools import islice
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -151,8 +152,28 @@ class Slow(Arrays):
 
 def test_a_failing_worker_says_what_and_where():
     data = Failing(torch.arange(8)[:, None])
-    with pytest.raises(RuntimeError, match=r"^reading step \d failed in a worker: 'lost'$"):
+    with pytest.raises(ChildProcessError, match=r"^reading step \d failed in a worker: 'lost'$"):
         list(islice(loader(data, Order(0, 8, 4), workers=1), 2))
+
+
+def test_workers_leave_it_to_their_parent_when_to_stop():
+    data = Arrays(torch.arange(64)[:, None])
+    reading = loader(data, Order(0, 64, 4), workers=2)
+    first = next(reading)
+    for child in active_children():  # as a launcher's killpg does
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(child.pid, number)  # pyright: ignore
+    read = [first, *islice(reading, 7)]  # further than was read ahead
+    alone = list(islice(loader(data, Order(0, 64, 4)), 8))
+    assert all(torch.equal(a[0].batch.x, b[0].batch.x) for a, b in zip(read, alone, strict=True))
+
+
+def test_a_program_ends_while_its_workers_read_ahead():
+    program = (
+        "import torch\nfrom langevin.data import Arrays, Order, loader\n"
+        "reading = loader(Arrays(torch.arange(64)[:, None]), Order(0, 64, 4), workers=1)\nnext(reading)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # Python's own SIGTERM at exit would not end them
 
 
 def test_workers_die_with_their_parent():

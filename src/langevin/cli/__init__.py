@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from pydantic import ValidationError
 
-from langevin.cli.asking import Refusal
+from langevin.cli.asking import Refusal, sentence
 from langevin.cli.plans import plan, tune
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
@@ -51,8 +51,7 @@ def main(args: Sequence[str] | None = None) -> None:
             raise Refusal(f"there is no command {args[0]!r}; did you mean {nearest(args[0], COMMANDS)!r}?")
         COMMANDS[args[0]](args[1:])
     except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"{'.'.join(map(str, first['loc']))} is {first.get('input')!r}: {first['msg']}.")
+        _fail(sentence(error))
     except BrokenPipeError:  # the reader has seen enough
         raise SystemExit(0) from None
     except (Refusal, ValueError, ArithmeticError, OSError, ImportError) as error:

@@ -1,9 +1,13 @@
 """What is asked on the command line: typed settings from flags, and refusals."""
 
+import io
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from typing import Any
 
 import tyro
+from pydantic import ValidationError
 
 
 class Refusal(Exception):
@@ -11,5 +15,31 @@ class Refusal(Exception):
 
 
 def parse(kind: Any, args: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> Any:
-    """An object of a typed class from flags; ends the program on a flag that is none of its fields."""
-    return tyro.cli(kind, prog=prog, args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
+    """An object of a typed class from flags; ends the program on a flag that is none of its fields.
+
+    Raises:
+        Refusal: for a value that the class refuses.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):  # tyro prints a refused value as pydantic words it
+            return tyro.cli(kind, prog=prog, args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
+    except SystemExit as end:
+        met = end.__context__
+        while met is not None and not isinstance(met, ValidationError):
+            met = met.__context__
+        if met is not None:
+            raise Refusal(sentence(met, args)) from None
+        print(said.getvalue(), end="", file=sys.stderr)
+        raise
+
+
+def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:
+    """The first thing that is wrong: the field, as the flag in `args` that set it, its value, and what it should be."""
+    first = error.errors()[0]
+    if "error" in (context := first.get("ctx", {})):
+        return str(context["error"])  # in our own words
+    field = ".".join(map(str, first["loc"]))
+    flags = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+    named = next((flag for flag in flags if flag.replace("-", "_").endswith(f".{first['loc'][-1]}")), field)
+    return f"{named} is {first.get('input')!r}; it {first['msg'].removeprefix('Input ')}."

@@ -75,6 +75,8 @@ class _Tune:
     """Classifier-free w it is tuned for; the recipe's by default."""
     iterations: int = 240
     """Of the optimiser; more may help."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
 
 
 def tune(args: Sequence[str]) -> None:
@@ -87,7 +89,7 @@ def tune(args: Sequence[str]) -> None:
     from langevin.recipes.sampling import tune as learn
 
     out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
-    run = open_run(asked.run)
+    run = open_run(asked.run, device=asked.device)
     out.parent.mkdir(parents=True, exist_ok=True)
     half_way = out.with_suffix(".tuning.safetensors")
     found, ready = learn(run, asked.steps, guidance=asked.guidance, iterations=asked.iterations, checkpoint=half_way, show=True)

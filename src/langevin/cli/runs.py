@@ -31,6 +31,8 @@ class _Sample:
     """A safetensors file in place of the run's own average, such as langevin ema writes."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
 
 
 def sample(args: Sequence[str]) -> None:
@@ -43,8 +45,8 @@ def sample(args: Sequence[str]) -> None:
     from langevin.recipes.build import open_run
     from langevin.recipes.report import write_samples
 
+    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    run = open_run(asked.run, asked.weights, strengths(asked.lora))
     print(
         write_samples(run, asked.out, asked.count, plan=asked.plan, seed=asked.seed, label=asked.label, guidance=asked.guidance)
     )

@@ -1,18 +1,24 @@
 """langevin train."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
 from langevin.cli.asking import Refusal, parse
 from langevin.recipes import RECIPES, Recipe, recipe
+
+SECONDS_TO_SAVE = 120
+"""What processes have for a step and a checkpoint after a signal, before torchrun kills them; its own default is 30."""
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,29 @@ class _Train:
     """Samples for the evaluation at the end."""
 
 
+def launched(command: Sequence[str]) -> int:
+    """The exit status of a launcher, which is told the first signal to stop that comes here, and waited for.
+
+    The first alone: at a second one torchrun would leave its processes without waiting for them. For the same reason it does
+    not hear the terminal's Ctrl-C itself.
+    """
+    told: list[int] = []
+
+    def tell(number: int, frame: Any) -> None:
+        if not told:
+            told.append(number)
+            process.send_signal(number)
+
+    process = subprocess.Popen(command, start_new_session=True)
+    before = {n: signal.signal(n, tell) for n in _STOPS if signal.getsignal(n) != signal.SIG_IGN}
+    try:
+        status = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return status if status >= 0 else 128 - status
+
+
 def train(args: Sequence[str]) -> None:
     """Train a recipe, evaluate it, and leave pictures and metrics in its run directory."""
     if not args or args[0] in ("-h", "--help"):
@@ -51,7 +80,11 @@ def train(args: Sequence[str]) -> None:
         # what the run was begun with stands wherever nothing else is asked for
         from langevin.recipes.build import read_recipe
 
-        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=read_recipe(out)))
+        begun = read_recipe(out)
+        if asked.recipe.name != begun.name:
+            raise Refusal(f"recipe is {asked.recipe.name}, but the run in {out} is of {begun.name}; resume it as that, or choose "
+                          "another directory.")  # fmt: skip
+        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=begun))
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
         asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
@@ -63,7 +96,9 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
-        raise SystemExit(subprocess.run([sys.executable, "-m", *launcher, "train", *args], check=False).returncode)
+        # --shutdown-timeout, which earlier versions of torchrun do not know
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
+        raise SystemExit(launched([sys.executable, "-m", *launcher, "train", *args]))
     from langevin.recipes.build import open_run, start
     from langevin.recipes.evaluation import report
     from langevin.recipes.in_loop import evaluator
@@ -71,18 +106,20 @@ def train(args: Sequence[str]) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard)
-    if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
-        shown = out if trainer.group.first else Path(tempfile.mkdtemp())
-        trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
-        if asked.recipe.evaluation.every:
-            options = asked.recipe.evaluation.model_dump(exclude={"every"})
-            measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
-            trainer.hooks.append((asked.recipe.evaluation.every, measured))
-    trainer.run()
+    with closing(trainer), tempfile.TemporaryDirectory() as unseen:
+        if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
+            shown = out if trainer.group.first else Path(unseen)
+            trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
+            if asked.recipe.evaluation.every:
+                options = asked.recipe.evaluation.model_dump(exclude={"every"})
+                measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
+                trainer.hooks.append((asked.recipe.evaluation.every, measured))
+        trainer.run()
     trainer.group.leave()
     if not trainer.group.first:
         return
     if not trainer.finished:
         print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
         raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
-    print(report(run.holding(open_run(out).denoiser), out, asked.samples))  # what is judged is what was saved
+    # what is judged is what was saved
+    print(report(run.holding(open_run(out).denoiser), out, asked.samples, device=str(trainer.group.device)))

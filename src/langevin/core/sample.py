@@ -112,7 +112,7 @@ class _Run:
         driven = any(isinstance(row, DrivingRow) for p in plans.values() for row in p.rows)
         if self.held and driven:
             raise ValueError("adaptive steps move all elements at one level, so none can be given; use a plan such as trig.")
-        cond = None if cond is None else {name: value.to(device) for name, value in cond.items()}
+        cond = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
         z = {
             name: begun[name].to(device, dtype if begun[name].is_floating_point() else None)

@@ -3,10 +3,12 @@
 What is read depends on the order alone: any number of processes, passes and workers sees the same batches.
 """
 
+import atexit
 import itertools
 import signal
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +62,7 @@ def loader(
 
     Raises:
         ValueError: for settings that do not fit, and whatever the source refuses.
-        RuntimeError: if a worker dies, or fails in another way; the sentence names the step.
+        ChildProcessError: if a worker dies, or fails in another way; the sentence names the step.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank} of {world} processes; ranks run from 0 to {world - 1}.")
@@ -80,7 +82,9 @@ def loader(
     steps = _Steps(source, order, accumulate, rank, world)
     if not workers:
         return (steps.read(step) for step in itertools.count(first_step))
-    return _ahead(steps, first_step, workers)
+    reading = _ahead(steps, first_step, workers)
+    _READING.add(reading)
+    return reading
 
 
 @dataclass(frozen=True)
@@ -129,10 +133,23 @@ def _same(item: Any) -> Any:
 
 
 def _start_worker(number: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; when to stop is the parent's decision
+    # both reach the whole group, from a terminal or torchrun; when to stop is the parent's decision, and the watchdog ends a
+    # worker whose parent is gone
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
-def _ahead(steps: _Steps, first_step: int, workers: int) -> Iterator[list[Slice]]:
+_READING: weakref.WeakSet[Generator[list[Slice], None, None]] = weakref.WeakSet()
+
+
+@atexit.register
+def _end_workers() -> None:
+    # Python ends the children that are left by SIGTERM, which these ignore, and waits for them
+    for reading in list(_READING):
+        reading.close()
+
+
+def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice], None, None]:
     ahead = DataLoader(
         steps, batch_size=None, sampler=itertools.count(first_step), num_workers=workers, collate_fn=_same,
         worker_init_fn=_start_worker, prefetch_factor=2,
@@ -144,9 +161,9 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Iterator[list[Slice]
             if isinstance(item, _Failure):
                 if item.refusal:
                     raise ValueError(item.text)
-                raise RuntimeError(f"reading step {item.step} failed in a worker: {item.text}")
+                raise ChildProcessError(f"reading step {item.step} failed in a worker: {item.text}")
             yield item
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        raise RuntimeError("a data worker died, most likely for want of memory; use fewer workers.") from None
+        raise ChildProcessError("a data worker died, most likely for want of memory; use fewer workers.") from None

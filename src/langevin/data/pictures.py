@@ -172,6 +172,7 @@ def buckets(size: int, step: int = 8) -> list[tuple[int, int]]:
     if size < 1 or step < 1 or size % step:
         raise ValueError(f"size is {size} and bucket_step {step}; make size a multiple of bucket_step.")
     sides = {(a, round(size**2 / a / step) * step) for a in range(step, 2 * size + 1, step) if size <= 2 * a}
+    sides = {(a, b) for a, b in sides if b}  # steps as long as a side leave no room for every aspect
     return sorted(sides | {(b, a) for a, b in sides})
 
 

@@ -109,6 +109,8 @@ class Conditions(nn.Module):
         if self.tokens is not None and self.null is not None:
             if "tokens" in cond:
                 context = self.tokens(cond["tokens"])
+                if drop is None and self.training:  # a gradient of 0 rather than none, which replicas would wait for
+                    drop = torch.zeros(batch, dtype=torch.bool, device=device)
                 context = context if drop is None else torch.where(drop[:, None, None], self.null, context)
             else:
                 context = self.null.expand(batch, -1, -1)

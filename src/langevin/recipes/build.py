@@ -1,5 +1,6 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -223,15 +224,16 @@ def start(
         device: "auto" is a GPU where there is one. shard: divide the weights between the processes (FSDP2).
 
     Raises:
-        ValueError: if `out` holds another run.
+        ValueError: if `out` holds another run, or another trainer is at work in it.
     """
     out = Path(out)
     saved = out / RECIPE_FILE
     if saved.exists() and resume:
         before = read_recipe(out)
         now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
-        free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule))}
-        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith("evaluation.")]
+        free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions))}
+        later = ("sample.", "evaluation.")  # training does not depend on them
+        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith(later)]
         if differing:
             k = differing[0]
             raise ValueError(
@@ -241,12 +243,18 @@ def start(
     weights, origin = _begin_with(recipe.finetune, out, resume)
     run = build(recipe, weights=weights)
     facts = run.facts.model_copy(update={"origin": origin})
-    group = Group.join(_device(device), shard)
+    group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
     trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, group=group)
-    if group.first:
-        for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
-            write(out / name, content.model_dump_json(indent=1))
+    error = None
+    try:
+        if group.first and trainer.folder is not None:
+            trainer.folder.open()  # first: another trainer at work there keeps its recipe
+            for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
+                write(out / name, content.model_dump_json(indent=1))
+    except (ValueError, OSError) as met:
+        error = met
+    group.agree(error)
     return run, trainer
 
 
@@ -289,6 +297,15 @@ def _device(name: str) -> torch.device:
     return chosen
 
 
+def _device_of_process(name: str) -> torch.device:
+    """As `_device`, where there is a GPU for each process."""
+    chosen = _device(name)
+    needed = max(int(os.environ.get("LOCAL_WORLD_SIZE", "1")), int(os.environ.get("LOCAL_RANK", "0")) + 1)
+    if chosen.type == "cuda" and needed > 1 and needed > (there := torch.cuda.device_count()):
+        raise ValueError(f"processes is {needed}, but this machine has {there} GPUs; use at most {there}, or --device cpu.")
+    return chosen
+
+
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     if not isinstance(tree, dict):
@@ -318,17 +335,20 @@ def _read(file: Path, kind: type[M]) -> M:
         raise ValueError(f"{file} is damaged at {' '.join(said.split())[:400]}.") from None
 
 
-def open_run(path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None) -> Run:
+def open_run(
+    path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None, *, device: str = "cpu"
+) -> Run:
     """A trained run, by default with the averaged weights of its newest whole checkpoint, in eval mode.
 
     Args:
         weights: a safetensors file of all weights to use instead, such as `langevin ema` writes.
         adapters: strengths by file, such as `langevin lora` writes; they are merged into the weights.
+        device: of the weights; "auto" is a GPU where there is one.
 
     Raises:
         ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
-    path = Path(path)
+    path, place = Path(path), _device(device)
     run = build(read_recipe(path), _read(path / FACTS_FILE, Facts))
     if weights is None:
         found = load_latest(path / "checkpoints", parts=("model", "ema"))
@@ -338,7 +358,7 @@ def open_run(path: str | Path, weights: str | Path | None = None, adapters: Mapp
     else:
         put(run.denoiser, load(weights), weights)
     merge_files(run.denoiser, adapters or {})
-    run.denoiser.eval().requires_grad_(False)
+    run.denoiser.to(place).eval().requires_grad_(False)
     said = [f"EMA {run.recipe.train.ema:g}" if weights is None else described(Path(weights))]
     said += [f"adapters {file.name} at {strength:g}" for file, strength in (adapters or {}).items()]
     return replace(run, folder=path, weights=" with ".join(said))

@@ -273,8 +273,9 @@ def _points(run: Run, count: int, seed: int, plan: str) -> dict[str, Any]:
     return {"energy_distance": energy_distance(samples, test), "energy_distance_real": floor}
 
 
-def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print) -> Evaluation:
-    """Pictures, plots and metrics.json of a trained run, each path said as it is written."""
+def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print, *, device: str = "cpu") -> Evaluation:
+    """Pictures, plots and metrics.json of a trained run, each path said as it is written. All is computed on `device`."""
+    run.denoiser.to(_device(device))
     draws = [
         lambda: picture_of_samples(run, out / "samples.png"),
         lambda: animation(run, out / "denoising.gif"),
@@ -287,7 +288,7 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
             made.append(make())
         except ImportError as error:  # plots are an extra; the numbers below are not
             say(str(error))
-    result = evaluate(run, count=count, small=True, folder=out)
+    result = evaluate(run, count=count, small=True, folder=out, device=device)
     made.append(write(out / "metrics.json", result.model_dump_json(indent=1)))
     for path in filter(None, made):
         say(str(path))

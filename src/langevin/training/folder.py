@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,9 +19,9 @@ FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", 
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 
-def free(schedule: str) -> set[str]:
-    """`FREE`, and the length of a run whose rate does not depend on it."""
-    return FREE | ({"steps", "samples"} if schedule in ("constant", "inverse_sqrt") else set())
+def free(schedule: str, resolutions: Sequence[Any]) -> set[str]:
+    """`FREE`, and the length of a run whose rate and resolution do not depend on it."""
+    return FREE | ({"steps", "samples"} if schedule in ("constant", "inverse_sqrt") and not resolutions else set())
 
 
 class RunFolder:
@@ -47,8 +48,9 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
+            may_change = free(config["schedule"], config["resolutions"])
             for k, now in {**config, **what}.items():
-                if k not in free(config["schedule"]) and was.get(k, now) != now:
+                if k not in may_change and was.get(k, now) != now:
                     raise ValueError(
                         f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
                         "choose another directory."
