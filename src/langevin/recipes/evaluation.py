@@ -282,16 +282,15 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
         lambda: pictures.plot_loss(out / "log.jsonl", out / "loss.png"),
         lambda: picture_of_levels(out),
     ]
-    made = []
     for make in draws:
         try:
-            made.append(make())
+            if (path := make()) is not None:
+                say(str(path))
         except ImportError as error:  # plots are an extra; the numbers below are not
             say(str(error))
+    say(f"measuring {count} samples of each kind, which takes as long as drawing them")
     result = evaluate(run, count=count, small=True, folder=out, device=device)
-    made.append(write(out / "metrics.json", result.model_dump_json(indent=1)))
-    for path in filter(None, made):
-        say(str(path))
+    say(str(write(out / "metrics.json", result.model_dump_json(indent=1))))
     return result
 
 
