@@ -159,11 +159,11 @@ def test_a_failing_worker_says_what_and_where():
 def test_workers_leave_it_to_their_parent_when_to_stop():
     data = Arrays(torch.arange(64)[:, None])
     reading = loader(data, Order(0, 64, 4), workers=2)
-    first = next(reading)
+    begun = [next(reading), next(reading)]  # one of each: both are at work
     for child in active_children():  # as a launcher's killpg does
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(child.pid, number)  # pyright: ignore
-    read = [first, *islice(reading, 7)]  # further than was read ahead
+    read = [*begun, *islice(reading, 6)]  # further than was read ahead
     alone = list(islice(loader(data, Order(0, 64, 4)), 8))
     assert all(torch.equal(a[0].batch.x, b[0].batch.x) for a, b in zip(read, alone, strict=True))
 

@@ -19,7 +19,13 @@ time.sleep(1)
 print("saved after", *heard, flush=True)
 sys.exit(7)
 """
-PARENT = "import sys; from langevin.cli.training import launched; sys.exit(launched([sys.executable, '-c', sys.argv[1]]))"
+# these tests may run in the background of a shell, where Ctrl-C is ignored, which a program leaves so
+PARENT = """
+import signal, sys
+from langevin.cli.training import launched
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(launched([sys.executable, '-c', sys.argv[1]]))
+"""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
