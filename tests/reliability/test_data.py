@@ -176,6 +176,25 @@ def test_a_program_ends_while_its_workers_read_ahead():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # Python's own SIGTERM at exit would not end them
 
 
+def test_a_program_ends_when_one_of_its_workers_was_killed():
+    program = """
+import os, signal, torch
+from multiprocessing import active_children
+from langevin.data import Arrays, Order, loader
+reading = loader(Arrays(torch.arange(64)[:, None]), Order(0, 64, 4), workers=2)
+next(reading), next(reading)
+os.kill(active_children()[0].pid, signal.SIGKILL)
+try:
+    for _ in reading:
+        pass
+except ChildProcessError as error:
+    kept = error  # and with it the frames of its traceback
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, timeout=60, capture_output=True, text=True)
+    assert "a data worker died" in done.stdout
+
+
 def test_workers_die_with_their_parent():
     program = (
         "import torch, sys\n"

@@ -156,8 +156,9 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice
         generator=torch.Generator(),  # else it would draw from the global one
         multiprocessing_context="fork" if sys.platform == "linux" else None,  # what is mapped into memory is shared
     )  # fmt: skip
+    items = iter(ahead)
     try:
-        for item in ahead:
+        for item in items:
             if isinstance(item, _Failure):
                 if item.refusal:
                     raise ValueError(item.text)
@@ -167,3 +168,6 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice
         if "DataLoader worker" not in str(error):
             raise
         raise ChildProcessError("a data worker died, most likely for want of memory; use fewer workers.") from None
+    finally:
+        # now, and not when the last traceback that holds this frame is gone: Python would wait for them when it ends
+        getattr(items, "_shutdown_workers", lambda: None)()
