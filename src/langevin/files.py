@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -144,3 +144,17 @@ def read_plain(path: Path, limit: int) -> bytes:
             return file.read(size)
         except OSError as error:
             raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
+
+
+def lines_up_to(step: int, lines: Sequence[str]) -> list[str]:
+    """The lines of a log, each a JSON object with a "step", before the first that is of a later step or is damaged: what a run
+    that goes on from `step` has not to write again."""
+    kept = []
+    for line in lines:
+        try:
+            if json.loads(line)["step"] > step:
+                break
+        except (ValueError, KeyError, TypeError):
+            break
+        kept.append(line)
+    return kept

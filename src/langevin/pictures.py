@@ -75,10 +75,22 @@ def pyplot():  # noqa: ANN201  # matplotlib is an extra, so its types cannot sta
     return plt
 
 
+def _finished(figure: Any, path: str | Path) -> Path:
+    figure.tight_layout()
+    with staged(path) as beside:
+        figure.savefig(beside)
+    pyplot().close(figure)
+    return Path(path)
+
+
+def _log(path: str | Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
 def plot_loss(log: str | Path, path: str | Path) -> Path:
     """Loss against steps from a run's log, on a logarithmic scale, with a running mean."""
     plt = pyplot()
-    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    lines = _log(log)
     steps, loss = [line["step"] for line in lines], np.array([line["loss"] for line in lines])
     figure, axes = plt.subplots(figsize=(7, 4), dpi=110)
     axes.plot(steps, loss, alpha=0.3, linewidth=0.8, label="batch")
@@ -89,11 +101,7 @@ def plot_loss(log: str | Path, path: str | Path) -> Path:
     axes.set(xlabel="step", ylabel="loss", yscale="log" if (loss > 0).all() else "linear")
     axes.legend()
     axes.grid(alpha=0.3)
-    figure.tight_layout()
-    with staged(path) as beside:
-        figure.savefig(beside)
-    plt.close(figure)
-    return Path(path)
+    return _finished(figure, path)
 
 
 def plot_levels(log: str | Path, path: str | Path) -> Path:
@@ -103,7 +111,7 @@ def plot_levels(log: str | Path, path: str | Path) -> Path:
     Raises:
         ValueError: if the log has none.
     """
-    lines = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    lines = _log(log)
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for line in lines:
         for key, value in line.items():
@@ -122,11 +130,7 @@ def plot_levels(log: str | Path, path: str | Path) -> Path:
         axes.set(xlabel="step", ylabel="loss", yscale="log" if positive else "linear", title=leaf)
         axes.legend(title="level (0 data)", fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         axes.grid(alpha=0.3)
-    figure.tight_layout()
-    with staged(path) as beside:
-        figure.savefig(beside)
-    plt.close(figure)
-    return Path(path)
+    return _finished(figure, path)
 
 
 def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
@@ -136,11 +140,7 @@ def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
     for ax, (title, xy) in zip(axes[0], points, strict=True):
         ax.scatter(*xy.cpu().numpy().T, s=3, alpha=0.4, linewidths=0)
         ax.set(title=title, aspect="equal")
-    figure.tight_layout()
-    with staged(path) as beside:
-        figure.savefig(beside)
-    plt.close(figure)
-    return Path(path)
+    return _finished(figure, path)
 
 
 def plot_plan(plan: Any, path: str | Path) -> Path:
@@ -161,8 +161,4 @@ def plot_plan(plan: Any, path: str | Path) -> Path:
     table.set(xlabel="evaluation, newest first", ylabel="row", title=f"weights, basis {plan.basis}")
     table.set_xticks(range(depth))
     figure.colorbar(shown, ax=table)
-    figure.tight_layout()
-    with staged(path) as beside:
-        figure.savefig(beside)
-    plt.close(figure)
-    return Path(path)
+    return _finished(figure, path)

@@ -3,11 +3,10 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from langevin.core.denoiser import Denoiser
 from langevin.evaluate.measure import known
-from langevin.files import write
+from langevin.files import lines_up_to, write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.evaluation import OF_RUNS, SMALL, Reference, evaluate
@@ -35,12 +34,11 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
     points = isinstance(run.recipe.data, c.MoonsData)
     known(list(metrics), list(OF_RUNS))
     against = None if points else Reference(run, features, out, device)
-
     if against is not None and str(features) not in ("auto", "classifier", "pca"):
         _ = against.net
 
     def hook(model: Denoiser, step: int) -> None:
-        kept = [line for line in _lines(path) if line["step"] < step]
+        kept = lines_up_to(step - 1, path.read_text().splitlines() if path.exists() else [])
         where = str(next(model.parameters()).device)
         found = evaluate(
             run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=None if points else metrics,
@@ -48,19 +46,6 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
         )  # fmt: skip
         group = f"{'' if strength is None else f'w={strength:g}'}."
         line = {"step": step, **{name.removeprefix(group): found[name].value for name in found.names()}}
-        write(path, "".join(f"{json.dumps(one)}\n" for one in [*kept, line]))
+        write(path, "".join(f"{one}\n" for one in [*kept, json.dumps(line)]))
 
     return hook
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """Whole lines of a log; one cut short, and what follows it, is left out."""
-    found = []
-    for text in path.read_text().splitlines() if path.exists() else []:
-        try:
-            line = json.loads(text)
-            int(line["step"])
-        except (ValueError, KeyError, TypeError):
-            break
-        found.append(line)
-    return found

@@ -78,15 +78,7 @@ class RunFolder:
         lines = path.read_text().splitlines() if path.exists() else []
         if lines and '"step"' not in lines[0]:
             raise ValueError(f"{path} is no log of ours and would be overwritten; choose another directory.")
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except (json.JSONDecodeError, KeyError, TypeError):
-                break
-            kept.append(line)
-        return kept
+        return files.lines_up_to(step, lines)
 
     def write(self, line: dict[str, Any]) -> None:
         """A line of the log.
