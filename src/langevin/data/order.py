@@ -61,18 +61,28 @@ class Order:
         Returns:
             (place, index): how many samples were read before it, and which samples it has, (B,) int64 with B at most `batch`.
         """
+        place = self.place(step)
         if self._groups is None:
-            place = step * self.samples
             return place, order(self.seed, self.size, place, self.samples)
         epoch, k = divmod(step, len(self._lengths))
-        if epoch != self._epoch:
-            self._index, self._starts = self._table(epoch)
-            self._epoch = epoch
-        first, last = self._starts[k], self._starts[k + 1]
-        return epoch * self.size + first, self._index[first:last]
+        index, starts = self._table(epoch)
+        return place, index[starts[k] : starts[k + 1]]
+
+    def place(self, step: int) -> int:
+        """How many samples are read before batch number `step`; without groups nothing is shuffled for it."""
+        if self._groups is None:
+            return step * self.samples
+        epoch, k = divmod(step, len(self._lengths))
+        return epoch * self.size + (self._table(epoch)[1][k] if k else 0)
 
     def _table(self, epoch: int) -> tuple[Tensor, list[int]]:
-        """An epoch's samples in the order of reading, and where its batches start."""
+        """An epoch's samples in the order of reading, and where its batches start; the last one asked for is kept."""
+        if epoch != self._epoch:
+            self._index, self._starts = self._shuffled(epoch)
+            self._epoch = epoch
+        return self._index, self._starts
+
+    def _shuffled(self, epoch: int) -> tuple[Tensor, list[int]]:
         assert self._groups is not None
         shuffled = _permutation(self.seed, epoch, self.size)
         by_group = shuffled[self._groups[shuffled].argsort(stable=True)].split(self._lengths.tolist())
@@ -102,5 +112,9 @@ class InOrder:
 
     def batch(self, step: int) -> tuple[int, Tensor]:
         """(place, places (B,) int64) of batch number `step`, 0-based."""
-        place = step * self.samples
+        place = self.place(step)
         return place, torch.arange(place, place + self.samples)
+
+    def place(self, step: int) -> int:
+        """How many samples are read before batch number `step`."""
+        return step * self.samples

@@ -246,15 +246,11 @@ def start(
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
     trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, group=group)
-    error = None
-    try:
+    with group.agreed():
         if group.first and trainer.folder is not None:
             trainer.folder.open()  # first: another trainer at work there keeps its recipe
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
-    except (ValueError, OSError) as met:
-        error = met
-    group.agree(error)
     return run, trainer
 
 

@@ -114,6 +114,16 @@ class Group:
         if error is not None:
             raise error
 
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """Around what may fail in one process: a refusal, or a disk. It is then raised in all. To be entered by all."""
+        error = None
+        try:
+            yield
+        except (ValueError, OSError) as met:
+            error = met
+        self.agree(error)
+
     # Tensors
 
     def whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

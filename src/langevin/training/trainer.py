@@ -111,7 +111,7 @@ class Trainer:
         self.device, self.dtype = weight.device, weight.dtype
         self.group = group or Group(self.device)
         objective.to(self.device)
-        self._facts = self._what()
+        self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
             recompute(denoiser.net)
         self.losses = self.group.ready(denoiser, objective)
@@ -125,7 +125,7 @@ class Trainer:
             self.order = InOrder(config.seed, config.batch)
         else:
             self.order = Order(config.seed, len(data), config.batch, getattr(data, "groups", None))
-        whole, _ = self.order.batch(config.steps)  # batches of buckets may be short
+        whole = self.order.place(config.steps)  # batches of buckets may be short
         self.total = whole if config.samples is None else min(whole, config.samples)
         self.step = self.samples = 0
         self.refused: list[int] = []
@@ -135,8 +135,7 @@ class Trainer:
         self._in_a_row = 0
         self.folder: RunFolder | None = None
         if out is not None:
-            settings = json.loads(config.model_dump_json())
-            self.folder = self._open(Path(out), resume, settings)
+            self.folder = self._open(Path(out), resume)
         if config.compile:
             denoiser.net.compile()
 
@@ -147,15 +146,10 @@ class Trainer:
 
     # The state of a run
 
-    def _open(self, out: Path, resume: bool, settings: dict[str, Any]) -> RunFolder:
-        folder, error = None, None
-        try:
+    def _open(self, out: Path, resume: bool) -> RunFolder:
+        with self.group.agreed():
             out.mkdir(parents=True, exist_ok=True)
-            folder = RunFolder(out, resume, settings, self._facts, self.config.keep)
-        except (ValueError, OSError) as met:
-            error = met
-        self.group.agree(error)
-        assert folder is not None
+            folder = RunFolder(out, resume, self._settings, self._facts, self.config.keep)
         if folder.found is not None:
             self._restore(folder.found)
         return folder
@@ -222,8 +216,7 @@ class Trainer:
         """Leave the whole batch's gradient in the parameters; the logs, summed over all processes, and the losses by level that
         this one met."""
         precision, sums, met = PRECISIONS[self.config.precision], {}, []
-        first, index = self.order.batch(self.step)
-        among = torch.arange(first, first + len(index), device=self.device)
+        among = torch.arange(self.order.place(self.step), self.order.place(self.step + 1), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
         with seeded(self.config.seed * 1_000_003 + self.step + 7919 * self.group.rank, self.device):
             for k, piece in enumerate(pieces):
@@ -262,12 +255,12 @@ class Trainer:
                 break
             for buffer, before in buffers:
                 buffer.copy_(before)
+            overflowed = self.scaler.is_enabled() and math.isfinite(logs["loss"]) and not math.isfinite(norm)
             smaller = self.scaler.get_scale() / 2
-            if not self.scaler.is_enabled() or not math.isfinite(logs["loss"]) or math.isfinite(norm) or smaller < LEAST_SCALE:
-                if self.scaler.is_enabled():
-                    self.scaler.update(scale)
+            if not overflowed or smaller < LEAST_SCALE:
+                self.scaler.update(scale)
                 return self._refuse(logs["loss"], norm)
-            self.scaler.update(smaller)  # float16 overflowed: the same step again, more carefully
+            self.scaler.update(smaller)  # float16: the same step again, more carefully
         fall = int(c.decay * self.total)
         lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
         for group in self.optimiser.param_groups:
@@ -304,16 +297,18 @@ class Trainer:
         return next(self._reading)
 
     def _advance(self) -> None:
-        place, index = self.order.batch(self.step)
-        self.step, self.samples = self.step + 1, place + len(index)
+        self._count()
         self._pass_over_refused()
+
+    def _count(self) -> None:
+        self.step += 1
+        self.samples = self.order.place(self.step)
 
     def _pass_over_refused(self) -> None:
         """Read over the batches that were refused, so that the next step is one that counts."""
         while self.step in self.refused:
             self._read()
-            place, index = self.order.batch(self.step)
-            self.step, self.samples = self.step + 1, place + len(index)
+            self._count()
 
     def _refuse(self, loss: float, norm: float) -> dict[str, float]:
         """What the policy says about a batch that must not reach the weights."""
@@ -339,12 +334,8 @@ class Trainer:
 
     def _latest(self, folder: RunFolder) -> Checkpoint | None:
         """The newest whole checkpoint, the same for all processes: what the first is writing is waited for."""
-        error = None
-        try:
+        with self.group.agreed():
             folder.settle()
-        except OSError as met:
-            error = met
-        self.group.agree(error)
         return folder.checkpoints.latest()
 
     def run(self, progress: bool = True) -> Denoiser:
@@ -362,13 +353,9 @@ class Trainer:
         self._ran = True
         c, began, before = self.config, time.monotonic(), self.samples
         last = began + 3600 * c.hours if c.hours else math.inf
-        error = None
-        try:
+        with self.group.agreed():
             if self.folder is not None and self.group.first:
                 self.folder.open()
-        except (ValueError, OSError) as met:
-            error = met
-        self.group.agree(error)
         with signals(self._ask_to_stop), bar(c.steps, self.step, progress and self.group.first) as show:
             try:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
@@ -424,7 +411,7 @@ class Trainer:
         if not self.group.first:
             return
         state = {
-            "config": json.loads(self.config.model_dump_json()),
+            "config": self._settings,
             "what": self._facts,
             "samples": self.samples,
             "averages": {part: [average.updates, average.samples] for part, average in self._averages().items()},
