@@ -56,9 +56,11 @@ class UNet(nn.Module):
         tokens: features of cond["tokens"]; None for no cross-attention.
         time: how the level enters, "scale_shift" or "add".
         out_channels: `channels` by default.
+        patch: pictures are read and answered in patches of so many pixels a side, each with all of its pixels as channels, so
+            that full resolution costs one convolution in and one out ("simple diffusion", 2301.11093, sec. 3.3).
 
     Raises:
-        ValueError: when called on pictures whose sides are not multiples of 2 ** (resolutions - 1).
+        ValueError: when called on pictures whose sides are not multiples of patch * 2 ** (resolutions - 1).
     """
 
     def __init__(
@@ -74,19 +76,22 @@ class UNet(nn.Module):
         tokens: int | None = None,
         time: str = "scale_shift",
         out_channels: int | None = None,
+        patch: int = 1,
     ) -> None:
         super().__init__()
+        if patch < 1:
+            raise ValueError(f"patch is {patch}; give the side of a patch in pixels, 1 for none.")
         emb = 4 * width
         self.level = LevelEmbedding(emb, width)
         self.conditions = Conditions(emb, classes, tokens)
-        self.factor = 2 ** (len(multipliers) - 1)
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         context = None if tokens is None else emb
 
         def stage(now: int, out: int, attend: bool) -> _Stage:
             heads = max(out // head_width, 1)
             return _Stage(ResidualBlock(now, out, emb, dropout, time), SpatialAttention(out, heads, context) if attend else None)
 
-        self.enter = nn.Conv2d(channels, width, 3, padding=1)
+        self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         kept, now = [width], width
         self.down = nn.ModuleList()
         self.shrink = nn.ModuleList()
@@ -112,27 +117,27 @@ class UNet(nn.Module):
             self.up.append(_Stages(group))
             self.grow.append(nn.Identity() if i == 0 else nn.Conv2d(now, now, 3, padding=1))
         self.norm = group_norm(now)
-        self.leave = zero(nn.Conv2d(now, out_channels or channels, 3, padding=1))
+        self.leave = zero(nn.Conv2d(now, (out_channels or channels) * patch**2, 3, padding=1))
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, channels, H, W); level (B,) or broadcastable to z; (B, out_channels, H, W)."""
         if z.shape[-2] % self.factor or z.shape[-1] % self.factor:
             raise ValueError(
-                f"pictures are {z.shape[-2]} x {z.shape[-1]}, and this U-Net halves them "
-                f"{self.factor.bit_length() - 1} times; make the sides multiples of {self.factor}."
+                f"pictures are {z.shape[-2]} x {z.shape[-1]}, and this U-Net shrinks them {self.factor} times; "
+                f"make the sides multiples of {self.factor}."
             )
         if level.ndim > 1:
             # one embedding per pixel, (B, 1 or H, 1 or W, E); coarser resolutions average the embeddings
-            emb = self.level(level.mean(1))
+            emb = _shrunk(self.level(level.mean(1)), self.patch)
         else:
             emb = self.level(level)[:, None, None]
         vector, context = self.conditions(cond, len(z), z.device)
         emb = F.silu(emb if vector is None else emb + vector[:, None, None])
         embs = [emb]
         for _ in self.down[1:]:
-            embs.append(_halve(embs[-1]))
+            embs.append(_shrunk(embs[-1], 2))
 
-        h = self.enter(z)
+        h = self.enter(F.pixel_unshuffle(z, self.patch))
         kept = [h]
         for i, (group, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
             assert isinstance(group, _Stages)
@@ -150,10 +155,10 @@ class UNet(nn.Module):
                 h = stage(torch.cat([h, kept.pop()], dim=1), embs[len(embs) - 1 - i], context)
             if i < len(self.up) - 1:
                 h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        return self.leave(F.silu(self.norm(h)))
+        return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
 
 
-def _halve(emb: Tensor) -> Tensor:
-    """Embeddings (B, h, w, E) averaged over 2 x 2 pixels along the axes that vary."""
-    window = [2 if n > 1 else 1 for n in emb.shape[1:3]]
+def _shrunk(emb: Tensor, factor: int) -> Tensor:
+    """Embeddings (B, h, w, E) averaged over squares of pixels along the axes that vary."""
+    window = [factor if n > 1 else 1 for n in emb.shape[1:3]]
     return emb if window == [1, 1] else F.avg_pool2d(emb.permute(0, 3, 1, 2), window).permute(0, 2, 3, 1)

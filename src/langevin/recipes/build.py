@@ -189,7 +189,7 @@ def network(cfg: c.NetworkConfig, facts: Facts, process: Process) -> nn.Module:
     channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
     if isinstance(cfg, c.UNetConfig):
         net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width,
-                              cfg.dropout, classes, time=cfg.time, out_channels=out)  # fmt: skip
+                              cfg.dropout, classes, time=cfg.time, out_channels=out, patch=cfg.patch)  # fmt: skip
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, None, out, cfg.stem)
     if isinstance(leaf, Categorical):

@@ -138,6 +138,8 @@ class UNetConfig(Closed):
     head_width: int = Field(default=32, ge=8)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     time: Literal["scale_shift", "add"] = "scale_shift"
+    patch: int = Field(default=1, ge=1)
+    """Side of the patches in which pictures are read and answered."""
 
 
 class DiTConfig(Closed):
