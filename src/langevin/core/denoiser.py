@@ -34,11 +34,13 @@ class BaseDenoiser(nn.Module, ABC):
         process: what destroyed the data.
         shape: shape of one sample (a dict by leaf for a product), or None while unknown.
         spread: how levels differed within a sample in training ("shared", "independent", "elements"); None for anything.
+        leaps: it answers for the level to go to, cond["to"], as a `FlowMap` does.
     """
 
     process: Process
     shape: Shape | None = None
     spread: str | None = None
+    leaps: bool = False
 
     def __call__(self, z: Tree, t: Any, cond: Cond = None, mask: Tensor | None = None) -> Belief:
         """The belief about x.

@@ -85,6 +85,19 @@ class Gaussian(LeafProcess):
         mean = cast(x_part, z) * belief.mean + cast(z_part, z) * z
         return mean if eta == 0 else mean + cast(deviation, z) * self.noise(z, noise, mask)
 
+    def land(self, z: Tensor, x: Tensor, t: Level, s: Level) -> Tensor:
+        """z_s by the deterministic bridge from z_t with belief x: the bridge at eta = 0."""
+        x_part, z_part, _ = self._bridge(broadcastable(t, z), broadcastable(s, z), 0.0)
+        return cast(x_part, z) * x + cast(z_part, z) * z
+
+    def aim(self, z: Tensor, landed: Tensor, t: Level, s: Level) -> Tensor:
+        """The x with which the deterministic bridge from z_t lands at z_s, s < t: the inverse of `land`.
+
+        It is the target of progressive distillation (2202.00512, appendix G) and of all that leaps.
+        """
+        x_part, z_part, _ = self._bridge(broadcastable(t, z), broadcastable(s, z), 0.0)
+        return (landed - cast(z_part, z) * z) / cast(x_part, z)
+
     def _bridge(self, t: Tensor, s: Tensor, eta: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(weight of x, weight of z_t, standard deviation) of z_s, in float64."""
         (alpha_t, sigma_t), (alpha_s, sigma_s) = self.schedule(t), self.schedule(s)

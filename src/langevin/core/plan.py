@@ -208,6 +208,13 @@ class Plan:
         """How many evaluations the loop has to remember."""
         return max(len(row.mix) for row in self.rows)
 
+    @property
+    def aims(self) -> list[float | None]:
+        """For each row the level that a flow map is asked to leap to: the row's end, if rows stand for themselves and draw no
+        noise. Elsewhere None, and a flow map answers as a denoiser: what is mixed must be beliefs of one kind."""
+        alone = all(isinstance(r, StateRow) or (r.mix == (1.0,) and not r.anchored and r.a is None) for r in self.rows)
+        return [r.stop if alone and isinstance(r, Row) and r.eta == 0 and self.basis != "v" else None for r in self.rows]
+
     def to_json(self) -> str:
         fields = {"name": self.name, "basis": self.basis, "order": self.order, "data_std": self.data_std}
         return json.dumps({**fields, "rows": [saved(row) for row in self.rows]}, indent=1)

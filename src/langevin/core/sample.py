@@ -4,7 +4,7 @@
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
@@ -145,10 +145,11 @@ class _Run:
         self.drawn, self.nfe = 0, 0
         self.belief: Belief | None = None
         believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
+        self.aims = _aims(denoiser, plans, count, device)
 
-        def evaluate(states: dict[str, Tensor], levels: dict[str, Any]) -> Belief:
+        def evaluate(states: dict[str, Tensor], levels: dict[str, Any], to: Tensor | None = None) -> Belief:
             self.nfe += 1
-            self.belief = believe(states, levels, cond, mask)
+            self.belief = believe(states, levels, cond if to is None else {**(cond or {}), "to": to}, mask)
             return self.belief
 
         self.evaluate = evaluate
@@ -177,7 +178,7 @@ class _Run:
             self.anchor, self.z = z, self.rows[i].drive(self.evaluate, self.parts, z)  # pyright: ignore
             return
         if evaluated:
-            belief = self.evaluate(z, levels or self.levels_at(i))
+            belief = self.evaluate(z, levels or self.levels_at(i), self.aims[i])
         if not anchored:
             self.drawn = i  # a corrector reuses the noise of the row it corrects
         beliefs: Any = belief if type(belief) is dict else {"": belief}
@@ -337,6 +338,15 @@ def _warn_of_unseen_levels(denoiser: BaseDenoiser, held: Mapping[str, tuple[Tens
             "train with Denoising(spread='elements') (or 'independent' for whole leaves) to sample well given them.",
             stacklevel=4,
         )
+
+
+def _aims(denoiser: BaseDenoiser, plans: Mapping[str, Plan], count: int, device: torch.device) -> Sequence[Tensor | None]:
+    """What a flow map is told to leap to at each row, (B,); None for what is a denoiser there."""
+    (plan, *_) = plans.values()
+    levels = plan.aims if denoiser.leaps else [None] * len(plan.rows)
+    if plan.basis == "velocity" and any(leaf.schedule.scale != "flow" for leaf in denoiser.process.leaves().values()):
+        levels = [None] * len(plan.rows)  # Euler's step is the bridge on straight paths alone
+    return [None if s is None else torch.full((count,), s, dtype=torch.float64, device=device) for s in levels]
 
 
 @contextmanager

@@ -6,7 +6,7 @@ A level is (B,), or broadcastable to z where it differs within a sample; embeddi
 
 import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -52,10 +52,12 @@ def sinusoid(value: Tensor, width: int, longest: float = 10000.0) -> Tensor:
 class LevelEmbedding(nn.Module):
     """level (...) -> (..., E) by sinusoids and a two-layer network."""
 
-    def __init__(self, width: int, inner: int = 256) -> None:
+    def __init__(self, width: int, inner: int = 256, zero_out: bool = False) -> None:
         super().__init__()
         self.inner = inner
         self.first, self.second = Linear(inner, width), Linear(width, width)
+        if zero_out:
+            zero(self.second)
 
     def forward(self, level: Tensor) -> Tensor:
         waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
@@ -66,21 +68,24 @@ class Conditions(nn.Module):
     """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, E) to attend to, or None).
 
     Conditions are "label" (B,) int64 and "tokens" (B, L, features). Samples in cond["drop"], and all samples when cond is
-    None, get the learned null condition.
+    None, get the learned null condition. `scalars` names numbers (B,) that are embedded as the level is, such as "span" (how
+    far a flow map leaps) or "guidance"; a network that is given them knows nothing of them yet, and one that is not given a
+    value leaves it out.
     """
 
-    def __init__(self, width: int, classes: int | None = None, tokens: int | None = None) -> None:
+    def __init__(self, width: int, classes: int | None = None, tokens: int | None = None, scalars: Sequence[str] = ()) -> None:
         super().__init__()
         self.classes, self.width = classes, width
         self.label = None if classes is None else nn.Embedding(classes + 1, width)
         self.tokens = None if tokens is None else Linear(tokens, width)
         self.null = None if tokens is None else nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.scalars = nn.ModuleDict({name: LevelEmbedding(width, min(width, 256), zero_out=True) for name in scalars})
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
 
     @property
     def names(self) -> list[str]:
-        return [n for n, m in (("label", self.label), ("tokens", self.tokens)) if m is not None]
+        return [*(n for n, m in (("label", self.label), ("tokens", self.tokens)) if m is not None), *self.scalars]
 
     def _labels(self, label: Tensor, batch: int) -> Tensor:
         if label.shape != (batch,) or label.dtype.is_floating_point:
@@ -97,7 +102,7 @@ class Conditions(nn.Module):
         for name in cond:
             if name not in (*self.names, "drop"):
                 near = difflib.get_close_matches(name, self.names, 1, 0)
-                hint = f"did you mean {near[0]!r}?" if near else "build the network with classes= or tokens=."
+                hint = f"did you mean {near[0]!r}?" if near else "build the network with classes=, tokens= or scalars=."
                 raise ValueError(f"this network takes no condition {name!r}; {hint}")
         drop = cond.get("drop")
         vector = context = None
@@ -106,6 +111,12 @@ class Conditions(nn.Module):
             index = torch.full((batch,), self.classes, device=device) if index is None else self._labels(index, batch)
             index = index if drop is None else torch.where(drop, self.classes, index)
             vector = self.label(index)
+        for name, embedding in self.scalars.items():
+            if name in cond:
+                if cond[name].shape != (batch,):
+                    raise ValueError(f"{name} has shape {tuple(cond[name].shape)}; give one number for each of {batch} samples.")
+                entered = embedding(cond[name])
+                vector = entered if vector is None else vector + entered
         if self.tokens is not None and self.null is not None:
             if "tokens" in cond:
                 context = self.tokens(cond["tokens"])
@@ -135,8 +146,17 @@ class Attention(nn.Module):
         q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         keep = None if mask is None else mask[:, None, None, :]
-        h = F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        h = _attend(q, k, v, keep)
         return self.out(h.transpose(1, 2).flatten(2))
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v, with heads as the second axis; written out where torch's own lacks a forward derivative."""
+    if not transformed():
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scores = scores if keep is None else scores.masked_fill(~keep, -math.inf)
+    return scores.softmax(-1) @ v
 
 
 class ResidualBlock(nn.Module):

@@ -1,5 +1,7 @@
 """A residual multilayer perceptron for vectors, and an adapter that lets picture networks take categories."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,15 +15,17 @@ class MLP(nn.Module):
 
     Args:
         features: of the input. width, depth: of the hidden layers.
-        classes: number of labels for cond["label"].
+        classes: number of labels for cond["label"]. scalars: names of further conditions (B,); see `Conditions`.
     """
 
-    def __init__(self, features: int = 2, width: int = 128, depth: int = 4, classes: int | None = None) -> None:
+    def __init__(
+        self, features: int = 2, width: int = 128, depth: int = 4, classes: int | None = None, scalars: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.features, self.waves = features, 32
         self.enter = Linear(features, width)
         self.level = nn.Sequential(Linear(features * self.waves, width), nn.SiLU(), Linear(width, width))
-        self.conditions = Conditions(width, classes)
+        self.conditions = Conditions(width, classes, scalars=scalars)
         self.layers = nn.ModuleList(Linear(width, width) for _ in range(depth))
         self.modulation = nn.ModuleList(zero(Linear(width, 2 * width)) for _ in range(depth))
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(depth))

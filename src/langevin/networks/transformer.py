@@ -5,7 +5,7 @@ token, `leave` turns tokens into the network's output. The trunk sees one sequen
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -110,7 +110,7 @@ class JointTransformer(nn.Module):
     Args:
         ports: by leaf name; a single port named "" takes and returns bare tensors.
         width, depth, heads: of the trunk.
-        classes, tokens: conditions, as for `UNet`.
+        classes, tokens, scalars: conditions, as for `UNet`.
     """
 
     def __init__(
@@ -122,13 +122,14 @@ class JointTransformer(nn.Module):
         dropout: float = 0.0,
         classes: int | None = None,
         tokens: int | None = None,
+        scalars: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.names = list(ports)
         self.ports = nn.ModuleList(ports.values())
         self.level = LevelEmbedding(width)
         self.kind = nn.Parameter(torch.randn(len(self.names), width) * 0.02)
-        self.conditions = Conditions(width, classes, tokens)
+        self.conditions = Conditions(width, classes, tokens, scalars)
         context = None if tokens is None else width
         self.trunk = nn.ModuleList(TransformerBlock(width, heads, width, dropout, context) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
@@ -175,7 +176,7 @@ class DiT(nn.Module):
         size: height and width.
         patch: side of a patch.
         width, depth, heads: of the trunk (S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16).
-        classes, tokens: conditions, as for `UNet`.
+        classes, tokens, scalars: conditions, as for `UNet`.
         out_channels: `channels` by default.
         stem: see `PicturePort`; 0 for the published architecture.
     """
@@ -193,11 +194,12 @@ class DiT(nn.Module):
         tokens: int | None = None,
         out_channels: int | None = None,
         stem: int = 0,
+        scalars: Sequence[str] = (),
     ) -> None:
         super().__init__()
         sides = (size, size) if isinstance(size, int) else size
         port = PicturePort(width, channels, sides, patch, out_channels, stem)
-        self.joint = JointTransformer({"": port}, width, depth, heads, dropout, classes, tokens)
+        self.joint = JointTransformer({"": port}, width, depth, heads, dropout, classes, tokens, scalars)
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, channels, H, W); level (B,) or broadcastable to z; (B, out_channels, H, W)."""

@@ -58,6 +58,7 @@ class UNet(nn.Module):
         out_channels: `channels` by default.
         patch: pictures are read and answered in patches of so many pixels a side, each with all of its pixels as channels, so
             that full resolution costs one convolution in and one out ("simple diffusion", 2301.11093, sec. 3.3).
+        scalars: names of further conditions (B,), such as "span" or "guidance"; see `Conditions`.
 
     Raises:
         ValueError: when called on pictures whose sides are not multiples of patch * 2 ** (resolutions - 1).
@@ -77,13 +78,14 @@ class UNet(nn.Module):
         time: str = "scale_shift",
         out_channels: int | None = None,
         patch: int = 1,
+        scalars: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if patch < 1:
             raise ValueError(f"patch is {patch}; give the side of a patch in pixels, 1 for none.")
         emb = 4 * width
         self.level = LevelEmbedding(emb, width)
-        self.conditions = Conditions(emb, classes, tokens)
+        self.conditions = Conditions(emb, classes, tokens, scalars)
         self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
         context = None if tokens is None else emb
 

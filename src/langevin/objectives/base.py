@@ -30,14 +30,27 @@ class Loss:
     each: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+class Networks(nn.ModuleDict):
+    """Networks that an objective brings: teachers, slow copies, critics. They are checkpointed with it, and their names alone
+    are printed."""
+
+    def __repr__(self) -> str:
+        return ", ".join(self)
+
+
 class Objective(nn.Module, ABC):
-    """A module, so that what it learns (loss histories) is checkpointed.
+    """A module, so that what it learns (loss histories, slow copies, critics) is checkpointed. Its parameters that require
+    gradients are trained beside the model's, by the same optimiser.
 
     Attributes:
         wants_losses: it follows the losses it is told of, by `observe`.
+        turns: not every update has a gradient for every parameter.
+        own_rate: the learning rate of its own parameters, relative to that of the model's.
     """
 
     wants_losses = False
+    turns = False
+    own_rate = 1.0
 
     def __call__(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         """The loss of one batch; `noise.ids` names each sample, so the loss is a function of data and ids alone."""
@@ -45,6 +58,18 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss: ...
+
+    # What a trainer, or a loop of your own, tells it
+
+    def prepare(self, model: Denoiser) -> None:
+        """Before training begins: make what is made from the model, such as slow copies. Called once."""
+
+    def begin(self, model: Denoiser, step: int, done: float) -> None:
+        """Before update number `step` (from 0), with the share `done` of the run behind it. What is set here must be a function
+        of these and of the checkpointed state alone."""
+
+    def end(self, model: Denoiser) -> None:
+        """After an update that was made."""
 
     def observe(self, levels: Mapping[str, Tensor], each: Mapping[str, Tensor]) -> None:
         """Told `Loss.levels` and `Loss.each` of an update that was made, of all its passes and processes, in the order of the

@@ -185,7 +185,9 @@ class Pass:
             from torch.nn.parallel import DistributedDataParallel
 
             device = [group.device] if group.device.type == "cuda" else None
-            self.call = DistributedDataParallel(self.losses, device_ids=device, gradient_as_bucket_view=True)
+            self.call = DistributedDataParallel(
+                self.losses, device_ids=device, gradient_as_bucket_view=True, find_unused_parameters=objective.turns
+            )
 
     def __call__(self, batch: Batch, noise: Noise) -> Loss:
         return self.call(batch, noise)
@@ -211,8 +213,10 @@ class Pass:
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
-    """The norm of the whole gradient, which is then scaled down to at most `clip`."""
+    """The norm of the whole gradient, which is then scaled down to at most `clip`; 0 where there is none."""
     grads = [p.grad for p in parameters if p.grad is not None]
+    if not grads:
+        return 0.0
     groups = [[g for g in grads if _is_sharded(g)], [g for g in grads if not _is_sharded(g)]]
     norms = [full(nn.utils.get_total_norm(group)) for group in groups if group]
     total = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()

@@ -49,6 +49,8 @@ def optimiser(
     betas: tuple[float, float] = (0.9, 0.99),
     momentum: float = 0.95,
     edges: Sequence[str] = EDGES,
+    beside: Sequence[nn.Parameter] = (),
+    beside_rate: float = 1.0,
 ) -> Optimizer:
     """An optimiser of the trainable parameters of `model`.
 
@@ -59,6 +61,8 @@ def optimiser(
         betas: moments of AdamW.
         momentum: of Muon.
         edges: layers whose kernels Muon leaves to AdamW.
+        beside: further parameters, which an objective brings. They are trained by AdamW without decay (or by adafactor), and
+            their groups say "rate": `beside_rate`, their learning rate relative to lr.
 
     Raises:
         ValueError: for an unknown kind, a model with nothing to train, or (muon) one without hidden matrices.
@@ -68,7 +72,12 @@ def optimiser(
         raise ValueError("the model has no trainable parameters; make some trainable, or add adapters.")
     decayed = [p for p in named.values() if p.ndim >= 2]
     others = [p for p in named.values() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if beside:
+        groups.append({"params": list(beside), "weight_decay": 0.0, "rate": beside_rate})
     if kind == "adamw":
         return _adamw(groups, lr, betas)
     if kind == "adafactor":

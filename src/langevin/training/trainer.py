@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
@@ -110,16 +110,26 @@ class Trainer:
         weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
         self.group = group or Group(self.device)
+        objective.prepare(denoiser)
         objective.to(self.device)
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
             recompute(denoiser.net)
         self.losses = self.group.ready(denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
-        self.optimiser = optimisers.optimiser(denoiser, config.optimiser, config.lr, config.weight_decay, config.betas)
+        self._beside = [p for p in objective.parameters() if p.requires_grad]
+        self._players = nn.Module()  # what the optimiser works on, the denoiser's parts under their own names
+        for name, part in (*denoiser.named_children(), ("objective", objective)):
+            self._players.add_module(name, part)
+        self.optimiser = optimisers.optimiser(
+            denoiser, config.optimiser, config.lr, config.weight_decay, config.betas,
+            beside=self._beside, beside_rate=objective.own_rate,
+        )  # fmt: skip
         self.ema, *self.averages = [Average(denoiser, profile) for profile in (config.ema, *config.averages)]
         if self.group.shard and (config.optimiser != "adamw" or config.averages):
             raise ValueError("sharded weights go with optimiser 'adamw' and one average; use these, or do not shard.")
+        if self.group.shard and next(objective.parameters(), None) is not None:
+            raise ValueError("the objective brings networks of its own, which are not sharded; leave --shard out.")
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
         if isinstance(data, Stream):
             self.order = InOrder(config.seed, config.batch)
@@ -165,9 +175,9 @@ class Trainer:
             own = average.tensors()
             average.load(divided({n: found.tensors[part][n] for n in own}, own), updates, samples)
         self.objective.load_state_dict(dict(found.tensors["objective"]))
-        state, weights = found.tensors["optimiser"], dict(self.denoiser.named_parameters())
+        state, weights = found.tensors["optimiser"], dict(self._players.named_parameters())
         like = {name: weights[owner] for name in state if (owner := name.rpartition(".")[0]) in weights}
-        optimisers.load_state_tensors(self.optimiser, self.denoiser, divided(state, like))
+        optimisers.load_state_tensors(self.optimiser, self._players, divided(state, like))
         self.bins.load(found.state.get("levels", {}), mine=self.group.first)
         if found.state.get("scaler"):
             self.scaler.load_state_dict(found.state["scaler"])
@@ -244,18 +254,20 @@ class Trainer:
         """
         c, scale = self.config, self.scaler.get_scale()
         self.denoiser.train()
+        self.objective.begin(self.denoiser, self.step, self.samples / self.total)
         pieces = self._read()
         while True:
             buffers = [(b, b.clone()) for b in self.denoiser.net.buffers()]  # such as the statistics of batch norms
             logs, met = self._gradients(pieces)
             self.scaler.unscale_(self.optimiser)
             norm = gradient_norm(self._trained, c.clip)
-            finite = math.isfinite(norm) and math.isfinite(logs["loss"])
+            beside = gradient_norm(self._beside, c.clip)
+            finite = math.isfinite(norm) and math.isfinite(beside) and math.isfinite(logs["loss"])
             if finite and not (c.largest_gradient and norm > c.largest_gradient):
                 break
             for buffer, before in buffers:
                 buffer.copy_(before)
-            overflowed = self.scaler.is_enabled() and math.isfinite(logs["loss"]) and not math.isfinite(norm)
+            overflowed = self.scaler.is_enabled() and math.isfinite(logs["loss"]) and not math.isfinite(norm + beside)
             smaller = self.scaler.get_scale() / 2
             if not overflowed or smaller < LEAST_SCALE:
                 self.scaler.update(scale)
@@ -264,9 +276,10 @@ class Trainer:
         fall = int(c.decay * self.total)
         lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
         for group in self.optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("rate", 1.0)
         self.scaler.step(self.optimiser)
         self.scaler.update()
+        self.objective.end(self.denoiser)
         before = self.samples
         self._advance()
         for average in (self.ema, *self.averages):
@@ -405,7 +418,7 @@ class Trainer:
         tensors = {
             "model": whole(self.denoiser.state_dict()),
             **{part: whole(average.tensors()) for part, average in self._averages().items()},
-            "optimiser": whole(optimisers.state_tensors(self.optimiser, self.denoiser)),
+            "optimiser": whole(optimisers.state_tensors(self.optimiser, self._players)),
             "objective": whole(self.objective.state_dict()),
         }
         if not self.group.first:

@@ -1,0 +1,172 @@
+"""What all models that leap have in common: one leap is to land where a smaller move and a further leap land together.
+
+For levels t > u >= s of each sample:   target = leap(move(z_t, t, u), u, s), and the model's own leap(z_t, t, s) is drawn there.
+
+    consistency models        s = 0, u the next level of a grid; a teacher's step or the same noise moves, a slow copy leaps on
+    latent consistency        the same with a guided teacher and larger strides
+    consistency trajectories  any s
+    shortcut models           u half way; the slow copy both moves and leaps on
+    progressive distillation  u half way; the teacher does both
+
+Landing points are compared as beliefs, the x with which the deterministic bridge lands there (`Gaussian.aim`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from langevin import spec
+from langevin.core.batch import Batch
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import cast
+from langevin.core.noise import Noise
+from langevin.core.posterior import lerp
+from langevin.core.process import Process
+from langevin.core.tree import leaves
+from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
+from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.distances import DISTANCES, Distance
+
+
+def one_gaussian(process: Process) -> Gaussian:
+    """The process, if it is one Gaussian process.
+
+    Raises:
+        ValueError: for any other.
+    """
+    if not isinstance(process, Gaussian):
+        raise ValueError(f"this objective follows the flow of one Gaussian process, and the model's is {process}; use Denoising.")
+    return process
+
+
+def belief(model: BaseDenoiser, z: Tensor, t: Tensor, s: Tensor | None, cond: Cond, mask: Tensor | None = None) -> Tensor:
+    """The model's x (B, *shape) at level t for the leap to s; t and s expanded, s None for a denoiser's belief."""
+    if s is not None and model.leaps:
+        cond = {**(cond or {}), "to": s.expand(len(z), *[1] * (z.ndim - 1)).reshape(len(z))}
+    return leaves(model(z, t, cond, mask))[""].mean
+
+
+def guided(
+    teacher: BaseDenoiser, z: Tensor, t: Tensor, cond: Cond, mask: Tensor | None = None, w: Tensor | float = 1.0
+) -> Tensor:
+    """The teacher's x under classifier-free guidance of strength w, a number or (B,); 1 is unguided."""
+    if isinstance(w, float) and w == 1.0:
+        return belief(teacher, z, t, None, cond, mask)
+    if cond is None:
+        raise ValueError("guidance strengthens a condition, and the data brings none; leave the guidance out.")
+    weight = torch.as_tensor(w, dtype=torch.float64, device=z.device)
+    weight = weight.reshape(-1, *[1] * (z.ndim - 1)) if weight.ndim else weight
+    alone = dropped(cond, torch.ones(len(z), dtype=torch.bool, device=z.device))
+    return leaves(lerp(teacher(z, t, alone, mask), teacher(z, t, cond, mask), weight))[""].mean
+
+
+def follow(
+    teacher: BaseDenoiser,
+    z: Tensor,
+    t: Tensor,
+    u: Tensor,
+    cond: Cond,
+    mask: Tensor | None = None,
+    w: Tensor | float = 1.0,
+    order: int = 1,
+) -> Tensor:
+    """z_u, one step along the teacher's flow from z_t; t and u expanded, by sample.
+
+    order 1 is the bridge (DDIM, which on alpha = 1 and on flows is Euler's step). order 2 is Heun's: the noise believed at both
+    ends is averaged, as EDM does in sigma (2206.00364, alg. 1); where u is 0 or t has no signal it is a step of order 1.
+    """
+    process = one_gaussian(teacher.process)
+    x = guided(teacher, z, t, cond, mask, w)
+    landed = process.land(z, x, t, u)
+    if order == 1:
+        return landed
+    again = guided(teacher, landed, u, cond, mask, w)
+    (alpha_t, sigma_t), (alpha_u, sigma_u) = process.schedule(t), process.schedule(u)
+    inner = (u > 0) & (alpha_t > 1e-3 * sigma_t)
+    one = torch.where(inner, sigma_u, 1.0)
+    e = (z - cast(alpha_t, z) * x) / cast(sigma_t, z) + (landed - cast(alpha_u, z) * again) / cast(one, z)
+    mean = (z - cast(sigma_t, z) * e / 2) / cast(torch.where(inner, alpha_t, 1.0), z)
+    return process.land(z, torch.where(inner.to(z.device), mean, x), t, u)
+
+
+@contextmanager
+def replayed(device: torch.device) -> Iterator[Any]:
+    """A function that winds dropout's generator back to where the block began: two passes drop the same units."""
+    state = torch.get_rng_state() if device.type == "cpu" else torch.cuda.get_rng_state(device)
+
+    def back() -> None:
+        torch.set_rng_state(state) if device.type == "cpu" else torch.cuda.set_rng_state(state, device)
+
+    yield back
+
+
+@torch.no_grad()
+def trail(slow: nn.Module, model: nn.Module, keep: float) -> None:
+    """Move a slow copy towards the model."""
+    own = dict(model.named_parameters())
+    for name, p in slow.named_parameters():
+        p.lerp_(own[name].to(p.dtype), 1 - keep)
+
+
+class Leaps(Objective):
+    """The part that is the same for all of them; see the module.
+
+    Args:
+        distance: between two beliefs: a name ("squared", "absolute", "huber", "pseudo_huber") or any d(a, b) -> (B,).
+        drop: probability that a sample's conditions are dropped.
+        coupling: which noise meets which data.
+    """
+
+    def __init__(self, distance: str | Distance = "squared", drop: float = 0.0, coupling: Coupling | None = None) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop is {drop}; it is a probability below 1.")
+        self.distance: Distance = spec.parse(distance, DISTANCES, "distance") if isinstance(distance, str) else distance
+        self.says = f"distance={distance if isinstance(distance, str) else type(distance).__name__}, drop={drop:g}"
+        self.drop, self.coupling, self.nets, self.done = drop, coupling or Independent(), Networks(), 0.0
+
+    def extra_repr(self) -> str:
+        return self.says
+
+    def begin(self, model: Denoiser, step: int, done: float) -> None:
+        self.done = done
+
+    @abstractmethod
+    def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """t > u >= s, expanded."""
+
+    @abstractmethod
+    def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:
+        """z_u, from z_t = alpha_t x + sigma_t e."""
+
+    @abstractmethod
+    def ahead(self, model: Denoiser) -> BaseDenoiser:
+        """What leaps on from u."""
+
+    def weight(self, process: Gaussian, t: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        """What the distance counts."""
+        return torch.ones_like(t)
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        process, x = one_gaussian(model.process), leaves(batch.x)[""]
+        t, u, s = self.levels(process, noise.at("levels"), x)
+        cond, label = drop_conditions(batch.cond, noise, self.drop), (batch.cond or {}).get("label")
+        e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
+        z = process.mix(x, e, t)
+        with replayed(z.device) as back:
+            with torch.no_grad():
+                between = self.move(model, z, x, e, t, u, cond, batch.mask)
+                back()
+                ahead = self.ahead(model)
+                landed = process.land(between, belief(ahead, between, u, s, cond, batch.mask), u, s)
+                target = process.aim(z, landed, t, s)
+            back()
+            own = belief(model, z, t, s, cond, batch.mask)
+        each = self.distance(own, target) * cast(self.weight(process, t, u, s), own).reshape(-1)
+        loss = each.mean()
+        return Loss(loss, {"loss": loss.detach()}, {"": t.reshape(-1).to(each.device)}, {"": each.detach()})

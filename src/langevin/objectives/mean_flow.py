@@ -1,0 +1,122 @@
+"""MeanFlow (2505.13447) and improved MeanFlow (2512.02012): the mean velocity between two levels, learned from data alone.
+
+On the flow schedule u(z, t, s) = 1/(t - s) int_s^t v obeys, along the flow,
+
+    u = v - (t - s) du/dt,   du/dt = (v . d_z + d_t) u,
+
+which one forward differentiation gives. MeanFlow regresses u on the right side; improved MeanFlow regresses the whole of
+u + (t - s) du/dt on the velocity, with the model's own velocity as the direction of du/dt, which is then a plain regression.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.denoiser import Cond, Denoiser, dropped
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import cast
+from langevin.core.noise import Noise
+from langevin.core.tree import leaves
+from langevin.objectives.base import Loss, Objective, drop_conditions
+from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.leaps import one_gaussian
+
+
+def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
+    """What the network of a flow map says for the leap from t to s, both (B, 1, ..., 1): u on the flow schedule."""
+    to = s.reshape(len(z))
+    return model.outputs({"": z}, {"": t}, {**(cond or {}), "to": to}, mask)[""]
+
+
+class MeanFlow(Objective):
+    """A flow map with prediction "velocity" on the flow schedule.
+
+    Args:
+        improved: regress on the velocity (improved MeanFlow); False is MeanFlow as first published.
+        equal: share of samples with s = t, which learn the flow itself.
+        mean, std: of logit(t) and logit(s), two draws of which the larger is t (sec. 4.3).
+        power: the squared error counts 1 / (error + 0.01)^power of itself (sec. 4.3); 0 for the plain error.
+        omega: guidance within training: the velocity that is learned is that under classifier-free guidance of this strength,
+            1 for none (sec. 4.2; the model's own unconditional velocity is the other part).
+        drop: probability that a sample's conditions are dropped.
+        coupling: which noise meets which data.
+    """
+
+    def __init__(
+        self,
+        improved: bool = True,
+        equal: float = 0.75,
+        mean: float = -0.4,
+        std: float = 1.0,
+        power: float = 1.0,
+        omega: float = 1.0,
+        drop: float = 0.0,
+        coupling: Coupling | None = None,
+    ) -> None:
+        super().__init__()
+        for field, value in (("equal", equal), ("drop", drop)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{field} is {value}; it is a share below 1.")
+        self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
+        self.omega, self.drop, self.coupling = omega, drop, coupling or Independent()
+
+    def extra_repr(self) -> str:
+        said = f"improved={self.improved}, equal={self.equal:g}, mean={self.mean:g}, std={self.std:g}, power={self.power:g}"
+        return f"{said}, omega={self.omega:g}, drop={self.drop:g}"
+
+    def prepare(self, model: Denoiser) -> None:
+        process = one_gaussian(model.process)
+        if not model.leaps or process.schedule.scale != "flow" or model.predictions[""].name != "velocity":
+            raise ValueError(
+                "mean velocities are those of straight paths; use a FlowMap with prediction 'velocity' on schedule 'flow'."
+            )
+
+    def levels(self, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor]:
+        """(t, s), t >= s, expanded."""
+        two = torch.sigmoid(self.mean + self.std * noise.at("levels").normal((2,), torch.float64))
+        t, s = two.amax(1), two.amin(1)
+        s = torch.where(noise.at("equal").uniform(()) < self.equal, t, s)
+        shape = (-1, *[1] * (like.ndim - 1))
+        return t.reshape(shape).to(like.device), s.reshape(shape).to(like.device)
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        process, x = one_gaussian(model.process), leaves(batch.x)[""]
+        t, s = self.levels(noise, x)
+        label = (batch.cond or {}).get("label")
+        e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
+        cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
+        z, v = process.mix(x, e, t), _flow(process, x, e, t)
+        if self.omega != 1 and cond is not None:
+            everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
+            with torch.no_grad():
+                alone = velocity(model, z, t, t, dropped(cond, everyone), mask)
+            shape = (-1, *[1] * (x.ndim - 1))
+            steered = alone + self.omega * (v - alone)
+            v = torch.where(cond["drop"].reshape(shape), v, steered) if "drop" in cond else steered
+        with torch.no_grad():
+            along = velocity(model, z, t, t, cond, mask) if self.improved else v
+        u, rate = self.tangent(model, z, t, s, along, cond, mask)
+        span = cast(t - s, u)
+        error = (u + span * rate - v) if self.improved else (u - (v - span * rate))
+        squares = error.square().flatten(1).mean(1)
+        loss = (
+            squares / (squares.detach() * error[0].numel() + 0.01) ** self.power * (error[0].numel() if self.power else 1)
+        ).mean()
+        logs = {"loss": squares.mean().detach()}
+        return Loss(loss, logs, {"": t.reshape(-1).to(z.device)}, {"": squares.detach()})
+
+    def tangent(
+        self, model: Denoiser, z: Tensor, t: Tensor, s: Tensor, v: Tensor, cond: Cond, mask: Any
+    ) -> tuple[Tensor, Tensor]:
+        """u(z, t, s), with its graph, and du/dt along dz = v dt, without."""
+        with torch.no_grad():
+            _, rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))
+        return velocity(model, z, t, s, cond, mask), rate
+
+
+def _flow(process: Gaussian, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
+    """dz/dt of the path from x to e."""
+    alpha, sigma = process.schedule.rates(t)
+    return cast(alpha, x) * x + cast(sigma, x) * e
