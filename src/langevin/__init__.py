@@ -20,6 +20,7 @@ _NAMES = {
     "Categorical": "langevin.core.categorical",
     "ClassifierGuidance": "langevin.guidance",
     "Denoiser": "langevin.core.denoiser",
+    "FlowMap": "langevin.core.flow_map",
     "Gaussian": "langevin.core.gaussian",
     "Noise": "langevin.core.noise",
     "Plan": "langevin.core.plan",
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
     from langevin.core import space as spaces
     from langevin.core.categorical import Categorical
     from langevin.core.denoiser import Denoiser
+    from langevin.core.flow_map import FlowMap
     from langevin.core.gaussian import Gaussian
     from langevin.core.noise import Noise
     from langevin.core.plan import Plan

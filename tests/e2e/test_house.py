@@ -131,7 +131,7 @@ def test_the_public_surface_is_frozen():
     import langevin as lv
 
     assert lv.__all__ == [
-        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "Gaussian", "Noise", "Plan", "Product", "Trainer",
+        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product", "Trainer",
         "data", "evaluate", "fit", "guidance", "lerp", "networks", "objectives", "open_run", "oracles", "plans", "predictions",
         "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces", "training", "trajectory",
     ]  # fmt: skip

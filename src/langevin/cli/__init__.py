@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from langevin.cli.asking import Refusal, sentence
+from langevin.cli.distilling import distill
 from langevin.cli.plans import plan, tune
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
@@ -23,6 +24,7 @@ langevin: diffusion models of every kind.
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
+  langevin distill RUN --to KIND           train a faster model that learns from a run, and compare the two
   langevin ema RUN --sigma-rel WIDTH       make another average of its weights, after training
   langevin lora RUN --out FILE             write the adapters that a run has trained
 
@@ -31,7 +33,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "ema": ema, "lora": lora,
+    "tune": tune, "distill": distill, "ema": ema, "lora": lora,
 }  # fmt: skip
 
 

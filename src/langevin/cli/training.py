@@ -21,13 +21,13 @@ SECONDS_TO_SAVE = 120
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@dataclass(frozen=True)
-class _Train:
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is asked of every training."""
+
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
     out: Path | None = None
     """Run directory; runs/RECIPE by default."""
-    origin: Annotated[str | None, tyro.conf.arg(name="from")] = None
-    """Begin with the averaged weights of that run, or with those of a safetensors file (as --finetune.origin)."""
     resume: bool = False
     """Continue the run in that directory, if there is one."""
     device: str = "auto"
@@ -38,6 +38,12 @@ class _Train:
     """Divide the weights between the processes (FSDP2) instead of holding them in each."""
     samples: int = 1000
     """Samples for the evaluation at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Train(Asked):
+    origin: Annotated[str | None, tyro.conf.arg(name="from")] = None
+    """Begin with the averaged weights of that run, or with those of a safetensors file (as --finetune.origin)."""
 
 
 def launched(command: Sequence[str]) -> int:
@@ -73,7 +79,7 @@ def train(args: Sequence[str]) -> None:
         )
         return
     name, *rest = args
-    default = _Train(recipe(name))
+    default = _Train(recipe=recipe(name))
     asked = parse(_Train, rest, f"langevin train {name}", default)
     out = asked.out or Path("runs") / name
     if asked.resume and (out / "recipe.json").exists():
@@ -88,6 +94,22 @@ def train(args: Sequence[str]) -> None:
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
         asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
+    made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
+    if made is None:
+        return
+    from langevin.recipes.evaluation import report
+
+    run, device = made
+    print(report(run, out, asked.samples, device=device))
+
+
+def trained(asked: Asked, out: Path, command: Sequence[str], again: str) -> tuple[Any, str] | None:
+    """Train what was asked for: (the run with the weights that were saved, device), in the first process alone.
+
+    Args:
+        command: what was asked, for the launcher of several processes.
+        again: how to continue, for those who stopped it.
+    """
     if asked.samples < 2:
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
     if out.exists() and not out.is_dir():
@@ -98,9 +120,8 @@ def train(args: Sequence[str]) -> None:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
         # --shutdown-timeout, which earlier versions of torchrun do not know
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
-        raise SystemExit(launched([sys.executable, "-m", *launcher, "train", *args]))
+        raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
     from langevin.recipes.build import open_run, start
-    from langevin.recipes.evaluation import report
     from langevin.recipes.in_loop import evaluator
     from langevin.recipes.report import preview
 
@@ -117,9 +138,9 @@ def train(args: Sequence[str]) -> None:
         trainer.run()
     trainer.group.leave()
     if not trainer.group.first:
-        return
+        return None
     if not trainer.finished:
-        print(f"stopped at step {trainer.step}; continue with: langevin train {name} --out {out} --resume", file=sys.stderr)
+        print(f"stopped at step {trainer.step}; continue with: {again}", file=sys.stderr)
         raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
     # what is judged is what was saved
-    print(report(run.holding(open_run(out).denoiser), out, asked.samples, device=str(trainer.group.device)))
+    return run.holding(open_run(out).denoiser), str(trainer.group.device)

@@ -98,7 +98,8 @@ def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount:
 
 def twice(cond: Cond, batch: int, device: torch.device) -> Cond:
     """Conditions for one call that answers with them and, in the second half of the batch, without."""
-    if cond is None:
+    if not set(cond or ()) - {"to", "drop"}:
         raise ValueError("classifier-free guidance has no condition to strengthen; pass cond=, or leave guidance out.")
+    assert cond is not None
     second = torch.cat([torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)]).to(device)
     return dropped({name: torch.cat([c, c]) for name, c in cond.items()}, second)

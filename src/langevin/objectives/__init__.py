@@ -3,7 +3,10 @@
 from langevin.core.batch import Batch
 from langevin.objectives import levels, weights
 from langevin.objectives.base import Loss, Objective
+from langevin.objectives.consistency import Consistency
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.elbo import ELBO
+from langevin.objectives.mean_flow import MeanFlow
+from langevin.objectives.shortcut import Shortcut
 
-__all__ = ["ELBO", "Batch", "Denoising", "Loss", "Objective", "levels", "weights"]
+__all__ = ["ELBO", "Batch", "Consistency", "Denoising", "Loss", "MeanFlow", "Objective", "Shortcut", "levels", "weights"]

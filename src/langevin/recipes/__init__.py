@@ -9,7 +9,6 @@ from typing import Any
 from langevin.config import TrainConfig
 from langevin.recipes.config import (
     CategoricalConfig,
-    DenoisingConfig,
     DigitsData,
     DiTConfig,
     GaussianConfig,
@@ -22,6 +21,7 @@ from langevin.recipes.config import (
     SampleConfig,
     UNetConfig,
 )
+from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, MeanFlowConfig, ShortcutConfig
 from langevin.spec import nearest
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
@@ -96,6 +96,48 @@ def mnist() -> Recipe:
     )
 
 
+def digits_mean_flow() -> Recipe:
+    """The digits in one step, trained from scratch."""
+    return _but(
+        digits(),
+        name="digits-mean-flow",
+        about="the digits in one step, trained from scratch by improved MeanFlow",
+        expects="",
+        process=GaussianConfig(schedule="flow", prediction="velocity:level=t"),
+        objective=MeanFlowConfig(),
+        train=TrainConfig(steps=2200, batch=64, lr=1.5e-3),
+        sample=SampleConfig(plan="ddim:1"),
+    )
+
+
+def digits_shortcut() -> Recipe:
+    """The digits in any number of steps from one, trained from scratch."""
+    return _but(
+        digits(),
+        name="digits-shortcut",
+        about="the digits in 1, 2, 4, ... steps, trained from scratch as a shortcut model",
+        expects="",
+        process=GaussianConfig(schedule="flow", prediction="velocity"),
+        objective=ShortcutConfig(),
+        train=TrainConfig(steps=4500, batch=64, lr=1.5e-3),
+        sample=SampleConfig(plan="ddim:1"),
+    )
+
+
+def digits_consistency() -> Recipe:
+    """The digits in one or two steps, trained from scratch."""
+    return _but(
+        digits(),
+        name="digits-consistency",
+        about="the digits in one or two steps, trained from scratch by improved consistency training",
+        expects="",
+        process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.5"),
+        objective=ConsistencyConfig(improved=True, steps=160, distance="pseudo_huber", mean=-0.5),
+        train=TrainConfig(steps=4500, batch=64, lr=1.5e-3),
+        sample=SampleConfig(plan="consistency:1:grid=karras"),
+    )
+
+
 def images() -> Recipe:
     """Any folder of pictures; subfolders are classes."""
     return _but(
@@ -127,6 +169,7 @@ def two_moons() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
+    "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
     "images": images, "mnist": mnist, "two-moons": two_moons,
 }  # fmt: skip
 

@@ -1,7 +1,7 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ from langevin.config import Closed
 from langevin.core import prediction
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
+from langevin.core.flow_map import FlowMap
 from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
@@ -25,8 +26,11 @@ from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
 from langevin.files import parse_json, read_plain, write
 from langevin.manifest import steps
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
-from langevin.objectives import ELBO, Denoising, Objective, levels, weights
+from langevin.objectives import ELBO, Consistency, Denoising, MeanFlow, Objective, Shortcut, levels, weights
+from langevin.objectives.consistency import improved
 from langevin.recipes import config as c
+from langevin.recipes import objectives as o
+from langevin.recipes.objectives import ObjectiveConfig
 from langevin.recipes.weights import adapt, described, merge_files, put
 from langevin.tensors import digest, load
 from langevin.training import load_latest
@@ -49,6 +53,8 @@ class Facts(Closed):
     """Labels run from 0 to classes - 1; None for none."""
     origin: str | None = None
     """Hash of the weights that the run began with; None for weights that were drawn."""
+    teacher: str | None = None
+    """Hash of the teacher's weights, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +63,22 @@ class Run:
 
     recipe: c.Recipe
     denoiser: Denoiser
-    objective: Objective
     facts: Facts
     folder: Path | None = None
     """Where the run lives, once it has been opened from there."""
     weights: str | None = None
     """Which weights the denoiser has, in words; None for the average that training keeps."""
+
+    @cached_property
+    def teacher(self) -> Denoiser | None:
+        """What the objective learns from, with weights that have yet to be put in."""
+        taught = self.recipe.teacher
+        return None if taught is None else _model(taught.process, taught.network, taught.objective, self.facts)
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What training minimises; made when it is first asked for, since a teacher is a model by itself."""
+        return objective(self.recipe.objective, self.teacher)
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
@@ -106,21 +122,36 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     if facts is None:
         splits = data(recipe.data)
         facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe))
-    process, predictions = make_process(recipe.process)
+    _check_teacher(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        net = network(recipe.network, facts, process)
-    denoiser = Denoiser(net, process, predictions, shape=facts.shape)
+        denoiser = _model(recipe.process, recipe.network, recipe.objective, facts)
     if weights is not None:
-        put(denoiser, weights, str(recipe.finetune.origin))
+        put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
-    made = objective(recipe.objective)
-    denoiser.spread = getattr(made, "spread", None)
+    denoiser.spread = getattr(recipe.objective, "spread", None)
     if not recipe.sample.plan.startswith("auto:"):
-        plans_for(process, plans.parse(recipe.sample.plan))  # refused now rather than after training
-    run = Run(recipe, denoiser, made, facts)
+        plans_for(denoiser.process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+    run = Run(recipe, denoiser, facts)
     if splits is not None:
         run.__dict__["_splits"] = splits
     return run
+
+
+def _model(process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveConfig, facts: Facts) -> Denoiser:
+    """A denoiser, or a flow map where that is what the objective learns."""
+    made, predictions = make_process(process)
+    kind = FlowMap if learned.learns == "map" else Denoiser
+    return kind(network(net, facts, made, learned.scalars), made, predictions, shape=facts.shape)
+
+
+def _check_teacher(recipe: c.Recipe) -> None:
+    kind, taught = recipe.objective.kind, recipe.objective.taught
+    if recipe.teacher is None and taught == "always":
+        raise ValueError(
+            f"objective {kind!r} learns from a teacher, and the recipe has none; use langevin distill RUN --to {kind}."
+        )
+    if recipe.teacher is not None and taught == "never":
+        raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
 
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
@@ -162,8 +193,8 @@ def make_process(cfg: c.ProcessConfig) -> tuple[Process, Any]:
     return Product({n: p for n, (p, _) in made.items()}), {n: q for n, (_, q) in made.items()}
 
 
-def network(cfg: c.NetworkConfig, facts: Facts, process: Process) -> nn.Module:
-    """A network that fits the data and the process."""
+def network(cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = ()) -> nn.Module:
+    """A network that fits the data and the process, with conditions `scalars` besides those of the data."""
     shape, classes = facts.shape, facts.classes
     parts = process.leaves()
     if isinstance(process, Product):
@@ -176,22 +207,23 @@ def network(cfg: c.NetworkConfig, facts: Facts, process: Process) -> nn.Module:
             "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
             "label": CategoryPort(cfg.width, label.states, label.categories),
         }
-        return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
+        return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
     assert isinstance(shape, tuple)
     if isinstance(cfg, c.MLPConfig):
         if len(shape) != 1:
             raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
-        return MLP(shape[0], cfg.width, cfg.depth, classes)
+        return MLP(shape[0], cfg.width, cfg.depth, classes, scalars)
     if len(shape) != 3:
         raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
     leaf = parts[""]
     categories = leaf.categories if isinstance(leaf, Categorical) else None
     channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
     if isinstance(cfg, c.UNetConfig):
-        net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width,
-                              cfg.dropout, classes, time=cfg.time, out_channels=out, patch=cfg.patch)  # fmt: skip
+        net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
+                              classes, time=cfg.time, out_channels=out, patch=cfg.patch, scalars=scalars)  # fmt: skip
     else:
-        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, None, out, cfg.stem)
+        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, None, out, cfg.stem,
+                  scalars)  # fmt: skip
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
     return net
@@ -206,9 +238,24 @@ def _classes(source: Any, recipe: c.Recipe) -> int | None:
     return None if labels is None else int(labels.max()) + 1
 
 
-def objective(cfg: c.ObjectiveConfig) -> Objective:
-    if isinstance(cfg, c.ELBOConfig):
+def objective(cfg: ObjectiveConfig, teacher: Denoiser | None = None) -> Objective:
+    """What training minimises.
+
+    Args:
+        teacher: for objectives that have one; it is frozen.
+    """
+    if isinstance(cfg, o.ELBOConfig):
         return ELBO(cfg.steps, cfg.drop)
+    if isinstance(cfg, o.ConsistencyConfig):
+        if cfg.improved:
+            return improved(cfg.distance, last=cfg.steps, grid=cfg.grid, mean=cfg.mean, std=cfg.std, drop=cfg.drop)
+        return Consistency(
+            teacher, cfg.steps, cfg.decay, cfg.order, cfg.grid, guidance=cfg.guidance, distance=cfg.distance, drop=cfg.drop
+        )
+    if isinstance(cfg, o.ShortcutConfig):
+        return Shortcut(cfg.finest, cfg.share, cfg.decay, drop=cfg.drop)
+    if isinstance(cfg, o.MeanFlowConfig):
+        return MeanFlow(**cfg.model_dump(exclude={"kind"}))
     return Denoising(
         spec.parse(cfg.weight, weights.WEIGHTS, "weight"), spec.parse(cfg.levels, levels.LEVELS, "levels"),
         cfg.spread, cfg.clean, cfg.drop,
@@ -242,7 +289,7 @@ def start(
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     run = build(recipe, weights=weights)
-    facts = run.facts.model_copy(update={"origin": origin})
+    facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
     trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, group=group)
@@ -272,6 +319,24 @@ def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[st
             "put them back, or choose another directory."
         )
     return weights, now
+
+
+def _teach(run: Run, out: Path, resume: bool) -> str | None:
+    """Give the teacher its weights, if a checkpoint does not hold them yet; their hash."""
+    if run.teacher is None or run.recipe.teacher is None:
+        return None
+    facts = out / FACTS_FILE
+    before = _read(facts, Facts).teacher if resume and facts.exists() else None
+    if before is not None and steps(out / "checkpoints"):
+        return before
+    origin = run.recipe.teacher.origin
+    weights = _weights_of(Path(origin))
+    now = digest(weights)
+    if before not in (None, now):
+        raise ValueError(f"{origin} holds other weights than those that {out} was begun to learn from; put them back, or choose "
+                         "another directory.")  # fmt: skip
+    put(run.teacher, weights, origin)
+    return now
 
 
 def _weights_of(origin: Path) -> dict[str, Tensor]:

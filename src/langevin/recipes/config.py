@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
+from langevin.recipes.objectives import ObjectiveConfig
 
 
 class DigitsData(Closed):
@@ -166,28 +167,6 @@ class MLPConfig(Closed):
 NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
 
 
-class DenoisingConfig(Closed):
-    """See `langevin.objectives.Denoising`."""
-
-    kind: Literal["denoising"] = "denoising"
-    weight: str = "simple"
-    levels: str = "uniform"
-    spread: Literal["shared", "independent", "elements"] = "shared"
-    clean: float = Field(default=0.0, ge=0, lt=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
-
-
-class ELBOConfig(Closed):
-    """See `langevin.objectives.ELBO`."""
-
-    kind: Literal["elbo"] = "elbo"
-    steps: int = Field(default=100, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
-
-
-ObjectiveConfig = Annotated[DenoisingConfig | ELBOConfig, Field(discriminator="kind")]
-
-
 class LoRAConfig(Closed):
     """Low-rank adapters, which alone are trained then. See `langevin.adapters.lora`."""
 
@@ -209,6 +188,18 @@ class FinetuneConfig(Closed):
     lora: LoRAConfig = LoRAConfig()
     freeze: str | None = None
     """Parameters that are left alone, by shell patterns over their names joined by "|", such as "net.enter.*"."""
+
+
+class TeacherConfig(Closed):
+    """What a student learns from: enough to make the teacher again, whose weights are in the student's own checkpoints."""
+
+    origin: str
+    """A run directory."""
+    name: str
+    """Of the recipe that it was trained by."""
+    process: ProcessConfig
+    network: NetworkConfig
+    objective: ObjectiveConfig
 
 
 class SampleConfig(Closed):
@@ -252,5 +243,7 @@ class Recipe(Closed):
     objective: ObjectiveConfig
     train: TrainConfig
     finetune: FinetuneConfig = FinetuneConfig()
+    teacher: TeacherConfig | None = None
+    """Whom it learns from, where the objective has a teacher; `langevin distill` fills it in."""
     sample: SampleConfig = SampleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

@@ -1,7 +1,7 @@
 """Whose weights a run's model has: those of another run, of a file, with adapters; and what is written to be used so."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,19 @@ from langevin.training.snapshots import average_run
 FORMAT = "langevin-weights-1"
 
 
-def put(model: Denoiser, weights: Mapping[str, Tensor], path: str | Path) -> None:
+def put(model: Denoiser, weights: Mapping[str, Tensor], path: str | Path, besides: Sequence[str] = ()) -> None:
     """Load weights that fit to the last name and shape.
 
     Args:
         path: where they came from, for the error.
+        besides: conditions of the model that the weights may know nothing of; its own stay.
 
     Raises:
         ValueError: saying the first that differs; nothing is loaded then.
     """
     own = model.state_dict()
+    new = tuple(f"conditions.scalars.{name}." for name in besides)
+    weights = {**{n: v for n, v in own.items() if any(part in n for part in new)}, **weights}
     differing = [n for n in own if n not in weights] + [n for n in weights if n not in own]
     differing = differing or [n for n, v in own.items() if v.shape != weights[n].shape]
     if differing:
