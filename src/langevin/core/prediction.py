@@ -36,6 +36,7 @@ LEVEL_LABELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "index": lambda schedule, t: (t * schedule.size).round() - 1,
     "lam": lambda schedule, t: schedule.lam(t).clamp(-30, 30),
     "log_sigma/4": lambda schedule, t: (schedule.sigma(t) / schedule.alpha(t)).clamp(1e-20, 1e20).log() / 4,
+    "250log_sigma": lambda schedule, t: (schedule.sigma(t) / schedule.alpha(t)).clamp(1e-20, 1e20).log() * 250,
 }
 
 

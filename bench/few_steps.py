@@ -1,0 +1,268 @@
+"""Quality against steps and training cost of every method that needs few of them, beside the peers' losses, in one run.
+
+    python bench/few_steps.py moons --reference ../consistency_models     # a checkout of openai/consistency_models
+    python bench/few_steps.py digits                                      # teacher and students, ten minutes each
+    python bench/few_steps.py mnist --data data/mnist --teacher runs/mnist
+    python bench/few_steps.py plot
+
+Two moons: one multilayer perceptron, one optimiser, one average and one number of updates for all, ours and theirs; what differs
+is the loss (and its own schedule of levels). Measured is the exact 2-Wasserstein distance of 2,000 samples to 2,000 points of the
+data, beside that of 2,000 other points (the floor). Peers: torchcfm (pip install --no-deps torchcfm pot) for flow matching with
+and without minibatch optimal transport; the losses of openai/consistency_models for consistency distillation and training, whose
+file is read from a checkout, with empty modules in place of what it imports and does not need here.
+
+Digits and MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own that
+a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
+"""
+
+import argparse
+import csv
+import importlib.util
+import sys
+import time
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import langevin as lv
+from langevin.objectives import Consistency, Denoising, MeanFlow, Objective, Shortcut
+from langevin.objectives.consistency import growing, improved, slowing
+from langevin.objectives.coupling import OptimalTransport
+
+RESULTS = Path(__file__).parent / "results"
+COUNT, BATCH, RATE = 2000, 256, 2e-3
+FIELDS = ("problem", "who", "method", "plan", "evaluations", "quality", "measure", "recall", "training_seconds", "updates")
+
+
+# Two moons
+
+
+def w2(a: Tensor, b: Tensor) -> float:
+    """The exact 2-Wasserstein distance of two clouds of as many points."""
+    from scipy.optimize import linear_sum_assignment
+
+    cost = torch.cdist(a.double(), b.double()).square()
+    return float(cost[linear_sum_assignment(cost.numpy())].mean().sqrt())
+
+
+def net(scalars: Sequence[str] = ()) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return lv.networks.MLP(2, 128, 4, scalars=scalars)
+
+
+class Moons:
+    """The data without its labels, and one way to train whatever on it."""
+
+    def __init__(self, updates: int) -> None:
+        from langevin.data import Arrays
+
+        points = lv.data.two_moons(20_000, 0.05, 0)
+        self.data = Arrays(points.batch(torch.arange(len(points))).x)
+        self.real, other = (lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT)).x for seed in (7, 8))
+        self.floor, self.updates = w2(other, self.real), updates
+
+    def train(self, model: Any, objective: Objective, updates: int | None = None) -> float:
+        began = time.process_time()
+        lv.fit(model, self.data, objective=objective, steps=updates or self.updates, batch=BATCH, lr=RATE, progress=False)
+        return time.process_time() - began
+
+    def judge(self, model: Any, plan: str) -> float:
+        return w2(lv.sample(model, lv.plans.parse(plan), COUNT, seed=3), self.real)
+
+
+class Theirs(Objective):
+    """A peer's own loss, called by our loop: same network, optimiser, average and batches."""
+
+    def __init__(self, loss: Callable[[Any, Tensor, float], Tensor], decay: Callable[[float], float] | None = None) -> None:
+        super().__init__()
+        self.loss, self.decay, self.done = loss, decay, 0.0
+
+    def prepare(self, model: Any) -> None:
+        import copy
+
+        from langevin.objectives.base import Networks
+
+        self.nets = Networks({"slow": copy.deepcopy(model).requires_grad_(False)})
+
+    def begin(self, model: Any, step: int, done: float) -> None:
+        self.done = done
+
+    def end(self, model: Any) -> None:
+        from langevin.objectives.leaps import trail
+
+        if self.decay is not None:
+            trail(self.nets["slow"], model, self.decay(self.done))
+
+    def forward(self, model: Any, batch: Any, noise: Any) -> Any:
+        from langevin.objectives import Loss
+
+        with torch.random.fork_rng():  # they draw from torch's own generator
+            torch.manual_seed(int(noise.ids[0]))
+            total = self.loss(self, model, batch.x)  # pyright: ignore
+        return Loss(total, {"loss": total.detach()})
+
+
+def flow_matching(transport: bool) -> Callable[..., Tensor]:
+    """torchcfm's targets; its time runs from noise 0 to data 1."""
+    from torchcfm.conditional_flow_matching import ConditionalFlowMatcher, ExactOptimalTransportConditionalFlowMatcher
+
+    matcher = (ExactOptimalTransportConditionalFlowMatcher if transport else ConditionalFlowMatcher)(sigma=0.0)
+
+    def loss(self: Any, model: Any, x: Tensor) -> Tensor:
+        t, z, u = matcher.sample_location_and_conditional_flow(torch.randn_like(x), x)
+        out = model.outputs({"": z}, {"": (1 - t).double()[:, None]}, None, None)[""]
+        return (out + u).square().mean()  # our velocity points from data to noise
+
+    return loss
+
+
+def reference(checkout: Path, teacher: Any, distilled: bool, updates: int) -> tuple[Callable[..., Tensor], Any]:
+    """(openai/consistency_models' loss, the share its slow copy keeps): paper settings for a small image, "l2" distance."""
+    for name in ("piq", "torchvision", "torchvision.transforms", "cm", "cm.dist_util"):
+        sys.modules.setdefault(name, types.ModuleType(name))
+    sys.modules["piq"].LPIPS = sys.modules["torchvision.transforms"].RandomCrop = object  # pyright: ignore
+    sys.modules["cm"].__path__ = [str(checkout / "cm")]  # pyright: ignore
+    sys.modules["cm"].dist_util = sys.modules["cm.dist_util"]  # pyright: ignore
+    spec = importlib.util.spec_from_file_location("cm.karras_diffusion", checkout / "cm" / "karras_diffusion.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    student = module.KarrasDenoiser(sigma_data=SIGMA_DATA, distillation=True, weight_schedule="uniform", loss_norm="l2")
+    plain = module.KarrasDenoiser(sigma_data=SIGMA_DATA, distillation=False)
+
+    def called(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
+        return lambda x, label: model.net(x, label)
+
+    def loss(self: Any, model: Any, x: Tensor) -> Tensor:
+        scales = 18 if distilled else growing(self.done)
+        terms = student.consistency_losses(
+            called(model), x, scales, target_model=called(self.nets["slow"]),
+            teacher_model=called(teacher) if distilled else None, teacher_diffusion=plain,
+        )  # fmt: skip
+        return terms["loss"].mean()
+
+    return loss, (lambda done: 0.95) if distilled else (lambda done: slowing(done, as_published_code=True))
+
+
+SIGMA_DATA = 0.7
+
+
+def edm_model() -> Any:
+    """A denoiser under EDM's process, whose network is shown 250 log(sigma) as the reference's is."""
+    return lv.Denoiser(net(), lv.Gaussian(lv.schedules.edm()), lv.predictions.edm(SIGMA_DATA, level="250log_sigma"))
+
+
+def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
+    """Every method on two moons."""
+    table = Moons(updates)
+    flow = lv.Gaussian(lv.schedules.flow())
+    taught: dict[str, Any] = {}
+    uniform = ("euler:1", "euler:2:grid=uniform", "euler:4:grid=uniform", "euler:100:grid=uniform")
+    leaps = ("consistency:1:grid=uniform", "consistency:2:grid=uniform")
+    karras = ("consistency:1:grid=karras", "consistency:2:grid=karras")
+
+    def denoiser() -> Any:
+        return lv.Denoiser(net(), flow, "velocity")
+
+    def flow_map(level: str = "t") -> Any:
+        return lv.FlowMap(net(("span",)), flow, lv.predictions.velocity(level))
+
+    def learned(name: str) -> Any:
+        """A teacher, trained once."""
+        if name not in taught:
+            taught[name] = denoiser() if name == "flow" else edm_model()
+            table.train(taught[name], Denoising() if name == "flow" else Denoising("edm", "lognormal_sigma"))
+        import copy
+
+        return copy.deepcopy(taught[name]).requires_grad_(True)
+
+    def teacher(name: str = "flow") -> Any:
+        return learned(name).requires_grad_(False)
+
+    # (who, method): model, objective, plans
+    rows: dict[tuple[str, str], Callable[[], tuple[Any, Objective, Sequence[str]]]] = {
+        ("ours", "flow matching"): lambda: (denoiser(), Denoising(), uniform),
+        ("torchcfm", "flow matching"): lambda: (denoiser(), Theirs(flow_matching(False)), uniform),
+        ("ours", "OT flow matching"): lambda: (denoiser(), Denoising(coupling=OptimalTransport()), uniform),
+        ("torchcfm", "OT flow matching"): lambda: (denoiser(), Theirs(flow_matching(True)), uniform),
+        ("ours", "EDM teacher"): lambda: (
+            edm_model(),
+            Denoising("edm", "lognormal_sigma"),
+            ("heun:18:grid=karras", "heun:1:grid=karras"),
+        ),
+        ("ours", "consistency distillation"): lambda: (learned("edm"), Consistency(teacher("edm")), karras),
+        ("ours", "consistency training"): lambda: (edm_model(), Consistency(None, growing, slowing), karras),
+        ("ours", "improved consistency training"): lambda: (edm_model(), improved(last=160), karras),
+        ("ours", "shortcut"): lambda: (flow_map("1000t"), Shortcut(), uniform),
+        ("ours", "improved MeanFlow"): lambda: (flow_map(), MeanFlow(power=0.0), uniform),
+        ("ours", "MeanFlow"): lambda: (flow_map(), MeanFlow(improved=False), uniform),
+    }
+    if reference_at is not None:
+        for method, distilled in (("consistency distillation", True), ("consistency training", False)):
+
+            def theirs(distilled: bool = distilled) -> tuple[Any, Objective, Sequence[str]]:
+                model = learned("edm") if distilled else edm_model()
+                return (
+                    model,
+                    Theirs(*reference(reference_at, teacher("edm").net if distilled else None, distilled, updates)),
+                    karras,
+                )
+
+            rows["openai", method] = theirs
+    _ = leaps
+    write({"problem": "moons", "who": "data", "method": "floor", "quality": table.floor, "measure": "W2"})
+    for (who, method), make in rows.items():
+        if (only and method not in only) or written("moons", who, method):
+            continue
+        model, objective, plans = make()
+        seconds = table.train(model, objective)
+        for plan in plans:
+            nfe = lv.plans.parse(plan).on(model.process.schedule).nfe
+            write({
+                "problem": "moons", "who": who, "method": method, "plan": plan, "evaluations": nfe,
+                "quality": table.judge(model, plan), "measure": "W2", "training_seconds": seconds, "updates": updates,
+            })  # fmt: skip
+
+
+def read() -> list[dict[str, str]]:
+    file = RESULTS / "few_steps.csv"
+    if not file.exists():
+        return []
+    with file.open() as lines:
+        return list(csv.DictReader(lines))
+
+
+def written(problem: str, who: str, method: str) -> bool:
+    return any((r["problem"], r["who"], r["method"]) == (problem, who, method) for r in read())
+
+
+def write(row: dict[str, Any]) -> None:
+    if "plan" not in row and written(row["problem"], row["who"], row["method"]):
+        return
+    file = RESULTS / "few_steps.csv"
+    head = not file.exists()
+    with file.open("a") as lines:
+        out = csv.DictWriter(lines, FIELDS)
+        if head:
+            out.writeheader()
+        out.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+    print({k: v for k, v in row.items() if k != "problem"}, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("problem", choices=("moons", "digits", "mnist", "plot"))
+    parser.add_argument("--reference", type=Path, help="a checkout of openai/consistency_models")
+    parser.add_argument("--only", nargs="*", default=(), help="methods")
+    parser.add_argument("--updates", type=int, default=3000)
+    asked = parser.parse_args()
+    if asked.problem == "moons":
+        moons(asked.updates, asked.reference, asked.only)
+
+
+if __name__ == "__main__":
+    main()
