@@ -5,7 +5,8 @@ f(z_t, t) is the end of the flow that passes through z_t. It is learned as a bel
 
     d(f(z_(i+1)), f^-(z^_i)),   z^_i a teacher's step from z_(i+1), or alpha_i x + sigma_i e with the same e.
 
-At level 0 the belief is the state itself, whatever the network says: every prediction but "x0" keeps f(z, 0) = z.
+At level 0 the belief is the state itself, whatever the network says: f(z, 0) = z holds under every prediction, and under all
+but "x0" f is continuous there.
 """
 
 import copy
