@@ -99,11 +99,11 @@ class Consistency(Leaps):
 
     def end(self, model: Denoiser) -> None:
         if self.decay is not None:
-            trail(self.nets["slow"], model, self.decay(self.done) if callable(self.decay) else self.decay)
+            trail(self.nets["slow"], model, _now(self.decay, self.done))
 
     def ladder(self, process: Gaussian) -> Tensor:
         """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64."""
-        steps = self.steps(self.done) if callable(self.steps) else self.steps
+        steps: int = _now(self.steps, self.done)
         if steps not in self._levels:
             self._levels = {steps: torch.tensor(self.grid(process.schedule, steps)[::-1], dtype=torch.float64)}
         return self._levels[steps]
@@ -143,6 +143,10 @@ def improved(distance: str | Distance = "pseudo_huber", first: int = 10, last: i
     pseudo-Huber distance."""
     given = {"decay": None, "weighting": "inverse", "density": "lognormal", **settings}
     return Consistency(None, lambda done: doubling(done, first, last), distance=distance, **given)
+
+
+def _now(value: Any, done: float) -> Any:
+    return value(done) if callable(value) else value
 
 
 def _said(value: Any) -> str:

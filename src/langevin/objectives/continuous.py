@@ -139,7 +139,7 @@ class ContinuousConsistency(Objective):
             lambda z, t: model.outputs({"": z}, {"": t}, cond, mask)[""],
             (z, t),
             (cast(both, z) * v, both * (2 / math.pi)),
-        )
+        )[:2]
         r = 1.0 if self.warmup == 0 else min(1.0, self.done / self.warmup)
         return said, -cast(alpha**2, z) * (said - v) - r * (cast(both, z) * z + rate)
 

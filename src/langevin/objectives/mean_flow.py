@@ -113,7 +113,7 @@ class MeanFlow(Objective):
         """u(z, t, s), with its graph, and du/dt along dz = v dt, without."""
         with replayed(z.device) as back:  # both with the same units dropped
             with torch.no_grad():
-                _, rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))
+                rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))[1]
             back()
             return velocity(model, z, t, s, cond, mask), rate
 
