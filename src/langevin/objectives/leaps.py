@@ -148,14 +148,14 @@ class Leaps(Objective):
     def ahead(self, model: Denoiser) -> BaseDenoiser:
         """What leaps on from u."""
 
+    def weight(self, process: Gaussian, t: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        """What the distance counts."""
+        return torch.ones_like(t)
+
     def onward(self, u: Tensor, s: Tensor) -> Tensor:
         """What the second leap, from u to s, is told to reach."""
         del u
         return s
-
-    def weight(self, process: Gaussian, t: Tensor, u: Tensor, s: Tensor) -> Tensor:
-        """What the distance counts."""
-        return torch.ones_like(t)
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
