@@ -14,10 +14,10 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.sample import sample
 from langevin.data import Arrays
-from langevin.objectives import Batch
+from langevin.objectives import Batch, Denoising
 from langevin.objectives.trajectory import Trajectory
 from langevin.training import Trainer
-from tests.laws.leaping import C, ExactFlow, normal
+from tests.laws.leaping import C, ExactFlow, normal, square
 from tests.rows import SCHEDULES
 
 EDM = Gaussian(schedules.edm())
@@ -80,6 +80,19 @@ def test_the_teacher_walks_its_ladder_step_by_step():
             sigma, below = 80 * ladder[i], 80 * ladder[i - 1]
             by_hand = by_hand * (C + sigma * below) / (C + sigma**2)  # Euler on normal data
         assert torch.allclose(moved[k : k + 1], by_hand, rtol=1e-12)
+
+
+def test_the_loss_that_is_added_is_a_denoisers():
+    torch.manual_seed(0)
+    model = FlowMap(networks.MLP(1, 8, 1, scalars=["span"]).double(), EDM, "edm", (1,))
+    batch, noise, beside = square(20), Noise.of(0, 80), Denoising("edm", "lognormal_sigma")
+    losses = {}
+    for share in (0.0, 0.3):
+        objective = Trajectory(ExactFlow(EDM), steps=6, denoising=beside, share=share)
+        objective.prepare(model)
+        losses[share] = objective(model, batch, noise).total.detach()
+    alone = beside(model, batch, noise.at("denoising")).total.detach()
+    assert torch.allclose(losses[0.3] - losses[0.0], 0.3 * alone, rtol=1e-12)
 
 
 def learning(out=None, resume=False, teacher=True):

@@ -16,7 +16,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
-from langevin.objectives.base import Loss, Objective
+from langevin.objectives.base import Loss
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.distances import Distance
@@ -50,7 +50,7 @@ class Trajectory(Leaps):
         decay: float = 0.999,
         order: int = 2,
         grid: str | Grid = "karras",
-        denoising: Objective | None = None,
+        denoising: Denoising | None = None,
         share: float = 1.0,
         guidance: float = 1.0,
         distance: str | Distance = "squared",
