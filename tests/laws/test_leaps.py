@@ -256,6 +256,13 @@ def test_a_plan_of_leaps_is_the_leaps():
     assert all(torch.allclose(end, ends[0], atol=1e-9) for end in ends)
 
 
+def test_a_step_that_lands_elsewhere_asks_a_denoiser():
+    """Euler's step in t is where a belief lands on the straight path alone, and this one is shifted."""
+    process, z = Gaussian(schedules.flow(shift=3.0)), normal(8, 1)
+    plan, oracle = plans.adams_bashforth(4, order=1), oracles.gaussian(process, torch.zeros(1), torch.tensor([[C]]))
+    assert torch.allclose(sample(ExactFlow(process), plan, 8, start=z), sample(oracle, plan, 8, start=z), atol=1e-12)
+
+
 def test_known_elements_stay():
     model = FlowMap(networks.MLP(3, 16, 1, scalars=["span"]), FLOW, "velocity", (3,))
     given, known = normal(4, 3).float(), normal(4, 3, seed=1) > 0
