@@ -1,5 +1,8 @@
 """Editing: what is known stays, and on normal data the rest is what the algorithm's matrices say."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -194,3 +197,13 @@ def test_refusals():
         guidance.super_resolve(PICTURE, 0)
     with pytest.raises(ValueError, match="count is 1"):
         tasks.interpolate(PICTURES, plans.ddim(2), 1)
+
+
+def test_the_page_runs_as_written():
+    code = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "editing.md").read_text(), re.S)
+    space: dict[str, object] = {}
+    exec(compile("\n".join(code), "editing.md", "exec"), space)
+    pictures, known, small, large = (space[n] for n in ("pictures", "known", "small", "large"))
+    assert torch.equal(space["halves"][known], pictures[:4][known])
+    assert torch.allclose(large.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)), small, atol=1e-6)
+    assert space["free"].shape == space["clean"].shape == (4, 1, 8, 8) and space["way"].shape == (8, 1, 8, 8)
