@@ -24,6 +24,7 @@ ROOMS = {
     "plans": {"core", "spec", "oracles", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec", "plans"},  # distillation walks along a plan's levels
+    "tasks": {"core", "plans", "guidance", "data", "files", "tensors", "objectives", "training"},
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},

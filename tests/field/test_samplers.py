@@ -31,7 +31,7 @@ CATEGORIES = ("confidence", "first_hitting", "remask", "tau_leaping")
 ONE_A_STEP = [
     "adams_bashforth", "confidence", "consistency", "ddim", "ddpm", "default", "deis", "diffusers", "dpm_solver_multistep",
     "dpmpp", "euler", "euler_ancestral", "first_hitting", "k_diffusion", "lcm", "lms", "multistep", "plms", "remask",
-    "sa_solver", "sd3", "tau_leaping", "trig", "unipc",
+    "sa_solver", "sd3", "tau_leaping", "trajectory", "trig", "unipc",
 ]  # fmt: skip
 TWO_A_STEP = ["dpm_2", "dpm_solver", "dpmpp_single", "edm", "edm_stochastic", "heun"]  # and one for the last
 EVALUATIONS = {
@@ -62,6 +62,7 @@ STOCHASTIC = {
     "annealed_langevin": plans.annealed_langevin(3, per_level=3),
     "consistency": plans.consistency(3),
     "lcm": plans.lcm(3),
+    "trajectory": plans.trajectory(4, gamma=0.5),
     "diffusers": diffusers(6, "sde_dpmpp_2m", "karras"),
     "k_diffusion": k_diffusion(6, "euler_ancestral"),
 }

@@ -211,9 +211,12 @@ class Plan:
     @property
     def aims(self) -> list[float | None]:
         """For each row the level that a flow map is asked to leap to: the row's end, if rows stand for themselves and draw no
-        noise. Elsewhere None, and a flow map answers as a denoiser: what is mixed must be beliefs of one kind."""
+        noise. Elsewhere None, and a flow map answers as a denoiser: what is mixed must be beliefs of one kind, and Euler's step
+        in t or in the angle is not where a belief lands."""
         alone = all(isinstance(r, StateRow) or (r.mix == (1.0,) and not r.anchored and r.a is None) for r in self.rows)
-        return [r.stop if alone and isinstance(r, Row) and r.eta == 0 and self.basis != "v" else None for r in self.rows]
+        return [
+            r.stop if alone and isinstance(r, Row) and r.eta == 0 and self.basis in ("x0", "eps") else None for r in self.rows
+        ]
 
     def to_json(self) -> str:
         fields = {"name": self.name, "basis": self.basis, "order": self.order, "data_std": self.data_std}

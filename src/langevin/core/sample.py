@@ -343,9 +343,7 @@ def _warn_of_unseen_levels(denoiser: BaseDenoiser, held: Mapping[str, tuple[Tens
 def _aims(denoiser: BaseDenoiser, plans: Mapping[str, Plan], count: int, device: torch.device) -> Sequence[Tensor | None]:
     """What a flow map is told to leap to at each row, (B,); None for what is a denoiser there."""
     (plan, *_) = plans.values()
-    levels = plan.aims if denoiser.leaps else [None] * len(plan.rows)
-    if plan.basis == "velocity" and any(leaf.schedule.scale != "flow" for leaf in denoiser.process.leaves().values()):
-        levels = [None] * len(plan.rows)  # Euler's step is the bridge on straight paths alone
+    levels = plan.aims if getattr(denoiser, "leaps", False) else [None] * len(plan.rows)
     return [None if s is None else torch.full((count,), s, dtype=torch.float64, device=device) for s in levels]
 
 

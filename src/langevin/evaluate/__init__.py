@@ -8,11 +8,12 @@ from langevin.evaluate.inception import InceptionTF
 from langevin.evaluate.measure import METRICS, measure
 from langevin.evaluate.metrics import clip_score, cmmd, energy_distance, frechet, frechet_infinity, inception_score, kid
 from langevin.evaluate.neighbours import PRDC, Memorisation, memorisation, nearest, prdc
+from langevin.evaluate.perceptual import LPIPS, lpips
 from langevin.evaluate.weights import load_features
 
 __all__ = [
-    "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet", "InceptionTF",
+    "LPIPS", "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet", "InceptionTF",
     "Memorisation", "Result", "Split", "card_of", "clip_score", "cmmd", "energy_distance", "extract", "frechet",
-    "frechet_infinity", "inception_score", "kept_classifier", "kid", "load_features", "measure", "memorisation", "nearest",
-    "prdc", "refuse_small", "train_classifier",
+    "frechet_infinity", "inception_score", "kept_classifier", "kid", "load_features", "lpips", "measure", "memorisation",
+    "nearest", "prdc", "refuse_small", "train_classifier",
 ]  # fmt: skip

@@ -2,5 +2,6 @@
 
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
+from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 
-__all__ = ["CFG", "ClassifierGuidance"]
+__all__ = ["CFG", "ClassifierGuidance", "Known", "colourise", "inpaint", "super_resolve"]

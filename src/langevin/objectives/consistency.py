@@ -5,7 +5,8 @@ f(z_t, t) is the end of the flow that passes through z_t. It is learned as a bel
 
     d(f(z_(i+1)), f^-(z^_i)),   z^_i a teacher's step from z_(i+1), or alpha_i x + sigma_i e with the same e.
 
-At level 0 the belief is the state itself, whatever the network says: every prediction but "x0" keeps f(z, 0) = z.
+At level 0 the belief is the state itself, whatever the network says: f(z, 0) = z holds under every prediction, and under all
+but "x0" f is continuous there.
 """
 
 import copy
@@ -98,11 +99,11 @@ class Consistency(Leaps):
 
     def end(self, model: Denoiser) -> None:
         if self.decay is not None:
-            trail(self.nets["slow"], model, self.decay(self.done) if callable(self.decay) else self.decay)
+            trail(self.nets["slow"], model, _now(self.decay, self.done))
 
     def ladder(self, process: Gaussian) -> Tensor:
         """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64."""
-        steps = self.steps(self.done) if callable(self.steps) else self.steps
+        steps: int = _now(self.steps, self.done)
         if steps not in self._levels:
             self._levels = {steps: torch.tensor(self.grid(process.schedule, steps)[::-1], dtype=torch.float64)}
         return self._levels[steps]
@@ -142,6 +143,10 @@ def improved(distance: str | Distance = "pseudo_huber", first: int = 10, last: i
     pseudo-Huber distance."""
     given = {"decay": None, "weighting": "inverse", "density": "lognormal", **settings}
     return Consistency(None, lambda done: doubling(done, first, last), distance=distance, **given)
+
+
+def _now(value: Any, done: float) -> Any:
+    return value(done) if callable(value) else value
 
 
 def _said(value: Any) -> str:

@@ -21,7 +21,7 @@ from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, Independent
-from langevin.objectives.leaps import one_gaussian
+from langevin.objectives.leaps import one_gaussian, replayed
 
 
 def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
@@ -111,9 +111,11 @@ class MeanFlow(Objective):
         self, model: Denoiser, z: Tensor, t: Tensor, s: Tensor, v: Tensor, cond: Cond, mask: Any
     ) -> tuple[Tensor, Tensor]:
         """u(z, t, s), with its graph, and du/dt along dz = v dt, without."""
-        with torch.no_grad():
-            _, rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))
-        return velocity(model, z, t, s, cond, mask), rate
+        with replayed(z.device) as back:  # both with the same units dropped
+            with torch.no_grad():
+                rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))[1]
+            back()
+            return velocity(model, z, t, s, cond, mask), rate
 
 
 def _flow(process: Gaussian, x: Tensor, e: Tensor, t: Tensor) -> Tensor:

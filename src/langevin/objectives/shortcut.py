@@ -65,8 +65,11 @@ class Shortcut(Leaps):
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:
         process, slow = one_gaussian(model.process), self.ahead(model)
-        finest = t - u < 0.75 * 0.5**self.finest  # half of the finest pair is a step along the flow
-        return process.land(z, belief(slow, z, t, torch.where(finest, t, u), cond, mask), t, u)
+        return process.land(z, belief(slow, z, t, self.onward(t, u), cond, mask), t, u)
+
+    def onward(self, u: Tensor, s: Tensor) -> Tensor:
+        # both halves of the smallest pair are steps along the flow: nobody teaches leaps of `finest`
+        return torch.where(u - s < 1.5 * 0.5**self.finest, u, s)
 
     def ahead(self, model: Denoiser) -> BaseDenoiser:
         return self.nets["slow"]  # pyright: ignore[reportReturnType]

@@ -9,7 +9,7 @@ from langevin.files import read_plain
 from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
-from langevin.plans.few_step import consistency, lcm
+from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
 from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
@@ -47,7 +47,7 @@ PLANS: dict[str, Callable[..., Draft]] = {
         adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddpm, default, deis, diffusers, dpm_2,
         dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic, euler, euler_ancestral, first_hitting,
         heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms, predictor_corrector, remask, restart, rk4, sa_solver,
-        sd3, tau_leaping, trig, unipc,
+        sd3, tau_leaping, trajectory, trig, unipc,
     )
 }  # fmt: skip
 

@@ -1,0 +1,123 @@
+"""Consistency trajectory models (2310.02279): leaps between any two levels of a flow, learned from a teacher's steps.
+
+For levels t > u >= s of a ladder the leap from t to s is to land where a teacher's steps to u and a slow copy's leap on to s do;
+with s = t a leap is a denoiser's belief, which the denoising loss that is added teaches (eq. 18). The published loss carries both
+landing points on to data by a further leap of the slow copy; here they are compared as beliefs, which costs no evaluation. Its
+adversarial part is left out.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.objectives.base import Loss
+from langevin.objectives.coupling import Coupling
+from langevin.objectives.denoising import Denoising
+from langevin.objectives.distances import Distance
+from langevin.objectives.leaps import Leaps, belief, follow, one_gaussian, trail
+from langevin.plans.grids import Grid
+from langevin.plans.grids import named as grid_named
+
+
+class Trajectory(Leaps):
+    """A flow map learned from a teacher, or from itself. Sample with `plans.trajectory`, or with any plan of one-step rows.
+
+    Args:
+        teacher: a frozen denoiser of the same process, whose flow is followed (a `FlowMap` leaps); None follows that of the
+            slow copy, asked as a denoiser.
+        steps: intervals of the ladder.
+        longest: intervals of the ladder, at most, that lie between t and u.
+        decay: share that the slow copy keeps at each update.
+        order: of the teacher's step: 1 is DDIM's, 2 Heun's.
+        grid: of levels.
+        denoising: the loss that is added, of any batch; `Denoising(drop=drop)` by default.
+        share: its factor.
+        guidance: of the teacher.
+        distance, drop, coupling: as for `Leaps`.
+    """
+
+    def __init__(
+        self,
+        teacher: BaseDenoiser | None = None,
+        steps: int = 18,
+        longest: int = 4,
+        decay: float = 0.999,
+        order: int = 2,
+        grid: str | Grid = "karras",
+        denoising: Denoising | None = None,
+        share: float = 1.0,
+        guidance: float = 1.0,
+        distance: str | Distance = "squared",
+        drop: float = 0.0,
+        coupling: Coupling | None = None,
+    ) -> None:
+        super().__init__(distance, drop, coupling)
+        if not 1 <= longest <= steps:
+            raise ValueError(f"longest is {longest} of {steps} steps; give 1 <= longest <= steps.")
+        if order not in (1, 2):
+            raise ValueError(f"order is {order}; a teacher's step is of order 1 (DDIM) or 2 (Heun).")
+        if not share >= 0:
+            raise ValueError(f"share is {share}; it is the factor of the denoising loss, 0 for none.")
+        if teacher is not None:
+            self.nets["teacher"] = teacher.requires_grad_(False).eval()
+        self.steps, self.longest, self.decay, self.order, self.grid = steps, longest, decay, order, grid_named(grid)
+        self.denoising, self.share, self.guidance = denoising or Denoising(drop=drop, coupling=coupling), share, guidance
+        name = grid if isinstance(grid, str) else getattr(grid, "__name__", "given")
+        self.says += f", steps={steps}, longest={longest}, decay={decay:g}, order={order}, grid={name}, share={share:g}"
+        self.says += f", guidance={guidance:g}"
+        self._ladder: Tensor | None = None
+
+    def prepare(self, model: Denoiser) -> None:
+        if not model.leaps:
+            raise ValueError("a trajectory model is told where to leap to; use a FlowMap.")
+        self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
+
+    def end(self, model: Denoiser) -> None:
+        trail(self.nets["slow"], model, self.decay)
+
+    def ladder(self, process: Gaussian) -> Tensor:
+        """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64."""
+        if self._ladder is None:
+            self._ladder = torch.tensor(self.grid(process.schedule, self.steps)[::-1], dtype=torch.float64)
+        return self._ladder
+
+    def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ladder, (one, two, three) = self.ladder(process), noise.uniform((3,)).cpu().unbind(1)
+        top = 1 + (one * self.steps).long()  # 1 .. N
+        last = (two * top).long()  # 0 .. top - 1
+        between = top - 1 - (three * (top - last).clamp(max=self.longest)).long()  # within `longest` below top, last or above
+        shape = (-1, *[1] * (like.ndim - 1))
+        t, u, s = (ladder[i].reshape(shape).to(like.device) for i in (top, between, last))
+        return t, u, s
+
+    def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:
+        teacher: Any = self.nets["teacher"] if "teacher" in self.nets else self.nets["slow"]
+        if teacher.leaps and "teacher" in self.nets:
+            return one_gaussian(model.process).land(z, belief(teacher, z, t, u, cond, mask), t, u)
+        ladder = self.ladder(one_gaussian(model.process)).to(t.device)
+        top, low = torch.searchsorted(ladder, t.contiguous()), torch.searchsorted(ladder, u.contiguous())
+        for k in range(int((top - low).max())):
+            here, there = (ladder[(top - j).clamp(min=0)] for j in (k, k + 1))
+            going = top - k > low
+            # those who have arrived are moved by nothing: their step is taken between levels that exist, and thrown away
+            here, there = torch.where(going, here, t), torch.where(going, there, u)
+            z = torch.where(going.to(z.device), follow(teacher, z, here, there, cond, mask, self.guidance, self.order), z)
+        return z
+
+    def ahead(self, model: Denoiser) -> BaseDenoiser:
+        return self.nets["slow"]  # pyright: ignore[reportReturnType]
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        leaps = super().forward(model, batch, noise)
+        if self.share == 0:
+            return leaps
+        beside = self.denoising(model, batch, noise.at("denoising"))
+        total = leaps.total + self.share * beside.total
+        logs = {"loss": total.detach(), "loss/leaps": leaps.total.detach(), "loss/denoising": beside.total.detach()}
+        return Loss(total, logs, leaps.levels, leaps.each)
