@@ -120,6 +120,7 @@ class DistributionMatching(Objective):
         with torch.set_grad_enabled(self.turn and torch.is_grad_enabled()):
             return belief(model, begun, t, torch.zeros_like(t), cond, mask)
 
+    @torch.no_grad()
     def direction(self, process: Gaussian, x: Tensor, noise: Noise, cond: Cond, mask: Tensor | None) -> Tensor:
         """The normalised gradient at x (B, *shape); it leads away from the teacher's law."""
         t = inner_levels(self.noised, process, noise.at("levels"), x)
@@ -147,8 +148,7 @@ class DistributionMatching(Objective):
             critical = critic.own(teacher, process.mix(data, e, u), process.mix(made, e, u), u, cond, mask, self.r1).mean()
             total, logs["loss/critic"] = total + critical, critical.detach()
         if self.turn:
-            with torch.no_grad():
-                away = self.direction(process, made, noise.at("matching"), cond, mask)
+            away = self.direction(process, made, noise.at("matching"), cond, mask)
             pull = away * x  # its gradient in x is `away`, its value means nothing
             matching = mean_over_elements(pull, process.space.real(pull, mask)).mean()
             total, logs["size/matching"] = total + matching, away.square().mean().sqrt()
