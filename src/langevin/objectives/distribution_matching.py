@@ -78,8 +78,10 @@ class DistributionMatching(Objective):
         if check_levels(levels)[0] != 1:
             raise ValueError(f"levels begin at {levels[0]:g}; the student begins with pure noise, at level 1.")
         self.nets = Networks()
-        if fake is not None or isinstance(teacher, Denoiser):
-            self.nets["fake"] = _learning(copy.deepcopy(teacher) if fake is None else fake)
+        if fake is None and isinstance(teacher, Denoiser):
+            fake = copy.deepcopy(teacher)
+        if fake is not None:
+            self.nets["fake"] = _learning(fake)
         self.nets["teacher"] = frozen(teacher)
         self.levels, self.every, self.guidance = check_levels(levels), every, float(guidance)
         self.noised = spec.parse(noised, LEVELS, "levels") if isinstance(noised, str) else noised

@@ -58,7 +58,7 @@ class LatentConsistency(Consistency):
         if not 1 <= skip <= original:
             raise ValueError(f"skip is {skip} of {original} original levels; give a stride from 1 to {original}.")
         self.w, self.skip = strengths(w), skip
-        self.says += f", w={self.w}, skip={skip}"
+        self.says = f"{self.says}, w={self.w}, skip={skip}"
 
     def conditions(self, batch: Batch, noise: Noise, like: Tensor) -> Cond:
         cond = super().conditions(batch, noise, like)
