@@ -271,6 +271,46 @@ def test_a_student_of_few_steps_meets_the_states_that_it_makes():
             state = process.mix(x, process.noise(x, noise.at("renoise", step=k + 1)), torch.tensor(levels[k + 1]).double())
 
 
+class Affine(torch.nn.Module):
+    """x^ = scale[label] z + shift[label]."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale, self.shift = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.zeros(2))
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.scale[cond["label"]][:, None] * z + self.shift[cond["label"]][:, None]
+
+
+class OfNormals(torch.nn.Module):
+    """The belief for data N(mean[label], exp(log_variance[label])), which are learned."""
+
+    def __init__(self, process):
+        super().__init__()
+        self.process, self.mean, self.log_variance = (
+            process,
+            torch.nn.Parameter(torch.zeros(2)),
+            torch.nn.Parameter(torch.zeros(2)),
+        )
+
+    def forward(self, z, level, cond=None, mask=None):
+        mean, variance = self.mean[cond["label"]][:, None], self.log_variance[cond["label"]].exp()[:, None]
+        alpha, sigma = (v[:, None].float() for v in self.process.schedule(level.double()))
+        return mean + alpha * variance / (alpha**2 * variance + sigma**2) * (z - alpha * mean)
+
+
+def test_trained_among_normals_the_student_has_the_teachers_law():
+    process = lv.Gaussian(schedules.cosine())
+    student = lv.Denoiser(Affine(), process, prediction.x0("t"), shape=(2,))
+    fake = lv.Denoiser(OfNormals(process), process, prediction.x0("t"), shape=(2,))
+    objective = DistributionMatching(Normals(process, (-1.0, 2.0), 0.3), fake=fake, every=2, rate=2.0)
+    config = TrainConfig(steps=800, batch=256, lr=0.02, warmup=0, weight_decay=0.0, ema=0.99)
+    Trainer(student, lv.data.two_moons(512), objective, config).run(progress=False)
+    torch.testing.assert_close(student.net.shift.data, torch.tensor([-1.0, 2.0]), rtol=0, atol=0.02)
+    torch.testing.assert_close(student.net.scale.data, torch.full((2,), 0.3**0.5), rtol=0, atol=0.05)
+    torch.testing.assert_close(fake.net.mean.data, torch.tensor([-1.0, 2.0]), rtol=0, atol=0.05)
+
+
 # Checkpoints
 
 
