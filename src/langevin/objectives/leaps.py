@@ -148,6 +148,10 @@ class Leaps(Objective):
     def ahead(self, model: Denoiser) -> BaseDenoiser:
         """What leaps on from u."""
 
+    def conditions(self, batch: Batch, noise: Noise, like: Tensor) -> Cond:
+        """What model, slow copy and teacher are told; `like` has the dtype of the states."""
+        return drop_conditions(batch.cond, noise, self.drop)
+
     def weight(self, process: Gaussian, t: Tensor, u: Tensor, s: Tensor) -> Tensor:
         """What the distance counts."""
         return torch.ones_like(t)
@@ -160,7 +164,7 @@ class Leaps(Objective):
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t, u, s = self.levels(process, noise.at("levels"), x)
-        cond, label = drop_conditions(batch.cond, noise, self.drop), (batch.cond or {}).get("label")
+        cond, label = self.conditions(batch, noise, x), (batch.cond or {}).get("label")
         e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
         z = process.mix(x, e, t)
         with replayed(z.device) as back:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,6 +174,9 @@ class Trainer:
             updates, samples = found.state["averages"][part]
             own = average.tensors()
             average.load(divided({n: found.tensors[part][n] for n in own}, own), updates, samples)
+        odd = sorted(set(self.objective.state_dict()) ^ set(found.tensors["objective"]))
+        if odd:
+            raise ValueError(f"checkpoint and objective disagree on {_listed(odd, 3)}; resume with the same objective.")
         self.objective.load_state_dict(dict(found.tensors["objective"]))
         state, weights = found.tensors["optimiser"], dict(self._players.named_parameters())
         like = {name: weights[owner] for name in state if (owner := name.rpartition(".")[0]) in weights}
@@ -464,7 +467,7 @@ class Trainer:
         return bool(self.group.sum(torch.tensor(float(self._stop or late))))
 
 
-def _listed(samples: list[int], most: int = 16) -> str:
+def _listed(samples: Sequence[int | str], most: int = 16) -> str:
     rest = f" and {len(samples) - most} more" if len(samples) > most else ""
     return ", ".join(map(str, samples[:most])) + rest
 
