@@ -26,11 +26,10 @@ from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
 from langevin.files import parse_json, read_plain, write
 from langevin.manifest import steps
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
-from langevin.objectives import ELBO, Consistency, Denoising, MeanFlow, Objective, Shortcut, levels, weights
-from langevin.objectives.consistency import improved
+from langevin.objectives import Objective
 from langevin.recipes import config as c
-from langevin.recipes import objectives as o
 from langevin.recipes.objectives import ObjectiveConfig
+from langevin.recipes.teaching import check_teacher, objective
 from langevin.recipes.weights import adapt, described, merge_files, put
 from langevin.tensors import digest, load
 from langevin.training import load_latest
@@ -78,7 +77,7 @@ class Run:
     @cached_property
     def objective(self) -> Objective:
         """What training minimises; made when it is first asked for, since a teacher is a model by itself."""
-        return objective(self.recipe.objective, self.teacher)
+        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes)
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
@@ -122,7 +121,7 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     if facts is None:
         splits = data(recipe.data)
         facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe))
-    _check_teacher(recipe)
+    check_teacher(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
         denoiser = _model(recipe.process, recipe.network, recipe.objective, facts)
     if weights is not None:
@@ -142,16 +141,6 @@ def _model(process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveCon
     made, predictions = make_process(process)
     kind = FlowMap if learned.learns == "map" else Denoiser
     return kind(network(net, facts, made, learned.scalars), made, predictions, shape=facts.shape)
-
-
-def _check_teacher(recipe: c.Recipe) -> None:
-    kind, taught = recipe.objective.kind, recipe.objective.taught
-    if recipe.teacher is None and taught == "always":
-        raise ValueError(
-            f"objective {kind!r} learns from a teacher, and the recipe has none; use langevin distill RUN --to {kind}."
-        )
-    if recipe.teacher is not None and taught == "never":
-        raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
 
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
@@ -236,30 +225,6 @@ def _classes(source: Any, recipe: c.Recipe) -> int | None:
         return None if source.classes is None else len(source.classes)
     labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")
     return None if labels is None else int(labels.max()) + 1
-
-
-def objective(cfg: ObjectiveConfig, teacher: Denoiser | None = None) -> Objective:
-    """What training minimises.
-
-    Args:
-        teacher: for objectives that have one; it is frozen.
-    """
-    if isinstance(cfg, o.ELBOConfig):
-        return ELBO(cfg.steps, cfg.drop)
-    if isinstance(cfg, o.ConsistencyConfig):
-        if cfg.improved:
-            return improved(cfg.distance, last=cfg.steps, grid=cfg.grid, mean=cfg.mean, std=cfg.std, drop=cfg.drop)
-        return Consistency(
-            teacher, cfg.steps, cfg.decay, cfg.order, cfg.grid, guidance=cfg.guidance, distance=cfg.distance, drop=cfg.drop
-        )
-    if isinstance(cfg, o.ShortcutConfig):
-        return Shortcut(cfg.finest, cfg.share, cfg.decay, drop=cfg.drop)
-    if isinstance(cfg, o.MeanFlowConfig):
-        return MeanFlow(**cfg.model_dump(exclude={"kind"}))
-    return Denoising(
-        spec.parse(cfg.weight, weights.WEIGHTS, "weight"), spec.parse(cfg.levels, levels.LEVELS, "levels"),
-        cfg.spread, cfg.clean, cfg.drop,
-    )  # fmt: skip
 
 
 def start(

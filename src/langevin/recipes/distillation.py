@@ -2,20 +2,71 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from langevin.config import TrainConfig
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
 from langevin.spec import nearest
 
-
-def _consistency(teacher: c.Recipe, steps: int) -> tuple[o.ObjectiveConfig, str]:
-    plan = f"consistency:{steps}:grid={'uniform' if steps < 3 else 'angle'}"
-    return o.ConsistencyConfig(steps=40, decay=0.95, order=2, grid="angle", distance="pseudo_huber"), plan
+Made = tuple[o.ObjectiveConfig, str]
+"""An objective, and the plan that its student is sampled by."""
 
 
-STUDENTS: dict[str, Callable[[c.Recipe, int], tuple[o.ObjectiveConfig, str]]] = {"consistency": _consistency}
-"""By name: (objective, plan) from the teacher's recipe and the number of steps wanted."""
+def _consistency(steps: int) -> Made:
+    made = o.ConsistencyConfig(steps=18, decay=0.95, order=2, grid="angle", distance="pseudo_huber")
+    return made, f"consistency:{steps}:grid=uniform"
+
+
+def _latent(steps: int) -> Made:
+    return o.LatentConsistencyConfig(), f"consistency:{steps}:grid=uniform"
+
+
+def _progressive(steps: int) -> Made:
+    return o.ProgressiveConfig(steps=16 * steps, stages=5), f"ddim:{steps}:grid=uniform"
+
+
+def _adversarial(steps: int) -> Made:
+    return o.AdversarialConfig(steps=steps), f"consistency:{steps}:grid=uniform"
+
+
+def _matching(steps: int) -> Made:
+    return o.DistributionMatchingConfig(steps=steps), f"consistency:{steps}:grid=uniform"
+
+
+def _guidance(steps: int) -> Made:
+    return o.GuidanceDistillationConfig(), f"default:{steps}"
+
+
+def _trajectory(steps: int) -> Made:
+    return o.TrajectoryConfig(grid="angle"), f"ddim:{steps}:grid=angle"
+
+
+def _continuous(steps: int) -> Made:
+    return o.ContinuousConsistencyConfig(), f"consistency:{steps}:grid=uniform"
+
+
+def _mean_flow(steps: int) -> Made:
+    return o.MeanFlowConfig(), f"ddim:{steps}:grid=uniform"
+
+
+def _shortcut(steps: int) -> Made:
+    return o.ShortcutConfig(), f"ddim:{steps}:grid=uniform"
+
+
+STUDENTS: dict[str, Callable[[int], Made]] = {
+    "consistency": _consistency, "lcm": _latent, "progressive": _progressive, "adversarial": _adversarial, "dmd": _matching,
+    "mean-flow": _mean_flow, "shortcut": _shortcut, "trajectory": _trajectory, "continuous": _continuous,
+    "guidance": _guidance,
+}  # fmt: skip
+"""By name: objective and plan of a student of so many steps."""
+
+_OWN_PROCESS = {
+    "mean-flow": c.GaussianConfig(schedule="flow", prediction="velocity:level=t"),
+    "shortcut": c.GaussianConfig(schedule="flow", prediction="velocity"),
+    "continuous": c.GaussianConfig(schedule="trigonometric", prediction="v:level=t"),
+}
+"""Methods that are bound to a process."""
 
 
 def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
@@ -35,21 +86,25 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
         raise ValueError(f"steps is {steps}; a student needs at least 1 evaluation.")
     if not isinstance(teacher.process, c.GaussianConfig):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
-    objective, plan = STUDENTS[to](teacher, steps)
-    taught = objective.taught != "never"
-    return teacher.model_copy(
-        update={
-            "name": f"{teacher.name}-{to}",
-            "about": f"{teacher.name}, distilled to {steps} step{'s' * (steps > 1)}: {to}",
-            "expects": "what its teacher reaches, at fewer evaluations; the table at the end says how near it came",
-            "objective": objective,
-            "finetune": c.FinetuneConfig(origin=str(run)),
-            "teacher": c.TeacherConfig(
-                origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
-            )
-            if taught
-            else None,
-            "train": TrainConfig(**{**teacher.train.model_dump(), "lr": teacher.train.lr / 4}),
-            "sample": c.SampleConfig(plan=plan),
-        }
-    )
+    objective, plan = STUDENTS[to](steps)
+    process = _OWN_PROCESS.get(to, teacher.process)
+    taught = objective.taught != "never" and process == teacher.process
+    changes: dict[str, Any] = {
+        "name": f"{teacher.name}-{to}",
+        "about": f"{teacher.name}, distilled to {steps} step{'s' * (steps > 1)}: {to}",
+        "expects": "what its teacher reaches, at fewer evaluations; the table at the end says how near it came",
+        "process": process,
+        "objective": objective,
+        "finetune": c.FinetuneConfig(),
+        "teacher": None,
+        "sample": c.SampleConfig(plan=plan),
+    }
+    if process == teacher.process:
+        # a student that begins as its teacher has to move less, and more carefully
+        changes["finetune"] = c.FinetuneConfig(origin=str(run))
+        changes["train"] = TrainConfig(**{**teacher.train.model_dump(), "lr": teacher.train.lr / 4})
+    if taught:
+        changes["teacher"] = c.TeacherConfig(
+            origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
+        )
+    return teacher.model_copy(update=changes)

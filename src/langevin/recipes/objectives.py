@@ -93,6 +93,139 @@ class MeanFlowConfig(_Objective):
     drop: float = Field(default=0.0, ge=0, lt=1)
 
 
+class LatentConsistencyConfig(_Objective):
+    """Consistency distillation with guidance as a condition (LCM). See `langevin.objectives.LatentConsistency`."""
+
+    taught: ClassVar = "always"
+    scalars: ClassVar = ("guidance",)
+
+    kind: Literal["lcm"] = "lcm"
+    w: tuple[float, float] = (1.0, 3.0)
+    """Least and most strength of guidance; 1 is none."""
+    original: int = Field(default=50, ge=2)
+    """Levels of the grid."""
+    skip: int = Field(default=1, ge=1)
+    """How many of them the teacher crosses at once."""
+    decay: float = Field(default=0.95, ge=0, lt=1)
+    grid: str = "uniform"
+    distance: str = "huber"
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ProgressiveConfig(_Objective):
+    """See `langevin.objectives.Progressive`."""
+
+    taught: ClassVar = "always"
+
+    kind: Literal["progressive"] = "progressive"
+    steps: int = Field(default=16, ge=1)
+    """Of the first student."""
+    stages: int | None = Field(default=None, ge=1)
+    """How many students; down to one step by default."""
+    weighting: Literal["truncated", "v"] = "truncated"
+    grid: str = "uniform"
+    decay: float | None = Field(default=None, ge=0, lt=1)
+    """Share that a slow copy keeps, which becomes the teacher then."""
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class _Few(_Objective):
+    """Students of a few steps, each at levels of its own."""
+
+    steps: int = Field(default=1, ge=1)
+    """Of the student."""
+    grid: str = "uniform"
+    """Of its levels."""
+    guidance: float = 1.0
+    """Of the teacher."""
+    r1: float = Field(default=1e-5, ge=0)
+    """Weight of the penalty on the critic's gradient."""
+    at: str = ""
+    """Modules of the teacher that the critic reads, by shell patterns joined by "|"; its main blocks by default."""
+    width: int = Field(default=64, ge=1)
+    """Of the critic's heads."""
+    rate: float = Field(default=1.0, gt=0)
+    """Learning rate of what is trained beside the student, relative to its own."""
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class AdversarialConfig(_Few):
+    """See `langevin.objectives.Adversarial`."""
+
+    taught: ClassVar = "always"
+
+    kind: Literal["adversarial"] = "adversarial"
+    distill: float = Field(default=2.5, ge=0)
+    """Weight of the distillation."""
+    weighting: Literal["exponential", "sds"] = "exponential"
+
+
+class DistributionMatchingConfig(_Few):
+    """See `langevin.objectives.DistributionMatching` (DMD2)."""
+
+    taught: ClassVar = "always"
+
+    kind: Literal["dmd"] = "dmd"
+    every: int = Field(default=5, ge=1)
+    """The student is trained at each such update."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Weight of a critic; 0 for none."""
+
+
+class GuidanceDistillationConfig(_Objective):
+    """See `langevin.objectives.GuidanceDistillation`."""
+
+    taught: ClassVar = "always"
+    scalars: ClassVar = ("guidance",)
+
+    kind: Literal["guidance"] = "guidance"
+    w: tuple[float, float] = (1.0, 5.0)
+    """Least and most strength of guidance; 1 is none."""
+    weighting: Literal["truncated", "v"] = "truncated"
+    levels: str = "uniform"
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class TrajectoryConfig(_Objective):
+    """Consistency trajectories (CTM). See `langevin.objectives.Trajectory`."""
+
+    learns: ClassVar = "map"
+    scalars: ClassVar = ("span",)
+    taught: ClassVar = "either"
+
+    kind: Literal["trajectory"] = "trajectory"
+    steps: int = Field(default=18, ge=2)
+    longest: int = Field(default=4, ge=1)
+    """Most intervals that the teacher crosses."""
+    decay: float = Field(default=0.999, ge=0, lt=1)
+    order: Literal[1, 2] = 2
+    grid: str = "karras"
+    share: float = Field(default=1.0, ge=0)
+    """Factor of the denoising loss."""
+    guidance: float = 1.0
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ContinuousConsistencyConfig(_Objective):
+    """Consistency in continuous time (sCM). See `langevin.objectives.ContinuousConsistency`."""
+
+    taught: ClassVar = "either"
+
+    kind: Literal["continuous"] = "continuous"
+    levels: str = "lognormal_sigma:mean=-1.0,std=1.4"
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the run over which the tangent enters."""
+    normalise: float | None = Field(default=0.1, gt=0)
+    """The tangent is divided by its norm plus this; None leaves it."""
+    adaptive: bool = True
+    """Learn a weight by level."""
+    guidance: float = 1.0
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
 ObjectiveConfig = Annotated[
-    DenoisingConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig, Field(discriminator="kind")
-]
+    DenoisingConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
+    | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
+    | ContinuousConsistencyConfig,
+    Field(discriminator="kind"),
+]  # fmt: skip

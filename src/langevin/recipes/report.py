@@ -44,6 +44,8 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     cond = None
     if labels is not None:
         cond, given = (None, {"label": labels}) if joint else ({"label": labels}, None)
+    if "guidance" in run.recipe.objective.scalars:  # the model itself answers for a strength
+        cond, w = {**(cond or {}), "guidance": torch.full((count,), float(w))}, 1.0
 
     def options(first: int, now: int) -> dict[str, Any]:
         def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:

@@ -1,0 +1,72 @@
+"""Objectives from their settings, with a teacher where they have one."""
+
+from collections.abc import Callable
+from typing import Any
+
+from langevin import spec
+from langevin.core.denoiser import Denoiser
+from langevin.core.process import Process
+from langevin.objectives import ELBO, Denoising, MeanFlow, Objective, Shortcut, levels, weights
+from langevin.objectives.adversarial import Adversarial
+from langevin.objectives.consistency import Consistency, improved
+from langevin.objectives.continuous import ContinuousConsistency
+from langevin.objectives.distribution_matching import DistributionMatching
+from langevin.objectives.guidance_distillation import GuidanceDistillation
+from langevin.objectives.latent_consistency import LatentConsistency
+from langevin.objectives.progressive import Progressive
+from langevin.objectives.trajectory import Trajectory
+from langevin.plans.grids import named
+from langevin.recipes import config as c
+from langevin.recipes import objectives as o
+
+# those whose settings are their arguments
+_ALONE: dict[str, Callable[..., Objective]] = {"shortcut": Shortcut, "mean-flow": MeanFlow}
+_TAUGHT: dict[str, Callable[..., Objective]] = {
+    "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,
+    "continuous": ContinuousConsistency,
+}  # fmt: skip
+
+
+def check_teacher(recipe: c.Recipe) -> None:
+    """Refuse a recipe that lacks the teacher its objective needs, or has one that it does not ask.
+
+    Raises:
+        ValueError: naming the objective and the remedy.
+    """
+    kind, taught = recipe.objective.kind, recipe.objective.taught
+    if recipe.teacher is None and taught == "always":
+        raise ValueError(
+            f"objective {kind!r} learns from a teacher, and the recipe has none; use langevin distill RUN --to {kind}."
+        )
+    if recipe.teacher is not None and taught == "never":
+        raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
+
+
+def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None) -> Objective:
+    """What training minimises.
+
+    Args:
+        process: of the model.
+        teacher: for objectives that have one; it is frozen.
+        classes: of the labels, which a critic is told.
+    """
+    given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
+    if isinstance(cfg, o.ELBOConfig):
+        return ELBO(cfg.steps, cfg.drop)
+    if isinstance(cfg, o.DenoisingConfig):
+        weight = spec.parse(cfg.weight, weights.WEIGHTS, "weight")
+        return Denoising(weight, spec.parse(cfg.levels, levels.LEVELS, "levels"), cfg.spread, cfg.clean, cfg.drop)
+    if isinstance(cfg, o.ConsistencyConfig):
+        if given.pop("improved"):
+            last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop")
+            return improved(last=last, **{name: given[name] for name in kept})
+        return Consistency(teacher, **given)
+    if cfg.kind in _ALONE:
+        return _ALONE[cfg.kind](**given)
+    if cfg.kind in _TAUGHT:
+        return _TAUGHT[cfg.kind](teacher, **given)
+    assert isinstance(cfg, (o.AdversarialConfig, o.DistributionMatchingConfig)) and teacher is not None
+    (leaf,) = process.leaves().values()
+    at = named(given.pop("grid"))(leaf.schedule, given.pop("steps"))[:-1]
+    made = Adversarial if isinstance(cfg, o.AdversarialConfig) else DistributionMatching
+    return made(teacher, levels=at, classes=classes, **given)
