@@ -20,13 +20,15 @@ ROOMS = {
     "networks": set(),
     "core": set(),
     "schedules": {"core"},
+    "interpolants": {"core"},
     "oracles": {"core"},
     "plans": {"core", "spec", "oracles", "files", "tensors"},
     "guidance": {"core"},
-    "objectives": {"core", "spec", "plans"},  # distillation walks along a plan's levels
+    "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "tasks": {"core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "files",

@@ -5,5 +5,6 @@ from langevin.objectives import levels, weights
 from langevin.objectives.base import Loss, Objective
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.elbo import ELBO
+from langevin.objectives.interpolant import InterFlow
 
-__all__ = ["ELBO", "Batch", "Denoising", "Loss", "Objective", "levels", "weights"]
+__all__ = ["ELBO", "Batch", "Denoising", "InterFlow", "Loss", "Objective", "levels", "weights"]

@@ -1,0 +1,1 @@
+"""Tasks: what is done with a model beyond drawing samples from it."""
