@@ -31,6 +31,11 @@ GAMMAS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
 """gamma and its derivative in t, for noise 1."""
 
 
+def stochastic(plan: Plan) -> bool:
+    """Whether a plan does anything but follow the flow."""
+    return any(row.eta > 0 or row.c > 0 if isinstance(row, Row) else not isinstance(row, DrivingRow) for row in plan.rows)
+
+
 class Interpolant(Gaussian):
     """The process between two data sets; batches bring the other one as `Batch.source`, and `sample` is given it as start.
 
@@ -38,9 +43,9 @@ class Interpolant(Gaussian):
         schedule: the weights of x and y: `flow()` is the straight path, `trigonometric()` that which keeps the variance of
             independent ends, `learned_path()` one that is trained.
         noise: the factor of gamma; 0 adds none.
-        shape: gamma for noise 1: "bridge" sqrt(t (1 - t)), the Brownian bridge of that volatility (2302.00482, def. 3.11; the
-            sqrt(2 t (1 - t)) of 2303.08797 is noise = sqrt(2)); "sine" sin^2(pi t); "constant" 1, which blurs the ends as well
-            (2302.00482, eq. 14).
+        shape: gamma for noise 1: "bridge" sqrt(t (1 - t)), the Brownian bridge of that volatility (SB-CFM, 2302.00482,
+            table 1; the sqrt(2 t (1 - t)) of 2303.08797 is noise = sqrt(2)); "sine" sin^2(pi t); "constant" 1, which blurs the
+            ends as well (CFM, the same table).
         space: Euclidean by default.
 
     Raises:
@@ -79,13 +84,12 @@ class Interpolant(Gaussian):
 
     def check(self, plan: Plan, leaf: str) -> None:
         super().check(plan, leaf)
-        for row in plan.rows:
-            if not isinstance(row, (Row, DrivingRow)) or (isinstance(row, Row) and (row.eta or row.c)):
-                at = f"leaf {leaf!r}" if leaf else "the process"
-                raise ValueError(
-                    f"plan {plan.name} adds noise or follows a score, and {at} is an interpolant, of which only the flow is "
-                    "learned; use a deterministic plan, such as heun:20:grid=uniform."
-                )
+        if stochastic(plan):
+            at = f"leaf {leaf!r}" if leaf else "the process"
+            raise ValueError(
+                f"plan {plan.name} adds noise or follows a score, and {at} is an interpolant, of which only the flow is learned; "
+                "use a deterministic plan, such as heun:20:grid=uniform."
+            )
 
     # What a Gaussian process knows of its other end, and this does not
 

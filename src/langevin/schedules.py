@@ -303,8 +303,8 @@ class Learned(Schedule):
 
 
 class LearnedPath(Schedule):
-    """A path with fixed ends and learned bends: alpha and sigma of a base plus sum_m c_m sin(pi m t), m = 1, ..., modes
-    (2209.15571, section 2.2). It begins as its base.
+    """A path with fixed ends and learned bends: alpha and sigma of a base plus sum_m c_m sin(pi m t) / (pi m), m = 1, ..., modes
+    (2209.15571; over pi m, so that c of one size costs every mode the same speed). It begins as its base.
 
     The best path is that of least energy, a max-min problem (see `langevin.objectives.interpolant`).
 
@@ -325,7 +325,8 @@ class LearnedPath(Schedule):
         order = torch.arange(1, self.modes + 1, dtype=torch.float64, device=modes.device)
         at = t.double().to(modes.device)
         # sin(pi m t) is 0 at t = 1 only up to rounding, and the ends are fixed
-        waves = torch.where((at > 0) & (at < 1), 1.0, 0.0)[..., None] * torch.sin(math.pi * order * at[..., None])
+        inside = torch.where((at > 0) & (at < 1), 1.0, 0.0)[..., None]
+        waves = inside * torch.sin(math.pi * order * at[..., None]) / (math.pi * order)
         return straight + (waves * modes).sum(-1).to(straight.device)
 
     def alpha(self, t: Tensor) -> Tensor:

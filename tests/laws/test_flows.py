@@ -264,7 +264,7 @@ def test_beta_levels_reweight_unless_they_are_divided_out():
 
 
 def test_a_learned_path_climbs_to_that_of_least_energy():
-    def learned(path, updates, lr=0.02):
+    def learned(path, updates, lr=0.05):
         schedule = schedules.learned_path("flow", 4)
         model, objective = exact(Interpolant(schedule)), InterFlow(Nodes(100), path=path)
         adam, batch = torch.optim.Adam(schedule.parameters(), lr=lr), design(nodes=100)
@@ -280,6 +280,16 @@ def test_a_learned_path_climbs_to_that_of_least_energy():
     assert [tuple(v.tolist()) for v in best(torch.tensor([0.0, 1.0]))] == [(1.0, 0.0), (0.0, 1.0)]  # its ends are fixed
     # joint minimisation, the source's wording, walks away from it
     assert energy(learned("descent", 30)) > energy(schedules.flow()) + 0.1
+
+
+def test_a_path_learned_with_its_network_loses_energy():
+    noise = Noise.of(0, 4000)
+    data, source = Arrays(noise.at("x").normal((1,)) * S + M), Arrays(noise.at("y").normal((1,)))
+    torch.manual_seed(0)
+    schedule = schedules.learned_path("flow", 4)
+    model = Denoiser(MLP(1, 32, 2), Interpolant(schedule), "velocity")
+    fit(model, Unpaired(data, source), objective=InterFlow(), steps=600, batch=256, lr=3e-3, warmup=20, ema=0.98, progress=False)
+    assert energy(schedule) < 4.31  # 4.4646 at first, 4.25 at best
 
 
 @pytest.mark.parametrize("shape", list(GAMMAS))
@@ -299,7 +309,7 @@ def test_noise_on_the_way_is_noise_on_the_ends(shape):
 
 
 def test_the_bridge_has_the_target_of_schroedinger_bridge_matching():
-    # in the paper's time r = 1 - t: u = (1 - 2r) / (2 r (1 - r)) (z - mu) + x1 - x0 (2302.00482, eq. 21); dz/dt = -u
+    # in the paper's time r = 1 - t: u = (1 - 2r) / (2 r (1 - r)) (z - mu) + x1 - x0 (2302.00482); dz/dt = -u
     process, r = Interpolant(schedules.flow(), 0.6), 0.3
     x, y = torch.full((5, 1), 1.3, dtype=torch.float64), torch.full((5, 1), -0.4, dtype=torch.float64)
     ends = process.ends(x, y, torch.tensor(1 - r), Noise.of(0, 5))
@@ -313,6 +323,15 @@ def test_noise_on_the_way_leaves_the_ends_as_they_are(shape):
     process = Interpolant(schedules.flow(), 1.0, shape)
     ends = two(lambda y: sample(exact(process), plans.parse("midpoint:400:grid=uniform"), 2, start=y))
     assert ends == pytest.approx((M, S), abs=2e-3)
+
+
+@pytest.mark.parametrize("plan", ["trig:20", "adams_bashforth:40", "adaptive", "ddim:400"])
+@pytest.mark.parametrize("schedule", [schedules.flow(), schedules.trigonometric()])
+def test_plans_of_every_basis_follow_an_interpolant(plan, schedule):
+    # any velocity is a belief, so what is written for noise and data holds for data and data, noise on the way or none
+    for noise in (0.0, 0.5):
+        model = exact(Interpolant(schedule, noise, "sine"))
+        assert two(lambda y, m=model: sample(m, plans.parse(plan), 2, start=y)) == pytest.approx((M, S), abs=6e-3)
 
 
 def test_lipman_paths_have_his_velocity():
@@ -411,7 +430,7 @@ def test_entropic_plans_lie_between_the_assignment_and_independence():
 @pytest.mark.parametrize("sigma", [0.3, 1.0])
 def test_the_entropic_plan_of_normals_is_the_static_schroedinger_bridge(sigma):
     # between N(0, 1) and N(0, s^2) with a Brownian motion of volatility sigma the ends have the covariance
-    # (sqrt(4 s^2 + sigma^4) - sigma^2) / 2 (2012.02093, eq. 8); on 400 quantiles, whose law is all but normal
+    # (sqrt(4 s^2 + sigma^4) - sigma^2) / 2 (2006.02572, theorem 1); on 400 quantiles, whose law is all but normal
     u = (torch.arange(400, dtype=torch.float64) + 0.5) / 400
     y = torch.special.ndtri(u)[:, None]
     plan = Entropic(2 * sigma**2, tolerance=1e-6).plan(S * y, y).exp()
@@ -506,8 +525,8 @@ def test_the_likelihood_of_a_correlated_normal_from_its_belief():
     x = torch.tensor([[0.2, -0.7], [1.5, 0.1]], dtype=torch.float64)
     there = (1 - low) ** 2 * covariance + low**2 * torch.eye(2, dtype=torch.float64)
     truth = torch.distributions.MultivariateNormal((1 - low) * mean, there).log_prob(x)
-    found, _ = log_likelihood(model, x, steps=200, low=low)
+    found, _ = log_likelihood(model, x, steps=100, low=low)
     assert torch.allclose(found, truth, atol=1e-6)
-    many, _ = log_likelihood(model, x, steps=20, low=low, probes=400)
-    assert torch.allclose(many, truth, atol=0.1)
-    assert not torch.allclose(log_likelihood(model, x, steps=20, low=low, probes=1)[0], truth, atol=1e-3)
+    many, _ = log_likelihood(model, x, steps=10, low=low, probes=200)
+    assert torch.allclose(many, log_likelihood(model, x, steps=10, low=low)[0], atol=0.15)
+    assert not torch.allclose(log_likelihood(model, x, steps=10, low=low, probes=1)[0], truth, atol=1e-3)

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,8 +15,29 @@ from langevin.data.order import order
 from langevin.data.source import Source
 
 
-class Pairs:
-    """Two sources row by row: sample k ends at data k and begins at source k. All but the beginnings is the data's own.
+class _Joined:
+    """Two sources as one. All but the beginnings is the data's own."""
+
+    def __init__(self, data: Source, source: Source) -> None:
+        if leaves(data.shape) != leaves(source.shape):
+            raise ValueError(f"samples have shape {data.shape} and their beginnings {source.shape}; make them agree.")
+        if any(getattr(s, "groups", None) is not None for s in (data, source)):
+            raise ValueError("one source is grouped by shape, and paths join samples of one shape; read it without groups.")
+        self.data, self.source = data, source
+        self.shape = data.shape
+        self.labels, self.classes, self.cond = (getattr(data, name, None) for name in ("labels", "classes", "cond"))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def digest(self) -> str:
+        """Hash of both; they need digests of their own."""
+        both = (type(self).__name__, *(s.digest() for s in (self.data, self.source)))  # pyright: ignore[reportAttributeAccessIssue]
+        return hashlib.sha256(" ".join(both).encode()).hexdigest()[:16]
+
+
+class Pairs(_Joined):
+    """Two sources row by row: sample k ends at data k and begins at source k.
 
     Args:
         data: where paths end, x.
@@ -28,26 +48,15 @@ class Pairs:
     """
 
     def __init__(self, data: Source, source: Source) -> None:
-        _check(data, source)
+        super().__init__(data, source)
         if len(data) != len(source):
             raise ValueError(f"there are {len(data)} samples and {len(source)} beginnings; give one each, or use Unpaired.")
-        self.data, self.source = data, source
-        self.shape = data.shape
-        self.labels, self.classes, self.cond = (getattr(data, name, None) for name in ("labels", "classes", "cond"))
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, index: Tensor) -> Batch:
         return replace(self.data.batch(index), source=self.source.batch(index).x)
 
-    def digest(self) -> str:
-        """Hash of both."""
-        both = (type(self).__name__, *(getattr(s, "digest", lambda: "?")() for s in (self.data, self.source)))
-        return hashlib.sha256(" ".join(both).encode()).hexdigest()[:16]
 
-
-class Unpaired:
+class Unpaired(_Joined):
     """Two sources that know nothing of each other, each read in its own endless shuffled order: every epoch of either has each of
     its samples once, and which meets which is new each time. Their sizes may differ.
 
@@ -58,17 +67,6 @@ class Unpaired:
     Raises:
         ValueError: if shapes differ, or the rows of one are grouped by shape.
     """
-
-    def __init__(self, data: Source, source: Source) -> None:
-        _check(data, source)
-        self.data, self.source = data, source
-        self.shape = data.shape
-        self.labels, self.classes, self.cond = (getattr(data, name, None) for name in ("labels", "classes", "cond"))
-
-    digest = Pairs.digest
-
-    def __len__(self) -> int:
-        return len(self.data)
 
     def batch(self, index: Tensor) -> Batch:
         """The samples at index, beside the source's at the same places, counted round."""
@@ -122,10 +120,3 @@ class Prior:
         for name, value in sorted((self.cond or {}).items()):
             total.update(name.encode() + value.contiguous().numpy().tobytes())
         return total.hexdigest()[:16]
-
-
-def _check(data: Any, source: Any) -> None:
-    if leaves(data.shape) != leaves(source.shape):
-        raise ValueError(f"samples have shape {data.shape} and their beginnings {source.shape}; make them agree.")
-    if any(getattr(s, "groups", None) is not None for s in (data, source)):
-        raise ValueError("one of the sources is grouped by shape, and paths join samples of one shape; read it without groups.")

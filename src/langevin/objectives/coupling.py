@@ -67,7 +67,7 @@ class Entropic(Coupling):
     """Entropic optimal transport between two batches (Sinkhorn, 1306.0895), in log space.
 
     With reg = 2 sigma^2 and an `Interpolant(flow(), noise=sigma)` it is Schroedinger-bridge matching (SB-CFM, 2302.00482,
-    prop. 3.12). The whole batch of data is kept: each x meets one e, drawn from its row of the plan. A row of e may meet
+    table 1). The whole batch of data is kept: each x meets one e, drawn from its row of the plan. A row of e may meet
     several x, or none; on average each meets one. Within each class where labels are given, as in `OptimalTransport`.
 
     Args:

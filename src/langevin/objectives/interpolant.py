@@ -29,7 +29,7 @@ PATHS = ("ascent", "descent")
 
 
 class _Reversed(torch.autograd.Function):
-    """The identity, with a gradient that points the other way (1409.7495, eq. 14)."""
+    """The identity, with a gradient that points the other way (1409.7495)."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ class Uniform(LevelDensity):
 
 class Steps(LevelDensity):
     """The levels that Euler's method of `count` equal steps asks for, 1/count, ..., 1, alike: distillation of a flow into so
-    many steps (rectified flow, 2209.03003, section 2.2). It has no density; p(t) is that of the uniform it is a grid of."""
+    many steps (rectified flow, 2209.03003). It has no density; p(t) is that of the uniform it is a grid of."""
 
     def __init__(self, count: int = 1) -> None:
         super().__init__()

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
-from langevin.core.plan import Draft, Plan, Row
-from langevin.core.sample import Guidance, plans_for, sample
+from langevin.core.plan import Draft, Plan
+from langevin.core.sample import Guidance, sample
 from langevin.core.tree import leaves
 from langevin.data.cache import cached, encoder_hash
 from langevin.data.pairs import Pairs
@@ -23,6 +23,7 @@ from langevin.data.source import Source
 from langevin.objectives import Denoising
 from langevin.objectives.coupling import Paired
 from langevin.objectives.levels import Steps
+from langevin.tasks.transport import deterministic
 from langevin.training import fit
 
 
@@ -52,9 +53,7 @@ def pairs(
     Raises:
         ValueError: if the plan adds noise, or `folder` holds pairs of another model, plan, guidance or of other starts.
     """
-    (table,) = plans_for(denoiser.process, plan).values()
-    if any(isinstance(row, Row) and (row.eta or row.c) for row in table.rows):
-        raise ValueError(f"plan {table.name} adds noise, and pairs are joined by the flow alone; use a deterministic plan.")
+    table = deterministic(denoiser.process, plan)
     said = f"{encoder_hash(denoiser)} {table.to_json()} {guidance!r} {batch}"
     key = hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -123,5 +122,5 @@ def reflow(
 
 def distillation(steps: int = 1) -> Denoising:
     """The objective that turns a flow into `steps` equal Euler steps: the straight velocity of pairs, at the levels 1/steps, ...,
-    1 that those steps ask for (2209.03003, section 2.2). Train on what `pairs` makes; run with euler:STEPS:grid=uniform."""
+    1 that those steps ask for (2209.03003). Train on what `pairs` makes; run with euler:STEPS:grid=uniform."""
     return Denoising(levels=Steps(steps), coupling=Paired())

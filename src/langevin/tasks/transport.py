@@ -7,10 +7,13 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser
+from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan
+from langevin.core.process import Process
 from langevin.core.sample import Guidance, plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data.source import Source
+from langevin.interpolants import stochastic
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class Transport:
     Attributes:
         cost: E |Z_end - Z_begin|^2, the transport cost of the coupling that the flow is.
         energy: int E |dZ/dt|^2 dt, at least the cost.
-        straightness: energy - cost = int E |dZ/dt - (Z_begin - Z_end)|^2 dt, S of 2209.03003, eq. 7; 0 for straight paths.
+        straightness: energy - cost = int E |dZ/dt - (Z_begin - Z_end)|^2 dt, the S of 2209.03003; 0 for straight paths.
         begins, ends: (N, *shape).
     """
 
@@ -44,19 +47,22 @@ def transport(
     what paths bend within a step, O(1/steps^2): take 100 for a figure.
 
     Args:
-        denoiser: one process.
-        plan: deterministic, from level 1 to 0.
+        denoiser: one Gaussian process or interpolant.
+        plan: deterministic.
         starts: `langevin.data.Prior(process, shape, count, seed)`, or the data set to be transferred; its conditions are those
             the samples are drawn under.
         batch: paths followed at a time.
         guidance: as for `sample`.
+
+    Raises:
+        ValueError: for another process, or a plan that adds noise.
     """
-    (table,) = plans_for(denoiser.process, plan).values()
+    table = deterministic(denoiser.process, plan)
     cost, energy, begins, ends = 0.0, 0.0, [], []
     for index in torch.arange(len(starts)).split(batch):
         read = starts.batch(index)
         begin = leaves(read.x)[""]
-        first, then = 1.0, begin.double()
+        first, then = table.rows[0].start, begin.double()
         for level, z in _rests(denoiser, table, begin, read.cond, guidance):
             energy += float((z.double() - then).square().sum()) / (first - level)
             first, then = level, z.double()
@@ -64,6 +70,20 @@ def transport(
         begins.append(begin)
         ends.append(then.to(begin.dtype))
     return Transport(cost / len(starts), energy / len(starts), torch.cat(begins), torch.cat(ends))
+
+
+def deterministic(process: Process, plan: Plan | Draft) -> Plan:
+    """The table of a plan that follows the flow of one Gaussian process.
+
+    Raises:
+        ValueError: for another process, or a plan that adds noise.
+    """
+    if not isinstance(process, Gaussian):
+        raise ValueError(f"a flow is that of one Gaussian process or interpolant, and this is {process}.")
+    (table,) = plans_for(process, plan).values()
+    if stochastic(table):
+        raise ValueError(f"plan {table.name} adds noise, and what is asked for is the flow's; use a deterministic plan.")
+    return table
 
 
 def _rests(
