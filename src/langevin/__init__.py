@@ -39,6 +39,7 @@ _MODULES = {
     "data": "langevin.data",
     "evaluate": "langevin.evaluate",
     "guidance": "langevin.guidance",
+    "interpolants": "langevin.interpolants",
     "networks": "langevin.networks",
     "objectives": "langevin.objectives",
     "oracles": "langevin.oracles",
@@ -47,6 +48,7 @@ _MODULES = {
     "processes": "langevin.core.process",
     "schedules": "langevin.schedules",
     "spaces": "langevin.core.space",
+    "tasks": "langevin.tasks",
     "training": "langevin.training",
 }
 
@@ -73,7 +75,7 @@ def __dir__() -> list[str]:
 
 
 if TYPE_CHECKING:
-    from langevin import data, evaluate, guidance, networks, objectives, oracles, plans, schedules, training
+    from langevin import data, evaluate, guidance, interpolants, networks, objectives, oracles, plans, schedules, tasks, training
     from langevin.core import prediction as predictions
     from langevin.core import process as processes
     from langevin.core import space as spaces

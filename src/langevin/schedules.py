@@ -10,7 +10,8 @@ from langevin.core.levels import Level
 from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
 __all__ = [
-    "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "mutual_information",
+    "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "learned_path", "lipman",
+    "mutual_information",
     "scaled_linear", "shift", "sigmoid", "sub_vp", "table", "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
 ]  # fmt: skip
 
@@ -77,6 +78,14 @@ def flow(shift: float = 1.0) -> Schedule:
     """
     base = Formula("flow", lambda t: 1 - t, lambda t: t.double() * 1, "flow")
     return base if shift == 1 else Shifted(base, shift)
+
+
+def lipman(sigma_min: float = 1e-4) -> Schedule:
+    """The conditional path of flow matching, alpha = 1 - t, sigma = 1 - (1 - sigma_min) (1 - t): straight, and ending in a
+    little noise, sigma(0) = sigma_min (2210.02747, eq. 20, with time reversed)."""
+    if not 0 <= sigma_min < 1:
+        raise ValueError(f"sigma_min is {sigma_min}; it is the noise left at the data, at least 0 and below 1.")
+    return Formula(f"lipman({sigma_min:g})", lambda t: 1 - t, lambda t: sigma_min + (1 - sigma_min) * t, "other")
 
 
 def ve(sigma_min: float = 0.01, sigma_max: float = 50.0, levels: int | None = None) -> Schedule:
@@ -159,6 +168,11 @@ def learned(lam_max: float = 13.3, lam_min: float = -5.0, scale: str = "vp") -> 
     return Learned(lam_max, lam_min, scale=scale)
 
 
+def learned_path(base: str = "flow", modes: int = 4) -> "LearnedPath":
+    """A path that bends, trained by the interpolant objective (see `LearnedPath`)."""
+    return LearnedPath(base, modes)
+
+
 def keep_linear() -> Schedule:
     """Keep-probability 1 - t. The same object as `flow()`: a category is kept with probability alpha."""
     return flow()
@@ -213,8 +227,8 @@ def _betas(name: str, integral: Callable[[Tensor], Tensor]) -> Schedule:
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "betas": betas, "cosine": cosine, "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
-    "learned": learned, "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sub_vp": sub_vp,
-    "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
+    "learned": learned, "learned_path": learned_path, "lipman": lipman, "scaled_linear": scaled_linear, "sigmoid": sigmoid,
+    "sub_vp": sub_vp, "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
 }  # fmt: skip
 
 
@@ -286,3 +300,40 @@ class Learned(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return from_lam(self.lam(t), self.scale)[1]
+
+
+class LearnedPath(Schedule):
+    """A path with fixed ends and learned bends: alpha and sigma of a base plus sum_m c_m sin(pi m t) / (pi m), m = 1, ..., modes
+    (2209.15571; over pi m, so that c of one size costs every mode the same speed). It begins as its base.
+
+    The best path is that of least energy, a max-min problem (see `langevin.objectives.interpolant`).
+
+    Args:
+        base: "flow" (linear) or "trigonometric".
+        modes: sines in each of alpha and sigma.
+    """
+
+    def __init__(self, base: str = "flow", modes: int = 4) -> None:
+        super().__init__()
+        bases = {"flow": flow, "trigonometric": trigonometric}
+        if base not in bases or modes < 1:
+            raise ValueError(f"the path has base {base!r} and {modes} modes; bend {' or '.join(bases)} by at least 1.")
+        self.name, self.base, self.modes = base, bases[base](), modes
+        self.alpha_modes, self.sigma_modes = (nn.Parameter(torch.zeros(modes, dtype=torch.float64)) for _ in range(2))
+
+    def _bent(self, straight: Tensor, t: Tensor, modes: Tensor) -> Tensor:
+        order = torch.arange(1, self.modes + 1, dtype=torch.float64, device=modes.device)
+        at = t.double().to(modes.device)
+        # sin(pi m t) is 0 at t = 1 only up to rounding, and the ends are fixed
+        inside = torch.where((at > 0) & (at < 1), 1.0, 0.0)[..., None]
+        waves = inside * torch.sin(math.pi * order * at[..., None]) / (math.pi * order)
+        return straight + (waves * modes).sum(-1).to(straight.device)
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._bent(self.base.alpha(t), t, self.alpha_modes)
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._bent(self.base.sigma(t), t, self.sigma_modes)
+
+    def extra_repr(self) -> str:
+        return f"{self.name}, modes={self.modes}"

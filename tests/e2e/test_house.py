@@ -20,16 +20,18 @@ ROOMS = {
     "networks": set(),
     "core": set(),
     "schedules": {"core"},
+    "interpolants": {"core"},
     "oracles": {"core"},
     "plans": {"core", "spec", "oracles", "files", "tensors"},
     "guidance": {"core"},
-    "objectives": {"core", "spec", "plans"},  # distillation walks along a plan's levels
-    "tasks": {"core", "plans", "guidance", "data", "files", "tensors", "objectives", "training"},
+    "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "tasks": {"core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
+        "tasks",
         "files",
         "manifest",
         "tensors",
@@ -132,9 +134,10 @@ def test_the_public_surface_is_frozen():
     import langevin as lv
 
     assert lv.__all__ == [
-        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product", "Trainer",
-        "data", "evaluate", "fit", "guidance", "lerp", "networks", "objectives", "open_run", "oracles", "plans", "predictions",
-        "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces", "training", "trajectory",
+        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product",
+        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "networks", "objectives", "open_run", "oracles",
+        "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces", "tasks",
+        "training", "trajectory",
     ]  # fmt: skip
 
 

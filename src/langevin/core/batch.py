@@ -16,8 +16,11 @@ class Batch:
         x: (B, *shape), or a dict of them by leaf.
         cond: conditions by name, each (B, ...).
         mask: (B, N) bool, the real nodes of padded sets.
+        source: like x, where the path of each sample begins: data of another kind, or the noise it was made from. Without it
+            paths begin at fresh noise.
     """
 
     x: Tree
     cond: Cond = None
     mask: Tensor | None = None
+    source: Tree | None = None

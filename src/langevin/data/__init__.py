@@ -8,12 +8,13 @@ from langevin.data.loader import Slice, loader
 from langevin.data.mnist import mnist
 from langevin.data.moons import two_moons
 from langevin.data.order import InOrder, Order, order
+from langevin.data.pairs import Pairs, Prior, Unpaired
 from langevin.data.pictures import Pictures
 from langevin.data.shards import Shards
 from langevin.data.source import Source
 from langevin.data.stream import Stream
 
 __all__ = [
-    "Arrays", "Cached", "HFDataset", "InOrder", "Order", "Pictures", "Shards", "Slice", "Source", "Stream", "cached", "digits",
-    "encoder_hash", "loader", "mnist", "order", "two_moons",
+    "Arrays", "Cached", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source", "Stream",
+    "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order", "two_moons",
 ]  # fmt: skip

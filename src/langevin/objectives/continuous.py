@@ -28,7 +28,7 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.leaps import guided, one_gaussian, replayed
 from langevin.objectives.levels import LEVELS, LevelDensity, stratified
 
@@ -100,8 +100,8 @@ class ContinuousConsistency(Objective):
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t = self.levels.quantile(stratified(noise.at("levels")), process.schedule)
         t = t.reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
-        cond, label = drop_conditions(batch.cond, noise, self.drop), (batch.cond or {}).get("label")
-        e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
+        cond = drop_conditions(batch.cond, noise, self.drop)
+        e = partners(self.coupling, process, batch, noise.at("noise"))
         z = process.mix(x, e, t)
         v = self.direction(process, z, x, e, t, cond, batch.mask)
         with replayed(z.device) as back:

@@ -16,8 +16,9 @@ from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import GaussianPrediction
 from langevin.core.process import Process
 from langevin.core.tree import leaves, spread
+from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
-from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.levels import LEVELS, LevelDensity
 from langevin.objectives.weights import Weight, named
 
@@ -32,7 +33,7 @@ class Denoising(Objective):
         spread: one level per sample ("shared"), per leaf ("independent") or per element ("elements").
         clean: for products, probability that one leaf is given clean.
         drop: probability that a sample's conditions are dropped.
-        coupling: which noise meets which data; Gaussian leaves only.
+        coupling: which noise, or which `Batch.source`, meets which data; Gaussian leaves only.
         leaf_weights: factor of each leaf in the sum; 1 by default.
 
     Raises:
@@ -88,6 +89,8 @@ class Denoising(Objective):
                     )
             if self.levels.wants_losses and len(process.leaves()) > 1:
                 raise ValueError("loss-aware levels keep one history, and a product has a loss per leaf; use levels='uniform'.")
+            if isinstance(leaf, Interpolant) and leaf.schedule.learned:
+                raise ValueError(f"the path of {at} is learned, which is a max-min problem; use the InterFlow objective.")
             if leaf.schedule.learned and self.weight.name != "elbo":
                 raise ValueError(
                     f"the schedule of {at} is learned, and under weight {self.weight.name!r} it would only flee "
@@ -104,8 +107,9 @@ class Denoising(Objective):
         for name, leaf in parts.items():
             draw = noise.at("noise").at(name)
             if isinstance(leaf, Gaussian):
-                label = None if batch.cond is None else batch.cond.get("label")
-                e[name] = self.coupling(x[name], leaf.noise(x[name], draw, batch.mask), label)
+                e[name] = partners(self.coupling, leaf, batch, draw, name)
+                if isinstance(leaf, Interpolant):
+                    x[name], e[name] = leaf.ends(x[name], e[name], t[name], draw.at("between"), batch.mask)
                 z[name] = leaf.mix(x[name], e[name], t[name])
             else:
                 z[name] = leaf.marginal(x[name], t[name], draw, batch.mask)

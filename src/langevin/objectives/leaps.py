@@ -28,8 +28,9 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.process import Process
 from langevin.core.tree import leaves
+from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.distances import DISTANCES, Distance
 
 
@@ -41,6 +42,9 @@ def one_gaussian(process: Process) -> Gaussian:
     """
     if not isinstance(process, Gaussian):
         raise ValueError(f"this objective follows the flow of one Gaussian process, and the model's is {process}; use Denoising.")
+    if isinstance(process, Interpolant) and process.added:
+        raise ValueError("this objective moves along paths that have their ends alone, and noise is added to this process on the "
+                         "way; use noise=0, or Denoising.")  # fmt: skip
     return process
 
 
@@ -164,8 +168,8 @@ class Leaps(Objective):
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t, u, s = self.levels(process, noise.at("levels"), x)
-        cond, label = self.conditions(batch, noise, x), (batch.cond or {}).get("label")
-        e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
+        cond = self.conditions(batch, noise, x)
+        e = partners(self.coupling, process, batch, noise.at("noise"))
         z = process.mix(x, e, t)
         with replayed(z.device) as back:
             with torch.no_grad():

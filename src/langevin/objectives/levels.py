@@ -53,10 +53,44 @@ def stratified(noise: Noise) -> Tensor:
 
 
 class Uniform(LevelDensity):
-    """p(t) = 1."""
+    """p(t) = 1.
+
+    Args:
+        margin: left out at both ends, where targets of some paths are infinite.
+    """
+
+    def __init__(self, margin: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= margin < 0.5:
+            raise ValueError(f"margin is {margin}; it is left out at both ends, so give at least 0 and below 0.5.")
+        self.margin = margin
+
+    def extra_repr(self) -> str:
+        return f"margin={self.margin:g}" if self.margin else ""
 
     def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
-        return u
+        return self.margin + (1 - 2 * self.margin) * u
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        inside = (t >= self.margin) & (t <= 1 - self.margin)
+        return torch.where(inside, 1 / (1 - 2 * self.margin), 0.0).to(t.dtype)
+
+
+class Steps(LevelDensity):
+    """The levels that Euler's method of `count` equal steps asks for, 1/count, ..., 1, alike: distillation of a flow into so
+    many steps (rectified flow, 2209.03003). It has no density; p(t) is that of the uniform it is a grid of."""
+
+    def __init__(self, count: int = 1) -> None:
+        super().__init__()
+        if count < 1:
+            raise ValueError(f"count is {count}; a flow is distilled into at least 1 step.")
+        self.count = count
+
+    def extra_repr(self) -> str:
+        return f"count={self.count}"
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        return (u * self.count).ceil().clamp(min=1) / self.count
 
     def density(self, t: Tensor, schedule: Schedule) -> Tensor:
         return torch.ones_like(t)

@@ -20,7 +20,7 @@ from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.leaps import one_gaussian, replayed
 
 
@@ -84,8 +84,7 @@ class MeanFlow(Objective):
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t, s = self.levels(noise, x)
-        label = (batch.cond or {}).get("label")
-        e = self.coupling(x, process.noise(x, noise.at("noise"), batch.mask), label)
+        e = partners(self.coupling, process, batch, noise.at("noise"))
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
         z, v = process.mix(x, e, t), _flow(process, x, e, t)
         if self.omega != 1 and cond is not None:

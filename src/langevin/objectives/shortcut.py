@@ -13,6 +13,7 @@ from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, drop_conditions
+from langevin.objectives.coupling import partners
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Leaps, belief, one_gaussian, trail
 
@@ -89,7 +90,7 @@ class Shortcut(Leaps):
             other = _rows(batch, slice(count, None))
             data = leaves(other.x)[""]
             t = rest.at("levels").uniform(()).reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
-            e = process.noise(data, rest.at("noise"), other.mask)
+            e = partners(self.coupling, process, other, rest.at("noise"))
             z, cond = process.mix(data, e, t), drop_conditions(other.cond, rest, self.drop)
             own = belief(model, z, t, t, cond, other.mask)
             errors = self.distance(own, data) * cast(self.weight(process, t, t, t), own).reshape(-1)
@@ -102,4 +103,5 @@ class Shortcut(Leaps):
 
 def _rows(batch: Batch, rows: slice) -> Batch:
     cond = None if batch.cond is None else {name: value[rows] for name, value in batch.cond.items()}
-    return Batch(leaves(batch.x)[""][rows], cond, None if batch.mask is None else batch.mask[rows])
+    source = None if batch.source is None else leaves(batch.source)[""][rows]
+    return Batch(leaves(batch.x)[""][rows], cond, None if batch.mask is None else batch.mask[rows], source)

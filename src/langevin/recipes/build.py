@@ -28,8 +28,8 @@ from langevin.manifest import steps
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import Objective
 from langevin.recipes import config as c
-from langevin.recipes.objectives import ObjectiveConfig
-from langevin.recipes.teaching import check_teacher, objective
+from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
+from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, merge_files, put
 from langevin.tensors import digest, load
 from langevin.training import load_latest
@@ -257,7 +257,11 @@ def start(
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
-    trainer = Trainer(run.denoiser, run.reading, run.objective, recipe.train, out, resume, group=group)
+    reading = run.reading
+    if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
+        run.teacher.to(group.device)
+        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
+    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
     with group.agreed():
         if group.first and trainer.folder is not None:
             trainer.folder.open()  # first: another trainer at work there keeps its recipe
@@ -292,7 +296,8 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
         return None
     facts = out / FACTS_FILE
     before = _read(facts, Facts).teacher if resume and facts.exists() else None
-    if before is not None and steps(out / "checkpoints"):
+    pairs = run.recipe.objective.kind == "reflow"  # its teacher is in no checkpoint: the pairs are what it taught
+    if before is not None and steps(out / "checkpoints") and not pairs:
         return before
     origin = run.recipe.teacher.origin
     weights = _weights_of(Path(origin))

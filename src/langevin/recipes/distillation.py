@@ -54,16 +54,22 @@ def _shortcut(steps: int) -> Made:
     return o.ShortcutConfig(), f"ddim:{steps}:grid=uniform"
 
 
+def _reflow(steps: int) -> Made:
+    return o.ReflowConfig(), f"euler:{steps}:grid=uniform"
+
+
 STUDENTS: dict[str, Callable[[int], Made]] = {
     "consistency": _consistency, "lcm": _latent, "progressive": _progressive, "adversarial": _adversarial, "dmd": _matching,
     "mean-flow": _mean_flow, "shortcut": _shortcut, "trajectory": _trajectory, "continuous": _continuous,
-    "guidance": _guidance,
+    "guidance": _guidance, "reflow": _reflow,
 }  # fmt: skip
 """By name: objective and plan of a student of so many steps."""
 
+_FLOW = c.GaussianConfig(schedule="flow", prediction="velocity")
 _OWN_PROCESS = {
+    "reflow": _FLOW,
     "mean-flow": c.GaussianConfig(schedule="flow", prediction="velocity:level=t"),
-    "shortcut": c.GaussianConfig(schedule="flow", prediction="velocity"),
+    "shortcut": _FLOW,
     "continuous": c.GaussianConfig(schedule="trigonometric", prediction="v:level=t"),
 }
 """Methods that are bound to a process."""
@@ -87,8 +93,9 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     if not isinstance(teacher.process, c.GaussianConfig):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
     objective, plan = STUDENTS[to](steps)
-    process = _OWN_PROCESS.get(to, teacher.process)
-    taught = objective.taught != "never" and process == teacher.process
+    straight = teacher.process.schedule == "flow" and teacher.process.prediction.startswith("velocity")
+    process = teacher.process if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, teacher.process)
+    taught = objective.taught == "always" or (objective.taught == "either" and process == teacher.process)
     changes: dict[str, Any] = {
         "name": f"{teacher.name}-{to}",
         "about": f"{teacher.name}, distilled to {steps} step{'s' * (steps > 1)}: {to}",

@@ -223,9 +223,27 @@ class ContinuousConsistencyConfig(_Objective):
     drop: float = Field(default=0.0, ge=0, lt=1)
 
 
+class ReflowConfig(_Objective):
+    """Rectified flow: training on the pairs that the teacher's flow makes. See `langevin.tasks.reflow`."""
+
+    taught: ClassVar = "always"
+
+    kind: Literal["reflow"] = "reflow"
+    pairs: int = Field(default=20_000, ge=1)
+    """How many, made before training begins and kept in the run directory."""
+    plan: str = "dpmpp:20"
+    """That the teacher makes them by; deterministic."""
+    guidance: float = 1.0
+    """Of the teacher."""
+    seed: int = 0
+    """Of the noise that pairs begin at."""
+    steps: int | None = Field(default=None, ge=1)
+    """Distil into so many equal steps; None learns the straightened flow."""
+
+
 ObjectiveConfig = Annotated[
     DenoisingConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig,
+    | ContinuousConsistencyConfig | ReflowConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

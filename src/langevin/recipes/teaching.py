@@ -1,15 +1,21 @@
 """Objectives from their settings, with a teacher where they have one."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from langevin import spec
+import torch
+
+from langevin import plans, spec
 from langevin.core.denoiser import Denoiser
 from langevin.core.process import Process
+from langevin.data.pairs import Pairs, Prior
+from langevin.guidance import CFG
 from langevin.objectives import ELBO, Denoising, MeanFlow, Objective, Shortcut, levels, weights
 from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved
 from langevin.objectives.continuous import ContinuousConsistency
+from langevin.objectives.coupling import Paired
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.guidance_distillation import GuidanceDistillation
 from langevin.objectives.latent_consistency import LatentConsistency
@@ -18,6 +24,7 @@ from langevin.objectives.trajectory import Trajectory
 from langevin.plans.grids import named
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
+from langevin.tasks.reflow import distillation, pairs
 
 # those whose settings are their arguments
 _ALONE: dict[str, Callable[..., Objective]] = {"shortcut": Shortcut, "mean-flow": MeanFlow}
@@ -61,6 +68,8 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop")
             return improved(last=last, **{name: given[name] for name in kept})
         return Consistency(teacher, **given)
+    if isinstance(cfg, o.ReflowConfig):
+        return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
     if cfg.kind in _ALONE:
         return _ALONE[cfg.kind](**given)
     if cfg.kind in _TAUGHT:
@@ -70,3 +79,20 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     at = named(given.pop("grid"))(leaf.schedule, given.pop("steps"))[:-1]
     made = Adversarial if isinstance(cfg, o.AdversarialConfig) else DistributionMatching
     return made(teacher, levels=at, classes=classes, **given)
+
+
+def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path) -> Pairs:
+    """Pairs of noise and the samples that the teacher's flow takes it to, of all classes in turn, made in `folder`.
+
+    Raises:
+        ValueError: if teacher and student begin at other noise, or the plan adds any.
+    """
+    (theirs,), (ours,) = teacher.process.leaves().values(), process.leaves().values()
+    if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
+        raise ValueError("the teacher begins at noise of another size than its student, so pairs cannot be shared; reflow a run on a "
+                         "schedule whose sigma ends at 1.")  # fmt: skip
+    cond = None if classes is None else {"label": torch.arange(cfg.pairs) % classes}
+    shape: Any = teacher.shape
+    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, cond)
+    steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
+    return pairs(teacher.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)

@@ -215,7 +215,8 @@ class Trainer:
             v = self._moved(v)
             return F.interpolate(v, side, mode="area") if side and v.ndim == 4 and v.is_floating_point() else v
 
-        return Batch(tree_map(ready, batch.x), cond, mask)
+        source = None if batch.source is None else tree_map(ready, batch.source)
+        return Batch(tree_map(ready, batch.x), cond, mask, source)
 
     def _moved(self, v: Tensor) -> Tensor:
         return v.to(self.device, self.dtype if v.is_floating_point() else None, non_blocking=True)
