@@ -89,7 +89,7 @@ def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, class
     """
     (theirs,), (ours,) = teacher.process.leaves().values(), process.leaves().values()
     if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
-        raise ValueError("the teacher begins at noise of another size than its student, so pairs cannot be shared; reflow a run on a "
+        raise ValueError("the teacher begins at noise of another size than its student; reflow a run on a "
                          "schedule whose sigma ends at 1.")  # fmt: skip
     cond = None if classes is None else {"label": torch.arange(cfg.pairs) % classes}
     shape: Any = teacher.shape
