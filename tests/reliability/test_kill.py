@@ -14,16 +14,16 @@ from tests.reliability.victim import STEPS
 VICTIM = Path(__file__).with_name("victim.py")
 
 
-def train(out: Path, seconds: float, workers: int = 0) -> bool:
+def train(out: Path, seconds: float, workers: int = 0, kind: str = "denoising") -> bool:
     """Whether it finished."""
-    command = [sys.executable, str(VICTIM), str(out), str(seconds), str(workers)]
+    command = [sys.executable, str(VICTIM), str(out), str(seconds), str(workers), kind]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode in (0, -9), done.stderr
     return "finished" in done.stdout
 
 
-def final(out: Path) -> dict[str, str]:
-    folder = out / "checkpoints" / f"step-{STEPS:08d}"
+def final(out: Path, kind: str = "denoising") -> dict[str, str]:
+    folder = out / "checkpoints" / f"step-{STEPS[kind]:08d}"
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
@@ -32,23 +32,28 @@ def log(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
 
 
-def killed_runs_agree(tmp_path: Path, kills: int, seed: int, workers: int = 0) -> None:
-    assert train(tmp_path / "whole", 0)
+def killed_runs_agree(tmp_path: Path, kills: int, seed: int, workers: int = 0, kind: str = "denoising") -> None:
+    assert train(tmp_path / "whole", 0, 0, kind)
     rng, died = random.Random(seed), 0
     # moments are short next to the run, so that it is still going when the last one comes
     while died < kills:
-        if train(tmp_path / "killed", rng.uniform(0.005, 0.3), workers):
+        if train(tmp_path / "killed", rng.uniform(0.005, 0.3), workers, kind):
             break
         died += 1
     assert died == kills, f"the run finished after {died} kills; make it longer"
-    assert train(tmp_path / "killed", 0)
-    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+    assert train(tmp_path / "killed", 0, 0, kind)
+    assert final(tmp_path / "killed", kind) == final(tmp_path / "whole", kind)
     assert log(tmp_path / "killed") == log(tmp_path / "whole")
     assert not list((tmp_path / "killed" / "checkpoints").glob("*.partial"))
 
 
 def test_twenty_kills(tmp_path):
     killed_runs_agree(tmp_path, 20, seed=0)
+
+
+def test_a_distillation_is_killed_five_times(tmp_path):
+    # R15: teacher, student, fake denoiser and critic, in one checkpoint
+    killed_runs_agree(tmp_path, 5, seed=7, kind="dmd")
 
 
 @pytest.mark.soak

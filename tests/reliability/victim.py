@@ -1,8 +1,10 @@
-"""A training run that is killed from within at a random moment: python victim.py DIR SECONDS [WORKERS] (0 s for never).
+"""A training run that is killed from within at a random moment: python victim.py DIR SECONDS [WORKERS [KIND]] (0 s for never).
 
-It has averages, loss-aware levels, three passes an update, and checkpoints that are written while it goes on.
+It has averages, loss-aware levels, three passes an update, and checkpoints that are written while it goes on. Of kind "dmd" it is
+a distillation: besides the student, which moves at every second update, there are a teacher, a fake denoiser and a critic.
 """
 
+import copy
 import os
 import signal
 import sys
@@ -12,20 +14,26 @@ import torch
 
 import langevin as lv
 from langevin.config import TrainConfig
+from langevin.objectives import Objective
+from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.training import Trainer
 
-STEPS = 300
+STEPS = {"denoising": 300, "dmd": 60}
 
 
-def main(out: str, seconds: float, workers: int = 0) -> None:
+def main(out: str, seconds: float, workers: int = 0, kind: str = "denoising") -> None:
     torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = lv.networks.UNet(1, 8, (1, 2), 1, (1,), 8, dropout=0.2, classes=10)
     denoiser = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v")
-    objective = lv.objectives.Denoising("min_snr", "loss_aware", drop=0.1)
+    objective: Objective = lv.objectives.Denoising("min_snr", "loss_aware", drop=0.1)
+    if kind == "dmd":
+        teacher = copy.deepcopy(denoiser)
+        teacher.shape = (1, 8, 8)
+        objective = DistributionMatching(teacher, (1.0, 0.5), every=2, adversarial=0.1, r1=0.1, classes=10, drop=0.1)
     config = TrainConfig(
-        steps=STEPS,
+        steps=STEPS[kind],
         batch=12,
         accumulate=3,
         save_every=7,
@@ -45,4 +53,4 @@ def main(out: str, seconds: float, workers: int = 0) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:]))
+    main(sys.argv[1], float(sys.argv[2]), *map(int, sys.argv[3:4]), *sys.argv[4:])

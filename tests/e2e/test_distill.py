@@ -1,0 +1,102 @@
+"""langevin distill: every kind of student, from the command line, with its teacher in its own checkpoints."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from langevin.cli import main
+from langevin.core.flow_map import FlowMap
+from langevin.recipes import Recipe, recipe
+from langevin.recipes.build import open_run, read_recipe, start
+from langevin.recipes.distillation import STUDENTS, student
+from langevin.training import load_latest
+
+SMALL = ["--train.batch", "4", "--train.warmup", "0", "--train.save-every", "2", "--samples", "100"]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    asked = Recipe.model_validate(
+        {**recipe("digits").model_dump(), "train": {"steps": 30, "batch": 8, "warmup": 0, "lr": 0.01},
+         "network": {"kind": "unet", "width": 8, "head_width": 8}, "sample": {"plan": "ddim:2"}}
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    start(asked, out)[1].run(progress=False)
+    return out
+
+
+def quick(made: Recipe, steps: int) -> Recipe:
+    changed = made.model_dump()
+    changed["train"] |= {"steps": steps, "batch": 4, "warmup": 0, "save_every": 2}
+    if made.objective.kind == "reflow":
+        changed["objective"]["pairs"] = 30
+    return Recipe.model_validate(changed)
+
+
+@pytest.mark.parametrize("to", STUDENTS)
+def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path, to):
+    made = quick(student(read_recipe(teacher), teacher, to, 1), 3)
+    run, trainer = start(made, tmp_path)
+    averaged = open_run(teacher).denoiser.state_dict()
+    if run.teacher is not None:
+        assert all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
+    if made.finetune.origin is not None:  # it begins as its teacher, whatever it is told besides
+        own = run.denoiser.state_dict()
+        assert all(torch.equal(v, own[n]) for n, v in averaged.items())
+    trainer.run(progress=False)
+    opened = open_run(tmp_path)
+    assert isinstance(opened.denoiser, FlowMap) == (made.objective.learns == "map")
+    assert all(torch.equal(v, trainer.denoiser.state_dict()[n]) for n, v in opened.denoiser.state_dict().items())
+    main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
+    assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8)
+
+
+def test_the_command_leaves_a_table_and_a_picture_and_goes_on_without_its_teacher(teacher, tmp_path, capsys):
+    moved = teacher.rename(teacher.with_name("elsewhere"))
+    try:
+        command = ["distill", str(moved), "--to", "dmd", "--out", str(tmp_path / "student"), *SMALL]
+        main([*command, "--train.steps", "4", "--train.schedule", "constant"])
+        rows = json.loads((tmp_path / "student" / "comparison.json").read_text())
+        assert [(r["who"], r["evaluations"]) for r in rows] == [("teacher", 2), ("teacher", 1), ("student", 1)]
+        assert all({"intended_label", "fd_ratio", "recall", "milliseconds"} <= r.keys() for r in rows)
+        assert (tmp_path / "student" / "comparison.png").exists() and "intended label" in capsys.readouterr().out
+        asked = read_recipe(tmp_path / "student")
+        longer = asked.model_copy(update={"train": asked.train.model_copy(update={"steps": 6})})
+        gone = moved.rename(moved.with_name("gone"))
+        _, trainer = start(longer, tmp_path / "student", resume=True)  # the teacher is in the checkpoint
+        trainer.run(progress=False)
+        gone.rename(moved)
+        found = load_latest(tmp_path / "student" / "checkpoints")
+        assert found is not None and found.step == 6
+        averaged = open_run(moved).denoiser.state_dict()
+        kept = {
+            n.removeprefix("nets.teacher."): v for n, v in found.tensors["objective"].items() if n.startswith("nets.teacher.")
+        }
+        assert kept.keys() == averaged.keys() and all(torch.equal(v, averaged[n]) for n, v in kept.items())
+    finally:
+        moved.rename(teacher)
+
+
+def refused(capsys, *args: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        main(list(args))
+    assert end.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "\n" not in said
+    return said
+
+
+def test_what_cannot_be_distilled_is_refused_in_a_sentence(teacher, tmp_path, capsys):
+    assert "did you mean 'dmd'" in refused(capsys, "distill", str(teacher), "--to", "dmd2")
+    assert "to is missing" in refused(capsys, "distill", str(teacher))
+    assert "steps is 'x'" in refused(capsys, "distill", str(teacher), "--to", "dmd", "--steps", "x")
+    assert "at least 1" in refused(capsys, "distill", str(teacher), "--to", "dmd", "--steps", "0")
+    assert "no run directory" in refused(capsys, "distill", str(tmp_path), "--to", "dmd")
+    with pytest.raises(ValueError, match="has no flow"):
+        student(recipe("digits-discrete"), teacher, "consistency")
+    plain = student(read_recipe(teacher), teacher, "lcm").model_copy(update={"teacher": None})
+    with pytest.raises(ValueError, match="learns from a teacher"):
+        start(plain, tmp_path / "never")
