@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser
+from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
@@ -87,7 +87,7 @@ def deterministic(process: Process, plan: Plan | Draft) -> Plan:
 
 
 def _rests(
-    denoiser: BaseDenoiser, plan: Plan, begin: Tensor, cond: dict[str, Tensor] | None, guidance: Guidance | None
+    denoiser: BaseDenoiser, plan: Plan, begin: Tensor, cond: Cond, guidance: Guidance | None
 ) -> Iterator[tuple[float, Tensor]]:
     """(level, state) where the plan rests: a step's stages are left out, and what corrects them takes their place."""
     shape = tuple(begin.shape[1:])
