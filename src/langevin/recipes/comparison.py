@@ -80,6 +80,7 @@ def _row(run: Run, plan: str, count: int, against: Reference | None, device: str
     names = ["fd", "prdc"] if run.facts.classes is None else ["fd", "prdc", "labels"]
     found = evaluate(run, count=count, plan=plan, guidance=1.0, metrics=names, small=True, device=device, against=against).metrics
     group = found.get("w=1", found)
+    assert isinstance(group, dict)
     return row | {k: v for k, v in group.items() if isinstance(v, float)}
 
 
