@@ -11,8 +11,8 @@ data, beside that of 2,000 other points (the floor). Peers: torchcfm (pip instal
 and without minibatch optimal transport; the losses of openai/consistency_models for consistency distillation and training, whose
 file is read from a checkout, with empty modules in place of what it imports and does not need here.
 
-Digits and MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own that
-a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
+Digits and MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
+that a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
 """
 
 import argparse
