@@ -47,6 +47,8 @@ class Adversarial(Objective):
     """A student of one step or a few, trained by a critic and by its teacher. Sample with
     `plans.consistency(n, grid=plans.grids.given([*levels, 0]))`; a student begins as its teacher (`begin_from`).
 
+    As with every critic, train without a first moment, betas=(0, 0.99), and the critic a few times faster than the student.
+
     Args:
         teacher: a frozen learned denoiser of the same process.
         levels: of the student, one of them drawn for each sample.
