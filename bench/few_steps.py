@@ -1,8 +1,7 @@
 """Quality against steps and training cost of every method that needs few of them, beside the peers' losses, in one run.
 
     python bench/few_steps.py moons --reference ../consistency_models     # a checkout of openai/consistency_models
-    python bench/few_steps.py digits                                      # teacher and students, ten minutes each
-    python bench/few_steps.py mnist --data data/mnist --teacher runs/mnist
+    python bench/few_steps.py digits --teacher runs/digits                # students, ten minutes each
     python bench/few_steps.py plot
 
 Two moons: one multilayer perceptron, one optimiser, one average and one number of updates for all, ours and theirs; what differs
@@ -11,14 +10,16 @@ data, beside that of 2,000 other points (the floor). Peers: torchcfm (pip instal
 and without minibatch optimal transport; the losses of openai/consistency_models for consistency distillation and training, whose
 file is read from a checkout, with empty modules in place of what it imports and does not need here.
 
-Digits and MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
+Digits: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
 that a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
 """
 
 import argparse
 import csv
 import importlib.util
+import json
 import sys
+import tempfile
 import time
 import types
 from collections.abc import Callable, Sequence
@@ -29,9 +30,15 @@ import torch
 from torch import Tensor
 
 import langevin as lv
+from langevin.data import Prior
 from langevin.objectives import Consistency, Denoising, MeanFlow, Objective, Shortcut
 from langevin.objectives.consistency import growing, improved, slowing
-from langevin.objectives.coupling import OptimalTransport
+from langevin.objectives.coupling import OptimalTransport, Paired
+from langevin.objectives.distribution_matching import DistributionMatching
+from langevin.objectives.latent_consistency import LatentConsistency
+from langevin.objectives.progressive import Progressive
+from langevin.tasks.reflow import pairs
+from langevin.tasks.transport import transport
 
 RESULTS = Path(__file__).parent / "results"
 COUNT, BATCH, RATE = 2000, 256, 2e-3
@@ -64,10 +71,12 @@ class Moons:
         self.data = Arrays(points.batch(torch.arange(len(points))).x)
         self.real, other = (lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT)).x for seed in (7, 8))
         self.floor, self.updates = w2(other, self.real), updates
+        self.paired: Any = None
+        self.folder = Path(tempfile.mkdtemp())
 
-    def train(self, model: Any, objective: Objective, updates: int | None = None) -> float:
-        began = time.process_time()
-        lv.fit(model, self.data, objective=objective, steps=updates or self.updates, batch=BATCH, lr=RATE, progress=False)
+    def train(self, model: Any, objective: Objective, paired: bool = False) -> float:
+        began, data = time.process_time(), self.paired if paired else self.data
+        lv.fit(model, data, objective=objective, steps=self.updates, batch=BATCH, lr=RATE, progress=False)
         return time.process_time() - began
 
     def judge(self, model: Any, plan: str) -> float:
@@ -162,7 +171,7 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
     flow = lv.Gaussian(lv.schedules.flow())
     taught: dict[str, Any] = {}
     uniform = ("euler:1", "euler:2:grid=uniform", "euler:4:grid=uniform", "euler:100:grid=uniform")
-    leaps = ("consistency:1:grid=uniform", "consistency:2:grid=uniform")
+    leaps = ("ddim:1", "ddim:2:grid=uniform", "ddim:4:grid=uniform", "ddim:100:grid=uniform")
     karras = ("consistency:1:grid=karras", "consistency:2:grid=karras")
 
     def denoiser() -> Any:
@@ -197,9 +206,34 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
         ("ours", "consistency distillation"): lambda: (learned("edm"), Consistency(teacher("edm")), karras),
         ("ours", "consistency training"): lambda: (edm_model(), Consistency(None, growing, slowing), karras),
         ("ours", "improved consistency training"): lambda: (edm_model(), improved(last=160), karras),
-        ("ours", "shortcut"): lambda: (flow_map("1000t"), Shortcut(), uniform),
-        ("ours", "improved MeanFlow"): lambda: (flow_map(), MeanFlow(power=0.0), uniform),
-        ("ours", "MeanFlow"): lambda: (flow_map(), MeanFlow(improved=False), uniform),
+        ("ours", "shortcut"): lambda: (flow_map("1000t"), Shortcut(), leaps),
+        ("ours", "improved MeanFlow"): lambda: (flow_map(), MeanFlow(power=0.0), leaps),
+        ("ours", "MeanFlow"): lambda: (flow_map(), MeanFlow(improved=False), leaps),
+    }
+
+    def latent() -> tuple[Any, Objective, Sequence[str]]:
+        return (
+            learned("flow"),
+            LatentConsistency(teacher(), 1.0, original=20, distance="squared"),
+            ("consistency:1", "consistency:2:grid=uniform"),
+        )
+
+    def progressive() -> tuple[Any, Objective, Sequence[str]]:
+        return learned("flow"), Progressive(teacher(), 16), ("ddim:1",)
+
+    def matching() -> tuple[Any, Objective, Sequence[str]]:
+        return learned("flow"), DistributionMatching(teacher(), every=2, rate=2.0), ("consistency:1",)
+
+    def reflow() -> tuple[Any, Objective, Sequence[str]]:
+        starts = Prior(flow, (2,), 20_000, 5)
+        table.paired = pairs(learned("flow").eval(), lv.plans.parse("heun:50:grid=uniform"), starts, table.folder / "pairs")
+        return learned("flow"), Denoising(coupling=Paired()), uniform
+
+    rows |= {
+        ("ours", "latent consistency"): latent,
+        ("ours", "progressive distillation"): progressive,
+        ("ours", "distribution matching"): matching,
+        ("ours", "reflow"): reflow,
     }
     if reference_at is not None:
         for method, distilled in (("consistency distillation", True), ("consistency training", False)):
@@ -213,19 +247,116 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
                 )
 
             rows["openai", method] = theirs
-    _ = leaps
     write({"problem": "moons", "who": "data", "method": "floor", "quality": table.floor, "measure": "W2"})
     for (who, method), make in rows.items():
         if (only and method not in only) or written("moons", who, method):
             continue
         model, objective, plans = make()
-        seconds = table.train(model, objective)
+        seconds = table.train(model, objective, method == "reflow")
+        if isinstance(model.process, lv.Gaussian) and plans[0].startswith("euler"):
+            flown = transport(model, lv.plans.parse("euler:100:grid=uniform"), Prior(flow, (2,), COUNT, 3))
+            write({"problem": "moons", "who": who, "method": method, "plan": "100 steps", "measure": "straightness",
+                   "quality": flown.straightness})  # fmt: skip
         for plan in plans:
             nfe = lv.plans.parse(plan).on(model.process.schedule).nfe
             write({
                 "problem": "moons", "who": who, "method": method, "plan": plan, "evaluations": nfe,
                 "quality": table.judge(model, plan), "measure": "W2", "training_seconds": seconds, "updates": updates,
             })  # fmt: skip
+
+
+# Digits
+
+TWO, FOUR = "consistency:2:grid=uniform", "consistency:4:grid=uniform"
+LEAPS = ("ddim:1", "ddim:2:grid=uniform", "ddim:4:grid=uniform")
+# method: (a recipe, or the kind of student), what is changed in its recipe, plans
+DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
+    "dmd": ("to:dmd", {"train.steps": 2400, "train.ema": 0.995}, ("consistency:1",)),
+    "lcm": ("to:lcm", {"train.steps": 1800, "objective.w": (1.0, 2.0)}, ("consistency:1", TWO, FOUR)),
+    "consistency": ("to:consistency", {"train.steps": 1800}, ("consistency:1", TWO, FOUR)),
+    "improved MeanFlow": ("digits-mean-flow", {}, LEAPS),
+    "shortcut": ("digits-shortcut", {}, LEAPS),
+    "improved consistency training": (
+        "digits-consistency", {}, ("consistency:1:grid=karras", "consistency:2:grid=karras", "consistency:4:grid=karras"),
+    ),
+}  # fmt: skip
+
+
+def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
+    from langevin.recipes import Recipe, recipe
+    from langevin.recipes.build import read_recipe
+    from langevin.recipes.distillation import student
+
+    made = (student(read_recipe(teacher), teacher, base[3:]) if base.startswith("to:") else recipe(base)).model_dump()
+    for name, value in changes.items():
+        *path, last = name.split(".")
+        node = made
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return Recipe.model_validate(made)
+
+
+def digits(teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
+    """The teacher's run, then every method as a run of its own."""
+    from langevin.recipes.build import open_run, start
+    from langevin.recipes.evaluation import Reference, evaluate
+
+    taught = open_run(teacher)
+    against = Reference(taught, "auto", teacher)
+
+    def judge(run: Any, method: str, plans: Sequence[str], seconds: float | None, updates: int | None) -> None:
+        for plan in plans:
+            found = evaluate(
+                run, count=count, plan=plan, guidance=1.0, metrics=("fd", "prdc", "labels"), small=True, against=against
+            )
+            group: Any = found.metrics["w=1"]
+            shared = {
+                "problem": "digits", "who": "ours", "method": method, "plan": plan, "evaluations": found.protocol.nfe,
+                "recall": group["recall"], "training_seconds": seconds, "updates": updates,
+            }  # fmt: skip
+            write({**shared, "quality": group["intended_label"], "measure": "intended label"})
+            write({**shared, "quality": group["fd_ratio"], "measure": "FD / floor"})
+
+    if not written("digits", "ours", "teacher"):
+        judge(taught, "teacher", (taught.recipe.sample.plan, "default:4", "default:2", "ddim:1"), None, None)
+    for method, (base, changes, plans) in DIGITS.items():
+        if (only and method not in only) or written("digits", "ours", method):
+            continue
+        out = runs / method.replace(" ", "-")
+        run, trainer = start(recipe_of(base, changes, teacher), out, resume=True)
+        if not trainer.finished:
+            trainer.run()
+        trainer.close()
+        last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+        samples = last["step"] * run.recipe.train.batch
+        judge(run.holding(open_run(out).denoiser), method, plans, samples / last["samples_per_second"], last["step"])
+
+
+def plot() -> Path:
+    """Quality against evaluations, one panel for each problem and measure."""
+    from langevin.pictures import pyplot
+
+    rows = [r for r in read() if r["evaluations"] and r["measure"] in ("W2", "intended label", "FD / floor")]
+    panels = sorted({(r["problem"], r["measure"]) for r in rows})
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
+        here = [r for r in rows if (r["problem"], r["measure"]) == panel]
+        for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
+            points = sorted(
+                (int(r["evaluations"]), float(r["quality"])) for r in here if (r["who"], r["method"]) == (who, method)
+            )
+            label = method if who == "ours" else f"{method} ({who})"
+            axis.plot(*zip(*points, strict=True), marker="o", label=label, linestyle="-" if who == "ours" else "--")
+        axis.set(xscale="log", xlabel="evaluations", ylabel=panel[1], title=panel[0])
+        if panel[1] != "intended label":
+            axis.set(yscale="log")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    path = RESULTS.parents[1] / "docs" / "images" / "few_steps.png"
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def read() -> list[dict[str, str]]:
@@ -255,13 +386,20 @@ def write(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problem", choices=("moons", "digits", "mnist", "plot"))
+    parser.add_argument("problem", choices=("moons", "digits", "plot"))
+    parser.add_argument("--teacher", type=Path, default=Path("runs/digits"), help="a run of the recipe digits")
+    parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"), help="where students are trained")
+    parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--reference", type=Path, help="a checkout of openai/consistency_models")
     parser.add_argument("--only", nargs="*", default=(), help="methods")
     parser.add_argument("--updates", type=int, default=3000)
     asked = parser.parse_args()
     if asked.problem == "moons":
         moons(asked.updates, asked.reference, asked.only)
+    elif asked.problem == "digits":
+        digits(asked.teacher, asked.runs, asked.only, asked.samples)
+    else:
+        print(plot())
 
 
 if __name__ == "__main__":
