@@ -105,7 +105,7 @@ def digits_mean_flow() -> Recipe:
         expects="",
         process=GaussianConfig(schedule="flow", prediction="velocity:level=t"),
         objective=MeanFlowConfig(),
-        train=TrainConfig(steps=2200, batch=64, lr=1.5e-3),
+        train=TrainConfig(steps=2000, batch=64, lr=1.5e-3),
         sample=SampleConfig(plan="ddim:1"),
     )
 
@@ -119,7 +119,7 @@ def digits_shortcut() -> Recipe:
         expects="",
         process=GaussianConfig(schedule="flow", prediction="velocity"),
         objective=ShortcutConfig(),
-        train=TrainConfig(steps=4500, batch=64, lr=1.5e-3),
+        train=TrainConfig(steps=3000, batch=64, lr=1.5e-3),
         sample=SampleConfig(plan="ddim:1"),
     )
 
@@ -131,9 +131,9 @@ def digits_consistency() -> Recipe:
         name="digits-consistency",
         about="the digits in one or two steps, trained from scratch by improved consistency training",
         expects="",
-        process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.5"),
+        process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.75,level=250log_sigma"),
         objective=ConsistencyConfig(improved=True, steps=160, distance="pseudo_huber", mean=-0.5),
-        train=TrainConfig(steps=4500, batch=64, lr=1.5e-3),
+        train=TrainConfig(steps=3000, batch=64, lr=1.5e-3),
         sample=SampleConfig(plan="consistency:1:grid=karras"),
     )
 
