@@ -28,7 +28,7 @@ ROOMS = {
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
-    "tasks": {"core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
+    "tasks": {"config", "core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "tasks",

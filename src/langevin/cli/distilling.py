@@ -1,12 +1,14 @@
 """langevin distill."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from langevin.cli.asking import Refusal, parse
 from langevin.cli.training import Asked, trained
+from langevin.recipes import Recipe
 from langevin.recipes.distillation import STUDENTS, student
+from langevin.spec import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,23 +38,47 @@ def distill(args: Sequence[str]) -> None:
         raise Refusal(f"to is missing; say --to {'|'.join(STUDENTS)}.")
     if steps is not None and not steps.isdigit():
         raise Refusal(f"steps is {steps!r}; give a number of evaluations, such as 1 or 4.")
+    if to not in STUDENTS:
+        raise Refusal(f"to is {to!r}; did you mean {nearest(to, STUDENTS)!r}? There are {', '.join(STUDENTS)}.")
     from langevin.recipes.build import read_recipe
 
-    teacher = Path(run)
-    made = student(read_recipe(teacher), teacher, to, int(steps or 1))
-    prog = f"langevin distill {run} --to {to}"
-    default = _Distill(recipe=made)
-    asked = parse(_Distill, rest, prog, default)
+    teacher, prog = Path(run), f"langevin distill {run} --to {to}" + (f" --steps {steps}" if steps else "")
+    made = _begun(rest, to, run) or student(read_recipe(teacher), teacher, to, int(steps or 1))
+    asked = parse(_Distill, rest, prog, _Distill(recipe=made))
     out = asked.out or Path("runs") / made.name
-    if asked.resume and (out / "recipe.json").exists():
-        # what the student was begun with stands wherever nothing else is asked for
-        asked = parse(_Distill, rest, prog, replace(default, recipe=read_recipe(out)))
+    if not asked.resume:
+        _agree(asked.recipe, to, int(steps or 1))
     done = trained(asked, out, ["distill", *args], f"{prog} --out {out} --resume")
     if done is None:
         return
     from langevin.recipes.comparison import compare
 
-    compare(done[0], teacher, out, int(steps or 1), asked.samples, tune=asked.tune, device=done[1])
+    compare(done[0], teacher, out, asked.samples, tune=asked.tune, device=done[1])
+
+
+def _begun(args: Sequence[str], to: str, run: str) -> Recipe | None:
+    """The recipe of the student that is to be resumed; what it was begun with stands wherever nothing else is asked for."""
+    out, _ = _taken("--out", args)
+    if out is None or "--resume" not in args or not (Path(out) / "recipe.json").exists():
+        return None
+    from langevin.recipes.build import read_recipe
+
+    before = read_recipe(Path(out))
+    kind, origin = STUDENTS[to](1)[0].kind, before.teacher.origin if before.teacher else before.finetune.origin or run
+    if before.objective.kind != kind or Path(origin) != Path(run):
+        raise Refusal(
+            f"{out} holds a {before.objective.kind} student of {origin}; resume it as that, or choose another directory."
+        )
+    return before
+
+
+def _agree(recipe: Recipe, to: str, steps: int) -> None:
+    """Refuse an objective that trains for other steps than the student is sampled by."""
+    asked, usual = recipe.objective.model_dump(), STUDENTS[to](steps)
+    for name in ("stages", "steps", "grid") if to in ("dmd", "adversarial", "progressive") else ():
+        if asked[name] != usual[0].model_dump()[name] and recipe.sample.plan == usual[1]:
+            said = f"objective.{name} is {asked[name]}, but samples are drawn by {usual[1]}"
+            raise Refusal(f"{said}; say --steps N, or a --sample.plan that fits.")
 
 
 def _taken(flag: str, args: Sequence[str]) -> tuple[str | None, list[str]]:

@@ -22,6 +22,7 @@ from langevin.core.noise import Noise
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Leaps, follow, trail
+from langevin.objectives.teachers import frozen
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
 
@@ -86,7 +87,7 @@ class Consistency(Leaps):
                 f"weighting is {weighting!r} and density {density!r}; use 'none' or 'inverse', 'uniform' or 'lognormal'."
             )
         if teacher is not None:
-            self.nets["teacher"] = teacher.requires_grad_(False).eval()
+            self.nets["teacher"] = frozen(teacher)
         self.steps, self.decay, self.order, self.grid = steps, decay, order, grid_named(grid)
         self.weighting, self.chosen, self.mean, self.std, self.guidance = weighting, density, mean, std, guidance
         self.says += f", steps={_said(steps)}, decay={_said(decay)}, order={order}, grid={_said(grid)}, weighting={weighting}"
@@ -142,7 +143,12 @@ def improved(distance: str | Distance = "pseudo_huber", first: int = 10, last: i
     """Improved consistency training (iCT): no slow copy, steps that double, log-normal levels, weights 1 / (t_(i+1) - t_i) and a
     pseudo-Huber distance."""
     given = {"decay": None, "weighting": "inverse", "density": "lognormal", **settings}
-    return Consistency(None, lambda done: doubling(done, first, last), distance=distance, **given)
+
+    def doubled(done: float) -> int:
+        return doubling(done, first, last)
+
+    doubled.__name__ = f"doubling({first}, {last})"
+    return Consistency(None, doubled, distance=distance, **given)
 
 
 def _now(value: Any, done: float) -> Any:
@@ -150,4 +156,4 @@ def _now(value: Any, done: float) -> Any:
 
 
 def _said(value: Any) -> str:
-    return value.__name__ if callable(value) else str(value)
+    return getattr(value, "__name__", repr(value)) if callable(value) else str(value)

@@ -31,6 +31,7 @@ from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.leaps import guided, one_gaussian, replayed
 from langevin.objectives.levels import LEVELS, LevelDensity, stratified
+from langevin.objectives.teachers import frozen
 
 
 class ContinuousConsistency(Objective):
@@ -75,7 +76,7 @@ class ContinuousConsistency(Objective):
         self.warmup, self.normalise, self.guidance, self.drop = warmup, normalise, guidance, drop
         self.coupling, self.nets, self.done = coupling or Independent(), Networks(), 1.0
         if teacher is not None:
-            self.nets["teacher"] = teacher.requires_grad_(False).eval()
+            self.nets["teacher"] = frozen(teacher)
         self.log_weight = nn.Parameter(torch.zeros(knots + 1)) if adaptive else None
 
     def extra_repr(self) -> str:

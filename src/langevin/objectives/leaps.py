@@ -59,7 +59,7 @@ def guided(
     teacher: BaseDenoiser, z: Tensor, t: Tensor, cond: Cond, mask: Tensor | None = None, w: Tensor | float = 1.0
 ) -> Tensor:
     """The teacher's x under classifier-free guidance of strength w, a number or (B,); 1 is unguided."""
-    if isinstance(w, float) and w == 1.0:
+    if not isinstance(w, Tensor) and w == 1:
         return belief(teacher, z, t, None, cond, mask)
     if cond is None:
         raise ValueError("guidance strengthens a condition, and the data brings none; leave the guidance out.")
@@ -115,6 +115,9 @@ def trail(slow: nn.Module, model: nn.Module, keep: float) -> None:
     own = dict(model.named_parameters())
     for name, p in slow.named_parameters():
         p.lerp_(own[name].to(p.dtype), 1 - keep)
+    now = dict(model.named_buffers())
+    for name, b in slow.named_buffers():  # such as statistics of batches
+        b.copy_(now[name])
 
 
 class Leaps(Objective):

@@ -59,6 +59,10 @@ class MeanFlow(Objective):
         for field, value in (("equal", equal), ("drop", drop)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} is {value}; it is a share below 1.")
+        if omega != 1 and drop == 0:
+            raise ValueError(
+                f"omega is {omega:g}, but without dropped conditions there is no null to guide away from; set drop=0.1."
+            )
         self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
         self.omega, self.drop, self.coupling = omega, drop, coupling or Independent()
 

@@ -97,6 +97,7 @@ class Progressive(Leaps):
                 f"prediction is {name!r}, which says nothing about x at t = 1, where a student of one step begins; "
                 "use 'v', 'velocity', 'x0' or 'edm'."
             )
+        self.get_buffer("stage").zero_()
         self.nets["last"] = copy.deepcopy(model).requires_grad_(False).eval()
         if self.decay is not None:
             self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()

@@ -1,6 +1,7 @@
 """Shortcut models (2410.12557): one network, trained at once on the flow and on leaps that are twice two halves of themselves."""
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from langevin.objectives.base import Loss, drop_conditions
 from langevin.objectives.coupling import partners
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Leaps, belief, one_gaussian, trail
+from langevin.objectives.levels import stratified
 
 
 class Shortcut(Leaps):
@@ -79,29 +81,32 @@ class Shortcut(Leaps):
         return process.schedule.sigma(t).clamp(min=self.least) ** -2
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
-        process, x = one_gaussian(model.process), leaves(batch.x)[""]
-        count = max(1, round(self.share * len(x)))
-        # which samples: by the data's own order, which is shuffled; so the leaps see every class
-        part = Noise(noise.seed, noise.ids[:count], noise.step, noise.purpose)
-        rest = Noise(noise.seed, noise.ids[count:], noise.step, f"{noise.purpose}/flow")
-        leaps = super().forward(model, _rows(batch, slice(0, count)), part)
-        flow, levels, each = leaps.total * 0, leaps.levels[""], leaps.each[""]
-        if count < len(x):
-            other = _rows(batch, slice(count, None))
-            data = leaves(other.x)[""]
-            t = rest.at("levels").uniform(()).reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
-            e = partners(self.coupling, process, other, rest.at("noise"))
-            z, cond = process.mix(data, e, t), drop_conditions(other.cond, rest, self.drop)
-            own = belief(model, z, t, t, cond, other.mask)
-            errors = self.distance(own, data) * cast(self.weight(process, t, t, t), own).reshape(-1)
-            flow, levels = errors.mean(), torch.cat([levels, t.reshape(-1)])
-            each = torch.cat([each, errors.detach()])
-        total = self.share * leaps.total + (1 - self.share) * flow
-        logs = {"loss": total.detach(), "loss/leaps": leaps.total.detach(), "loss/flow": flow.detach()}
-        return Loss(total, logs, {"": levels}, {"": each})
+        x = leaves(batch.x)[""]
+        # drawn over the whole batch: the same samples leap however it is divided over passes and processes
+        leaping = stratified(noise.at("leaps")) < self.share
+        total, levels, each, logs = x.new_zeros(()), [], [], {}
+        for name, loss, mark in (("leaps", super().forward, leaping), ("flow", self.flow, ~leaping)):
+            rows = mark.nonzero()[:, 0]
+            logs[f"loss/{name}"] = x.new_zeros(())
+            if len(rows):
+                part = loss(model, _rows(batch, rows.to(x.device)), replace(noise, ids=noise.ids[rows], among=None))
+                share = part.total * (len(rows) / len(x))
+                total, logs[f"loss/{name}"] = total + share, share.detach()
+                levels.append(part.levels[""])
+                each.append(part.each[""])
+        return Loss(total, {"loss": total.detach(), **logs}, {"": torch.cat(levels)}, {"": torch.cat(each)})
+
+    def flow(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        """The loss of leaps of length 0."""
+        process, x, noise = one_gaussian(model.process), leaves(batch.x)[""], noise.at("flow")
+        t = noise.at("levels").uniform(()).reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
+        z = process.mix(x, partners(self.coupling, process, batch, noise.at("noise")), t)
+        own = belief(model, z, t, t, drop_conditions(batch.cond, noise, self.drop), batch.mask)
+        each = self.distance(own, x) * cast(self.weight(process, t, t, t), own).reshape(-1)
+        return Loss(each.mean(), {}, {"": t.reshape(-1)}, {"": each.detach()})
 
 
-def _rows(batch: Batch, rows: slice) -> Batch:
+def _rows(batch: Batch, rows: Tensor) -> Batch:
     cond = None if batch.cond is None else {name: value[rows] for name, value in batch.cond.items()}
     source = None if batch.source is None else leaves(batch.source)[""][rows]
     return Batch(leaves(batch.x)[""][rows], cond, None if batch.mask is None else batch.mask[rows], source)

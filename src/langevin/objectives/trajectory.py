@@ -21,6 +21,7 @@ from langevin.objectives.coupling import Coupling
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Leaps, belief, follow, one_gaussian, trail
+from langevin.objectives.teachers import frozen
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
 
@@ -65,7 +66,7 @@ class Trajectory(Leaps):
         if not share >= 0:
             raise ValueError(f"share is {share}; it is the factor of the denoising loss, 0 for none.")
         if teacher is not None:
-            self.nets["teacher"] = teacher.requires_grad_(False).eval()
+            self.nets["teacher"] = frozen(teacher)
         self.steps, self.longest, self.decay, self.order, self.grid = steps, longest, decay, order, grid_named(grid)
         self.denoising, self.share, self.guidance = denoising or Denoising(drop=drop, coupling=coupling), share, guidance
         name = grid if isinstance(grid, str) else getattr(grid, "__name__", "given")

@@ -39,6 +39,7 @@ from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
 _LIMIT = 2**20
+_TEACHER = "nets.teacher."
 
 M = TypeVar("M", bound=Closed)
 
@@ -298,6 +299,10 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
     before = _read(facts, Facts).teacher if resume and facts.exists() else None
     pairs = run.recipe.objective.kind == "reflow"  # its teacher is in no checkpoint: the pairs are what it taught
     if before is not None and steps(out / "checkpoints") and not pairs:
+        found = load_latest(out / "checkpoints", parts=("objective",))
+        if found is not None:  # a critic looks at what its teacher says
+            named = {n.removeprefix(_TEACHER): v for n, v in found.tensors["objective"].items() if n.startswith(_TEACHER)}
+            put(run.teacher, named, out / "checkpoints")
         return before
     origin = run.recipe.teacher.origin
     weights = _weights_of(Path(origin))

@@ -12,10 +12,10 @@ from langevin import pictures
 from langevin.core.sample import plans_for
 from langevin.files import write
 from langevin.recipes import config as c
-from langevin.recipes.build import Run, open_run
+from langevin.recipes.build import RECIPE_FILE, Run, open_run
 from langevin.recipes.evaluation import Reference, evaluate
 from langevin.recipes.report import as_pictures, draw
-from langevin.recipes.sampling import chosen, save
+from langevin.recipes.sampling import _of_weights, chosen, save
 from langevin.recipes.sampling import tune as learn
 
 
@@ -23,7 +23,6 @@ def compare(
     student: Run,
     teacher: Path,
     out: Path,
-    steps: int = 1,
     count: int = 1000,
     say: Callable[[str], None] = print,
     *,
@@ -34,30 +33,40 @@ def compare(
     one with `tune`), and the student; write comparison.png and comparison.json into `out`.
 
     Args:
-        steps: the student's evaluations.
         count: samples of each.
 
     Returns:
-        Rows with "who", "plan", "evaluations", "milliseconds" a sample, and the metrics of `evaluate` at w = 1.
+        Rows with "who", "plan", "guidance", "evaluations", "milliseconds" a sample, and the metrics of `evaluate`. Teachers are
+        guided as strongly as the student was taught.
     """
-    taught = open_run(teacher, device=device)
-    if "_splits" in student.__dict__:
-        taught.__dict__["_splits"] = student._splits
     student.denoiser.to(device)
-    rows = [("teacher", taught, taught.recipe.sample.plan), ("teacher", taught, f"default:{steps}")]
-    if tune:
-        file = teacher / "plans" / f"tuned-{steps}.json"
-        if not file.exists():
-            found, _ = learn(taught, steps, checkpoint=file.with_suffix(".tuning.safetensors"), show=True)
-            save(found.plan, file)
-        rows.append(("teacher, learned plan", taught, str(file)))
-    rows.append(("student", student, student.recipe.sample.plan))
+    own = student.recipe.sample.plan
+    steps = max(p.nfe for p in plans_for(student.denoiser.process, chosen(student, own, 1.0)).values())
+    # a student that learned from a guided teacher is guided by nature
+    w = float(getattr(student.recipe.objective, "guidance", 1.0))
+    rows: list[tuple[str, Run, str, float]] = []
+    if (teacher / RECIPE_FILE).exists():
+        taught = open_run(teacher, device=device)
+        if "_splits" in student.__dict__:
+            taught.__dict__["_splits"] = student._splits
+        rows = [("teacher", taught, taught.recipe.sample.plan, w), ("teacher", taught, f"default:{steps}", w)]
+        if tune:
+            file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{_of_weights(taught)}.json"
+            if not file.exists():
+                half_way = file.with_suffix(".tuning.safetensors")
+                found, _ = learn(taught, steps, guidance=w, checkpoint=half_way, show=True)
+                save(found.plan, file)
+                half_way.unlink(missing_ok=True)
+            rows.append(("teacher, learned plan", taught, str(file), w))
+    else:
+        say(f"{teacher} is no run directory any more, so the student stands alone in the table")
+    rows.append(("student", student, own, 1.0))
     points = isinstance(student.recipe.data, c.MoonsData)
     against = None if points else Reference(student, "auto", out, device)
     made = []
-    for who, run, plan in rows:
+    for who, run, plan, strength in rows:
         say(f"measuring {count} samples of the {who} by {plan}")
-        made.append({"who": who, **_row(run, plan, count, against, device)})
+        made.append({"who": who, **_row(run, plan, strength, count, against, device)})
     write(out / "comparison.json", json.dumps(made, indent=1))
     if not points:
         say(str(_picture(rows, out / "comparison.png")))
@@ -65,29 +74,29 @@ def compare(
     return made
 
 
-def _row(run: Run, plan: str, count: int, against: Reference | None, device: str) -> dict[str, Any]:
-    table = chosen(run, plan, 1.0)
+def _row(run: Run, plan: str, w: float, count: int, against: Reference | None, device: str) -> dict[str, Any]:
+    table = chosen(run, plan, w)
     nfe = max(p.nfe for p in plans_for(run.denoiser.process, table).values())
     few = min(count, 100)
-    draw(run, few, plan=plan, guidance=1.0)
+    draw(run, few, plan=plan, guidance=w)
     began = time.perf_counter()
-    draw(run, few, plan=plan, guidance=1.0)
+    draw(run, few, plan=plan, guidance=w)
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    row = {"plan": plan, "evaluations": nfe, "milliseconds": 1000 * (time.perf_counter() - began) / few}
+    row = {"plan": plan, "guidance": w, "evaluations": nfe, "milliseconds": 1000 * (time.perf_counter() - began) / few}
     if against is None:
         return row | evaluate(run, count=count, plan=plan, small=True, device=device).metrics
     names = ["fd", "prdc"] if run.facts.classes is None else ["fd", "prdc", "labels"]
-    found = evaluate(run, count=count, plan=plan, guidance=1.0, metrics=names, small=True, device=device, against=against).metrics
-    group = found.get("w=1", found)
+    found = evaluate(run, count=count, plan=plan, guidance=w, metrics=names, small=True, device=device, against=against).metrics
+    group = found.get(f"w={w:g}", found)
     assert isinstance(group, dict)
     return row | {k: v for k, v in group.items() if isinstance(v, float)}
 
 
-def _picture(rows: list[tuple[str, Run, str]], path: Path) -> Path:
+def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:
     """Each row of the table as one row of pictures, all from the same noise."""
     shown = rows[0][1].facts.classes or 10
-    x = [as_pictures(run, draw(run, shown, plan=plan, seed=0, guidance=1.0)).cpu() for _, run, plan in rows]
+    x = [as_pictures(run, draw(run, shown, plan=plan, seed=0, guidance=w)).cpu() for _, run, plan, w in rows]
     return pictures.save_images(torch.cat(x), path, columns=shown)
 
 

@@ -76,6 +76,12 @@ _OWN_PROCESS = {
 """Methods that are bound to a process."""
 
 
+_RATES: dict[str, dict[str, Any]] = {
+    "adversarial": {"betas": (0.0, 0.99)},
+    "progressive": {"schedule": "constant"},  # the last halving is the hardest, and a falling rate would leave it nothing
+}
+
+
 def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     """The recipe of a student of the run in a directory.
 
@@ -94,6 +100,16 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     if not isinstance(teacher.process, c.GaussianConfig):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
     objective, plan = STUDENTS[to](steps)
+    lost = set(teacher.objective.scalars) - set(objective.scalars)
+    if objective.taught == "always" and (lost or "guidance" in teacher.objective.scalars):
+        told = ", ".join(teacher.objective.scalars)
+        raise ValueError(
+            f"the run in {run} is told {told} besides its data's conditions, for which {to} has no place; distil the run that it "
+            "learned from."
+        )
+    if "guidance" in objective.scalars and not getattr(teacher.objective, "drop", 0):
+        raise ValueError(f"the run in {run} never learned without its condition (objective.drop is 0), so it cannot be guided; "
+                         "use consistency or dmd.")  # fmt: skip
     straight = teacher.process.schedule == "flow" and teacher.process.prediction.startswith("velocity")
     process = teacher.process if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, teacher.process)
     taught = objective.taught == "always" or (objective.taught == "either" and process == teacher.process)
@@ -106,11 +122,12 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
         "finetune": c.FinetuneConfig(),
         "teacher": None,
         "sample": c.SampleConfig(plan=plan),
+        "evaluation": teacher.evaluation.model_copy(update={"plan": None}),
     }
     if process == teacher.process:
         # a student that begins as its teacher has to move less, and more carefully
         changes["finetune"] = c.FinetuneConfig(origin=str(run))
-        slower = {"lr": teacher.train.lr / 4, **({"betas": (0.0, 0.99)} if to == "adversarial" else {})}
+        slower = {"lr": teacher.train.lr / 4, **_RATES.get(to, {})}
         changes["train"] = TrainConfig(**{**teacher.train.model_dump(), **slower})
     if taught:
         changes["teacher"] = c.TeacherConfig(

@@ -199,7 +199,10 @@ def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None,
         return [_Set(None, used, quantised(run, as_pictures(run, x)), lambda judge: {})]
     intended = torch.arange(count) % classes
     sets = []
-    for w in [1.0, 1.5] if guidance is None else [guidance]:
+    # a model that never learned without its condition has nothing to be guided away from
+    able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
+    usual = [1.0, 1.5] if able else [1.0]
+    for w in usual if guidance is None else [guidance]:
         x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
         sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
     return sets

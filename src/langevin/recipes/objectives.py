@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from langevin.config import Closed
 
@@ -12,11 +12,13 @@ class _Objective(Closed):
 
     Attributes:
         learns: "denoiser", or "map" for a flow map.
+        ends: the denoiser answers with ends of the flow, which no solver of the flow can follow.
         scalars: conditions that its network takes besides those of the data.
         taught: "always", "never", or "either": whether it has a teacher.
     """
 
     learns: ClassVar[Literal["denoiser", "map"]] = "denoiser"
+    ends: ClassVar[bool] = False
     scalars: ClassVar[tuple[str, ...]] = ()
     taught: ClassVar[Literal["always", "never", "either"]] = "never"
 
@@ -43,6 +45,7 @@ class ELBOConfig(_Objective):
 class ConsistencyConfig(_Objective):
     """Consistency models: distillation with a teacher, training without. See `langevin.objectives.consistency`."""
 
+    ends: ClassVar = True
     taught: ClassVar = "either"
 
     kind: Literal["consistency"] = "consistency"
@@ -93,14 +96,26 @@ class MeanFlowConfig(_Objective):
     drop: float = Field(default=0.0, ge=0, lt=1)
 
 
+def _range(w: tuple[float, float]) -> tuple[float, float]:
+    if not w[0] < w[1]:
+        raise ValueError(
+            f"w is {w}; give a range from least to most, or use consistency with objective.guidance for one strength."
+        )
+    return w
+
+
+Strengths = Annotated[tuple[float, float], AfterValidator(_range)]
+
+
 class LatentConsistencyConfig(_Objective):
     """Consistency distillation with guidance as a condition (LCM). See `langevin.objectives.LatentConsistency`."""
 
+    ends: ClassVar = True
     taught: ClassVar = "always"
     scalars: ClassVar = ("guidance",)
 
     kind: Literal["lcm"] = "lcm"
-    w: tuple[float, float] = (1.0, 3.0)
+    w: Strengths = (1.0, 3.0)
     """Least and most strength of guidance; 1 is none."""
     original: int = Field(default=50, ge=2)
     """Levels of the grid."""
@@ -131,6 +146,8 @@ class ProgressiveConfig(_Objective):
 
 class _Few(_Objective):
     """Students of a few steps, each at levels of its own."""
+
+    ends: ClassVar = True
 
     steps: int = Field(default=1, ge=1)
     """Of the student."""
@@ -179,7 +196,7 @@ class GuidanceDistillationConfig(_Objective):
     scalars: ClassVar = ("guidance",)
 
     kind: Literal["guidance"] = "guidance"
-    w: tuple[float, float] = (1.0, 5.0)
+    w: Strengths = (1.0, 5.0)
     """Least and most strength of guidance; 1 is none."""
     weighting: Literal["truncated", "v"] = "truncated"
     levels: str = "uniform"
@@ -209,6 +226,7 @@ class TrajectoryConfig(_Objective):
 class ContinuousConsistencyConfig(_Objective):
     """Consistency in continuous time (sCM). See `langevin.objectives.ContinuousConsistency`."""
 
+    ends: ClassVar = True
     taught: ClassVar = "either"
 
     kind: Literal["continuous"] = "continuous"

@@ -14,10 +14,9 @@ from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.core.sample import sample, trajectory
 from langevin.files import staged, write
-from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.sampling import chosen
+from langevin.recipes.sampling import chosen, guided
 
 BATCH = 500
 
@@ -44,15 +43,14 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     cond = None
     if labels is not None:
         cond, given = (None, {"label": labels}) if joint else ({"label": labels}, None)
-    if "guidance" in run.recipe.objective.scalars:  # the model itself answers for a strength
-        cond, w = {**(cond or {}), "guidance": torch.full((count,), float(w))}, 1.0
+    told = guided(run, cond, count, w)
 
     def options(first: int, now: int) -> dict[str, Any]:
         def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
             return None if d is None else {n: v[first : first + now] for n, v in d.items()}
 
-        return {"count": now, "seed": seed, "first_id": first, "guidance": CFG(w) if w != 1 else None,
-                "cond": cut(cond), "given": cut(given)}  # fmt: skip
+        return {"count": now, "seed": seed, "first_id": first, "guidance": told["guidance"],
+                "cond": cut(told["cond"]), "given": cut(given)}  # fmt: skip
 
     if frames:
         return [step.z for step in trajectory(model, table, **options(0, count))]

@@ -76,11 +76,21 @@ def _of_weights(run: Run) -> str:
     return total.hexdigest()
 
 
+def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float) -> dict[str, Any]:
+    """What `sample` is told of conditions and guidance of strength w: models that learned guidance answer for a strength."""
+    if "guidance" in run.recipe.objective.scalars:
+        return {"cond": {**(cond or {}), "guidance": torch.full((count,), float(w))}, "guidance": None}
+    return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
+
+
 def _options(run: Run, count: int, w: float) -> dict[str, Any]:
     if isinstance(run.denoiser.process, Product):
         raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")
+    if run.recipe.objective.ends:
+        kind, plan = run.recipe.objective.kind, run.recipe.sample.plan
+        raise ValueError(f"this run, of kind {kind}, leaps to the end of the flow, where no plan can lead better; use {plan}.")
     classes = run.facts.classes
     if w != 1 and classes is None:
         raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
     cond = None if classes is None else {"label": torch.arange(count) % classes}
-    return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
+    return guided(run, cond, count, w)

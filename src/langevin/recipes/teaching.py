@@ -47,6 +47,15 @@ def check_teacher(recipe: c.Recipe) -> None:
         )
     if recipe.teacher is not None and taught == "never":
         raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
+    if recipe.teacher is None or kind == "reflow":
+        return
+    if not isinstance(recipe.process, c.GaussianConfig) or not isinstance(recipe.teacher.process, c.GaussianConfig):
+        raise ValueError(f"objective {kind!r} follows the flow of a Gaussian process, and this run or its teacher has another.")
+    if recipe.process.schedule != recipe.teacher.process.schedule:
+        raise ValueError(
+            f"process.schedule is {recipe.process.schedule!r} and the teacher's {recipe.teacher.process.schedule!r}, so their "
+            "levels mean different noise; leave it alone, or use reflow."
+        )
 
 
 def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None) -> Objective:

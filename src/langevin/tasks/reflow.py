@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.plan import Draft, Plan
@@ -24,7 +25,7 @@ from langevin.objectives import Denoising
 from langevin.objectives.coupling import Paired
 from langevin.objectives.levels import Steps
 from langevin.tasks.transport import deterministic
-from langevin.training import fit
+from langevin.training import Trainer
 
 
 def pairs(
@@ -97,26 +98,29 @@ def reflow(
     guidance: Guidance | None = None,
     **settings: Any,
 ) -> Denoiser:
-    """`rounds` times: make pairs, and go on training on them. A stopped call goes on where it was if repeated with the model as
-    it was at first.
+    """`rounds` times: make pairs, and go on training on them. A call that was stopped, by Ctrl-C or because `hours` were over, goes
+    on where it was if repeated with the model as it was at first.
 
     Args:
         denoiser: a trained model, changed in place.
         plan, starts, batch, guidance: see `pairs`.
         folder: pairs and run of round k are kept in `folder`/k.
         rounds: one gives the 2-rectified flow of a model that was trained once.
-        settings: as for `fit`, such as steps, lr; or `objective`, `Denoising(coupling=Paired())` by default.
+        settings: as for `fit`, such as steps, lr, progress; or `objective`, `Denoising(coupling=Paired())` by default.
 
     Returns:
         The denoiser.
     """
     if rounds < 1:
         raise ValueError(f"rounds is {rounds}; reflow at least once.")
-    objective = settings.pop("objective", None) or Denoising(coupling=Paired())
+    objective, progress = settings.pop("objective", None) or Denoising(coupling=Paired()), settings.pop("progress", True)
     for k in range(1, rounds + 1):
         at = Path(folder) / str(k)
         made = pairs(denoiser, plan, starts, at / "pairs", batch=batch, guidance=guidance)
-        fit(denoiser, made, objective=objective, out=at / "run", resume=True, **settings)
+        trainer = Trainer(denoiser, made, objective, TrainConfig(**settings), at / "run", resume=True)
+        trainer.run(progress)
+        if not trainer.finished:
+            break
     return denoiser
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
-from langevin.core.plan import Draft, Plan
+from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.process import Process
 from langevin.core.sample import Guidance, plans_for, trajectory
 from langevin.core.tree import leaves
@@ -55,9 +55,11 @@ def transport(
         guidance: as for `sample`.
 
     Raises:
-        ValueError: for another process, or a plan that adds noise.
+        ValueError: for another process, or a plan that adds noise or chooses its own steps.
     """
     table = deterministic(denoiser.process, plan)
+    if any(isinstance(row, DrivingRow) for row in table.rows):
+        raise ValueError(f"plan {table.name} chooses its own steps and shows none of them; use one such as heun:50:grid=uniform.")
     cost, energy, begins, ends = 0.0, 0.0, [], []
     for index in torch.arange(len(starts)).split(batch):
         read = starts.batch(index)

@@ -239,7 +239,7 @@ class Trainer:
                 ids = torch.arange(piece.place, piece.place + count, device=self.device)
                 noise = Noise(self.config.seed, ids, purpose="/train", among=among)
                 with self.losses.part(k == len(pieces) - 1):
-                    with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+                    with torch.autocast(self.device.type, precision, enabled=precision != torch.float32, cache_enabled=False):
                         loss = self.losses(batch, noise)
                     self.scaler.scale(loss.total * (piece.share * self.group.world)).backward()
                 # a sample that was read only so that there is one is no loss: level 0
