@@ -206,7 +206,7 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
         ("ours", "consistency distillation"): lambda: (learned("edm"), Consistency(teacher("edm")), karras),
         ("ours", "consistency training"): lambda: (edm_model(), Consistency(None, growing, slowing), karras),
         ("ours", "improved consistency training"): lambda: (edm_model(), improved(last=160), karras),
-        ("ours", "shortcut"): lambda: (flow_map("1000t"), Shortcut(), leaps),
+        ("ours", "shortcut"): lambda: (flow_map("1000t"), Shortcut(decay=0.95), leaps),
         ("ours", "improved MeanFlow"): lambda: (flow_map(), MeanFlow(power=0.0), leaps),
         ("ours", "MeanFlow"): lambda: (flow_map(), MeanFlow(improved=False), leaps),
     }

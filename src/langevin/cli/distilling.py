@@ -76,7 +76,7 @@ def _agree(recipe: Recipe, to: str, steps: int) -> None:
     """Refuse an objective that trains for other steps than the student is sampled by."""
     asked, usual = recipe.objective.model_dump(), STUDENTS[to](steps)
     for name in ("stages", "steps", "grid") if to in ("dmd", "adversarial", "progressive") else ():
-        if asked[name] != usual[0].model_dump()[name] and recipe.sample.plan == usual[1]:
+        if asked.get(name) != usual[0].model_dump().get(name) and recipe.sample.plan == usual[1]:
             said = f"objective.{name} is {asked[name]}, but samples are drawn by {usual[1]}"
             raise Refusal(f"{said}; say --steps N, or a --sample.plan that fits.")
 

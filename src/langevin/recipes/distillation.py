@@ -52,7 +52,7 @@ def _mean_flow(steps: int) -> Made:
 
 
 def _shortcut(steps: int) -> Made:
-    return o.ShortcutConfig(), f"ddim:{steps}:grid=uniform"
+    return o.ShortcutConfig(finest=6, decay=0.95), f"ddim:{steps}:grid=uniform"
 
 
 def _reflow(steps: int) -> Made:

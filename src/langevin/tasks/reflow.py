@@ -98,7 +98,7 @@ def reflow(
     guidance: Guidance | None = None,
     **settings: Any,
 ) -> Denoiser:
-    """`rounds` times: make pairs, and go on training on them. A call that was stopped, by Ctrl-C or because `hours` were over, goes
+    """`rounds` times: make pairs, and go on training on them. A call that was stopped, by Ctrl-C or after `hours`, goes
     on where it was if repeated with the model as it was at first.
 
     Args:
