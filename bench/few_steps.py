@@ -61,6 +61,12 @@ def net(scalars: Sequence[str] = ()) -> torch.nn.Module:
     return lv.networks.MLP(2, 128, 4, scalars=scalars)
 
 
+def cloud(seed: int) -> Tensor:
+    points = lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT)).x
+    assert isinstance(points, Tensor)
+    return points
+
+
 class Moons:
     """The data without its labels, and one way to train whatever on it."""
 
@@ -69,7 +75,7 @@ class Moons:
 
         points = lv.data.two_moons(20_000, 0.05, 0)
         self.data = Arrays(points.batch(torch.arange(len(points))).x)
-        self.real, other = (lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT)).x for seed in (7, 8))
+        self.real, other = (cloud(seed) for seed in (7, 8))
         self.floor, self.updates = w2(other, self.real), updates
         self.paired: Any = None
         self.folder = Path(tempfile.mkdtemp())
@@ -122,7 +128,7 @@ def flow_matching(transport: bool) -> Callable[..., Tensor]:
     matcher = (ExactOptimalTransportConditionalFlowMatcher if transport else ConditionalFlowMatcher)(sigma=0.0)
 
     def loss(self: Any, model: Any, x: Tensor) -> Tensor:
-        t, z, u = matcher.sample_location_and_conditional_flow(torch.randn_like(x), x)
+        t, z, u = matcher.sample_location_and_conditional_flow(torch.randn_like(x), x)[:3]
         out = model.outputs({"": z}, {"": (1 - t).double()[:, None]}, None, None)[""]
         return (out + u).square().mean()  # our velocity points from data to noise
 
@@ -377,7 +383,7 @@ def write(row: dict[str, Any]) -> None:
     file = RESULTS / "few_steps.csv"
     head = not file.exists()
     with file.open("a") as lines:
-        out = csv.DictWriter(lines, FIELDS)
+        out: csv.DictWriter[str] = csv.DictWriter(lines, FIELDS)
         if head:
             out.writeheader()
         out.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})

@@ -62,7 +62,7 @@ def test_the_command_leaves_a_table_and_a_picture_and_goes_on_without_its_teache
         rows = json.loads((tmp_path / "student" / "comparison.json").read_text())
         assert [(r["who"], r["evaluations"]) for r in rows] == [("teacher", 2), ("teacher", 1), ("student", 1)]
         assert all({"intended_label", "fd_ratio", "recall", "milliseconds"} <= r.keys() for r in rows)
-        assert (tmp_path / "student" / "comparison.png").exists() and "intended label" in capsys.readouterr().out
+        assert (tmp_path / "student" / "comparison.png").exists() and "intended" in capsys.readouterr().out
         asked = read_recipe(tmp_path / "student")
         longer = asked.model_copy(update={"train": asked.train.model_copy(update={"steps": 6})})
         gone = moved.rename(moved.with_name("gone"))

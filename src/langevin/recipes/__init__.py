@@ -102,7 +102,8 @@ def digits_mean_flow() -> Recipe:
         digits(),
         name="digits-mean-flow",
         about="the digits in one step, trained from scratch by improved MeanFlow",
-        expects="",
+        expects="in 1 step intended label 97.3 % of 1,000 and FD 0.97 of the real floor; in 2 steps 99.3 % and 1.03; in 4 steps "
+        "99.1 % and 1.01 (the recipe digits, 20 steps: 98.6 % and 0.82); 14 minutes on one core",
         process=GaussianConfig(schedule="flow", prediction="velocity:level=t"),
         objective=MeanFlowConfig(),
         train=TrainConfig(steps=2000, batch=64, lr=1.5e-3),
@@ -131,7 +132,8 @@ def digits_consistency() -> Recipe:
         digits(),
         name="digits-consistency",
         about="the digits in one or two steps, trained from scratch by improved consistency training",
-        expects="",
+        expects="in 1 step intended label 98.3 % of 1,000 and FD 1.01 of the real floor; in 2 steps 98.3 % and 1.01; in 4 steps "
+        "97.8 % and 0.90 (the recipe digits, 20 steps: 98.6 % and 0.82); 11 minutes on one core",
         process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.75,level=250log_sigma"),
         objective=ConsistencyConfig(improved=True, steps=160, distance="pseudo_huber", mean=-0.5),
         train=TrainConfig(steps=3000, batch=64, lr=1.5e-3),
