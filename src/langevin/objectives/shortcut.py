@@ -30,8 +30,8 @@ class Shortcut(Leaps):
     Args:
         finest: 2^-n, the smallest leap that is learned from others is 2 finest; leaps of `finest` are steps along the flow.
         share: of the batch that learns leaps.
-        decay: share that the slow copy keeps at each update. What is known of short leaps reaches those twice as long through it, so
-            a run needs many times `finest` / (1 - decay) updates; 0.999 is the published value for long ones.
+        decay: share that the slow copy keeps at each update. What is known of short leaps reaches those twice as long through it,
+            so a run needs many times `finest` / (1 - decay) updates; 0.999 is the published value for long ones.
         least: the weight stops growing where sigma falls below this.
         drop, distance: as for `Leaps`.
     """
