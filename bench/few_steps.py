@@ -339,6 +339,19 @@ def digits(teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
         judge(run.holding(open_run(out).denoiser), method, plans, samples / last["samples_per_second"], last["step"])
 
 
+def page(teacher: Path, runs: Path) -> Path:
+    """One row of pictures for the teacher and for each student in one step, all of the same classes."""
+    from langevin.recipes.build import open_run
+    from langevin.recipes.report import draw
+
+    taught = open_run(teacher)
+    rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]
+    for method, (_, _, plans) in DIGITS.items():
+        if (out := runs / method.replace(" ", "-")).is_dir():
+            rows.append(draw(open_run(out), 20, plan=plans[0], seed=2))
+    return lv.save_images(torch.cat(rows), RESULTS.parents[1] / "docs" / "images" / "few_steps_digits.png", columns=20)
+
+
 def plot() -> Path:
     """Quality against evaluations, one panel for each problem and measure."""
     from langevin.pictures import pyplot
@@ -404,6 +417,7 @@ def main() -> None:
         moons(asked.updates, asked.reference, asked.only)
     elif asked.problem == "digits":
         digits(asked.teacher, asked.runs, asked.only, asked.samples)
+        print(page(asked.teacher, asked.runs))
     else:
         print(plot())
 
