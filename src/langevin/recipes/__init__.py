@@ -86,8 +86,9 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="intended label 95.2 % of 2,000 at w = 1 and 99.4 % at w = 1.5 (held-out pictures: 98.6 %), FD 1.52 of the real "
-        "floor at w = 1, nearest-neighbour ratio 1.07; 38 minutes of training on 2 cores with 9,000 pictures",
+        expects="not trained to its end with these settings yet; after 700 updates the intended label shows in 46 % of 500 samples, "
+        "against 16 % with min-SNR weights and no patches, which reached 95.2 % at w = 1, 99.4 % at w = 1.5 and FD 1.52 of the real "
+        "floor in 38 minutes on 2 cores with 9,000 pictures",
         data=MnistData(),
         network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         # under min-SNR the levels at which the digit is decided, near pure noise, hardly count
@@ -117,7 +118,8 @@ def digits_shortcut() -> Recipe:
         digits(),
         name="digits-shortcut",
         about="the digits in 1, 2, 4, ... steps, trained from scratch as a shortcut model",
-        expects="",
+        expects="in 1 step intended label 99.2 % of 1,000 and FD 1.08 of the real floor; in 2 steps 99.1 % and 0.95; in 4 steps "
+        "98.9 % and 0.90 (the recipe digits, 20 steps: 98.6 % and 0.82); 12 minutes on one core",
         process=GaussianConfig(schedule="flow", prediction="velocity"),
         # each doubling is learned from the slow copy of the one before: a slower one would need a longer run
         objective=ShortcutConfig(finest=6, decay=0.95),
