@@ -86,9 +86,9 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="not trained to its end with these settings yet; after 700 updates the intended label shows in 46 % of 500 samples, "
-        "against 16 % with min-SNR weights and no patches, which reached 95.2 % at w = 1, 99.4 % at w = 1.5 and FD 1.52 of the real "
-        "floor in 38 minutes on 2 cores with 9,000 pictures",
+        expects="not trained to its end with these settings yet; after 700 updates the intended label shows in 46 % of 500 "
+        "samples, against 16 % with min-SNR weights and no patches, which reached 95.2 % at w = 1, 99.4 % at w = 1.5 and FD 1.52 "
+        "of the real floor in 38 minutes on 2 cores with 9,000 pictures",
         data=MnistData(),
         network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         # under min-SNR the levels at which the digit is decided, near pure noise, hardly count
