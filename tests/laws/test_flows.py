@@ -7,6 +7,9 @@ so that points at plus and minus one standard deviation stand for the normal law
 
 import math
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,25 +153,33 @@ def test_distillation_asks_for_the_levels_that_euler_visits():
         assert levels.tolist() == pytest.approx(visited, abs=1e-12) and (counts == 1200 // k).all()
 
 
-def test_pairs_made_after_a_kill_are_the_same_to_the_bit(tmp_path):
+def pairing():
     torch.manual_seed(0)
     model = Denoiser(MLP(2, 8, 1), LINE, "velocity", shape=(2,)).eval()
-    plan, starts = plans.parse("heun:3:grid=uniform"), Prior(LINE, (2,), 50, seed=3)
+    return model, plans.parse("heun:3:grid=uniform"), Prior(LINE, (2,), 50, seed=3)
+
+
+def dying(folder: str) -> None:
+    """Make pairs, and die without a word in the fourth block."""
+    model, plan, starts = pairing()
+    calls, forward = [0], model.net.forward
+
+    def call(*args, **kwargs):
+        calls[0] += 1
+        if calls[0] == 3 * 5 + 2:
+            os._exit(9)
+        return forward(*args, **kwargs)
+
+    model.net.forward = call
+    pairs(model, plan, starts, folder, batch=8)
+
+
+def test_pairs_made_after_a_kill_are_the_same_to_the_bit(tmp_path):
+    model, plan, starts = pairing()
     whole = pairs(model, plan, starts, tmp_path / "whole", batch=8)
-    child = os.fork()
-    if child == 0:  # dies without a word in its fourth block
-        calls, forward = [0], model.net.forward
-
-        def dying(*args, **kwargs):
-            calls[0] += 1
-            if calls[0] == 3 * 5 + 2:
-                os._exit(9)
-            return forward(*args, **kwargs)
-
-        model.net.forward = dying
-        pairs(model, plan, starts, tmp_path / "killed", batch=8)
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    program = f"from tests.laws.test_flows import dying; dying({str(tmp_path / 'killed')!r})"
+    child = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False)
+    assert child.returncode == 9
     again = pairs(model, plan, starts, tmp_path / "killed", batch=8)
     index = torch.tensor([49, 0, 17])
     one, other = whole.batch(index), again.batch(index)
