@@ -147,7 +147,7 @@ def reference(checkout: Path, teacher: Any, distilled: bool, updates: int) -> tu
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     student = module.KarrasDenoiser(sigma_data=SIGMA_DATA, distillation=True, weight_schedule="uniform", loss_norm="l2")
-    plain = module.KarrasDenoiser(sigma_data=SIGMA_DATA, distillation=False)
+    plain = module.KarrasDenoiser(sigma_data=SIGMA_DATA, distillation=False, loss_norm="l2")
 
     def called(model: Any) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, label: model.net(x, label)
