@@ -248,7 +248,7 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
                 model = learned("edm") if distilled else edm_model()
                 return (
                     model,
-                    Theirs(*reference(reference_at, teacher("edm").net if distilled else None, distilled, updates)),
+                    Theirs(*reference(reference_at, teacher("edm") if distilled else None, distilled, updates)),
                     karras,
                 )
 
