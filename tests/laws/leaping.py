@@ -8,6 +8,7 @@ from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.objectives import Batch
+from langevin.objectives.coupling import Coupling
 
 C = 0.25
 """Variance of the data, whose mean is 0."""
@@ -45,10 +46,10 @@ class ExactFlow(FlowMap):
         return GaussianPosterior(self.gain * x)
 
 
-class Crossed:
+class Crossed(Coupling):
     """A coupling that replaces noise by +1 and -1: with `square` as data, products of two of x and e average exactly."""
 
-    def __call__(self, x, e, label=None):
+    def __call__(self, x, e, label=None, noise=None):
         return torch.tensor([1.0, -1.0, 1.0, -1.0], dtype=x.dtype).repeat(len(x) // 4).reshape(-1, 1)
 
 

@@ -1,6 +1,7 @@
 """Leaping models against closed forms: consistency models, shortcut models and mean flows on normal data."""
 
 import math
+from dataclasses import replace
 from types import MethodType
 
 import pytest
@@ -18,8 +19,9 @@ from langevin.data import Arrays
 from langevin.networks import blocks
 from langevin.objectives import Batch, Denoising
 from langevin.objectives.consistency import Consistency, doubling, growing, improved, slowing
+from langevin.objectives.coupling import Coupling
 from langevin.objectives.leaps import follow
-from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.mean_flow import MeanFlow, velocity
 from langevin.objectives.shortcut import Shortcut
 from langevin.training import Trainer
@@ -333,11 +335,11 @@ class Fixed(LevelDensity):
         return torch.ones_like(t)
 
 
-class Always:
+class Always(Coupling):
     def __init__(self, e):
         self.e = e
 
-    def __call__(self, x, e, label=None):
+    def __call__(self, x, e, label=None, noise=None):
         return self.e
 
 
@@ -426,7 +428,9 @@ def test_a_shortcut_is_two_halves_of_itself(halvings, flow):
     x = normal(8, 3)
     noise = Noise.of(0, 8)
     objective(model, Batch(x), noise)
-    z = FLOW.mix(x[:4], FLOW.noise(x[:4], Noise.of(0, 4).at("noise")), t)
+    leaping = (stratified(noise.at("leaps")) < 0.5).nonzero()[:, 0]  # drawn over the whole batch: four of eight
+    x = x[leaping]
+    z = FLOW.mix(x, FLOW.noise(x, replace(noise, ids=leaping).at("noise")), t)
     first = velocity(slow, z, t, t if flow else t - d / 2, None)
     between = z - d / 2 * first
     second = velocity(slow, between, t - d / 2, t - d / 2 if flow else t - d, None)
