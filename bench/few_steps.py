@@ -362,6 +362,7 @@ def plot() -> Path:
     figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
     for axis, panel in zip(axes[0], panels, strict=True):
         here = [r for r in rows if (r["problem"], r["measure"]) == panel]
+        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
         for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
             points = sorted(
                 (int(r["evaluations"]), float(r["quality"])) for r in here if (r["who"], r["method"]) == (who, method)
