@@ -7,8 +7,7 @@ from pathlib import Path
 from langevin.cli.asking import Refusal, parse
 from langevin.cli.training import Asked, trained
 from langevin.recipes import Recipe
-from langevin.recipes.distillation import STUDENTS, student
-from langevin.spec import nearest
+from langevin.recipes.distillation import STUDENTS, known, student
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,7 @@ def distill(args: Sequence[str]) -> None:
         raise Refusal(f"to is missing; say --to {'|'.join(STUDENTS)}.")
     if steps is not None and not steps.isdigit():
         raise Refusal(f"steps is {steps!r}; give a number of evaluations, such as 1 or 4.")
-    if to not in STUDENTS:
-        raise Refusal(f"to is {to!r}; did you mean {nearest(to, STUDENTS)!r}? There are {', '.join(STUDENTS)}.")
+    known(to)
     from langevin.recipes.build import read_recipe
 
     teacher, prog = Path(run), f"langevin distill {run} --to {to}" + (f" --steps {steps}" if steps else "")

@@ -85,16 +85,11 @@ def tune(args: Sequence[str]) -> None:
     if asked.out is not None and asked.out.suffix != ".json":
         raise Refusal(f"out is {asked.out}; write a .json.")
     from langevin.recipes.build import open_run
-    from langevin.recipes.sampling import save
-    from langevin.recipes.sampling import tune as learn
+    from langevin.recipes.sampling import tune_into
 
     out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
     run = open_run(asked.run, device=asked.device)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half_way = out.with_suffix(".tuning.safetensors")
-    found, ready = learn(run, asked.steps, guidance=asked.guidance, iterations=asked.iterations, checkpoint=half_way, show=True)
-    save(found.plan, out)
-    half_way.unlink(missing_ok=True)
+    found, ready = tune_into(out, run, asked.steps, guidance=asked.guidance, iterations=asked.iterations)
     print(f"best ready-made  {ready}")
     print(f"tuned            {found}" if found is not ready else "tuning did not beat it; the ready-made plan is kept.")
     print(f"{out}: use it as --plan {out}")

@@ -11,17 +11,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.gaussian import Gaussian
-from langevin.core.levels import cast
+from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.critics import Critic
 from langevin.objectives.leaps import belief, guided, one_gaussian
-from langevin.objectives.levels import LEVELS, LevelDensity, stratified
+from langevin.objectives.levels import LevelDensity, stratified
+from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import frozen
 
 
@@ -39,8 +39,7 @@ def check_levels(levels: Sequence[float]) -> tuple[float, ...]:
 
 def inner_levels(density: LevelDensity, process: Gaussian, noise: Noise, like: Tensor, margin: float = 0.02) -> Tensor:
     """A level for each sample, expanded, kept away from both ends: there a teacher says everything or nothing."""
-    t = density.quantile(stratified(noise), process.schedule).clamp(margin, 1 - margin)
-    return t.reshape(-1, *[1] * (like.ndim - 1)).to(like.device)
+    return expand(density.quantile(stratified(noise), process.schedule).clamp(margin, 1 - margin), like)
 
 
 class Adversarial(Objective):
@@ -91,7 +90,7 @@ class Adversarial(Objective):
             )
         self.nets = Networks({"teacher": frozen(teacher)})
         self.levels, self.distill, self.weighting, self.guidance = check_levels(levels), distill, weighting, float(guidance)
-        self.noised = spec.parse(noised, LEVELS, "levels") if isinstance(noised, str) else noised
+        self.noised = levels_named(noised)
         self.r1, self.at, self.width, self.classes, self.drop, self.seed = r1, at, width, classes, drop, seed
         self.own_rate = rate
 
@@ -113,7 +112,7 @@ class Adversarial(Objective):
         process, x, mask = one_gaussian(model.process), leaves(batch.x)[""], batch.mask
         cond = drop_conditions(batch.cond, noise, self.drop)
         which = (noise.at("levels").uniform(()) * len(self.levels)).long().cpu()
-        t = torch.tensor(self.levels, dtype=torch.float64)[which].reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
+        t = expand(torch.tensor(self.levels, dtype=torch.float64)[which], x)
         z = process.mix(x, process.noise(x, noise.at("noise"), mask), t)
         own = belief(model, z, t, torch.zeros_like(t), cond, mask)
 

@@ -9,7 +9,6 @@ At level 0 the belief is the state itself, whatever the network says: f(z, 0) = 
 but "x0" f is continuous there.
 """
 
-import copy
 import math
 from typing import Any
 
@@ -18,13 +17,13 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Leaps, follow, trail
+from langevin.objectives.leaps import Ladder, Leaps, follow, now
 from langevin.objectives.teachers import frozen
 from langevin.plans.grids import Grid
-from langevin.plans.grids import named as grid_named
 
 
 def doubling(done: float, first: int = 10, last: int = 1280) -> int:
@@ -88,26 +87,14 @@ class Consistency(Leaps):
             )
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
-        self.steps, self.decay, self.order, self.grid = steps, decay, order, grid_named(grid)
+        self.steps, self.decay, self.order, self.grid = steps, decay, order, Ladder(grid)
         self.weighting, self.chosen, self.mean, self.std, self.guidance = weighting, density, mean, std, guidance
-        self.says += f", steps={_said(steps)}, decay={_said(decay)}, order={order}, grid={_said(grid)}, weighting={weighting}"
+        self.says += f", steps={_said(steps)}, decay={_said(decay)}, order={order}, grid={self.grid.says}, weighting={weighting}"
         self.says += f", density={density}, mean={mean:g}, std={std:g}, guidance={guidance:g}"
-        self._levels: dict[int, Tensor] = {}
-
-    def prepare(self, model: Denoiser) -> None:
-        if self.decay is not None:
-            self.nets["slow"] = copy.deepcopy(model).requires_grad_(False)
-
-    def end(self, model: Denoiser) -> None:
-        if self.decay is not None:
-            trail(self.nets["slow"], model, _now(self.decay, self.done))
 
     def ladder(self, process: Gaussian) -> Tensor:
-        """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64."""
-        steps: int = _now(self.steps, self.done)
-        if steps not in self._levels:
-            self._levels = {steps: torch.tensor(self.grid(process.schedule, steps)[::-1], dtype=torch.float64)}
-        return self._levels[steps]
+        """Levels 0 = t_0 < t_1 < ... < t_N = 1 of this part of the run, float64."""
+        return self.grid(process.schedule, now(self.steps, self.done))
 
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ladder = self.ladder(process)
@@ -119,8 +106,7 @@ class Consistency(Leaps):
             shares = torch.erf((logs.clamp(max=20.0) - self.mean) / (math.sqrt(2) * self.std)).diff()
         total = (shares / shares.sum()).cumsum(0)
         i = torch.searchsorted(total, noise.uniform(()).cpu()).clamp(max=len(shares) - 1)
-        shape = (-1, *[1] * (like.ndim - 1))
-        t, u = (ladder[j].reshape(shape).to(like.device) for j in (i + 1, i))
+        t, u = (expand(ladder[j], like) for j in (i + 1, i))
         return t, u, torch.zeros_like(t)
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:
@@ -149,10 +135,6 @@ def improved(distance: str | Distance = "pseudo_huber", first: int = 10, last: i
 
     doubled.__name__ = f"doubling({first}, {last})"
     return Consistency(None, doubled, distance=distance, **given)
-
-
-def _now(value: Any, done: float) -> Any:
-    return value(done) if callable(value) else value
 
 
 def _said(value: Any) -> str:

@@ -19,18 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
-from langevin.core.levels import cast
+from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.leaps import guided, one_gaussian, replayed
-from langevin.objectives.levels import LEVELS, LevelDensity, stratified
+from langevin.objectives.levels import LevelDensity, stratified
+from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import frozen
 
 
@@ -72,7 +72,7 @@ class ContinuousConsistency(Objective):
             raise ValueError(f"normalise is {normalise}; give a length above 0, or None for no normalisation.")
         if adaptive and knots < 1:
             raise ValueError(f"knots is {knots}; a broken line has at least 1 piece.")
-        self.levels = spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels
+        self.levels = levels_named(levels)
         self.warmup, self.normalise, self.guidance, self.drop = warmup, normalise, guidance, drop
         self.coupling, self.nets, self.done = coupling or Independent(), Networks(), 1.0
         if teacher is not None:
@@ -99,8 +99,7 @@ class ContinuousConsistency(Objective):
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
-        t = self.levels.quantile(stratified(noise.at("levels")), process.schedule)
-        t = t.reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
+        t = expand(self.levels.quantile(stratified(noise.at("levels")), process.schedule), x)
         cond = drop_conditions(batch.cond, noise, self.drop)
         e = partners(self.coupling, process, batch, noise.at("noise"))
         z = process.mix(x, e, t)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
@@ -19,7 +18,8 @@ from langevin.core.tree import leaves, spread
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, Independent, partners
-from langevin.objectives.levels import LEVELS, LevelDensity
+from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import named as levels_named
 from langevin.objectives.weights import Weight, named
 
 
@@ -52,14 +52,12 @@ class Denoising(Objective):
     ) -> None:
         super().__init__()
         self.weight = named(weight)
-        if isinstance(levels, str):
-            levels = spec.parse(levels, LEVELS, "levels")
         for field, value in (("clean", clean), ("drop", drop)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} is {value}; it is a probability below 1.")
         if spread not in SPREADS:
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
-        self.levels, self.spread, self.clean, self.drop = levels, spread, clean, drop
+        self.levels, self.spread, self.clean, self.drop = levels_named(levels), spread, clean, drop
         self.coupling, self.leaf_weights = coupling or Independent(), leaf_weights
 
     @property

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.adversarial import check_levels, inner_levels
@@ -24,7 +24,8 @@ from langevin.objectives.base import Loss, Networks, Objective, drop_conditions,
 from langevin.objectives.critics import Critic
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.leaps import belief, guided, one_gaussian
-from langevin.objectives.levels import LEVELS, LevelDensity
+from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import frozen
 
 
@@ -84,7 +85,7 @@ class DistributionMatching(Objective):
             self.nets["fake"] = _learning(fake)
         self.nets["teacher"] = frozen(teacher)
         self.levels, self.every, self.guidance = check_levels(levels), every, float(guidance)
-        self.noised = spec.parse(noised, LEVELS, "levels") if isinstance(noised, str) else noised
+        self.noised = levels_named(noised)
         self.adversarial, self.r1, self.at, self.width, self.classes = adversarial, r1, at, width, classes
         self.drop, self.seed, self.own_rate, self.turn = drop, seed, rate, True
         self.denoising = Denoising()
@@ -118,7 +119,7 @@ class DistributionMatching(Objective):
                 x = belief(model, z, level, torch.zeros_like(level), cond, mask)
                 z = process.mix(x, process.noise(x, noise.at("renoise", step=k), mask), u)
                 begun = torch.where((which >= k).reshape(shape).to(z.device), z, begun)
-        t = levels[which.cpu()].reshape(shape).to(z.device)
+        t = expand(levels[which.cpu()], z)
         with torch.set_grad_enabled(self.turn and torch.is_grad_enabled()):
             return belief(model, begun, t, torch.zeros_like(t), cond, mask)
 

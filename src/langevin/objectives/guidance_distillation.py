@@ -4,7 +4,6 @@ in two. It is a denoiser like any other, to be distilled further, with `Progress
 import torch
 from torch import Tensor
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.levels import cast
@@ -12,7 +11,8 @@ from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.leaps import belief, guided, one_gaussian
-from langevin.objectives.levels import LEVELS, LevelDensity
+from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import check_weighting, drawn, frozen, signal_weight, strengths
 
 
@@ -42,7 +42,7 @@ class GuidanceDistillation(Objective):
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
         self.nets = Networks({"teacher": frozen(teacher)})
         self.w, self.weighting, self.drop = strengths(w), check_weighting(weighting), drop
-        self.levels = spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels
+        self.levels = levels_named(levels)
 
     def extra_repr(self) -> str:
         return f"w={self.w}, weighting={self.weighting}, drop={self.drop:g}"

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
@@ -23,7 +22,8 @@ from langevin.core.tree import leaves
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, Independent, partners
-from langevin.objectives.levels import LEVELS, LevelDensity
+from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import named as levels_named
 
 PATHS = ("ascent", "descent")
 
@@ -70,7 +70,7 @@ class InterFlow(Objective):
             raise ValueError(f"path is {path!r}; choose one of {', '.join(PATHS)}.")
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
-        self.levels = spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels
+        self.levels = levels_named(levels)
         self.unbiased, self.path, self.drop, self.coupling = unbiased, path, drop, coupling or Independent()
 
     def extra_repr(self) -> str:

@@ -5,7 +5,7 @@ DDIM's, over strides of a grid. The student is shown w as cond["guidance"], in t
 the paper's omega is w - 1. `plans.lcm` samples from it. LCM-LoRA (2311.05556) is the same on a model with `adapters.lora`.
 
 At level 0 the belief is the state itself under every prediction, which is the boundary condition. The published models have
-c_skip and c_out of their own instead: prediction `published`.
+c_skip and c_out of their own instead: prediction `Published`.
 """
 
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.prediction import GaussianPrediction
 from langevin.core.prediction import named as prediction_named
@@ -67,8 +68,7 @@ class LatentConsistency(Consistency):
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ladder = self.ladder(process)
         i = (noise.uniform(()).cpu() * (len(ladder) - 1)).long() + 1
-        shape = (-1, *[1] * (like.ndim - 1))
-        t, u = (ladder[j].reshape(shape).to(like.device) for j in (i, (i - self.skip).clamp(min=0)))
+        t, u = (expand(ladder[j], like) for j in (i, (i - self.skip).clamp(min=0)))
         return t, u, torch.zeros_like(t)
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:

@@ -11,6 +11,7 @@ For levels t > u >= s of each sample:   target = leap(move(z_t, t, u), u, s), an
 Landing points are compared as beliefs, the x with which the deterministic bridge lands there (`Gaussian.aim`).
 """
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,11 +28,14 @@ from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.process import Process
+from langevin.core.schedule import Schedule
 from langevin.core.tree import leaves
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.distances import DISTANCES, Distance
+from langevin.plans.grids import Grid
+from langevin.plans.grids import named as grid_named
 
 
 def one_gaussian(process: Process) -> Gaussian:
@@ -109,6 +113,11 @@ def replayed(device: torch.device) -> Iterator[Any]:
     yield back
 
 
+def now(value: Any, done: float) -> Any:
+    """A setting that is a function of the share of the run that is done, at that share; any other as it is."""
+    return value(done) if callable(value) else value
+
+
 @torch.no_grad()
 def trail(slow: nn.Module, model: nn.Module, keep: float) -> None:
     """Move a slow copy towards the model."""
@@ -120,14 +129,34 @@ def trail(slow: nn.Module, model: nn.Module, keep: float) -> None:
         b.copy_(now[name])
 
 
+class Ladder:
+    """The levels of a grid, from data up, for as many steps as training is at; the last that was asked for is kept."""
+
+    def __init__(self, grid: str | Grid) -> None:
+        self.grid, self._kept = grid_named(grid), (0, torch.empty(0))
+        self.says = grid if isinstance(grid, str) else getattr(grid, "__name__", "given")
+
+    def __call__(self, schedule: Schedule, steps: int) -> Tensor:
+        """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64, on the CPU."""
+        if self._kept[0] != steps:
+            self._kept = steps, torch.tensor(self.grid(schedule, steps)[::-1], dtype=torch.float64)
+        return self._kept[1]
+
+
 class Leaps(Objective):
     """The part that is the same for all of them; see the module.
+
+    Attributes:
+        decay: share that a slow copy of the model, `nets["slow"]`, keeps at each update; a number or a function of the share of
+            the run that is done. None for no such copy.
 
     Args:
         distance: between two beliefs: a name ("squared", "absolute", "huber", "pseudo_huber") or any d(a, b) -> (B,).
         drop: probability that a sample's conditions are dropped.
         coupling: which noise meets which data.
     """
+
+    decay: Any = None
 
     def __init__(self, distance: str | Distance = "squared", drop: float = 0.0, coupling: Coupling | None = None) -> None:
         super().__init__()
@@ -140,8 +169,16 @@ class Leaps(Objective):
     def extra_repr(self) -> str:
         return self.says
 
+    def prepare(self, model: Denoiser) -> None:
+        if self.decay is not None:
+            self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
+
     def begin(self, model: Denoiser, step: int, done: float) -> None:
         self.done = done
+
+    def end(self, model: Denoiser) -> None:
+        if self.decay is not None:
+            trail(self.nets["slow"], model, now(self.decay, self.done))
 
     @abstractmethod
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:

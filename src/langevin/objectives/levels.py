@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from langevin import spec
 from langevin.core.noise import Noise
 from langevin.core.schedule import Schedule
 
@@ -262,3 +263,8 @@ class LevelBins:
 LEVELS: dict[str, Callable[..., LevelDensity]] = {
     "uniform": Uniform, "logit_normal": LogitNormal, "lognormal_sigma": LogNormalSigma, "beta": beta, "loss_aware": LossAware,
 }  # fmt: skip
+
+
+def named(levels: str | LevelDensity) -> LevelDensity:
+    """A density by name, with its options ("beta:a=2,b=2"), or the one given."""
+    return spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Cond, Denoiser, dropped
-from langevin.core.gaussian import Gaussian
-from langevin.core.levels import cast
+from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
@@ -82,15 +81,15 @@ class MeanFlow(Objective):
         two = torch.sigmoid(self.mean + self.std * noise.at("levels").normal((2,), torch.float64))
         t, s = two.amax(1), two.amin(1)
         s = torch.where(noise.at("equal").uniform(()) < self.equal, t, s)
-        shape = (-1, *[1] * (like.ndim - 1))
-        return t.reshape(shape).to(like.device), s.reshape(shape).to(like.device)
+        return expand(t, like), expand(s, like)
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t, s = self.levels(noise, x)
         e = partners(self.coupling, process, batch, noise.at("noise"))
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
-        z, v = process.mix(x, e, t), _flow(process, x, e, t)
+        prediction: Any = model.predictions[""]
+        z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
         if self.omega != 1 and cond is not None:
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
@@ -119,9 +118,3 @@ class MeanFlow(Objective):
                 rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))[1]
             back()
             return velocity(model, z, t, s, cond, mask), rate
-
-
-def _flow(process: Gaussian, x: Tensor, e: Tensor, t: Tensor) -> Tensor:
-    """dz/dt of the path from x to e."""
-    alpha, sigma = process.schedule.rates(t)
-    return cast(alpha, x) * x + cast(sigma, x) * e

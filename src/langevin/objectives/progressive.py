@@ -12,11 +12,12 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.schedule import Schedule
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Leaps, belief, trail
+from langevin.objectives.leaps import Ladder, Leaps, belief, trail
 from langevin.objectives.teachers import check_weighting, frozen, signal_weight
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
@@ -79,10 +80,9 @@ class Progressive(Leaps):
             raise ValueError(f"decay is {decay}; it is a share below 1, or None.")
         self.nets["teacher"] = frozen(teacher)
         self.steps, self.stages, self.weighting = steps, stages, check_weighting(weighting)
-        self.grid, self.decay = grid_named(grid), decay
+        self.grid, self.decay = Ladder(grid), decay
         self.says += f", steps={steps}, stages={stages}, weighting={weighting}, decay={decay}"
-        self.says += f", grid={grid if isinstance(grid, str) else 'given'}"
-        self._finest: Tensor | None = None
+        self.says += f", grid={self.grid.says}"
         self.register_buffer("stage", torch.zeros((), dtype=torch.int64))
 
     @property
@@ -99,8 +99,7 @@ class Progressive(Leaps):
             )
         self.get_buffer("stage").zero_()
         self.nets["last"] = copy.deepcopy(model).requires_grad_(False).eval()
-        if self.decay is not None:
-            self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
+        super().prepare(model)
 
     def begin(self, model: Denoiser, step: int, done: float) -> None:
         super().begin(model, step, done)
@@ -111,17 +110,10 @@ class Progressive(Leaps):
             self.nets["last"].load_state_dict(model.state_dict())
             self.stage.fill_(stage + 1)
 
-    def end(self, model: Denoiser) -> None:
-        if self.decay is not None:
-            trail(self.nets["slow"], model, self.decay)
-
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self._finest is None:
-            self._finest = torch.tensor(self.grid(process.schedule, 2 * self.steps)[::-1], dtype=torch.float64)
-        ladder = self._finest[:: 2 ** int(self.stage)]
+        ladder = self.grid(process.schedule, 2 * self.steps)[:: 2 ** int(self.stage)]
         i = 2 * (noise.uniform(()).cpu() * (len(ladder) // 2)).long()
-        shape = (-1, *[1] * (like.ndim - 1))
-        t, u, s = (ladder[j].reshape(shape).to(like.device) for j in (i + 2, i + 1, i))
+        t, u, s = (expand(ladder[j], like) for j in (i + 2, i + 1, i))
         return t, u, s
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:

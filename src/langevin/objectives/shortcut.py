@@ -1,6 +1,5 @@
 """Shortcut models (2410.12557): one network, trained at once on the flow and on leaps that are twice two halves of themselves."""
 
-import copy
 from dataclasses import replace
 from typing import Any
 
@@ -10,13 +9,13 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
-from langevin.core.levels import cast
+from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, drop_conditions
 from langevin.objectives.coupling import partners
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Leaps, belief, one_gaussian, trail
+from langevin.objectives.leaps import Leaps, belief, one_gaussian
 from langevin.objectives.levels import stratified
 
 
@@ -54,17 +53,13 @@ class Shortcut(Leaps):
     def prepare(self, model: Denoiser) -> None:
         if not model.leaps:
             raise ValueError("a shortcut model is told how far to leap; use a FlowMap.")
-        self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
-
-    def end(self, model: Denoiser) -> None:
-        trail(self.nets["slow"], model, self.decay)
+        super().prepare(model)
 
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         halvings = (noise.at("halvings").uniform(()) * self.finest).floor()  # d = 1, ..., 2^(1 - finest)
         d = 0.5**halvings
         t = ((noise.at("start").uniform(()) / d).floor() + 1) * d  # a multiple of d in (0, 1]
-        shape = (-1, *[1] * (like.ndim - 1))
-        t, u, s = (v.clamp(0, 1).reshape(shape).to(like.device) for v in (t, t - d / 2, t - d))
+        t, u, s = (expand(v.clamp(0, 1), like) for v in (t, t - d / 2, t - d))
         return t, u, s
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:
@@ -100,7 +95,7 @@ class Shortcut(Leaps):
     def flow(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         """The loss of leaps of length 0."""
         process, x, noise = one_gaussian(model.process), leaves(batch.x)[""], noise.at("flow")
-        t = noise.at("levels").uniform(()).reshape(-1, *[1] * (x.ndim - 1)).to(x.device)
+        t = expand(noise.at("levels").uniform(()), x)
         z = process.mix(x, partners(self.coupling, process, batch, noise.at("noise")), t)
         own = belief(model, z, t, t, drop_conditions(batch.cond, noise, self.drop), batch.mask)
         each = self.distance(own, x) * cast(self.weight(process, t, t, t), own).reshape(-1)

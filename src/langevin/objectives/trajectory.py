@@ -6,7 +6,6 @@ landing points on to data by a further leap of the slow copy; here they are comp
 adversarial part is left out.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -15,15 +14,15 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.objectives.base import Loss
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Leaps, belief, follow, one_gaussian, trail
+from langevin.objectives.leaps import Ladder, Leaps, belief, follow, one_gaussian
 from langevin.objectives.teachers import frozen
 from langevin.plans.grids import Grid
-from langevin.plans.grids import named as grid_named
 
 
 class Trajectory(Leaps):
@@ -67,34 +66,26 @@ class Trajectory(Leaps):
             raise ValueError(f"share is {share}; it is the factor of the denoising loss, 0 for none.")
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
-        self.steps, self.longest, self.decay, self.order, self.grid = steps, longest, decay, order, grid_named(grid)
+        self.steps, self.longest, self.decay, self.order, self.grid = steps, longest, decay, order, Ladder(grid)
         self.denoising, self.share, self.guidance = denoising or Denoising(drop=drop, coupling=coupling), share, guidance
-        name = grid if isinstance(grid, str) else getattr(grid, "__name__", "given")
-        self.says += f", steps={steps}, longest={longest}, decay={decay:g}, order={order}, grid={name}, share={share:g}"
+        self.says += f", steps={steps}, longest={longest}, decay={decay:g}, order={order}, grid={self.grid.says}, share={share:g}"
         self.says += f", guidance={guidance:g}"
-        self._ladder: Tensor | None = None
 
     def prepare(self, model: Denoiser) -> None:
         if not model.leaps:
             raise ValueError("a trajectory model is told where to leap to; use a FlowMap.")
-        self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
-
-    def end(self, model: Denoiser) -> None:
-        trail(self.nets["slow"], model, self.decay)
+        super().prepare(model)
 
     def ladder(self, process: Gaussian) -> Tensor:
         """Levels 0 = t_0 < t_1 < ... < t_N = 1, float64."""
-        if self._ladder is None:
-            self._ladder = torch.tensor(self.grid(process.schedule, self.steps)[::-1], dtype=torch.float64)
-        return self._ladder
+        return self.grid(process.schedule, self.steps)
 
     def levels(self, process: Gaussian, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ladder, (one, two, three) = self.ladder(process), noise.uniform((3,)).cpu().unbind(1)
         top = 1 + (one * self.steps).long()  # 1 .. N
         last = (two * top).long()  # 0 .. top - 1
         between = top - 1 - (three * (top - last).clamp(max=self.longest)).long()  # within `longest` below top, last or above
-        shape = (-1, *[1] * (like.ndim - 1))
-        t, u, s = (ladder[i].reshape(shape).to(like.device) for i in (top, between, last))
+        t, u, s = (expand(ladder[i], like) for i in (top, between, last))
         return t, u, s
 
     def move(self, model: Denoiser, z: Tensor, x: Tensor, e: Tensor, t: Tensor, u: Tensor, cond: Cond, mask: Any) -> Tensor:

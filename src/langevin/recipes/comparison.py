@@ -15,8 +15,7 @@ from langevin.recipes import config as c
 from langevin.recipes.build import RECIPE_FILE, Run, open_run
 from langevin.recipes.evaluation import Reference, evaluate
 from langevin.recipes.report import as_pictures, draw
-from langevin.recipes.sampling import _of_weights, chosen, save
-from langevin.recipes.sampling import tune as learn
+from langevin.recipes.sampling import chosen, of_weights, tune_into
 
 
 def compare(
@@ -51,12 +50,9 @@ def compare(
             taught.__dict__["_splits"] = student._splits
         rows = [("teacher", taught, taught.recipe.sample.plan, w), ("teacher", taught, f"default:{steps}", w)]
         if tune:
-            file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{_of_weights(taught)}.json"
+            file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
             if not file.exists():
-                half_way = file.with_suffix(".tuning.safetensors")
-                found, _ = learn(taught, steps, guidance=w, checkpoint=half_way, show=True)
-                save(found.plan, file)
-                half_way.unlink(missing_ok=True)
+                tune_into(file, taught, steps, guidance=w)
             rows.append(("teacher, learned plan", taught, str(file), w))
     else:
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
@@ -75,22 +71,22 @@ def compare(
 
 
 def _row(run: Run, plan: str, w: float, count: int, against: Reference | None, device: str) -> dict[str, Any]:
-    table = chosen(run, plan, w)
-    nfe = max(p.nfe for p in plans_for(run.denoiser.process, table).values())
     few = min(count, 100)
     draw(run, few, plan=plan, guidance=w)
     began = time.perf_counter()
     draw(run, few, plan=plan, guidance=w)
     if device.startswith("cuda"):
         torch.cuda.synchronize()
-    row = {"plan": plan, "guidance": w, "evaluations": nfe, "milliseconds": 1000 * (time.perf_counter() - began) / few}
+    spent = 1000 * (time.perf_counter() - began) / few
+    row = {"plan": plan, "guidance": w, "milliseconds": spent}
     if against is None:
-        return row | evaluate(run, count=count, plan=plan, small=True, device=device).metrics
+        result = evaluate(run, count=count, plan=plan, small=True, device=device)
+        return {**row, "evaluations": result.protocol.nfe, **result.metrics}
     names = ["fd", "prdc"] if run.facts.classes is None else ["fd", "prdc", "labels"]
-    found = evaluate(run, count=count, plan=plan, guidance=w, metrics=names, small=True, device=device, against=against).metrics
-    group = found.get(f"w={w:g}", found)
+    result = evaluate(run, count=count, plan=plan, guidance=w, metrics=names, small=True, device=device, against=against)
+    group = result.metrics.get(f"w={w:g}", result.metrics)
     assert isinstance(group, dict)
-    return row | {k: v for k, v in group.items() if isinstance(v, float)}
+    return {**row, "evaluations": result.protocol.nfe, **{k: v for k, v in group.items() if isinstance(v, float)}}
 
 
 def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:

@@ -82,6 +82,17 @@ _RATES: dict[str, dict[str, Any]] = {
 }
 
 
+def known(to: str) -> str:
+    """The name of a kind of student.
+
+    Raises:
+        ValueError: for any other, naming the nearest.
+    """
+    if to not in STUDENTS:
+        raise ValueError(f"to is {to!r}; did you mean {nearest(to, STUDENTS)!r}? There are {', '.join(STUDENTS)}.")
+    return to
+
+
 def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     """The recipe of a student of the run in a directory.
 
@@ -93,13 +104,11 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     Raises:
         ValueError: for an unknown kind, a number of steps that makes no sense, or a process that has no flow.
     """
-    if to not in STUDENTS:
-        raise ValueError(f"to is {to!r}; did you mean {nearest(to, STUDENTS)!r}? There are {', '.join(STUDENTS)}.")
     if steps < 1:
         raise ValueError(f"steps is {steps}; a student needs at least 1 evaluation.")
     if not isinstance(teacher.process, c.GaussianConfig):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
-    objective, plan = STUDENTS[to](steps)
+    objective, plan = STUDENTS[known(to)](steps)
     lost = set(teacher.objective.scalars) - set(objective.scalars)
     if objective.taught == "always" and (lost or "guidance" in teacher.objective.scalars):
         told = ", ".join(teacher.objective.scalars)

@@ -38,7 +38,7 @@ from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
 from langevin.recipes.report import animation, as_pictures, draw, labels_of, picture_of_levels, picture_of_samples, quantised
-from langevin.recipes.sampling import _of_weights, chosen
+from langevin.recipes.sampling import chosen, of_weights
 
 OF_RUNS = {
     **METRICS,
@@ -140,7 +140,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     run.denoiser.to(_device(device))
     found = chosen(run, plan, guidance)
     sampled = {
-        "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {_of_weights(run)}",
+        "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}",
         "plan": _said(plan, found), "seeds": (seed,), "device": device, "samples": count,
         "nfe": max(p.nfe for p in plans_for(run.denoiser.process, found).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),

@@ -28,7 +28,7 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
     if not steps.isdigit() or int(steps) < 1:
         raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
     w = run.recipe.sample.guidance if guidance is None else guidance
-    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}-{_of_weights(run)}.json"
+    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}-{of_weights(run)}.json"
     if file is not None and file.exists():
         return Plan.from_json(file.read_text())
     found = plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan
@@ -68,7 +68,19 @@ def tune(
     )
 
 
-def _of_weights(run: Run) -> str:
+def tune_into(
+    file: Path, run: Run, steps: int, *, guidance: float | None = None, iterations: int = 240
+) -> tuple[plans.Trial, plans.Trial]:
+    """`tune`, its plan written to a file; what is reached half way is kept beside it, so that a stop loses little."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    half_way = file.with_suffix(".tuning.safetensors")
+    found, ready = tune(run, steps, guidance=guidance, iterations=iterations, checkpoint=half_way, show=True)
+    save(found.plan, file)
+    half_way.unlink(missing_ok=True)
+    return found, ready
+
+
+def of_weights(run: Run) -> str:
     """A few letters that change with the model, so that an answer is not taken for another model's."""
     total = hashlib.blake2b(digest_size=4)
     for value in run.denoiser.state_dict().values():

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from langevin import plans, spec
+from langevin import plans
 from langevin.core.denoiser import Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior
 from langevin.guidance import CFG
-from langevin.objectives import ELBO, Denoising, MeanFlow, Objective, Shortcut, levels, weights
+from langevin.objectives import ELBO, Denoising, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved
 from langevin.objectives.continuous import ContinuousConsistency
@@ -27,7 +27,9 @@ from langevin.recipes import objectives as o
 from langevin.tasks.reflow import distillation, pairs
 
 # those whose settings are their arguments
-_ALONE: dict[str, Callable[..., Objective]] = {"shortcut": Shortcut, "mean-flow": MeanFlow}
+_ALONE: dict[str, Callable[..., Objective]] = {
+    "denoising": Denoising, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
+}  # fmt: skip
 _TAUGHT: dict[str, Callable[..., Objective]] = {
     "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,
     "continuous": ContinuousConsistency,
@@ -67,11 +69,6 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
         classes: of the labels, which a critic is told.
     """
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
-    if isinstance(cfg, o.ELBOConfig):
-        return ELBO(cfg.steps, cfg.drop)
-    if isinstance(cfg, o.DenoisingConfig):
-        weight = spec.parse(cfg.weight, weights.WEIGHTS, "weight")
-        return Denoising(weight, spec.parse(cfg.levels, levels.LEVELS, "levels"), cfg.spread, cfg.clean, cfg.drop)
     if isinstance(cfg, o.ConsistencyConfig):
         if given.pop("improved"):
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop")

@@ -239,6 +239,7 @@ class Trainer:
                 ids = torch.arange(piece.place, piece.place + count, device=self.device)
                 noise = Noise(self.config.seed, ids, purpose="/train", among=among)
                 with self.losses.part(k == len(pieces) - 1):
+                    # no cache: before torch 2.11 weights that were cast under no_grad stayed in it, without gradient
                     with torch.autocast(self.device.type, precision, enabled=precision != torch.float32, cache_enabled=False):
                         loss = self.losses(batch, noise)
                     self.scaler.scale(loss.total * (piece.share * self.group.world)).backward()
