@@ -2,6 +2,7 @@
 
     python bench/few_steps.py moons --reference ../consistency_models     # a checkout of openai/consistency_models
     python bench/few_steps.py digits --teacher runs/digits                # students, ten minutes each
+    python bench/few_steps.py mnist --teacher runs/mnist                  # the same on MNIST, 40 minutes each
     python bench/few_steps.py plot
 
 Two moons: one multilayer perceptron, one optimiser, one average and one number of updates for all, ours and theirs; what differs
@@ -10,7 +11,7 @@ data, beside that of 2,000 other points (the floor). Peers: torchcfm (pip instal
 and without minibatch optimal transport; the losses of openai/consistency_models for consistency distillation and training, whose
 file is read from a checkout, with empty modules in place of what it imports and does not need here.
 
-Digits: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
+Digits, MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
 that a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
 """
 
@@ -32,11 +33,14 @@ from torch import Tensor
 import langevin as lv
 from langevin.data import Prior
 from langevin.objectives import Consistency, Denoising, MeanFlow, Objective, Shortcut
+from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import growing, improved, slowing
+from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import OptimalTransport, Paired
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.progressive import Progressive
+from langevin.objectives.trajectory import Trajectory
 from langevin.tasks.reflow import pairs
 from langevin.tasks.transport import transport
 
@@ -82,7 +86,9 @@ class Moons:
 
     def train(self, model: Any, objective: Objective, paired: bool = False) -> float:
         began, data = time.process_time(), self.paired if paired else self.data
-        lv.fit(model, data, objective=objective, steps=self.updates, batch=BATCH, lr=RATE, progress=False)
+        # a critic goes with optimisers that have no first moment
+        betas = {"betas": (0.0, 0.99)} if isinstance(objective, Adversarial) else {}
+        lv.fit(model, data, objective=objective, steps=self.updates, batch=BATCH, lr=RATE, progress=False, **betas)
         return time.process_time() - began
 
     def judge(self, model: Any, plan: str) -> float:
@@ -135,7 +141,7 @@ def flow_matching(transport: bool) -> Callable[..., Tensor]:
     return loss
 
 
-def reference(checkout: Path, teacher: Any, distilled: bool, updates: int) -> tuple[Callable[..., Tensor], Any]:
+def reference(checkout: Path, teacher: Any, distilled: bool) -> tuple[Callable[..., Tensor], Any]:
     """(openai/consistency_models' loss, the share its slow copy keeps): paper settings for a small image, "l2" distance."""
     for name in ("piq", "torchvision", "torchvision.transforms", "cm", "cm.dist_util"):
         sys.modules.setdefault(name, types.ModuleType(name))
@@ -186,11 +192,15 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
     def flow_map(level: str = "t") -> Any:
         return lv.FlowMap(net(("span",)), flow, lv.predictions.velocity(level))
 
+    def angle() -> Any:
+        return lv.Denoiser(net(), lv.Gaussian(lv.schedules.trigonometric()), lv.predictions.v(level="t"))
+
     def learned(name: str) -> Any:
         """A teacher, trained once."""
         if name not in taught:
-            taught[name] = denoiser() if name == "flow" else edm_model()
-            table.train(taught[name], Denoising() if name == "flow" else Denoising("edm", "lognormal_sigma"))
+            made = {"flow": denoiser, "edm": edm_model, "angle": angle}[name]
+            taught[name] = made()
+            table.train(taught[name], Denoising("edm", "lognormal_sigma") if name == "edm" else Denoising())
         import copy
 
         return copy.deepcopy(taught[name]).requires_grad_(True)
@@ -230,6 +240,16 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
     def matching() -> tuple[Any, Objective, Sequence[str]]:
         return learned("flow"), DistributionMatching(teacher(), every=2, rate=2.0), ("consistency:1",)
 
+    def adversarial() -> tuple[Any, Objective, Sequence[str]]:
+        judged = Adversarial(teacher(), (1.0,), distill=0.25, weighting="sds", r1=1.0, rate=4.0)
+        return learned("flow"), judged, ("consistency:1",)
+
+    def trajectory() -> tuple[Any, Objective, Sequence[str]]:
+        leaper = lv.FlowMap(net(("span",)), edm_model().process, lv.predictions.edm(SIGMA_DATA))
+        beside = Denoising("edm", "lognormal_sigma")
+        plans = ("trajectory:1", "trajectory:2:grid=karras", "trajectory:4:grid=karras", "trajectory:4:gamma=1,grid=karras")
+        return leaper, Trajectory(teacher("edm"), decay=0.95, denoising=beside), plans
+
     def reflow() -> tuple[Any, Objective, Sequence[str]]:
         starts = Prior(flow, (2,), 20_000, 5)
         table.paired = pairs(learned("flow").eval(), lv.plans.parse("heun:50:grid=uniform"), starts, table.folder / "pairs")
@@ -239,6 +259,13 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
         ("ours", "latent consistency"): latent,
         ("ours", "progressive distillation"): progressive,
         ("ours", "distribution matching"): matching,
+        ("ours", "adversarial distillation"): adversarial,
+        ("ours", "continuous consistency"): lambda: (
+            learned("angle"),
+            ContinuousConsistency(teacher("angle")),
+            ("consistency:1", "consistency:2:grid=uniform"),
+        ),
+        ("ours", "consistency trajectory"): trajectory,
         ("ours", "reflow"): reflow,
     }
     if reference_at is not None:
@@ -248,7 +275,7 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
                 model = learned("edm") if distilled else edm_model()
                 return (
                     model,
-                    Theirs(*reference(reference_at, teacher("edm") if distilled else None, distilled, updates)),
+                    Theirs(*reference(reference_at, teacher("edm") if distilled else None, distilled)),
                     karras,
                 )
 
@@ -271,12 +298,13 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
             })  # fmt: skip
 
 
-# Digits
+# Pictures
 
 TWO, FOUR = "consistency:2:grid=uniform", "consistency:4:grid=uniform"
 LEAPS = ("ddim:1", "ddim:2:grid=uniform", "ddim:4:grid=uniform")
 # method: (a recipe, or the kind of student), what is changed in its recipe, plans
 DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
+    "dmd in 2": ("to:dmd:2", {"train.steps": 2400, "train.ema": 0.995}, (TWO,)),
     "dmd": ("to:dmd", {"train.steps": 2400, "train.ema": 0.995}, ("consistency:1",)),
     "lcm": ("to:lcm", {"train.steps": 1800, "objective.w": (1.0, 2.0)}, ("consistency:1", TWO, FOUR)),
     "consistency": ("to:consistency", {"train.steps": 1800}, ("consistency:1", TWO, FOUR)),
@@ -287,13 +315,20 @@ DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     ),
 }  # fmt: skip
 
+MNIST: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
+    "consistency": ("to:consistency", {"train.steps": 2500}, ("consistency:1", TWO, FOUR)),
+    "shortcut": ("to:shortcut", {"train.steps": 6000}, LEAPS),
+}
+PICTURES = {"digits": DIGITS, "mnist": MNIST}
+
 
 def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     from langevin.recipes import Recipe, recipe
     from langevin.recipes.build import read_recipe
     from langevin.recipes.distillation import student
 
-    made = (student(read_recipe(teacher), teacher, base[3:]) if base.startswith("to:") else recipe(base)).model_dump()
+    to, _, steps = base.removeprefix("to:").partition(":")
+    made = (student(read_recipe(teacher), teacher, to, int(steps or 1)) if base.startswith("to:") else recipe(base)).model_dump()
     for name, value in changes.items():
         *path, last = name.split(".")
         node = made
@@ -303,7 +338,7 @@ def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     return Recipe.model_validate(made)
 
 
-def digits(teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
+def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
     """The teacher's run, then every method as a run of its own."""
     from langevin.recipes.build import open_run, start
     from langevin.recipes.evaluation import Reference, evaluate
@@ -318,16 +353,16 @@ def digits(teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
             )
             group: Any = found.metrics["w=1"]
             shared = {
-                "problem": "digits", "who": "ours", "method": method, "plan": plan, "evaluations": found.protocol.nfe,
+                "problem": problem, "who": "ours", "method": method, "plan": plan, "evaluations": found.protocol.nfe,
                 "recall": group["recall"], "training_seconds": seconds, "updates": updates,
             }  # fmt: skip
             write({**shared, "quality": group["intended_label"], "measure": "intended label"})
             write({**shared, "quality": group["fd_ratio"], "measure": "FD / floor"})
 
-    if not written("digits", "ours", "teacher"):
+    if not written(problem, "ours", "teacher"):
         judge(taught, "teacher", (taught.recipe.sample.plan, "default:4", "default:2", "ddim:1"), None, None)
-    for method, (base, changes, plans) in DIGITS.items():
-        if (only and method not in only) or written("digits", "ours", method):
+    for method, (base, changes, plans) in PICTURES[problem].items():
+        if (only and method not in only) or written(problem, "ours", method):
             continue
         out = runs / method.replace(" ", "-")
         run, trainer = start(recipe_of(base, changes, teacher), out, resume=True)
@@ -339,17 +374,17 @@ def digits(teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
         judge(run.holding(open_run(out).denoiser), method, plans, samples / last["samples_per_second"], last["step"])
 
 
-def page(teacher: Path, runs: Path) -> Path:
+def page(problem: str, teacher: Path, runs: Path) -> Path:
     """One row of pictures for the teacher and for each student in one step, all of the same classes."""
     from langevin.recipes.build import open_run
     from langevin.recipes.report import draw
 
     taught = open_run(teacher)
     rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]
-    for method, (_, _, plans) in DIGITS.items():
+    for method, (_, _, plans) in PICTURES[problem].items():
         if (out := runs / method.replace(" ", "-")).is_dir():
             rows.append(draw(open_run(out), 20, plan=plans[0], seed=2))
-    return lv.save_images(torch.cat(rows), RESULTS.parents[1] / "docs" / "images" / "few_steps_digits.png", columns=20)
+    return lv.save_images(torch.cat(rows), RESULTS.parents[1] / "docs" / "images" / f"few_steps_{problem}.png", columns=20)
 
 
 def plot() -> Path:
@@ -406,19 +441,20 @@ def write(row: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("problem", choices=("moons", "digits", "plot"))
-    parser.add_argument("--teacher", type=Path, default=Path("runs/digits"), help="a run of the recipe digits")
+    parser.add_argument("problem", choices=("moons", *PICTURES, "plot"))
+    parser.add_argument("--teacher", type=Path, help="a run of the recipe digits, or mnist; runs/PROBLEM by default")
     parser.add_argument("--runs", type=Path, default=Path("runs/few_steps"), help="where students are trained")
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--reference", type=Path, help="a checkout of openai/consistency_models")
     parser.add_argument("--only", nargs="*", default=(), help="methods")
     parser.add_argument("--updates", type=int, default=3000)
     asked = parser.parse_args()
+    asked.teacher = asked.teacher or Path("runs") / asked.problem
     if asked.problem == "moons":
         moons(asked.updates, asked.reference, asked.only)
-    elif asked.problem == "digits":
-        digits(asked.teacher, asked.runs, asked.only, asked.samples)
-        print(page(asked.teacher, asked.runs))
+    elif asked.problem in PICTURES:
+        pictures(asked.problem, asked.teacher, asked.runs, asked.only, asked.samples)
+        print(page(asked.problem, asked.teacher, asked.runs))
     else:
         print(plot())
 
