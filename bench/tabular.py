@@ -82,9 +82,7 @@ def main() -> None:
                          "gaussian": f"{gauss:.3f}", "flow": f"{flow:.3f}", "difference": f"{flow - gauss:.3f}"})  # fmt: skip
             print(rows[-1], flush=True)
         spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
-        print(
-            f"{name}: {statistics.mean(differences):.3f} nats a row from the Gaussian, +- {spread:.3f} over splits", flush=True
-        )
+        print(f"{name}: {statistics.mean(differences):.3f} nats a row from the Gaussian, +- {spread:.3f} over splits", flush=True)
     with asked.out.open("w", newline="") as lines:
         writer = csv.DictWriter(lines, list(rows[0]))
         writer.writeheader()

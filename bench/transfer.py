@@ -2,15 +2,14 @@
 
     python bench/transfer.py --out bench/results/transfer.json
 
-Nothing but the two sets of pictures is given: no pairs, no noise. Two interpolants are learned, each with minibatch optimal
-transport, and held-out pictures are moved. A classifier of all ten digits, trained on the real training split, says what it sees;
+The recipe digits-transfer and its mirror image: two sets of pictures, no pairs, no noise, minibatch optimal transport.
+Held-out pictures are moved. A classifier of all ten digits, trained on the real training split, says what it sees;
 slant (the shear of the ink about its centre) and thickness (the mean of the ink) of a picture are correlated with those of what
 became of it, beside the same correlations under another pairing of the same pictures. The page goes to docs/images/transfer.png.
 """
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ import torch
 from torch import Tensor
 
 import langevin as lv
-from langevin.data import Arrays, Unpaired
+from langevin.config import TrainConfig
 from langevin.evaluate.classifier import train_classifier
-from langevin.interpolants import Interpolant
-from langevin.objectives import Denoising
-from langevin.objectives.coupling import OptimalTransport
+from langevin.recipes import recipe
+from langevin.recipes.build import open_run, start
+from langevin.recipes.config import DigitsData, TransferData
 from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[1]
@@ -46,23 +45,17 @@ def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([a, b]))[0, 1])
 
 
-def of_digit(split: str, digit: int) -> Arrays:
-    every = lv.data.digits(split)
-    batch = every.batch(torch.arange(len(every)))
-    assert isinstance(batch.x, Tensor) and batch.cond is not None
-    return Arrays(batch.x[batch.cond["label"] == digit])
-
-
-def moved(source: int, target: int, steps: int) -> tuple[dict[str, Any], Tensor, Tensor]:
-    torch.manual_seed(0)
-    net = lv.networks.UNet(1, 32, (1, 2), 2, (1,), 32, dropout=0.1)
-    model = lv.Denoiser(net, Interpolant(lv.schedules.flow()), "velocity")
-    data = Unpaired(of_digit("train", target), of_digit("train", source))
-    began = time.process_time()
-    lv.fit(model, data, objective=Denoising(coupling=OptimalTransport()), steps=steps, batch=64, lr=1e-3)
-    seconds = time.process_time() - began
-    held = of_digit("test", source)
-    flown = transport(model, lv.plans.parse("heun:20:grid=uniform"), held)
+def moved(source: int, target: int, runs: Path, steps: int) -> tuple[dict[str, Any], Tensor, Tensor]:
+    made = recipe("digits-transfer")
+    ends = TransferData(target=DigitsData(only=target), source=DigitsData(only=source))
+    made = made.model_copy(update={"data": ends, "train": TrainConfig(**{**made.train.model_dump(), "steps": steps})})
+    run, trainer = start(made, runs / f"{source}-to-{target}", resume=True)
+    trainer.run()
+    trainer.close()
+    last = json.loads((runs / f"{source}-to-{target}" / "log.jsonl").read_text().splitlines()[-1])
+    run = open_run(runs / f"{source}-to-{target}")
+    held = run.test.source
+    flown = transport(run.denoiser, lv.plans.parse(made.sample.plan), held)
     train = lv.data.digits("train")
     real = train.batch(torch.arange(len(train)))
     assert isinstance(real.x, Tensor) and real.cond is not None
@@ -75,7 +68,8 @@ def moved(source: int, target: int, steps: int) -> tuple[dict[str, Any], Tensor,
         "slant_random": correlation(slant(flown.begins), slant(mixed)),
         "thickness": correlation(thickness(flown.begins), thickness(flown.ends)),
         "thickness_random": correlation(thickness(flown.begins), thickness(mixed)),
-        "straightness": flown.straightness, "cost": flown.cost, "training_seconds": seconds, "updates": steps,
+        "straightness": flown.straightness, "cost": flown.cost,
+        "training_seconds": steps * made.train.batch / last["samples_per_second"], "updates": steps,
     }  # fmt: skip
     return row, flown.begins, flown.ends
 
@@ -83,11 +77,12 @@ def moved(source: int, target: int, steps: int) -> tuple[dict[str, Any], Tensor,
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "transfer.json")
+    parser.add_argument("--runs", type=Path, default=Path("runs/transfer"), help="where the two flows are trained")
     parser.add_argument("--steps", type=int, default=1200)
     asked = parser.parse_args()
     rows, pictures = [], []
     for source, target in ((3, 8), (8, 3)):
-        row, begins, ends = moved(source, target, asked.steps)
+        row, begins, ends = moved(source, target, asked.runs, asked.steps)
         print(row, flush=True)
         rows.append(row)
         pictures += [begins[:16], ends[:16]]

@@ -16,9 +16,11 @@ from PIL import Image
 
 import langevin as lv
 from langevin.cli import main
+from langevin.data import Arrays
 from langevin.inspection import describe
-from langevin.recipes import RECIPES
-from langevin.recipes.build import start
+from langevin.recipes import RECIPES, Recipe, recipe
+from langevin.recipes.build import build, open_run, start
+from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[2]
 SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60"]
@@ -93,6 +95,7 @@ def folder(tmp_path_factory):
 EXTRA = {
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
+    "transfer": ["--data.target.size", "8", "--data.source.size", "8", "--network.width", "8"],
 }
 
 
@@ -101,6 +104,9 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     extra = [*EXTRA.get(name, [])]
     if name in ("images", "mnist"):
         extra += ["--data.folder", str(folder / name)]
+    if name == "transfer":
+        for side, kind in (("target", "a"), ("source", "b")):
+            extra += [f"--data.{side}.folder", str(folder / "images" / kind)]
     out = tmp_path / "run"
     main(["train", name, *SHORT, *extra, "--out", str(out)])
     printed = capsys.readouterr().out
@@ -121,6 +127,49 @@ def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "digits"
     main(["train", "digits", *SHORT, "--out", str(out)])
     return out
+
+
+def test_a_run_between_two_data_sets_begins_at_held_out_samples_of_the_other(tmp_path):
+    out = tmp_path / "moved"
+    main(["train", "digits-transfer", *SHORT, "--out", str(out)])
+    begun, many = tmp_path / "begun.npy", tmp_path / "many.npy"
+    main(["sample", str(out), "--count", "24", "--plan", "euler:1", "--out", str(many)])
+    main(["sample", str(out), "--count", "2", "--plan", "euler:1", "--out", str(begun)])
+    threes = of_digit("test", 3)
+    assert len(threes) == 22
+    x = np.load(many)
+    assert np.abs(x[:2] - np.load(begun)).max() < 1e-5
+    assert np.abs(x[22:] - x[:2]).max() < 1e-5  # in turn
+    # two updates have taught it next to nothing, so that one step stays near where it begins
+    model = open_run(out).denoiser
+    moved = transport(model, lv.plans.parse("euler:1"), Arrays(threes)).ends.numpy()
+    assert np.abs(x[:22] - moved).max() < 1e-5
+    run = open_run(out)
+    trained, held = run.train, run.test
+    assert torch.equal(trained.data.x, of_digit("train", 8)) and torch.equal(trained.source.x, of_digit("train", 3))
+    assert torch.equal(held.data.x, of_digit("test", 8)) and run.facts.classes is None
+
+
+def of_digit(split, digit):
+    every = lv.data.digits(split)
+    return every.x[every.cond["label"] == digit]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"process": {"kind": "gaussian"}}, "process 'interpolant'"),
+        ({"data": {"kind": "digits"}}, "data 'transfer'"),
+        ({"data": {"kind": "transfer", "target": {"kind": "moons"}}}, "make them agree"),
+        ({"objective": {"kind": "denoising", "coupling": "optimal"}}, "coupling is 'optimal'; did you mean"),
+        ({"sample": {"plan": "ddpm:5"}}, "use a deterministic plan"),
+    ],
+)
+def test_a_transfer_whose_parts_do_not_fit_is_refused(changes, said):
+    made = {**recipe("digits-transfer").model_dump(), **changes}
+    with pytest.raises(ValueError, match=said):
+        run = build(Recipe.model_validate(made))
+        assert run.objective
 
 
 def test_samples_do_not_depend_on_the_count(run, tmp_path):

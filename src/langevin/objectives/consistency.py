@@ -76,7 +76,7 @@ class Consistency(Leaps):
         guidance: float = 1.0,
         distance: str | Distance = "squared",
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__(distance, drop, coupling)
         if order not in (1, 2):

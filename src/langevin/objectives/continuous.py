@@ -27,7 +27,8 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import guided, one_gaussian, replayed
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
@@ -62,7 +63,7 @@ class ContinuousConsistency(Objective):
         knots: int = 32,
         guidance: float = 1.0,
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__()
         for field, value in (("warmup", warmup), ("drop", drop)):
@@ -74,7 +75,7 @@ class ContinuousConsistency(Objective):
             raise ValueError(f"knots is {knots}; a broken line has at least 1 piece.")
         self.levels = levels_named(levels)
         self.warmup, self.normalise, self.guidance, self.drop = warmup, normalise, guidance, drop
-        self.coupling, self.nets, self.done = coupling or Independent(), Networks(), 1.0
+        self.coupling, self.nets, self.done = coupling_named(coupling), Networks(), 1.0
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
         self.log_weight = nn.Parameter(torch.zeros(knots + 1)) if adaptive else None

@@ -3,10 +3,12 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
@@ -79,7 +81,7 @@ class Entropic(Coupling):
         ValueError: if reg is not above 0.
     """
 
-    def __init__(self, reg: float, iterations: int = 2000, tolerance: float = 1e-3) -> None:
+    def __init__(self, reg: float = 0.5, iterations: int = 2000, tolerance: float = 1e-3) -> None:
         if not 0 < reg < math.inf or iterations < 1 or not tolerance > 0:
             raise ValueError(f"reg is {reg}, iterations {iterations}, tolerance {tolerance}; all lie above 0.")
         self.reg, self.iterations, self.tolerance = float(reg), iterations, tolerance
@@ -107,6 +109,16 @@ class Entropic(Coupling):
             raise ValueError("an entropic plan is drawn from, and there is no noise to do so; pass noise=.")
         chosen = (self.plan(x, e, label) + noise.gumbel((len(e),)).to(x.device)).argmax(1)
         return e[chosen]
+
+
+COUPLINGS: dict[str, Callable[..., Coupling]] = {
+    "independent": Independent, "paired": Paired, "ot": OptimalTransport, "entropic": Entropic,
+}  # fmt: skip
+
+
+def named(coupling: str | Coupling) -> Coupling:
+    """A coupling by name, with its options ("entropic:reg=0.5"), or the one given."""
+    return spec.parse(coupling, COUPLINGS, "coupling") if isinstance(coupling, str) else coupling
 
 
 def partners(coupling: Coupling, leaf: Gaussian, batch: Batch, noise: Noise, name: str = "") -> Tensor:

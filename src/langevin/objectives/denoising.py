@@ -17,7 +17,8 @@ from langevin.core.process import Process
 from langevin.core.tree import leaves, spread
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
-from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.levels import LevelDensity
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.weights import Weight, named
@@ -47,7 +48,7 @@ class Denoising(Objective):
         spread: str = "shared",
         clean: float = 0.0,
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
         leaf_weights: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
@@ -58,7 +59,7 @@ class Denoising(Objective):
         if spread not in SPREADS:
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
         self.levels, self.spread, self.clean, self.drop = levels_named(levels), spread, clean, drop
-        self.coupling, self.leaf_weights = coupling or Independent(), leaf_weights
+        self.coupling, self.leaf_weights = coupling_named(coupling), leaf_weights
 
     @property
     def wants_losses(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

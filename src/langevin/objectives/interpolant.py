@@ -21,7 +21,8 @@ from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Objective, draw_levels, drop_conditions, mean_over_elements
-from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.levels import LevelDensity
 from langevin.objectives.levels import named as levels_named
 
@@ -63,7 +64,7 @@ class InterFlow(Objective):
         unbiased: bool = True,
         path: str = "ascent",
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__()
         if path not in PATHS:
@@ -71,7 +72,7 @@ class InterFlow(Objective):
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
         self.levels = levels_named(levels)
-        self.unbiased, self.path, self.drop, self.coupling = unbiased, path, drop, coupling or Independent()
+        self.unbiased, self.path, self.drop, self.coupling = unbiased, path, drop, coupling_named(coupling)
 
     def extra_repr(self) -> str:
         return f"unbiased={self.unbiased}, path={self.path}, drop={self.drop:g}, coupling={type(self.coupling).__name__}"

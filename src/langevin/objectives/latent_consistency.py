@@ -53,7 +53,7 @@ class LatentConsistency(Consistency):
         grid: str | Grid = "uniform",
         distance: str | Distance = "huber",
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__(frozen(teacher), original, decay, 1, grid, distance=distance, drop=drop, coupling=coupling)
         if not 1 <= skip <= original:

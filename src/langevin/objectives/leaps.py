@@ -32,7 +32,8 @@ from langevin.core.schedule import Schedule
 from langevin.core.tree import leaves
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.distances import DISTANCES, Distance
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
@@ -158,13 +159,13 @@ class Leaps(Objective):
 
     decay: Any = None
 
-    def __init__(self, distance: str | Distance = "squared", drop: float = 0.0, coupling: Coupling | None = None) -> None:
+    def __init__(self, distance: str | Distance = "squared", drop: float = 0.0, coupling: str | Coupling = "independent") -> None:
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
         self.distance: Distance = spec.parse(distance, DISTANCES, "distance") if isinstance(distance, str) else distance
         self.says = f"distance={distance if isinstance(distance, str) else type(distance).__name__}, drop={drop:g}"
-        self.drop, self.coupling, self.nets, self.done = drop, coupling or Independent(), Networks(), 0.0
+        self.drop, self.coupling, self.nets, self.done = drop, coupling_named(coupling), Networks(), 0.0
 
     def extra_repr(self) -> str:
         return self.says

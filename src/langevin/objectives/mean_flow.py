@@ -19,7 +19,8 @@ from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
-from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import one_gaussian, replayed
 
 
@@ -52,7 +53,7 @@ class MeanFlow(Objective):
         power: float = 1.0,
         omega: float = 1.0,
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__()
         for field, value in (("equal", equal), ("drop", drop)):
@@ -63,7 +64,7 @@ class MeanFlow(Objective):
                 f"omega is {omega:g}, but without dropped conditions there is no null to guide away from; set drop=0.1."
             )
         self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
-        self.omega, self.drop, self.coupling = omega, drop, coupling or Independent()
+        self.omega, self.drop, self.coupling = omega, drop, coupling_named(coupling)
 
     def extra_repr(self) -> str:
         said = f"improved={self.improved}, equal={self.equal:g}, mean={self.mean:g}, std={self.std:g}, power={self.power:g}"

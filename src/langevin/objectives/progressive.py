@@ -69,7 +69,7 @@ class Progressive(Leaps):
         decay: float | None = None,
         distance: str | Distance = "squared",
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__(distance, drop, coupling)
         if stages is None:

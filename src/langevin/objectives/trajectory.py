@@ -55,7 +55,7 @@ class Trajectory(Leaps):
         guidance: float = 1.0,
         distance: str | Distance = "squared",
         drop: float = 0.0,
-        coupling: Coupling | None = None,
+        coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__(distance, drop, coupling)
         if not 1 <= longest <= steps:

@@ -13,12 +13,14 @@ from langevin.recipes.config import (
     DiTConfig,
     GaussianConfig,
     ImagesData,
+    InterpolantConfig,
     MLPConfig,
     MnistData,
     MoonsData,
     ProductConfig,
     Recipe,
     SampleConfig,
+    TransferData,
     UNetConfig,
 )
 from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, MeanFlowConfig, ShortcutConfig
@@ -143,6 +145,35 @@ def digits_consistency() -> Recipe:
     )
 
 
+def digits_transfer() -> Recipe:
+    """Threes that become eights."""
+    return _but(
+        digits(),
+        name="digits-transfer",
+        about="digits of one kind turned into another, from two sets without pairs: 3 to 8",
+        expects="not measured yet",
+        data=TransferData(),
+        process=InterpolantConfig(),
+        objective=DenoisingConfig(coupling="ot", drop=0.0),
+        train=TrainConfig(steps=1200, batch=64, lr=1e-3),
+        sample=SampleConfig(plan="heun:20:grid=uniform"),
+    )
+
+
+def transfer() -> Recipe:
+    """Pictures of one folder turned into those of another."""
+    return _but(
+        images(),
+        name="transfer",
+        about="pictures of one folder turned into those of another, such as sketches into paintings",
+        expects="depends on the pictures; FD-PCA is printed beside the train-against-test floor",
+        data=TransferData(target=ImagesData(folder="data/target"), source=ImagesData(folder="data/source")),
+        process=InterpolantConfig(),
+        objective=DenoisingConfig(coupling="ot", drop=0.0),
+        sample=SampleConfig(plan="heun:20:grid=uniform"),
+    )
+
+
 def images() -> Recipe:
     """Any folder of pictures; subfolders are classes."""
     return _but(
@@ -175,7 +206,7 @@ def two_moons() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
-    "images": images, "mnist": mnist, "two-moons": two_moons,
+    "digits-transfer": digits_transfer, "images": images, "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 
 

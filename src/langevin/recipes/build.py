@@ -22,8 +22,10 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
-from langevin.data import Arrays, Pictures, Shards, digits, mnist, two_moons
+from langevin.core.tree import leaves
+from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist, two_moons
 from langevin.files import parse_json, read_plain, write
+from langevin.interpolants import Interpolant
 from langevin.manifest import steps
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.objectives import Objective
@@ -123,6 +125,7 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         splits = data(recipe.data)
         facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe))
     check_teacher(recipe)
+    _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
         denoiser = _model(recipe.process, recipe.network, recipe.objective, facts)
     if weights is not None:
@@ -137,6 +140,17 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     return run
 
 
+def _check_ends(recipe: c.Recipe) -> None:
+    """An interpolant has data at both ends, and nothing else has."""
+    joined, between = isinstance(recipe.data, c.TransferData), isinstance(recipe.process, c.InterpolantConfig)
+    if between and not joined:
+        raise ValueError(
+            f"process is 'interpolant', and data {recipe.data.kind!r} has no source to begin at; use data 'transfer'."
+        )
+    if joined and not between:
+        raise ValueError(f"data is 'transfer', and process {recipe.process.kind!r} begins at noise; use process 'interpolant'.")
+
+
 def _model(process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveConfig, facts: Facts) -> Denoiser:
     """A denoiser, or a flow map where that is what the objective learns."""
     made, predictions = make_process(process)
@@ -146,8 +160,12 @@ def _model(process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveCon
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
     """(training data, held-out data)."""
+    if isinstance(cfg, c.TransferData):
+        join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target), data(cfg.source)
+        return join(target[0], source[0]), join(target[1], source[1])
     if isinstance(cfg, c.MnistData):
-        return mnist(cfg.folder, "train", cfg.test), mnist(cfg.folder, "test", cfg.test)
+        train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
+        return _only(train, cfg.only), _only(test, cfg.only)
     if isinstance(cfg, c.ImagesData):
         train = Pictures(**cfg.model_dump(exclude={"kind"}))
         return train, train.part("test", aspect=False)
@@ -161,15 +179,27 @@ def data(cfg: c.DataConfig) -> tuple[Any, Any]:
         return train, train.part("test")
     if isinstance(cfg, c.MoonsData):
         return two_moons(cfg.count, cfg.std, 0), two_moons(cfg.count // 10, cfg.std, 1)
-    splits = [digits(s, cfg.levels if cfg.form == "categories" else None) for s in ("train", "test")]
+    splits = [_only(digits(s, cfg.levels if cfg.form == "categories" else None), cfg.only) for s in ("train", "test")]
     if cfg.form == "joint":
         splits = [Arrays({"image": s.x, "label": s.cond["label"]}) for s in splits]  # pyright: ignore
     return splits[0], splits[1]
 
 
-def _leaf(cfg: c.GaussianConfig | c.CategoricalConfig) -> tuple[LeafProcess, Prediction]:
+def _only(every: Arrays, label: int | None) -> Arrays:
+    """The samples of one class, which is then no condition; all, with None."""
+    if label is None:
+        return every
+    rows = (every.cond or {})["label"] == label
+    if not bool(rows.any()):
+        raise ValueError(f"data.only is {label}, and there is no sample of that class; choose one that there is.")
+    return Arrays(leaves(every.x)[""][rows])
+
+
+def _leaf(cfg: c.GaussianConfig | c.InterpolantConfig | c.CategoricalConfig) -> tuple[LeafProcess, Prediction]:
     schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
     predicted = spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction")
+    if isinstance(cfg, c.InterpolantConfig):
+        return Interpolant(schedule, cfg.noise, cfg.shape), predicted
     if isinstance(cfg, c.GaussianConfig):
         return Gaussian(schedule), predicted
     return Categorical(cfg.categories, schedule, cfg.limit), predicted
@@ -222,6 +252,8 @@ def network(cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Seque
 def _classes(source: Any, recipe: c.Recipe) -> int | None:
     if isinstance(recipe.process, c.ProductConfig):
         return recipe.process.label.categories
+    if isinstance(source, (Pairs, Unpaired)):
+        return _classes(source.data, recipe)
     if isinstance(source, Pictures):
         return None if source.classes is None else len(source.classes)
     labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")

@@ -57,7 +57,7 @@ def compare(
     else:
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
     rows.append(("student", student, own, 1.0))
-    points = isinstance(student.recipe.data, c.MoonsData)
+    points = isinstance(student.recipe.drawn, c.MoonsData)
     against = None if points else Reference(student, "auto", out, device)
     made = []
     for who, run, plan, strength in rows:

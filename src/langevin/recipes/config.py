@@ -20,6 +20,8 @@ class DigitsData(Closed):
     product of image and label."""
     levels: int = Field(default=16, ge=2, le=17)
     """Grey levels, for form "categories"."""
+    only: int | None = Field(default=None, ge=0, le=9)
+    """One digit alone, whose label is then no condition."""
 
 
 class MnistData(Closed):
@@ -30,6 +32,8 @@ class MnistData(Closed):
     """Folder with the idx files."""
     test: int = Field(default=1000, ge=1)
     """Pictures held out, the last of the set."""
+    only: int | None = Field(default=None, ge=0)
+    """One class alone, whose label is then no condition."""
 
 
 class ImagesData(Closed):
@@ -96,7 +100,24 @@ class MoonsData(Closed):
     """Noise around the two arcs."""
 
 
-DataConfig = Annotated[DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData, Field(discriminator="kind")]
+Side = Annotated[DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData, Field(discriminator="kind")]
+
+
+class TransferData(Closed):
+    """Two sets of samples of one shape, for a flow from one to the other. See `langevin.data.Unpaired`."""
+
+    kind: Literal["transfer"] = "transfer"
+    target: Side = DigitsData(only=8)
+    """Where the flow leads; its labels are conditions."""
+    source: Side = DigitsData(only=3)
+    """What it begins at."""
+    paired: bool = False
+    """Sample k of one belongs to sample k of the other, as a sketch to its picture; with objective.coupling paired."""
+
+
+DataConfig = Annotated[
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | TransferData, Field(discriminator="kind")
+]
 
 
 class GaussianConfig(Closed):
@@ -105,6 +126,19 @@ class GaussianConfig(Closed):
     kind: Literal["gaussian"] = "gaussian"
     schedule: str = "cosine"
     prediction: str = "v"
+
+
+class InterpolantConfig(Closed):
+    """z = alpha x + sigma y + gamma e, from data y of another kind. See `langevin.interpolants.Interpolant`."""
+
+    kind: Literal["interpolant"] = "interpolant"
+    schedule: str = "flow"
+    """Of the weights: flow, trigonometric, or learned_path."""
+    prediction: str = "velocity"
+    noise: float = Field(default=0.0, ge=0)
+    """Factor of gamma."""
+    shape: Literal["bridge", "sine", "constant"] = "bridge"
+    """Of gamma."""
 
 
 class CategoricalConfig(Closed):
@@ -125,7 +159,7 @@ class ProductConfig(Closed):
     label: CategoricalConfig = CategoricalConfig(categories=10)
 
 
-ProcessConfig = Annotated[GaussianConfig | CategoricalConfig | ProductConfig, Field(discriminator="kind")]
+ProcessConfig = Annotated[GaussianConfig | InterpolantConfig | CategoricalConfig | ProductConfig, Field(discriminator="kind")]
 
 
 class UNetConfig(Closed):
@@ -247,3 +281,8 @@ class Recipe(Closed):
     """Whom it learns from, where the objective has a teacher; `langevin distill` fills it in."""
     sample: SampleConfig = SampleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @property
+    def drawn(self) -> Side:
+        """What samples are to look like."""
+        return self.data.target if isinstance(self.data, TransferData) else self.data

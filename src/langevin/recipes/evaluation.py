@@ -146,7 +146,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
-    if isinstance(run.recipe.data, c.MoonsData):
+    if isinstance(run.recipe.drawn, c.MoonsData):
         if metrics or str(features) != "auto":
             raise ValueError("this run is of points, judged by their energy distance alone; leave out metrics and features.")
         made = card(sampled, small=False, pixels="none: points", metrics={"energy_distance": ENERGY})

@@ -31,7 +31,7 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
     """
     path = out / "evaluation.jsonl"
     strength = None if run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig) else guidance
-    points = isinstance(run.recipe.data, c.MoonsData)
+    points = isinstance(run.recipe.drawn, c.MoonsData)
     known(list(metrics), list(OF_RUNS))
     against = None if points else Reference(run, features, out, device)
     if against is not None and str(features) not in ("auto", "classifier", "pca"):

@@ -6,6 +6,9 @@ from pydantic import AfterValidator, Field
 
 from langevin.config import Closed
 
+Coupling = str
+"""Which noise, or which data of another kind, meets which data: independent, ot, entropic:reg=0.5, paired."""
+
 
 class _Objective(Closed):
     """What a recipe has to know of an objective before it is made.
@@ -32,6 +35,20 @@ class DenoisingConfig(_Objective):
     spread: Literal["shared", "independent", "elements"] = "shared"
     clean: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    coupling: Coupling = "independent"
+
+
+class InterFlowConfig(_Objective):
+    """See `langevin.objectives.interpolant.InterFlow`."""
+
+    kind: Literal["interflow"] = "interflow"
+    levels: str = "uniform"
+    unbiased: bool = True
+    """Divide by the density of the levels."""
+    path: Literal["ascent", "descent"] = "ascent"
+    """How a learned path is trained."""
+    drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ELBOConfig(_Objective):
@@ -65,6 +82,7 @@ class ConsistencyConfig(_Objective):
     """Of the teacher."""
     distance: str = "squared"
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ShortcutConfig(_Objective):
@@ -94,6 +112,7 @@ class MeanFlowConfig(_Objective):
     power: float = Field(default=1.0, ge=0)
     omega: float = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 def _range(w: tuple[float, float]) -> tuple[float, float]:
@@ -260,7 +279,7 @@ class ReflowConfig(_Objective):
 
 
 ObjectiveConfig = Annotated[
-    DenoisingConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
+    DenoisingConfig | InterFlowConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
     | ContinuousConsistencyConfig | ReflowConfig,
     Field(discriminator="kind"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.core.sample import sample, trajectory
+from langevin.core.tree import leaves
 from langevin.files import staged, write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -45,12 +46,15 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         cond, given = (None, {"label": labels}) if joint else ({"label": labels}, None)
     told = guided(run, cond, count, w)
 
+    begins = sources(run, count) if isinstance(run.recipe.process, c.InterpolantConfig) else None
+
     def options(first: int, now: int) -> dict[str, Any]:
         def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
             return None if d is None else {n: v[first : first + now] for n, v in d.items()}
 
         return {"count": now, "seed": seed, "first_id": first, "guidance": told["guidance"],
-                "cond": cut(told["cond"]), "given": cut(given)}  # fmt: skip
+                "cond": cut(told["cond"]), "given": cut(given),
+                "start": None if begins is None else begins[first : first + now]}  # fmt: skip
 
     if frames:
         return [step.z for step in trajectory(model, table, **options(0, count))]
@@ -58,6 +62,13 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)
+
+
+def sources(run: Run, count: int) -> Tensor:
+    """What a run of an interpolant begins at: held-out samples of the other kind in turn, (count, *shape)."""
+    begins = run.test.source
+    x = leaves(begins.batch(torch.arange(count) % len(begins)).x)[""]
+    return x.to(next(run.denoiser.parameters()).device)
 
 
 def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool) -> Tensor | None:
@@ -92,7 +103,7 @@ def as_pictures(run: Run, x: Any) -> Tensor:
 
 def quantised(run: Run, x: Tensor) -> Tensor:
     """Pictures at the data's own grey levels: 17 (or fewer) for the digits, 256 else."""
-    data = run.recipe.data
+    data = run.recipe.drawn
     steps = 255
     if isinstance(data, c.DigitsData):
         steps = data.levels - 1 if data.form == "categories" else 16
@@ -102,7 +113,7 @@ def quantised(run: Run, x: Tensor) -> Tensor:
 def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
     """A grid with one column per class where there are classes, or a scatter plot of points."""
     classes = run.facts.classes if label is None else None
-    if isinstance(run.recipe.data, c.MoonsData):
+    if isinstance(run.recipe.drawn, c.MoonsData):
         real = run.test.batch(torch.arange(len(run.test))).x
         assert isinstance(real, Tensor)
         return pictures.plot_points([("data", real), ("samples", draw(run, 1000, seed=seed, **options))], path)
@@ -112,8 +123,16 @@ def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, labe
         options["label"] = torch.arange(rows * columns) % columns
     elif label is not None:
         options["label"] = label
-    x = draw(run, rows * columns, seed=seed, **options)
-    return pictures.save_images(as_pictures(run, x), path, columns)
+    x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
+    return pictures.save_images(_above(run, x, columns), path, columns)
+
+
+def _above(run: Run, x: Tensor, columns: int) -> Tensor:
+    """Pictures (N, C, H, W); for an interpolant every row of them below the row of what it began at."""
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        return x
+    begins = sources(run, len(x)).cpu()
+    return torch.cat([torch.cat(both) for both in zip(begins.split(columns), x.cpu().split(columns), strict=True)])
 
 
 def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
@@ -127,11 +146,11 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
     if path.suffix == ".npy":
         with staged(path) as beside:
             np.save(beside, (x["image"] if isinstance(x, dict) else x).cpu().numpy(), allow_pickle=False)
-    elif isinstance(run.recipe.data, c.MoonsData):
+    elif isinstance(run.recipe.drawn, c.MoonsData):
         assert isinstance(x, Tensor)
         pictures.plot_points([("samples", x)], path)
     else:
-        pictures.save_images(as_pictures(run, x), path)
+        pictures.save_images(_above(run, as_pictures(run, x), 10), path, 10)
     if isinstance(x, dict):
         write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
     return path
@@ -139,7 +158,7 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
 
 def animation(run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
     """How samples come about, step by step; None for data that is no picture."""
-    if isinstance(run.recipe.data, c.MoonsData):
+    if isinstance(run.recipe.drawn, c.MoonsData):
         return None
     columns = run.facts.classes or 10
     frames = list(draw(run, count or 2 * columns, seed=seed, frames=True, **options))

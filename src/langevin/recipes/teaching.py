@@ -18,6 +18,7 @@ from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import Paired
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.guidance_distillation import GuidanceDistillation
+from langevin.objectives.interpolant import InterFlow
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.progressive import Progressive
 from langevin.objectives.trajectory import Trajectory
@@ -28,7 +29,7 @@ from langevin.tasks.reflow import distillation, pairs
 
 # those whose settings are their arguments
 _ALONE: dict[str, Callable[..., Objective]] = {
-    "denoising": Denoising, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
+    "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
 }  # fmt: skip
 _TAUGHT: dict[str, Callable[..., Objective]] = {
     "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,
@@ -71,7 +72,7 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
     if isinstance(cfg, o.ConsistencyConfig):
         if given.pop("improved"):
-            last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop")
+            last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop", "coupling")
             return improved(last=last, **{name: given[name] for name in kept})
         return Consistency(teacher, **given)
     if isinstance(cfg, o.ReflowConfig):
