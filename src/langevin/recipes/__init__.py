@@ -151,7 +151,7 @@ def digits_transfer() -> Recipe:
         digits(),
         name="digits-transfer",
         about="digits of one kind turned into another, from two sets without pairs: 3 to 8",
-        expects="a classifier sees an 8 in all 22 held-out threes (and a 3 in 21 of 22 eights the other way), which keep thickness "
+        expects="a classifier sees an 8 in all 22 held-out threes (a 3 in 21 of 22 eights the other way), which keep thickness "
         "(correlation 0.74; 0.79) and slant (0.43; 0.67); 3.4 minutes on one core",
         data=TransferData(),
         process=InterpolantConfig(),
