@@ -316,8 +316,8 @@ DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
 }  # fmt: skip
 
 MNIST: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
-    "consistency": ("to:consistency", {"train.steps": 2500}, ("consistency:1", TWO, FOUR)),
-    "shortcut": ("to:shortcut", {"train.steps": 6000}, LEAPS),
+    "lcm": ("to:lcm", {"train.steps": 2400, "objective.w": (1.0, 1.5)}, ("consistency:1", TWO, FOUR)),
+    "shortcut": ("to:shortcut", {"train.steps": 4000, "train.optimiser": "muon"}, LEAPS),
 }
 PICTURES = {"digits": DIGITS, "mnist": MNIST}
 

@@ -100,3 +100,38 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(teacher, tmp_path, ca
     plain = student(read_recipe(teacher), teacher, "lcm").model_copy(update={"teacher": None})
     with pytest.raises(ValueError, match="learns from a teacher"):
         start(plain, tmp_path / "never")
+
+
+@pytest.mark.filterwarnings("ignore:.*trained on other weights")  # as is meant here
+def test_adapters_of_a_student_are_used_on_another_fine_tune_of_its_teacher(teacher, tmp_path):
+    # LCM-LoRA (2311.05556): what distillation changes is a low-rank delta of the weights, and is added to others'
+    def trained(made: Recipe, out: Path, **finetune) -> Path:
+        changed = quick(made, 4).model_dump()
+        changed["train"] |= {"lr": 0.05, "ema": 0.5}
+        changed["finetune"] |= {"origin": str(teacher), **finetune}
+        start(Recipe.model_validate(changed), out)[1].run(progress=False)
+        return out
+
+    taught = read_recipe(teacher)
+    fast = trained(student(taught, teacher, "consistency"), tmp_path / "fast", lora={"rank": 2, "alpha": 2.0})
+    tuned, file = trained(taught, tmp_path / "tuned"), tmp_path / "fast.safetensors"
+    main(["lora", str(fast), "--out", str(file)])
+
+    def weights(run: Path, **options) -> dict[str, torch.Tensor]:
+        return dict(open_run(run, **options).denoiser.state_dict())
+
+    base, alone, other, both = (weights(run, adapters=a) for run in (teacher, tuned) for a in ({}, {file: 1.0}))
+    moved = 0
+    for name, value in both.items():
+        delta = alone[name] - base[name]
+        moved += bool(delta.abs().max() > 1e-5)
+        torch.testing.assert_close(value, other[name] + delta, atol=1e-6, rtol=1e-5)
+    assert moved > 5 and any(float((other[n] - base[n]).abs().max()) > 1e-5 for n in base)
+    # on the teacher itself they make the student
+    z, cond = torch.linspace(-2, 2, 256).reshape(4, 1, 8, 8), {"label": torch.arange(4)}
+    with torch.no_grad():
+        made, own = (m.denoiser.eval()(z, 0.7, cond).mean for m in (open_run(teacher, adapters={file: 1.0}), open_run(fast)))
+        bare = open_run(teacher).denoiser(z, 0.7, cond).mean
+    torch.testing.assert_close(made, own, atol=1e-4, rtol=1e-4)
+    assert float((made - bare).abs().max()) > 1e-3
+    main(["sample", str(tuned), "--lora", str(file), "--plan", "consistency:1", "--count", "3", "--out", str(tmp_path / "x.npy")])

@@ -25,7 +25,9 @@ from langevin.data import Arrays, Order, Pairs, Prior, Unpaired, loader
 from langevin.interpolants import GAMMAS, Interpolant
 from langevin.networks import MLP
 from langevin.objectives import Denoising, InterFlow
+from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.coupling import Entropic, OptimalTransport, Paired, partners
+from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.levels import LevelDensity, Steps
 from langevin.objectives.mean_flow import MeanFlow
 from langevin.tasks.likelihood import log_likelihood
@@ -375,6 +377,8 @@ def test_what_an_interpolant_cannot_do_is_refused():
         lambda: Denoising(coupling=Paired())(exact(LINE), Batch(start), noise),
         lambda: Denoising()(exact(Interpolant(schedules.learned_path())), Batch(start, source=start), noise),
         lambda: MeanFlow().prepare(exact(Interpolant(schedules.flow(), noise=0.5))),
+        lambda: Adversarial(model).prepare(model),
+        lambda: DistributionMatching(model).prepare(model),
         lambda: InterFlow()(Denoiser(torch.nn.Identity(), process, "v"), Batch(start, source=start), noise),
         lambda: log_likelihood(model, start),
         lambda: Interpolant(schedules.flow(), noise=-1.0),

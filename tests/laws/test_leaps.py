@@ -7,7 +7,7 @@ from types import MethodType
 import pytest
 import torch
 
-from langevin import networks, oracles, plans, schedules
+from langevin import networks, oracles, plans, predictions, schedules
 from langevin.config import TrainConfig
 from langevin.core.denoiser import Denoiser
 from langevin.core.flow_map import FlowMap
@@ -18,8 +18,9 @@ from langevin.core.sample import sample
 from langevin.data import Arrays
 from langevin.networks import blocks
 from langevin.objectives import Batch, Denoising
+from langevin.objectives.base import drop_conditions
 from langevin.objectives.consistency import Consistency, doubling, growing, improved, slowing
-from langevin.objectives.coupling import Coupling
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.leaps import follow
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.mean_flow import MeanFlow, velocity
@@ -321,6 +322,35 @@ def test_the_exact_mean_velocity_is_a_stationary_point(improved):
     model.gain.grad = None
     objective(model, square(30), Noise.of(0, 120)).total.backward()
     assert abs(float(model.gain.grad)) > 1e-3
+
+
+class Says(FlowMap):
+    """A flow map whose network says one number for its condition and another without it."""
+
+    def outputs(self, z, t, cond, mask):
+        told = 2.0 + torch.zeros_like(z[""])
+        return {"": torch.where(cond["drop"].reshape(-1, 1), -1.0, told) if "drop" in cond else told}
+
+
+@pytest.mark.parametrize(("omega", "kappa"), [(1.0, 0.0), (3.0, 0.0), (1.0, 0.5), (0.5, 0.5), (0.4, 0.3)])
+def test_guidance_within_mean_flow_mixes_path_and_both_velocities(omega, kappa):
+    objective = MeanFlow(improved=False, equal=0.999999, power=0, omega=omega, kappa=kappa, drop=0.4)
+    model = Says(
+        networks.MLP(1, 8, 1, classes=2, scalars=("span",)), Gaussian(schedules.flow()), predictions.velocity(), shape=(1,)
+    )
+    noise, x = Noise.of(5, 400), normal(400, 1)
+    batch = Batch(x, {"label": torch.zeros(400, dtype=torch.int64)})
+    v = partners(Independent(), model.process, batch, noise.at("noise")) - x
+    dropped = drop_conditions(batch.cond, noise, 0.4)["drop"].reshape(-1, 1)
+    target = torch.where(dropped, v, omega * v + kappa * 2.0 + (1 - omega - kappa) * -1.0)
+    said = torch.where(dropped, -1.0, 2.0)
+    each = (said - target).square()[:, 0]
+    loss = objective(model, batch, noise)
+    assert float((loss.each[""] - each).abs().max()) < 1e-9
+    # where u is the guided velocity of strength omega / (1 - kappa), it is the mean of its own target
+    w, mean = omega / (1 - kappa), 0.7
+    u = -1.0 + w * (mean + 1.0)
+    assert omega * mean + kappa * u + (1 - omega - kappa) * -1.0 == pytest.approx(u)
 
 
 class Fixed(LevelDensity):

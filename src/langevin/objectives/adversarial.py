@@ -99,7 +99,7 @@ class Adversarial(Objective):
         return f"{said}, r1={self.r1:g}, rate={self.own_rate:g}, drop={self.drop:g}"
 
     def prepare(self, model: Denoiser) -> None:
-        one_gaussian(model.process)
+        one_gaussian(model.process, renoised=True)
         teacher: BaseDenoiser = self.nets["teacher"]  # pyright: ignore[reportAssignmentType]
         self.nets["critic"] = Critic(teacher, model.shape, self.at, self.width, self.classes, self.seed)
 

@@ -95,7 +95,7 @@ class DistributionMatching(Objective):
         return f"{said}, r1={self.r1:g}, rate={self.own_rate:g}, drop={self.drop:g}"
 
     def prepare(self, model: Denoiser) -> None:
-        one_gaussian(model.process)
+        one_gaussian(model.process, renoised=True)
         if "fake" not in self.nets:
             self.nets["fake"] = _learning(copy.deepcopy(model))
         if self.adversarial:

@@ -10,6 +10,7 @@ from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, draw_levels, drop_conditions, mean_over_elements
+from langevin.objectives.coupling import Independent, partners
 from langevin.objectives.leaps import belief, guided, one_gaussian
 from langevin.objectives.levels import LevelDensity
 from langevin.objectives.levels import named as levels_named
@@ -50,7 +51,7 @@ class GuidanceDistillation(Objective):
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]
         t = draw_levels(self.levels, {"": process}, {"": x}, noise, "shared", 0.0)[""].to(x.device)
-        z = process.mix(x, process.noise(x, noise.at("noise"), batch.mask), t)
+        z = process.mix(x, partners(Independent(), process, batch, noise.at("noise")), t)
         cond = drop_conditions(batch.cond, noise, self.drop)
         fixed = self.w[0] == self.w[1]
         w: Tensor | float = self.w[0] if fixed else drawn(self.w, noise, x)

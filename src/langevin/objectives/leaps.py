@@ -39,14 +39,20 @@ from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
 
 
-def one_gaussian(process: Process) -> Gaussian:
+def one_gaussian(process: Process, renoised: bool = False) -> Gaussian:
     """The process, if it is one Gaussian process.
+
+    Args:
+        renoised: samples are noised again, which nothing can do that has data at both ends.
 
     Raises:
         ValueError: for any other.
     """
     if not isinstance(process, Gaussian):
         raise ValueError(f"this objective follows the flow of one Gaussian process, and the model's is {process}; use Denoising.")
+    if isinstance(process, Interpolant) and renoised:
+        raise ValueError("this objective noises samples again, and an interpolant has data where noise would be; use consistency "
+                         "or reflow.")  # fmt: skip
     if isinstance(process, Interpolant) and process.added:
         raise ValueError("this objective moves along paths that have their ends alone, and noise is added to this process on the "
                          "way; use noise=0, or Denoising.")  # fmt: skip

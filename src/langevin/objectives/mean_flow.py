@@ -38,8 +38,9 @@ class MeanFlow(Objective):
         equal: share of samples with s = t, which learn the flow itself.
         mean, std: of logit(t) and logit(s), two draws of which the larger is t (sec. 4.3).
         power: the squared error counts 1 / (error + 0.01)^power of itself (sec. 4.3); 0 for the plain error.
-        omega: guidance within training: the velocity that is learned is that under classifier-free guidance of this strength,
-            1 for none (sec. 4.2; the model's own unconditional velocity is the other part).
+        omega, kappa: guidance within training: the velocity v of a path is replaced by omega v + kappa u(z, t, t | c)
+            + (1 - omega - kappa) u(z, t, t), u the model's own (sec. 4.2 and app. B); what is learned is the flow under
+            classifier-free guidance of strength omega / (1 - kappa). 1 and 0 for none.
         drop: probability that a sample's conditions are dropped.
         coupling: which noise meets which data.
     """
@@ -52,6 +53,7 @@ class MeanFlow(Objective):
         std: float = 1.0,
         power: float = 1.0,
         omega: float = 1.0,
+        kappa: float = 0.0,
         drop: float = 0.0,
         coupling: str | Coupling = "independent",
     ) -> None:
@@ -59,16 +61,17 @@ class MeanFlow(Objective):
         for field, value in (("equal", equal), ("drop", drop)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} is {value}; it is a share below 1.")
-        if omega != 1 and drop == 0:
-            raise ValueError(
-                f"omega is {omega:g}, but without dropped conditions there is no null to guide away from; set drop=0.1."
-            )
+        if not 0 <= kappa < 1:
+            raise ValueError(f"kappa is {kappa}; the strength is omega / (1 - kappa), so give a share below 1.")
+        if omega + kappa != 1 and drop == 0:
+            raise ValueError(f"omega is {omega:g} and kappa {kappa:g}, but without dropped conditions there is no null to guide "
+                             "away from; set drop=0.1.")  # fmt: skip
         self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
-        self.omega, self.drop, self.coupling = omega, drop, coupling_named(coupling)
+        self.omega, self.kappa, self.drop, self.coupling = omega, kappa, drop, coupling_named(coupling)
 
     def extra_repr(self) -> str:
         said = f"improved={self.improved}, equal={self.equal:g}, mean={self.mean:g}, std={self.std:g}, power={self.power:g}"
-        return f"{said}, omega={self.omega:g}, drop={self.drop:g}"
+        return f"{said}, omega={self.omega:g}, kappa={self.kappa:g}, drop={self.drop:g}"
 
     def prepare(self, model: Denoiser) -> None:
         process = one_gaussian(model.process)
@@ -91,12 +94,13 @@ class MeanFlow(Objective):
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
         prediction: Any = model.predictions[""]
         z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
-        if self.omega != 1 and cond is not None:
+        if (self.omega != 1 or self.kappa) and cond is not None:
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
                 alone = velocity(model, z, t, t, dropped(cond, everyone), mask)
+                own = velocity(model, z, t, t, cond, mask) if self.kappa else alone
             shape = (-1, *[1] * (x.ndim - 1))
-            steered = alone + self.omega * (v - alone)
+            steered = self.omega * v + self.kappa * own + (1 - self.omega - self.kappa) * alone
             v = torch.where(cond["drop"].reshape(shape), v, steered) if "drop" in cond else steered
         with torch.no_grad():
             along = velocity(model, z, t, t, cond, mask) if self.improved else v

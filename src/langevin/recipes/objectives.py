@@ -111,6 +111,7 @@ class MeanFlowConfig(_Objective):
     std: float = Field(default=1.0, gt=0)
     power: float = Field(default=1.0, ge=0)
     omega: float = 1.0
+    kappa: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
