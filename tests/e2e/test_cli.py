@@ -148,6 +148,20 @@ def test_a_run_between_two_data_sets_begins_at_held_out_samples_of_the_other(tmp
     trained, held = run.train, run.test
     assert torch.equal(trained.data.x, of_digit("train", 8)) and torch.equal(trained.source.x, of_digit("train", 3))
     assert torch.equal(held.data.x, of_digit("test", 8)) and run.facts.classes is None
+    # samples of one's own
+    np.save(tmp_path / "own.npy", threes[5:8].numpy())
+    own = ["--source", str(tmp_path / "own.npy"), "--plan", "euler:1", "--out", str(tmp_path / "moved.npy")]
+    main(["sample", str(out), *own])
+    assert np.abs(np.load(tmp_path / "moved.npy") - moved[5:8]).max() < 1e-5
+    for k in range(2):
+        grey = ((threes[k, 0] + 1) * 127.5).round().byte().numpy()
+        (tmp_path / "folder").mkdir(exist_ok=True)
+        Image.fromarray(grey).save(tmp_path / "folder" / f"{k}.png")
+    main(["sample", str(out), "--source", str(tmp_path / "folder"), "--plan", "euler:1", "--out", str(tmp_path / "moved.npy")])
+    assert np.abs(np.load(tmp_path / "moved.npy") - moved[:2]).max() < 0.02  # rounded to grey levels
+    main(["sample", str(out), "--source", str(tmp_path / "folder"), "--out", str(tmp_path / "moved.png")])
+    with Image.open(tmp_path / "moved.png") as page:
+        assert page.height > page.width / 2  # what it began at above what became of it
 
 
 def of_digit(split, digit):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tyro.conf import Positional
 
@@ -17,8 +18,10 @@ class _Sample:
     """Run directory."""
     out: Path
     """Picture to write (.png, or .gif for the whole way); .npy for the numbers themselves."""
-    count: int = 16
-    """How many."""
+    count: int | None = None
+    """How many; 16 by default, or as many as there are in --source."""
+    source: Path | None = None
+    """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default."""
     plan: str | None = None
     """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, or a saved .json; the recipe's by default."""
     seed: int = 0
@@ -40,16 +43,17 @@ def sample(args: Sequence[str]) -> None:
     asked = parse(_Sample, args, "langevin sample")
     if asked.out.suffix not in (".png", ".gif", ".npy"):
         raise Refusal(f"out is {asked.out}; write a .png, .gif or .npy.")
-    if asked.count < 1:
+    if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.build import open_run
-    from langevin.recipes.report import write_samples
+    from langevin.recipes.report import source_of, write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
+    source = None if asked.source is None else source_of(run, asked.source)
+    count = asked.count or (16 if source is None else len(source))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    print(
-        write_samples(run, asked.out, asked.count, plan=asked.plan, seed=asked.seed, label=asked.label, guidance=asked.guidance)
-    )
+    options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": asked.label, "guidance": asked.guidance}
+    print(write_samples(run, asked.out, count, source=source, **options))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.core.sample import sample, trajectory
 from langevin.core.tree import leaves
+from langevin.data import Arrays, Pictures
 from langevin.files import staged, write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -23,7 +24,8 @@ BATCH = 500
 
 
 def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
-         guidance: float | None = None, given: dict[str, Tensor] | None = None, frames: bool = False) -> Any:  # fmt: skip
+         guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
+         frames: bool = False) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them.
 
     Args:
@@ -32,6 +34,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
             for a condition, and drawn for a product.
         guidance: w; the recipe's by default. 1 is unguided.
         given: known leaves of a product, each (count, ...).
+        source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
         frames: return the states after every step, of one batch.
     """
     settings, model = run.recipe.sample, run.denoiser
@@ -46,7 +49,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         cond, given = (None, {"label": labels}) if joint else ({"label": labels}, None)
     told = guided(run, cond, count, w)
 
-    begins = sources(run, count) if isinstance(run.recipe.process, c.InterpolantConfig) else None
+    begins = _begins(run, count, source)
 
     def options(first: int, now: int) -> dict[str, Any]:
         def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
@@ -64,10 +67,28 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     return torch.cat(parts)
 
 
-def sources(run: Run, count: int) -> Tensor:
-    """What a run of an interpolant begins at: held-out samples of the other kind in turn, (count, *shape)."""
-    begins = run.test.source
-    x = leaves(begins.batch(torch.arange(count) % len(begins)).x)[""]
+def source_of(run: Run, path: Path) -> Tensor:
+    """Samples for a run between two data sets to begin at, (N, *shape): a folder of pictures, or a .npy file.
+
+    Raises:
+        ValueError: if there are none, they cannot be read, or the run begins at noise.
+    """
+    shape: Any = run.facts.shape
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        raise ValueError(f"source is {path}, but this run begins at noise; leave it out.")
+    read = Arrays(path) if path.suffix == ".npy" else Pictures(path, shape[-1], shape[0], split="all")
+    return leaves(read.batch(torch.arange(len(read))).x)[""]
+
+
+def _begins(run: Run, count: int, source: Tensor | None) -> Tensor | None:
+    """Where samples begin, (count, *shape); None for the prior."""
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        return None
+    if source is None:
+        held = run.test.source
+        x = leaves(held.batch(torch.arange(count) % len(held)).x)[""]
+    else:
+        x = source[torch.arange(count) % len(source)]
     return x.to(next(run.denoiser.parameters()).device)
 
 
@@ -124,15 +145,15 @@ def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, labe
     elif label is not None:
         options["label"] = label
     x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
-    return pictures.save_images(_above(run, x, columns), path, columns)
+    return _page(x, _begins(run, len(x), None), path, columns)
 
 
-def _above(run: Run, x: Tensor, columns: int) -> Tensor:
-    """Pictures (N, C, H, W); for an interpolant every row of them below the row of what it began at."""
-    if not isinstance(run.recipe.process, c.InterpolantConfig):
-        return x
-    begins = sources(run, len(x)).cpu()
-    return torch.cat([torch.cat(both) for both in zip(begins.split(columns), x.cpu().split(columns), strict=True)])
+def _page(x: Tensor, begins: Tensor | None, path: Path, columns: int = 10) -> Path:
+    """Pictures (N, C, H, W), every row of them below the row of what it began at, where that is given."""
+    if begins is not None:
+        columns = min(columns, len(x))
+        x = torch.cat([torch.cat(both) for both in zip(begins.cpu().split(columns), x.cpu().split(columns), strict=True)])
+    return pictures.save_images(x, path, columns)
 
 
 def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
@@ -150,7 +171,7 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
         assert isinstance(x, Tensor)
         pictures.plot_points([("samples", x)], path)
     else:
-        pictures.save_images(_above(run, as_pictures(run, x), 10), path, 10)
+        _page(as_pictures(run, x), _begins(run, count, options.get("source")), path)
     if isinstance(x, dict):
         write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
     return path
