@@ -1,0 +1,61 @@
+"""Blocks on pictures: residual convolutions, and attention over pixels.
+
+Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from langevin.networks.blocks.attention import Attention
+from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.norms import group_norm
+from langevin.networks.linear import Linear
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, conv; the embedding enters; norm, SiLU, conv. x (B, C, H, W), emb (B, 1 or H, 1 or W, E).
+
+    Args:
+        time: "scale_shift" modulates the second norm, "add" adds to its input.
+    """
+
+    def __init__(self, channels: int, out: int, emb: int, dropout: float, time: str) -> None:
+        super().__init__()
+        if time not in ("scale_shift", "add"):
+            raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
+        self.time = time
+        self.norm1, self.conv1 = group_norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.emb = Linear(emb, 2 * out if time == "scale_shift" else out)
+        self.norm2, self.conv2 = group_norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
+        self.dropout = nn.Dropout(dropout)
+        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(recomputed(lambda x: F.silu(self.norm1(x)), x))
+        e = self.emb(emb).permute(0, 3, 1, 2)
+        h = recomputed(self._enter, h, e)
+        return self.skip(x) + self.conv2(self.dropout(h))
+
+    def _enter(self, h: Tensor, e: Tensor) -> Tensor:
+        if self.time == "add":
+            return F.silu(self.norm2(h + e))
+        scale, shift = e.chunk(2, dim=1)
+        return F.silu(self.norm2(h) * (1 + scale) + shift)
+
+
+class SpatialAttention(nn.Module):
+    """Attention over the pixels of (B, C, H, W), to themselves and then, if given, to context tokens."""
+
+    def __init__(self, channels: int, heads: int, context: int | None) -> None:
+        super().__init__()
+        self.norm = group_norm(channels)
+        self.attention = Attention(channels, heads, zero_out=True)
+        self.cross_norm = None if context is None else nn.LayerNorm(channels)
+        self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
+
+    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+        h = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # else each layer that reads it keeps a copy
+        h = x.flatten(2).transpose(1, 2) + self.attention(h)
+        if self.cross is not None and self.cross_norm is not None:
+            h = h + self.cross(self.cross_norm(h), context)
+        return h.transpose(1, 2).reshape(x.shape)

@@ -1,0 +1,99 @@
+"""What a family says of itself: how a published configuration becomes a network of ours, and under which names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from langevin.zoo.keys import KeyMap, match, to_ours, to_theirs
+
+Config = Mapping[str, Any]
+"""A config.json as published."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """One class of the published layout, such as UNet2DConditionModel.
+
+    Args:
+        name: the value of `_class_name`.
+        build: config -> network. Keys that are missing have today's defaults of the class; keys that do not matter are passed
+            over; a value that no network of ours computes is a ValueError that names key and value.
+        keys: (config, network) -> the key map.
+        config: the inverse of `build`, for networks trained here: network -> config, or None where that is not written yet.
+        islands: patterns of parameter names that stay in float32 when the rest is loaded in half precision.
+    """
+
+    name: str
+    build: Callable[[Config], nn.Module]
+    keys: Callable[[Config, nn.Module], KeyMap]
+    config: Callable[[nn.Module], dict[str, Any]] | None = None
+    islands: tuple[str, ...] = field(default=())
+
+
+class _Unset(TorchFunctionMode):
+    """Leaves what would be drawn at random as it is in memory, untouched."""
+
+    _drawing = frozenset({
+        Tensor.normal_, Tensor.uniform_, Tensor.erfinv_, nn.init.normal_, nn.init.uniform_, nn.init.trunc_normal_,
+        nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.xavier_uniform_, nn.init.zeros_, nn.init.ones_,
+        nn.init.constant_, torch.randn,
+    })  # fmt: skip
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func not in self._drawing:
+            return func(*args, **kwargs)
+        return torch.empty(*args, **kwargs) if func is torch.randn else (args[0] if args else kwargs["tensor"])
+
+
+@contextmanager
+def unset() -> Iterator[None]:
+    """Networks made in the block have parameters of no value: no time is spent on weights that a file will replace."""
+    with _Unset():
+        yield
+
+
+def parameters(net: nn.Module) -> dict[str, Tensor]:
+    """Everything of a network that a file holds, by our names."""
+    return dict(net.state_dict(keep_vars=True))
+
+
+def load_into(
+    net: nn.Module,
+    keys: KeyMap,
+    names: list[str],
+    read: Callable[[str], Tensor],
+    what: str,
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Give a network the tensors of a file. Nothing is copied where names answer one to one and dtypes agree.
+
+    Args:
+        names: of the file's tensors. read: one of them, by the file's name.
+        dtype: of floating tensors afterwards; the file's by default.
+
+    Raises:
+        ValueError: naming what is missing, left over, or of another shape; the network is then as it was.
+    """
+    ours = parameters(net)
+    rows = keys.rows(ours)
+    stored = match(rows, names, keys, what)
+
+    def one(name: str) -> Tensor:
+        value = read(stored[name])
+        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+
+    made = to_ours(rows, {n: tuple(p.shape) for n, p in ours.items()}, one, what)
+    net.load_state_dict(made, assign=True)
+    return net
+
+
+def published(net: nn.Module, keys: KeyMap) -> dict[str, Tensor]:
+    """The network's tensors under their names, as they are saved."""
+    ours = {name: value.detach() for name, value in parameters(net).items()}
+    return to_theirs(keys.rows(ours), ours)
