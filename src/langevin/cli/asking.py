@@ -34,6 +34,17 @@ def parse(kind: Any, args: Sequence[str], prog: str, default: Any = tyro.MISSING
         raise
 
 
+def taken(flag: str, args: Sequence[str]) -> tuple[str | None, list[str]]:
+    """The value of a flag that no class declares, and the other arguments."""
+    for i, arg in enumerate(args):
+        name, equals, value = arg.partition("=")
+        if name == flag:
+            if not equals and i + 1 == len(args):
+                raise Refusal(f"{flag} has no value.")
+            return (value, [*args[:i], *args[i + 1 :]]) if equals else (args[i + 1], [*args[:i], *args[i + 2 :]])
+    return None, list(args)
+
+
 def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:
     """The first thing that is wrong: the field, as the flag in `args` that set it, its value, and what it should be."""
     first = error.errors()[0]

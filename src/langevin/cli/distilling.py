@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from langevin.cli.asking import Refusal, parse
-from langevin.cli.training import Asked, trained
+from langevin.cli.asking import Refusal, parse, taken
+from langevin.cli.training import Asked, begun, trained
 from langevin.recipes import Recipe
 from langevin.recipes.distillation import STUDENTS, known, student
 
@@ -17,7 +17,7 @@ class _Distill(Asked):
 
 
 USAGE = f"""\
-usage: langevin distill RUN --to KIND [--steps N] [--out DIR] [--resume] [--field value ...]
+usage: langevin distill RUN --to KIND [--steps N] [--tune] [--out DIR] [--resume] [--field value ...]
 
 Train a faster model that learns from a run, and show both side by side. KIND is one of {", ".join(STUDENTS)};
 N is how many evaluations the student is to need, 1 by default.
@@ -31,8 +31,8 @@ def distill(args: Sequence[str]) -> None:
         print(USAGE, end="")
         return
     run, *rest = args
-    to, rest = _taken("--to", rest)
-    steps, rest = _taken("--steps", rest)
+    to, rest = taken("--to", rest)
+    steps, rest = taken("--steps", rest)
     if to is None:
         raise Refusal(f"to is missing; say --to {'|'.join(STUDENTS)}.")
     if steps is not None and not steps.isdigit():
@@ -55,13 +55,13 @@ def distill(args: Sequence[str]) -> None:
 
 
 def _begun(args: Sequence[str], to: str, run: str) -> Recipe | None:
-    """The recipe of the student that is to be resumed; what it was begun with stands wherever nothing else is asked for."""
-    out, _ = _taken("--out", args)
-    if out is None or "--resume" not in args or not (Path(out) / "recipe.json").exists():
+    """The recipe of the student that is to be resumed."""
+    if "--out" not in " ".join(args):
         return None
-    from langevin.recipes.build import read_recipe
-
-    before = read_recipe(Path(out))
+    found = begun(args, Path())
+    if found is None:
+        return None
+    out, before = found
     kind, origin = STUDENTS[to](1)[0].kind, before.teacher.origin if before.teacher else before.finetune.origin or run
     if before.objective.kind != kind or Path(origin) != Path(run):
         raise Refusal(
@@ -77,14 +77,3 @@ def _agree(recipe: Recipe, to: str, steps: int) -> None:
         if asked.get(name) != usual[0].model_dump().get(name) and recipe.sample.plan == usual[1]:
             said = f"objective.{name} is {asked[name]}, but samples are drawn by {usual[1]}"
             raise Refusal(f"{said}; say --steps N, or a --sample.plan that fits.")
-
-
-def _taken(flag: str, args: Sequence[str]) -> tuple[str | None, list[str]]:
-    """The value of a flag that is not part of the recipe, and the other arguments."""
-    for i, arg in enumerate(args):
-        name, equals, value = arg.partition("=")
-        if name == flag:
-            if not equals and i + 1 == len(args):
-                raise Refusal(f"{flag} has no value.")
-            return (value, [*args[:i], *args[i + 1 :]]) if equals else (args[i + 1], [*args[:i], *args[i + 2 :]])
-    return None, list(args)

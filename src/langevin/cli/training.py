@@ -9,13 +9,21 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 
-from langevin.cli.asking import Refusal, parse
+from langevin.cli.asking import Refusal, parse, taken
 from langevin.recipes import RECIPES, Recipe, recipe
+from langevin.recipes import config as c
+from langevin.recipes.objectives import ObjectiveConfig
+from langevin.spec import nearest
 
+KINDS = {
+    "data": c.DataConfig, "data.target": c.Side, "data.source": c.Side, "process": c.ProcessConfig, "network": c.NetworkConfig,
+    "objective": ObjectiveConfig,
+}  # fmt: skip
+"""Parts of a recipe that may be of several kinds."""
 SECONDS_TO_SAVE = 120
 """What processes have for a step and a checkpoint after a signal, before torchrun kills them; its own default is 30."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -75,22 +83,18 @@ def train(args: Sequence[str]) -> None:
         listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
         print(
             f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
-            "langevin train RECIPE --help shows every field."
+            "langevin train RECIPE --help shows every field; --network.kind dit and the like change a part for one of another kind."
         )
         return
     name, *rest = args
-    default = _Train(recipe=recipe(name))
-    asked = parse(_Train, rest, f"langevin train {name}", default)
-    out = asked.out or Path("runs") / name
-    if asked.resume and (out / "recipe.json").exists():
-        # what the run was begun with stands wherever nothing else is asked for
-        from langevin.recipes.build import read_recipe
-
-        begun = read_recipe(out)
-        if asked.recipe.name != begun.name:
-            raise Refusal(f"recipe is {asked.recipe.name}, but the run in {out} is of {begun.name}; resume it as that, or choose "
-                          "another directory.")  # fmt: skip
-        asked = parse(_Train, rest, f"langevin train {name}", replace(default, recipe=begun))
+    out, usual = Path("runs") / name, recipe(name)
+    before = begun(rest, out)
+    if before is not None and before[1].name != usual.name:
+        raise Refusal(f"recipe is {usual.name}, but the run in {before[0]} is of {before[1].name}; resume it as that, or choose "
+                      "another directory.")  # fmt: skip
+    made, rest = of_kinds(before[1] if before else usual, rest)
+    asked = parse(_Train, rest, f"langevin train {name}", _Train(recipe=made))
+    out = asked.out or out
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
         asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
@@ -101,6 +105,40 @@ def train(args: Sequence[str]) -> None:
 
     run, device = made
     print(report(run, out, asked.samples, device=device))
+
+
+def begun(args: Sequence[str], usual: Path) -> tuple[Path, Recipe] | None:
+    """The run that is to be resumed, if there is one: what it was begun with stands wherever nothing else is asked for."""
+    asked, _ = taken("--out", args)
+    out = usual if asked is None else Path(asked)
+    if "--resume" not in args or not (out / "recipe.json").exists():
+        return None
+    from langevin.recipes.build import read_recipe
+
+    return out, read_recipe(out)
+
+
+def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe with other kinds of parts, --network.kind dit, which have fields of their own; and the other arguments."""
+    rest = list(args)
+    for path, union in KINDS.items():
+        kind, others = taken(f"--{path}.kind", rest)
+        *above, last = path.split(".")
+        node: Any = made
+        for part in above:
+            node = getattr(node, part)
+        if kind is None or not hasattr(node, last):
+            continue
+        rest, kinds = others, {c.model_fields["kind"].default: c for c in get_args(get_args(union)[0])}
+        if kind not in kinds:
+            raise Refusal(f"{path}.kind is {kind!r}; did you mean {nearest(kind, kinds)!r}? There are {', '.join(kinds)}.")
+        if getattr(node, last).kind == kind:
+            continue
+        part: Any = kinds[kind]()
+        for name in reversed(path.split(".")[1:]):
+            part = getattr(made, path.split(".")[0]).model_copy(update={name: part})
+        made = made.model_copy(update={path.split(".")[0]: part})
+    return made, rest
 
 
 def trained(asked: Asked, out: Path, command: Sequence[str], again: str) -> tuple[Any, str] | None:
