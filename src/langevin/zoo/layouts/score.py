@@ -62,9 +62,9 @@ def config(shapes: Shapes, given: Config) -> dict[str, Any]:
         ValueError: if the modules are not those of NCSN++ with Fourier embedding and input and output pyramids.
     """
     kinds = "".join(_kind(shapes, n) for n in range(count(shapes, "all_modules.{}.")))
-    # down: residual blocks (r), attention (a), then the resampling block and the pyramid's convolution (c); up ends in norm (n) and o
-    first, *rest = kinds.removeprefix("wllo").split("c")
-    parts = [first, *rest]
+    # down, a level is residual blocks (r), attention (a), the resampling block and the pyramid's convolution (c);
+    # up, it ends in the norm (n) and convolution (o) of the pyramid
+    parts = kinds.removeprefix("wllo").split("c")
     levels = len(parts)
     if not kinds.startswith("wllo") or levels < 2 or not parts[0].endswith("r"):
         raise ValueError("its modules are not those of NCSN++ with Fourier embedding and pyramids of pictures.")

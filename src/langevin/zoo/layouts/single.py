@@ -24,69 +24,78 @@ from langevin.zoo.keys import Row
 from langevin.zoo.layouts import autoencoder, score, text, transformer, unet
 from langevin.zoo.layouts.table import Config, Piece, Read, Shapes, Table, originals, piece
 
+Find = Callable[[str], tuple[int, ...] | None]
+"""The shape of a part's tensor by its name without prefix, None if it is not there."""
+
 
 @dataclass(frozen=True)
 class Part:
     """One kind of component in its authors' names, without prefix.
 
     Args:
-        marks: patterns; the names of a file that has the part match each of them.
+        marks: names that a file has if it has the part.
         config: (shapes, given) -> config.json. table: config -> the table.
-        fits: of the shapes, where names alone do not tell parts apart.
+        fits: where names alone do not tell parts apart.
     """
 
     marks: tuple[str, ...]
     config: Callable[[Shapes, Config], dict[str, Any]]
     table: Callable[[Config], Table]
-    fits: Callable[[Shapes], bool] = lambda shapes: True
+    fits: Callable[[Find], bool] = lambda find: True
 
 
-def _axes(shapes: Shapes) -> int:
-    """Dimensions of the weights of fused attention, or 0."""
-    return next((len(s) for n, s in shapes.items() if re.fullmatch(r"(input_blocks\.\d+|middle_block)\.1\.qkv\.weight", n)), 0)
+_FUSED = "middle_block.1.qkv.weight"
 
 
-def _new_order(shapes: Shapes) -> bool:
-    return _axes(shapes) == 4 or shapes["input_blocks.0.0.weight"][0] == 192
+def _convolved(find: Find, dims: int) -> bool:
+    """Whether the fused queries, keys and values are a convolution of so many dimensions."""
+    return len(find(_FUSED) or ()) == 2 + dims
 
 
-def _adm(width: int, axes: int, by_head: bool, fits: Callable[[Shapes], bool]) -> Part:
+def _of_64_pixels(find: Find) -> bool:
+    return (find("input_blocks.0.0.weight") or (0,))[0] == 192
+
+
+def _adm(width: int, dims: int, by_head: bool, fits: Callable[[Find], bool]) -> Part:
     return Part(
-        (r"input_blocks\.0\.0\.weight", r"middle_block\.1\.qkv\.weight", r"out\.2\.weight"),
+        ("input_blocks.0.0.weight", _FUSED, "out.2.weight"),
         partial(unet.plain_config, width=width),
-        partial(unet.plain_table, axes=axes, by_head=by_head),
+        partial(unet.plain_table, axes=dims, by_head=by_head),
         fits,
     )
 
 
-_CLIP = (r"text_model\.encoder\.layers\.0\.self_attn\.q_proj\.weight",)
-_OPEN = (r"transformer\.resblocks\.0\.attn\.in_proj_weight", r"token_embedding\.weight")
+_CLIP = ("text_model.encoder.layers.0.self_attn.q_proj.weight",)
+_OPEN = ("transformer.resblocks.0.attn.in_proj_weight", "token_embedding.weight")
 
 PARTS: dict[str, Part] = {
     "unet": Part(
-        (r"input_blocks\.0\.0\.weight", r"out\.2\.weight", r"middle_block\.1\.transformer_blocks\.0\.attn2\.to_k\.weight"),
-        unet.cross_config, unet.cross_table,
+        ("input_blocks.0.0.weight", "out.2.weight", "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
+        unet.cross_config,
+        unet.cross_table,
     ),
-    "consistency": _adm(64, 2, False, lambda s: _axes(s) == 4),
-    "guided-diffusion": _adm(64, 1, True, lambda s: not _new_order(s)),
-    "guided-diffusion-new-order": _adm(64, 1, False, lambda s: _axes(s) == 3 and _new_order(s)),
-    "latent": _adm(32, 1, True, lambda s: _axes(s) == 3),
-    "control": Part((r"input_hint_block\.0\.weight", r"zero_convs\.0\.0\.weight"), unet.control_config, unet.control_table),
-    "autoencoder": Part((r"encoder\.down\.0\.block\.0\.norm1\.weight", r"decoder\.conv_in\.weight"), autoencoder.config, autoencoder.table),
+    "consistency": _adm(64, 2, False, lambda find: _convolved(find, 2)),
+    "guided-diffusion": _adm(64, 1, True, lambda find: _convolved(find, 1) and not _of_64_pixels(find)),
+    "guided-diffusion-new-order": _adm(64, 1, False, lambda find: _convolved(find, 1) and _of_64_pixels(find)),
+    "latent": _adm(32, 1, True, lambda find: _convolved(find, 1)),
+    "control": Part(("input_hint_block.0.weight", "zero_convs.0.0.weight"), unet.control_config, unet.control_table),
+    "autoencoder": Part(("encoder.down.0.block.0.norm1.weight", "decoder.conv_in.weight"), autoencoder.config, autoencoder.table),
     "clip": Part(_CLIP, text.clip_config, text.clip_table),
     "clip-gelu": Part(_CLIP, partial(text.clip_config, act="gelu"), text.clip_table),
     "open-clip": Part(_OPEN, text.open_clip_config, text.open_clip_table),
     "open-clip-penultimate": Part(
         _OPEN, partial(text.open_clip_config, penultimate=True), partial(text.open_clip_table, penultimate=True)
     ),
-    "t5": Part((r"encoder\.block\.0\.layer\.0\.SelfAttention\.q\.weight",), text.t5_config, text.t5_table),
-    "sd3": Part((r"joint_blocks\.0\.x_block\.attn\.qkv\.weight",), transformer.sd3_config, transformer.sd3_table),
-    "flux": Part((r"double_blocks\.0\.img_attn\.qkv\.weight",), transformer.flux_config, transformer.flux_table),
+    "t5": Part(("encoder.block.0.layer.0.SelfAttention.q.weight",), text.t5_config, text.t5_table),
+    "sd3": Part(("joint_blocks.0.x_block.attn.qkv.weight",), transformer.sd3_config, transformer.sd3_table),
+    "flux": Part(("double_blocks.0.img_attn.qkv.weight",), transformer.flux_config, transformer.flux_table),
     "dit": Part(
-        (r"blocks\.0\.adaLN_modulation\.1\.weight", r"y_embedder\.embedding_table\.weight"), transformer.dit_config, transformer.dit_table
+        ("blocks.0.adaLN_modulation.1.weight", "y_embedder.embedding_table.weight"),
+        transformer.dit_config,
+        transformer.dit_table,
     ),
-    "ncsnpp": Part((r"all_modules\.0\.W", r"all_modules\.\d+\.NIN_0\.W"), score.config, score.table),
-}  # fmt: skip
+    "ncsnpp": Part(("all_modules.0.W", "all_modules.4.Conv_0.weight"), score.config, score.table),
+}
 
 
 @dataclass(frozen=True)
@@ -138,15 +147,19 @@ LAYOUTS: dict[str, tuple[Place, ...]] = {
 }  # fmt: skip
 """Every layout, and what may stand in it."""
 
+_SCHEDULE = (
+    r"(low_scale_model\.)?(betas|logvar|lvlb_weights|posterior_(variance|log_variance_clipped|mean_coef[12])"
+    r"|(sqrt_|log_)?(one_minus_)?alphas_cumprod(_prev)?|sqrt_recip(m1)?_alphas_cumprod)"
+)
+_CONTRAST = r"cond_stage_model\.logit_scale|text_encoders\.\w+\.(transformer\.)?logit_scale"
 IGNORED = (
-    (r"(low_scale_model\.)?(betas|(sqrt_|log_)?(one_minus_)?(alphas_cumprod(_prev)?|recip\w*_alphas_cumprod)|sqrt_recipm?1?_alphas_cumprod"
-     r"|posterior_\w+|logvar|lvlb_weights|scale_factor|log_one_minus_alphas_cumprod)", "the schedule, which is computed"),
+    (_SCHEDULE, "the schedule, which is computed"),
     (r"denoiser\.sigmas", "the schedule, which is computed"),
+    (r"scale_factor", "the scale of latents, which is in the configuration"),
     (r"v_pred|ztsnr", "says what the denoiser predicts"),
     (r"model_ema\..*", "the moving average of the same weights; average=True takes it"),
-    (r"text_encoders\.\w+\.(logit_scale|transformer\.logit_scale)", "of the contrastive training"),
-    (r"cond_stage_model\.logit_scale", "of the contrastive training"),
-)  # fmt: skip
+    (_CONTRAST, "of the contrastive training"),
+)
 
 
 @dataclass(frozen=True)
@@ -282,8 +295,7 @@ def _why(name: str) -> str | None:
 
 
 def _has(part: Part, shapes: Shapes, prefix: str) -> bool:
-    mine = {n.removeprefix(prefix): s for n, s in shapes.items() if n.startswith(prefix)}
-    return all(any(re.fullmatch(mark, n) for n in mine) for mark in part.marks) and part.fits(mine)
+    return all(prefix + mark in shapes for mark in part.marks) and part.fits(lambda name: shapes.get(prefix + name))
 
 
 def _there(places: Sequence[Place], shapes: Shapes) -> list[Place]:
@@ -386,6 +398,8 @@ def _whole(
         )
         sixteen = (1.5305, 0.0609) if layout.startswith("stable-diffusion-3") else (0.3611, 0.1159)
         scale, shift = sixteen if vae.config["latent_channels"] == 16 else (four, None)
+        if "scale_factor" in shapes:
+            scale = float(read("scale_factor"))
         vae.config.setdefault("scaling_factor", scale)
         vae.config.setdefault("shift_factor", shift)
     if layout.startswith(("autoencoder", "controlnet")):

@@ -25,7 +25,7 @@ FIELDS = {"i": r"\d+", "j": r"\d+", "k": r"\d+", "leaf": "weight|bias", "rest": 
 
 
 def interleave(width: int) -> Move:
-    """Queries, keys and values fused head by head, (heads, 3, width) rows, as the first attention of guided-diffusion has them."""
+    """Queries, keys and values fused head by head, rows of (heads, 3, width), as guided-diffusion has them at first."""
 
     def fuse(theirs: Sequence[Tensor]) -> Tensor:
         return torch.stack([t.reshape(-1, width, *t.shape[1:]) for t in theirs], 1).flatten(0, 2)

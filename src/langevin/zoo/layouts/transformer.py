@@ -35,7 +35,10 @@ _SD3 = (
     )),
     Line("final_layer.adaLN_modulation.1.{leaf}", "norm_out.linear.{leaf}", SWAP),
     # the text of the last block is only looked at: its modulation has two chunks, stored the other way round
-    Line("joint_blocks.{last}.context_block.adaLN_modulation.1.{leaf}", "transformer_blocks.{last}.norm1_context.linear.{leaf}", SWAP),
+    Line(
+        "joint_blocks.{last}.context_block.adaLN_modulation.1.{leaf}",
+        "transformer_blocks.{last}.norm1_context.linear.{leaf}", SWAP,
+    ),
     *_same("joint_blocks.{i}.", "transformer_blocks.{i}.", (
         ("x_block.attn.proj", "attn.to_out.0"),
         ("context_block.attn.proj", "attn.to_add_out"),

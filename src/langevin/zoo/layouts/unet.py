@@ -110,7 +110,8 @@ def plain_table(config: Config, axes: int, by_head: bool) -> Table:
     """UNet2DModel.
 
     Args:
-        axes: of length 1 that the weights of attention end with. by_head: fused rows are (heads, 3, width), not (3, heads, width).
+        axes: of length 1 that the weights of attention end with.
+        by_head: fused rows are (heads, 3, width), not (3, heads, width).
     """
     width = config.get("attention_head_dim", 8)
     if by_head and not width:
