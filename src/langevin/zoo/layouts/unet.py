@@ -274,6 +274,7 @@ def plain_config(shapes: Shapes, given: Config, width: int) -> dict[str, Any]:
     }
     if resnets:
         config["attn_norm_num_groups"] = 32
+    config["sample_size"] = 8 * 2 ** (len(levels) - 1)  # the lowest level of all that were published is 8 x 8
     if "label_emb.weight" in shapes:
         config["num_class_embeds"] = channels(shapes, "label_emb.weight")
     return {**config, **given}
