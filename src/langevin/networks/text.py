@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from langevin.networks.blocks import Cond
 from langevin.networks.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -104,3 +105,36 @@ class TextEncoder(nn.Module):
         at = ids.argmax(1) if self.end is None else (ids == self.end).int().argmax(1)
         pooled = last[torch.arange(len(ids), device=ids.device), at]
         return Text(hidden, last, pooled if self.project is None else self.project(pooled))
+
+
+class Prompted(nn.Module):
+    """A network with a text encoder of its own, which is trained with it: cond["ids"] (B, L) int64 become cond["tokens"].
+
+    Samples in cond["drop"], and all when there is neither ids nor tokens, are given the empty text.
+
+    Args:
+        net: takes cond["tokens"] (B, L, D).
+        encoder: its states after the last norm are the tokens.
+        empty: ids (L,) of the empty text.
+    """
+
+    empty: Tensor
+
+    def __init__(self, net: nn.Module, encoder: TextEncoder, empty: Tensor) -> None:
+        super().__init__()
+        self.net, self.encoder = net, encoder
+        self.register_buffer("empty", empty, persistent=False)
+
+    def tokens(self, ids: Tensor) -> Tensor:
+        """(B, L, D), which may be given as cond["tokens"] again and again in place of the ids."""
+        return self.encoder(ids).last
+
+    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
+        given = dict(cond or {})
+        drop, ids = given.pop("drop", None), given.pop("ids", None)
+        if "tokens" not in given:
+            ids = self.empty.expand(len(z), -1) if ids is None else ids
+            given["tokens"] = self.tokens(ids if drop is None else torch.where(drop[:, None], self.empty, ids))
+        elif drop is not None:
+            given["tokens"] = torch.where(drop[:, None, None], self.tokens(self.empty[None]), given["tokens"])
+        return self.net(z, level, given, mask)

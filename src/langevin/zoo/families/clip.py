@@ -47,9 +47,9 @@ def config(net: nn.Module) -> dict[str, Any]:
     name = "CLIPTextModel" if net.project is None else "CLIPTextModelWithProjection"
     said = {
         "architectures": [name], "model_type": "clip_text_model", "vocab_size": net.token.num_embeddings,
-        "hidden_size": net.width, "intermediate_size": first.grow.out_features, "num_hidden_layers": len(net.blocks), "num_attention_heads": first.heads,
-        "max_position_embeddings": net.length, "hidden_act": first.activation, "layer_norm_eps": 1e-5,
-        "eos_token_id": LEGACY_END if net.end is None else net.end,
+        "hidden_size": net.width, "intermediate_size": first.grow.out_features, "num_hidden_layers": len(net.blocks),
+        "num_attention_heads": first.heads, "max_position_embeddings": net.length,
+        "hidden_act": first.activation, "layer_norm_eps": 1e-5, "eos_token_id": LEGACY_END if net.end is None else net.end,
     }  # fmt: skip
     return said if net.project is None else {**said, "projection_dim": net.project.out_features}
 
