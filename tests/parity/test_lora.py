@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from torch import Tensor, nn
 
 from langevin import adapters
 from langevin.tensors import load, metadata, save
-from langevin.zoo.family import load_into, published
-from langevin.zoo.keys import SQUEEZE, STACK, KeyMap, stack
+from langevin.zoo.families import clip, stable_diffusion
+from langevin.zoo.family import published
+from langevin.zoo.keys import STACK, KeyMap, stack
 from langevin.zoo.lora import Target, load_lora, save_lora, set_strengths, target, text_target
 from tests.parity.goldens import Case, Goldens
 
@@ -22,160 +22,107 @@ FILES = {
     "kohya": "kohya/lora.safetensors",
 }
 UNET_CALLS = ["attention_scale_1", "attention_scale_0.6", "kohya_scale_1", "kohya_scale_0.6", "old_scale_1"]
-# as networks of ours are: keys and values in one layer, projections of size 1 as linear layers
-JOINED = KeyMap(
-    joins=(
-        (r"(.*)\.key_value\.(weight|bias)", (r"\1.to_k.\2", r"\1.to_v.\2"), STACK),
-        (r"(.*attentions\.\d+\.proj_(?:in|out)\.weight)", (r"\1",), SQUEEZE),
-    )
-)
+TEXT_CALLS = ["text_peft", "text_kohya"]
+UNET = next(part for part in stable_diffusion.COMPONENTS if part.name == "UNet2DConditionModel")
+TEXT = next(part for part in clip.COMPONENTS if part.name == "CLIPTextModel")
 
 
-def _tree(tensors: Mapping[str, Tensor], squeeze: bool) -> nn.Module:
-    """Layers of any names: a network that only holds weights."""
-    made = nn.Module()
-    for name, value in tensors.items():
-        layer, leaf = name.rsplit(".", 1)
-        if leaf != "weight" or value.ndim == 1:
-            continue
-        at = made
-        *path, last = layer.split(".")
-        for part in path:
-            if not hasattr(at, part):
-                at.add_module(part, nn.Module())
-            at = at.get_submodule(part)
-        bias = f"{layer}.bias" in tensors
-        if value.ndim == 2:
-            new: nn.Module = nn.Linear(value.shape[1], value.shape[0], bias)
-        else:
-            new = nn.Conv2d(value.shape[1], value.shape[0], value.shape[2:], bias=bias)  # pyright: ignore[reportArgumentType]
-        at.add_module(last, new)
+def _targets(case: Case, *components: str) -> dict[str, Target]:
+    """Networks of ours."""
+    made = {}
+    for component in components or ("unet", "text_encoder"):
+        part, file = (TEXT, "model.safetensors") if component == "text_encoder" else (UNET, "diffusion_pytorch_model.safetensors")
+        net, config = case.network(component, part, file), case.config(component)
+        made[component] = target(net, part.keys(config, net), config)
     return made
 
 
-def _ours(case: Case) -> tuple[nn.Module, KeyMap, dict[str, Tensor]]:
-    """The U-Net's weights in layers as ours are, and all published tensors."""
-    theirs = load(case.dir / "unet/diffusion_pytorch_model.safetensors")
-    linear = case.config("unet")["use_linear_projection"]
-    keys = KeyMap(joins=JOINED.joins[:1]) if linear else JOINED
-    shown: dict[str, Tensor] = {}
-    for name, value in theirs.items():
-        if name.endswith("to_k.weight"):
-            other = theirs[name.replace("to_k", "to_v")]
-            shown[name.replace("to_k", "key_value")] = torch.cat([value, other])
-        elif ".proj_" in name and value.ndim == 4:
-            shown[name] = value.flatten(1)
-        elif "to_v" not in name:
-            shown[name] = value
-    net = _tree(shown, not linear)
-    wanted = {n for row in keys.rows(dict(net.state_dict())) for n in row.theirs}
-    load_into(net, keys, sorted(wanted), lambda name: theirs[name].clone(), "the case")  # merging writes into them
-    return net, keys, theirs
+def _weights(case: Case, where: Target) -> dict[str, Tensor]:
+    """By published names."""
+    return {n: v.clone() for n, v in published(where.net, UNET.keys(case.config("unet"), where.net)).items()}
 
 
-def _targets(case: Case, encoder: nn.Module | None = None) -> tuple[dict[str, Target], KeyMap, dict[str, Tensor]]:
-    net, keys, theirs = _ours(case)
-    made = {"unet": target(net, keys, case.config("unet"))}
-    return made | ({"text_encoder": text_target(encoder)} if encoder is not None else {}), keys, theirs
-
-
-def _encoder(case: Case) -> nn.Module:
-    transformers = pytest.importorskip("transformers")
-    return transformers.CLIPTextModel.from_pretrained(case.dir / "text_encoder").eval()
-
-
-def _said(case: Case, call: str) -> dict[str, Any]:
-    return case.entry["calls"][call]["lora"]
-
-
-def _peer(case: Case, tensors: Mapping[str, Tensor], call: str) -> Tensor:
-    diffusers = pytest.importorskip("diffusers")
-    config = {k: v for k, v in case.config("unet").items() if not k.startswith("_")}
-    net = diffusers.UNet2DConditionModel(**config).eval()
-    net.load_state_dict(tensors)
+def _answer(case: Case, where: Target, call: str) -> Tensor:
+    given, dtype = case.arguments(call), next(where.net.parameters()).dtype
+    z, level, tokens = (given[n].to(dtype) for n in ("sample", "timestep", "encoder_hidden_states"))
     with torch.no_grad():
-        return net(**case.arguments(call)).sample
+        return where.net(z, level, {"tokens": tokens})
+
+
+def _exactly(ours: Tensor, other: Tensor) -> None:
+    """In float64: the peer's float32 is off by more than 1e-5 of the largest value in some of these calls."""
+    torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("call", UNET_CALLS)
-def test_merged_weights_are_the_peers(goldens: Goldens, call: str) -> None:
+def test_a_network_with_adapters_is_the_peers(goldens: Goldens, call: str) -> None:
     case = goldens.case("lora", "sd1")
-    said = _said(case, call)
+    said = case.entry["calls"][call]["lora"]
     for file in said["files"]:
-        targets, keys, theirs = _targets(case, _encoder(case))
-        load_lora(targets, case.dir / file, said["scale"])
-        net = targets["unet"].net
-        adapters.merge(net)
-        tensors = {**theirs, **published(net, keys)}
-        changed = {n for n in theirs if not torch.equal(theirs[n], tensors[n])}
-        assert {n.removesuffix(".weight") for n in changed} == {
-            layer for layer in _named(case, file) if layer in {n.removesuffix(".weight") for n in theirs}
-        }
-        case.agrees(call, "sample", _peer(case, tensors, call))
+        answers = []
+        for dtype in (torch.float32, torch.float64):
+            targets = _targets(case, "unet")
+            net = targets["unet"].net.to(dtype)
+            load_lora(targets, case.dir / file, said["scale"], only=("unet",))
+            answers.append(_answer(case, targets["unet"], call))
+            adapters.merge(net)
+            answers.append(_answer(case, targets["unet"], call))
+        case.agrees(call, "sample", answers[1])
+        _exactly(answers[2], answers[3])
 
 
-def _named(case: Case, file: str) -> set[str]:
-    """Published layers of the U-Net that a file adapts, by the test's own reading of it."""
-    underscored = {n.removesuffix(".weight").replace(".", "_"): n.removesuffix(".weight")
-                   for n in load(case.dir / "unet/diffusion_pytorch_model.safetensors") if n.endswith(".weight")}  # fmt: skip
-    made = set()
-    for name in load(case.dir / file):
-        stem = name.split(".lora_")[0].removeprefix("unet.").removeprefix("lora_unet_")
-        stem = stem.replace("processor.to_out_lora.", "to_out.0_lora.").replace("processor.", "").split("_lora.")[0]
-        made.add(underscored.get(stem.replace(".", "_"), stem))
-    return made
-
-
-@pytest.mark.parametrize("call", ["text_peft", "text_kohya"])
-@pytest.mark.parametrize("merged", [False, True])
-def test_a_text_encoder_with_adapters_is_the_peers(goldens: Goldens, call: str, merged: bool) -> None:
+@pytest.mark.parametrize("kind", ["ours", "transformers", "merged"])
+@pytest.mark.parametrize("call", TEXT_CALLS)
+def test_a_text_encoder_with_adapters_is_the_peers(goldens: Goldens, call: str, kind: str) -> None:
     case = goldens.case("lora", "sd1")
-    said = _said(case, call)
-    encoder = _encoder(case)
-    targets, *_ = _targets(case, encoder)
-    load_lora(targets, case.dir / said["files"][0], said["scale"])
-    if merged:
-        adapters.merge(encoder)
+    said = case.entry["calls"][call]["lora"]
+    if kind == "ours":
+        where = _targets(case, "text_encoder")["text_encoder"]
+    else:
+        transformers = pytest.importorskip("transformers")
+        where = text_target(transformers.CLIPTextModel.from_pretrained(case.dir / "text_encoder").eval())
+    load_lora({"text_encoder": where}, case.dir / said["files"][0], said["scale"], only=("text_encoder",))
+    if kind == "merged":
+        adapters.merge(where.net)
+    ids = case.argument(call, "input_ids")
     with torch.no_grad():
-        out = encoder(**case.arguments(call), output_hidden_states=True)
-    case.agrees(call, "last_hidden_state", out.last_hidden_state)
-    case.agrees(call, "pooler_output", out.pooler_output)
+        out = where.net(ids)
+    case.agrees(call, "last_hidden_state", out.last if kind == "ours" else out.last_hidden_state)
+    case.agrees(call, "pooler_output", out.pooled if kind == "ours" else out.pooler_output)
 
 
-def test_joined_layers_compute_the_sum_of_their_parts(goldens: Goldens) -> None:
-    """Unmerged, layer by layer, in float64: W x + strength (alpha / rank) up down x of every published part."""
+def test_every_layer_has_the_alpha_of_its_file(goldens: Goldens) -> None:
+    """Merged weights are W + strength (alpha / rank) up down for each published layer, and W where the file has none."""
     case = goldens.case("lora", "sd1")
-    targets, _, theirs = _targets(case)
-    net = targets["unet"].net.double()
-    stored = load(case.dir / FILES["kohya"])
+    targets = _targets(case, "unet")
+    stored, before = load(case.dir / FILES["kohya"]), _weights(case, targets["unet"])
     load_lora(targets, case.dir / FILES["kohya"], 0.6, only=("unet",))
-    generator = torch.Generator().manual_seed(0)
-    odd = 0
-    for row in targets["unet"].rows:
-        layer = net.get_submodule(row.ours.removesuffix(".weight"))
-        stems = ["lora_unet_" + n.removesuffix(".weight").replace(".", "_") for n in row.theirs]
-        if not isinstance(layer, nn.Linear) or f"{stems[0]}.alpha" not in stored:
-            continue
-        x = torch.randn(5, layer.in_features, dtype=torch.float64, generator=generator)
-        parts, alphas = [], set()
-        for stem, name in zip(stems, row.theirs, strict=True):
+    held = adapters.adapted(targets["unet"].net)
+    assert any(adapter.scales is not None for adapter in held.values())  # alphas that differ within one layer of ours
+    adapters.merge(targets["unet"].net)
+    used = 0
+    for name, after in _weights(case, targets["unet"]).items():
+        stem = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
+        expected = before[name].double()
+        if f"{stem}.alpha" in stored:
             down, up = (stored[f"{stem}.lora_{part}.weight"].double().flatten(1) for part in ("down", "up"))
-            scale = float(stored[f"{stem}.alpha"]) / len(down)
-            alphas.add(scale)
-            parts.append(x @ (theirs[name].double().flatten(1) + 0.6 * scale * up @ down).t())
-        odd += len(alphas) > 1
-        bias = layer.bias if layer.bias is not None else 0
-        torch.testing.assert_close(layer(x), torch.cat(parts, -1) + bias, rtol=1e-6, atol=1e-6)
-    assert odd  # some parts of one layer of ours have different alphas
+            delta = 0.6 * float(stored[f"{stem}.alpha"]) / len(down) * up @ down
+            expected, used = expected + delta.reshape(expected.shape), used + 3
+            torch.testing.assert_close(after.double(), expected, rtol=1e-6, atol=1e-6)
+        else:
+            assert torch.equal(after, before[name]), name
+    assert used == sum(name.startswith("lora_unet_") for name in stored)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("file", ["peft", "kohya"])
-def test_files_are_written_again_to_the_byte(goldens: Goldens, tmp_path: Path, file: str) -> None:
+def test_files_are_written_again_to_the_byte(goldens: Goldens, tmp_path: Path, file: str, dtype: torch.dtype) -> None:
     case = goldens.case("lora", "sd1")
-    targets, *_ = _targets(case, _encoder(case))
-    load_lora(targets, case.dir / FILES[file], 0.3, name="style")
-    path = save_lora(targets, tmp_path / "again.safetensors", file, "style")
-    ours, theirs = load(path), load(case.dir / FILES[file])
+    targets = _targets(case)
+    theirs = {name: value.to(dtype) for name, value in load(case.dir / FILES[file]).items()}
+    path = save(tmp_path / "first.safetensors", theirs)
+    load_lora(targets, path, 0.3, name="style")
+    ours = load(save_lora(targets, tmp_path / "again.safetensors", file, "style", dtype))
     assert set(ours) == set(theirs)
     for name, value in theirs.items():
         assert ours[name].dtype == value.dtype and ours[name].shape == value.shape and torch.equal(ours[name], value), name
@@ -183,39 +130,34 @@ def test_files_are_written_again_to_the_byte(goldens: Goldens, tmp_path: Path, f
 
 def test_alphas_survive_the_way_through_peft(goldens: Goldens, tmp_path: Path) -> None:
     case = goldens.case("lora", "sd1")
-    targets, *_ = _targets(case, _encoder(case))
+    targets = _targets(case)
     load_lora(targets, case.dir / FILES["kohya"])
     path = save_lora(targets, tmp_path / "peft.safetensors", "peft")
     said = json.loads(metadata(path)["lora_adapter_metadata"])
     assert len(set(said["unet.alpha_pattern"].values())) > 1
-    again, *_ = _targets(case, _encoder(case))
+    again = _targets(case)
     load_lora(again, path)
-    back = save_lora(again, tmp_path / "kohya.safetensors", "kohya")
-    ours, theirs = load(back), load(case.dir / FILES["kohya"])
+    ours, theirs = load(save_lora(again, tmp_path / "kohya.safetensors", "kohya")), load(case.dir / FILES["kohya"])
     assert set(ours) == set(theirs) and all(torch.equal(ours[n], v) for n, v in theirs.items())
 
 
 def test_peft_reads_what_is_written(goldens: Goldens, tmp_path: Path) -> None:
-    """Weights, ranks and alphas of every layer, by the peer's own loader."""
+    """Weights, ranks and alphas of every layer, by the peer itself."""
     diffusers = pytest.importorskip("diffusers")
-    pytest.importorskip("peft")
+    peft = pytest.importorskip("peft")
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
     case = goldens.case("lora", "sd1")
-    targets, keys, _ = _targets(case)
+    targets = _targets(case, "unet")
     load_lora(targets, case.dir / FILES["kohya"], only=("unet",))
     path = save_lora(targets, tmp_path / "pytorch_lora_weights.safetensors", "peft")
     said = json.loads(metadata(path)["lora_adapter_metadata"])
-    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    config = {k: v for k, v in case.config("unet").items() if not k.startswith("_")}
-    net = diffusers.UNet2DConditionModel(**config).eval()
+    net = diffusers.UNet2DConditionModel(**{k: v for k, v in case.config("unet").items() if not k.startswith("_")}).eval()
     net.load_state_dict(load(case.dir / "unet/diffusion_pytorch_model.safetensors"))
-    mine = LoraConfig(**{k.removeprefix("unet."): v for k, v in said.items() if k.startswith("unet.")})
-    inject_adapter_in_model(mine, net)
-    state = {k.removeprefix("unet."): v for k, v in load(path).items() if k.startswith("unet.")}
-    set_peft_model_state_dict(net, state)
+    peft.inject_adapter_in_model(peft.LoraConfig(**{k.removeprefix("unet."): v for k, v in said.items()}), net)
+    peft.set_peft_model_state_dict(net, {k.removeprefix("unet."): v for k, v in load(path).items()})
     adapters.merge(targets["unet"].net)
-    ours = published(targets["unet"].net, keys)
+    ours = _weights(case, targets["unet"])
     for name, layer in net.named_modules():
         if isinstance(layer, BaseTunerLayer):
             layer.merge()
@@ -223,18 +165,47 @@ def test_peft_reads_what_is_written(goldens: Goldens, tmp_path: Path) -> None:
 
 
 def test_several_files_with_weights_and_unmerging(goldens: Goldens) -> None:
-    case = goldens.case("lora", "sd1")
-    targets, keys, theirs = _targets(case, _encoder(case))
-    net = targets["unet"].net
+    case, call = goldens.case("lora", "sd1"), "kohya_scale_1"
+    alone = {}
+    for name, file in (("a", FILES["kohya"]), ("b", FILES["old"])):
+        for strength in (1.0, 0.6):
+            targets = _targets(case, "unet")
+            targets["unet"].net.double()
+            load_lora(targets, case.dir / file, strength, name, only=("unet",))
+            alone[name, strength] = _answer(case, targets["unet"], call)
+    targets = _targets(case)
+    net = targets["unet"].net.double()
+    plain = _answer(case, targets["unet"], call)
     load_lora(targets, case.dir / FILES["kohya"], 0.0, "a")
     load_lora(targets, case.dir / FILES["old"], 1.0, "b")
-    set_strengths(targets, {"a": 0.6, "b": 0.0})
-    adapters.merge(net, "a")
-    removed = adapters.merge(net, "b")
-    case.agrees("kohya_scale_0.6", "sample", _peer(case, {**theirs, **published(net, keys)}, "kohya_scale_0.6"))
-    adapters.unmerge(net, removed, "b")
+    for (name, strength), answer in alone.items():
+        set_strengths(targets, {"a": 0.0, "b": 0.0} | {name: strength})
+        _exactly(_answer(case, targets["unet"], call), answer)
+    set_strengths(targets, {"a": 0.3, "b": -0.5})
+    both = _answer(case, targets["unet"], call)
+    removed = adapters.merge(net, "a")
+    _exactly(_answer(case, targets["unet"], call), both)
+    adapters.unmerge(net, removed, "a")
+    set_strengths(targets, {"a": 0.0, "b": 0.0})
+    _exactly(_answer(case, targets["unet"], call), plain)
     with pytest.raises(ValueError, match="no adapters named 'c'"):
         set_strengths(targets, {"c": 1.0})
+
+
+def test_a_trained_adapter_of_ours_is_published_and_comes_back(goldens: Goldens, tmp_path: Path) -> None:
+    """Adapters made here have no blocks in them: every published part has the whole rank."""
+    case = goldens.case("lora", "sd1")
+    targets = _targets(case, "unet")
+    adapters.lora(targets["unet"].net, 3, 6.0, "*attention.blocks.*")
+    generator = torch.Generator().manual_seed(5)
+    for adapter in adapters.adapted(targets["unet"].net).values():
+        nn.init.normal_(adapter.up.weight, std=0.3, generator=generator)
+    ours = _answer(case, targets["unet"], "kohya_scale_1")
+    for layout in ("peft", "kohya"):
+        path = save_lora(targets, tmp_path / f"{layout}.safetensors", layout)
+        again = _targets(case, "unet")
+        load_lora(again, path)
+        torch.testing.assert_close(_answer(case, again["unet"], "kohya_scale_1"), ours, rtol=1e-5, atol=1e-5)
 
 
 def test_other_strengths_compile_nothing_again() -> None:
@@ -321,7 +292,13 @@ def test_layers_fused_in_the_original_are_split(tmp_path: Path, kohya: bool) -> 
 
 def test_sdxl_goes_by_the_names_of_its_original() -> None:
     published = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_q"
-    net = _tree({f"{published}.weight": torch.zeros(4, 4)}, False)
+    net = nn.Module()
+    at = net
+    *path, last = published.split(".")
+    for part in path:
+        at.add_module(part, nn.Module())
+        at = at.get_submodule(part)
+    at.add_module(last, nn.Linear(4, 4))
     config = {
         "_class_name": "UNet2DConditionModel", "block_out_channels": [4, 8, 8], "layers_per_block": 2,
         "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
@@ -337,7 +314,7 @@ def test_sdxl_goes_by_the_names_of_its_original() -> None:
 
 def test_what_fits_nothing_is_refused_by_name(goldens: Goldens, tmp_path: Path) -> None:
     case = goldens.case("lora", "sd1")
-    targets, *_ = _targets(case)
+    targets = _targets(case, "unet")
     stored = load(case.dir / FILES["kohya"])
     with pytest.raises(ValueError, match=r"adapts the text_encoder .*; leave it out by only=\('unet',\)"):
         load_lora(targets, case.dir / FILES["kohya"])
