@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from langevin.tensors import load
-from langevin.zoo import families
 from langevin.zoo.family import load_into, parameters, unset
 from langevin.zoo.layouts import Single, flat, opened, to_original
 from tests.parity.goldens import Case, Goldens
@@ -119,6 +118,7 @@ def test_an_original_is_the_published_components(
         assert torch.equal(made[inner], tensors[at]), inner
 
 
+families = importlib.import_module("langevin.zoo.families")
 MODULES = [importlib.import_module(f"{families.__name__}.{found.name}") for found in pkgutil.iter_modules(families.__path__)]
 PARTS = {part.name: part for module in MODULES for part in module.COMPONENTS}
 

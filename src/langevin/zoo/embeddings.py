@@ -30,7 +30,7 @@ def read_embedding(path: str | Path, encoder: str = "text_encoder") -> Tensor:
 
 
 def embedding_of(tensors: Mapping[str, Tensor], encoder: str = "text_encoder", what: str = "the file") -> Tensor:
-    """`read_embedding` of tensors that were read already; nested ones of a pickle under dotted names."""
+    """`read_embedding` of tensors that were read already; nested ones under dotted names."""
     if encoder not in ENCODERS:
         raise ValueError(f"encoder is {encoder!r}; there are {', '.join(ENCODERS)}.")
     both = set(ENCODERS.values()) & set(tensors)
