@@ -48,6 +48,7 @@ ROOMS = {
     "tasks": {"config", "core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
+        "zoo",
         "interpolants",
         "tasks",
         "files",
