@@ -18,3 +18,8 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 def fixed_groups(groups: int, eps: float) -> Norm:
     """Norms of so many groups, whatever the channels: those of published networks."""
     return lambda channels: nn.GroupNorm(groups, channels, eps=eps)
+
+
+def four_channels(eps: float, most: int = 32) -> Norm:
+    """Norms of up to `most` groups of four channels or more (NCSN++, 2011.13456)."""
+    return lambda channels: nn.GroupNorm(min(channels // 4, most), channels, eps=eps)
