@@ -1,11 +1,27 @@
-"""Norms."""
+"""Norms, and how an embedding modulates what they give."""
 
 import math
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.linear import Linear
 
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     """GroupNorm with up to `groups` groups of at least 4 channels: a channel alone in its group would lose any constant
     added to it, and with it the level."""
     return nn.GroupNorm(math.gcd(groups, max(channels // 4, 1)), channels, eps=1e-6)
+
+
+def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:
+    """emb (..., E) -> (..., vectors * width), 0 at first: the shifts, scales and gates of adaLN-Zero (2212.09748)."""
+    return nn.Sequential(nn.SiLU(), zero(Linear(emb, vectors * width)))
+
+
+def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    """norm(x) * (1 + scale) + shift; x (B, L, D), scale and shift (B, 1 or L, D)."""
+    if shift is None:
+        return recomputed(lambda x, scale: norm(x) * (1 + scale), x, scale)
+    return recomputed(lambda x, scale, shift: torch.addcmul(shift, norm(x), 1 + scale), x, scale, shift)
