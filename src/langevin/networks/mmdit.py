@@ -83,10 +83,10 @@ class MMDiT(nn.Module):
         alone: joint blocks in which the picture also attends to itself alone.
         table: side in patches of a table of positions, of which the middle is taken; it is stored with the weights.
         base: side in patches of the pictures that the table was made for, from whose positions it starts.
-        axes: features of a head that turn with (text position, row, column); None for no rotation. Where there are refiners,
-            text counts its tokens along the first axis and the picture stands behind the last; without, all stand at 0.
+        axes: features of a head that turn with (text position, row, column); None for no rotation. With sandwich blocks text
+            counts its tokens along the first axis and the picture stands behind the last; with others all stand at 0.
         kv_heads, inner: of sandwich blocks: heads of keys, features within the feed-forward.
-        refiners: sandwich blocks for each stream by itself, before all others; the text is then normed as it enters.
+        refiners: sandwich blocks for each stream by itself, before all others.
         emb: E, `width` by default.
         eps: of the norms of sandwich blocks.
         towards: "noise" where the network is shown the level and says the velocity e - x; "data" where its weights count time
@@ -132,9 +132,11 @@ class MMDiT(nn.Module):
             raise ValueError(f"unread is True with {single} single blocks, which read the text; leave it out.")
         emb = emb or width
         self.channels, self.extra, self.patch, self.out_channels = channels, extra, patch, out_channels or channels
+        self.width, self.heads, self.kind, self.base = width, heads, kind, base or table
+        self.normed, self.unread, self.alone = norm, unread, tuple(alone)
         self.axes, self.towards = None if axes is None else tuple(axes), towards
         self.enter = Linear((channels + extra) * patch**2, width)
-        self.text_norm = nn.RMSNorm(tokens, eps) if refiners else None
+        self.text_norm = nn.RMSNorm(tokens, eps) if kind == "sandwich" else None
         self.text = Linear(tokens, width)
         self.vector = VectorEmbedding(emb, pooled, guidance)
         self.side = table
@@ -218,7 +220,9 @@ class MMDiT(nn.Module):
         if tokens != there:
             raise ValueError(f"tokens have {there} features, this network reads {tokens}; encode text as it was trained with.")
         if self.extra and given["concat"].shape[1] != self.extra:
-            raise ValueError(f"concat has {given['concat'].shape[1]} channels, this network reads {self.extra} beside the picture.")
+            raise ValueError(
+                f"concat has {given['concat'].shape[1]} channels, this network reads {self.extra} beside the picture."
+            )
         return given
 
     def _embedded(self, level: Tensor, given: Cond) -> tuple[Tensor, Tensor]:
@@ -250,7 +254,7 @@ class MMDiT(nn.Module):
         if self.axes is None:
             return None, None
         length, device = text.shape[1], text.device
-        counted = bool(self.refine_text)
+        counted = self.kind == "sandwich"
         first = rope_table(length + 1 if counted else 1, self.axes[0], device)
         grid = rope_grid(*size, self.axes[1:], device)[None]
         if not counted:

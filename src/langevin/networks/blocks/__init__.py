@@ -3,24 +3,28 @@
 from langevin.networks.blocks.attention import Attention, QueryKeyValue, SelfAttention, attend, attend_jointly
 from langevin.networks.blocks.common import recomputed, zero
 from langevin.networks.blocks.embeddings import (
+    Added,
     Cond,
     Conditions,
     LevelEmbedding,
+    TextConditions,
     grid_positions,
+    refuse_unknown,
     rope_grid,
     rope_table,
     rotated,
     sinusoid,
 )
-from langevin.networks.blocks.feedforward import SwiGLU, gelu_forward
-from langevin.networks.blocks.norms import group_norm, modulated, modulation
+from langevin.networks.blocks.feedforward import Gated, gelu_forward
+from langevin.networks.blocks.norms import Norm, fixed_groups, group_norm, modulated, modulation
 from langevin.networks.blocks.residual import ResidualBlock, SpatialAttention
 from langevin.networks.blocks.streams import JointBlock, ParallelBlock, SandwichBlock, Stream
-from langevin.networks.blocks.transformer import TransformerBlock
+from langevin.networks.blocks.transformer import ReadingBlock, SpatialTransformer, TransformerBlock
 
 __all__ = [
-    "Attention", "Cond", "Conditions", "JointBlock", "LevelEmbedding", "ParallelBlock", "QueryKeyValue", "ResidualBlock",
-    "SandwichBlock", "SelfAttention", "SpatialAttention", "Stream", "SwiGLU", "TransformerBlock", "attend", "attend_jointly",
-    "gelu_forward", "grid_positions", "group_norm", "modulated", "modulation", "recomputed", "rope_grid", "rope_table", "rotated",
-    "sinusoid", "zero",
+    "Added", "Attention", "Cond", "Conditions", "Gated", "JointBlock", "LevelEmbedding", "Norm", "ParallelBlock",
+    "QueryKeyValue", "ReadingBlock", "ResidualBlock", "SandwichBlock", "SelfAttention", "SpatialAttention",
+    "SpatialTransformer", "Stream", "TextConditions", "TransformerBlock", "attend", "attend_jointly", "fixed_groups",
+    "gelu_forward", "grid_positions", "group_norm", "modulated", "modulation", "recomputed", "refuse_unknown", "rope_grid",
+    "rope_table", "rotated", "sinusoid", "zero",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Norms, and how an embedding modulates what they give."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -8,11 +9,19 @@ from torch import Tensor, nn
 from langevin.networks.blocks.common import recomputed, zero
 from langevin.networks.linear import Linear
 
+Norm = Callable[[int], nn.GroupNorm]
+"""Makes the norm of so many channels."""
+
 
 def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
     """GroupNorm with up to `groups` groups of at least 4 channels: a channel alone in its group would lose any constant
     added to it, and with it the level."""
     return nn.GroupNorm(math.gcd(groups, max(channels // 4, 1)), channels, eps=1e-6)
+
+
+def fixed_groups(groups: int, eps: float) -> Norm:
+    """Norms of so many groups, whatever the channels: those of published networks."""
+    return lambda channels: nn.GroupNorm(groups, channels, eps=eps)
 
 
 def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import QueryKeyValue, SelfAttention, attend, attend_jointly
-from langevin.networks.blocks.feedforward import SwiGLU, gelu_forward
+from langevin.networks.blocks.feedforward import Gated, gelu_forward
 from langevin.networks.blocks.norms import modulated, modulation
 from langevin.networks.linear import Linear
 
@@ -108,7 +108,7 @@ class SandwichBlock(nn.Module):
         self.modulation = None if emb is None else modulation(emb, width, 4)
         self.before, self.after, self.feed_before, self.feed_after = (nn.RMSNorm(width, eps) for _ in range(4))
         self.attention = SelfAttention(width, heads, kv_heads, bias=False, norm=1e-5)
-        self.feed = SwiGLU(width, inner)
+        self.feed = Gated(width, inner, F.silu, bias=False)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, rope: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
         """x (B, L, D), emb (B, 1 or L, E), keep (B, L)."""
