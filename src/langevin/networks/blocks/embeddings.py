@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -237,3 +238,52 @@ def grid_positions(height: int, width: int, features: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     half = features // 2
     return torch.cat([sinusoid(rows.flatten(), half), sinusoid(columns.flatten(), features - half)], dim=-1)
+
+
+def rope_table(length: int, features: int, device: torch.device, longest: float = 10000.0) -> Tensor:
+    """Rotations of pairs of features by positions 0 .. length - 1 (RoFormer, 2104.09864, eq. 34).
+
+    Returns:
+        (length, features / 2, 2): cosine and sine of position * longest ** (-2 i / features), float32 whatever the network's
+        dtype, from angles in float64: bfloat16 knows an angle of 1000 to 2 radians only. Kept per arguments.
+
+    Raises:
+        ValueError: if features is odd.
+    """
+    if features % 2:
+        raise ValueError(f"features is {features}; rotations turn pairs, make it even.")
+    if torch.compiler.is_compiling():
+        return _rope_table(length, features, device, longest)
+    return _kept_rope_table(length, features, device, longest)
+
+
+def _rope_table(length: int, features: int, device: torch.device, longest: float) -> Tensor:
+    rates = longest ** (-torch.arange(0, features, 2, dtype=torch.float64) / features)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float().to(device)
+
+
+@lru_cache(maxsize=32)
+def _kept_rope_table(length: int, features: int, device: torch.device, longest: float) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):  # training could not use a table kept from inference
+        return _rope_table(length, features, device, longest)
+
+
+def rope_grid(height: int, width: int, features: Sequence[int], device: torch.device) -> Tensor:
+    """Rotations of pictures' tokens, row by row: (height * width, sum(features) / 2, 2), the first features turned by the row,
+    the next by the column."""
+    rows, columns = (rope_table(n, f, device) for n, f in zip((height, width), features, strict=True))
+    both = (rows[:, None].expand(-1, width, -1, -1), columns.expand(height, -1, -1, -1))
+    return torch.cat(both, dim=-2).flatten(0, 1)
+
+
+def rotated(x: Tensor, rope: Tensor) -> Tensor:
+    """x (B, L, heads, d) with neighbouring features (2 i, 2 i + 1) turned by rope (B or 1, L, d / 2, 2), in float32."""
+    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2))
+    turn = rope[:, :, None]
+    if torch.compiler.is_compiling():  # compilers know no complex numbers; elsewhere they are one pass over memory, not seven
+        (a, b), (cos, sin) = pairs.unbind(-1), turn.unbind(-1)
+        out = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    else:
+        out = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn))
+    return out.flatten(-2).to(x.dtype)
