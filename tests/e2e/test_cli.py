@@ -399,3 +399,17 @@ def test_plans_are_shown_plotted_and_compared(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["plan", "comapre", "a", "b"])
     assert "did you mean 'compare'" in capsys.readouterr().err
+
+
+def test_a_part_of_a_recipe_may_be_of_another_kind(tmp_path, capsys):
+    out = tmp_path / "dit"
+    flags = ["--network.kind", "dit", "--network.depth", "2", "--network.width", "32", "--network.heads", "2"]
+    main(["train", "digits", *flags, *SHORT, "--out", str(out)])
+    network = json.loads((out / "recipe.json").read_text())["network"]
+    assert (network["kind"], network["depth"]) == ("dit", 2)
+    # and it is resumed as that without being told again
+    main(["train", "digits", "--train.steps", "3", "--samples", "60", "--out", str(out), "--resume"])
+    assert open_run(out).recipe.network.kind == "dit" and "step 3" in describe(out)
+    with pytest.raises(SystemExit):
+        main(["train", "digits", "--network.kind", "ditt"])
+    assert "did you mean 'dit'" in capsys.readouterr().err
