@@ -148,9 +148,7 @@ class GaussianPrediction(Prediction):
         if self.name == "velocity" and not all(bool(r.isfinite()) for r in process.schedule.rates(one)):
             raise ValueError("prediction 'velocity' is infinite at t = 1 of this schedule; use 'v' or 'x0'.")
         if self.level_name in ("index", "timestep") and not hasattr(process.schedule, "size"):
-            raise ValueError(
-                f"level label {self.level_name!r} counts the levels of a table, and this schedule is none; use '1000t'."
-            )
+            raise ValueError(f"level label {self.level_name!r} counts a table's levels, and this schedule is none; use '1000t'.")
         if self.name in ("eps", "score") and float(process.schedule.alpha(torch.ones((), dtype=torch.float64))) == 0:
             raise ValueError(
                 f"prediction {self.name!r} says nothing about x where alpha is 0, as it is at t = 1 of this "

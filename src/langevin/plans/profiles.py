@@ -214,16 +214,8 @@ def diffusers(
                 begin = max(round(start * timesteps) - 1, 0)
                 told = [begin, *(i for i in told if i < begin)]
             last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
-            return _by_index(
-                schedule,
-                name,
-                sampler,
-                told,
-                0 if start < 1 else timesteps // steps,
-                timesteps,
-                last,
-                1.0 if sampler == "ddpm" else eta,
-            )
+            stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
+            return _by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of)
         table = _table(schedule, timesteps)
         told, ratios = (_sigma_grid if sampler in SIGMA else _solver_grid)(kind, steps, table, offset)
         if sampler.startswith("dpm_2") and kind == "karras":
@@ -444,9 +436,13 @@ def consistency_models(
 
 
 def score_sde(
-    steps: int = 2000, snr: float = 0.15, corrections: int = 1, lowest: float = 1e-5, sigmas: tuple[float, float] = (0.01, 1348.0),
+    steps: int = 2000,
+    snr: float = 0.15,
+    corrections: int = 1,
+    lowest: float = 1e-5,
+    sigmas: tuple[float, float] = (0.01, 1348.0),
     reference: bool = True,
-) -> Draft:  # fmt: skip
+) -> Draft:
     """Score SDEs' predictor-corrector for VE processes as diffusers has it (ScoreSdeVe): Langevin steps and reverse diffusion,
     the last of which adds no noise, on levels from 1 to `lowest`. For `schedules.edm(sigma_max)`.
 
@@ -469,7 +465,7 @@ def score_sde(
         shown = _levels(schedule, told, name) if reference else at
         ends = [discrete[p - 1] if p > 0 else 0.0 for p in places]
         stops = [*_levels(schedule, np.array([e for e in ends if e > 0]), name), *([0.0] * ends.count(0.0))]
-        for i, (t, s, tell) in enumerate(zip(at, stops, shown, strict=True)):
+        for i, (t, tell) in enumerate(zip(at, shown, strict=True)):
             begin = t if i == 0 else rows[-1].stop
             rows += [Langevin(start=begin, stop=begin, snr=snr, shown=tell, together=reference)] * corrections
             width = (discrete[places[i]] ** 2 - ends[i] ** 2) if ends[i] else discrete[places[i]] ** 2
@@ -634,9 +630,8 @@ def _by_index(
             # the second evaluation served the corrected first step alone
             used = [j for j in range(k, -1, -1) if j != 1][:4]
             weights = dict(zip(used, ADAMS[len(used)], strict=True))
-            moves.append(
-                (i, i, i - stride if stride else j, tuple(weights.get(j, 0.0) for j in range(k, used[-1] - 1, -1)), False)
-            )
+            target = i - stride if stride else j
+            moves.append((i, i, target, tuple(weights.get(m, 0.0) for m in range(k, used[-1] - 1, -1)), False))
     process, rows = Gaussian(schedule), []
     state = anchor = level(told[0])
     for i, source, target, mix, anchored in moves:

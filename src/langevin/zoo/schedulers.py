@@ -34,8 +34,8 @@ class Scheduler:
         name: its class.
         process, prediction: for a `Denoiser`.
         make: what `plan` calls.
-        carries: "z" where the publisher's own states are ours, or "z/alpha", for `states`.
-        first: of the publisher's first state, the factor of standard noise, by the number of steps.
+        carries: "z" where the publisher's own states are ours, or "z/alpha".
+        first: the factor of standard noise that the publisher begins with, in our scale, by the number of steps.
         config: the configuration, with its defaults filled in.
     """
 
@@ -218,7 +218,7 @@ def _sampler(name: str, full: Config) -> str:
         kind = (full["algorithm_type"], full["solver_order"])
         if kind not in kinds or full["solver_type"] != "midpoint" or kind[1] == 1:
             raise ValueError(f"{name} has algorithm_type {kind[0]!r}, solver_order {kind[1]} and solver_type "
-                             f"{full['solver_type']!r}; computed here are 'dpmsolver++' of order 2 and 3 and 'sde-dpmsolver++' of "
+                             f"{full['solver_type']!r}; computed are 'dpmsolver++' of order 2 and 3 and 'sde-dpmsolver++' of "
                              "order 2, 'midpoint'.")  # fmt: skip
         return kinds[kind]
     if name == "UniPCMultistepScheduler":
@@ -259,13 +259,13 @@ def _tabled(name: str, full: Config) -> Scheduler:
     sampler, kind = _sampler(name, full), _ramp(full)
     final = full.get("final_sigmas_type", "zero")
     if name == "PNDMScheduler" and not full["skip_prk_steps"]:
-        raise ValueError("PNDMScheduler has skip_prk_steps = False; only PLMS without its Runge-Kutta start is computed here: set "
+        raise ValueError("PNDMScheduler has skip_prk_steps = False; only PLMS without its Runge-Kutta start is computed: set "
                          "it to true in scheduler_config.json, as Stable Diffusion has it.")  # fmt: skip
 
     def make(steps: int, start: float, tokens: int | None, reference: bool, **options: Any) -> Draft:
         less = {"set_alpha_to_one": full["set_alpha_to_one"]} if sampler in ("ddim", "pndm") else {}
         made = profiles.diffusers(
-            steps, sampler, kind, size, full["steps_offset"] if "steps_offset" in full else 0, **less, final=final, start=start,
+            steps, sampler, kind, size, full.get("steps_offset", 0), **less, final=final, start=start,
             reference=reference, **options,
         )  # fmt: skip
         if sampler == "ddpm":
@@ -273,15 +273,13 @@ def _tabled(name: str, full: Config) -> Scheduler:
         return _clipped(made, clip, sampler != "ddim" or not reference)
 
     scaled = sampler in profiles.SIGMA
-    first: Callable[[int], float] = lambda steps: 1.0  # noqa: E731
-    if scaled:
 
-        def first(steps: int) -> float:
-            # times sqrt(1 + sigma^2) under "leading", and sigma otherwise; ours are divided by sqrt(1 + sigma^2)
-            if kind == "leading":
-                return 1.0
-            level = make(steps, 1.0, None, True).on(schedule).rows[0].start
-            return float(schedule.sigma(torch.tensor(level, dtype=torch.float64)))
+    def first(steps: int) -> float:
+        # times sqrt(1 + sigma^2) under "leading", and sigma otherwise; ours are divided by sqrt(1 + sigma^2)
+        if not scaled or full.get("timestep_spacing") == "leading":
+            return 1.0
+        level = make(steps, 1.0, None, True).on(schedule).rows[0].start
+        return float(schedule.sigma(torch.tensor(level, dtype=torch.float64)))
 
     return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), make, "z/alpha" if scaled else "z", first, full)
 
