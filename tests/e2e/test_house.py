@@ -34,7 +34,9 @@ ROOMS = {
     },
     "text": {"files", "header", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
-    "tasks": {"config", "core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
+    "tasks": {
+        "config", "core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants", "text",
+    },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "interpolants",

@@ -33,7 +33,8 @@ class Request:
         clip_skip: layers of CLIP left out from the end.
         weighted, long: see `prompts`.
         length: most tokens of T5 or of the language model.
-        extra: further values that a family takes: original_size, crop (top, left), target_size, aesthetic_score, ...
+        extra: further values that a family takes: original_size (width, height), crop (top, left), target_size and aesthetic_score
+            of SDXL, each also as negative_..., and negative_clip_skip for peers that skip no layers there.
     """
 
     prompts: Sequence[str]
@@ -87,6 +88,10 @@ def _negative(request: Request, default: str = "") -> list[str]:
     return list(request.negative) if request.negative is not None else [default] * len(request.prompts)
 
 
+def _skip_of_negative(request: Request) -> int:
+    return int(request.extra.get("negative_clip_skip", request.clip_skip))
+
+
 def _skipped(encoder: Encoder, said: States, skip: int) -> Tensor:
     """The last states, or those `skip` layers earlier after the final norm."""
     if not 0 <= skip < len(said.hidden) - 1:
@@ -109,14 +114,14 @@ class CLIPPrompt(Conditioner):
         guided = request.guided and not self.guidance
         asked, against = self.side.both(request, _negative(request) if guided else None)
 
-        def states(t: Tokens) -> Cond:
+        def states(t: Tokens, skip: int) -> Cond:
             said = self.side.states(t)
-            return {"tokens": weigh(_skipped(self.side.encoder, said, request.clip_skip), t)}
+            return {"tokens": weigh(_skipped(self.side.encoder, said, skip), t)}
 
-        cond = states(asked)
+        cond = states(asked, request.clip_skip)
         if self.guidance:
             cond["guidance"] = torch.full((len(request.prompts),), float(request.extra.get("guidance", 8.5)))
-        return cond, states(against) if against is not None else None
+        return cond, states(against, _skip_of_negative(request)) if against is not None else None
 
 
 class SDXLPrompt(Conditioner):
@@ -140,10 +145,10 @@ class SDXLPrompt(Conditioner):
             assert isinstance(side, Side)
             asked, against = side.both(request, _negative(request) if guided and not zeros else None)
             said = [side.states(t) if t is not None else None for t in (asked, against)]
-            place = -(request.clip_skip + 2)
+            skips = request.clip_skip, _skip_of_negative(request)
             states = [
-                weigh(s.hidden[place], t) if s is not None and t is not None else None
-                for s, t in zip(said, (asked, against), strict=True)
+                weigh(s.hidden[-(skip + 2)], t) if s is not None and t is not None else None
+                for s, t, skip in zip(said, (asked, against), skips, strict=True)
             ]
             assert states[0] is not None
             parts.append((states[0], states[1]))
