@@ -19,8 +19,12 @@ class Shrink(nn.Conv2d):
         super().__init__(channels, channels, 3, stride=2, padding=0 if end else 1)
         self.end = end
 
+    def prepared(self, input: Tensor) -> Tensor:
+        """What the convolution is done on; low-rank adapters of it are told the same."""
+        return F.pad(input, (0, 1, 0, 1)) if self.end else input
+
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.end else input)
+        return super().forward(self.prepared(input))
 
 
 class Average(nn.Module):
