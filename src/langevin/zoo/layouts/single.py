@@ -207,7 +207,7 @@ def opened(
     """What an original file holds.
 
     Args:
-        shapes: of its tensors, by name, in the file's order; nested ones of a pickle under dotted names, as `flat` gives them.
+        shapes: of its tensors, by name, in the file's order; nested ones under dotted names, as `flat` gives them.
         read: a tensor by its name in the file.
         given: by component, configuration keys that no tensor tells.
         prediction: of the denoiser, `epsilon` or `v_prediction`.
