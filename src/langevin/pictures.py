@@ -2,7 +2,6 @@
 
 import json
 import textwrap
-import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -120,28 +119,6 @@ def read_record(path: str | Path) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"the record of {path} is no object; it was not written here.")
     return record
-
-
-def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: int = 10) -> Path:
-    """Write a grid of pictures (N, C, H, W) in [-1, 1], each above its caption; returns the path."""
-    small = to_uint8(x)
-    n, height, width, _ = small.shape
-    scale = max(1, 96 // max(height, width))
-    font, line, lines = ImageFont.load_default(11), 13, 3
-    wide, high, columns = width * scale + 8, height * scale + lines * line + 8, min(columns, n)
-    sheet = Image.new("RGB", (columns * wide, -(-n // columns) * high), "white")
-    pen = ImageDraw.Draw(sheet)
-    for i, (picture, text) in enumerate(zip(small, texts, strict=True)):
-        left, top = i % columns * wide + 4, i // columns * high + 4
-        shown = Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture)
-        sheet.paste(shown.resize((width * scale, height * scale), Image.Resampling.NEAREST), (left, top))
-        rows = textwrap.wrap(text, max(4, wide // 6))[:lines]
-        pen.text((left, top + height * scale + 1), "\n".join(rows), fill="black", font=font, spacing=1)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with staged(path) as beside:
-        sheet.save(beside)
-    return path
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
