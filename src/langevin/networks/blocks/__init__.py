@@ -6,8 +6,11 @@ from langevin.networks.blocks.embeddings import (
     Added,
     Cond,
     Conditions,
+    Fourier,
     LevelEmbedding,
+    Sinusoid,
     TextConditions,
+    Waves,
     grid_positions,
     refuse_unknown,
     rope_grid,
@@ -16,15 +19,16 @@ from langevin.networks.blocks.embeddings import (
     sinusoid,
 )
 from langevin.networks.blocks.feedforward import Gated, gelu_forward
-from langevin.networks.blocks.norms import Norm, fixed_groups, group_norm, modulated, modulation
+from langevin.networks.blocks.norms import Norm, fixed_groups, four_channels, group_norm, modulated, modulation
+from langevin.networks.blocks.resample import Average, Filtered, Repeat, Shrink
 from langevin.networks.blocks.residual import ResidualBlock, SpatialAttention
 from langevin.networks.blocks.streams import JointBlock, ParallelBlock, SandwichBlock, Stream
 from langevin.networks.blocks.transformer import ReadingBlock, SpatialTransformer, TransformerBlock
 
 __all__ = [
-    "Added", "Attention", "Cond", "Conditions", "Gated", "JointBlock", "LevelEmbedding", "Norm", "ParallelBlock",
-    "QueryKeyValue", "ReadingBlock", "ResidualBlock", "SandwichBlock", "SelfAttention", "SpatialAttention",
-    "SpatialTransformer", "Stream", "TextConditions", "TransformerBlock", "attend", "attend_jointly", "fixed_groups",
-    "gelu_forward", "grid_positions", "group_norm", "modulated", "modulation", "recomputed", "refuse_unknown", "rope_grid",
-    "rope_table", "rotated", "sinusoid", "zero",
+    "Added", "Attention", "Average", "Cond", "Conditions", "Filtered", "Fourier", "Gated", "JointBlock", "LevelEmbedding",
+    "Norm", "ParallelBlock", "QueryKeyValue", "ReadingBlock", "Repeat", "ResidualBlock", "SandwichBlock", "SelfAttention",
+    "Shrink", "Sinusoid", "SpatialAttention", "SpatialTransformer", "Stream", "TextConditions", "TransformerBlock", "Waves",
+    "attend", "attend_jointly", "fixed_groups", "four_channels", "gelu_forward", "grid_positions", "group_norm", "modulated",
+    "modulation", "recomputed", "refuse_unknown", "rope_grid", "rope_table", "rotated", "sinusoid", "zero",
 ]  # fmt: skip

@@ -19,12 +19,52 @@ from langevin.networks.linear import Linear
 Cond = Mapping[str, Tensor] | None
 
 
-def sinusoid(value: Tensor, width: int, longest: float = 10000.0) -> Tensor:
-    """value (...) -> (..., width): cosines, then sines, of value over geometrically spaced periods (1706.03762)."""
+def sinusoid(value: Tensor, width: int, longest: float = 10000.0, shift: float = 0.0, sines_first: bool = False) -> Tensor:
+    """value (...) -> (..., width): cosines, then sines, of value over geometrically spaced periods (1706.03762).
+
+    Args:
+        shift: 1 where the longest period is the last one, 0 where it would be the next.
+        sines_first: the other order.
+    """
     half = width // 2
-    rates = torch.exp(-math.log(longest) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
+    rates = torch.exp(-math.log(longest) * torch.arange(half, device=value.device, dtype=torch.float32) / (half - shift))
     angle = value.float()[..., None] * rates
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    return torch.cat([angle.sin(), angle.cos()] if sines_first else [angle.cos(), angle.sin()], dim=-1)
+
+
+class Sinusoid(nn.Module):
+    """`sinusoid` with the order and the periods of a published network: value (...) -> (..., features)."""
+
+    def __init__(self, features: int, shift: float = 0.0, sines_first: bool = False) -> None:
+        super().__init__()
+        self.features, self.shift, self.sines_first = features, shift, sines_first
+
+    def forward(self, value: Tensor) -> Tensor:
+        return sinusoid(value, self.features, shift=self.shift, sines_first=self.sines_first)
+
+
+class Fourier(nn.Module):
+    """sigma (...) -> (..., features): sines, then cosines, of ln(sigma) at frequencies drawn once (2006.10739; NCSN++,
+    2011.13456, app. C.2).
+
+    Args:
+        scale: standard deviation of the frequencies.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("frequencies", nn.init.normal_(torch.empty(features // 2), std=scale))
+
+    def forward(self, value: Tensor) -> Tensor:
+        # what is known has the level 0, whose logarithm no number holds
+        angle = value.float().clamp(min=1e-20).log()[..., None] * self.frequencies.float() * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+Waves = Sinusoid | Fourier
 
 
 class LevelEmbedding(nn.Module):
@@ -33,11 +73,15 @@ class LevelEmbedding(nn.Module):
     Args:
         guidance: features of an embedding of the strength of guidance that enters beside the sinusoids; None for none
             (latent consistency, 2310.04378, app. D).
+        waves: in place of `inner` sinusoids.
     """
 
-    def __init__(self, width: int, inner: int = 256, zero_out: bool = False, guidance: int | None = None) -> None:
+    def __init__(
+        self, width: int, inner: int = 256, zero_out: bool = False, guidance: int | None = None, waves: Waves | None = None
+    ) -> None:
         super().__init__()
-        self.inner = inner
+        self.waves = Sinusoid(inner) if waves is None else waves
+        inner = self.waves.features
         self.first, self.second = Linear(inner, width), Linear(width, width)
         self.guidance = None if guidance is None else Linear(guidance, inner, bias=False)
         if zero_out:
@@ -45,7 +89,7 @@ class LevelEmbedding(nn.Module):
 
     def forward(self, level: Tensor, guidance: Tensor | None = None) -> Tensor:
         """guidance (..., features), as `LevelEmbedding(guidance=features)` was told."""
-        waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
+        waves = self.waves(level).to(self.first.weight.dtype)
         if self.guidance is not None and guidance is not None:
             waves = waves + self.guidance(guidance.to(waves.dtype))
         return self.second(F.silu(self.first(waves)))
@@ -58,15 +102,27 @@ class Conditions(nn.Module):
     None, get the learned null condition. `scalars` names numbers (B,) that are embedded as the level is, such as "span" (how
     far a flow map leaps) or "guidance"; a network that is given them knows nothing of them yet, and one that is not given a
     value leaves it out.
+
+    Args:
+        waves: with which scalars are embedded, in place of sinusoids.
+        null: False for published networks that learned none: every condition must then be given.
     """
 
-    def __init__(self, width: int, classes: int | None = None, tokens: int | None = None, scalars: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        width: int,
+        classes: int | None = None,
+        tokens: int | None = None,
+        scalars: Sequence[str] = (),
+        waves: Waves | None = None,
+        null: bool = True,
+    ) -> None:
         super().__init__()
-        self.classes, self.width = classes, width
-        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.classes, self.width, self.learned_null = classes, width, null
+        self.label = None if classes is None else nn.Embedding(classes + null, width)
         self.tokens = None if tokens is None else Linear(tokens, width)
         self.null = None if tokens is None else nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.scalars = nn.ModuleDict({name: LevelEmbedding(width, min(width, 256), zero_out=True) for name in scalars})
+        self.scalars = nn.ModuleDict({n: LevelEmbedding(width, min(width, 256), zero_out=True, waves=waves) for n in scalars})
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
 
@@ -88,6 +144,11 @@ class Conditions(nn.Module):
         cond = cond or {}
         refuse_unknown({name: value for name, value in cond.items() if name != "drop"}, self.names)
         drop = cond.get("drop")
+        if not self.learned_null and (drop is not None or any(name not in cond for name in self.names)):
+            raise ValueError(
+                f"this network learned no null condition, and needs {', '.join(self.names)} of every sample; "
+                "guide it away from other conditions, with CFG(w, null=...)."
+            )
         vector = context = None
         if self.label is not None and self.classes is not None:
             index = cond.get("label")

@@ -24,6 +24,11 @@ def fixed_groups(groups: int, eps: float) -> Norm:
     return lambda channels: nn.GroupNorm(groups, channels, eps=eps)
 
 
+def four_channels(eps: float, most: int = 32) -> Norm:
+    """Norms of up to `most` groups of four channels or more (NCSN++, 2011.13456)."""
+    return lambda channels: nn.GroupNorm(min(channels // 4, most), channels, eps=eps)
+
+
 def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:
     """emb (..., E) -> (..., vectors * width), 0 at first: the shifts, scales and gates of adaLN-Zero (2212.09748)."""
     return nn.Sequential(nn.SiLU(), zero(Linear(emb, vectors * width)))
