@@ -69,7 +69,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
         (r"\1.attn.to_q.\2", r"\1.attn.to_k.\2", r"\1.attn.to_v.\2", r"\1.proj_mlp.\2"),
         stack(w, w, w, 4 * w),
     )
-    return KeyMap(renames=((r"^enter\.", "x_embedder."), *VECTOR, *JOINT, *SINGLE), joins=(*HEADS, product))
+    return KeyMap(renames=((r"^enter\.", "x_embedder."), *SINGLE, *VECTOR, *JOINT), joins=(*HEADS, product))
 
 
 def config(net: nn.Module) -> dict[str, Any]:
