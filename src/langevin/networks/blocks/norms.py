@@ -34,6 +34,18 @@ def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), zero(Linear(emb, vectors * width)))
 
 
+class Tabled(nn.Module):
+    """Shifts, scales and gates as a table (vectors, D) that is learned, on top of an embedding (adaLN-single; PixArt, 2310.00426,
+    sec. 2.3): embedding (..., D), the same for each, or (..., vectors * D) -> (..., vectors * D)."""
+
+    def __init__(self, width: int, vectors: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(vectors, width) / width**0.5)
+
+    def forward(self, emb: Tensor) -> Tensor:
+        return (emb.unflatten(-1, (-1, self.table.shape[1])) + self.table.to(emb.dtype)).flatten(-2)
+
+
 def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """norm(x) * (1 + scale) + shift; x (B, L, D), scale and shift (B, 1 or L, D)."""
     if shift is None:
