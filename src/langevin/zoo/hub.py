@@ -8,8 +8,10 @@ to `models--OWNER--NAME/blobs/HASH`.
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,12 +46,15 @@ class Resolved:
         return f"{self.repository}@{self.commit}" if self.repository else str(self.path)
 
 
-def resolve(name: str | Path, revision: str | None = None) -> Resolved:
+def resolve(name: str | Path, revision: str | None = None, variant: str | None = None) -> Resolved:
     """A path that exists, or else the repository "owner/name" or "owner/name@revision" of the Hugging Face hub, fetched.
 
     Fetched are safetensors, configurations, and the files of tokenizers; nothing that can hold code. Without a network, or with
     HF_HUB_OFFLINE=1, what is in the cache is taken. A revision may be a branch, a tag or a commit; which commit it was is told in
     the result: `str(result)` names it for ever.
+
+    Args:
+        variant: such as "fp16"; of parts that have it, nothing else is fetched.
 
     Raises:
         ValueError: if it is neither, or the repository cannot be had.
@@ -59,14 +64,15 @@ def resolve(name: str | Path, revision: str | None = None) -> Resolved:
     if _exists(path):
         if revision is not None:
             raise ValueError(f"{path} exists here and has no revision {revision!r}; leave the revision out.")
-        return Resolved(Path(os.path.realpath(path)))
+        real = os.path.realpath  # what the user names may be reached by links; what lies in it may not be one
+        return Resolved(Path(real(path)) if path.is_dir() else Path(real(path.parent)) / path.name)
     found = _ID.fullmatch(str(name))
     if found is None or ".." in str(name) or "--" in found["id"]:
         said = str(name)[:200]
         raise ValueError(f"{said} does not exist, and is no id of a repository such as owner/name or owner/name@revision.")
     if revision is not None and found["revision"] is not None:
         raise ValueError(f"{name} names a revision, and revision is {revision!r} too; give one.")
-    return _fetched(found["id"], revision or found["revision"])
+    return _fetched(found["id"], revision or found["revision"], variant)
 
 
 def _exists(path: Path) -> bool:
@@ -76,15 +82,49 @@ def _exists(path: Path) -> bool:
         return False
 
 
-def _fetched(repository: str, revision: str | None) -> Resolved:
+def wanted(files: Iterable[str], variant: str | None) -> list[str]:
+    """Those of a repository's files that are fetched: no code, no twins of the same weights.
+
+    Where there is a model_index.json, weights are those of its folders, once each: of the variant where there is one.
+    """
+    kept = [f for f in files if any(fnmatch(f, pattern) for pattern in ALLOWED) and not f.startswith("safety_checker/")]
+    if "model_index.json" not in kept:
+        return kept
+    folders: dict[str, list[str]] = {}
+    made = []
+    for file in kept:
+        if file.endswith(".safetensors") or ".safetensors.index." in file:
+            folders.setdefault(file.rpartition("/")[0], []).append(file)
+        else:
+            made.append(file)
+    folders.pop("", None)  # the whole in one file, which the folders hold as well
+    for inside in folders.values():
+        of_variant = [f for f in inside if variant is not None and _variant(f) == variant]
+        made += of_variant or [f for f in inside if _variant(f) is None] or inside
+    return made
+
+
+def _variant(file: str) -> str | None:
+    """The variant in the name of a file of weights."""
+    found = re.search(r"\.(?:index\.)?(?P<variant>\w+?)(?:-\d{5}-of-\d{5})?\.(?:safetensors|json)$", file)
+    return None if found is None or found["variant"] in ("safetensors", "index") else found["variant"]
+
+
+def _fetched(repository: str, revision: str | None, variant: str | None) -> Resolved:
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub import HfApi, snapshot_download
     except ImportError:
         raise ImportError(
             f"{repository} does not exist here, and fetching it needs huggingface_hub; pip install 'langevin[hub]'."
         ) from None
     try:
-        path = Path(snapshot_download(repository, revision=revision, allow_patterns=list(ALLOWED)))
+        try:
+            info = HfApi().model_info(repository, revision=revision)
+        except (OSError, ValueError):  # no network, or told to do without: what is in the cache
+            path = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        else:
+            files = wanted([s.rfilename for s in info.siblings or []], variant)
+            path = Path(snapshot_download(repository, revision=info.sha, allow_patterns=[escape(f) for f in files]))
     except Exception as error:  # of many kinds, of the libraries beneath as well
         why = type(error).__name__
         at = f" at {revision}" if revision else ""
@@ -92,8 +132,7 @@ def _fetched(repository: str, revision: str | None) -> Resolved:
             f"{repository}{at} does not exist here and could not be fetched ({why}); check the id, the revision, the network and "
             "whether the repository wants you to log in."
         ) from None
-    commit = path.name if _COMMIT.fullmatch(path.name) else None
-    return Resolved(path, repository, commit)
+    return Resolved(path, repository, path.name if _COMMIT.fullmatch(path.name) else None)
 
 
 def open_published(path: Path) -> IO[bytes]:
@@ -121,9 +160,7 @@ def _blob(path: Path) -> Path:
             target = Path(os.path.normpath(here.parent / os.readlink(here)))
             if target.parent == repository / "blobs" and _BLOB.fullmatch(target.name) and not any(p.is_symlink() for p in inside):
                 return target
-    raise ValueError(
-        f"{path} is a link, which may lead anywhere; only the cache of huggingface_hub may hold links, to its blobs."
-    )
+    raise ValueError(f"{path} is a link, which may lead anywhere; only in the cache of huggingface_hub are links followed.")
 
 
 def is_file(path: Path) -> bool:
