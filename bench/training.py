@@ -17,22 +17,18 @@ installed (pip install diffusers accelerate; pip install --no-deps denoising-dif
 import argparse
 import csv
 import json
-import statistics
-import subprocess
 import sys
-import time
 import types
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from contenders import Contender, Step, resident, timed
 from torch import Tensor, nn
 
 import langevin as lv
 from langevin.training.trainer import Trainer
 
-Step = Callable[[], object]
 ADAM = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 0.01}
 # (channels, side) of the data, then the U-Net's or the transformer's own shape
 SHAPES = {
@@ -173,26 +169,6 @@ def lucidrains(network: str, mode: str, batch: int, device: str) -> tuple[Step, 
 BUILD = {"langevin": ours, "diffusers": diffusers, "lucidrains": lucidrains}
 
 
-def resident() -> int:
-    """The highest resident set of this process so far, in bytes (rusage would report the parent's)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-
-
-def timed(step: Step, device: str) -> tuple[float, float]:
-    """(seconds, wall seconds) of a step: CPU time on the CPU, time between events on a GPU."""
-    wall, spent = time.perf_counter(), time.process_time()
-    if device == "cpu":
-        step()
-        return time.process_time() - spent, time.perf_counter() - wall
-    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    first.record()
-    step()
-    last.record()
-    torch.cuda.synchronize()
-    return first.elapsed_time(last) / 1e3, time.perf_counter() - wall
-
-
 def work(step: Step) -> int:
     """Floating point operations of a step's matrix products and convolutions, by torch's counter."""
     from torch.utils.flop_counter import FlopCounterMode
@@ -237,39 +213,6 @@ def fastest(mode: str, device: str) -> float | None:
     return next((peaks["bf16" in mode] for part, peaks in PEAKS.items() if part in name), None)
 
 
-class Contender:
-    """The other end of a `worker`."""
-
-    def __init__(self, who: str, *what: object) -> None:
-        command = [sys.executable, __file__, "--worker", json.dumps([who, *what])]
-        self.who, self.times = who, list[dict[str, float]]()
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.told = self._read()
-
-    def _read(self) -> dict[str, float]:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:  # peers print words of their own
-            if line.startswith("{"):
-                return json.loads(line)
-        return {"error": "ended without a word"}  # pyright: ignore[reportReturnType]
-
-    def step(self) -> None:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        self.times.append(self._read())
-
-    def end(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.told |= self._read()
-        self.process.wait()
-
-    def middle(self, what: str) -> float:
-        return statistics.median(t[what] for t in self.times)
-
-
 def measure(network: str, modes: list[str], batch: int, rounds: int, device: str, peak: float | None) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     for mode in modes:
@@ -277,7 +220,7 @@ def measure(network: str, modes: list[str], batch: int, rounds: int, device: str
         for who in BUILD:
             if who == "lucidrains" and not network.startswith("unet"):
                 continue
-            one = Contender(who, network, mode, batch, device)
+            one = Contender(__file__, who, network, mode, batch, device)
             if "error" in one.told:
                 print(f"{network} {mode}: {who} is left out: {one.told['error']}", flush=True)
             else:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,37 +22,36 @@ GENERATOR = SHARED / "peers" / "make_reference_checkpoints.py"
 
 
 class Goldens:
-    """The cases of a generated set.
+    """The cases of a generated set: all families at once, since the peer's imports take longer than they do.
 
     Args:
-        root: where families are generated. heldout: draws other configurations from this seed.
+        root: where they are generated. heldout: draws other configurations from this seed.
     """
 
     def __init__(self, root: Path, heldout: int | None = None) -> None:
         self.root, self.heldout = root, heldout
-        self.made: dict[str, dict[str, Any]] = {}
 
-    def case(self, family: str, name: str) -> "Case":
-        if family not in self.made:
-            self.made[family] = self._make(family)
-        return Case(self.root / family, self.made[family][name])
-
-    def cases(self, family: str) -> list[str]:
-        self.case(family, next(iter(self.made.setdefault(family, self._make(family)))))
-        return list(self.made[family])
-
-    def _make(self, family: str) -> dict[str, Any]:
-        if not GENERATOR.exists():
-            pytest.skip(f"the generator of reference checkpoints is not at {GENERATOR}")
-        pytest.importorskip("diffusers", reason="the peer is not installed")
-        pytest.importorskip("transformers", reason="the peer's text encoders are not installed")
-        out = self.root / family
-        if not (out / "manifest.json").exists():
-            command = [sys.executable, str(GENERATOR), "--out", str(out), "--families", family]
+    @cached_property
+    def families(self) -> dict[str, dict[str, Any]]:
+        if not (self.root / "manifest.json").exists():
+            if not GENERATOR.exists():
+                pytest.skip(f"the generator of reference checkpoints is not at {GENERATOR}")
+            pytest.importorskip("diffusers", reason="the peer is not installed")
+            pytest.importorskip("transformers", reason="the peer's text encoders are not installed")
+            command = [sys.executable, str(GENERATOR), "--out", str(self.root)]
             command += [] if self.heldout is None else ["--heldout", str(self.heldout)]
             done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
             assert done.returncode == 0, done.stderr[-2000:]
-        return {case["name"]: case for case in json.loads((out / "manifest.json").read_text())["cases"]}
+        made: dict[str, dict[str, Any]] = {}
+        for case in json.loads((self.root / "manifest.json").read_text())["cases"]:
+            made.setdefault(case["family"], {})[case["name"]] = case
+        return made
+
+    def case(self, family: str, name: str) -> "Case":
+        return Case(self.root, self.families[family][name])
+
+    def cases(self, family: str) -> list[str]:
+        return list(self.families[family])
 
 
 class Case:

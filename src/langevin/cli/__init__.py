@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pydantic import ValidationError
 
 from langevin.cli.asking import Refusal, sentence
+from langevin.cli.data import data
 from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
@@ -19,6 +20,7 @@ langevin: diffusion models of every kind.
 
   langevin recipes                         what can be trained out of the box
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
+  langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
@@ -34,7 +36,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
+    "train": train, "data": data, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
     "tune": tune, "distill": distill, "ema": ema, "lora": lora, "generate": generate,
 }  # fmt: skip
 

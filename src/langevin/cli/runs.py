@@ -28,6 +28,8 @@ class _Sample:
     """Any integer; sample k is the same sample whatever the count."""
     label: int | None = None
     """One class; all in turn by default."""
+    prompt: tuple[str, ...] = ()
+    """Captions for a run that reads them, in turn; held-out ones by default."""
     guidance: float | None = None
     """Classifier-free w; 1 is unguided."""
     weights: Path | None = None
@@ -50,9 +52,10 @@ def sample(args: Sequence[str]) -> None:
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
     source = None if asked.source is None else source_of(run, asked.source)
-    count = asked.count or (16 if source is None else len(source))
+    count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": asked.label, "guidance": asked.guidance}
+    options["prompts"] = asked.prompt
     print(write_samples(run, asked.out, count, source=source, **options))
 
 

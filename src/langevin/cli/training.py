@@ -83,7 +83,7 @@ def train(args: Sequence[str]) -> None:
         listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
         print(
             f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
-            "langevin train RECIPE --help shows every field; --network.kind dit and the like change a part for one of another kind."
+            "langevin train RECIPE --help shows every field; --network.kind dit makes a part one of another kind."
         )
         return
     name, *rest = args

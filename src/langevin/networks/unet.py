@@ -1,32 +1,91 @@
-"""The U-Net: residual blocks down, in the middle and up, with attention at chosen resolutions."""
+"""The U-Net: residual blocks down, in the middle and up, with attention at chosen resolutions.
 
+One assembler serves our recipes and published networks: what differs is the norm, which resolutions attend, and whether they
+attend to themselves or read text as well.
+"""
+
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks import (
+    Added,
     Cond,
     Conditions,
     LevelEmbedding,
+    Norm,
     ResidualBlock,
     SpatialAttention,
+    SpatialTransformer,
+    TextConditions,
     group_norm,
     zero,
 )
+
+Mixer = SpatialAttention | SpatialTransformer
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Transformers that read tokens as they are, in place of plain attention (Stable Diffusion; LDM, 2112.10752).
+
+    Args:
+        context: features of cond["tokens"].
+        depth: transformer blocks after each residual block, for each resolution; 0 for none.
+        heads: of each resolution.
+        middle: transformer blocks in the middle; as at the coarsest resolution that has any, by default.
+        groups: of the norms before transformers.
+        cross_only: resolutions whose blocks attend to the tokens alone.
+        added: further conditions that enter with the level.
+        guidance: features of an embedding of cond["guidance"], the strength w, which enters before the level's network; None for
+            none.
+    """
+
+    context: int
+    depth: Sequence[int]
+    heads: Sequence[int]
+    middle: int | None = None
+    groups: int = 32
+    cross_only: Sequence[int] = ()
+    added: Added | None = None
+    guidance: int | None = None
+
+    def at(self, level: int, channels: int) -> SpatialTransformer | None:
+        """The transformer of a resolution."""
+        return self._made(level, channels, self.depth[level], level in self.cross_only)
+
+    def in_the_middle(self, channels: int) -> SpatialTransformer | None:
+        """The transformer of the middle."""
+        depth = next((d for d in reversed(self.depth) if d), 0) if self.middle is None else self.middle
+        return self._made(len(self.depth) - 1, channels, depth, False)
+
+    def _made(self, level: int, channels: int, depth: int, cross_only: bool) -> SpatialTransformer | None:
+        heads = self.heads[level]
+        return SpatialTransformer(channels, heads, depth, self.context, self.groups, cross_only) if depth else None
+
+
+@dataclass(frozen=True)
+class Control:
+    """What is added on the way up: to what was kept on the way down, in order, and to the middle (ControlNet, 2302.05543)."""
+
+    kept: Sequence[Tensor]
+    middle: Tensor
 
 
 class _Stage(nn.Module):
     """One residual block, and attention where the resolution has it."""
 
-    def __init__(self, block: ResidualBlock, attention: SpatialAttention | None) -> None:
+    def __init__(self, block: ResidualBlock, attention: Mixer | None) -> None:
         super().__init__()
         self.block, self.attention = block, attention
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None, mask: Tensor | None) -> Tensor:
         x = self.block(x, emb)
-        return x if self.attention is None else self.attention(x, context)
+        return x if self.attention is None else self.attention(x, context, mask)
 
 
 class _Stages(nn.Module):
@@ -40,7 +99,121 @@ class _Stages(nn.Module):
         return (s for s in self.stages if isinstance(s, _Stage))
 
 
-class UNet(nn.Module):
+@dataclass(frozen=True)
+class Told:
+    """What every stage is told: embeddings (B, 1 or h, 1 or w, E) by resolution, tokens and their mask."""
+
+    embs: Sequence[Tensor]
+    context: Tensor | None
+    mask: Tensor | None
+
+
+class WayDown(nn.Module):
+    """The first half of a U-Net, down to the middle; see `UNet` for the arguments."""
+
+    def __init__(
+        self,
+        channels: int,
+        widths: Sequence[int],
+        blocks: int,
+        attention: Sequence[int],
+        head_width: int,
+        dropout: float,
+        classes: int | None,
+        tokens: int | None,
+        time: str,
+        patch: int,
+        scalars: Sequence[str],
+        norm: Norm,
+        reading: Reading | None,
+    ) -> None:
+        super().__init__()
+        if patch < 1:
+            raise ValueError(f"patch is {patch}; give the side of a patch in pixels, 1 for none.")
+        emb = 4 * widths[0]
+        self.reading = reading
+        self.level = LevelEmbedding(emb, widths[0], guidance=None if reading is None else reading.guidance)
+        if reading is None:
+            self.conditions: Conditions | TextConditions = Conditions(emb, classes, tokens, scalars)
+        else:
+            self.conditions = TextConditions(emb, classes, reading.added)
+        self.patch, self.factor = patch, patch * 2 ** (len(widths) - 1)
+        self.context = None if tokens is None else emb
+
+        self.widths, self.blocks = tuple(widths), blocks
+        self._attends, self._head_width = tuple(attention), head_width
+        self._of_blocks = (emb, dropout, time, norm)
+        self.enter = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
+        self.kept_widths, now = [widths[0]], widths[0]
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        for i, width in enumerate(widths):
+            group = []
+            for _ in range(blocks):
+                group.append(self.stage(now, width, i))
+                now = width
+                self.kept_widths.append(now)
+            self.down.append(_Stages(group))
+            last = i == len(widths) - 1
+            self.shrink.append(nn.Identity() if last else nn.Conv2d(now, now, 3, stride=2, padding=1))
+            if not last:
+                self.kept_widths.append(now)
+        self.middle = _Stages([self.stage(now, now, None), _Stage(ResidualBlock(now, now, *self._of_blocks), None)])
+
+    def stage(self, channels: int, out: int, level: int | None) -> _Stage:
+        """A stage at a resolution, or in the middle."""
+        return _Stage(ResidualBlock(channels, out, *self._of_blocks), self._mixer(level, out))
+
+    def _mixer(self, level: int | None, channels: int) -> Mixer | None:
+        if self.reading is not None:
+            return self.reading.in_the_middle(channels) if level is None else self.reading.at(level, channels)
+        if level is not None and level not in self._attends:
+            return None
+        return SpatialAttention(channels, max(channels // self._head_width, 1), self.context)
+
+    def tell(self, z: Tensor, level: Tensor, cond: Cond) -> Told:
+        """The level and the conditions, as stages hear of them."""
+        if level.ndim > 1:
+            # one embedding per pixel, (B, 1 or H, 1 or W, E); coarser resolutions average the embeddings
+            emb = _shrunk(self.level(level.mean(1)), self.patch)
+        else:
+            emb = self.level(level, self._guidance(cond))[:, None, None]
+        mask = None
+        if isinstance(self.conditions, TextConditions):
+            left = {n: v for n, v in (cond or {}).items() if n != "guidance" or self.reading is None or not self.reading.guidance}
+            vector, context, mask = self.conditions(left, len(z))
+        else:
+            vector, context = self.conditions(cond, len(z), z.device)
+        emb = F.silu(emb if vector is None else emb + vector[:, None, None])
+        embs = [emb]
+        for _ in self.down[1:]:
+            embs.append(_shrunk(embs[-1], 2))
+        return Told(embs, context, mask)
+
+    def _guidance(self, cond: Cond) -> Tensor | None:
+        if self.reading is None or self.reading.guidance is None:
+            return None
+        if cond is None or "guidance" not in cond:
+            raise ValueError("this network is told the strength of guidance; give the condition 'guidance', (B,).")
+        return strength_waves(cond["guidance"], self.reading.guidance)
+
+    def descend(self, h: Tensor, told: Told) -> tuple[list[Tensor], Tensor]:
+        """What is kept for the way up, the first being h itself, and the state in the middle."""
+        kept = [h]
+        for i, (group, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
+            assert isinstance(group, _Stages)
+            for stage in group:
+                h = stage(h, told.embs[i], told.context, told.mask)
+                kept.append(h)
+            if i < len(self.down) - 1:
+                h = shrink(h)
+                kept.append(h)
+        for stage in self.middle:
+            h = stage(h, told.embs[-1], told.context, told.mask)
+        return kept, h
+
+
+class UNet(WayDown):
     """A U-Net on (B, channels, H, W) (DDPM, 2006.11239; ADM, 2105.05233).
 
     Args:
@@ -59,6 +232,12 @@ class UNet(nn.Module):
         patch: pictures are read and answered in patches of so many pixels a side, each with all of its pixels as channels, so
             that full resolution costs one convolution in and one out ("simple diffusion", 2301.11093, sec. 3.3).
         scalars: names of further conditions (B,), such as "span" or "guidance"; see `Conditions`.
+        widths: channels of each resolution, in place of `width` and `multipliers`.
+        norm: makes the norms of residual blocks and of the last one.
+        reading: transformers that read text, in place of `attention`; conditions are then those of `TextConditions`, and pictures
+            may be of any size.
+
+    Whatever stands in cond["concat"], (B, C', H, W), is read as further channels behind those of z; `channels` counts both.
 
     Raises:
         ValueError: when called on pictures whose sides are not multiples of patch * 2 ** (resolutions - 1).
@@ -79,85 +258,71 @@ class UNet(nn.Module):
         out_channels: int | None = None,
         patch: int = 1,
         scalars: Sequence[str] = (),
+        widths: Sequence[int] | None = None,
+        norm: Norm = group_norm,
+        reading: Reading | None = None,
     ) -> None:
-        super().__init__()
-        if patch < 1:
-            raise ValueError(f"patch is {patch}; give the side of a patch in pixels, 1 for none.")
-        emb = 4 * width
-        self.level = LevelEmbedding(emb, width)
-        self.conditions = Conditions(emb, classes, tokens, scalars)
-        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
-        context = None if tokens is None else emb
-
-        def stage(now: int, out: int, attend: bool) -> _Stage:
-            heads = max(out // head_width, 1)
-            return _Stage(ResidualBlock(now, out, emb, dropout, time), SpatialAttention(out, heads, context) if attend else None)
-
-        self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
-        kept, now = [width], width
-        self.down = nn.ModuleList()
-        self.shrink = nn.ModuleList()
-        for i, m in enumerate(multipliers):
-            group = []
-            for _ in range(blocks):
-                group.append(stage(now, m * width, i in attention))
-                now = m * width
-                kept.append(now)
-            self.down.append(_Stages(group))
-            last = i == len(multipliers) - 1
-            self.shrink.append(nn.Identity() if last else nn.Conv2d(now, now, 3, stride=2, padding=1))
-            if not last:
-                kept.append(now)
-        self.middle = _Stages([stage(now, now, True), stage(now, now, False)])
+        widths = [m * width for m in multipliers] if widths is None else list(widths)
+        super().__init__(
+            channels, widths, blocks, attention, head_width, dropout, classes, tokens, time, patch, scalars, norm, reading
+        )
+        kept, now = list(self.kept_widths), widths[-1]
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
-        for i, m in reversed(list(enumerate(multipliers))):
+        for i, out in reversed(list(enumerate(widths))):
             group = []
             for _ in range(blocks + 1):
-                group.append(stage(now + kept.pop(), m * width, i in attention))
-                now = m * width
+                group.append(self.stage(now + kept.pop(), out, i))
+                now = out
             self.up.append(_Stages(group))
             self.grow.append(nn.Identity() if i == 0 else nn.Conv2d(now, now, 3, padding=1))
-        self.norm = group_norm(now)
+        self.norm = norm(now)
         self.leave = zero(nn.Conv2d(now, (out_channels or channels) * patch**2, 3, padding=1))
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, channels, H, W); level (B,) or broadcastable to z; (B, out_channels, H, W)."""
-        if z.shape[-2] % self.factor or z.shape[-1] % self.factor:
+        return self.answer(z, level, cond)
+
+    def answer(self, z: Tensor, level: Tensor, cond: Cond = None, control: Control | None = None) -> Tensor:
+        """`forward`, with something added on the way up."""
+        if self.reading is None and (z.shape[-2] % self.factor or z.shape[-1] % self.factor):
             raise ValueError(
                 f"pictures are {z.shape[-2]} x {z.shape[-1]}, and this U-Net shrinks them {self.factor} times; "
                 f"make the sides multiples of {self.factor}."
             )
-        if level.ndim > 1:
-            # one embedding per pixel, (B, 1 or H, 1 or W, E); coarser resolutions average the embeddings
-            emb = _shrunk(self.level(level.mean(1)), self.patch)
-        else:
-            emb = self.level(level)[:, None, None]
-        vector, context = self.conditions(cond, len(z), z.device)
-        emb = F.silu(emb if vector is None else emb + vector[:, None, None])
-        embs = [emb]
-        for _ in self.down[1:]:
-            embs.append(_shrunk(embs[-1], 2))
-
-        h = self.enter(F.pixel_unshuffle(z, self.patch))
-        kept = [h]
-        for i, (group, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
-            assert isinstance(group, _Stages)
-            for stage in group:
-                h = stage(h, embs[i], context)
-                kept.append(h)
-            if i < len(self.down) - 1:
-                h = shrink(h)
-                kept.append(h)
-        for stage in self.middle:
-            h = stage(h, embs[-1], context)
+        z, cond = joined(z, cond)
+        told = self.tell(z, level, cond)
+        kept, h = self.descend(self.enter(F.pixel_unshuffle(z, self.patch)), told)
+        if control is not None:
+            kept = [a + b for a, b in zip(kept, control.kept, strict=True)]
+            h = h + control.middle
         for i, (group, grow) in enumerate(zip(self.up, self.grow, strict=True)):
             assert isinstance(group, _Stages)
             for stage in group:
-                h = stage(torch.cat([h, kept.pop()], dim=1), embs[len(embs) - 1 - i], context)
+                h = stage(torch.cat([h, kept.pop()], dim=1), told.embs[len(told.embs) - 1 - i], told.context, told.mask)
             if i < len(self.up) - 1:
-                h = grow(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+                # to the size that was kept: a side of 5 was shrunk to 3
+                h = grow(F.interpolate(h, size=kept[-1].shape[-2:], mode="nearest"))
         return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
+
+
+def joined(z: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+    """z with the channels of cond["concat"] behind its own, and the other conditions."""
+    if cond is None or "concat" not in cond:
+        return z, cond
+    further = cond["concat"].to(z.dtype)
+    return torch.cat([z, further], dim=1), {name: value for name, value in cond.items() if name != "concat"}
+
+
+def strength_waves(guidance: Tensor, features: int) -> Tensor:
+    """The strength w (B,) of guidance -> (B, features): sines, then cosines, of 1000 (w - 1), as in latent consistency models
+    (2310.04378), whose w is ours less 1. What has two axes is such an embedding already."""
+    if guidance.ndim == 2:
+        return guidance
+    half = features // 2
+    rates = torch.exp(-math.log(10000) * torch.arange(half, device=guidance.device, dtype=torch.float32) / (half - 1))
+    angle = 1000 * (guidance.float() - 1)[:, None] * rates
+    return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, features % 2))
 
 
 def _shrunk(emb: Tensor, factor: int) -> Tensor:

@@ -27,9 +27,20 @@ from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mni
 from langevin.files import parse_json, read_plain, write
 from langevin.interpolants import Interpolant
 from langevin.manifest import steps
-from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
+from langevin.networks import (
+    MLP,
+    CategoryPort,
+    DiT,
+    JointTransformer,
+    PicturePort,
+    PixelCategories,
+    Prompted,
+    TextEncoder,
+    UNet,
+)
 from langevin.objectives import Objective
 from langevin.recipes import config as c
+from langevin.recipes.captions import Captioned, Vocabulary, learn
 from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, merge_files, put
@@ -57,6 +68,13 @@ class Facts(Closed):
     """Hash of the weights that the run began with; None for weights that were drawn."""
     teacher: str | None = None
     """Hash of the teacher's weights, where there is one."""
+    vocabulary: Vocabulary | None = None
+    """What captions are split by, where they are conditions."""
+
+    @property
+    def conditional(self) -> bool:
+        """Whether there is a condition that guidance can strengthen."""
+        return self.classes is not None or self.vocabulary is not None
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Run:
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
-        return data(self.recipe.data)
+        return _captioned(data(self.recipe.data), self.facts.vocabulary)
 
     @property
     def reading(self) -> Any:
@@ -95,7 +113,8 @@ class Run:
     def train(self) -> Any:
         """Training data in the one shape of `facts`, for evaluation."""
         data = self._splits[0]
-        return data.part("train", aspect=False) if isinstance(data, Pictures) and data.groups is not None else data
+        shaped = isinstance(data, (Pictures, Captioned)) and data.groups is not None
+        return data.part("train", aspect=False) if shaped else data
 
     @property
     def test(self) -> Any:
@@ -123,11 +142,15 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     splits = None
     if facts is None:
         splits = data(recipe.data)
-        facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe))
+        words = None if recipe.text is None else _vocabulary(splits, recipe.text)
+        facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe), vocabulary=words)
+        splits = _captioned(splits, words)
     check_teacher(recipe)
+    if recipe.text is not None and recipe.teacher is not None:
+        raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(recipe.process, recipe.network, recipe.objective, facts)
+        denoiser = _model(recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
@@ -151,11 +174,30 @@ def _check_ends(recipe: c.Recipe) -> None:
         raise ValueError(f"data is 'transfer', and process {recipe.process.kind!r} begins at noise; use process 'interpolant'.")
 
 
-def _model(process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveConfig, facts: Facts) -> Denoiser:
+def _model(
+    process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveConfig, facts: Facts, text: c.TextConfig | None = None
+) -> Denoiser:
     """A denoiser, or a flow map where that is what the objective learns."""
     made, predictions = make_process(process)
     kind = FlowMap if learned.learns == "map" else Denoiser
-    return kind(network(net, facts, made, learned.scalars), made, predictions, shape=facts.shape)
+    body = network(net, facts, made, learned.scalars, None if text is None else text.width)
+    if text is not None and facts.vocabulary is not None:
+        words = facts.vocabulary
+        encoder = TextEncoder(len(words.tokens), text.width, text.depth, text.heads, text.length, activation="gelu")
+        body = Prompted(body, encoder, words.ids([""])[0])
+    return kind(body, made, predictions, shape=facts.shape)
+
+
+def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
+    """What the captions of the training split are made of, and the first of the others."""
+    train, test = (getattr(split, "captions", None) for split in splits)
+    if train is None or test is None:
+        raise ValueError("text is given, but this data has no captions; say --data.captions FILE, or leave text out.")
+    return learn(train, text.vocabulary, text.length, test[:20])
+
+
+def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, Any]:
+    return splits if words is None else (Captioned(splits[0], words), Captioned(splits[1], words))
 
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
@@ -213,8 +255,12 @@ def make_process(cfg: c.ProcessConfig) -> tuple[Process, Any]:
     return Product({n: p for n, (p, _) in made.items()}), {n: q for n, (_, q) in made.items()}
 
 
-def network(cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = ()) -> nn.Module:
-    """A network that fits the data and the process, with conditions `scalars` besides those of the data."""
+def network(
+    cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+) -> nn.Module:
+    """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
+    the data.
+    """
     shape, classes = facts.shape, facts.classes
     parts = process.leaves()
     if isinstance(process, Product):
@@ -229,6 +275,8 @@ def network(cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Seque
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
     assert isinstance(shape, tuple)
+    if tokens is not None and isinstance(cfg, c.MLPConfig):
+        raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
     if isinstance(cfg, c.MLPConfig):
         if len(shape) != 1:
             raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
@@ -240,9 +288,9 @@ def network(cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Seque
     channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
     if isinstance(cfg, c.UNetConfig):
         net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
-                              classes, time=cfg.time, out_channels=out, patch=cfg.patch, scalars=scalars)  # fmt: skip
+                              classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
     else:
-        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, None, out, cfg.stem,
+        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, leaf.categories, shape, 16)

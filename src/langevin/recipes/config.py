@@ -201,6 +201,18 @@ class MLPConfig(Closed):
 NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
 
 
+class TextConfig(Closed):
+    """An encoder of captions, trained with the network. See `langevin.networks.TextEncoder`."""
+
+    width: int = Field(default=192, ge=8)
+    depth: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    vocabulary: int = Field(default=2048, ge=514)
+    """Most tokens that are learned from the captions."""
+    length: int = Field(default=24, ge=3)
+    """Tokens that are read of a caption."""
+
+
 class LoRAConfig(Closed):
     """Low-rank adapters, which alone are trained then. See `langevin.adapters.lora`."""
 
@@ -274,6 +286,8 @@ class Recipe(Closed):
     data: DataConfig
     process: ProcessConfig
     network: NetworkConfig
+    text: TextConfig | None = None
+    """How captions become conditions, where the data has them; None leaves them unread."""
     objective: ObjectiveConfig
     train: TrainConfig
     finetune: FinetuneConfig = FinetuneConfig()

@@ -30,7 +30,7 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
         ValueError: for an unknown metric, or features that are no such network; now rather than hours later.
     """
     path = out / "evaluation.jsonl"
-    strength = None if run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig) else guidance
+    strength = None if not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig) else guidance
     points = isinstance(run.recipe.drawn, c.MoonsData)
     known(list(metrics), list(OF_RUNS))
     against = None if points else Reference(run, features, out, device)

@@ -1,7 +1,7 @@
 """What a run leaves to look at: its samples, as pictures and numbers."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ BATCH = 500
 
 def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
-         frames: bool = False) -> Any:  # fmt: skip
+         prompts: Sequence[str] = (), frames: bool = False) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them.
 
     Args:
@@ -35,6 +35,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         guidance: w; the recipe's by default. 1 is unguided.
         given: known leaves of a product, each (count, ...).
         source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
+        prompts: captions, in turn, for a run that reads them; held-out ones by default.
         frames: return the states after every step, of one batch.
     """
     settings, model = run.recipe.sample, run.denoiser
@@ -42,11 +43,14 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
     labels = _asked_labels(run, count, label, joint)
-    if w != 1 and (labels is None or joint):
+    texts = asked_prompts(run, count, prompts)
+    if w != 1 and (not run.facts.conditional or joint):
         raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
     cond = None
+    if texts is not None and run.facts.vocabulary is not None:
+        cond = {"ids": run.facts.vocabulary.ids(texts)}
     if labels is not None:
-        cond, given = (None, {"label": labels}) if joint else ({"label": labels}, None)
+        cond, given = (None, {"label": labels}) if joint else ({**(cond or {}), "label": labels}, None)
     told = guided(run, cond, count, w)
 
     begins = _begins(run, count, source)
@@ -65,6 +69,21 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)
+
+
+def asked_prompts(run: Run, count: int, prompts: Sequence[str] = ()) -> list[str] | None:
+    """One caption for each sample: those asked for in turn, or held-out ones; None for a run that reads none.
+
+    Raises:
+        ValueError: if there are captions for a run that reads none.
+    """
+    words = run.facts.vocabulary
+    if words is None:
+        if prompts:
+            raise ValueError(f"prompt is {prompts[0]!r}, but this run reads no captions; leave it out.")
+        return None
+    every = list(prompts) or list(words.examples) or [""]
+    return [every[i % len(every)] for i in range(count)]
 
 
 def source_of(run: Run, path: Path) -> Tensor:
@@ -145,11 +164,14 @@ def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, labe
     elif label is not None:
         options["label"] = label
     x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
-    return _page(x, _begins(run, len(x), None), path, columns)
+    return _page(x, _begins(run, len(x), None), path, columns, asked_prompts(run, len(x), options.get("prompts", ())))
 
 
-def _page(x: Tensor, begins: Tensor | None, path: Path, columns: int = 10) -> Path:
-    """Pictures (N, C, H, W), every row of them below the row of what it began at, where that is given."""
+def _page(x: Tensor, begins: Tensor | None, path: Path, columns: int = 10, texts: Sequence[str] | None = None) -> Path:
+    """Pictures (N, C, H, W), every row of them below the row of what it began at, where that is given, or each above its
+    caption."""
+    if texts is not None:
+        return pictures.save_captioned(x, texts, path, columns)
     if begins is not None:
         columns = min(columns, len(x))
         x = torch.cat([torch.cat(both) for both in zip(begins.cpu().split(columns), x.cpu().split(columns), strict=True)])
@@ -171,7 +193,8 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
         assert isinstance(x, Tensor)
         pictures.plot_points([("samples", x)], path)
     else:
-        _page(as_pictures(run, x), _begins(run, count, options.get("source")), path)
+        texts = asked_prompts(run, count, options.get("prompts", ()))
+        _page(as_pictures(run, x), _begins(run, count, options.get("source")), path, texts=texts)
     if isinstance(x, dict):
         write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
     return path

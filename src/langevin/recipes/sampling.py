@@ -101,8 +101,11 @@ def _options(run: Run, count: int, w: float) -> dict[str, Any]:
     if run.recipe.objective.ends:
         kind, plan = run.recipe.objective.kind, run.recipe.sample.plan
         raise ValueError(f"this run, of kind {kind}, leaps to the end of the flow, where no plan can lead better; use {plan}.")
-    classes = run.facts.classes
-    if w != 1 and classes is None:
+    classes, words = run.facts.classes, run.facts.vocabulary
+    if w != 1 and not run.facts.conditional:
         raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
     cond = None if classes is None else {"label": torch.arange(count) % classes}
+    if words is not None:
+        texts = words.examples or ("",)
+        cond = {**(cond or {}), "ids": words.ids([texts[i % len(texts)] for i in range(count)])}
     return guided(run, cond, count, w)

@@ -2,12 +2,21 @@
 
 from langevin.networks.blocks.attention import Attention
 from langevin.networks.blocks.common import recomputed, zero
-from langevin.networks.blocks.embeddings import Cond, Conditions, LevelEmbedding, grid_positions, sinusoid
-from langevin.networks.blocks.norms import group_norm
+from langevin.networks.blocks.embeddings import (
+    Added,
+    Cond,
+    Conditions,
+    LevelEmbedding,
+    TextConditions,
+    grid_positions,
+    sinusoid,
+)
+from langevin.networks.blocks.norms import Norm, fixed_groups, group_norm
 from langevin.networks.blocks.residual import ResidualBlock, SpatialAttention
-from langevin.networks.blocks.transformer import TransformerBlock
+from langevin.networks.blocks.transformer import ReadingBlock, SpatialTransformer, TransformerBlock
 
 __all__ = [
-    "Attention", "Cond", "Conditions", "LevelEmbedding", "ResidualBlock", "SpatialAttention", "TransformerBlock",
-    "grid_positions", "group_norm", "recomputed", "sinusoid", "zero",
+    "Added", "Attention", "Cond", "Conditions", "LevelEmbedding", "Norm", "ReadingBlock", "ResidualBlock", "SpatialAttention",
+    "SpatialTransformer", "TextConditions", "TransformerBlock", "fixed_groups", "grid_positions", "group_norm", "recomputed",
+    "sinusoid", "zero",
 ]  # fmt: skip

@@ -13,15 +13,19 @@ from langevin.networks.linear import Linear, transformed
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (B, L, D) to itself, or to context (B, M, E)."""
+    """Multi-head attention of x (B, L, D) to itself, or to context (B, M, E).
 
-    def __init__(self, width: int, heads: int, context: int | None = None, zero_out: bool = False) -> None:
+    Args:
+        bias: of queries, keys and values; what comes out always has one.
+    """
+
+    def __init__(self, width: int, heads: int, context: int | None = None, zero_out: bool = False, bias: bool = True) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
         self.heads = heads
-        self.query = Linear(width, width)
-        self.key_value = Linear(width if context is None else context, 2 * width)
+        self.query = Linear(width, width, bias)
+        self.key_value = Linear(width if context is None else context, 2 * width, bias)
         self.out = zero(Linear(width, width)) if zero_out else Linear(width, width)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

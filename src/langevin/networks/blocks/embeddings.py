@@ -6,6 +6,7 @@ Shape suffixes: B batch, C channels, H W height and width, L tokens, D features,
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -26,17 +27,26 @@ def sinusoid(value: Tensor, width: int, longest: float = 10000.0) -> Tensor:
 
 
 class LevelEmbedding(nn.Module):
-    """level (...) -> (..., E) by sinusoids and a two-layer network."""
+    """level (...) -> (..., E) by sinusoids and a two-layer network.
 
-    def __init__(self, width: int, inner: int = 256, zero_out: bool = False) -> None:
+    Args:
+        guidance: features of an embedding of the strength of guidance that enters beside the sinusoids; None for none
+            (latent consistency, 2310.04378, app. D).
+    """
+
+    def __init__(self, width: int, inner: int = 256, zero_out: bool = False, guidance: int | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.first, self.second = Linear(inner, width), Linear(width, width)
+        self.guidance = None if guidance is None else Linear(guidance, inner, bias=False)
         if zero_out:
             zero(self.second)
 
-    def forward(self, level: Tensor) -> Tensor:
+    def forward(self, level: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """guidance (..., features), as `LevelEmbedding(guidance=features)` was told."""
         waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
+        if self.guidance is not None and guidance is not None:
+            waves = waves + self.guidance(guidance.to(waves.dtype))
         return self.second(F.silu(self.first(waves)))
 
 
@@ -75,11 +85,7 @@ class Conditions(nn.Module):
 
     def forward(self, cond: Cond, batch: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         cond = cond or {}
-        for name in cond:
-            if name not in (*self.names, "drop"):
-                near = difflib.get_close_matches(name, self.names, 1, 0)
-                hint = f"did you mean {near[0]!r}?" if near else "build the network with classes=, tokens= or scalars=."
-                raise ValueError(f"this network takes no condition {name!r}; {hint}")
+        refuse_unknown({name: value for name, value in cond.items() if name != "drop"}, self.names)
         drop = cond.get("drop")
         vector = context = None
         if self.label is not None and self.classes is not None:
@@ -102,6 +108,67 @@ class Conditions(nn.Module):
             else:
                 context = self.null.expand(batch, -1, -1)
         return vector, context
+
+
+@dataclass(frozen=True)
+class Added:
+    """Conditions that SDXL adds to the level's embedding (2307.01952, sec. 2.2).
+
+    Args:
+        pooled: features of cond["pooled"].
+        numbers: in cond["size"]: original height and width, the crop's top and left, target height and width; the refiner has an
+            aesthetic score in place of the target.
+        width: of the sinusoids of each number.
+    """
+
+    pooled: int
+    numbers: int = 6
+    width: int = 256
+
+
+class TextConditions(nn.Module):
+    """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, D) as they are, their mask), without a null of its
+    own: models of this kind are guided away from other texts, such as the empty one (`CFG(w, null=...)`).
+
+    Conditions are "tokens" (B, L, D) with "tokens_mask" (B, L) bool; "label" (B,) int64 where there are classes, such as the
+    levels of noise of an upscaler; "pooled" (B, P) and "size" (B, n) where something is `added`.
+    """
+
+    def __init__(self, width: int, classes: int | None = None, added: Added | None = None) -> None:
+        super().__init__()
+        self.label = None if classes is None else nn.Embedding(classes, width)
+        self.added = added
+        features = 0 if added is None else added.pooled + added.numbers * added.width
+        self.first = None if added is None else Linear(features, width)
+        self.second = None if added is None else Linear(width, width)
+
+    @property
+    def names(self) -> list[str]:
+        more = ["label"] if self.label is not None else []
+        return ["tokens", "tokens_mask", *more, *(["pooled", "size"] if self.added is not None else [])]
+
+    def forward(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        given = cond or {}
+        refuse_unknown(given, self.names)
+        for name in self.names:
+            if name not in given and name != "tokens_mask":
+                raise ValueError(f"this network reads the condition {name!r}, which is missing; give it, (B, ...).")
+        vector = None if self.label is None else self.label(given["label"].long())
+        if self.added is not None and self.first is not None and self.second is not None:
+            sizes = sinusoid(given["size"], self.added.width).flatten(1)
+            features = torch.cat([given["pooled"], sizes.to(given["pooled"].dtype)], dim=-1)
+            entered = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
+            vector = entered if vector is None else vector + entered
+        return vector, given["tokens"], given.get("tokens_mask")
+
+
+def refuse_unknown(cond: Mapping[str, Tensor], names: Sequence[str]) -> None:
+    """Refuse a condition that is none of `names`: guidance towards it would be nothing without a word."""
+    for name in cond:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1, 0)
+            hint = f"did you mean {near[0]!r}?" if near else "build the network with classes=, tokens= or scalars=."
+            raise ValueError(f"this network takes no condition {name!r}; {hint}")
 
 
 def grid_positions(height: int, width: int, features: int) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Attention
 from langevin.networks.blocks.common import recomputed, zero
-from langevin.networks.blocks.norms import group_norm
+from langevin.networks.blocks.norms import Norm, group_norm
 from langevin.networks.linear import Linear
 
 
@@ -17,16 +17,17 @@ class ResidualBlock(nn.Module):
 
     Args:
         time: "scale_shift" modulates the second norm, "add" adds to its input.
+        norm: makes the norms.
     """
 
-    def __init__(self, channels: int, out: int, emb: int, dropout: float, time: str) -> None:
+    def __init__(self, channels: int, out: int, emb: int, dropout: float, time: str, norm: Norm = group_norm) -> None:
         super().__init__()
         if time not in ("scale_shift", "add"):
             raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
         self.time = time
-        self.norm1, self.conv1 = group_norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, out, 3, padding=1)
         self.emb = Linear(emb, 2 * out if time == "scale_shift" else out)
-        self.norm2, self.conv2 = group_norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
+        self.norm2, self.conv2 = norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
 
@@ -53,9 +54,9 @@ class SpatialAttention(nn.Module):
         self.cross_norm = None if context is None else nn.LayerNorm(channels)
         self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
 
-    def forward(self, x: Tensor, context: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None = None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # else each layer that reads it keeps a copy
         h = x.flatten(2).transpose(1, 2) + self.attention(h)
         if self.cross is not None and self.cross_norm is not None:
-            h = h + self.cross(self.cross_norm(h), context)
+            h = h + self.cross(self.cross_norm(h), context, mask)
         return h.transpose(1, 2).reshape(x.shape)

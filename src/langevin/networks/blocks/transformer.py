@@ -3,6 +3,7 @@
 Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Attention
@@ -32,3 +33,55 @@ class TransformerBlock(nn.Module):
             x = x + self.cross(x, context)
         h = recomputed(lambda x, scale, shift: self.norm2(x) * (1 + scale) + shift, x, scale2, shift2)
         return x + gate2 * self.feed(h)
+
+
+class GEGLU(nn.Module):
+    """A feed-forward network whose inner features are gated by others through GELU (2002.05202). x (B, L, D)."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.grow, self.shrink = Linear(width, 2 * inner), Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, gate = self.grow(x).chunk(2, dim=-1)
+        return self.shrink(h * F.gelu(gate))
+
+
+class ReadingBlock(nn.Module):
+    """Pre-norm attention to itself, then to tokens, then a gated feed-forward network (LDM, 2112.10752, sec. E.2.1).
+
+    Args:
+        context: features of the tokens.
+        cross_only: the first attention reads the tokens too.
+    """
+
+    def __init__(self, width: int, heads: int, context: int, cross_only: bool = False) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.cross_only = cross_only
+        self.attention = Attention(width, heads, context if cross_only else None, bias=False)
+        self.cross = Attention(width, heads, context, bias=False)
+        self.feed = GEGLU(width, 4 * width)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """x (B, L, D), context (B, M, E), mask (B, M) bool, True where attended to."""
+        h = self.norm1(x)
+        x = x + (self.attention(h, context, mask) if self.cross_only else self.attention(h))
+        x = x + self.cross(self.norm2(x), context, mask)
+        return x + self.feed(self.norm3(x))
+
+
+class SpatialTransformer(nn.Module):
+    """Transformer blocks over the pixels of (B, C, H, W), which read tokens (LDM, 2112.10752, fig. 3)."""
+
+    def __init__(self, channels: int, heads: int, depth: int, context: int, groups: int = 32, cross_only: bool = False) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
+        self.enter, self.leave = Linear(channels, channels), zero(Linear(channels, channels))
+        self.blocks = nn.ModuleList(ReadingBlock(channels, heads, context, cross_only) for _ in range(depth))
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        h = self.enter(self.norm(x).flatten(2).transpose(1, 2))
+        for block in self.blocks:
+            h = block(h, context, mask)
+        return x + self.leave(h).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -1,0 +1,179 @@
+"""Captions as conditions: a vocabulary learned from them, in the layout of CLIP's tokenizer, and data that brings token ids.
+
+The vocabulary is 256 bytes, the same 256 at the end of a word, one token for each merge, and the two that begin and end a text.
+A text is begun, cut to fit, ended, and filled up with ends; the empty text is what a dropped condition becomes.
+"""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.config import Closed
+from langevin.core.batch import Batch
+from langevin.files import write
+
+BEGIN, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
+_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+class Vocabulary(Closed):
+    """What a run knows of texts."""
+
+    merges: tuple[str, ...]
+    """Pairs of tokens, "a b", in the order in which they are joined."""
+    length: int
+    """Tokens of a text, with those that begin and end it."""
+    examples: tuple[str, ...] = ()
+    """Held-out captions, to draw when nothing else is asked for."""
+
+    @cached_property
+    def tokens(self) -> dict[str, int]:
+        """Ids by token."""
+        alphabet = _alphabet()
+        joined = ["".join(pair.split(" ")) for pair in self.merges]
+        return {t: i for i, t in enumerate([*alphabet, *(c + LAST for c in alphabet), *joined, BEGIN, END])}
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+        from tokenizers.models import BPE
+
+        merges = [(a, b) for a, b in (pair.split(" ") for pair in self.merges)]
+        made = Tokenizer(BPE(self.tokens, merges, end_of_word_suffix=LAST, unk_token=END))
+        made.normalizer, made.pre_tokenizer = _normal(), _split()
+        return made
+
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """(B, length) int64."""
+        end = self.tokens[END]
+        rows = []
+        for said in self._tokenizer.encode_batch(list(texts)):
+            row = [self.tokens[BEGIN], *said.ids[: self.length - 2], end]
+            rows.append(row + [end] * (self.length - len(row)))
+        return torch.tensor(rows)
+
+    def write(self, folder: Path) -> None:
+        """The files of a CLIPTokenizer."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "vocab.json", json.dumps(self.tokens, ensure_ascii=False))
+        write(folder / "merges.txt", "\n".join(["#version: 0.2", *self.merges]) + "\n")
+        said = {
+            "tokenizer_class": "CLIPTokenizer", "model_max_length": self.length, "bos_token": BEGIN, "eos_token": END,
+            "pad_token": END, "unk_token": END, "do_lower_case": True,
+        }  # fmt: skip
+        write(folder / "tokenizer_config.json", json.dumps(said, indent=1))
+
+
+def learn(texts: Sequence[str], size: int, length: int, examples: Sequence[str] = ()) -> Vocabulary:
+    """A vocabulary of at most `size` tokens, from captions.
+
+    Raises:
+        ImportError: without the tokenizers library (pip install 'langevin[text]').
+        ValueError: if size leaves no room for merges.
+    """
+    if size < 514:
+        raise ValueError(f"text.vocabulary is {size}; bytes alone take 514 tokens, so give more.")
+    words: Counter[tuple[str, ...]] = Counter()
+    for text in texts:
+        for word, _ in _split().pre_tokenize_str(_normal().normalize_str(text)):
+            words[(*word[:-1], word[-1] + LAST)] += 1
+    return Vocabulary(merges=tuple(_merges(dict(words), size - 514)), length=length, examples=tuple(examples))
+
+
+def _merges(words: dict[tuple[str, ...], int], most: int) -> Iterator[str]:
+    """The pairs that byte-pair encoding joins (1508.07909), the most frequent one first, of those as frequent the first in
+    order: libraries leave ties to chance, and a run is a function of its recipe."""
+    spelled, counts = list(words), list(words.values())
+    pairs: Counter[tuple[str, str]] = Counter()
+    inside: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+
+    def count(k: int, sign: int) -> None:
+        for pair in zip(spelled[k], spelled[k][1:], strict=False):
+            pairs[pair] += sign * counts[k]
+            inside[pair].add(k)
+
+    for k in range(len(spelled)):
+        count(k, 1)
+    for _ in range(most):
+        often = max(pairs.values(), default=0)
+        if often < 2:
+            return
+        best = min(pair for pair, n in pairs.items() if n == often)
+        yield " ".join(best)
+        for k in sorted(inside[best]):  # only these are spelled otherwise now
+            count(k, -1)
+            spelled[k] = _joined(spelled[k], *best)
+            count(k, 1)
+        del pairs[best]
+
+
+def _joined(word: tuple[str, ...], first: str, second: str) -> tuple[str, ...]:
+    if first not in word:
+        return word
+    made: list[str] = []
+    for letter in word:
+        if made and made[-1] == first and letter == second:
+            made[-1] = first + second
+        else:
+            made.append(letter)
+    return tuple(made)
+
+
+def _normal() -> Any:
+    from tokenizers import Regex, normalizers
+
+    return normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+
+
+def _split() -> Any:
+    """CLIP's way from a text to its words, as letters that stand for bytes."""
+    try:
+        from tokenizers import Regex, pre_tokenizers
+    except ImportError:
+        raise ImportError("texts are split by the tokenizers library; pip install 'langevin[text]'.") from None
+    words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def _alphabet() -> list[str]:
+    """256 letters that stand for the bytes, in the order of CLIP's vocabulary: printable bytes for themselves, then the rest."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    return [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
+
+
+class Captioned:
+    """A source whose captions become cond["ids"], (B, length) int64.
+
+    Args:
+        source: with `captions`, one for each sample; everything else is its own.
+        vocabulary: what texts are split by.
+    """
+
+    def __init__(self, source: Any, vocabulary: Vocabulary) -> None:
+        self.source, self.vocabulary = source, vocabulary
+        self._ids = vocabulary.ids(source.captions)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "source":
+            raise AttributeError(name)
+        return getattr(self.source, name)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def part(self, split: str, aspect: bool = True) -> "Captioned":
+        """Another split of the source, read by the same vocabulary."""
+        return Captioned(self.source.part(split, aspect), self.vocabulary)
+
+    def batch(self, index: Tensor) -> Batch:
+        read = self.source.batch(index)
+        return Batch(read.x, {**(read.cond or {}), **self.conditions(index)}, read.mask, read.source)
+
+    def conditions(self, index: Tensor) -> dict[str, Tensor]:
+        return {"ids": self._ids[index]}

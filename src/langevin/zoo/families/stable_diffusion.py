@@ -1,0 +1,204 @@
+"""U-Nets that read text: Stable Diffusion 1, 2 and XL, their inpainting and upscaling forms, latent consistency models, ControlNet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from langevin.networks.blocks import Added, fixed_groups
+from langevin.networks.blocks.transformer import SpatialTransformer
+from langevin.networks.controlnet import ControlNet
+from langevin.networks.unet import Reading, UNet
+from langevin.zoo.configs import filled, only
+from langevin.zoo.family import Component, Config
+from langevin.zoo.keys import SQUEEZE, STACK, KeyMap, Move
+
+SHARED: Mapping[str, Any] = {
+    "in_channels": 4, "flip_sin_to_cos": True, "freq_shift": 0, "mid_block_type": "UNetMidBlock2DCrossAttn",
+    "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "only_cross_attention": False, "block_out_channels": (320, 640, 1280, 1280), "layers_per_block": 2,
+    "downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu", "norm_num_groups": 32, "norm_eps": 1e-5,
+    "cross_attention_dim": 1280, "transformer_layers_per_block": 1, "encoder_hid_dim": None, "encoder_hid_dim_type": None,
+    "attention_head_dim": 8, "num_attention_heads": None, "use_linear_projection": False, "class_embed_type": None,
+    "addition_embed_type": None, "addition_time_embed_dim": None, "num_class_embeds": None, "upcast_attention": False,
+    "resnet_time_scale_shift": "default", "projection_class_embeddings_input_dim": None, "addition_embed_type_num_heads": 64,
+}  # fmt: skip
+UNET: Mapping[str, Any] = {
+    **SHARED, "sample_size": None, "out_channels": 4, "center_input_sample": False, "dropout": 0.0, "conv_in_kernel": 3,
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), "conv_out_kernel": 3,
+    "reverse_transformer_layers_per_block": None, "dual_cross_attention": False, "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0, "time_embedding_type": "positional", "time_embedding_dim": None,
+    "time_embedding_act_fn": None, "timestep_post_act": None, "time_cond_proj_dim": None, "attention_type": "default",
+    "class_embeddings_concat": False, "mid_block_only_cross_attention": None, "cross_attention_norm": None,
+}  # fmt: skip
+CONTROL: Mapping[str, Any] = {
+    **SHARED, "conditioning_channels": 3, "controlnet_conditioning_channel_order": "rgb",
+    "conditioning_embedding_out_channels": (16, 32, 96, 256), "global_pool_conditions": False,
+}  # fmt: skip
+# what no network here computes otherwise; `sample_size`, `upcast_attention` and the like change no output in float32
+FIXED = {
+    "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu",
+    "mid_block_type": "UNetMidBlock2DCrossAttn", "encoder_hid_dim_type": None, "encoder_hid_dim": None,
+    "class_embed_type": None, "resnet_time_scale_shift": "default", "num_attention_heads": None, "center_input_sample": False,
+    "conv_in_kernel": 3, "conv_out_kernel": 3, "dual_cross_attention": False, "resnet_skip_time_act": False,
+    "resnet_out_scale_factor": 1.0, "time_embedding_type": "positional", "time_embedding_dim": None,
+    "time_embedding_act_fn": None, "timestep_post_act": None, "attention_type": "default", "class_embeddings_concat": False,
+    "cross_attention_norm": None, "reverse_transformer_layers_per_block": None, "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}  # fmt: skip
+
+
+def _each(value: Any, count: int) -> list[Any]:
+    """A value for each resolution, of one for all or one each."""
+    return [value] * count if not isinstance(value, (list, tuple)) else list(value)
+
+
+def _reading(c: Mapping[str, Any]) -> Reading:
+    count = len(c["block_out_channels"])
+    heads, depth, only_cross = (
+        _each(c[n], count) for n in ("attention_head_dim", "transformer_layers_per_block", "only_cross_attention")
+    )
+    for name, kinds in (("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),):
+        for kind in c[name]:
+            if kind not in kinds:
+                raise ValueError(f"{name} has {kind!r}; this network is made of {' and '.join(kinds)}.")
+    crossing = [kind.startswith("CrossAttn") for kind in c["down_block_types"]]
+    if "up_block_types" in c and [k.startswith("CrossAttn") for k in c["up_block_types"]] != crossing[::-1]:
+        raise ValueError(f"up_block_types is {c['up_block_types']}, which is no mirror of down_block_types.")
+    if c["addition_embed_type"] not in (None, "text_time"):
+        raise ValueError(f"addition_embed_type is {c['addition_embed_type']!r}; this network knows None and 'text_time'.")
+    added = None
+    if c["addition_embed_type"] == "text_time":
+        width, total = c["addition_time_embed_dim"], c["projection_class_embeddings_input_dim"]
+        # the refiner is told five numbers, the base six; the width of the pooled text is 1280 for both
+        numbers = next((n for n in (6, 5) if total - n * width == 1280), 6)
+        added = Added(total - numbers * width, numbers, width)
+    middle_cross = c.get("mid_block_only_cross_attention")
+    if middle_cross not in (None, False):
+        raise ValueError(f"mid_block_only_cross_attention is {middle_cross}; this network's middle attends to itself as well.")
+    return Reading(
+        c["cross_attention_dim"],
+        [d if x else 0 for d, x in zip(depth, crossing, strict=True)],
+        heads,
+        depth[-1],
+        c["norm_num_groups"],
+        [i for i, yes in enumerate(only_cross) if yes],
+        added,
+        c.get("time_cond_proj_dim"),
+    )
+
+
+def _shape(config: Config, defaults: Mapping[str, Any], what: str) -> dict[str, Any]:
+    c = filled(config, defaults, what)
+    only(c, FIXED, what)
+    return c
+
+
+def build_unet(config: Config) -> UNet:
+    c = _shape(config, UNET, "UNet2DConditionModel")
+    return UNet(
+        c["in_channels"],
+        blocks=c["layers_per_block"],
+        dropout=c["dropout"],
+        classes=c["num_class_embeds"],
+        time="add",
+        out_channels=c["out_channels"],
+        widths=c["block_out_channels"],
+        norm=fixed_groups(c["norm_num_groups"], c["norm_eps"]),
+        reading=_reading(c),
+    )
+
+
+def build_control(config: Config) -> ControlNet:
+    c = _shape(config, CONTROL, "ControlNetModel")
+    return ControlNet(
+        c["in_channels"],
+        c["block_out_channels"],
+        c["layers_per_block"],
+        _reading(c),
+        fixed_groups(c["norm_num_groups"], c["norm_eps"]),
+        c["num_class_embeds"],
+        c["conditioning_channels"],
+        c["conditioning_embedding_out_channels"],
+    )
+
+
+RENAMES: Sequence[tuple[str, str]] = (
+    (r"^level\.guidance\.", "time_embedding.cond_proj."),
+    (r"^level\.first\.", "time_embedding.linear_1."),
+    (r"^level\.second\.", "time_embedding.linear_2."),
+    (r"^conditions\.label\.", "class_embedding."),
+    (r"^conditions\.first\.", "add_embedding.linear_1."),
+    (r"^conditions\.second\.", "add_embedding.linear_2."),
+    (r"^enter\.", "conv_in."),
+    (r"^norm\.", "conv_norm_out."),
+    (r"^leave\.", "conv_out."),
+    (r"^hint\.enter\.", "controlnet_cond_embedding.conv_in."),
+    (r"^hint\.steps\.", "controlnet_cond_embedding.blocks."),
+    (r"^hint\.leave\.", "controlnet_cond_embedding.conv_out."),
+    (r"^outs\.", "controlnet_down_blocks."),
+    (r"^out\.", "controlnet_mid_block."),
+    (r"^shrink\.(\d+)\.", r"down_blocks.\1.downsamplers.0.conv."),
+    (r"^grow\.(\d+)\.", r"up_blocks.\1.upsamplers.0.conv."),
+    (r"^middle\.stages\.(\d+)\.block\.", r"mid_block.resnets.\1."),
+    (r"^middle\.stages\.(\d+)\.attention\.", r"mid_block.attentions.\1."),
+    (r"^(down|up)\.(\d+)\.stages\.(\d+)\.block\.", r"\1_blocks.\2.resnets.\3."),
+    (r"^(down|up)\.(\d+)\.stages\.(\d+)\.attention\.", r"\1_blocks.\2.attentions.\3."),
+    (r"(resnets\.\d+)\.emb\.", r"\1.time_emb_proj."),
+    (r"(resnets\.\d+)\.skip\.", r"\1.conv_shortcut."),
+    (r"(attentions\.\d+)\.enter\.", r"\1.proj_in."),
+    (r"(attentions\.\d+)\.leave\.", r"\1.proj_out."),
+    (r"(attentions\.\d+)\.blocks\.", r"\1.transformer_blocks."),
+    (r"(transformer_blocks\.\d+)\.attention\.", r"\1.attn1."),
+    (r"(transformer_blocks\.\d+)\.cross\.", r"\1.attn2."),
+    (r"(transformer_blocks\.\d+)\.feed\.grow\.", r"\1.ff.net.0.proj."),
+    (r"(transformer_blocks\.\d+)\.feed\.shrink\.", r"\1.ff.net.2."),
+    (r"(attn\d)\.query\.", r"\1.to_q."),
+    (r"(attn\d)\.out\.", r"\1.to_out.0."),
+)
+
+
+def keys(config: Config, net: nn.Module) -> KeyMap:
+    joins: list[tuple[str, tuple[str, ...], Move]] = [
+        (r"(.*attn\d)\.key_value\.weight", (r"\1.to_k.weight", r"\1.to_v.weight"), STACK)
+    ]
+    if not config.get("use_linear_projection", False):
+        joins.append((r"(.*\.proj_(?:in|out)\.weight)", (r"\1",), SQUEEZE))
+    return KeyMap(renames=RENAMES, joins=joins)
+
+
+def unet_config(net: nn.Module) -> dict[str, Any]:
+    """The configuration to publish a U-Net that reads text with. `use_linear_projection` is true: it is the newer form."""
+    assert isinstance(net, UNet) and net.reading is not None
+    r = net.reading
+    crossing = [d > 0 for d in r.depth]
+    down = ["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in crossing]
+    up = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]
+    label = getattr(net.conditions, "label", None)
+    made = {
+        "_class_name": "UNet2DConditionModel", "in_channels": net.enter.in_channels, "out_channels": net.leave.out_channels,
+        "down_block_types": down, "up_block_types": up, "block_out_channels": list(net.widths),
+        "layers_per_block": net.blocks, "norm_num_groups": net.norm.num_groups, "norm_eps": net.norm.eps,
+        "cross_attention_dim": r.context, "attention_head_dim": list(r.heads), "use_linear_projection": True,
+        "transformer_layers_per_block": [max(d, 1) for d in r.depth], "time_cond_proj_dim": r.guidance,
+        "only_cross_attention": [i in r.cross_only for i in range(len(down))],
+        "num_class_embeds": None if label is None else label.num_embeddings,
+    }  # fmt: skip
+    middle = next(iter(net.middle)).attention
+    depth = len(middle.blocks) if isinstance(middle, SpatialTransformer) else 0
+    if net.patch != 1 or depth != made["transformer_layers_per_block"][-1]:
+        raise ValueError(
+            "the published layout has no patches, and a middle as deep as the coarsest resolution; this U-Net differs."
+        )
+    if r.added is not None:
+        made |= {
+            "addition_embed_type": "text_time", "addition_time_embed_dim": r.added.width,
+            "projection_class_embeddings_input_dim": r.added.pooled + r.added.numbers * r.added.width,
+        }  # fmt: skip
+    return made
+
+
+COMPONENTS = (
+    Component("UNet2DConditionModel", build_unet, keys, unet_config),
+    Component("ControlNetModel", build_control, keys),
+)
