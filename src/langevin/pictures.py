@@ -51,8 +51,8 @@ def save_images(x: Tensor, path: str | Path, columns: int = 10) -> Path:
     return path
 
 
-from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
+import textwrap
+from collections.abc import Mapping, Sequence
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:

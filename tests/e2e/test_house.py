@@ -21,8 +21,9 @@ ROOMS = {
     "core": set(),
     "schedules": {"core"},
     "interpolants": {"core"},
+    "variances": {"core"},
     "oracles": {"core"},
-    "plans": {"core", "spec", "oracles", "files", "tensors"},
+    "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
@@ -42,6 +43,7 @@ ROOMS = {
         "tasks",
         "tensors",
         "text",
+        "variances",
     },
     "text": {"files", "header", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
@@ -60,6 +62,7 @@ ROOMS = {
     },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
+        "zoo",
         "interpolants",
         "tasks",
         "files",

@@ -12,7 +12,7 @@ from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
-from langevin.cli.weights import ema, lora
+from langevin.cli.weights import ema, lora, publish
 from langevin.spec import nearest
 
 HELP = """\
@@ -31,13 +31,14 @@ langevin: diffusion models of every kind.
   langevin distill RUN --to KIND           train a faster model that learns from a run, and compare the two
   langevin ema RUN --sigma-rel WIDTH       make another average of its weights, after training
   langevin lora RUN --out FILE             write the adapters that a run has trained
+  langevin publish RUN --out DIR           write a text-to-image run as diffusers reads it
 
 Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "data": data, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "distill": distill, "ema": ema, "lora": lora, "generate": generate,
+    "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
+    "inspect": inspect, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora, "publish": publish,
 }  # fmt: skip
 
 

@@ -105,6 +105,10 @@ class GaussianPrediction(Prediction):
                 f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return one value per element."
             )
 
+    def answer(self, output: Tensor) -> Tensor:
+        """What of an output `target` is asked for, (B, *shape)."""
+        return output
+
     def pair(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p_x, p_e) at t, float64."""
         return self._pair(process.schedule, t)

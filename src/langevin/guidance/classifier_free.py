@@ -4,6 +4,7 @@ The paper's own w is ours minus 1. For means this extrapolates means; for catego
 the distribution p(x|c)^w p(x)^(1-w), normalised.
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, dropped
-from langevin.core.posterior import Belief, CategoricalPosterior, GaussianPosterior, lerp
+from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 
 
@@ -83,11 +84,8 @@ def _double(level: Tensor) -> Tensor:
 
 
 def _half(posterior: Any, part: slice) -> Any:
-    if isinstance(posterior, CategoricalPosterior):
-        evidence = posterior.evidence
-        return CategoricalPosterior(posterior.logits[part], None if evidence is None else evidence[part])
-    variance = posterior.variance
-    return GaussianPosterior(posterior.mean[part], None if variance is None else variance[part])
+    held = {f.name: getattr(posterior, f.name) for f in dataclasses.fields(posterior)}
+    return dataclasses.replace(posterior, **{name: value[part] for name, value in held.items() if value is not None})
 
 
 def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount: float) -> GaussianPosterior:

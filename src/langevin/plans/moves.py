@@ -12,6 +12,7 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import DrivingRow, StateRow
 from langevin.plans.integrals import level_of, polar
+from langevin.variances import step_deviation
 
 
 def _gaussian(leaf: Any, row: StateRow) -> None:
@@ -105,7 +106,7 @@ class LearnedVariance(StateRow):
     """Ancestral step whose variance the belief brings (`belief.variance`, that of x given z):
 
     Var(z_s) = c^2 + w^2 Var(x), the exact variance of the bridge averaged over the belief, element by element
-    (Analytic-DPM, 2201.06503, eq. 8).
+    (Analytic-DPM, 2201.06503, eq. 8). Where the network itself says the variance of steps, it is that (`WithVariance`).
     """
 
     start: float
@@ -115,7 +116,8 @@ class LearnedVariance(StateRow):
         _gaussian(leaf, self)
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        if belief.variance is None:
+        said = step_deviation(leaf, belief, self.start, self.stop)
+        if said is None and belief.variance is None:
             raise ValueError(
                 "the denoiser's belief has no variance; use ddpm with variance 'small' or 'large' instead of 'belief'."
             )
@@ -123,7 +125,8 @@ class LearnedVariance(StateRow):
         mean = belief.mean * weight + z * keep
         if self.stop == 0:
             return mean
-        return mean + (deviation**2 + weight**2 * belief.variance).sqrt() * leaf.noise(z, noise, mask)
+        spread = (deviation**2 + weight**2 * belief.variance).sqrt() if said is None else said
+        return mean + spread * leaf.noise(z, noise, mask)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,52 @@ from langevin.networks.linear import Linear
 Cond = Mapping[str, Tensor] | None
 
 
-def sinusoid(value: Tensor, width: int, longest: float = 10000.0) -> Tensor:
-    """value (...) -> (..., width): cosines, then sines, of value over geometrically spaced periods (1706.03762)."""
+def sinusoid(value: Tensor, width: int, longest: float = 10000.0, shift: float = 0.0, sines_first: bool = False) -> Tensor:
+    """value (...) -> (..., width): cosines, then sines, of value over geometrically spaced periods (1706.03762).
+
+    Args:
+        shift: 1 where the longest period is the last one, 0 where it would be the next.
+        sines_first: the other order.
+    """
     half = width // 2
-    rates = torch.exp(-math.log(longest) * torch.arange(half, device=value.device, dtype=torch.float32) / half)
+    rates = torch.exp(-math.log(longest) * torch.arange(half, device=value.device, dtype=torch.float32) / (half - shift))
     angle = value.float()[..., None] * rates
-    return torch.cat([angle.cos(), angle.sin()], dim=-1)
+    return torch.cat([angle.sin(), angle.cos()] if sines_first else [angle.cos(), angle.sin()], dim=-1)
+
+
+class Sinusoid(nn.Module):
+    """`sinusoid` with the order and the periods of a published network: value (...) -> (..., features)."""
+
+    def __init__(self, features: int, shift: float = 0.0, sines_first: bool = False) -> None:
+        super().__init__()
+        self.features, self.shift, self.sines_first = features, shift, sines_first
+
+    def forward(self, value: Tensor) -> Tensor:
+        return sinusoid(value, self.features, shift=self.shift, sines_first=self.sines_first)
+
+
+class Fourier(nn.Module):
+    """sigma (...) -> (..., features): sines, then cosines, of ln(sigma) at frequencies drawn once (2006.10739; NCSN++,
+    2011.13456, app. C.2).
+
+    Args:
+        scale: standard deviation of the frequencies.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, features: int, scale: float = 16.0) -> None:
+        super().__init__()
+        self.features = features
+        self.register_buffer("frequencies", nn.init.normal_(torch.empty(features // 2), std=scale))
+
+    def forward(self, value: Tensor) -> Tensor:
+        # what is known has the level 0, whose logarithm no number holds
+        angle = value.float().clamp(min=1e-20).log()[..., None] * self.frequencies.float() * (2 * math.pi)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+Waves = Sinusoid | Fourier
 
 
 class LevelEmbedding(nn.Module):
@@ -32,11 +73,15 @@ class LevelEmbedding(nn.Module):
     Args:
         guidance: features of an embedding of the strength of guidance that enters beside the sinusoids; None for none
             (latent consistency, 2310.04378, app. D).
+        waves: in place of `inner` sinusoids.
     """
 
-    def __init__(self, width: int, inner: int = 256, zero_out: bool = False, guidance: int | None = None) -> None:
+    def __init__(
+        self, width: int, inner: int = 256, zero_out: bool = False, guidance: int | None = None, waves: Waves | None = None
+    ) -> None:
         super().__init__()
-        self.inner = inner
+        self.waves = Sinusoid(inner) if waves is None else waves
+        inner = self.waves.features
         self.first, self.second = Linear(inner, width), Linear(width, width)
         self.guidance = None if guidance is None else Linear(guidance, inner, bias=False)
         if zero_out:
@@ -44,7 +89,7 @@ class LevelEmbedding(nn.Module):
 
     def forward(self, level: Tensor, guidance: Tensor | None = None) -> Tensor:
         """guidance (..., features), as `LevelEmbedding(guidance=features)` was told."""
-        waves = sinusoid(level, self.inner).to(self.first.weight.dtype)
+        waves = self.waves(level).to(self.first.weight.dtype)
         if self.guidance is not None and guidance is not None:
             waves = waves + self.guidance(guidance.to(waves.dtype))
         return self.second(F.silu(self.first(waves)))
@@ -57,15 +102,27 @@ class Conditions(nn.Module):
     None, get the learned null condition. `scalars` names numbers (B,) that are embedded as the level is, such as "span" (how
     far a flow map leaps) or "guidance"; a network that is given them knows nothing of them yet, and one that is not given a
     value leaves it out.
+
+    Args:
+        waves: with which scalars are embedded, in place of sinusoids.
+        null: False for published networks that learned none: every condition must then be given.
     """
 
-    def __init__(self, width: int, classes: int | None = None, tokens: int | None = None, scalars: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        width: int,
+        classes: int | None = None,
+        tokens: int | None = None,
+        scalars: Sequence[str] = (),
+        waves: Waves | None = None,
+        null: bool = True,
+    ) -> None:
         super().__init__()
-        self.classes, self.width = classes, width
-        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        self.classes, self.width, self.learned_null = classes, width, null
+        self.label = None if classes is None else nn.Embedding(classes + null, width)
         self.tokens = None if tokens is None else Linear(tokens, width)
         self.null = None if tokens is None else nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.scalars = nn.ModuleDict({name: LevelEmbedding(width, min(width, 256), zero_out=True) for name in scalars})
+        self.scalars = nn.ModuleDict({n: LevelEmbedding(width, min(width, 256), zero_out=True, waves=waves) for n in scalars})
         if self.label is not None:
             nn.init.normal_(self.label.weight, std=0.02)
 
@@ -87,6 +144,11 @@ class Conditions(nn.Module):
         cond = cond or {}
         refuse_unknown({name: value for name, value in cond.items() if name != "drop"}, self.names)
         drop = cond.get("drop")
+        if not self.learned_null and (drop is not None or any(name not in cond for name in self.names)):
+            raise ValueError(
+                f"this network learned no null condition, and needs {', '.join(self.names)} of every sample; "
+                "guide it away from other conditions, with CFG(w, null=...)."
+            )
         vector = context = None
         if self.label is not None and self.classes is not None:
             index = cond.get("label")
@@ -176,3 +238,52 @@ def grid_positions(height: int, width: int, features: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     half = features // 2
     return torch.cat([sinusoid(rows.flatten(), half), sinusoid(columns.flatten(), features - half)], dim=-1)
+
+
+def rope_table(length: int, features: int, device: torch.device, longest: float = 10000.0) -> Tensor:
+    """Rotations of pairs of features by positions 0 .. length - 1 (RoFormer, 2104.09864, eq. 34).
+
+    Returns:
+        (length, features / 2, 2): cosine and sine of position * longest ** (-2 i / features), float32 whatever the network's
+        dtype, from angles in float64: bfloat16 knows an angle of 1000 to 2 radians only. Kept per arguments.
+
+    Raises:
+        ValueError: if features is odd.
+    """
+    if features % 2:
+        raise ValueError(f"features is {features}; rotations turn pairs, make it even.")
+    if torch.compiler.is_compiling():
+        return _rope_table(length, features, device, longest)
+    return _kept_rope_table(length, features, device, longest)
+
+
+def _rope_table(length: int, features: int, device: torch.device, longest: float) -> Tensor:
+    rates = longest ** (-torch.arange(0, features, 2, dtype=torch.float64) / features)
+    angle = torch.arange(length, dtype=torch.float64)[:, None] * rates
+    return torch.stack([angle.cos(), angle.sin()], dim=-1).float().to(device)
+
+
+@lru_cache(maxsize=32)
+def _kept_rope_table(length: int, features: int, device: torch.device, longest: float) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):  # training could not use a table kept from inference
+        return _rope_table(length, features, device, longest)
+
+
+def rope_grid(height: int, width: int, features: Sequence[int], device: torch.device) -> Tensor:
+    """Rotations of pictures' tokens, row by row: (height * width, sum(features) / 2, 2), the first features turned by the row,
+    the next by the column."""
+    rows, columns = (rope_table(n, f, device) for n, f in zip((height, width), features, strict=True))
+    both = (rows[:, None].expand(-1, width, -1, -1), columns.expand(height, -1, -1, -1))
+    return torch.cat(both, dim=-2).flatten(0, 1)
+
+
+def rotated(x: Tensor, rope: Tensor) -> Tensor:
+    """x (B, L, heads, d) with neighbouring features (2 i, 2 i + 1) turned by rope (B or 1, L, d / 2, 2), in float32."""
+    pairs = (x if x.dtype == torch.float64 else x.float()).unflatten(-1, (-1, 2))
+    turn = rope[:, :, None]
+    if torch.compiler.is_compiling():  # compilers know no complex numbers; elsewhere they are one pass over memory, not seven
+        (a, b), (cos, sin) = pairs.unbind(-1), turn.unbind(-1)
+        out = torch.stack([a * cos - b * sin, a * sin + b * cos], dim=-1)
+    else:
+        out = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(turn))
+    return out.flatten(-2).to(x.dtype)

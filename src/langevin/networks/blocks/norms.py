@@ -1,9 +1,13 @@
-"""Norms."""
+"""Norms, and how an embedding modulates what they give."""
 
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.linear import Linear
 
 Norm = Callable[[int], nn.GroupNorm]
 """Makes the norm of so many channels."""
@@ -18,3 +22,20 @@ def group_norm(channels: int, groups: int = 32) -> nn.GroupNorm:
 def fixed_groups(groups: int, eps: float) -> Norm:
     """Norms of so many groups, whatever the channels: those of published networks."""
     return lambda channels: nn.GroupNorm(groups, channels, eps=eps)
+
+
+def four_channels(eps: float, most: int = 32) -> Norm:
+    """Norms of up to `most` groups of four channels or more (NCSN++, 2011.13456)."""
+    return lambda channels: nn.GroupNorm(min(channels // 4, most), channels, eps=eps)
+
+
+def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:
+    """emb (..., E) -> (..., vectors * width), 0 at first: the shifts, scales and gates of adaLN-Zero (2212.09748)."""
+    return nn.Sequential(nn.SiLU(), zero(Linear(emb, vectors * width)))
+
+
+def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
+    """norm(x) * (1 + scale) + shift; x (B, L, D), scale and shift (B, 1 or L, D)."""
+    if shift is None:
+        return recomputed(lambda x, scale: norm(x) * (1 + scale), x, scale)
+    return recomputed(lambda x, scale, shift: torch.addcmul(shift, norm(x), 1 + scale), x, scale, shift)

@@ -18,24 +18,42 @@ class ResidualBlock(nn.Module):
     Args:
         time: "scale_shift" modulates the second norm, "add" adds to its input.
         norm: makes the norms.
+        scale: what the sum is divided by: 2 ** 0.5 keeps its variance (NCSN++, 2011.13456, app. C.1).
+        resample: changes the resolution of x and, behind the first norm, of what is convolved (BigGAN, 1809.11096, fig. 15).
+        project: x passes a convolution of size 1 even if the channels stay as they are.
     """
 
-    def __init__(self, channels: int, out: int, emb: int, dropout: float, time: str, norm: Norm = group_norm) -> None:
+    def __init__(
+        self,
+        channels: int,
+        out: int,
+        emb: int,
+        dropout: float,
+        time: str,
+        norm: Norm = group_norm,
+        scale: float = 1.0,
+        resample: nn.Module | None = None,
+        project: bool = False,
+    ) -> None:
         super().__init__()
         if time not in ("scale_shift", "add"):
             raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
-        self.time = time
+        self.time, self.scale, self.resample = time, scale, resample
         self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, out, 3, padding=1)
         self.emb = Linear(emb, 2 * out if time == "scale_shift" else out)
         self.norm2, self.conv2 = norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
-        self.skip = nn.Identity() if channels == out else nn.Conv2d(channels, out, 1)
+        self.skip = nn.Identity() if channels == out and not project else nn.Conv2d(channels, out, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv1(recomputed(lambda x: F.silu(self.norm1(x)), x))
+        h = recomputed(lambda x: F.silu(self.norm1(x)), x)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
+        h = self.conv1(h)
         e = self.emb(emb).permute(0, 3, 1, 2)
         h = recomputed(self._enter, h, e)
-        return self.skip(x) + self.conv2(self.dropout(h))
+        out = self.skip(x) + self.conv2(self.dropout(h))
+        return out if self.scale == 1 else out / self.scale
 
     def _enter(self, h: Tensor, e: Tensor) -> Tensor:
         if self.time == "add":
@@ -45,11 +63,18 @@ class ResidualBlock(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """Attention over the pixels of (B, C, H, W), to themselves and then, if given, to context tokens."""
+    """Attention over the pixels of (B, C, H, W), to themselves and then, if given, to context tokens.
 
-    def __init__(self, channels: int, heads: int, context: int | None) -> None:
+    Args:
+        norm: makes the norm before it; None for none.
+        scale: what the sum with the pixels is divided by.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, context: int | None, norm: Norm | None = group_norm, scale: float = 1.0
+    ) -> None:
         super().__init__()
-        self.norm = group_norm(channels)
+        self.norm, self.scale = nn.Identity() if norm is None else norm(channels), scale
         self.attention = Attention(channels, heads, zero_out=True)
         self.cross_norm = None if context is None else nn.LayerNorm(channels)
         self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
@@ -57,6 +82,7 @@ class SpatialAttention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None = None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # else each layer that reads it keeps a copy
         h = x.flatten(2).transpose(1, 2) + self.attention(h)
+        h = h if self.scale == 1 else h / self.scale
         if self.cross is not None and self.cross_norm is not None:
             h = h + self.cross(self.cross_norm(h), context, mask)
         return h.transpose(1, 2).reshape(x.shape)

@@ -3,11 +3,11 @@
 Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
 """
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Attention
 from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.feedforward import Gated
 from langevin.networks.linear import Linear
 
 
@@ -35,18 +35,6 @@ class TransformerBlock(nn.Module):
         return x + gate2 * self.feed(h)
 
 
-class GEGLU(nn.Module):
-    """A feed-forward network whose inner features are gated by others through GELU (2002.05202). x (B, L, D)."""
-
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.grow, self.shrink = Linear(width, 2 * inner), Linear(inner, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, gate = self.grow(x).chunk(2, dim=-1)
-        return self.shrink(h * F.gelu(gate))
-
-
 class ReadingBlock(nn.Module):
     """Pre-norm attention to itself, then to tokens, then a gated feed-forward network (LDM, 2112.10752, sec. E.2.1).
 
@@ -61,7 +49,7 @@ class ReadingBlock(nn.Module):
         self.cross_only = cross_only
         self.attention = Attention(width, heads, context if cross_only else None, bias=False)
         self.cross = Attention(width, heads, context, bias=False)
-        self.feed = GEGLU(width, 4 * width)
+        self.feed = Gated(width, 4 * width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, L, D), context (B, M, E), mask (B, M) bool, True where attended to."""
