@@ -111,7 +111,7 @@ class Generator:
         plan: `plan(steps, start=1.0, tokens=None)`, the publisher's sampler.
         codec: see `Codec`.
         conditioner: from prompts to conditions; None for models of classes and for those without conditions.
-        controls: networks that turn hints into residuals, `control(z, level, cond, mask, scale)`.
+        controls: networks that read pictures of hints. controlled: `controlled(net, controls, scales)`, the network under them.
         takes: further channels that the network reads: "" none, "inpaint" (mask and masked latents), "upscale" (a small picture).
         small: the process that noises a small picture, for upscaling. most: its highest noise level.
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
@@ -124,6 +124,7 @@ class Generator:
     conditioner: Conditioner | None = None
     defaults: Defaults = field(default_factory=Defaults)
     controls: Sequence[nn.Module] = ()
+    controlled: Callable[[Any, Sequence[Any], Sequence[float]], nn.Module] | None = None
     takes: str = ""
     small: Gaussian | None = None
     most: int = 350
@@ -390,23 +391,23 @@ class Generator:
 
     def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
         single = isinstance(control, (Image.Image, Tensor))
-        hints: list[Picture] = [] if control is None else [control] if single else list(control)  # pyright: ignore
+        hints: list[Any] = [] if control is None else [control] if single else list(control)
         if len(hints) != len(self.controls):
-            raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks that read them; give one each.")
+            raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
         made = {}
         for i, hint in enumerate(hints):
             # hints are in [0, 1]
             x = (_sized(_tensor(hint), size) + 1) / 2
-            made["hint" if len(hints) == 1 else f"hint/{i}"] = x.expand(batch, -1, -1, -1)
+            made[f"hint{i or ''}"] = x.expand(batch, -1, -1, -1)
         return made
 
     def _denoiser(self, scale: float | Sequence[float]) -> BaseDenoiser:
-        if not self.controls:
+        if not self.controls or self.controlled is None:
             return self.denoiser
         if not isinstance(self.denoiser, Denoiser):
             raise ValueError("hints are read beside one network; take the denoiser without guidance.")
         scales = [float(scale)] * len(self.controls) if isinstance(scale, (int, float)) else [float(s) for s in scale]
-        net = Controlled(self.denoiser.net, self.controls, scales)
+        net = self.controlled(self.denoiser.net, self.controls, scales)
         made = Denoiser(net, self.denoiser.process, self.denoiser.predictions[""], self.denoiser.shape)
         return made.train(self.denoiser.training)
 
@@ -443,30 +444,6 @@ class Generator:
     def but(self, **changes: Any) -> "Generator":
         """The same generator with other parts; weights are shared."""
         return dataclasses.replace(self, **changes)
-
-
-class Controlled(nn.Module):
-    """A network, and others that add residuals made of hints to it; `net(z, level, cond, mask)`.
-
-    Args:
-        controls: each gives residuals for `cond["control"]`; they are summed.
-    """
-
-    def __init__(self, net: nn.Module, controls: Sequence[nn.Module], scales: Sequence[float]) -> None:
-        super().__init__()
-        if len(scales) != len(controls):
-            raise ValueError(f"control_scale has {len(scales)} numbers for {len(controls)} hints; give one, or one for each.")
-        self.net, self.controls, self.scales = net, nn.ModuleList(controls), list(scales)
-
-    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
-        cond = dict(cond or {})
-        names = ["hint"] if len(self.controls) == 1 else [f"hint/{i}" for i in range(len(self.controls))]
-        hints = [cond.pop(name) for name in names]
-        total: Any = None
-        for control, scale, hint in zip(self.controls, self.scales, hints, strict=True):
-            said = [part * scale for part in control(z, level, {**cond, "hint": hint}, mask)]
-            total = said if total is None else [a + b for a, b in zip(total, said, strict=True)]
-        return self.net(z, level, {**cond, "control": total}, mask)
 
 
 class _Previews:

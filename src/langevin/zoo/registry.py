@@ -6,7 +6,11 @@ import pkgutil
 from langevin import spec
 from langevin.zoo.family import Component
 
-PLACES: dict[str, str] = {}
+PLACES: dict[str, str] = {
+    "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion", "CLIPTextModel": "clip",
+    "CLIPTextModelWithProjection": "clip", "CLIPVisionModel": "clip", "CLIPVisionModelWithProjection": "clip",
+    "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
+}  # fmt: skip
 """The file of each class; those that are not listed are looked for in all files, which takes longer."""
 
 
