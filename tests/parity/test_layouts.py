@@ -1,6 +1,8 @@
 """Original single files are the published components beside them, tensor by tensor, and go back to the same bytes."""
 
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from langevin.tensors import load
+from langevin.zoo.family import load_into, parameters, unset
 from langevin.zoo.layouts import Single, flat, opened, to_original
 from tests.parity.goldens import Case, Goldens
 
@@ -113,6 +116,29 @@ def test_an_original_is_the_published_components(
     assert set(made) == set(used)
     for inner, at in used.items():
         assert torch.equal(made[inner], tensors[at]), inner
+
+
+families = importlib.import_module("langevin.zoo.families")
+MODULES = [importlib.import_module(f"{families.__name__}.{found.name}") for found in pkgutil.iter_modules(families.__path__)]
+PARTS = {part.name: part for module in MODULES for part in module.COMPONENTS}
+
+
+@pytest.mark.parametrize("index", [0, 2, 3, 6])
+def test_networks_of_ours_are_built_of_originals(goldens: Goldens, index: int) -> None:
+    """By the configuration that was told from the file, with the weights that were read one by one."""
+    family, name, file, _, folders = FILES[index]
+    case = goldens.case(family, name)
+    single, _ = _open(case, file, folders)
+    for component, folder in folders.items():
+        piece = single.pieces[component]
+        if piece.kind not in PARTS:
+            continue
+        part = PARTS[piece.kind]
+        with unset():
+            net = part.build(piece.config)
+        load_into(net, part.keys(piece.config, net), piece.names, piece.read, file)
+        file_name = "model.safetensors" if "text_encoder" in folder else "diffusion_pytorch_model.safetensors"
+        _same(parameters(net), parameters(case.network(folder, part, file_name)))
 
 
 # Published sizes, whose originals come without a configuration
@@ -247,6 +273,11 @@ def test_the_configuration_of_published_sizes_is_told_from_shapes(name: str) -> 
         if key != "_class_name":
             expected = net.config[key]
             assert value == (list(expected) if isinstance(expected, tuple) else expected), key
+    if kind in PARTS:  # a network of ours takes it
+        with torch.device("meta"):
+            built = PARTS[kind].build(piece.config)
+        rows = PARTS[kind].keys(piece.config, built).rows(parameters(built))
+        assert {n for row in rows for n in row.theirs} == set(piece.names)
     for key in config:  # and nothing that was said is left to a default
         if key in net.config and key not in piece.config:
             default = inspect.signature(getattr(diffusers, kind)).parameters[key].default
