@@ -3,7 +3,8 @@
 import math
 from collections.abc import Callable
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 Norm = Callable[[int], nn.GroupNorm]
 """Makes the norm of so many channels."""
@@ -23,3 +24,18 @@ def fixed_groups(groups: int, eps: float) -> Norm:
 def four_channels(eps: float, most: int = 32) -> Norm:
     """Norms of up to `most` groups of four channels or more (NCSN++, 2011.13456)."""
     return lambda channels: nn.GroupNorm(min(channels // 4, most), channels, eps=eps)
+
+
+class RootMeanSquare(nn.Module):
+    """x (B, C, ...) over the root mean square of its channels, each with a scale and a shift of its own (1910.07467; DC-AE,
+    2410.10733)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x.float().square().mean(1, keepdim=True).add_(self.eps).rsqrt_()
+        weight, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
+        return torch.addcmul(bias, (x * over).to(x.dtype), weight)
