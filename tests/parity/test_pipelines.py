@@ -61,6 +61,8 @@ def test_a_recorded_pipeline_takes_the_same_steps_to_the_same_picture(goldens, f
     if family == "flux":
         tokens = args["latents"].shape[1]
     options = {"nodes": args["timesteps"]} if args.get("timesteps") else {}
+    options |= {"eta": args["eta"]} if args.get("eta") else {}
+    options |= {"consistent": True} if args.get("use_clipped_model_output") else {}
     start, level = None, 1.0
     if "strength" in args and args["strength"] < 1:
         count = int(args["num_inference_steps"] * args["strength"])
@@ -75,10 +77,12 @@ def test_a_recorded_pipeline_takes_the_same_steps_to_the_same_picture(goldens, f
         codec_noise = [torch.randn(noises[0].shape, generator=drawn)]
         asked |= {"image": args["image"] * 2 - 1, "strength": level}
     if family == "sd_inpaint":
-        # noise of the start, then of the encoder
+        # of a picture's latents where it is begun at, of the start, of the masked latents
+        codec_noise = [torch.randn(noises[0].shape, generator=drawn)] if level < 1 else []
         first = torch.randn(noises[0].shape, generator=drawn)
         assert torch.equal(first, noises[0]), "the peer draws in another order than was read"
-        codec_noise = [torch.randn(noises[0].shape, generator=drawn)]
+        codec_noise = [torch.randn(noises[0].shape, generator=drawn), *codec_noise]
+        asked |= {"strength": level} if level < 1 else {}
         asked |= {"image": args["image"], "mask": args["mask_image"], "paste": False}
     if family == "sd_upscaler":
         asked |= {"image": args["image"]}

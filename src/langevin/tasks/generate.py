@@ -174,7 +174,7 @@ class Generator:
             steps: evaluations. seed, first_id: picture k is that of (seed, first_id + k), whatever the batch.
             count: pictures of each prompt.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
-            rescale: see `CFG`.
+            rescale: see `CFG`; of the network's output (guidance_rescale of others).
             plan: another sampler, such as "dpmpp:20:grid=karras".
             image: a picture to begin at, to inpaint, or to upscale.
             strength: the noise level that `image` is raised to, in (0, 1]; 1 forgets it. The same noise for every plan.
@@ -347,10 +347,10 @@ class Generator:
                 return asked
             raise ValueError(f"guidance is {asked!r}; give a number, 1 for none, or a guidance such as CFG(2.0).")
         if null is not None and self.defaults.told:
-            return CFG(w or 1.0, null=null, rescale=rescale)
+            return CFG(w or 1.0, null=null, rescale=rescale, of="output")
         if not guided or w is None or not conditioned:
             return None
-        return CFG(w, null=null, rescale=rescale)
+        return CFG(w, null=null, rescale=rescale, of="output")
 
     def _encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
         if self.codec is None:
