@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks import (
     Folded,
-    GatedConvolution,
     Grow,
     Multiscale,
     ResidualBlock,
@@ -27,6 +26,7 @@ from langevin.networks.blocks import (
     relu,
     silu,
 )
+from langevin.networks.blocks.light import GatedConvolution
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"silu": silu, "relu": relu}

@@ -22,7 +22,7 @@ from langevin.networks.blocks.embeddings import (
     stretched_positions,
 )
 from langevin.networks.blocks.feedforward import Gated, GatedConvolution, gelu_forward
-from langevin.networks.blocks.light import GatedConvolution, Multiscale, linear_attention
+from langevin.networks.blocks.light import Multiscale
 from langevin.networks.blocks.norms import (
     Norm,
     RootMeanSquare,
@@ -84,7 +84,6 @@ __all__ = [
     "grid_positions",
     "group_norm",
     "kept_positions",
-    "linear_attention",
     "modulated",
     "modulation",
     "recomputed",
