@@ -19,9 +19,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from langevin.files import staged
+from langevin.files import staged, telling, write
 from langevin.header import WIDTHS, Entry, encode
-from langevin.zoo.hub import open_published
+from langevin.zoo.hub import ALLOWED, JSON_LIMIT, open_published, read_bytes, read_object
 from langevin.zoo.opcodes import LIMIT, Machine, Named, View, leaves
 from langevin.zoo.zipped import Slot, slots
 
