@@ -39,14 +39,9 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-<<<<<<< HEAD
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
-    "inspect": inspect, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora, "publish": publish,
-=======
-    "train": train, "data": data, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "distill": distill, "ema": ema, "lora": lora, "publish": publish,
-    "convert": convert,
->>>>>>> store
+    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
+    "publish": publish,
 }  # fmt: skip
 
 
