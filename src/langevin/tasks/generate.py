@@ -390,8 +390,8 @@ class Generator:
         return {"concat": torch.cat([small.expand(batch, -1, -1, -1), masked], 1)}
 
     def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
-        single = isinstance(control, (Image.Image, Tensor))
-        hints: list[Any] = [] if control is None else [control] if single else list(control)
+        given = control if isinstance(control, Sequence) else [control]
+        hints = [hint for hint in given if hint is not None]
         if len(hints) != len(self.controls):
             raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
         made = {}
@@ -412,7 +412,7 @@ class Generator:
         return made.train(self.denoiser.training)
 
     def _walk(
-        self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: dict[str, Any], callback: Callable[[Progress], None] | None
+        self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
     ) -> Tensor:
         walk, previews = trajectory(denoiser, plan, batch, **options), _Previews(self)
         while True:
