@@ -1,10 +1,12 @@
 """`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class _Where:
     dtype: torch.dtype | None
     device: torch.device | str | None
     variant: str | None = None
+    reference: bool = False
 
 
 def load(
@@ -38,6 +41,7 @@ def load(
     device: torch.device | str | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    reference: bool = False,
 ) -> Any:
     """What is in a published folder.
 
@@ -46,6 +50,7 @@ def load(
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16".
+        reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
@@ -55,7 +60,7 @@ def load(
         ValueError: naming what is missing, or not known here.
     """
     folder = _folder(path, revision)
-    where = _Where(dtype, device, variant)
+    where = _Where(dtype, device, variant, reference)
     if (folder / "model_index.json").is_file():
         return pipeline(folder, where)
     if (folder / "config.json").is_file():
@@ -121,8 +126,11 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
+    build: Any = part.build
+    if where.reference and "reference" in inspect.signature(build).parameters:
+        build = partial(build, reference="diffusers")
     with unset():
-        net = part.build(config)
+        net = build(config)
     weights = open_weights(folder, where.variant)
     load_into(net, part.keys(config, net), list(weights), weights.__getitem__, str(folder), where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
@@ -242,7 +250,7 @@ def pipeline(folder: Path, where: _Where) -> Generator:
         controls += [network(place, where)[0] for place in places]
     return Generator(
         denoiser=denoiser,
-        plan=scheduler.plan,
+        plan=partial(scheduler.plan, reference=True) if where.reference else scheduler.plan,
         codec=codec,
         conditioner=conditioner,
         defaults=defaults,
