@@ -168,9 +168,9 @@ def test_the_public_surface_is_frozen():
 
     assert lv.__all__ == [
         "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product",
-        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "networks", "objectives", "open_run", "oracles",
-        "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces", "tasks",
-        "training", "trajectory",
+        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "networks", "objectives", "open_run",
+        "oracles", "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces",
+        "tasks", "training", "trajectory",
     ]  # fmt: skip
 
 

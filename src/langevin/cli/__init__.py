@@ -10,6 +10,7 @@ from langevin.cli.data import data
 from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
+from langevin.cli.published import convert
 from langevin.cli.runs import evaluate, inspect, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
@@ -24,7 +25,8 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
-  langevin inspect PATH                    what a run, checkpoint or safetensors file is
+  langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
+  langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
@@ -38,7 +40,8 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
-    "inspect": inspect, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora, "publish": publish,
+    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
+    "publish": publish,
 }  # fmt: skip
 
 

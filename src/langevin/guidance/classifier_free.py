@@ -7,12 +7,12 @@ the distribution p(x|c)^w p(x)^(1-w), normalised.
 import dataclasses
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, dropped
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 
@@ -25,6 +25,8 @@ class CFG:
         w: strength; 1 is unguided, 0 unconditional.
         interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724).
         rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
+        of: "mean" rescales the belief's mean; "output" what the network says, as published pipelines do (for one Gaussian process
+            and a learned denoiser).
         null: conditions by name of the half that is guided away from, such as a negative prompt's, (B, ...) or (1, ...) for all
             samples alike; those not named are the first half's own. By default the network's learned null.
 
@@ -35,6 +37,7 @@ class CFG:
     w: float
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    of: str = "mean"
     null: Cond = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -46,10 +49,15 @@ class CFG:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it lies in [0, 1], 0 for none.")
 
+        if self.of not in ("mean", "output"):
+            raise ValueError(f"of is {self.of!r}; rescale acts on the 'mean' of a belief, or on the 'output' of the network.")
+
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
         kinds = [leaf.kind for leaf in denoiser.process.leaves().values()]
         if self.rescale and "categorical" in kinds:
             raise ValueError("rescale acts on the deviation of means, and this process has a categorical leaf; set rescale=0.")
+        if self.rescale and self.of == "output" and not isinstance(denoiser, Denoiser):
+            raise ValueError("of is 'output', and this denoiser has no network of its own; guide a Denoiser, or take of='mean'.")
         return _ClassifierFree(denoiser, self)
 
 
@@ -71,7 +79,17 @@ class _ClassifierFree(BaseDenoiser):
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
         guided = lerp(null, conditional, tree(weights))
-        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional) if g.rescale else guided
+        if not g.rescale:
+            return guided
+        if g.of == "output":
+            return self._by_output(guided, conditional, tree(z), tree(t))
+        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
+
+    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any) -> Belief:
+        assert isinstance(self.denoiser, Denoiser)
+        prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
+        said = [GaussianPosterior(prediction.output(process, b.mean, z, t)) for b in (guided, conditional)]
+        return prediction.posterior(process, _rescaled(said[0], said[1], self.guidance.rescale).mean, z, t)
 
     def _weight(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval

@@ -10,7 +10,6 @@ cond["concat"] come after the picture's, so their features come after its featur
 Shape suffixes: B batch, C channels, H W height and width, L tokens of the picture, M tokens of text, D features, E embedding.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -29,6 +28,7 @@ from langevin.networks.blocks import (
     refuse_unknown,
     rope_grid,
     rope_table,
+    stretched_positions,
     zero,
 )
 from langevin.networks.linear import Linear
@@ -141,7 +141,7 @@ class MMDiT(nn.Module):
         self.vector = VectorEmbedding(emb, pooled, guidance)
         self.side = table
         if table is not None:
-            self.register_buffer("positions", position_table(table, base or table, width)[None])
+            self.register_buffer("positions", stretched_positions(table, table, width, base or table)[None])
 
         def sandwich(modulated: bool) -> SandwichBlock:
             return SandwichBlock(width, heads, kv_heads or heads, inner or 4 * width, emb if modulated else None, eps)
@@ -272,12 +272,3 @@ class MMDiT(nn.Module):
 def _one_after_other(text: Tensor, image: Tensor) -> Tensor:
     batch = max(len(text), len(image))
     return torch.cat([text.expand(batch, -1, -1, -1), image.expand(batch, -1, -1, -1)], 1)
-
-
-def position_table(side: int, base: int, features: int) -> Tensor:
-    """(side ** 2, features): sinusoids of the column, then of the row, each sines and then cosines; a table of any side spans
-    the positions 0 .. base (2403.03206, sec. 5.3.2)."""
-    rates = torch.exp(-math.log(10000.0) * torch.arange(features // 4, dtype=torch.float64) / (features // 4))
-    angle = torch.arange(side, dtype=torch.float64)[:, None] * (base / side) * rates
-    waves = torch.cat([angle.sin(), angle.cos()], -1).float()
-    return torch.cat([waves.expand(side, -1, -1), waves[:, None].expand(-1, side, -1)], -1).flatten(0, 1)

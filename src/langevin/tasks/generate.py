@@ -35,8 +35,11 @@ Picture = Image.Image | Tensor
 class Codec(Protocol):
     """Between pictures (B, 3, H, W) in [-1, 1] and latents (B, C, H / factor, W / factor) of about unit variance."""
 
-    factor: int
-    channels: int
+    @property
+    def factor(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents; the mean of the encoder's distribution, or the draw that standard `noise` (B, C, h, w) makes."""
@@ -111,7 +114,7 @@ class Generator:
         plan: `plan(steps, start=1.0, tokens=None)`, the publisher's sampler.
         codec: see `Codec`.
         conditioner: from prompts to conditions; None for models of classes and for those without conditions.
-        controls: networks that turn hints into residuals, `control(z, level, cond, mask, scale)`.
+        controls: networks that read pictures of hints. controlled: `controlled(net, controls, scales)`, the network under them.
         takes: further channels that the network reads: "" none, "inpaint" (mask and masked latents), "upscale" (a small picture).
         small: the process that noises a small picture, for upscaling. most: its highest noise level.
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
@@ -124,6 +127,7 @@ class Generator:
     conditioner: Conditioner | None = None
     defaults: Defaults = field(default_factory=Defaults)
     controls: Sequence[nn.Module] = ()
+    controlled: Callable[[Any, Sequence[Any], Sequence[float]], nn.Module] | None = None
     takes: str = ""
     small: Gaussian | None = None
     most: int = 350
@@ -173,7 +177,7 @@ class Generator:
             steps: evaluations. seed, first_id: picture k is that of (seed, first_id + k), whatever the batch.
             count: pictures of each prompt.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
-            rescale: see `CFG`.
+            rescale: see `CFG`; of the network's output (guidance_rescale of others).
             plan: another sampler, such as "dpmpp:20:grid=karras".
             image: a picture to begin at, to inpaint, or to upscale.
             strength: the noise level that `image` is raised to, in (0, 1]; 1 forgets it. The same noise for every plan.
@@ -300,13 +304,12 @@ class Generator:
             if size not in (None, grown):
                 raise ValueError(f"size is {size}, and this model makes {grown} of the image; leave size= out.")
             return grown
-        if size is None:
-            size = (pictures.shape[-1], pictures.shape[-2]) if pictures is not None else self.defaults.size
-            if pictures is not None:
-                size = tuple(max(n // self.defaults.multiple, 1) * self.defaults.multiple for n in size)  # pyright: ignore
-        width, height = size
-        if width < 1 or height < 1 or width % self.defaults.multiple or height % self.defaults.multiple:
-            raise ValueError(f"size is {width} x {height}; give multiples of {self.defaults.multiple} pixels.")
+        each = self.defaults.multiple
+        if size is None and pictures is not None:
+            size = (max(pictures.shape[-1] // each, 1) * each, max(pictures.shape[-2] // each, 1) * each)
+        width, height = size or self.defaults.size
+        if width < 1 or height < 1 or width % each or height % each:
+            raise ValueError(f"size is {width} x {height}; give multiples of {each} pixels.")
         return width, height
 
     def _channels(self) -> int:
@@ -334,7 +337,8 @@ class Generator:
             return self.plan(steps, start=level, tokens=tokens).on(schedule)
         filled = (parse(plan) if isinstance(plan, str) else plan).on(schedule)
         if level < 1 and abs(filled.rows[0].start - level) > 1e-9:
-            raise ValueError(f"plan {filled.name} begins at level {filled.rows[0].start:g} and strength is {level:g}; give its grid "
+            begin = filled.rows[0].start
+            raise ValueError(f"plan {filled.name} begins at level {begin:g} and strength is {level:g}; give its grid "
                              f"start={level:g}, or leave one of the two out.")  # fmt: skip
         return filled
 
@@ -346,10 +350,10 @@ class Generator:
                 return asked
             raise ValueError(f"guidance is {asked!r}; give a number, 1 for none, or a guidance such as CFG(2.0).")
         if null is not None and self.defaults.told:
-            return CFG(w or 1.0, null=null, rescale=rescale)
+            return CFG(w or 1.0, null=null, rescale=rescale, of="output")
         if not guided or w is None or not conditioned:
             return None
-        return CFG(w, null=null, rescale=rescale)
+        return CFG(w, null=null, rescale=rescale, of="output")
 
     def _encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
         if self.codec is None:
@@ -389,29 +393,29 @@ class Generator:
         return {"concat": torch.cat([small.expand(batch, -1, -1, -1), masked], 1)}
 
     def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
-        single = isinstance(control, (Image.Image, Tensor))
-        hints: list[Picture] = [] if control is None else [control] if single else list(control)  # pyright: ignore
+        given = control if isinstance(control, Sequence) else [control]
+        hints = [hint for hint in given if hint is not None]
         if len(hints) != len(self.controls):
-            raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks that read them; give one each.")
+            raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
         made = {}
         for i, hint in enumerate(hints):
             # hints are in [0, 1]
             x = (_sized(_tensor(hint), size) + 1) / 2
-            made["hint" if len(hints) == 1 else f"hint/{i}"] = x.expand(batch, -1, -1, -1)
+            made[f"hint{i or ''}"] = x.expand(batch, -1, -1, -1)
         return made
 
     def _denoiser(self, scale: float | Sequence[float]) -> BaseDenoiser:
-        if not self.controls:
+        if not self.controls or self.controlled is None:
             return self.denoiser
         if not isinstance(self.denoiser, Denoiser):
             raise ValueError("hints are read beside one network; take the denoiser without guidance.")
         scales = [float(scale)] * len(self.controls) if isinstance(scale, (int, float)) else [float(s) for s in scale]
-        net = Controlled(self.denoiser.net, self.controls, scales)
+        net = self.controlled(self.denoiser.net, self.controls, scales)
         made = Denoiser(net, self.denoiser.process, self.denoiser.predictions[""], self.denoiser.shape)
         return made.train(self.denoiser.training)
 
     def _walk(
-        self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: dict[str, Any], callback: Callable[[Progress], None] | None
+        self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
     ) -> Tensor:
         walk, previews = trajectory(denoiser, plan, batch, **options), _Previews(self)
         while True:
@@ -443,30 +447,6 @@ class Generator:
     def but(self, **changes: Any) -> "Generator":
         """The same generator with other parts; weights are shared."""
         return dataclasses.replace(self, **changes)
-
-
-class Controlled(nn.Module):
-    """A network, and others that add residuals made of hints to it; `net(z, level, cond, mask)`.
-
-    Args:
-        controls: each gives residuals for `cond["control"]`; they are summed.
-    """
-
-    def __init__(self, net: nn.Module, controls: Sequence[nn.Module], scales: Sequence[float]) -> None:
-        super().__init__()
-        if len(scales) != len(controls):
-            raise ValueError(f"control_scale has {len(scales)} numbers for {len(controls)} hints; give one, or one for each.")
-        self.net, self.controls, self.scales = net, nn.ModuleList(controls), list(scales)
-
-    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
-        cond = dict(cond or {})
-        names = ["hint"] if len(self.controls) == 1 else [f"hint/{i}" for i in range(len(self.controls))]
-        hints = [cond.pop(name) for name in names]
-        total: Any = None
-        for control, scale, hint in zip(self.controls, self.scales, hints, strict=True):
-            said = [part * scale for part in control(z, level, {**cond, "hint": hint}, mask)]
-            total = said if total is None else [a + b for a, b in zip(total, said, strict=True)]
-        return self.net(z, level, {**cond, "control": total}, mask)
 
 
 class _Previews:

@@ -9,14 +9,13 @@ has a learned null of its own, or is not guided).
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.text.encoders import Encoder, States
-from langevin.text.prompts import Tokens, encode, tokens, weigh
+from langevin.text.prompts import States, Tokens, encode, tokens, weigh
 from langevin.text.tokens import Tokenizer
 
 Cond = dict[str, Tensor]
@@ -33,8 +32,8 @@ class Request:
         clip_skip: layers of CLIP left out from the end.
         weighted, long: see `prompts`.
         length: most tokens of T5 or of the language model.
-        extra: further values that a family takes: original_size (width, height), crop (top, left), target_size and aesthetic_score
-            of SDXL, each also as negative_..., and negative_clip_skip for peers that skip no layers there.
+        extra: further values of a family: original_size (width, height), crop (top, left), target_size and aesthetic_score of
+            SDXL, each also as negative_..., and negative_clip_skip for peers that skip no layers there.
     """
 
     prompts: Sequence[str]
@@ -59,9 +58,10 @@ class Conditioner(nn.Module, ABC):
 class Side(nn.Module):
     """One encoder and its tokenizer."""
 
-    def __init__(self, encoder: Encoder, tokenizer: Tokenizer) -> None:
+    def __init__(self, encoder: nn.Module, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.encoder, self.tokenizer = encoder, tokenizer
+        self.width = int(cast(Any, encoder).width)
 
     @property
     def device(self) -> torch.device:
@@ -92,11 +92,11 @@ def _skip_of_negative(request: Request) -> int:
     return int(request.extra.get("negative_clip_skip", request.clip_skip))
 
 
-def _skipped(encoder: Encoder, said: States, skip: int) -> Tensor:
+def _skipped(encoder: Any, said: States, skip: int) -> Tensor:
     """The last states, or those `skip` layers earlier after the final norm."""
     if not 0 <= skip < len(said.hidden) - 1:
         raise ValueError(f"clip_skip is {skip} of {len(said.hidden) - 1} layers; leave at least one.")
-    return encoder.norm_of(said.hidden[-(skip + 1)]) if skip else said.last
+    return encoder.norm(said.hidden[-(skip + 1)]) if skip else said.last
 
 
 class CLIPPrompt(Conditioner):
@@ -152,7 +152,7 @@ class SDXLPrompt(Conditioner):
             ]
             assert states[0] is not None
             parts.append((states[0], states[1]))
-            pooled = (said[0].embeds if said[0] else None, said[1].embeds if said[1] else None)
+            pooled = (said[0].pooled if said[0] else None, said[1].pooled if said[1] else None)
         most = max(p[0].shape[1] for p in parts)
         tokens_of = torch.cat([_longer(p[0], most) for p in parts], -1)
         assert pooled[0] is not None
@@ -200,7 +200,7 @@ class SD3Prompt(Conditioner):
 
     def __init__(self, sides: Sequence[Side], t5: Side | None, width: int = 4096) -> None:
         super().__init__()
-        self.sides, self.t5, self.width = nn.ModuleList(sides), t5, t5.encoder.width if t5 is not None else width
+        self.sides, self.t5, self.width = nn.ModuleList(sides), t5, t5.width if t5 is not None else width
 
     def _one(self, texts: Sequence[str], request: Request) -> Cond:
         states, pooled = [], []
@@ -209,7 +209,7 @@ class SD3Prompt(Conditioner):
             asked = side.tokens(texts, Request(texts, weighted=request.weighted))
             said = side.states(asked)
             states.append(weigh(said.hidden[-(request.clip_skip + 2)], asked))
-            pooled.append(said.embeds)
+            pooled.append(said.pooled)
         clip = torch.cat(states, -1)
         clip = F.pad(clip, (0, self.width - clip.shape[-1]))
         if self.t5 is None:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from langevin.text.encoders import Encoder, States
 from langevin.text.tokens import Tokenizer
 
 _PIECE = re.compile(r"\\[()\\]|\(|:\s*([+-]?\d*\.?\d+)\s*\)|\)|[^\\():]+|\\|:")
@@ -104,15 +103,31 @@ def tokens(
     return Tokens(out_ids, mask, out_weights)
 
 
+@dataclass(frozen=True)
+class States:
+    """What an encoder says of prompts.
+
+    Args:
+        hidden: (B, L, D) before the first layer and after each. last: after the last, normed.
+        pooled: (B, P), of encoders that have such a state.
+    """
+
+    hidden: list[Tensor]
+    last: Tensor
+    pooled: Tensor | None = None
+
+
 @torch.no_grad()
-def encode(encoder: Encoder, asked: Tokens, masked: bool, device: torch.device) -> States:
+def encode(encoder: nn.Module, asked: Tokens, masked: bool, device: torch.device | str = "cpu") -> States:
     """The states of all chunks, joined along tokens; what is pooled is the first chunk's.
 
     Args:
-        masked: whether the encoder is told which tokens are padding.
+        encoder: of ids (B, L), and of a mask where it is told which tokens are padding (`masked`); it answers with hidden, last
+            and pooled, as `networks.text` does.
     """
     batch, count, _ = asked.ids.shape
-    said = encoder(asked.ids.flatten(0, 1).to(device), asked.mask.flatten(0, 1).to(device) if masked else None)
+    ids, mask = asked.ids.flatten(0, 1).to(device), asked.mask.flatten(0, 1).to(device)
+    said = encoder(ids, mask) if masked else encoder(ids)
 
     def joined(value: Tensor) -> Tensor:
         return value.unflatten(0, (batch, count)).flatten(1, 2)
@@ -120,7 +135,7 @@ def encode(encoder: Encoder, asked: Tokens, masked: bool, device: torch.device) 
     def first(value: Tensor | None) -> Tensor | None:
         return None if value is None else value.unflatten(0, (batch, count))[:, 0]
 
-    return States(tuple(joined(h) for h in said.hidden), joined(said.last), first(said.pooled), first(said.embeds))
+    return States([joined(h) for h in said.hidden], joined(said.last), first(said.pooled))
 
 
 def weigh(states: Tensor, asked: Tokens) -> Tensor:

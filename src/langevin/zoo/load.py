@@ -1,10 +1,12 @@
 """`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
 
 import hashlib
+import inspect
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,10 @@ from langevin.core.denoiser import Cond, Denoiser
 from langevin.header import read_header
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
-from langevin.text.encoders import Encoder, assign
-from langevin.text.encoders import build as build_encoder
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
-from langevin.zoo.family import load_into, unset
-from langevin.zoo.weights import open_weights
+from langevin.zoo.family import Component, load_into, unset
+from langevin.zoo.store import open_weights
 
 _LARGEST = 4 * 2**20  # bytes of a configuration
 
@@ -30,6 +30,8 @@ _LARGEST = 4 * 2**20  # bytes of a configuration
 class _Where:
     dtype: torch.dtype | None
     device: torch.device | str | None
+    variant: str | None = None
+    reference: bool = False
 
 
 def load(
@@ -38,6 +40,8 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
+    reference: bool = False,
 ) -> Any:
     """What is in a published folder.
 
@@ -45,6 +49,8 @@ def load(
         path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
+        variant: which of several sets of weights, such as "fp16".
+        reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
@@ -54,7 +60,7 @@ def load(
         ValueError: naming what is missing, or not known here.
     """
     folder = _folder(path, revision)
-    where = _Where(dtype, device)
+    where = _Where(dtype, device, variant, reference)
     if (folder / "model_index.json").is_file():
         return pipeline(folder, where)
     if (folder / "config.json").is_file():
@@ -103,21 +109,31 @@ def read_config(path: Path) -> dict[str, Any]:
 def network(folder: Path, where: _Where) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a component's folder, with its configuration."""
     config = read_config(folder / "config.json")
-    part = registry.component(str(config.get("_class_name")))
+    return _filled(folder, registry.component(str(config.get("_class_name"))), config, where), config
+
+
+def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Module:
+    """A text encoder, strictly.
+
+    Args:
+        name: its class, where the folder above says it; by default its own configuration's.
+    """
+    config = read_config(folder / "config.json")
+    named = name or next(iter(config.get("architectures") or []), None)
+    if not named:
+        raise ValueError(f"{folder / 'config.json'} names no architectures; add the class of the text encoder.")
+    return _filled(folder, registry.component(named), config, where)
+
+
+def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
+    build: Any = part.build
+    if where.reference and "reference" in inspect.signature(build).parameters:
+        build = partial(build, reference="diffusers")
     with unset():
-        net = part.build(config)
-    names, read = open_weights(folder)
-    load_into(net, part.keys(config, net), names, read, str(folder), where.dtype)
-    return net.to(where.device).eval().requires_grad_(False), config
-
-
-def text_encoder(folder: Path, where: _Where) -> Encoder:
-    """A text encoder, strictly."""
-    net = build_encoder(read_config(folder / "config.json"))
-    names, read = open_weights(folder)
-    made = assign(net, names, read, str(folder), where.dtype, where.device)
-    assert isinstance(made, Encoder)
-    return made
+        net = build(config)
+    weights = open_weights(folder, where.variant)
+    load_into(net, part.keys(config, net), list(weights), weights.__getitem__, str(folder), where.dtype)
+    return net.to(where.device).eval().requires_grad_(False)
 
 
 def codec_of(folder: Path, where: _Where) -> Codec:
@@ -234,17 +250,24 @@ def pipeline(folder: Path, where: _Where) -> Generator:
         controls += [network(place, where)[0] for place in places]
     return Generator(
         denoiser=denoiser,
-        plan=scheduler.plan,
+        plan=partial(scheduler.plan, reference=True) if where.reference else scheduler.plan,
         codec=codec,
         conditioner=conditioner,
         defaults=defaults,
         controls=tuple(controls),
+        controlled=_controlled if controls else None,
         takes=takes,
         small=small,
         most=int(index.get("max_noise_level") or 350),
         name=folder.name,
         fingerprint=fingerprint(folder),
     )
+
+
+def _controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
+    from langevin.networks.controlnet import Controlled
+
+    return Controlled(net, controls, scales)
 
 
 def _defaults(kind: _Kind, config: Mapping[str, Any], codec: Codec | None, name: str) -> Defaults:
@@ -266,8 +289,9 @@ def _defaults(kind: _Kind, config: Mapping[str, Any], codec: Codec | None, name:
     return made
 
 
-def _side(folder: Path, number: str, where: _Where) -> Side:
-    return Side(text_encoder(folder / f"text_encoder{number}", where), Tokenizer(folder / f"tokenizer{number}"))
+def _side(folder: Path, number: str, where: _Where, parts: Mapping[str, Any]) -> Side:
+    part = f"text_encoder{number}"
+    return Side(text_encoder(folder / part, where, str(parts[part][1])), Tokenizer(folder / f"tokenizer{number}"))
 
 
 def _conditioner(
@@ -276,23 +300,23 @@ def _conditioner(
     if not kind:
         return None
     if kind == "clip":
-        return CLIPPrompt(_side(folder, "", where), guidance=bool(config.get("time_cond_proj_dim")))
+        return CLIPPrompt(_side(folder, "", where, parts), guidance=bool(config.get("time_cond_proj_dim")))
     if kind == "sdxl":
         numbers = [n for n in ("", "_2") if f"text_encoder{n}" in parts]
-        sides = [_side(folder, n, where) for n in numbers]
+        sides = [_side(folder, n, where, parts) for n in numbers]
         zeros = bool(index.get("force_zeros_for_empty_prompt", True))
         return SDXLPrompt(sides, zeros, bool(index.get("requires_aesthetics_score", False)))
     if kind == "sd3":
-        t5 = _side(folder, "_3", where) if "text_encoder_3" in parts else None
+        t5 = _side(folder, "_3", where, parts) if "text_encoder_3" in parts else None
         width = int(config.get("joint_attention_dim", 4096))
-        return SD3Prompt([_side(folder, n, where) for n in ("", "_2")], t5, width)
+        return SD3Prompt([_side(folder, n, where, parts) for n in ("", "_2")], t5, width)
     if kind == "flux":
         guided = bool(config.get("guidance_embeds", False))
-        return FluxPrompt(_side(folder, "", where), _side(folder, "_2", where), 512 if guided else 256, guided)
+        return FluxPrompt(_side(folder, "", where, parts), _side(folder, "_2", where, parts), 512 if guided else 256, guided)
     if kind == "pixart":
         alpha = index["_class_name"] == "PixArtAlphaPipeline"
         sized = alpha and config.get("sample_size") == 128 and config.get("use_additional_conditions") is not False
-        return T5Prompt(_side(folder, "", where), 120 if alpha else 300, sized)
+        return T5Prompt(_side(folder, "", where, parts), 120 if alpha else 300, sized)
     raise AssertionError(kind)
 
 

@@ -262,7 +262,9 @@ def _tabled(name: str, full: Config) -> Scheduler:
         raise ValueError("PNDMScheduler has skip_prk_steps = False; only PLMS without its Runge-Kutta start is computed: set "
                          "it to true in scheduler_config.json, as Stable Diffusion has it.")  # fmt: skip
 
-    def make(steps: int, start: float, tokens: int | None, reference: bool, **options: Any) -> Draft:
+    def make(
+        steps: int, start: float, tokens: int | None, reference: bool, consistent: bool | None = None, **options: Any
+    ) -> Draft:
         less = {"set_alpha_to_one": full["set_alpha_to_one"]} if sampler in ("ddim", "pndm") else {}
         made = profiles.diffusers(
             steps, sampler, kind, size, full.get("steps_offset", 0), **less, final=final, start=start,
@@ -270,7 +272,7 @@ def _tabled(name: str, full: Config) -> Scheduler:
         )  # fmt: skip
         if sampler == "ddpm":
             made = _with_variance(made, full["variance_type"])
-        return _clipped(made, clip, sampler != "ddim" or not reference)
+        return _clipped(made, clip, (sampler != "ddim" or not reference) if consistent is None else consistent)
 
     scaled = sampler in profiles.SIGMA
 

@@ -20,13 +20,26 @@ class Attention(nn.Module):
 
     Args:
         bias: of queries, keys and values; what comes out always has one.
+        norm: eps of root mean square norms of queries and keys, across all heads; None for none.
+        linear: see `attend_linearly`.
     """
 
-    def __init__(self, width: int, heads: int, context: int | None = None, zero_out: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context: int | None = None,
+        zero_out: bool = False,
+        bias: bool = True,
+        norm: float | None = None,
+        linear: bool = False,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
-        self.heads = heads
+        self.heads, self.linear = heads, linear
+        self.norm_query = None if norm is None else nn.RMSNorm(width, norm)
+        self.norm_key = None if norm is None else nn.RMSNorm(width, norm)
         self.query = Linear(width, width, bias)
         self.key_value = Linear(width if context is None else context, 2 * width, bias)
         self.out = zero(Linear(width, width)) if zero_out else Linear(width, width)
@@ -34,10 +47,14 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """mask (B, M) bool, True where attended to."""
         source = x if context is None else context
-        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, kv = self.query(x), self.key_value(source).unflatten(-1, (2, self.heads, -1))
+        if self.norm_query is not None and self.norm_key is not None:
+            q = self.norm_query(q)
+            kv = torch.stack([self.norm_key(kv[..., 0, :, :].flatten(-2)).view_as(kv[..., 0, :, :]), kv[..., 1, :, :]], -3)
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         keep = None if mask is None else mask[:, None, None, :]
-        h = _attend(q, k, v, keep)
+        h = attend_linearly(q, k, v, keep) if self.linear else _attend(q, k, v, keep)
         return self.out(h.transpose(1, 2).flatten(2))
 
 
@@ -140,6 +157,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tenso
         k, v = k.repeat_interleave(shared, dim=2), v.repeat_interleave(shared, dim=2)
     keep = None if keep is None else keep[:, None, None]
     return _attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep).transpose(1, 2).flatten(2)
+
+
+def attend_linearly(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Attention with weights relu(q)^T relu(k) in place of softmax's, so that its cost grows with the tokens and not with their
+    square (2410.10629, sec. 2.2): q (B, heads, L, d), k and v (B, heads, M, d), keep (B, 1, 1, M) bool.
+
+    In float32 at least: the sums over all tokens leave the range of float16.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weight = F.relu(k).to(wide)
+    if keep is not None:
+        weight = weight.masked_fill(~keep.transpose(-1, -2), 0)
+    # the ones add up the weights, which the answer is divided by
+    sums = weight.transpose(-1, -2) @ F.pad(v.to(wide), (0, 1), value=1.0)
+    h = F.relu(q).to(wide) @ sums
+    return (h[..., :-1] / (h[..., -1:] + 1e-15)).to(q.dtype)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:

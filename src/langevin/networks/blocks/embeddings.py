@@ -5,7 +5,7 @@ Shape suffixes: B batch, C channels, H W height and width, L tokens, D features,
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -188,6 +188,55 @@ class Added:
     width: int = 256
 
 
+class Captions(nn.Module):
+    """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, E) to attend to, their mask): texts pass two
+    layers as they enter (PixArt, 2310.00426, sec. 2.3). There is no null: such models are guided away from other texts.
+
+    Conditions are "tokens" (B, L, D) with "tokens_mask" (B, L) bool; "size" (B, 2), height and width in pixels, and "aspect"
+    (B, 1), height over width, where there are `sizes`; "guidance" (B,) where its strength is embedded.
+
+    Args:
+        width: E.
+        tokens: D.
+        sizes: whether size and aspect enter, each number a third of the embedding.
+        norm: eps of a root mean square norm of the entered tokens, None for none.
+        guidance: what the strength of guidance is multiplied by before it is embedded; None for none.
+    """
+
+    def __init__(
+        self, width: int, tokens: int, sizes: bool = False, norm: float | None = None, guidance: float | None = None
+    ) -> None:
+        super().__init__()
+        if sizes and width % 3:
+            raise ValueError(f"width is {width}, and three numbers share it; make it a multiple of 3.")
+        self.tokens, self.scale = tokens, guidance
+        self.enter = nn.Sequential(Linear(tokens, width), nn.GELU(approximate="tanh"), Linear(width, width))
+        self.norm = None if norm is None else nn.RMSNorm(width, norm)
+        self.size = LevelEmbedding(width // 3) if sizes else None
+        self.aspect = LevelEmbedding(width // 3) if sizes else None
+        self.guidance = None if guidance is None else LevelEmbedding(width)
+
+    @property
+    def names(self) -> list[str]:
+        sizes = ["size", "aspect"] if self.size is not None else []
+        return ["tokens", "tokens_mask", *sizes, *(["guidance"] if self.guidance is not None else [])]
+
+    def forward(self, cond: Cond, batch: int, device: torch.device) -> tuple[Tensor | None, Tensor, Tensor | None]:
+        given = _needed(cond, self.names, {"tokens_mask"})
+        vector = None
+        if self.size is not None and self.aspect is not None:
+            numbers = [self.size(given["size"]), self.aspect(given["aspect"])]
+            vector = torch.cat([entered.flatten(1) for entered in numbers], dim=-1)
+        if self.guidance is not None and self.scale is not None:
+            strength = self.guidance(self.scale * given["guidance"].float())
+            vector = strength if vector is None else vector + strength
+        tokens, there = given["tokens"], given["tokens"].shape[-1]
+        if there != self.tokens:
+            raise ValueError(f"tokens have {there} features, this network reads {self.tokens}; encode text as it learned.")
+        entered = self.enter(tokens)
+        return vector, entered if self.norm is None else self.norm(entered), given.get("tokens_mask")
+
+
 class TextConditions(nn.Module):
     """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, D) as they are, their mask), without a null of its
     own: models of this kind are guided away from other texts, such as the empty one (`CFG(w, null=...)`).
@@ -210,11 +259,7 @@ class TextConditions(nn.Module):
         return ["tokens", "tokens_mask", *more, *(["pooled", "size"] if self.added is not None else [])]
 
     def forward(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
-        given = cond or {}
-        refuse_unknown(given, self.names)
-        for name in self.names:
-            if name not in given and name != "tokens_mask":
-                raise ValueError(f"this network reads the condition {name!r}, which is missing; give it, (B, ...).")
+        given = _needed(cond, self.names, {"tokens_mask"})
         vector = None if self.label is None else self.label(given["label"].long())
         if self.added is not None and self.first is not None and self.second is not None:
             sizes = sinusoid(given["size"], self.added.width).flatten(1)
@@ -222,6 +267,16 @@ class TextConditions(nn.Module):
             entered = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
             vector = entered if vector is None else vector + entered
         return vector, given["tokens"], given.get("tokens_mask")
+
+
+def _needed(cond: Cond, names: Sequence[str], optional: Collection[str]) -> Mapping[str, Tensor]:
+    """The conditions of a network that needs all of `names` but the optional ones."""
+    given = cond or {}
+    refuse_unknown(given, names)
+    for name in names:
+        if name not in given and name not in optional:
+            raise ValueError(f"this network reads the condition {name!r}, which is missing; give it, (B, ...).")
+    return given
 
 
 def refuse_unknown(cond: Mapping[str, Tensor], names: Sequence[str]) -> None:
@@ -238,6 +293,32 @@ def grid_positions(height: int, width: int, features: int) -> Tensor:
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     half = features // 2
     return torch.cat([sinusoid(rows.flatten(), half), sinusoid(columns.flatten(), features - half)], dim=-1)
+
+
+def stretched_positions(height: int, width: int, features: int, span: float) -> Tensor:
+    """(height * width, features): sinusoids of the column, then of the row, each sines and then cosines. Positions run over
+    0 .. span along both sides, whatever the number of rows and columns (2310.00426, sec. 2.4); float32, from float64."""
+    rates = torch.exp(-math.log(10000.0) * torch.arange(features // 4, dtype=torch.float64) / (features // 4))
+
+    def waves(count: int) -> Tensor:
+        angle = torch.arange(count, dtype=torch.float64)[:, None] * (span / count) * rates
+        return torch.cat([angle.sin(), angle.cos()], -1).float()
+
+    both = waves(width).expand(height, -1, -1), waves(height)[:, None].expand(-1, width, -1)
+    return torch.cat(both, -1).flatten(0, 1)
+
+
+def kept_positions(height: int, width: int, features: int, span: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """`stretched_positions`, kept per arguments; compilers keep it themselves."""
+    if torch.compiler.is_compiling():
+        return stretched_positions(height, width, features, span).to(device, dtype)
+    return _kept_positions(height, width, features, span, device, dtype)
+
+
+@lru_cache(maxsize=32)
+def _kept_positions(height: int, width: int, features: int, span: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):  # training could not use a table kept from inference
+        return stretched_positions(height, width, features, span).to(device, dtype)
 
 
 def rope_table(length: int, features: int, device: torch.device, longest: float = 10000.0) -> Tensor:

@@ -34,8 +34,35 @@ def modulation(emb: int, width: int, vectors: int) -> nn.Sequential:
     return nn.Sequential(nn.SiLU(), zero(Linear(emb, vectors * width)))
 
 
+class Tabled(nn.Module):
+    """Shifts, scales and gates as a table (vectors, D) that is learned, on top of an embedding (adaLN-single; PixArt, 2310.00426,
+    sec. 2.3): embedding (..., D), the same for each, or (..., vectors * D) -> (..., vectors * D)."""
+
+    def __init__(self, width: int, vectors: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(vectors, width) / width**0.5)
+
+    def forward(self, emb: Tensor) -> Tensor:
+        return (emb.unflatten(-1, (-1, self.table.shape[1])) + self.table.to(emb.dtype)).flatten(-2)
+
+
 def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """norm(x) * (1 + scale) + shift; x (B, L, D), scale and shift (B, 1 or L, D)."""
     if shift is None:
         return recomputed(lambda x, scale: norm(x) * (1 + scale), x, scale)
     return recomputed(lambda x, scale, shift: torch.addcmul(shift, norm(x), 1 + scale), x, scale, shift)
+
+
+class RootMeanSquare(nn.Module):
+    """x (B, C, ...) over the root mean square of its channels, each with a scale and a shift of its own (1910.07467; DC-AE,
+    2410.10733)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = x.float().square().mean(1, keepdim=True).add_(self.eps).rsqrt_()
+        weight, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
+        return torch.addcmul(bias, (x * over).to(x.dtype), weight)
