@@ -9,7 +9,8 @@ from langevin.zoo.family import Component
 PLACES: dict[str, str] = {
     "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion", "CLIPTextModel": "clip",
     "CLIPTextModelWithProjection": "clip", "CLIPVisionModel": "clip", "CLIPVisionModelWithProjection": "clip",
-    "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
+    "T5EncoderModel": "t5", "UMT5EncoderModel": "t5", "SD3Transformer2DModel": "stable_diffusion_3",
+    "FluxTransformer2DModel": "flux", "Lumina2Transformer2DModel": "lumina",
 }  # fmt: skip
 """The file of each class; those that are not listed are looked for in all files, which takes longer."""
 
