@@ -9,8 +9,8 @@ from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
 from langevin.cli.distilling import distill
 from langevin.cli.plans import plan, tune
-from langevin.cli.published import convert
-from langevin.cli.runs import evaluate, inspect, recipes, sample
+from langevin.cli.published import convert, inspect
+from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
 from langevin.spec import nearest
