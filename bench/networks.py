@@ -110,9 +110,9 @@ class Decoder(nn.Module):
 
 
 def ours(network: str, folder: str, dtype: torch.dtype) -> nn.Module:
-    from langevin.zoo.load import network as load
+    import langevin as lv
 
-    net = load(folder, dtype=dtype)
+    net = lv.load(folder, dtype=dtype)
     return Decoder(net) if network == "decoder" else net
 
 

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
 from langevin.cli.distilling import distill
+from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
 from langevin.cli.published import convert, inspect
 from langevin.cli.runs import evaluate, recipes, sample
@@ -22,6 +23,7 @@ langevin: diffusion models of every kind.
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
+  langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
   langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin
@@ -37,9 +39,9 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "data": data, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "distill": distill, "ema": ema, "lora": lora, "publish": publish,
-    "convert": convert,
+    "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
+    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
+    "publish": publish,
 }  # fmt: skip
 
 

@@ -6,13 +6,28 @@ token, `leave` turns tokens into the network's output. The trunk sees one sequen
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, TransformerBlock, grid_positions, zero
+from langevin.networks.blocks import (
+    PLAIN,
+    BlockForm,
+    Captions,
+    Cond,
+    Conditions,
+    LevelEmbedding,
+    Sinusoid,
+    Tabled,
+    TransformerBlock,
+    grid_positions,
+    kept_positions,
+    modulation,
+    zero,
+)
 from langevin.networks.linear import Linear
 
 
@@ -32,26 +47,46 @@ class Port(nn.Module, ABC):
         """Tokens (B, L, D) -> output."""
 
 
+@dataclass(frozen=True)
+class Places:
+    """How published image transformers tell patches apart.
+
+    Args:
+        span: positions run over 0 .. span along both sides, whatever the picture's size; None for no positions, where
+            convolutions tell neighbours.
+    """
+
+    span: float | None
+
+
 class PicturePort(Port):
     """Pictures (B, channels, H, W) as patches, with fixed 2D sinusoid positions.
 
     Args:
         width: of the tokens.
-        size: height and width in pixels.
+        size: height and width in pixels, which pictures must have; where there are `places`, the usual ones.
         patch: side of a patch.
         out_channels: `channels` by default.
         stem: channels of a convolutional stem before the patches, whose features meet the tokens again in convolutions on
             the way out; 0 for plain patches, as in DiT. Convolutions know that neighbours are alike, which attention has
             to learn: on small data that is worth more than depth (U-ViT, 2209.12152, sec. 3.2).
+        places: positions for pictures of any size, in place of the fixed ones.
     """
 
     def __init__(
-        self, width: int, channels: int, size: tuple[int, int], patch: int, out_channels: int | None = None, stem: int = 0
+        self,
+        width: int,
+        channels: int,
+        size: tuple[int, int],
+        patch: int,
+        out_channels: int | None = None,
+        stem: int = 0,
+        places: Places | None = None,
     ) -> None:
         super().__init__()
         if size[0] % patch or size[1] % patch:
             raise ValueError(f"pictures are {size[0]} x {size[1]} with patch {patch}; make patch divide both sides.")
-        self.size, self.patch, self.out = size, patch, out_channels or channels
+        self.size, self.patch, self.out, self.places = size, patch, out_channels or channels, places
         self.stem = self.refine = None
         inner = stem or self.out
         if stem:
@@ -62,22 +97,40 @@ class PicturePort(Port):
         self.final = Linear(width, inner * patch**2)
         if not stem:
             zero(self.final)
-        self.register_buffer("positions", grid_positions(size[0] // patch, size[1] // patch, width), persistent=False)
+        if places is None:
+            self.register_buffer("positions", grid_positions(size[0] // patch, size[1] // patch, width), persistent=False)
 
     def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
-        if tuple(z.shape[-2:]) != self.size:
-            raise ValueError(f"pictures are {tuple(z.shape[-2:])}, this network was built for {self.size}; rebuild it so.")
+        sides = tuple(z.shape[-2:])
+        if self.places is None and sides != self.size:
+            raise ValueError(f"pictures are {sides}, this network was built for {self.size}; rebuild it so.")
+        if any(n % self.patch for n in sides):
+            raise ValueError(f"pictures are {sides[0]} x {sides[1]} for patches of {self.patch}; make the sides multiples.")
         features = z if self.stem is None else self.stem(z)
-        return self.project(features).flatten(2).transpose(1, 2) + self.get_buffer("positions"), features
+        tokens = self.project(features).flatten(2).transpose(1, 2)
+        if self.places is None:
+            return tokens + self.get_buffer("positions"), features
+        if self.places.span is None:
+            return tokens, features
+        table = kept_positions(*self.grid(features), tokens.shape[2], self.places.span, tokens.device, tokens.dtype)
+        return tokens + table, features
+
+    def grid(self, entered: Tensor) -> tuple[int, int]:
+        """Rows and columns of tokens."""
+        return entered.shape[-2] // self.patch, entered.shape[-1] // self.patch
 
     def levels(self, level: Tensor) -> Tensor:
         if level.ndim == 1:
             return level[:, None]
-        full = level.mean(1).expand(-1, *self.size)
-        return F.avg_pool2d(full[:, None], self.patch).flatten(1)
+        full = level.mean(1, keepdim=True)
+        if self.places is None:
+            full = full.expand(-1, 1, *self.size)
+        elif full.shape[-2:] == (1, 1):
+            return full.flatten(1)
+        return F.avg_pool2d(full, self.patch).flatten(1)
 
     def leave(self, h: Tensor, entered: Tensor) -> Tensor:
-        rows, columns = (n // self.patch for n in self.size)
+        rows, columns = self.grid(entered)
         patches = self.final(h).unflatten(2, (-1, self.patch, self.patch)).unflatten(1, (rows, columns))
         pixels = patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
         return pixels if self.refine is None else self.refine(torch.cat([pixels, entered], 1))
@@ -111,6 +164,10 @@ class JointTransformer(nn.Module):
         ports: by leaf name; a single port named "" takes and returns bare tensors.
         width, depth, heads: of the trunk.
         classes, tokens, scalars: conditions, as for `UNet`.
+        form: of the blocks.
+        captions: what makes of cond a vector, tokens and their mask, in place of the conditions above.
+        shift: of the level's sinusoids.
+        kinds: whether tokens and levels of each port are told apart by vectors that are learned; one port needs none.
     """
 
     def __init__(
@@ -123,41 +180,60 @@ class JointTransformer(nn.Module):
         classes: int | None = None,
         tokens: int | None = None,
         scalars: Sequence[str] = (),
+        form: BlockForm = PLAIN,
+        captions: Captions | None = None,
+        shift: float = 0.0,
+        kinds: bool = True,
     ) -> None:
         super().__init__()
-        self.names = list(ports)
+        self.names, self.form, self.heads = list(ports), form, heads
+        if not kinds and len(self.names) > 1:
+            raise ValueError(f"kinds is False for the ports {', '.join(self.names)}; let them be told apart.")
+        if form.convolution is not None and [isinstance(port, PicturePort) for port in ports.values()] != [True]:
+            raise ValueError(f"convolution is {form.convolution}; feed-forwards that convolve need one picture and nothing else.")
         self.ports = nn.ModuleList(ports.values())
-        self.level = LevelEmbedding(width)
-        self.kind = nn.Parameter(torch.randn(len(self.names), width) * 0.02)
-        self.conditions = Conditions(width, classes, tokens, scalars)
-        context = None if tokens is None else width
-        self.trunk = nn.ModuleList(TransformerBlock(width, heads, width, dropout, context) for _ in range(depth))
+        self.level = LevelEmbedding(width, waves=Sinusoid(256, shift))
+        self.kind = nn.Parameter(torch.randn(len(self.names), width) * 0.02) if kinds else None
+        self.conditions = Conditions(width, classes, tokens, scalars) if captions is None else captions
+        context = None if tokens is None and captions is None else width
+        emb = 6 * width if form.single else width
+        self.trunk = nn.ModuleList(TransformerBlock(width, heads, emb, dropout, context, form) for _ in range(depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.modulation = nn.Sequential(nn.SiLU(), zero(Linear(width, 2 * width)))
+        # all blocks' modulation from the embedding, and what comes after them from the embedding itself
+        self.shared = modulation(width, width, 6) if form.single else None
+        self.modulation = Tabled(width, 2) if form.single else modulation(width, width, 2)
 
     def forward(self, z: Any, level: Any, cond: Cond = None, mask: Tensor | None = None) -> Any:
         """z and level by leaf (bare for the port ""); outputs likewise. mask (B, tokens) hides padded tokens."""
         states = z if isinstance(z, Mapping) else {"": z}
         levels = level if isinstance(level, Mapping) else {"": level}
         hs, embs, entered = [], [], []
-        for name, port, kind in zip(self.names, self.ports, self.kind, strict=True):
+        kinds = [None] * len(self.names) if self.kind is None else self.kind
+        for name, port, kind in zip(self.names, self.ports, kinds, strict=True):
             assert isinstance(port, Port)
             h, seen = port.enter(states[name])
+            emb = self.level(port.levels(levels[name]))
             entered.append(seen)
-            hs.append(h + kind)
-            embs.append(self.level(port.levels(levels[name])) + kind)
+            hs.append(h if kind is None else h + kind)
+            embs.append(emb if kind is None else emb + kind)
         if len(embs) > 1:
             embs = [e.expand(-1, h.shape[1], -1) for e, h in zip(embs, hs, strict=True)]
         h, emb = torch.cat(hs, 1), torch.cat(embs, 1)
-        vector, context = self.conditions(cond, len(h), h.device)
+        vector, context, *kept = self.conditions(cond, len(h), h.device)
         if vector is not None:
             emb = emb + vector[:, None]
         if mask is not None and mask.shape != h.shape[:2]:
             raise ValueError(
                 f"mask has shape {tuple(mask.shape)} for {tuple(h.shape[:2])} tokens; mark each token, or pass none."
             )
+        grid = None
+        if self.form.convolution is not None:
+            (port,) = self.ports
+            assert isinstance(port, PicturePort)
+            grid = port.grid(entered[0])
+        every = emb if self.shared is None else self.shared(emb)
         for block in self.trunk:
-            h = block(h, emb, context, mask)
+            h = block(h, every, context, mask, kept[0] if kept else None, grid)
         shift, scale = self.modulation(emb).chunk(2, dim=-1)
         h = self.norm(h) * (1 + scale) + shift
         parts = h.split([part.shape[1] for part in hs], dim=1)
@@ -171,6 +247,8 @@ class JointTransformer(nn.Module):
 class DiT(nn.Module):
     """Diffusion transformer on pictures (2212.09748): patches, adaLN-Zero, labels or tokens as conditions.
 
+    With `form`, `captions` and `places` it is PixArt (2310.00426, 2403.04692) or Sana (2410.10629), which read texts.
+
     Args:
         channels: of the pictures.
         size: height and width.
@@ -179,6 +257,7 @@ class DiT(nn.Module):
         classes, tokens, scalars: conditions, as for `UNet`.
         out_channels: `channels` by default.
         stem: see `PicturePort`; 0 for the published architecture.
+        form, captions, shift, kinds: see `JointTransformer`. places: see `PicturePort`.
     """
 
     def __init__(
@@ -195,11 +274,24 @@ class DiT(nn.Module):
         out_channels: int | None = None,
         stem: int = 0,
         scalars: Sequence[str] = (),
+        form: BlockForm = PLAIN,
+        captions: Captions | None = None,
+        places: Places | None = None,
+        shift: float = 0.0,
+        kinds: bool = True,
     ) -> None:
         super().__init__()
         sides = (size, size) if isinstance(size, int) else size
-        port = PicturePort(width, channels, sides, patch, out_channels, stem)
-        self.joint = JointTransformer({"": port}, width, depth, heads, dropout, classes, tokens, scalars)
+        port = PicturePort(width, channels, sides, patch, out_channels, stem, places)
+        self.joint = JointTransformer(
+            {"": port}, width, depth, heads, dropout, classes, tokens, scalars, form, captions, shift, kinds
+        )
+
+    @property
+    def port(self) -> PicturePort:
+        (port,) = self.joint.ports
+        assert isinstance(port, PicturePort)
+        return port
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, channels, H, W); level (B,) or broadcastable to z; (B, out_channels, H, W)."""

@@ -1,7 +1,7 @@
 """The U-Net: residual blocks down, in the middle and up, with attention at chosen resolutions.
 
-One assembler serves our recipes and published networks: what differs is the norm, which resolutions attend, and whether they
-attend to themselves or read text as well.
+One assembler serves our recipes and published networks: what differs is the norm, which resolutions attend, whether they attend
+to themselves or read text as well, how resolutions change, and how the level is shown.
 """
 
 import math
@@ -14,14 +14,19 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks import (
     Added,
+    Average,
     Cond,
     Conditions,
+    Filtered,
     LevelEmbedding,
     Norm,
+    Repeat,
     ResidualBlock,
+    Shrink,
     SpatialAttention,
     SpatialTransformer,
     TextConditions,
+    Waves,
     group_norm,
     zero,
 )
@@ -69,6 +74,53 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Attending:
+    """Attention over pixels, beside which resolutions attend and by how many heads.
+
+    Args:
+        norm: makes the norms before it.
+        middle: whether the middle attends.
+        middle_norm: makes the norm there; None for none.
+        once: on the way up, after a resolution's last block alone, and not after each (NCSN++).
+    """
+
+    norm: Norm = group_norm
+    middle: bool = True
+    middle_norm: Norm | None = group_norm
+    once: bool = False
+
+
+CHANGES = ("conv", "residual", "filtered")
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How resolutions change.
+
+    Args:
+        down, up: each change, from the finest on, or one for all: "conv", a convolution that takes every second pixel, or one
+            after pixels were repeated; "residual", means of pixels, or repeated ones, within a residual block (ADM, 2105.05233);
+            "filtered", the same through a filter that lets little alias (NCSN++).
+        end: convolutions on the way down pad below and to the right only.
+        pyramid: every resolution sees the picture itself, shrunk, and adds to the answer, which grows up to full size
+            (NCSN++, 2011.13456, app. C.1).
+    """
+
+    down: str | Sequence[str] = "conv"
+    up: str | Sequence[str] = "conv"
+    end: bool = False
+    pyramid: bool = False
+
+    def kinds(self, name: str, changes: int) -> list[str]:
+        """Of each change."""
+        said = getattr(self, name)
+        kinds = [said] * changes if isinstance(said, str) else list(said)
+        if len(kinds) != changes or not set(kinds) <= set(CHANGES):
+            raise ValueError(f"{name} is {said!r}; give {changes} of {', '.join(CHANGES)}, one for each change of resolution.")
+        return kinds
+
+
+@dataclass(frozen=True)
 class Control:
     """What is added on the way up: to what was kept on the way down, in order, and to the middle (ControlNet, 2302.05543)."""
 
@@ -99,6 +151,17 @@ class _Stages(nn.Module):
         return (s for s in self.stages if isinstance(s, _Stage))
 
 
+class Tail(nn.Module):
+    """norm, SiLU, conv: what a resolution answers, (B, C, H, W) -> (B, out, H, W)."""
+
+    def __init__(self, channels: int, out: int, norm: Norm) -> None:
+        super().__init__()
+        self.norm, self.leave = norm(channels), zero(nn.Conv2d(channels, out, 3, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(F.silu(self.norm(x)))
+
+
 @dataclass(frozen=True)
 class Told:
     """What every stage is told: embeddings (B, 1 or h, 1 or w, E) by resolution, tokens and their mask."""
@@ -117,7 +180,7 @@ class WayDown(nn.Module):
         widths: Sequence[int],
         blocks: int,
         attention: Sequence[int],
-        head_width: int,
+        head_width: int | None,
         dropout: float,
         classes: int | None,
         tokens: int | None,
@@ -126,23 +189,30 @@ class WayDown(nn.Module):
         scalars: Sequence[str],
         norm: Norm,
         reading: Reading | None,
+        attending: Attending = Attending(),
+        resampling: Resampling = Resampling(),
+        waves: Waves | None = None,
+        scales: tuple[float, float] = (1.0, 1.0),
+        null: bool = True,
+        emb: int | None = None,
     ) -> None:
         super().__init__()
         if patch < 1:
             raise ValueError(f"patch is {patch}; give the side of a patch in pixels, 1 for none.")
-        emb = 4 * widths[0]
-        self.reading = reading
-        self.level = LevelEmbedding(emb, widths[0], guidance=None if reading is None else reading.guidance)
+        emb = emb or 4 * widths[0]
+        self.reading, self.attending, self.resampling, self.scales = reading, attending, resampling, scales
+        self.level = LevelEmbedding(emb, widths[0], guidance=None if reading is None else reading.guidance, waves=waves)
         if reading is None:
-            self.conditions: Conditions | TextConditions = Conditions(emb, classes, tokens, scalars)
+            self.conditions: Conditions | TextConditions = Conditions(emb, classes, tokens, scalars, waves, null)
         else:
             self.conditions = TextConditions(emb, classes, reading.added)
         self.patch, self.factor = patch, patch * 2 ** (len(widths) - 1)
         self.context = None if tokens is None else emb
 
         self.widths, self.blocks = tuple(widths), blocks
-        self._attends, self._head_width = tuple(attention), head_width
+        self.attends, self.head_width = tuple(attention), head_width
         self._of_blocks = (emb, dropout, time, norm)
+        changes = resampling.kinds("down", len(widths) - 1)
         self.enter = nn.Conv2d(channels * patch**2, widths[0], 3, padding=1)
         self.kept_widths, now = [widths[0]], widths[0]
         self.down = nn.ModuleList()
@@ -155,21 +225,37 @@ class WayDown(nn.Module):
                 self.kept_widths.append(now)
             self.down.append(_Stages(group))
             last = i == len(widths) - 1
-            self.shrink.append(nn.Identity() if last else nn.Conv2d(now, now, 3, stride=2, padding=1))
+            self.shrink.append(nn.Identity() if last else self._change(now, changes[i], up=False))
             if not last:
                 self.kept_widths.append(now)
-        self.middle = _Stages([self.stage(now, now, None), _Stage(ResidualBlock(now, now, *self._of_blocks), None)])
+        last = ResidualBlock(now, now, *self._of_blocks, scale=scales[1])
+        self.middle = _Stages([self.stage(now, now, None), _Stage(last, None)])
+        self.shrunk = Filtered(up=False) if resampling.pyramid else None
+        self.sights = nn.ModuleList(nn.Conv2d(channels * patch**2, w, 1) for w in widths[:-1] if resampling.pyramid)
 
-    def stage(self, channels: int, out: int, level: int | None) -> _Stage:
+    def stage(self, channels: int, out: int, level: int | None, attends: bool = True) -> _Stage:
         """A stage at a resolution, or in the middle."""
-        return _Stage(ResidualBlock(channels, out, *self._of_blocks), self._mixer(level, out))
+        scale = self.scales[1 if level is None else 0]
+        block = ResidualBlock(channels, out, *self._of_blocks, scale=scale)
+        return _Stage(block, self._mixer(level, out) if attends else None)
+
+    def _change(self, channels: int, kind: str, up: bool) -> nn.Module:
+        """To the next resolution, `channels` of them before and after."""
+        if kind == "conv":
+            return nn.Conv2d(channels, channels, 3, padding=1) if up else Shrink(channels, self.resampling.end)
+        filtered = kind == "filtered"
+        resample = Filtered(up) if filtered else Repeat() if up else Average()
+        return ResidualBlock(channels, channels, *self._of_blocks, self.scales[0], resample, project=filtered)
 
     def _mixer(self, level: int | None, channels: int) -> Mixer | None:
         if self.reading is not None:
             return self.reading.in_the_middle(channels) if level is None else self.reading.at(level, channels)
-        if level is not None and level not in self._attends:
+        attending = self.attending
+        if level not in self.attends if level is not None else not attending.middle:
             return None
-        return SpatialAttention(channels, max(channels // self._head_width, 1), self.context)
+        heads = 1 if self.head_width is None else max(channels // self.head_width, 1)
+        norm, scale = (attending.middle_norm, self.scales[1]) if level is None else (attending.norm, self.scales[0])
+        return SpatialAttention(channels, heads, self.context, norm, scale)
 
     def tell(self, z: Tensor, level: Tensor, cond: Cond) -> Told:
         """The level and the conditions, as stages hear of them."""
@@ -197,8 +283,9 @@ class WayDown(nn.Module):
             raise ValueError("this network is told the strength of guidance; give the condition 'guidance', (B,).")
         return strength_waves(cond["guidance"], self.reading.guidance)
 
-    def descend(self, h: Tensor, told: Told) -> tuple[list[Tensor], Tensor]:
-        """What is kept for the way up, the first being h itself, and the state in the middle."""
+    def descend(self, h: Tensor, told: Told, picture: Tensor | None = None) -> tuple[list[Tensor], Tensor]:
+        """What is kept for the way up, the first being h itself, and the state in the middle; `picture` is what h was made of,
+        for those that see it again."""
         kept = [h]
         for i, (group, shrink) in enumerate(zip(self.down, self.shrink, strict=True)):
             assert isinstance(group, _Stages)
@@ -206,7 +293,10 @@ class WayDown(nn.Module):
                 h = stage(h, told.embs[i], told.context, told.mask)
                 kept.append(h)
             if i < len(self.down) - 1:
-                h = shrink(h)
+                h = shrink(h, told.embs[i + 1]) if isinstance(shrink, ResidualBlock) else shrink(h)
+                if self.shrunk is not None and picture is not None:
+                    picture = self.shrunk(picture)
+                    h = h + self.sights[i](picture)
                 kept.append(h)
         for stage in self.middle:
             h = stage(h, told.embs[-1], told.context, told.mask)
@@ -223,7 +313,7 @@ class UNet(WayDown):
         blocks: residual blocks per resolution.
         attention: resolutions with self-attention (and cross-attention if tokens are given), 0 the full one. The middle
             always has it.
-        head_width: features per attention head.
+        head_width: features per attention head; None for one head.
         dropout: in residual blocks.
         classes: number of labels for cond["label"]; None for no labels.
         tokens: features of cond["tokens"]; None for no cross-attention.
@@ -236,6 +326,13 @@ class UNet(WayDown):
         norm: makes the norms of residual blocks and of the last one.
         reading: transformers that read text, in place of `attention`; conditions are then those of `TextConditions`, and pictures
             may be of any size.
+        attending, resampling: where they are not as in our recipes; see there.
+        waves: of the level before its network; `width` cosines and sines by default.
+        scales: what sums of residual blocks and attention are divided by, on the ways down and up and in the middle.
+        null: False for published networks without a learned null condition.
+        emb: features of the level's embedding, 4 * width by default.
+        centred: pictures are given in [0, 1] and read as 2 z - 1.
+        over_level: the answer is divided by the level, as a score by sigma.
 
     Whatever stands in cond["concat"], (B, C', H, W), is read as further channels behind those of z; `channels` counts both.
 
@@ -250,7 +347,7 @@ class UNet(WayDown):
         multipliers: Sequence[int] = (1, 2, 2, 2),
         blocks: int = 2,
         attention: Sequence[int] = (1,),
-        head_width: int = 64,
+        head_width: int | None = 64,
         dropout: float = 0.0,
         classes: int | None = None,
         tokens: int | None = None,
@@ -261,23 +358,37 @@ class UNet(WayDown):
         widths: Sequence[int] | None = None,
         norm: Norm = group_norm,
         reading: Reading | None = None,
+        attending: Attending = Attending(),
+        resampling: Resampling = Resampling(),
+        waves: Waves | None = None,
+        scales: tuple[float, float] = (1.0, 1.0),
+        null: bool = True,
+        emb: int | None = None,
+        centred: bool = False,
+        over_level: bool = False,
     ) -> None:
         widths = [m * width for m in multipliers] if widths is None else list(widths)
         super().__init__(
-            channels, widths, blocks, attention, head_width, dropout, classes, tokens, time, patch, scalars, norm, reading
-        )
+            channels, widths, blocks, attention, head_width, dropout, classes, tokens, time, patch, scalars, norm, reading,
+            attending, resampling, waves, scales, null, emb,
+        )  # fmt: skip
+        self.centred, self.over_level = centred, over_level
+        out_channels = (out_channels or channels) * patch**2
         kept, now = list(self.kept_widths), widths[-1]
+        changes = resampling.kinds("up", len(widths) - 1)
         self.up = nn.ModuleList()
         self.grow = nn.ModuleList()
         for i, out in reversed(list(enumerate(widths))):
             group = []
-            for _ in range(blocks + 1):
-                group.append(self.stage(now + kept.pop(), out, i))
+            for k in range(blocks + 1):
+                group.append(self.stage(now + kept.pop(), out, i, attends=k == blocks or not attending.once))
                 now = out
             self.up.append(_Stages(group))
-            self.grow.append(nn.Identity() if i == 0 else nn.Conv2d(now, now, 3, padding=1))
+            self.grow.append(nn.Identity() if i == 0 else self._change(now, changes[i - 1], up=True))
         self.norm = norm(now)
-        self.leave = zero(nn.Conv2d(now, (out_channels or channels) * patch**2, 3, padding=1))
+        self.leave = zero(nn.Conv2d(now, out_channels, 3, padding=1))
+        self.grown = Filtered(up=True) if resampling.pyramid else None
+        self.tails = nn.ModuleList(Tail(w, out_channels, norm) for w in reversed(widths[1:]) if resampling.pyramid)
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, channels, H, W); level (B,) or broadcastable to z; (B, out_channels, H, W)."""
@@ -292,18 +403,27 @@ class UNet(WayDown):
             )
         z, cond = joined(z, cond)
         told = self.tell(z, level, cond)
-        kept, h = self.descend(self.enter(F.pixel_unshuffle(z, self.patch)), told)
+        picture = F.pixel_unshuffle(2 * z - 1 if self.centred else z, self.patch)
+        kept, h = self.descend(self.enter(picture), told, picture)
+        answer: Tensor | None = None
         if control is not None:
             kept = [a + b for a, b in zip(kept, control.kept, strict=True)]
             h = h + control.middle
         for i, (group, grow) in enumerate(zip(self.up, self.grow, strict=True)):
             assert isinstance(group, _Stages)
+            finer = len(told.embs) - 2 - i
             for stage in group:
-                h = stage(torch.cat([h, kept.pop()], dim=1), told.embs[len(told.embs) - 1 - i], told.context, told.mask)
-            if i < len(self.up) - 1:
+                h = stage(torch.cat([h, kept.pop()], dim=1), told.embs[finer + 1], told.context, told.mask)
+            if self.grown is not None and i < len(self.up) - 1:
+                answer = self.grown(self.tails[i](h) if answer is None else answer + self.tails[i](h))
+            if isinstance(grow, ResidualBlock):
+                h = grow(h, told.embs[finer])
+            elif i < len(self.up) - 1:
                 # to the size that was kept: a side of 5 was shrunk to 3
                 h = grow(F.interpolate(h, size=kept[-1].shape[-2:], mode="nearest"))
-        return F.pixel_shuffle(self.leave(F.silu(self.norm(h))), self.patch)
+        last = self.leave(F.silu(self.norm(h)))
+        out = F.pixel_shuffle(last if answer is None else last + answer, self.patch)
+        return out / _over(level, out) if self.over_level else out
 
 
 def joined(z: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
@@ -323,6 +443,11 @@ def strength_waves(guidance: Tensor, features: int) -> Tensor:
     rates = torch.exp(-math.log(10000) * torch.arange(half, device=guidance.device, dtype=torch.float32) / (half - 1))
     angle = 1000 * (guidance.float() - 1)[:, None] * rates
     return F.pad(torch.cat([angle.sin(), angle.cos()], dim=-1), (0, features % 2))
+
+
+def _over(level: Tensor, out: Tensor) -> Tensor:
+    """The level (B,), or per element, as `out` is divided by it; known elements, at 0, have a finite answer too."""
+    return level.reshape(-1, *[1] * (out.ndim - level.ndim), *level.shape[1:]).to(out.dtype).clamp(min=1e-20)
 
 
 def _shrunk(emb: Tensor, factor: int) -> Tensor:

@@ -33,8 +33,8 @@ def publish(run: Run, out: Path) -> Path:
     recipe, net = run.recipe, run.denoiser.net
     if not isinstance(net, Prompted) or not isinstance(net.net, UNet) or net.net.reading is None or run.facts.vocabulary is None:
         raise ValueError(
-            f"run {recipe.name} reads no captions through transformers, and only such runs have a published layout here; train one "
-            "with text and network.transformer, as the recipe emoji does."
+            f"run {recipe.name} reads no captions through transformers, and only such runs have a published layout here; train "
+            "one with text and network.transformer, as the recipe emoji does."
         )
     scheduler = _scheduler(recipe.process)
     if out.exists() and any(out.iterdir()):

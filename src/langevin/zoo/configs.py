@@ -59,7 +59,7 @@ def _fits(value: Any, like: Any) -> bool:
     if like is None:
         return True
     if isinstance(value, (list, tuple)):
-        like = like[0] if isinstance(like, (list, tuple)) and like else like
+        like = (like[0] if like else None) if isinstance(like, (list, tuple)) else like
         return all(v is None or isinstance(v, (list, tuple)) or _fits(v, like) for v in value)
     if isinstance(like, (list, tuple)):
         return False

@@ -64,6 +64,19 @@ def stack(*sizes: int) -> Move:
     return Move(lambda theirs: torch.cat(list(theirs)), lambda ours, n: ours.split(list(sizes)))
 
 
+def channels_last(patch: int, axis: int = 0) -> Move:
+    """The features of patches, along an axis: (row, column, channel) in theirs, (channel, row, column) in ours."""
+    return Move(
+        lambda theirs: theirs[0].unflatten(axis, (patch, patch, -1)).movedim(axis + 2, axis).flatten(axis, axis + 2),
+        lambda ours, n: [ours.unflatten(axis, (-1, patch, patch)).movedim(axis, axis + 2).flatten(axis, axis + 2)],
+    )
+
+
+def patch_convolution(patch: int) -> Move:
+    """A convolution over patches, each read once, in theirs; a linear layer of the patch's features in ours."""
+    return Move(lambda theirs: theirs[0].flatten(1), lambda ours, n: [ours.unflatten(1, (-1, patch, patch))])
+
+
 @dataclass(frozen=True)
 class Row:
     """One parameter of ours, and the tensors of theirs that make it."""

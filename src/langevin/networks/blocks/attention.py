@@ -4,11 +4,14 @@ Shape suffixes: B batch, C channels, H W height and width, L tokens, D features,
 """
 
 import math
+from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks.common import zero
+from langevin.networks.blocks.embeddings import rotated
 from langevin.networks.linear import Linear, transformed
 
 
@@ -17,13 +20,26 @@ class Attention(nn.Module):
 
     Args:
         bias: of queries, keys and values; what comes out always has one.
+        norm: eps of root mean square norms of queries and keys, across all heads; None for none.
+        linear: see `attend_linearly`.
     """
 
-    def __init__(self, width: int, heads: int, context: int | None = None, zero_out: bool = False, bias: bool = True) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        context: int | None = None,
+        zero_out: bool = False,
+        bias: bool = True,
+        norm: float | None = None,
+        linear: bool = False,
+    ) -> None:
         super().__init__()
         if width % heads:
             raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
-        self.heads = heads
+        self.heads, self.linear = heads, linear
+        self.norm_query = None if norm is None else nn.RMSNorm(width, norm)
+        self.norm_key = None if norm is None else nn.RMSNorm(width, norm)
         self.query = Linear(width, width, bias)
         self.key_value = Linear(width if context is None else context, 2 * width, bias)
         self.out = zero(Linear(width, width)) if zero_out else Linear(width, width)
@@ -31,11 +47,132 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """mask (B, M) bool, True where attended to."""
         source = x if context is None else context
-        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        k, v = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, kv = self.query(x), self.key_value(source).unflatten(-1, (2, self.heads, -1))
+        if self.norm_query is not None and self.norm_key is not None:
+            q = self.norm_query(q)
+            kv = torch.stack([self.norm_key(kv[..., 0, :, :].flatten(-2)).view_as(kv[..., 0, :, :]), kv[..., 1, :, :]], -3)
+        q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
         keep = None if mask is None else mask[:, None, None, :]
-        h = _attend(q, k, v, keep)
+        h = attend_linearly(q, k, v, keep) if self.linear else _attend(q, k, v, keep)
         return self.out(h.transpose(1, 2).flatten(2))
+
+
+class QueryKeyValue(nn.Module):
+    """Queries, keys and values of x (B, L, D) from one product, with heads apart: (B, L, heads, D / heads) each.
+
+    Args:
+        width: D.
+        heads: of the queries.
+        kv_heads: of keys and values, each shared by a group of queries' (2305.13245); as many as queries' by default.
+        norm: eps of root mean square norms of queries and keys, each head by itself (2302.05442); None for none.
+        further: features of the same product that are no part of attention, handed on as they are.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        bias: bool = True,
+        norm: float | None = None,
+        further: int = 0,
+    ) -> None:
+        super().__init__()
+        self.heads, self.kv_heads = heads, kv_heads or heads
+        if width % heads or heads % self.kv_heads:
+            raise ValueError(
+                f"width is {width} for {heads} heads of queries and {self.kv_heads} of keys; make each a multiple of the next."
+            )
+        self.head_width = width // heads
+        self.sizes = [width, self.kv_heads * self.head_width, self.kv_heads * self.head_width]
+        self.product = Linear(width, sum(self.sizes) + further, bias)
+        self.norm_query = None if norm is None else nn.RMSNorm(self.head_width, norm)
+        self.norm_key = None if norm is None else nn.RMSNorm(self.head_width, norm)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x (B, L, D), rope as `rope_table` makes it -> queries, keys, values, and the further features (B, L, further)."""
+        made = self.product(x)
+        *qkv, further = made.split([*self.sizes, made.shape[-1] - sum(self.sizes)], dim=-1)
+        q, k, v = (part.unflatten(-1, (-1, self.head_width)) for part in qkv)
+        if self.norm_query is not None and self.norm_key is not None:
+            q, k = self.norm_query(q), self.norm_key(k)
+        if rope is not None:
+            q, k = rotated(q, rope), rotated(k, rope)
+        return q, k, v, further
+
+
+class SelfAttention(nn.Module):
+    """Attention of tokens to themselves; several such, one for each stream, attend jointly by `attend_jointly`.
+
+    Args:
+        width, heads, kv_heads, bias, norm: see `QueryKeyValue`.
+        answers: False for a stream that is only attended to, whose queries nobody asks.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        kv_heads: int | None = None,
+        bias: bool = True,
+        norm: float | None = None,
+        answers: bool = True,
+    ) -> None:
+        super().__init__()
+        self.project = QueryKeyValue(width, heads, kv_heads, bias, norm)
+        self.out = Linear(width, width, bias) if answers else None
+
+    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
+        """x (B, L, D), keep (B, L) bool, True where attended to -> (B, L, D)."""
+        return attend_jointly([self], [x], [rope], keep)[0]
+
+
+def attend_jointly(
+    parts: Sequence[SelfAttention], xs: Sequence[Tensor], ropes: Sequence[Tensor | None], keep: Tensor | None = None
+) -> list[Tensor]:
+    """Each stream's queries attend to the keys and values of all streams (MMDiT, 2403.03206, sec. 4).
+
+    Args:
+        xs: (B, L_i, D), one for each part. ropes: of each. keep: (B, sum of L_i) bool, True where attended to.
+
+    Returns:
+        (B, L_i, D) of those parts that answer.
+    """
+    made = [part.project(x, rope) for part, x, rope in zip(parts, xs, ropes, strict=True)]
+    asked = [m[0] for part, m in zip(parts, made, strict=True) if part.out is not None]
+    h = attend(_joined(asked), _joined([m[1] for m in made]), _joined([m[2] for m in made]), keep)
+    outs = [part.out for part in parts if part.out is not None]
+    return [out(one) for out, one in zip(outs, h.split([q.shape[1] for q in asked], dim=1), strict=True)]
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Queries (B, L, heads, d), keys and values (B, M, heads or fewer, d), keep (B, M) -> (B, L, heads * d)."""
+    if q.shape[2] != k.shape[2]:
+        shared = q.shape[2] // k.shape[2]
+        k, v = k.repeat_interleave(shared, dim=2), v.repeat_interleave(shared, dim=2)
+    keep = None if keep is None else keep[:, None, None]
+    return _attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep).transpose(1, 2).flatten(2)
+
+
+def attend_linearly(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
+    """Attention with weights relu(q)^T relu(k) in place of softmax's, so that its cost grows with the tokens and not with their
+    square (2410.10629, sec. 2.2): q (B, heads, L, d), k and v (B, heads, M, d), keep (B, 1, 1, M) bool.
+
+    In float32 at least: the sums over all tokens leave the range of float16.
+    """
+    wide = torch.promote_types(q.dtype, torch.float32)
+    weight = F.relu(k).to(wide)
+    if keep is not None:
+        weight = weight.masked_fill(~keep.transpose(-1, -2), 0)
+    # the ones add up the weights, which the answer is divided by
+    sums = weight.transpose(-1, -2) @ F.pad(v.to(wide), (0, 1), value=1.0)
+    h = F.relu(q).to(wide) @ sums
+    return (h[..., :-1] / (h[..., -1:] + 1e-15)).to(q.dtype)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:

@@ -3,48 +3,98 @@
 Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
 """
 
-import torch.nn.functional as F
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Attention
 from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.feedforward import Gated, GatedConvolution, gelu_forward
+from langevin.networks.blocks.norms import Tabled, modulation
 from langevin.networks.linear import Linear
 
 
+@dataclass(frozen=True)
+class BlockForm:
+    """Where the blocks of published transformers differ from DiT's.
+
+    Args:
+        single: the embedding is projected once for all blocks, to which each adds a table of its own (PixArt).
+        linear: attention to itself is linear in the number of tokens (Sana).
+        convolution: the feed-forward's inner features over the width where it is a gated convolution; None for two layers with
+            GELU, four times the width.
+        bias: of queries, keys and values in attention to itself.
+        norm: eps of the norms of queries and keys, across heads; None for none.
+        cross_heads: of attention to context; as many as of attention to itself by default.
+        eps: of the norms before attention and before the feed-forward.
+    """
+
+    single: bool = False
+    linear: bool = False
+    convolution: float | None = None
+    bias: bool = True
+    norm: float | None = None
+    cross_heads: int | None = None
+    eps: tuple[float, float] = (1e-6, 1e-6)
+
+
+PLAIN = BlockForm()
+"""DiT's blocks."""
+
+
 class TransformerBlock(nn.Module):
-    """Pre-norm attention and feed-forward, modulated by adaLN-Zero (DiT, 2212.09748, fig. 3). x (B, L, D), emb (B, 1 or L, E)."""
+    """Pre-norm attention and feed-forward, modulated by adaLN-Zero (DiT, 2212.09748, fig. 3). x (B, L, D), emb (B, 1 or L, E).
 
-    def __init__(self, width: int, heads: int, emb: int, dropout: float, context: int | None) -> None:
+    Args:
+        emb: E, or 6 D where the form is `single`.
+        context: features of the tokens to attend to as well, None for none.
+    """
+
+    def __init__(self, width: int, heads: int, emb: int, dropout: float, context: int | None, form: BlockForm = PLAIN) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attention = Attention(width, heads)
-        self.feed = nn.Sequential(
-            Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Dropout(dropout), Linear(4 * width, width)
-        )
-        self.modulation = nn.Sequential(nn.SiLU(), zero(Linear(emb, 6 * width)))
-        self.cross = None if context is None else Attention(width, heads, context, zero_out=True)
+        self.norm1, self.norm2 = (nn.LayerNorm(width, elementwise_affine=False, eps=eps) for eps in form.eps)
+        self.attention = Attention(width, heads, bias=form.bias, norm=form.norm, linear=form.linear)
+        if form.convolution is None:
+            self.feed: nn.Module = gelu_forward(width, 4 * width, dropout)
+        else:
+            self.feed = GatedConvolution(width, int(form.convolution * width))
+        self.modulation = Tabled(width, 6) if form.single else modulation(emb, width, 6)
+        self.cross = None
+        if context is not None:
+            self.cross = Attention(width, form.cross_heads or heads, context, zero_out=True, norm=form.norm)
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+        context_mask: Tensor | None = None,
+        grid: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """mask (B, L) and context_mask (B, M) bool, True where attended to; grid: rows, columns of the tokens."""
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb).chunk(6, dim=-1)
-        h = recomputed(lambda x, scale, shift: self.norm1(x) * (1 + scale) + shift, x, scale1, shift1)
-        x = x + gate1 * self.attention(h, mask=mask)
+        x = _added(x, gate1, self.attention(_entering(self.norm1, x, scale1, shift1), mask=mask))
         if self.cross is not None:
-            x = x + self.cross(x, context)
-        h = recomputed(lambda x, scale, shift: self.norm2(x) * (1 + scale) + shift, x, scale2, shift2)
-        return x + gate2 * self.feed(h)
+            x = x + self.cross(x, context, context_mask)
+        h = _entering(self.norm2, x, scale2, shift2)
+        if isinstance(self.feed, GatedConvolution):
+            assert grid is not None
+            return _added(x, gate2, self.feed(h, grid))
+        return _added(x, gate2, self.feed(h))
 
 
-class GEGLU(nn.Module):
-    """A feed-forward network whose inner features are gated by others through GELU (2002.05202). x (B, L, D)."""
+# in one pass over memory where nothing is learned; by products and sums where it is, so that a run that was begun with them goes
+# on with the same bits
+def _entering(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    if not torch.is_grad_enabled():
+        return torch.addcmul(shift, norm(x), 1 + scale)
+    return recomputed(lambda x, scale, shift: norm(x) * (1 + scale) + shift, x, scale, shift)
 
-    def __init__(self, width: int, inner: int) -> None:
-        super().__init__()
-        self.grow, self.shrink = Linear(width, 2 * inner), Linear(inner, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        h, gate = self.grow(x).chunk(2, dim=-1)
-        return self.shrink(h * F.gelu(gate))
+def _added(x: Tensor, gate: Tensor, h: Tensor) -> Tensor:
+    return x + gate * h if torch.is_grad_enabled() else torch.addcmul(x, gate, h)
 
 
 class ReadingBlock(nn.Module):
@@ -61,7 +111,7 @@ class ReadingBlock(nn.Module):
         self.cross_only = cross_only
         self.attention = Attention(width, heads, context if cross_only else None, bias=False)
         self.cross = Attention(width, heads, context, bias=False)
-        self.feed = GEGLU(width, 4 * width)
+        self.feed = Gated(width, 4 * width)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         """x (B, L, D), context (B, M, E), mask (B, M) bool, True where attended to."""
