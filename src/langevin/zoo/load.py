@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,10 +19,11 @@ from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
-from langevin.zoo.family import Component, load_into, unset
+from langevin.zoo.configs import read_config
+from langevin.zoo.family import Component, Config, load_into, unset
+from langevin.zoo.hub import resolve
+from langevin.zoo.layouts.single import opened
 from langevin.zoo.store import open_weights
-
-_LARGEST = 4 * 2**20  # bytes of a configuration
 
 
 @dataclass(frozen=True)
@@ -42,25 +42,30 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     reference: bool = False,
+    configs: Mapping[str, Config] | None = None,
 ) -> Any:
     """What is in a published folder.
 
     Args:
-        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5".
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16".
+        configs: of the parts of a single file, by name, where they are of no published size, which shapes alone would tell.
         reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
-        the bare network of a denoiser, whose process the folder does not tell.
+        the bare network of a denoiser, whose process the folder does not tell. Of a single file in the layout of its authors, the
+        networks in it by name, such as "unet", "vae" and "text_encoder".
 
     Raises:
         ValueError: naming what is missing, or not known here.
     """
-    folder = _folder(path, revision)
+    folder = resolve(path, revision, variant).path
     where = _Where(dtype, device, variant, reference)
+    if folder.is_file():
+        return parts_of(folder, where, configs)
     if (folder / "model_index.json").is_file():
         return pipeline(folder, where)
     if (folder / "config.json").is_file():
@@ -69,37 +74,17 @@ def load(
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
 
 
-def _folder(path: str | Path, revision: str | None) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    words = str(path)
-    if words.count("/") != 1 or words.startswith((".", "/", "~")) or folder.exists():
-        raise ValueError(f"{path} is no folder, nor the id of a repository, such as owner/name.")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ImportError(
-            "fetching a repository needs huggingface_hub; install the extra: pip install 'langevin[hub]'."
-        ) from None
-    allowed = ["*.json", "*.txt", "*.model", "*/*.safetensors", "*.safetensors"]
-    return Path(snapshot_download(words, revision=revision, allow_patterns=allowed))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A configuration, bounded.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, and a configuration has at most {_LARGEST}.")
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({str(error)[:100]}).") from None
-    if not isinstance(made, dict):
-        raise ValueError(f"{path} holds a {type(made).__name__}; a configuration is an object.")
+def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = None) -> dict[str, nn.Module]:
+    """The networks of a single file in the layout of its authors, by the names that folders give them."""
+    weights = open_weights(file)
+    single = opened(weights.shapes, weights.read, given=configs, what=str(file))
+    made = {}
+    for name, piece in single.pieces.items():
+        part = registry.component(piece.kind)
+        with unset():
+            net = part.build(piece.config)
+        load_into(net, part.keys(piece.config, net), piece.names, piece.read, str(file), where.dtype)
+        made[name] = net.to(where.device).eval().requires_grad_(False)
     return made
 
 
