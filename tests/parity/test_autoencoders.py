@@ -8,6 +8,7 @@ import torch
 
 from langevin.networks.autoencoder import Autoencoder
 from langevin.networks.latents import LatentCodec
+from langevin.zoo.codecs import codec
 from langevin.zoo.families.autoencoders import COMPONENTS
 from langevin.zoo.family import load_into, published
 from tests.parity.goldens import Case, Goldens
@@ -103,6 +104,19 @@ def test_latents_are_scaled_as_pipelines_scale_them(goldens: Goldens, scale: dic
             z = codec.encode(x, given)
             torch.testing.assert_close(z, (latents - mean) * scale["scaling_factor"] / std)
             torch.testing.assert_close(codec.decode(z), net.decode(z * std / scale["scaling_factor"] + mean))
+
+
+def test_channels_side_by_side_in_memory_change_no_answer_and_no_file(goldens: Goldens):
+    case = goldens.case("vae", "sd")
+    made = codec(loaded(case, "vae"), case.config("vae"))
+    assert made.factor == 8 and made.channels == 4 and made.scale.upcast
+    z, x = case.argument("decode", "z"), case.argument("encode", "x")
+    with torch.no_grad():
+        case.agrees("decode", "sample", made.decode(made.scale.shrunk(z)))
+        case.agrees("encode", "mean", made.code(x).mean)
+    case.goes_back("vae", PARTS["AutoencoderKL"], made.net)
+    with pytest.raises(ValueError, match="is no autoencoder of pictures"):
+        codec(torch.nn.Linear(2, 2), {"_class_name": "UNet2DModel"})
 
 
 def test_old_codebooks_are_not_scaled(goldens: Goldens):
