@@ -1,7 +1,6 @@
 """`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
 
 import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,21 +12,22 @@ from torch import Tensor, nn
 
 from langevin import spec
 from langevin.core.denoiser import Cond, Denoiser
-from langevin.header import read_header
+from langevin.header import header_of
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
-from langevin.zoo.family import Component, load_into, unset
-from langevin.zoo.weights import open_weights
-
-_LARGEST = 4 * 2**20  # bytes of a configuration
+from langevin.zoo.configs import read_config
+from langevin.zoo.family import Component, built, load_into
+from langevin.zoo.hub import is_file, open_published, resolve
+from langevin.zoo.store import open_weights, variants
 
 
 @dataclass(frozen=True)
 class _Where:
     dtype: torch.dtype | None
     device: torch.device | str | None
+    variant: str | None = None
 
 
 def load(
@@ -36,13 +36,16 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
 ) -> Any:
     """What is in a published folder.
 
     Args:
-        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also "owner/name@revision";
+            a folder that exists comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
+        variant: "fp16", "bf16", "non_ema", ...: of the parts that have it.
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
@@ -51,48 +54,14 @@ def load(
     Raises:
         ValueError: naming what is missing, or not known here.
     """
-    folder = _folder(path, revision)
-    where = _Where(dtype, device)
-    if (folder / "model_index.json").is_file():
+    folder = resolve(path, revision, variant).path
+    where = _Where(dtype, device, variant)
+    if is_file(folder / "model_index.json"):
         return pipeline(folder, where)
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
-
-
-def _folder(path: str | Path, revision: str | None) -> Path:
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    words = str(path)
-    if words.count("/") != 1 or words.startswith((".", "/", "~")) or folder.exists():
-        raise ValueError(f"{path} is no folder, nor the id of a repository, such as owner/name.")
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError:
-        raise ImportError(
-            "fetching a repository needs huggingface_hub; install the extra: pip install 'langevin[hub]'."
-        ) from None
-    allowed = ["*.json", "*.txt", "*.model", "*/*.safetensors", "*.safetensors"]
-    return Path(snapshot_download(words, revision=revision, allow_patterns=allowed))
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A configuration, bounded.
-
-    Raises:
-        ValueError: if it is none.
-    """
-    if path.stat().st_size > _LARGEST:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, and a configuration has at most {_LARGEST}.")
-    try:
-        made = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON ({str(error)[:100]}).") from None
-    if not isinstance(made, dict):
-        raise ValueError(f"{path} holds a {type(made).__name__}; a configuration is an object.")
-    return made
 
 
 # Parts
@@ -118,10 +87,9 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
-    with unset():
-        net = part.build(config)
-    names, read = open_weights(folder)
-    load_into(net, part.keys(config, net), names, read, str(folder), where.dtype)
+    net = built(part, config, str(folder))
+    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
+    load_into(net, part.keys(config, net), weights.names, weights.read, str(folder), where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
 
@@ -313,9 +281,9 @@ def fingerprint(folder: Path) -> str:
     """16 hexadecimal digits of a folder's weights: of sizes, headers and samples of the values, so that it takes no time."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder)} {size} {len(read_header(path).entries)}".encode())
-        with path.open("rb") as file:
+        with open_published(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            total.update(f"{path.relative_to(folder)} {size} {len(header_of(file, path).entries)}".encode())
             for i in range(16):
                 file.seek(max(size - 4096, 0) * i // 15, os.SEEK_SET)
                 total.update(file.read(4096))
