@@ -14,16 +14,16 @@ from torch import Tensor, nn
 
 from langevin import spec
 from langevin.core.denoiser import Cond, Denoiser
-from langevin.header import read_header
+from langevin.header import header_of
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
 from langevin.zoo.configs import read_config
-from langevin.zoo.family import Component, Config, load_into, unset
-from langevin.zoo.hub import resolve
+from langevin.zoo.family import Component, Config, built, load_into
+from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import opened
-from langevin.zoo.store import open_weights
+from langevin.zoo.store import open_weights, variants
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,9 @@ def load(
     where = _Where(dtype, device, variant, reference)
     if folder.is_file():
         return parts_of(folder, where, configs)
-    if (folder / "model_index.json").is_file():
+    if is_file(folder / "model_index.json"):
         return pipeline(folder, where)
-    if (folder / "config.json").is_file():
+    if is_file(folder / "config.json"):
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
@@ -81,8 +81,7 @@ def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = N
     made = {}
     for name, piece in single.pieces.items():
         part = registry.component(piece.kind)
-        with unset():
-            net = part.build(piece.config)
+        net = built(part, piece.config, f"{file}: {name}")
         load_into(net, part.keys(piece.config, net), piece.names, piece.read, str(file), where.dtype)
         made[name] = net.to(where.device).eval().requires_grad_(False)
     return made
@@ -111,13 +110,11 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
-    build: Any = part.build
-    if where.reference and "reference" in inspect.signature(build).parameters:
-        build = partial(build, reference="diffusers")
-    with unset():
-        net = build(config)
-    weights = open_weights(folder, where.variant)
-    load_into(net, part.keys(config, net), list(weights), weights.__getitem__, str(folder), where.dtype)
+    if where.reference and "reference" in inspect.signature(part.build).parameters:
+        part = replace(part, build=partial(part.build, reference="diffusers"))
+    net = built(part, config, str(folder))
+    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
+    load_into(net, part.keys(config, net), weights.names, weights.read, str(folder), where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
 
@@ -309,9 +306,9 @@ def fingerprint(folder: Path) -> str:
     """16 hexadecimal digits of a folder's weights: of sizes, headers and samples of the values, so that it takes no time."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*.safetensors")):
-        size = path.stat().st_size
-        total.update(f"{path.relative_to(folder)} {size} {len(read_header(path).entries)}".encode())
-        with path.open("rb") as file:
+        with open_published(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            total.update(f"{path.relative_to(folder)} {size} {len(header_of(file, path).entries)}".encode())
             for i in range(16):
                 file.seek(max(size - 4096, 0) * i // 15, os.SEEK_SET)
                 total.update(file.read(4096))

@@ -29,8 +29,9 @@ DTYPES = {
     "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 _INERT = re.compile(
-    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|numpy|argparse|pathlib|typing|enum|datetime|torch\.optim|torch\.nn)\."
-    r"[\w.]+|collections\.(defaultdict|Counter|deque)|_codecs\.encode|torch\.(device|Size|dtype|Generator)"
+    r"(pytorch_lightning|lightning|lightning_fabric|omegaconf|argparse|pathlib|typing|enum|datetime|torch\.optim|torch\.nn)\.[\w.]+"
+    r"|numpy\.(_?core\.(multiarray\.(scalar|_reconstruct)|numeric\._frombuffer)|dtype|ndarray|bool_|u?int\d+|float\d+)"
+    r"|collections\.(defaultdict|Counter|deque)|_codecs\.encode|torch\.(device|Size|dtype|Generator)"
     r"|(builtins|__builtin__)\.(set|frozenset|list|dict|tuple|slice|range|complex|bytearray|bytes|int|float|str|bool|object)"
 )
 """Objects of training programs that stand beside weights; as anything else they stay names."""
