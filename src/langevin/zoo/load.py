@@ -111,7 +111,8 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
     if where.reference and "reference" in inspect.signature(part.build).parameters:
-        part = replace(part, build=partial(part.build, reference="diffusers"))
+        build: Any = part.build
+        part = replace(part, build=partial(build, reference="diffusers"))
     net = built(part, config, str(folder))
     weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
     load_into(net, part.keys(config, net), weights.names, weights.read, str(folder), where.dtype)
