@@ -118,7 +118,7 @@ class Adapters(nn.ModuleDict):
 def _add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
     x = args[0] if args else kwargs["input"]
     if callable(prepared := getattr(layer, "prepared", None)):
-        x = prepared(x)
+        x = prepared(*args, **kwargs)
     for adapter in _adapters(layer).values():
         out = out + adapter(x).to(out.dtype)
     return out

@@ -25,7 +25,7 @@ from langevin.adapters import (
     trainable,
     unmerge,
 )
-from langevin.networks.blocks.resample import Shrink
+from langevin.networks.blocks.resample import Grow, Shrink
 from langevin.training.ema import Ema, exponent
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -312,8 +312,9 @@ def test_the_pages_run_as_written(page):
             assert torch.allclose(other.state_dict()[name], value, atol=1e-6), name
 
 
-def test_adapters_of_a_convolution_that_pads_first_see_what_it_sees():
-    layer = nn.Sequential(Shrink(4, end=True)).double()
+@pytest.mark.parametrize("convolution", [Shrink(4, end=True), Grow(4), Grow(4, folds=False)], ids=["padded", "folded", "grown"])
+def test_adapters_of_a_convolution_that_does_something_first_see_what_it_sees(convolution: nn.Module):
+    layer = nn.Sequential(copy.deepcopy(convolution)).double()
     lora(layer, 2, 3.0)
     (adapter,) = adapted(layer).values()
     nn.init.normal_(adapter.up.weight, generator=torch.Generator().manual_seed(0))
