@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test lint bench soak docs clean
+.PHONY: demo test lint bench soak parity docs clean
 
 # Everything is installed from what pyproject.toml says, in the tested versions; nothing is expected to be there.
 $(READY): pyproject.toml constraints.txt
@@ -30,6 +30,11 @@ test: lint
 soak: SHELL := /bin/bash
 soak: $(READY)
 	set -o pipefail; $(BIN)/python -m pytest -m soak -q --no-header 2>&1 | tee bench/results/soak.txt
+
+# published checkpoints beside the peers, as tests have them, and on configurations drawn by other seeds
+parity: $(READY)
+	$(BIN)/python -m pytest tests/parity
+	for seed in 7 11 23; do LANGEVIN_HELDOUT=$$seed $(BIN)/python -m pytest -q tests/parity || exit 1; done
 
 bench: $(READY)
 	$(BIN)/python bench/overhead.py --out bench/results/overhead.csv

@@ -7,9 +7,9 @@
 
 The peer makes each network from its published configuration, draws the weights and saves them as it publishes them; both sides
 load that folder, each in a process of its own, and take a forward pass in turn, round after round, so that a neighbour's load
-falls on both. Times are CPU seconds of the process over the number of threads (wall seconds beside them; CUDA events on a GPU),
-loading is wall time of the second of two loads, so that the file stands in memory for both. Peak memory is the highest resident set
-above that of the process with its imports. Every row gives the difference of the two outputs over the largest value.
+falls on both. Times are CPU seconds of the process over the number of threads (wall seconds beside them; CUDA events on a GPU);
+loading is the second of two loads in wall time, so that the file stands in memory for both. Peak memory is the highest resident
+set above that of the process with its imports. Every row gives the difference of the two outputs over the largest value.
 """
 
 import argparse
@@ -110,9 +110,9 @@ class Decoder(nn.Module):
 
 
 def ours(network: str, folder: str, dtype: torch.dtype) -> nn.Module:
-    from langevin.zoo.load import network as load
+    import langevin as lv
 
-    net = load(folder, dtype=dtype)
+    net = lv.load(folder, dtype=dtype)
     return Decoder(net) if network == "decoder" else net
 
 
@@ -220,7 +220,8 @@ def report(network: str, rows: list[dict[str, Any]]) -> None:
             a, b = best["langevin"], best["diffusers"]
             print(
                 f"{network} {dtype}, best mode of each ({a['mode']}; {b['mode']}): "
-                f"{a['seconds'] / b['seconds']:.2f} of the peer's time, {a['peak_mib'] / b['peak_mib']:.2f} of its memory, {a['loading'] / b['loading']:.2f} of its loading",
+                f"{a['seconds'] / b['seconds']:.2f} of the peer's time, {a['peak_mib'] / b['peak_mib']:.2f} of its memory, "
+                f"{a['loading'] / b['loading']:.2f} of its loading",
                 flush=True,
             )
 

@@ -27,6 +27,7 @@ _NAMES = {
     "Product": "langevin.core.process",
     "Trainer": "langevin.training",
     "fit": "langevin.training",
+    "load": "langevin.zoo.load",
     "lerp": "langevin.core.posterior",
     "open_run": "langevin.recipes.build",
     "recipe": "langevin.recipes",
@@ -93,3 +94,4 @@ if TYPE_CHECKING:
     from langevin.recipes import recipe
     from langevin.recipes.build import open_run
     from langevin.training import Trainer, fit
+    from langevin.zoo.load import load

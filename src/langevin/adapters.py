@@ -33,15 +33,27 @@ class LoRA(nn.Module):
     Args:
         layer: what it is added to. rank: of the product. alpha: the product is scaled by alpha / rank.
         dropout: on the input of A. generator: draws A; without one A is zero, to be filled in.
+        scales: (rank,), a factor for each row of A, where products that were scaled differently stand in one.
     """
 
+    factor: Tensor
+    scales: Tensor | None
+
     def __init__(
-        self, layer: Layer, rank: int, alpha: float, dropout: float = 0.0, generator: torch.Generator | None = None
+        self,
+        layer: Layer,
+        rank: int,
+        alpha: float,
+        dropout: float = 0.0,
+        generator: torch.Generator | None = None,
+        scales: Tensor | None = None,
     ) -> None:
         super().__init__()
-        self.rank, self.alpha, self.strength = rank, alpha, 1.0
+        self.rank, self.alpha, self._strength = rank, alpha, 1.0
         self.dropout = nn.Dropout(dropout)
         dtype = torch.float64 if layer.weight.dtype == torch.float64 else torch.float32
+        # a tensor, so that a compiled model need not be compiled again for another strength
+        self.register_buffer("factor", torch.ones((), dtype=dtype), persistent=False)
         self.down: Layer
         self.up: Layer
         made: dict[str, Any] = {"bias": False, "dtype": dtype, "device": "meta"}  # no drawing from the global generator
@@ -58,19 +70,41 @@ class LoRA(nn.Module):
         else:
             nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=generator)
         nn.init.zeros_(self.up.weight)
+        self.register_buffer("scales", None if scales is None else scales.to(dtype), persistent=False)
         self.to(layer.weight.device)
+
+    @property
+    def strength(self) -> float:
+        """How much it counts."""
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        self._strength = value
+        self.factor.fill_(value * self.alpha / self.rank)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "LoRA":
+        wide = self.factor.dtype
+        super()._apply(fn, recurse)
+        self.factor = self.factor.to(wide)  # one number, which needs no half precision
+        self.strength = self._strength
+        return self
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, alpha={self.alpha:g}, strength={self.strength:g}"
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(x.to(self.down.weight.dtype))
-        return self.up(self.down(x)) * (self.strength * self.alpha / self.rank)
+        x = self.down(x)
+        if self.scales is not None:
+            x = x * (self.scales if isinstance(self.down, nn.Linear) else self.scales[:, None, None])
+        return self.up(x) * self.factor
 
     def delta(self) -> Tensor:
         """What is added to the layer's weight, (out, in) or (out, in, h, w)."""
-        product = self.up.weight.flatten(1) @ self.down.weight.flatten(1)
-        return product.reshape(len(product), *self.down.weight.shape[1:]) * (self.strength * self.alpha / self.rank)
+        down = self.down.weight.flatten(1)
+        product = self.up.weight.flatten(1) @ (down if self.scales is None else down * self.scales[:, None])
+        return product.reshape(len(product), *self.down.weight.shape[1:]) * self.factor
 
 
 class Adapters(nn.ModuleDict):
@@ -83,6 +117,8 @@ class Adapters(nn.ModuleDict):
 
 def _add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
     x = args[0] if args else kwargs["input"]
+    if callable(prepared := getattr(layer, "prepared", None)):
+        x = prepared(x)
     for adapter in _adapters(layer).values():
         out = out + adapter(x).to(out.dtype)
     return out
@@ -218,6 +254,31 @@ def _detach(layer: Layer, name: str) -> LoRA:
     return adapter
 
 
+def layers(model: nn.Module) -> dict[str, Layer]:
+    """Layers that can be adapted, by name: linear ones and 2-d convolutions."""
+    return _layers(model)
+
+
+def attach(model: nn.Module, adapters: Mapping[str, LoRA], name: str = "default") -> None:
+    """Add adapters, by layer: all of them or, where one cannot be, none.
+
+    Raises:
+        ValueError: if the model has no such layer, or the name is taken.
+    """
+    found = _layers(model)
+    for n in adapters:
+        if n not in found:
+            raise ValueError(f"the model has no layer {n!r} that can be adapted.")
+        _check(n, found[n], name)
+    for n, adapter in adapters.items():
+        _attach(found[n], name, adapter)
+
+
+def adapted(model: nn.Module, name: str = "default") -> dict[str, LoRA]:
+    """The adapters of a name, by layer; empty if there are none."""
+    return {n: held[name] for n, layer in _layers(model).items() if name in (held := _adapters(layer))}
+
+
 def set_strengths(model: nn.Module, strengths: Mapping[str, float]) -> None:
     """How much each set of adapters counts, by name; 0 switches it off. Others stay as they are.
 
@@ -242,7 +303,8 @@ def merge(model: nn.Module, name: str = "default") -> dict[str, LoRA]:
     """
     layers = _adapted(model, name)
     for n, layer in layers.items():
-        if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward):
+        plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward)
+        if not plain and not hasattr(layer, "prepared"):
             raise ValueError(f"{n} is a {type(layer).__name__} with a forward of its own; its weight cannot take the adapter in.")
     removed = {n: _detach(layer, name) for n, layer in layers.items()}
     _shift(layers, removed, 1)
@@ -290,6 +352,8 @@ def save_adapters(model: nn.Module, path: str | Path, name: str = "default") -> 
         adapter = _adapters(layer)[name]
         tensors[f"{n}.lora_A.weight"], tensors[f"{n}.lora_B.weight"] = adapter.down.weight, adapter.up.weight
         said[n] = {"rank": adapter.rank, "alpha": adapter.alpha}
+        if adapter.scales is not None:
+            said[n]["scales"] = adapter.scales.tolist()
     return save(path, tensors, {"format": FORMAT, "layers": json.dumps(said), "base": _fingerprint(layers)})
 
 
@@ -309,7 +373,7 @@ def load_adapters(model: nn.Module, path: str | Path, scale: float = 1.0, name: 
     Warns:
         UserWarning: if they were trained on other weights than those of the model.
     """
-    alphas, tensors, base = _read(Path(path))
+    alphas, scales, tensors, base = _read(Path(path))
     layers, made = _layers(model), {}
     for n, alpha in alphas.items():
         if n not in layers:
@@ -317,7 +381,10 @@ def load_adapters(model: nn.Module, path: str | Path, scale: float = 1.0, name: 
             raise ValueError(f"{path} adapts {n!r}, which the model does not have; the nearest layers are {near}.")
         _check(n, layers[n], name)
         down, up = tensors[f"{n}.lora_A.weight"], tensors[f"{n}.lora_B.weight"]
-        adapter = LoRA(layers[n], len(down), alpha)
+        given = scales.get(n)
+        if given is not None and len(given) != len(down):
+            raise ValueError(f"{path} gives {len(given)} scales for {n}, whose rank is {len(down)}.")
+        adapter = LoRA(layers[n], len(down), alpha, scales=given)
         for part, value in ((adapter.down, down), (adapter.up, up)):
             if part.weight.shape != value.shape:
                 shapes = f"{tuple(value.shape)} for {n}, which takes {tuple(part.weight.shape)}"
@@ -332,13 +399,15 @@ def load_adapters(model: nn.Module, path: str | Path, scale: float = 1.0, name: 
     return list(made)
 
 
-def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], str]:
-    """alpha by layer, the tensors, and the fingerprint."""
+def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Tensor], str]:
+    """alpha and, where there are any, scales by layer; the tensors; and the fingerprint."""
     said, tensors = metadata(path), load(path)
     if said.get("format") != FORMAT:
         raise ValueError(f"{path} has no metadata of format {FORMAT}; give a file that save_adapters wrote.")
     try:
-        alphas = {str(n): float(v["alpha"]) for n, v in json.loads(said["layers"]).items()}
+        layers = json.loads(said["layers"])
+        alphas = {str(n): float(v["alpha"]) for n, v in layers.items()}
+        scales = {str(n): torch.tensor([float(s) for s in v["scales"]]) for n, v in layers.items() if "scales" in v}
         base = said["base"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} has damaged metadata.") from None
@@ -346,6 +415,7 @@ def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], str]:
     if not alphas or expected != set(tensors):
         odd = sorted(expected ^ set(tensors))[:20]
         raise ValueError(f"{path} is not whole: tensors and metadata disagree on {', '.join(odd) or 'everything, it is empty'}.")
-    if not all(math.isfinite(a) for a in alphas.values()) or any(t.ndim not in (2, 4) or not len(t) for t in tensors.values()):
+    finite = all(math.isfinite(a) for a in alphas.values()) and all(bool(s.isfinite().all()) for s in scales.values())
+    if not finite or any(t.ndim not in (2, 4) or not len(t) for t in tensors.values()):
         raise ValueError(f"{path} has an alpha that is not finite, or tensors that are no matrices.")
-    return alphas, tensors, base
+    return alphas, scales, tensors, base

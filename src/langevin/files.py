@@ -97,8 +97,11 @@ def open_plain(path: Path) -> IO[bytes]:
     return open(handle, "rb")
 
 
-def parse_json(raw: bytes, path: Path) -> Any:
+def parse_json(raw: bytes, path: Path, infinite: bool = False) -> Any:
     """JSON of one meaning: UTF-8, no name twice in an object, no NaN or Infinity.
+
+    Args:
+        infinite: bear Infinity and -Infinity, which published schedulers' files have.
 
     Raises:
         ValueError: naming the file and what is wrong.
@@ -111,6 +114,8 @@ def parse_json(raw: bytes, path: Path) -> Any:
         return made
 
     def no_constant(text: str) -> Any:
+        if infinite and text != "NaN":
+            return float(text)
         raise ValueError(f"{text} is no JSON")
 
     try:

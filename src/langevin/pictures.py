@@ -2,12 +2,13 @@
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from langevin.files import staged
@@ -70,6 +71,54 @@ def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: i
     with staged(path) as beside:
         sheet.save(beside)
     return path
+
+
+RECORD = "langevin"
+"""The name of the text in a PNG that says how it was made."""
+LONGEST = 2**16
+
+
+def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
+    """Write a PNG that says how it was made; `read_record` reads it back.
+
+    Args:
+        record: plain values, of at most 64 KiB as JSON.
+
+    Raises:
+        ValueError: if the record is longer, or not plain.
+    """
+    text = None if record is None else json.dumps(record, ensure_ascii=True, allow_nan=False)
+    if text is not None and len(text) > LONGEST:
+        raise ValueError(f"the record has {len(text)} characters, and a PNG takes {LONGEST} here; leave some of it out.")
+    info = PngInfo()
+    if text is not None:
+        info.add_text(RECORD, text)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path) as beside:
+        image.save(beside, format="PNG", pnginfo=info)
+    return path
+
+
+def read_record(path: str | Path) -> dict[str, Any]:
+    """How a PNG was made, as `save_png` wrote it; empty if it does not say.
+
+    Raises:
+        ValueError: if what it says is no record.
+    """
+    with Image.open(path, formats=["PNG"]) as image:
+        text = image.info.get(RECORD)
+    if text is None:
+        return {}
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise ValueError(f"the record of {path} is longer than {LONGEST} characters; it was not written here.")
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        record = None
+    if not isinstance(record, dict):
+        raise ValueError(f"the record of {path} is no object; it was not written here.")
+    return record
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:

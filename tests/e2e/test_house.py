@@ -21,8 +21,9 @@ ROOMS = {
     "core": set(),
     "schedules": {"core"},
     "interpolants": {"core"},
+    "variances": {"core"},
     "oracles": {"core"},
-    "plans": {"core", "spec", "oracles", "files", "tensors"},
+    "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
@@ -42,12 +43,26 @@ ROOMS = {
         "tasks",
         "tensors",
         "text",
+        "variances",
     },
     "text": {"files", "header", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
-    "tasks": {"config", "core", "plans", "guidance", "data", "files", "tensors", "objectives", "training", "interpolants"},
+    "tasks": {
+        "config",
+        "core",
+        "plans",
+        "guidance",
+        "data",
+        "files",
+        "tensors",
+        "objectives",
+        "training",
+        "interpolants",
+        "text",
+    },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
+        "zoo",
         "interpolants",
         "tasks",
         "files",
@@ -153,9 +168,9 @@ def test_the_public_surface_is_frozen():
 
     assert lv.__all__ == [
         "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product",
-        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "networks", "objectives", "open_run", "oracles",
-        "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces", "tasks",
-        "training", "trajectory",
+        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "networks", "objectives", "open_run",
+        "oracles", "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces",
+        "tasks", "training", "trajectory",
     ]  # fmt: skip
 
 

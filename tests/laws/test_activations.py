@@ -8,7 +8,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import langevin as lv
-from langevin.networks import blocks
+from langevin.networks.blocks import common
 from langevin.training.activations import recompute
 from langevin.training.trainer import Trainer
 
@@ -87,7 +87,7 @@ def test_a_run_may_be_resumed_with_checkpointing_and_ends_on_the_same_bits(kind,
 @pytest.mark.parametrize("kind", NETS)
 def test_recomputed_norms_change_no_gradient_of_any_order(kind, monkeypatch):
     def results(least):
-        monkeypatch.setattr(blocks, "LEAST_RECOMPUTED", least)
+        monkeypatch.setattr(common, "LEAST_RECOMPUTED", least)
         net = network(kind).eval()
         much, first = kept(net)
         z = PICTURES.clone().requires_grad_()

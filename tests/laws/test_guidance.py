@@ -6,6 +6,7 @@ import torch
 from langevin import oracles as oracle
 from langevin import plans, schedules
 from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
@@ -61,6 +62,59 @@ def test_rescale_restores_the_deviation():
     assert torch.allclose(full.std((1, 2, 3)), conditional.std((1, 2, 3)), rtol=1e-5)
     half = CFG(4.0, rescale=0.5)(picture)(z, 0.6, cond).mean
     assert torch.allclose(half, 0.5 * (full + CFG(4.0)(picture)(z, 0.6, cond).mean), atol=1e-6)
+
+
+def test_rescale_of_the_output_restores_its_deviation():
+    def net(z, level, cond=None, mask=None):
+        kept = 1 - cond.get("drop", torch.zeros(len(z))).float()
+        return torch.sin(3 * z) * (1 + cond["label"] * kept)[:, None, None, None]
+
+    class Net(torch.nn.Module):
+        forward = staticmethod(net)
+
+    denoiser = Denoiser(Net(), PROCESS, "v", (1, 4, 4))
+    z = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(1))
+    cond = {"label": torch.tensor([1.0, 0.5, 2.0])}
+    prediction, t = denoiser.predictions[""], torch.tensor(0.6, dtype=torch.float64)
+    outputs = {}
+    for amount in (0.0, 0.7, 1.0):
+        belief = CFG(4.0, rescale=amount, of="output")(denoiser)(z, 0.6, cond)
+        outputs[amount] = prediction.output(PROCESS, belief.mean, z, t)
+    theirs = net(z, None, cond)
+    assert torch.allclose(outputs[1.0].std((1, 2, 3)), theirs.std((1, 2, 3)), rtol=1e-4)
+    assert torch.allclose(outputs[0.7], 0.7 * outputs[1.0] + 0.3 * outputs[0.0], atol=1e-4)
+    with pytest.raises(ValueError, match="of is 'output'"):
+        CFG(2.0, rescale=0.5, of="output")(EXACT)
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5])
+def test_a_negative_condition_is_what_beliefs_are_led_away_from(w):
+    other = {"label": 1 - COND["label"]}
+    conditional, against = EXACT(Z, 0.5, COND).mean, EXACT(Z, 0.5, other).mean
+    seen = Batches(EXACT)
+    guided = CFG(w, null=other)(seen)(Z, 0.5, COND).mean
+    assert torch.allclose(guided, against + w * (conditional - against), atol=1e-12)
+    assert seen.sizes == ([6] if w == 1 else [12])
+    # one for all, and conditions it does not name are shared
+    one = CFG(w, null={"label": torch.tensor([1])})(EXACT)(Z, 0.5, COND).mean
+    assert torch.allclose(one, CFG(w, null={"label": torch.ones(6, dtype=torch.int64)})(EXACT)(Z, 0.5, COND).mean, atol=1e-12)
+    assert torch.allclose(CFG(w, null={})(EXACT)(Z, 0.5, COND).mean, conditional, atol=1e-12)
+    with pytest.raises(ValueError, match="'colour'"):
+        CFG(2.0, null={"colour": COND["label"]})(EXACT)(Z, 0.5, COND)
+    with pytest.raises(ValueError, match="shape"):
+        CFG(2.0, null={"label": COND["label"][:3]})(EXACT)(Z, 0.5, COND)
+
+
+def test_a_negative_condition_tilts_categories():
+    process = Categorical(3, schedules.keep_linear(), "mask")
+    strings, label = torch.tensor([[0, 1], [1, 1], [2, 0], [2, 2], [0, 0], [1, 2]]), torch.tensor([0, 0, 1, 1, 1, 0])
+    exact = oracle.Mixture(process, strings, torch.tensor([0.1, 0.3, 0.2, 0.1, 0.2, 0.1]), label=label)
+    z = torch.tensor([[3, 3], [3, 3]])
+    cond, other = {"label": torch.tensor([0, 1])}, {"label": torch.tensor([1, 0])}
+    w = 0.6
+    p, q = (exact(z, 0.7, c).probs for c in (cond, other))
+    tilted = p**w * q ** (1 - w)
+    assert torch.allclose(CFG(w, null=other)(exact)(z, 0.7, cond).probs, tilted / tilted.sum(-1, keepdim=True), atol=1e-6)
 
 
 def test_guided_logits_are_the_tilted_distribution():

@@ -16,7 +16,7 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import sample
 from langevin.data import Arrays
-from langevin.networks import blocks
+from langevin.networks.blocks import attention
 from langevin.objectives import Batch, Denoising
 from langevin.objectives.base import drop_conditions
 from langevin.objectives.consistency import Consistency, doubling, growing, improved, slowing
@@ -427,8 +427,8 @@ def test_forward_derivatives_are_those_of_finite_differences(name, monkeypatch):
 def test_attention_written_out_is_torchs():
     q, k, v = (normal(2, 3, 5, 4, seed=i) for i in range(3))
     for keep in (None, torch.tensor([[True, True, False, True, False], [True] * 5])[:, None, None]):
-        own = blocks._attend(q, k, v, keep)
-        written, _ = torch.func.jvp(lambda q, keep=keep: blocks._attend(q, k, v, keep), (q,), (q,))
+        own = attention._attend(q, k, v, keep)
+        written, _ = torch.func.jvp(lambda q, keep=keep: attention._attend(q, k, v, keep), (q,), (q,))
         assert torch.allclose(own, written, atol=1e-14)
 
 

@@ -130,19 +130,31 @@ def refused(config: dict[str, Any], **changes: Any) -> str:
     return str(caught.value)
 
 
-def test_what_no_network_here_computes_is_refused_by_name(goldens: Goldens):
-    config = goldens.case("ddpm", "cifar10").config("unet")
-    assert "act_fn is 'mish'" in refused(config, act_fn="mish")
-    assert "'norm_groups'; did it mean 'norm_num_groups'" in refused(config, norm_groups=4)
-    assert "down_block_types has 'KDownBlock2D'" in refused(config, down_block_types=["KDownBlock2D"] * 3)
-    assert "attends at other resolutions" in refused(config, up_block_types=["UpBlock2D"] * 3)
-    assert "skip blocks beside others" in refused(config, down_block_types=["SkipDownBlock2D", "AttnDownBlock2D", "DownBlock2D"])
-    assert "time_embedding_type is 'learned'" in refused(config, time_embedding_type="learned", num_train_timesteps=10)
-    assert "attention_head_dim is 7" in refused(config, attention_head_dim=7)
-    assert "downsample_padding is 2" in refused(config, downsample_padding=2)
-    skip = goldens.case("ncsnpp", "ve_attention").config("unet")
+def test_what_no_network_here_computes_is_refused_by_name():
+    plain = {
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "block_out_channels": [32, 64],
+    }  # fmt: skip
+    assert "act_fn is 'mish'" in refused(plain, act_fn="mish")
+    assert "'norm_groups'; did it mean 'norm_num_groups'" in refused(plain, norm_groups=4)
+    assert "norm_num_groups is None" in refused(plain, norm_num_groups=None)
+    assert "down_block_types has 'KDownBlock2D'" in refused(plain, down_block_types=["KDownBlock2D"] * 2)
+    assert "attends at other resolutions" in refused(plain, up_block_types=["UpBlock2D"] * 2)
+    assert "has 3 blocks for 2 block_out_channels" in refused(plain, down_block_types=["DownBlock2D"] * 3)
+    assert "skip blocks beside others" in refused(plain, down_block_types=["SkipDownBlock2D", "AttnDownBlock2D"])
+    assert "time_embedding_type is 'learned'" in refused(plain, time_embedding_type="learned", num_train_timesteps=10)
+    assert "class_embed_type is 'identity'" in refused(plain, class_embed_type="identity")
+    assert "mid_block_type is None" in refused(plain, mid_block_type=None)
+    assert "attention_head_dim is 7" in refused(plain, attention_head_dim=7)
+    assert "downsample_padding is 2" in refused(plain, downsample_padding=2)
+    skip = {
+        "down_block_types": ["SkipDownBlock2D", "AttnSkipDownBlock2D"], "up_block_types": ["AttnSkipUpBlock2D", "SkipUpBlock2D"],
+        "block_out_channels": [32, 128], "norm_num_groups": None, "attention_head_dim": None,
+    }  # fmt: skip
+    PART.build(skip)
     assert "has 64 where skip blocks attend" in refused(skip, block_out_channels=[32, 64])
-    assert "in_channels is 1" in refused(skip, in_channels=1)
+    assert "norm_num_groups is 32" in refused(skip, norm_num_groups=32)
+    assert "in_channels is 1" in refused(skip, in_channels=1) and "out_channels is 1" in refused(skip, out_channels=1)
 
 
 def test_conditions_without_a_null_must_be_given(goldens: Goldens):

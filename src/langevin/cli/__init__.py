@@ -8,10 +8,12 @@ from pydantic import ValidationError
 from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
 from langevin.cli.distilling import distill
+from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
-from langevin.cli.runs import evaluate, inspect, recipes, sample
+from langevin.cli.published import convert, inspect
+from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
-from langevin.cli.weights import ema, lora
+from langevin.cli.weights import ema, lora, publish
 from langevin.spec import nearest
 
 HELP = """\
@@ -21,21 +23,25 @@ langevin: diffusion models of every kind.
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
+  langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
-  langevin inspect PATH                    what a run, checkpoint or safetensors file is
+  langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
+  langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
   langevin distill RUN --to KIND           train a faster model that learns from a run, and compare the two
   langevin ema RUN --sigma-rel WIDTH       make another average of its weights, after training
   langevin lora RUN --out FILE             write the adapters that a run has trained
+  langevin publish RUN --out DIR           write a text-to-image run as diffusers reads it
 
 Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "data": data, "sample": sample, "evaluate": evaluate, "recipes": recipes, "inspect": inspect, "plan": plan,
-    "tune": tune, "distill": distill, "ema": ema, "lora": lora,
+    "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
+    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
+    "publish": publish,
 }  # fmt: skip
 
 

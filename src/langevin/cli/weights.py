@@ -71,3 +71,20 @@ def target(out: Path) -> None:
     """Refuse a name that hides what the file is."""
     if out.suffix != ".safetensors":
         raise Refusal(f"out is {out}; write a .safetensors.")
+
+
+@dataclass(frozen=True)
+class _Publish:
+    run: Positional[Path]
+    """Run directory; its network and its text are of Stable Diffusion's layout, as the recipe emoji's are."""
+    out: Path
+    """Folder to make."""
+
+
+def publish(args: Sequence[str]) -> None:
+    """Write a run in the layout of diffusers, for others to use."""
+    asked = parse(_Publish, args, "langevin publish")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.publishing import publish as written
+
+    print(written(open_run(asked.run), asked.out))

@@ -29,11 +29,19 @@ from langevin.core.levels import cast
 from langevin.core.posterior import CategoricalPosterior, GaussianPosterior
 from langevin.core.process import LeafProcess
 
+
+def _timestep(place: Tensor) -> Tensor:
+    """A place among published timesteps, whole where it misses a whole number by rounding."""
+    return torch.where((place - place.round()).abs() < 1e-6, place.round(), place)
+
+
 # The number a network is shown for its level. Networks embed it by sinusoids, so about 0..1000 is a good range.
 LEVEL_LABELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "1000t": lambda schedule, t: 1000 * t,
     "t": lambda schedule, t: t,
     "index": lambda schedule, t: (t * schedule.size).round() - 1,
+    "timestep": lambda schedule, t: _timestep(schedule.size * t - 1),
+    "sigma": lambda schedule, t: schedule.sigma(t) / schedule.alpha(t),
     "lam": lambda schedule, t: schedule.lam(t).clamp(-30, 30),
     "log_sigma/4": lambda schedule, t: (schedule.sigma(t) / schedule.alpha(t)).clamp(1e-20, 1e20).log() / 4,
     "250log_sigma": lambda schedule, t: (schedule.sigma(t) / schedule.alpha(t)).clamp(1e-20, 1e20).log() * 250,
@@ -97,6 +105,10 @@ class GaussianPrediction(Prediction):
                 f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return one value per element."
             )
 
+    def answer(self, output: Tensor) -> Tensor:
+        """What of an output `target` is asked for, (B, *shape)."""
+        return output
+
     def pair(self, process: Gaussian, t: Tensor) -> tuple[Tensor, Tensor]:
         """(p_x, p_e) at t, float64."""
         return self._pair(process.schedule, t)
@@ -139,8 +151,8 @@ class GaussianPrediction(Prediction):
         one = torch.ones((), dtype=torch.float64)
         if self.name == "velocity" and not all(bool(r.isfinite()) for r in process.schedule.rates(one)):
             raise ValueError("prediction 'velocity' is infinite at t = 1 of this schedule; use 'v' or 'x0'.")
-        if self.level_name == "index" and not hasattr(process.schedule, "size"):
-            raise ValueError("level label 'index' counts the levels of a table, and this schedule is none; use '1000t'.")
+        if self.level_name in ("index", "timestep") and not hasattr(process.schedule, "size"):
+            raise ValueError(f"level label {self.level_name!r} counts a table's levels, and this schedule is none; use '1000t'.")
         if self.name in ("eps", "score") and float(process.schedule.alpha(torch.ones((), dtype=torch.float64))) == 0:
             raise ValueError(
                 f"prediction {self.name!r} says nothing about x where alpha is 0, as it is at t = 1 of this "
@@ -165,19 +177,25 @@ class Preconditioned(GaussianPrediction):
 
     Args:
         sigma_data: standard deviation of the data.
+        sigma_min: sigma/alpha at which the network's output is worth nothing and the state stands for the data (consistency
+            models, 2303.01469, app. C; 0 is EDM's own).
     """
 
-    def __init__(self, sigma_data: float = 0.5, level: str = "log_sigma/4") -> None:
+    def __init__(self, sigma_data: float = 0.5, level: str = "log_sigma/4", sigma_min: float = 0.0) -> None:
         super().__init__("edm", self._edm_pair, level)
         if not sigma_data > 0:
             raise ValueError(f"sigma_data is {sigma_data}; it is the data's standard deviation, above 0.")
-        self.sigma_data = sigma_data
+        self.sigma_data, self.sigma_min = sigma_data, sigma_min
 
     def coefficients(self, schedule: Any, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(c_skip, c_out, c_in)."""
         alpha, sigma = schedule(t)
         total = alpha**2 * self.sigma_data**2 + sigma**2
-        return alpha * self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt()
+        if not self.sigma_min:
+            return alpha * self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), total.rsqrt()
+        past = sigma - alpha * self.sigma_min
+        skip = alpha * self.sigma_data**2 / (alpha**2 * self.sigma_data**2 + past**2)
+        return skip, past * self.sigma_data / total.sqrt(), total.rsqrt()
 
     def _edm_pair(self, schedule: Any, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = schedule(t)

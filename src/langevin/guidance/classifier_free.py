@@ -4,15 +4,16 @@ The paper's own w is ours minus 1. For means this extrapolates means; for catego
 the distribution p(x|c)^w p(x)^(1-w), normalised.
 """
 
+import dataclasses
 import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, dropped
-from langevin.core.posterior import Belief, CategoricalPosterior, GaussianPosterior, lerp
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
+from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 
 
@@ -24,6 +25,10 @@ class CFG:
         w: strength; 1 is unguided, 0 unconditional.
         interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724).
         rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
+        of: "mean" rescales the belief's mean; "output" what the network says, as published pipelines do (for one Gaussian process
+            and a learned denoiser).
+        null: conditions by name of the half that is guided away from, such as a negative prompt's, (B, ...) or (1, ...) for all
+            samples alike; those not named are the first half's own. By default the network's learned null.
 
     Raises:
         ValueError: if the interval is empty or rescale leaves [0, 1].
@@ -32,6 +37,8 @@ class CFG:
     w: float
     interval: tuple[float, float] = (0.0, 1.0)
     rescale: float = 0.0
+    of: str = "mean"
+    null: Cond = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.w):
@@ -42,10 +49,15 @@ class CFG:
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it lies in [0, 1], 0 for none.")
 
+        if self.of not in ("mean", "output"):
+            raise ValueError(f"of is {self.of!r}; rescale acts on the 'mean' of a belief, or on the 'output' of the network.")
+
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
         kinds = [leaf.kind for leaf in denoiser.process.leaves().values()]
         if self.rescale and "categorical" in kinds:
             raise ValueError("rescale acts on the deviation of means, and this process has a categorical leaf; set rescale=0.")
+        if self.rescale and self.of == "output" and not isinstance(denoiser, Denoiser):
+            raise ValueError("of is 'output', and this denoiser has no network of its own; guide a Denoiser, or take of='mean'.")
         return _ClassifierFree(denoiser, self)
 
 
@@ -62,13 +74,22 @@ class _ClassifierFree(BaseDenoiser):
             return self.denoiser(tree(z), tree(t), cond, mask)
         batch, device = len(next(iter(z.values()))), next(iter(z.values())).device
         two_z, two_t = tree_map(lambda a: torch.cat([a, a]), z), tree_map(_double, t)
-        belief = self.denoiser(
-            tree(two_z), tree(two_t), twice(cond, batch, device), None if mask is None else torch.cat([mask, mask])
-        )
+        both = twice(cond, batch, device) if g.null is None else against(cond, g.null, batch)
+        belief = self.denoiser(tree(two_z), tree(two_t), both, None if mask is None else torch.cat([mask, mask]))
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
         guided = lerp(null, conditional, tree(weights))
-        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional) if g.rescale else guided
+        if not g.rescale:
+            return guided
+        if g.of == "output":
+            return self._by_output(guided, conditional, tree(z), tree(t))
+        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
+
+    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any) -> Belief:
+        assert isinstance(self.denoiser, Denoiser)
+        prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
+        said = [GaussianPosterior(prediction.output(process, b.mean, z, t)) for b in (guided, conditional)]
+        return prediction.posterior(process, _rescaled(said[0], said[1], self.guidance.rescale).mean, z, t)
 
     def _weight(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval
@@ -81,11 +102,8 @@ def _double(level: Tensor) -> Tensor:
 
 
 def _half(posterior: Any, part: slice) -> Any:
-    if isinstance(posterior, CategoricalPosterior):
-        evidence = posterior.evidence
-        return CategoricalPosterior(posterior.logits[part], None if evidence is None else evidence[part])
-    variance = posterior.variance
-    return GaussianPosterior(posterior.mean[part], None if variance is None else variance[part])
+    held = {f.name: getattr(posterior, f.name) for f in dataclasses.fields(posterior)}
+    return dataclasses.replace(posterior, **{name: value[part] for name, value in held.items() if value is not None})
 
 
 def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount: float) -> GaussianPosterior:
@@ -94,6 +112,26 @@ def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount:
     axes = tuple(range(1, guided.mean.ndim))
     ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
     return guided.with_params(guided.mean * (amount * ratio + (1 - amount)))
+
+
+def against(cond: Cond, null: Cond, batch: int) -> Cond:
+    """Conditions for one call that answers with `cond` and, in the second half of the batch, with `null`.
+
+    Raises:
+        ValueError: if they differ in names or shapes.
+    """
+    cond, null = cond or {}, null or {}
+    if unknown := set(null) - set(cond):
+        raise ValueError(f"null has the condition {min(unknown)!r} and cond does not; name it in both.")
+    both = {}
+    for name, value in cond.items():
+        other = null.get(name, value)
+        if len(other) not in (1, batch) or other.shape[1:] != value.shape[1:]:
+            raise ValueError(
+                f"null[{name!r}] has shape {tuple(other.shape)} where the condition has {tuple(value.shape)}; make them agree."
+            )
+        both[name] = torch.cat([value, other.to(value).expand_as(value)])
+    return both
 
 
 def twice(cond: Cond, batch: int, device: torch.device) -> Cond:

@@ -35,18 +35,18 @@ class Text:
 
 
 class TextBlock(nn.Module):
-    """Pre-norm causal attention, then a feed-forward network. x (B, L, D)."""
+    """Pre-norm attention, causal unless told otherwise, then a feed-forward network. x (B, L, D)."""
 
-    def __init__(self, width: int, heads: int, inner: int, activation: str) -> None:
+    def __init__(self, width: int, heads: int, inner: int, activation: str, causal: bool = True) -> None:
         super().__init__()
-        self.heads, self.activation = heads, activation
+        self.heads, self.activation, self.causal = heads, activation, causal
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv, self.out = Linear(width, 3 * width), Linear(width, width)
         self.grow, self.shrink = Linear(width, inner), Linear(inner, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
         x = x + self.out(h.transpose(1, 2).flatten(2))
         return x + self.shrink(ACTIVATIONS[self.activation](self.grow(self.norm2(x))))
 
@@ -105,6 +105,52 @@ class TextEncoder(nn.Module):
         at = ids.argmax(1) if self.end is None else (ids == self.end).int().argmax(1)
         pooled = last[torch.arange(len(ids), device=ids.device), at]
         return Text(hidden, last, pooled if self.project is None else self.project(pooled))
+
+
+class PictureEncoder(nn.Module):
+    """CLIP's picture transformer: (B, 3, side, side), normalised, -> `Text`, the class token first and pooled.
+
+    Args:
+        side: pixels of a picture's side. patch: of a token's.
+        width, depth, heads, inner, activation, projection: as for `TextEncoder`.
+    """
+
+    def __init__(
+        self,
+        side: int = 224,
+        patch: int = 14,
+        channels: int = 3,
+        width: int = 1024,
+        depth: int = 24,
+        heads: int = 16,
+        inner: int | None = None,
+        activation: str = "quick_gelu",
+        projection: int | None = None,
+    ) -> None:
+        super().__init__()
+        if width % heads or side < patch:
+            raise ValueError(f"width is {width} for {heads} heads, side {side} for patches of {patch}; make them fit.")
+        self.side, self.patch_side, self.width = side, patch, width
+        self.first = nn.Parameter(torch.empty(width))
+        self.patch = nn.Conv2d(channels, width, patch, patch, bias=False)
+        self.position = nn.Parameter(torch.empty((side // patch) ** 2 + 1, width))
+        self.norm_in, self.norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        inner = inner or 4 * width
+        self.blocks = nn.ModuleList(TextBlock(width, heads, inner, activation, causal=False) for _ in range(depth))
+        self.project = None if projection is None else Linear(width, projection, bias=False)
+        nn.init.normal_(self.first, std=width**-0.5)
+        nn.init.normal_(self.position, std=0.02)
+
+    def forward(self, pictures: Tensor) -> Text:
+        if pictures.shape[-2:] != (self.side, self.side):
+            raise ValueError(f"the picture is {tuple(pictures.shape[-2:])} pixels, and this encoder sees {self.side} on a side.")
+        h = self.patch(pictures).flatten(2).transpose(1, 2)
+        h = torch.cat([self.first.expand(len(h), 1, -1), h], 1) + self.position
+        hidden = [self.norm_in(h)]
+        for block in self.blocks:
+            hidden.append(block(hidden[-1]))
+        pooled = self.norm(hidden[-1][:, 0])
+        return Text(hidden, hidden[-1], pooled if self.project is None else self.project(pooled))
 
 
 class Prompted(nn.Module):

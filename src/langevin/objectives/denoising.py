@@ -168,7 +168,7 @@ class Denoising(Objective):
     def _squared_error(self, model: Denoiser, leaf: Gaussian, name: str, x: Tensor, e: Tensor, out: Tensor, t: Tensor) -> Tensor:
         prediction = model.predictions[name]
         assert isinstance(prediction, GaussianPrediction)
-        error = (out - prediction.target(leaf, x, e, t)) ** 2
+        error = (prediction.answer(out) - prediction.target(leaf, x, e, t)) ** 2
         factor = self._factor(leaf, t)
         if self.weight.name != "simple":
             factor = factor * prediction.eps_per_output(leaf, t) ** 2

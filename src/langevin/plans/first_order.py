@@ -3,13 +3,12 @@
 DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ in eta and in the grid they are known for.
 """
 
-import math
-
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import Grid, named
 from langevin.plans.moves import LearnedVariance
+from langevin.variances import towards_noise
 
 
 def check_steps(steps: int) -> None:
@@ -42,7 +41,8 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
     Args:
         variance: "small" is the bridge's own, exact where the data is one point (and the only one for categories); "large" is
             that of the step towards noise, exact where the data is standard normal (sec. 3.2); "belief" adds to the small one
-            what the denoiser is unsure of, for denoisers whose beliefs have a variance.
+            what the denoiser is unsure of, for denoisers whose beliefs have a variance, and is the network's own for those that
+            say it (Improved DDPM, ADM; `langevin.variances`).
     """
     if variance not in ("small", "large", "belief"):
         raise ValueError(f"variance is {variance!r}; there are 'small', 'large' and 'belief'.")
@@ -58,10 +58,7 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
                 rows.append(LearnedVariance(start=t, stop=s))
                 continue
             x_weight, z_weight, _ = process.bridge_numbers(t, s)
-            (alpha_t, sigma_t), (alpha_s, sigma_s) = ([float(v) for v in schedule(level)] for level in (t, s))
-            # the step's own variance, carried to the scale of the level it ends at
-            scale = math.hypot(alpha_s, sigma_s) / math.hypot(alpha_t, sigma_t)
-            c = scale * (sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2) ** 0.5 if s > 0 else 0.0
+            c = towards_noise(process, t, s) if s > 0 else 0.0
             rows.append(Row(level=t, start=t, stop=s, a=z_weight, mix=(x_weight,), c=c))
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 

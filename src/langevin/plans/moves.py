@@ -12,6 +12,7 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import DrivingRow, StateRow
 from langevin.plans.integrals import level_of, polar
+from langevin.variances import step_deviation
 
 
 def _gaussian(leaf: Any, row: StateRow) -> None:
@@ -63,12 +64,16 @@ class Langevin(StateRow):
         snr: r; the step size is e = 2 alpha^2 (r |n| / |s|)^2 with the norms of each sample, so that a sample does not
             depend on its batch (the published code takes means over the batch).
         size: the step size itself, in units of sigma^2, instead of r (annealed Langevin, 1907.05600, alg. 1).
+        shown: the level the network is told, and the score computed at, where a peer tells it another than the state's.
+        together: the norms are means over the batch, as in the published code.
     """
 
     start: float
     stop: float
     snr: float = 0.16
     size: float | None = None
+    shown: float | None = None
+    together: bool = False
 
     def problem(self, evaluations: int) -> str | None:
         if self.start != self.stop or not 0 < self.start <= 1:
@@ -78,15 +83,20 @@ class Langevin(StateRow):
     def check(self, leaf: Any) -> None:
         _gaussian(leaf, self)
 
+    def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
+        return self.start if self.shown is None else self.shown
+
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        alpha, sigma = (float(v) for v in leaf.schedule(self.start))
+        alpha, sigma = (float(v) for v in leaf.schedule(self.start if self.shown is None else self.shown))
         score = (belief.mean * alpha - z) / sigma**2
         fresh = leaf.noise(z, noise, mask)
         if self.size is not None:
             size: Any = self.size * sigma**2
         else:
             across = tuple(range(1, z.ndim))
-            ratio = fresh.double().square().sum(across, keepdim=True) / score.double().square().sum(across, keepdim=True)
+            norms = [u.double().square().sum(across, keepdim=True) for u in (fresh, score)]
+            norms = [n.sqrt().mean().square() for n in norms] if self.together else norms
+            ratio = norms[0] / norms[1]
             size = (2 * (max(alpha, 1e-4) * self.snr) ** 2 * ratio).to(z.dtype)
         return z + size * score + (2 * size) ** 0.5 * fresh
 
@@ -96,7 +106,7 @@ class LearnedVariance(StateRow):
     """Ancestral step whose variance the belief brings (`belief.variance`, that of x given z):
 
     Var(z_s) = c^2 + w^2 Var(x), the exact variance of the bridge averaged over the belief, element by element
-    (Analytic-DPM, 2201.06503, eq. 8).
+    (Analytic-DPM, 2201.06503, eq. 8). Where the network itself says the variance of steps, it is that (`WithVariance`).
     """
 
     start: float
@@ -106,7 +116,8 @@ class LearnedVariance(StateRow):
         _gaussian(leaf, self)
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        if belief.variance is None:
+        said = step_deviation(leaf, belief, self.start, self.stop)
+        if said is None and belief.variance is None:
             raise ValueError(
                 "the denoiser's belief has no variance; use ddpm with variance 'small' or 'large' instead of 'belief'."
             )
@@ -114,7 +125,63 @@ class LearnedVariance(StateRow):
         mean = belief.mean * weight + z * keep
         if self.stop == 0:
             return mean
-        return mean + (deviation**2 + weight**2 * belief.variance).sqrt() * leaf.noise(z, noise, mask)
+        spread = (deviation**2 + weight**2 * belief.variance).sqrt() if said is None else said
+        return mean + spread * leaf.noise(z, noise, mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipped(StateRow):
+    """A step z_s = a z + w clip(x^) + u x^ + c noise, whose belief is clipped to the data's range.
+
+    The bridge with the clipped belief has a = spread, w = alpha_s - spread alpha_t (guided-diffusion). A peer that clips the
+    belief but keeps the noise it predicted has w = alpha_s, u = -spread alpha_t (diffusers' DDIM).
+
+    Args:
+        bound: beliefs are clipped to [-bound, bound]; None leaves them.
+        quantile: each sample's bound is this quantile of its |x^|, between 1 and `bound`, and the belief is divided by it
+            (dynamic thresholding, 2205.11487, sec. 2.3).
+        shown: the level the network is told, where that is not the state's.
+    """
+
+    start: float
+    stop: float
+    a: float
+    w: float
+    u: float = 0.0
+    c: float = 0.0
+    bound: float | None = 1.0
+    quantile: float | None = None
+    shown: float | None = None
+
+    def problem(self, evaluations: int) -> str | None:
+        if not 0 <= self.stop < self.start <= 1:
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
+        if self.bound is not None and not self.bound > 0:
+            return f"clips to {self.bound:g}; give a bound above 0"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
+        return self.start if self.shown is None else self.shown
+
+    def clip(self, x: Tensor) -> Tensor:
+        if self.bound is None:
+            return x
+        if self.quantile is None:
+            return x.clamp(-self.bound, self.bound)
+        most = torch.quantile(x.abs().flatten(1).float(), self.quantile, dim=1).clamp(min=1).clamp(max=self.bound)
+        most = most.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+        return x.clamp(-most, most) / most
+
+    def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        out = z * self.a
+        if self.w:
+            out.add_(self.clip(belief.mean), alpha=self.w)
+        if self.u:
+            out.add_(belief.mean, alpha=self.u)
+        return out.add_(leaf.noise(z, noise, mask), alpha=self.c) if self.c else out
 
 
 # Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980), table 2

@@ -18,10 +18,12 @@ import torch
 
 from langevin import spec
 from langevin.core.gaussian import Gaussian
-from langevin.core.plan import Draft, Plan, Row
+from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
+from langevin.plans import few_step
 from langevin.plans.first_order import check_steps, ddim, euler, euler_ancestral
 from langevin.plans.grids import Grid, given, shift_level
+from langevin.plans.moves import Clipped, Langevin, Renoise
 from langevin.plans.multistep import ADAMS, dpm_solver_multistep, dpmpp, lms, unipc
 from langevin.plans.runge_kutta import dpm_2, dpmpp_single, edm_stochastic, heun
 
@@ -80,14 +82,34 @@ def _dpmpp_2s(steps: int, grid: Grid) -> Draft:
     return Draft(f"dpmpp_2s({steps})", fill)
 
 
-def _unipc(steps: int, grid: Grid, order: int) -> Draft:
-    """UniPC (bh2) with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them."""
+def _dpm_2_ancestral(steps: int, grid: Grid) -> Draft:
+    """DPM2 to the lower level of the ancestral step, and noise back up (k-diffusion's `sample_dpm_2_ancestral`)."""
 
     def fill(schedule: Schedule) -> Plan:
-        plan = unipc(steps, order, "bh2", 1, grid).on(schedule)
+        rows, process = [], Gaussian(schedule)
+        for t, s in joined(grid(schedule, steps)):
+            if s == 0:
+                rows.append(Row(level=t, start=t, stop=s))
+                continue
+            alpha, sigma = (float(v) for v in schedule(s))
+            noise = process.bridge_numbers(t, s)[2]
+            half = [math.exp(-float(schedule.lam(t)) / 2), math.sqrt(sigma**2 - noise**2) / alpha]
+            middle = float(schedule.invert(-math.log(half[0] * half[1])))
+            rows.append(Row(level=t, start=t, stop=middle))
+            rows.append(Row(level=middle, start=t, stop=s, anchored=True, eta=1.0))
+        return Plan(name=f"dpm_2_ancestral({steps})", basis="eps", order=1, rows=tuple(rows))
+
+    return Draft(f"dpm_2_ancestral({steps})", fill)
+
+
+def _unipc(steps: int, grid: Grid, order: int, variant: str = "bh2") -> Draft:
+    """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them."""
+
+    def fill(schedule: Schedule) -> Plan:
+        plan = unipc(steps, order, variant, 1, grid).on(schedule)
         if order < 3:
             return plan
-        lower = unipc(steps, order - 1, "bh2", 1, grid).on(schedule)
+        lower = unipc(steps, order - 1, variant, 1, grid).on(schedule)
         last = max(2 * steps - 4, 0)  # the predictor of the last step but one
         return dataclasses.replace(plan, rows=(*plan.rows[:last], *lower.rows[last:]))
 
@@ -105,6 +127,7 @@ SIGMA: dict[str, Builder] = {  # diffusers' schedulers that step in sigma/alpha;
     "heun": lambda n, grid: heun(n, grid, "eps"),
     "lms": lambda n, grid: lms(n, grid=grid),
     "dpm_2": dpm_2,
+    "dpm_2_ancestral": _dpm_2_ancestral,
 }
 SOLVER: dict[str, Builder] = {  # and those that step in log-SNR
     "dpmpp_2m": lambda n, grid: dpmpp(n, grid=grid),
@@ -113,8 +136,12 @@ SOLVER: dict[str, Builder] = {  # and those that step in log-SNR
     "dpmpp_2s": _dpmpp_2s,
     "unipc": lambda n, grid: _unipc(n, grid, 2),
     "unipc_3": lambda n, grid: _unipc(n, grid, 3),
+    "unipc_bh1": lambda n, grid: _unipc(n, grid, 2, "bh1"),
+    "unipc_3_bh1": lambda n, grid: _unipc(n, grid, 3, "bh1"),
     "deis": _deis,
 }
+EXACT: dict[str, Builder] = {**SIGMA, **SOLVER, "dpmpp_3m": lambda n, grid: dpmpp(n, 3, grid=grid)}
+"""The same methods without a peer's slips."""
 K_DIFFUSION: dict[str, Builder] = {
     **SIGMA,
     "dpmpp_2m": SOLVER["dpmpp_2m"],
@@ -135,6 +162,9 @@ def diffusers(
     offset: int = 1,
     set_alpha_to_one: bool = False,
     eta: float = 0.0,
+    final: str = "zero",
+    start: float = 1.0,
+    reference: bool = True,
 ) -> Draft:
     """diffusers' schedulers for variance-preserving tables (`schedules.betas`), faults included:
 
@@ -145,21 +175,25 @@ def diffusers(
     - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
     - "dpmpp_3m" lacks a factor 2.
 
-    Not reproduced: steps of size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
+    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher; steps of
+    size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
     which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
     crashes.
 
     Args:
         steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1).
         sampler: "ddim", "ddpm", "pndm" (without its Runge-Kutta start, as Stable Diffusion has it); "euler",
-            "euler_ancestral", "heun", "lms", "dpm_2"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s", "unipc", "unipc_3"
-            (bh2, of order 2 and 3), "deis".
+            "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
+            "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis".
         sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
             the scheduler's own, "leading" for the first three and "linspace" for the rest.
         timesteps: T.
         offset: `steps_offset` of "leading"; Stable Diffusion has 1.
         set_alpha_to_one: whether "ddim" and "pndm" end at clean data, or at timestep 0, as Stable Diffusion does.
         eta: of "ddim".
+        final: where the solvers and Euler end, at "zero", or at "sigma_min", the table's lowest level.
+        start: the level to begin at, for a picture that is noised to it: the peer's own levels below it follow.
+        reference: with the slips of the peer's methods ("dpmpp_3m"), or without.
     """
     check_steps(steps)
     sampler = _known(sampler, [*INDEXED, *SIGMA, *SOLVER], "sampler")
@@ -177,17 +211,19 @@ def diffusers(
             raise ValueError(f"{name} needs a variance-preserving table, such as schedules.betas(); for flows there is sd3.")
         if sampler in INDEXED:
             told = _spaced(kind, steps, timesteps, offset).round().astype(int).tolist()
+            if start < 1:
+                begin = max(round(start * timesteps) - 1, 0)
+                told = [begin, *(i for i in told if i < begin)]
             last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
-            return _by_index(
-                schedule, name, sampler, told, timesteps // steps, timesteps, last, 1.0 if sampler == "ddpm" else eta
-            )
+            stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
+            return _by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of)
         table = _table(schedule, timesteps)
         told, ratios = (_sigma_grid if sampler in SIGMA else _solver_grid)(kind, steps, table, offset)
-        if sampler == "dpm_2" and kind == "karras":
+        if sampler.startswith("dpm_2") and kind == "karras":
             told = told.round()
-        build = {**SIGMA, **SOLVER}[sampler]
+        build = ({**SIGMA, **SOLVER} if reference else EXACT)[sampler]
         if sampler != "deis":
-            ratios = np.append(ratios, 0.0)
+            ratios = np.append(ratios, 0.0 if final == "zero" else table[0])
         elif kind in spaced:
             ratios = np.append(ratios, table[0])
         elif steps == 1:
@@ -195,6 +231,11 @@ def diffusers(
         else:  # the step whose order is lowered is the one left out
             build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
         levels = _levels(schedule, ratios, name)
+        if start < 1:
+            below = [(level, t) for level, t in zip(levels, told, strict=False) if level < start - 1e-9]
+            first = float(_timestep(math.exp(-float(schedule.lam(start)) / 2), table))
+            first = next((t for level, t in zip(levels, told, strict=False) if abs(level - start) < 1e-9), first)
+            levels, told = [start, *(b[0] for b in below), levels[-1]], np.array([first, *(b[1] for b in below)])
         plan = build(len(levels) - 1, given(levels)).on(schedule)
         shown = {level: float(t) for level, t in zip(levels, told, strict=False)}
         return dataclasses.replace(_told(plan, schedule, shown, table), name=name)
@@ -237,7 +278,16 @@ def edm(steps: int = 18, sampler: str = "heun", sigma_min: float = 0.002, sigma_
     return _in_sigma(f"edm({steps}, {sampler})", steps, EDM[sampler], sigma_min, sigma_max, rho)
 
 
-def sd3(steps: int = 28, shift: float = 3.0, reference: bool = True, sampler: str = "euler", timesteps: int = 1000) -> Draft:
+def sd3(
+    steps: int = 28,
+    shift: float = 3.0,
+    reference: bool = True,
+    sampler: str = "euler",
+    timesteps: int = 1000,
+    lowest: float | None = None,
+    terminal: float | None = None,
+    start: float = 1.0,
+) -> Draft:
     """Stable Diffusion 3's sampler (diffusers' FlowMatchEulerDiscrete, FlowMatchHeunDiscrete), for `schedules.flow()`.
 
     The shift is part of the plan, so the schedule has none.
@@ -248,6 +298,9 @@ def sd3(steps: int = 28, shift: float = 3.0, reference: bool = True, sampler: st
             the grid (diffusers#13243): the last level is 0.0089 for shift 3. False shifts every level once: 0.0030.
         sampler: "euler", `steps` evaluations, or "heun", 2 steps - 1.
         timesteps: T.
+        lowest: the lowest level before the shift, where that is not 1/T; FLUX has 1/steps.
+        terminal: the lowest level after it, to which the grid is stretched (LTX).
+        start: the level to begin at, for a picture that is noised to it: the levels below it follow.
     """
     check_steps(steps)
     _known(sampler, ["euler", "heun"], "sampler")
@@ -256,14 +309,173 @@ def sd3(steps: int = 28, shift: float = 3.0, reference: bool = True, sampler: st
     name = f"sd3({steps}, shift={shift:g}{'' if reference else ', shifted once'}{', heun' if sampler == 'heun' else ''})"
 
     def fill(schedule: Schedule) -> Plan:
-        if schedule.scale != "flow" or abs(float(schedule.sigma(torch.tensor(0.5, dtype=torch.float64))) - 0.5) > 1e-12:
-            raise ValueError(f"{name} brings its own shift; use it with schedules.flow(), unshifted.")
-        lowest = 1 / timesteps
-        grid = given(
-            [*shift_level(np.linspace(1.0, shift_level(lowest, shift) if reference else lowest, steps), shift).tolist(), 0.0]
-        )
-        plan = (ddim(steps, grid=grid) if sampler == "euler" else heun(steps, grid, "velocity")).on(schedule)
+        _unshifted(schedule, name)
+        low = (shift_level(1 / timesteps, shift) if reference else 1 / timesteps) if lowest is None else lowest
+        levels = shift_level(np.linspace(1.0, low, steps), shift)
+        if terminal is not None:
+            levels = 1 - (1 - levels) * (1 - terminal) / (1 - levels[-1])
+        ends = _below([*levels.tolist(), 0.0], start)
+        count, grid = len(ends) - 1, given(ends)
+        plan = (ddim(count, grid=grid) if sampler == "euler" else heun(count, grid, "velocity")).on(schedule)
         return dataclasses.replace(plan, name=name)
+
+    return Draft(name, fill)
+
+
+def flow_solver(
+    steps: int = 20,
+    sampler: str = "dpmpp_2m",
+    shift: float = 3.0,
+    reference: bool = True,
+    timesteps: int = 1000,
+    start: float = 1.0,
+) -> Draft:
+    """diffusers' DPM-Solver++ and UniPC on flows (`use_flow_sigmas`: Sana, Wan), for `schedules.flow()`. The network is told
+    whole thousandths, cut, beside exact levels; `reference=False` tells it the levels.
+
+    Args:
+        sampler: "dpmpp_2m", "dpmpp_3m", "unipc", "unipc_3" or "unipc_bh1", "unipc_3_bh1".
+        shift, timesteps, start: as for `sd3`.
+    """
+    check_steps(steps)
+    solvers = [s for s in SOLVER if s.startswith(("dpmpp_2m", "dpmpp_3m", "unipc"))]
+    _known(sampler, solvers, "sampler")
+    name = f"flow_solver({steps}, {sampler}, shift={shift:g})"
+
+    def fill(schedule: Schedule) -> Plan:
+        _unshifted(schedule, name)
+        if sampler.startswith("unipc"):
+            levels = shift_level(np.linspace(1.0, 1 / timesteps, steps + 1)[:-1], shift)
+            levels[0] = min(levels[0], 1 - 1e-6)
+        else:
+            levels = shift_level(1 - np.linspace(1.0, 1 / timesteps, steps + 1), shift)[::-1][:-1]
+        levels = _below([*levels.tolist(), 0.0], start)
+        plan = (SOLVER if reference else EXACT)[sampler](len(levels) - 1, given(levels)).on(schedule)
+        if reference:
+            shown = {level: math.floor(level * timesteps + 1e-9) / timesteps for level in levels}
+            plan = _shown(plan, schedule, lambda level: shown[level])
+        return dataclasses.replace(plan, name=name)
+
+    return Draft(name, fill)
+
+
+def lcm(steps: int = 4, original: int = 50, timesteps: int = 1000, scaling: float = 10.0, sigma_data: float = 0.5) -> Draft:
+    """diffusers' LCMScheduler: `plans.lcm`, whose leaps keep c_skip of the state and take c_out of the belief (2310.04378, app.).
+
+    Args:
+        scaling, sigma_data: c_skip = sigma_data^2 / ((scaling i)^2 + sigma_data^2) at timestep i.
+    """
+    name = f"lcm({steps}, boundary)"
+
+    def fill(schedule: Schedule) -> Plan:
+        plan = few_step.lcm(steps, original, timesteps).on(schedule)
+        rows = []
+        for row in plan.rows:
+            if isinstance(row, Row):
+                place = scaling * (row.start * timesteps - 1)
+                total = place**2 + sigma_data**2
+                row = dataclasses.replace(row, a=sigma_data**2 / total, mix=(place / math.sqrt(total),))
+            rows.append(row)
+        return dataclasses.replace(plan, name=name, rows=tuple(rows))
+
+    return Draft(name, fill)
+
+
+def tcd(steps: int = 4, gamma: float = 0.3, original: int = 50, timesteps: int = 1000) -> Draft:
+    """diffusers' TCDScheduler (2402.19159, alg. 2): leap to the timestep floor((1 - gamma) next), and noise up to the next; the
+    last leap ends at timestep 0, which is not quite clean data. `steps` evaluations.
+    """
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma is {gamma}; it lies in [0, 1], 0 deterministic and 1 a leap to clean data each time.")
+    name = f"tcd({steps}, gamma={gamma:g})"
+
+    def fill(schedule: Schedule) -> Plan:
+        levels = [row.start for row in few_step.lcm(steps, original, timesteps).on(schedule).rows if isinstance(row, Row)]
+        rows: list[Row | StateRow] = []
+        for t, s in joined([*levels, 1 / timesteps]):
+            low = (math.floor((1 - gamma) * round(s * timesteps - 1)) + 1) / timesteps
+            rows.append(Row(level=t, start=t, stop=low))
+            if low < s:
+                rows.append(Renoise(start=low, stop=s))
+        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
+
+    return Draft(name, fill)
+
+
+def consistency_models(
+    steps: int = 1,
+    nodes: Sequence[int] | None = None,
+    count: int = 40,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    noise: float = 1.0,
+) -> Draft:
+    """Consistency models' multistep sampler (2303.01469, alg. 1), as published: fresh noise of variance sigma^2 - sigma_min^2.
+
+    Args:
+        nodes: which of the `count` Karras levels to leap from, 0 the noisiest; by default every (count // steps)-th.
+        noise: factor of the fresh noise.
+    """
+    check_steps(steps)
+    chosen = sorted(nodes if nodes is not None else [i * (count // steps) for i in range(steps)])
+    if not all(0 <= i < count for i in chosen) or len(set(chosen)) < len(chosen):
+        raise ValueError(f"nodes are {chosen}; they count the {count} levels from 0, each once.")
+    ramp = _ramp("karras", sigma_max, sigma_min, count, rho)[chosen]
+    name = f"consistency_models({len(chosen)})"
+
+    def fill(schedule: Schedule) -> Plan:
+        levels = _levels(schedule, ramp, name)
+        rows: list[Row | StateRow] = []
+        for t, s, ratio in zip(levels, [*levels[1:], 0.0], [*ramp[1:], 0.0], strict=True):
+            rows.append(Row(level=t, start=t, stop=0.0))
+            if ratio > sigma_min:
+                rows.append(Renoise(start=0.0, stop=s, factor=noise * math.sqrt(1 - (sigma_min / ratio) ** 2)))
+        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
+
+    return Draft(name, fill)
+
+
+def score_sde(
+    steps: int = 2000,
+    snr: float = 0.15,
+    corrections: int = 1,
+    lowest: float = 1e-5,
+    sigmas: tuple[float, float] = (0.01, 1348.0),
+    reference: bool = True,
+) -> Draft:
+    """Score SDEs' predictor-corrector for VE processes as diffusers has it (ScoreSdeVe): Langevin steps and reverse diffusion,
+    the last of which adds no noise, on levels from 1 to `lowest`. For `schedules.edm(sigma_max)`.
+
+    Args:
+        sigmas: the smallest and the largest. reference: as shipped, where the network is told sigma_min ratio^t, the Langevin
+            step is the mean of its batch, the predictor steps between other sigmas (`steps` equal ones of log sigma), and a
+            whole number of them is cut. False has each sample to itself, and one set of levels.
+    """
+    check_steps(steps)
+    low, high = sigmas
+    name = f"score_sde({steps}, snr={snr:g})"
+
+    def fill(schedule: Schedule) -> Plan:
+        times = np.linspace(1.0, lowest, steps)
+        told = low * (high / low) ** times
+        discrete = np.exp(np.linspace(math.log(low), math.log(high), steps))
+        places = [int(float(np.float32(t)) * (steps - 1)) for t in times] if reference else list(range(steps))[::-1]
+        rows: list[Row | StateRow] = []
+        at = _levels(schedule, discrete[places], name)
+        shown = _levels(schedule, told, name) if reference else at
+        ends = [discrete[p - 1] if p > 0 else 0.0 for p in places]
+        stops = [*_levels(schedule, np.array([e for e in ends if e > 0]), name), *([0.0] * ends.count(0.0))]
+        for i, (t, tell) in enumerate(zip(at, shown, strict=True)):
+            begin = t if i == 0 else rows[-1].stop
+            rows += [Langevin(start=begin, stop=begin, snr=snr, shown=tell, together=reference)] * corrections
+            width = (discrete[places[i]] ** 2 - ends[i] ** 2) if ends[i] else discrete[places[i]] ** 2
+            noisy = i < steps - 1
+            # x + width score, with the score (belief - x) / told^2; only the last is left as its mean
+            part = width / (told[i] ** 2 if reference else discrete[places[i]] ** 2)
+            rows.append(Clipped(start=begin, stop=stops[i] if noisy else 0.0, a=1 - part, w=0.0, u=part,
+                                c=math.sqrt(width) if noisy else 0.0, shown=tell, bound=None))  # fmt: skip
+        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 
     return Draft(name, fill)
 
@@ -279,6 +491,16 @@ def profile(peer: str, sampler: str, steps: int, **options: Any) -> Draft:
 
 
 # Grids, and what the network is told
+
+
+def _unshifted(schedule: Schedule, name: str) -> None:
+    if schedule.scale != "flow" or abs(float(schedule.sigma(torch.tensor(0.5, dtype=torch.float64))) - 0.5) > 1e-12:
+        raise ValueError(f"{name} brings its own shift; use it with schedules.flow(), unshifted.")
+
+
+def _below(levels: list[float], start: float) -> list[float]:
+    """The levels from `start` down."""
+    return levels if start >= 1 else [start, *(t for t in levels if t < start - 1e-9)]
 
 
 def _known(value: str, names: Sequence[str], what: str) -> str:
@@ -366,20 +588,24 @@ def _plain(row: Any) -> Row:
 
 
 def _told(plan: Plan, schedule: Schedule, shown: dict[float, float], table: Array) -> Plan:
-    """The plan whose network is told timesteps, `shown` by level and by interpolation elsewhere (the middle of a step).
+    """The plan whose network is told timesteps, `shown` by level and by interpolation elsewhere (the middle of a step)."""
 
-    A row that is told another level than the state's has its numbers written out.
-    """
+    def level(at: float) -> float:
+        timestep = shown.get(at)
+        if timestep is None:
+            timestep = float(_timestep(math.exp(-float(schedule.lam(at)) / 2), table))
+        return (timestep + 1) / len(table)
+
+    return _shown(plan, schedule, level)
+
+
+def _shown(plan: Plan, schedule: Schedule, level: Callable[[float], float]) -> Plan:
+    """A row that is told another level than the state's has its numbers written out."""
     rows = []
     for row, number in zip(plan.rows, Gaussian(schedule).numbers(plan), strict=True):
         row = _plain(row)
-        if row.level is not None and number is not None:
-            timestep = shown.get(row.level)
-            if timestep is None:
-                timestep = float(_timestep(math.exp(-float(schedule.lam(row.level)) / 2), table))
-            level = (timestep + 1) / len(table)
-            if abs(level - row.level) > 1e-9:
-                row = dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=number.c, shown=level)
+        if row.level is not None and number is not None and abs((told := level(row.level)) - row.level) > 1e-9:
+            row = dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=number.c, shown=told)
         rows.append(row)
     return dataclasses.replace(plan, rows=tuple(rows))
 
@@ -395,17 +621,18 @@ def _by_index(
     # (timestep told, from, to, weights of the evaluations, whether from the anchor); DDPM goes to the next that is told
     moves: list[tuple[int, int, int, tuple[float, ...], bool]]
     moves = [(i, i, i - stride, (1.0,), False) for i in told]
-    if sampler == "ddpm":
+    if sampler == "ddpm" or not stride:
         moves = [(i, i, j, (1.0,), False) for i, j in zip(told, [*told[1:], -1], strict=True)]
     if sampler == "pndm":
         moves = moves[:1]
         if len(told) > 1:
-            moves.append((told[1], told[1] + stride, told[1], (0.5, 0.5), True))
-        for k, i in enumerate(told[1:], 2):
+            moves.append((told[1], told[1] + stride if stride else told[0], told[1], (0.5, 0.5), True))
+        for k, (i, j) in enumerate(zip(told[1:], [*told[2:], -1], strict=True), 2):
             # the second evaluation served the corrected first step alone
             used = [j for j in range(k, -1, -1) if j != 1][:4]
             weights = dict(zip(used, ADAMS[len(used)], strict=True))
-            moves.append((i, i, i - stride, tuple(weights.get(j, 0.0) for j in range(k, used[-1] - 1, -1)), False))
+            target = i - stride if stride else j
+            moves.append((i, i, target, tuple(weights.get(m, 0.0) for m in range(k, used[-1] - 1, -1)), False))
     process, rows = Gaussian(schedule), []
     state = anchor = level(told[0])
     for i, source, target, mix, anchored in moves:
@@ -414,11 +641,18 @@ def _by_index(
         if abs(level(i) - state) > 1e-12 or abs(level(source) - start) > 1e-12:
             x_weight, z_weight, c = process.bridge_numbers(level(source), stop, eta)
             alpha, sigma = (float(v) for v in schedule(level(source)))
-            weights = tuple(-m * x_weight * sigma / alpha for m in mix)
-            row = dataclasses.replace(row, eta=0.0, a=z_weight + x_weight / alpha, mix=weights, c=c, shown=level(i))
+            if sampler == "pndm":
+                weights, a = tuple(-m * x_weight * sigma / alpha for m in mix), z_weight + x_weight / alpha
+            else:  # noise is undone at the told level, and the loop undoes it at the state's
+                at, away = (float(v) for v in schedule(state))
+                part = away * alpha / (sigma * at)
+                weights, a = (x_weight / part,), z_weight - x_weight * (1 - away / sigma) / (at * part)
+            row = dataclasses.replace(row, eta=0.0, a=a, mix=weights, c=c, shown=level(i))
         rows.append(row)
         state, anchor = stop, start
-    return Plan(name=name, basis="eps", order=1, rows=tuple(rows))
+    return Plan(name=name, basis="eps" if sampler == "pndm" else "x0", order=1, rows=tuple(rows))
 
 
-__all__ = ["PEERS", "diffusers", "edm", "k_diffusion", "profile", "sd3"]
+__all__ = [
+    "PEERS", "consistency_models", "diffusers", "edm", "flow_solver", "k_diffusion", "lcm", "profile", "score_sde", "sd3", "tcd",
+]  # fmt: skip

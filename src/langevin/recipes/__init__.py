@@ -108,7 +108,7 @@ def emoji() -> Recipe:
         expects="not trained to its end yet",
         data=ImagesData(folder="data/emoji", size=32, captions="captions.jsonl", held_out=0.02),
         process=GaussianConfig(schedule="betas:kind=scaled_linear", prediction="v:level=index"),
-        network=UNetConfig(width=64, multipliers=(1, 2, 3), blocks=1, attention=(1, 2), dropout=0.0, patch=2),
+        network=UNetConfig(width=64, multipliers=(1, 2, 3), blocks=1, attention=(1, 2), transformer=1, dropout=0.0),
         text=TextConfig(),
         objective=DenoisingConfig(weight="min_snr"),
         train=TrainConfig(steps=6000, batch=64, lr=1e-3, precision="bfloat16"),

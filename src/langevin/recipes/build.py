@@ -1,5 +1,6 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from langevin.networks import (
     TextEncoder,
     UNet,
 )
+from langevin.networks.blocks import fixed_groups
+from langevin.networks.unet import Reading
 from langevin.objectives import Objective
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary, learn
@@ -286,8 +289,17 @@ def network(
     leaf = parts[""]
     categories = leaf.categories if isinstance(leaf, Categorical) else None
     channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
-    if isinstance(cfg, c.UNetConfig):
-        net: nn.Module = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
+    if isinstance(cfg, c.UNetConfig) and cfg.transformer:
+        if tokens is None or classes is not None or scalars:
+            raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
+        widths = [m * cfg.width for m in cfg.multipliers]
+        groups = math.gcd(32, cfg.width)
+        depth = [cfg.transformer if i in cfg.attention else 0 for i in range(len(widths))]
+        reading = Reading(tokens, depth, [max(w // cfg.head_width, 1) for w in widths], groups=groups)
+        net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
+                              widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
+    elif isinstance(cfg, c.UNetConfig):
+        net = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
                               classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,

@@ -175,6 +175,9 @@ class UNetConfig(Closed):
     time: Literal["scale_shift", "add"] = "scale_shift"
     patch: int = Field(default=1, ge=1)
     """Side of the patches in which pictures are read and answered."""
+    transformer: int = Field(default=0, ge=0)
+    """With text: transformer blocks at each resolution that attends, as in Stable Diffusion, whose layout the network then has
+    (`langevin publish`); 0 for plain attention."""
 
 
 class DiTConfig(Closed):

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from langevin.zoo.keys import KeyMap, match, to_ours, to_theirs
 
+_LAYERS = 1000
 Config = Mapping[str, Any]
 """A config.json as published."""
 
@@ -56,6 +57,29 @@ def unset() -> Iterator[None]:
     """Networks made in the block have parameters of no value: no time is spent on weights that a file will replace."""
     with _Unset():
         yield
+
+
+def built(part: Component, config: Config, what: str) -> nn.Module:
+    """A network of a published configuration, its parameters of no value yet.
+
+    Args:
+        what: where the configuration comes from, for messages.
+
+    Raises:
+        ValueError: for a configuration of no network: of its own, or where building one fails, in one sentence.
+    """
+    for key, value in config.items():  # what the building would run through
+        counts = value if isinstance(value, (list, tuple)) else [value]
+        if "layers" in key and any(isinstance(n, (int, float)) and abs(n) > _LAYERS for n in counts):
+            raise ValueError(f"{what}: {key[:80]} is {str(value)[:80]}, and no network has more than {_LAYERS} of them.")
+    try:
+        with unset():
+            return part.build(config)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from None
+    except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError, MemoryError) as error:
+        said = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(f"{what}: this configuration makes no {part.name} ({said}).") from None
 
 
 def parameters(net: nn.Module) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ A level is (B,), or broadcastable to z where it differs within a sample; embeddi
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -26,6 +27,21 @@ def recomputed(function: Callable[..., Tensor], x: Tensor, *rest: Tensor) -> Ten
     out = checkpoint(function, x, *rest, use_reentrant=False, preserve_rng_state=False)
     assert isinstance(out, Tensor)
     return out
+
+
+def silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else will read: in its own memory where no gradient will ask for it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def relu(x: Tensor) -> Tensor:
+    """ReLU of what nobody else will read, as `silu`."""
+    return F.relu(x, inplace=not torch.is_grad_enabled())
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """x in float32, or in what it is if that is wider."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def zero(module: nn.Module) -> nn.Module:

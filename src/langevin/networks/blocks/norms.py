@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.common import at_least_single, recomputed, zero
 from langevin.networks.linear import Linear
 
 Norm = Callable[[int], nn.GroupNorm]
@@ -51,3 +51,18 @@ def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = 
     if shift is None:
         return recomputed(lambda x, scale: norm(x) * (1 + scale), x, scale)
     return recomputed(lambda x, scale, shift: torch.addcmul(shift, norm(x), 1 + scale), x, scale, shift)
+
+
+class RootMeanSquare(nn.Module):
+    """x (B, C, ...) over the root mean square of its channels, each with a scale and a shift of its own (1910.07467; DC-AE,
+    2410.10733)."""
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        over = at_least_single(x).square().mean(1, keepdim=True).add_(self.eps).rsqrt_()
+        weight, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
+        return torch.addcmul(bias, (x * over).to(x.dtype), weight)

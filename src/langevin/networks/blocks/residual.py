@@ -3,11 +3,11 @@
 Shape suffixes: B batch, C channels, H W height and width, L tokens, D features, E embedding of level and conditions.
 """
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Attention
-from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.common import recomputed, silu, zero
 from langevin.networks.blocks.norms import Norm, group_norm
 from langevin.networks.linear import Linear
 
@@ -16,6 +16,7 @@ class ResidualBlock(nn.Module):
     """norm, SiLU, conv; the embedding enters; norm, SiLU, conv. x (B, C, H, W), emb (B, 1 or H, 1 or W, E).
 
     Args:
+        emb: E; None for blocks that are told no level, as those of autoencoders.
         time: "scale_shift" modulates the second norm, "add" adds to its input.
         norm: makes the norms.
         scale: what the sum is divided by: 2 ** 0.5 keeps its variance (NCSN++, 2011.13456, app. C.1).
@@ -27,9 +28,9 @@ class ResidualBlock(nn.Module):
         self,
         channels: int,
         out: int,
-        emb: int,
-        dropout: float,
-        time: str,
+        emb: int | None,
+        dropout: float = 0.0,
+        time: str = "add",
         norm: Norm = group_norm,
         scale: float = 1.0,
         resample: nn.Module | None = None,
@@ -40,26 +41,33 @@ class ResidualBlock(nn.Module):
             raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
         self.time, self.scale, self.resample = time, scale, resample
         self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, out, 3, padding=1)
-        self.emb = Linear(emb, 2 * out if time == "scale_shift" else out)
+        self.emb = None if emb is None else Linear(emb, 2 * out if time == "scale_shift" else out)
         self.norm2, self.conv2 = norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if channels == out and not project else nn.Conv2d(channels, out, 1)
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = recomputed(lambda x: F.silu(self.norm1(x)), x)
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        h = recomputed(lambda x: silu(self.norm1(x)), x)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = self.conv1(h)
-        e = self.emb(emb).permute(0, 3, 1, 2)
-        h = recomputed(self._enter, h, e)
-        out = self.skip(x) + self.conv2(self.dropout(h))
+        if self.emb is None or emb is None:
+            h = recomputed(lambda h: silu(self.norm2(h)), h)
+        else:
+            h = recomputed(self._enter, h, self.emb(emb).permute(0, 3, 1, 2))
+        out = _added(self.conv2(self.dropout(h)), self.skip(x))
         return out if self.scale == 1 else out / self.scale
 
     def _enter(self, h: Tensor, e: Tensor) -> Tensor:
         if self.time == "add":
-            return F.silu(self.norm2(h + e))
+            return silu(self.norm2(h + e))
         scale, shift = e.chunk(2, dim=1)
-        return F.silu(self.norm2(h) * (1 + scale) + shift)
+        return silu(self.norm2(h) * (1 + scale) + shift)
+
+
+def _added(h: Tensor, x: Tensor) -> Tensor:
+    """h + x, in the memory of h where no gradient will ask for it."""
+    return h + x if torch.is_grad_enabled() or h.dtype != x.dtype else h.add_(x)
 
 
 class SpatialAttention(nn.Module):
@@ -79,10 +87,12 @@ class SpatialAttention(nn.Module):
         self.cross_norm = None if context is None else nn.LayerNorm(channels)
         self.cross = None if context is None else Attention(channels, heads, context, zero_out=True)
 
-    def forward(self, x: Tensor, context: Tensor | None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         h = self.norm(x).flatten(2).transpose(1, 2).contiguous()  # else each layer that reads it keeps a copy
         h = x.flatten(2).transpose(1, 2) + self.attention(h)
         h = h if self.scale == 1 else h / self.scale
         if self.cross is not None and self.cross_norm is not None:
             h = h + self.cross(self.cross_norm(h), context, mask)
+        if x.is_contiguous(memory_format=torch.channels_last):
+            return h.transpose(1, 2).unflatten(2, x.shape[2:])
         return h.transpose(1, 2).reshape(x.shape)

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from langevin.networks.text import TextBlock, TextEncoder
+from langevin.networks.text import PictureEncoder, TextBlock, TextEncoder
 from langevin.zoo.family import Component, Config
 from langevin.zoo.keys import STACK, KeyMap
 
@@ -74,7 +74,42 @@ def _keys(config: Config, net: nn.Module) -> KeyMap:
     )
 
 
+def _build_pictures(projected: bool) -> Any:
+    def build(config: Config) -> nn.Module:
+        c = {**DEFAULTS, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12, "image_size": 224,
+             "patch_size": 32, "num_channels": 3}  # fmt: skip
+        c = {name: config.get(name, default) for name, default in c.items()}
+        if c["layer_norm_eps"] != 1e-5:
+            raise ValueError(f"layer_norm_eps is {c['layer_norm_eps']}, and this encoder has 1e-05.")
+        return PictureEncoder(
+            c["image_size"], c["patch_size"], c["num_channels"], c["hidden_size"], c["num_hidden_layers"],
+            c["num_attention_heads"], c["intermediate_size"], c["hidden_act"], c["projection_dim"] if projected else None,
+        )  # fmt: skip
+
+    return build
+
+
+def _picture_keys(config: Config, net: nn.Module) -> KeyMap:
+    text = _keys(config, net)
+    return KeyMap(
+        renames=(
+            (r"^first$", "vision_model.embeddings.class_embedding"),
+            (r"^patch\.", "vision_model.embeddings.patch_embedding."),
+            (r"^norm_in\.", "vision_model.pre_layrnorm."),
+            (r"^norm\.", "vision_model.post_layernorm."),
+            (r"^project\.", "visual_projection."),
+            *text.renames,
+            (r"^text_model\.", "vision_model."),
+        ),
+        joins=text.joins,
+        aliases=((r"^(embeddings|encoder|pre_layrnorm|post_layernorm)\.", r"vision_model.\1."),),
+        ignored=((r"vision_model\.embeddings\.position_ids", "the numbers from 0 on"),),
+    )
+
+
 COMPONENTS = (
     Component("CLIPTextModel", _build(False), _keys, config),
     Component("CLIPTextModelWithProjection", _build(True), _keys, config),
+    Component("CLIPVisionModel", _build_pictures(False), _picture_keys),
+    Component("CLIPVisionModelWithProjection", _build_pictures(True), _picture_keys),
 )

@@ -1,4 +1,4 @@
-"""U-Nets that read text: Stable Diffusion 1, 2 and XL, their inpainting and upscaling forms, latent consistency models, ControlNet."""
+"""U-Nets that read text: Stable Diffusion 1, 2, XL, inpainting, upscaling, latent consistency models; and ControlNet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

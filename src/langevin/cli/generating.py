@@ -1,0 +1,125 @@
+"""langevin generate: pictures with a published model."""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+@dataclass(frozen=True)
+class _Generate:
+    path: Positional[str]
+    """Folder as published, with model_index.json, or the id of a repository."""
+    prompt: Positional[str | None] = None
+    """What to draw, for models that read text."""
+    negative: str | None = None
+    """What to lead away from."""
+    label: int | None = None
+    """Class to draw, for models of classes."""
+    size: tuple[int, int] | None = None
+    """Width and height in pixels."""
+    steps: int | None = None
+    """Evaluations of the network."""
+    seed: int = 0
+    """Picture k is that of the seed and of k, whatever the count."""
+    count: int = 1
+    """How many pictures."""
+    guidance: float | None = None
+    """Strength of guidance, 1 for none."""
+    plan: str | None = None
+    """Another sampler than the publisher's, such as dpmpp:20:grid=karras."""
+    image: Path | None = None
+    """Picture to begin at, to paint in, or to enlarge."""
+    strength: float | None = None
+    """Noise level that the picture is raised to, 0 to 1."""
+    mask: Path | None = None
+    """White where the picture is painted anew."""
+    control: tuple[Path, ...] = ()
+    """Hints, one for each control network of the model."""
+    control_scale: float = 1.0
+    """How much hints count."""
+    clip_skip: int = 0
+    """Layers of CLIP left out from the end."""
+    weighted: bool = False
+    """Read weights in the prompt, (word:1.3)."""
+    long: bool = False
+    """Read prompts of any length, in parts."""
+    dtype: str | None = None
+    """float32, bfloat16 or float16; that of the files by default."""
+    device: str | None = None
+    """Where to compute; a GPU if there is one."""
+    revision: str | None = None
+    """Of the repository."""
+    out: Path = Path("picture.png")
+    """File to write (.png); pictures of a count above 1 are numbered."""
+
+
+def generate(args: Sequence[str]) -> None:
+    """Draw pictures with a published model; each PNG says how it was made."""
+    asked = parse(_Generate, args, "langevin generate")
+    if asked.out.suffix.lower() != ".png":
+        raise Refusal(f"out is {asked.out}; write a .png.")
+    import torch
+
+    from langevin.pictures import save_png
+    from langevin.zoo.load import load
+
+    dtypes: dict[str | None, Any] = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if asked.dtype not in dtypes:
+        raise Refusal(f"dtype is {asked.dtype!r}; there are {', '.join(str(d) for d in dtypes if d)}.")
+    device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    model = load(asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision)
+    if not hasattr(model, "run"):
+        raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
+    given: dict[str, Any] = {
+        name: getattr(asked, name)
+        for name in ("negative", "label", "size", "steps", "guidance", "plan", "strength")
+        if getattr(asked, name) is not None
+    }
+    for name in ("image", "mask"):
+        if (file := getattr(asked, name)) is not None:
+            given[name] = _open(file)
+    if asked.control:
+        given |= {"control": [_open(file) for file in asked.control], "control_scale": asked.control_scale}
+    told = _Line()
+    result = model.run(
+        asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
+        callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
+    )  # fmt: skip
+    told.end()
+    for k, (image, record) in enumerate(zip(result.images, result.info, strict=True)):
+        path = asked.out if asked.count == 1 else asked.out.with_stem(f"{asked.out.stem}-{k}")
+        print(save_png(image, path, record))
+        if asked.count == 1:
+            print(json.dumps(record))
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise Refusal(f"{path} is no picture that can be read ({str(error)[:100]}).") from None
+
+
+class _Line:
+    """Progress on a terminal."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+
+    def __call__(self, done: int, of: int) -> None:
+        if self.shown:
+            print(f"\rstep {done}/{of}", end="", file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self.shown:
+            print(file=sys.stderr)

@@ -1,0 +1,1 @@
+"""One file for each family of published networks; see `langevin.zoo.family`."""

@@ -1,0 +1,212 @@
+"""Where published files lie: ids of repositories, the cache of huggingface_hub, and links. Imports no torch.
+
+A folder that someone else made is read with its links refused: a link may lead to any file of this machine. The one exception is
+the layout in which huggingface_hub keeps what it fetched, `models--OWNER--NAME/snapshots/COMMIT/...`, where each file is a link
+to `models--OWNER--NAME/blobs/HASH`.
+"""
+
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from glob import escape
+from pathlib import Path
+from typing import IO, Any
+
+from langevin.files import open_plain, parse_json
+
+CONFIG_LIMIT = 2**20
+"""Bytes that a configuration may have."""
+JSON_LIMIT = 64 * 2**20
+"""Bytes that a list of tensors by file, or a vocabulary, may have."""
+ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model")
+"""What is fetched from a repository: values, configurations, vocabularies, and the models of tokenizers (not of networks)."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,200}))?")
+_DEEPEST = 8
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A folder or file on this machine.
+
+    Args:
+        path: without links down to what was named.
+        repository: the id that it was fetched by, if it was. commit: the 40 digits of what was fetched.
+    """
+
+    path: Path
+    repository: str | None = None
+    commit: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.repository}@{self.commit}" if self.repository else str(self.path)
+
+
+def resolve(name: str | Path, revision: str | None = None, variant: str | None = None, fetch: bool = True) -> Resolved:
+    """A path that exists, or else the repository "owner/name" or "owner/name@revision" of the Hugging Face hub, fetched.
+
+    Fetched are safetensors, configurations, and the files of tokenizers; nothing that can hold code. Without a network, or with
+    HF_HUB_OFFLINE=1, what is in the cache is taken. A revision may be a branch, a tag or a commit; which commit it was is told in
+    the result: `str(result)` names it for ever.
+
+    Args:
+        variant: such as "fp16"; of parts that have it, nothing else is fetched.
+        fetch: if not, what is in the cache is taken without asking.
+
+    Raises:
+        ValueError: if it is neither, or the repository cannot be had.
+        ImportError: naming the extra that is to be installed.
+    """
+    path = Path(name).expanduser()
+    if _exists(path):
+        if revision is not None:
+            raise ValueError(f"{path} exists here and has no revision {revision!r}; leave the revision out.")
+        real = os.path.realpath  # what the user names may be reached by links; what lies in it may not be one
+        return Resolved(Path(real(path)) if path.is_dir() else Path(real(path.parent)) / path.name)
+    found = _ID.fullmatch(str(name))
+    if found is None or ".." in str(name) or "--" in found["id"]:
+        said = str(name)[:200]
+        raise ValueError(f"{said} does not exist, and is no id of a repository such as owner/name or owner/name@revision.")
+    if revision is not None and found["revision"] is not None:
+        raise ValueError(f"{name} names a revision, and revision is {revision!r} too; give one.")
+    return _fetched(found["id"], revision or found["revision"], variant, fetch)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # names that are too long or hold a zero byte
+        return False
+
+
+def wanted(files: Iterable[str], variant: str | None) -> list[str]:
+    """Those of a repository's files that are fetched: no code, no twins of the same weights.
+
+    Where there is a model_index.json, weights are those of its folders, once each: of the variant where there is one.
+    """
+    kept = [f for f in files if any(fnmatch(f, pattern) for pattern in ALLOWED) and not f.startswith("safety_checker/")]
+    if "model_index.json" not in kept:
+        return kept
+    folders: dict[str, list[str]] = {}
+    made = []
+    for file in kept:
+        if file.endswith(".safetensors") or ".safetensors.index." in file:
+            folders.setdefault(file.rpartition("/")[0], []).append(file)
+        else:
+            made.append(file)
+    folders.pop("", None)  # the whole in one file, which the folders hold as well
+    for inside in folders.values():
+        of_variant = [f for f in inside if variant is not None and _variant(f) == variant]
+        made += of_variant or [f for f in inside if _variant(f) is None] or inside
+    return made
+
+
+def _variant(file: str) -> str | None:
+    """The variant in the name of a file of weights."""
+    found = re.search(r"\.(?:index\.)?(?P<variant>\w+?)(?:-\d{5}-of-\d{5})?\.(?:safetensors|json)$", file)
+    return None if found is None or found["variant"] in ("safetensors", "index") else found["variant"]
+
+
+def _fetched(repository: str, revision: str | None, variant: str | None, fetch: bool) -> Resolved:
+    try:
+        from huggingface_hub import HfApi, snapshot_download
+    except ImportError:
+        raise ImportError(
+            f"{repository} does not exist here, and fetching it needs huggingface_hub; pip install 'langevin[hub]'."
+        ) from None
+    try:
+        try:
+            info = HfApi().model_info(repository, revision=revision) if fetch else None
+        except (OSError, ValueError):  # no network, or told to do without
+            info = None
+        if info is None:  # what is in the cache
+            path = Path(snapshot_download(repository, revision=revision, local_files_only=True))
+        else:
+            files = wanted([s.rfilename for s in info.siblings or []], variant)
+            path = Path(snapshot_download(repository, revision=info.sha, allow_patterns=[escape(f) for f in files]))
+    except Exception as error:  # of many kinds, of the libraries beneath as well
+        why = type(error).__name__
+        at = f" at {revision}" if revision else ""
+        raise ValueError(
+            f"{repository}{at} does not exist here and could not be fetched ({why}); check the id, the revision, the network and "
+            "whether the repository wants you to log in."
+        ) from None
+    return Resolved(path, repository, path.name if _COMMIT.fullmatch(path.name) else None)
+
+
+def open_published(path: Path) -> IO[bytes]:
+    """A plain file of a published folder, open to read. Its folder is no link, nor is it, but for the cache of huggingface_hub.
+
+    Raises:
+        ValueError: naming the file and why it cannot be read.
+    """
+    try:
+        if path.parent.is_symlink():
+            raise ValueError(f"{path.parent} is a link, and may lead anywhere; give the folder that it leads to.")
+        linked = path.is_symlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
+    return open_plain(_blob(path) if linked else path)
+
+
+def _blob(path: Path) -> Path:
+    """What a link in the cache of huggingface_hub leads to."""
+    here = Path(os.path.abspath(path))
+    for depth, commit in enumerate(here.parents):
+        repository = commit.parent.parent
+        if commit.parent.name == "snapshots" and _COMMIT.fullmatch(commit.name) and repository.name.startswith("models--"):
+            inside = list(here.parents)[: depth + 1]
+            target = Path(os.path.normpath(here.parent / os.readlink(here)))
+            if target.parent == repository / "blobs" and _BLOB.fullmatch(target.name) and not any(p.is_symlink() for p in inside):
+                return target
+    raise ValueError(f"{path} is a link, which may lead anywhere; only in the cache of huggingface_hub are links followed.")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is something by this name that `open_published` could be asked for."""
+    try:
+        return path.is_file() or path.is_symlink()
+    except (OSError, ValueError):
+        return False
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """A published file of at most `limit` bytes. Raises as `open_published` does."""
+    with open_published(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > limit:
+            raise ValueError(f"{path} has {size} bytes, above the {limit} it may have.")
+        try:
+            return file.read(size)
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
+
+
+def read_object(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:
+    """The JSON object of a published file: no name twice, no NaN, no deep nesting, no number beyond 1e38 but infinity.
+
+    Raises:
+        ValueError: naming the file and what is wrong with it.
+    """
+    made = parse_json(read_bytes(path, limit), path, infinite=True)
+    if not isinstance(made, dict):
+        raise ValueError(f"{path} holds a {type(made).__name__} where an object should be.")
+    _sane(made, path, 0)
+    return made
+
+
+def _sane(value: Any, path: Path, depth: int) -> None:
+    if depth > _DEEPEST:
+        raise ValueError(f"{path} is nested more than {_DEEPEST} deep.")
+    if isinstance(value, Mapping):
+        for inner in value.values():
+            _sane(inner, path, depth + 1)
+    elif isinstance(value, list):
+        for inner in value:
+            _sane(inner, path, depth + 1)
+    elif isinstance(value, (int, float)) and 10**38 < abs(value) < math.inf:
+        raise ValueError(f"{path} holds a number beyond 1e38.")
