@@ -41,8 +41,8 @@ def load(
     """What is in a published folder.
 
     Args:
-        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also "owner/name@revision";
-            a folder that exists comes first.
+        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also with "@revision"; a
+            folder that exists comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: "fp16", "bf16", "non_ema", ...: of the parts that have it.
@@ -55,7 +55,15 @@ def load(
         ValueError: naming what is missing, or not known here.
     """
     folder = resolve(path, revision, variant).path
-    where = _Where(dtype, device, variant)
+    try:
+        return _loaded(folder, _Where(dtype, device, variant))
+    except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
+        # what stands in the files is of any type; each error keeps its origin
+        said = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(f"{folder} is not put together as a published folder is ({said}).") from error
+
+
+def _loaded(folder: Path, where: _Where) -> Any:
     if is_file(folder / "model_index.json"):
         return pipeline(folder, where)
     if is_file(folder / "config.json"):
@@ -70,7 +78,7 @@ def load(
 def network(folder: Path, where: _Where) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a component's folder, with its configuration."""
     config = read_config(folder / "config.json")
-    return _filled(folder, registry.component(str(config.get("_class_name"))), config, where), config
+    return _filled(folder, registry.component(str(config.get("_class_name"))[:80]), config, where), config
 
 
 def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Module:
@@ -80,10 +88,11 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
         name: its class, where the folder above says it; by default its own configuration's.
     """
     config = read_config(folder / "config.json")
-    named = name or next(iter(config.get("architectures") or []), None)
-    if not named:
+    listed = config.get("architectures")
+    named = name or (listed[0] if isinstance(listed, list) and listed else None)
+    if not isinstance(named, str):
         raise ValueError(f"{folder / 'config.json'} names no architectures; add the class of the text encoder.")
-    return _filled(folder, registry.component(named), config, where)
+    return _filled(folder, registry.component(named[:80]), config, where)
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
@@ -170,7 +179,7 @@ KINDS: dict[str, _Kind] = {
 def pipeline(folder: Path, where: _Where) -> Generator:
     """The generator of a folder with model_index.json."""
     index = read_config(folder / "model_index.json")
-    name = str(index.get("_class_name"))
+    name = str(index.get("_class_name"))[:80]
     if name not in KINDS:
         raise ValueError(f"{folder} is a {name}, which is not known here; did you mean {spec.nearest(name, list(KINDS))!r}?")
     kind = KINDS[name]
