@@ -22,6 +22,8 @@ from langevin.zoo.family import Component, built, load_into
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.store import open_weights, variants
 
+_LONGEST = 1000  # characters of a refusal, which may tell a value of a file
+
 
 @dataclass(frozen=True)
 class _Where:
@@ -57,6 +59,11 @@ def load(
     folder = resolve(path, revision, variant).path
     try:
         return _loaded(folder, _Where(dtype, device, variant))
+    except ValueError as error:
+        said = str(error)
+        if len(said) < _LONGEST and "\n" not in said:
+            raise
+        raise ValueError(f"{said.splitlines()[0][:_LONGEST]} ...") from error
     except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
         # what stands in the files is of any type; each error keeps its origin
         said = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
