@@ -25,6 +25,8 @@ from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import opened
 from langevin.zoo.store import open_weights, variants
 
+_LONGEST = 1000  # characters of a refusal, which may tell a value of a file
+
 
 @dataclass(frozen=True)
 class _Where:
@@ -47,7 +49,8 @@ def load(
     """What is in a published folder.
 
     Args:
-        path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also with "@revision"; a
+            folder that exists comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16".
@@ -63,7 +66,20 @@ def load(
         ValueError: naming what is missing, or not known here.
     """
     folder = resolve(path, revision, variant).path
-    where = _Where(dtype, device, variant, reference)
+    try:
+        return _loaded(folder, _Where(dtype, device, variant, reference), configs)
+    except ValueError as error:
+        said = str(error)
+        if len(said) < _LONGEST and "\n" not in said:
+            raise
+        raise ValueError(f"{said.splitlines()[0][:_LONGEST]} ...") from error
+    except (TypeError, LookupError, ArithmeticError, AttributeError, AssertionError, RuntimeError) as error:
+        # what stands in the files is of any type; each error keeps its origin
+        said = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(f"{folder} is not put together as a published folder is ({said}).") from error
+
+
+def _loaded(folder: Path, where: _Where, configs: Mapping[str, Config] | None) -> Any:
     if folder.is_file():
         return parts_of(folder, where, configs)
     if is_file(folder / "model_index.json"):
@@ -93,7 +109,7 @@ def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = N
 def network(folder: Path, where: _Where) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a component's folder, with its configuration."""
     config = read_config(folder / "config.json")
-    return _filled(folder, registry.component(str(config.get("_class_name"))), config, where), config
+    return _filled(folder, registry.component(str(config.get("_class_name"))[:80]), config, where), config
 
 
 def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Module:
@@ -103,10 +119,11 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
         name: its class, where the folder above says it; by default its own configuration's.
     """
     config = read_config(folder / "config.json")
-    named = name or next(iter(config.get("architectures") or []), None)
-    if not named:
+    listed = config.get("architectures")
+    named = name or (listed[0] if isinstance(listed, list) and listed else None)
+    if not isinstance(named, str):
         raise ValueError(f"{folder / 'config.json'} names no architectures; add the class of the text encoder.")
-    return _filled(folder, registry.component(named), config, where)
+    return _filled(folder, registry.component(named[:80]), config, where)
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
@@ -196,7 +213,7 @@ KINDS: dict[str, _Kind] = {
 def pipeline(folder: Path, where: _Where) -> Generator:
     """The generator of a folder with model_index.json."""
     index = read_config(folder / "model_index.json")
-    name = str(index.get("_class_name"))
+    name = str(index.get("_class_name"))[:80]
     if name not in KINDS:
         raise ValueError(f"{folder} is a {name}, which is not known here; did you mean {spec.nearest(name, list(KINDS))!r}?")
     kind = KINDS[name]

@@ -278,7 +278,7 @@ class Machine:
         self._push(made)
 
     def _tensor(self, arguments: tuple[Any, ...], dtype: str | None = None) -> View:
-        storage, offset, shape, stride = arguments[:4]
+        storage, offset, shape, stride = (arguments[i] for i in range(4))
         if not isinstance(storage, Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
             raise TypeError
         numbers = (offset, *shape, *stride)
@@ -303,7 +303,7 @@ class Machine:
         return arguments[0]
 
     def _subclass(self, arguments: tuple[Any, ...]) -> View:
-        how, _, inner = arguments[:3]
+        how, inner = arguments[0], arguments[2]
         made = self._called(how.name, inner) if isinstance(how, Named) and isinstance(inner, tuple) else None
         if not isinstance(made, View):
             raise TypeError

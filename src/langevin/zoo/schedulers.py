@@ -117,6 +117,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """What each class takes a missing key for."""
 
 # the one value that is computed here, of keys whose others are not
+_LEVELS = 100_000
 _ONLY: dict[str, Any] = {
     "use_beta_sigmas": False, "interpolation_type": "linear", "euler_at_final": False, "lambda_min_clipped": -math.inf,
     "predict_x0": True, "disable_corrector": [], "solver_p": None, "invert_sigmas": False, "stochastic_sampling": False,
@@ -143,6 +144,9 @@ def filled(config: Config) -> dict[str, Any]:
                 continue  # repositories keep what was another scheduler's
             raise ValueError(f"{name} has no {key!r}; did you mean {spec.nearest(key, list(known))!r}?")
     full = {**known, **{k: v for k, v in config.items() if k in known}, "_class_name": name}
+    levels = full.get("num_train_timesteps", 1)
+    if type(levels) is not int or not 0 < levels <= _LEVELS:
+        raise ValueError(f"{name} has num_train_timesteps = {str(levels)[:40]}; there are 1 to {_LEVELS}.")
     for key, only in _ONLY.items():
         value = full.get(key, only)
         if isinstance(only, float) and isinstance(value, (int, float, str)):
