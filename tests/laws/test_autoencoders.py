@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.autoencoder import Autoencoder, GaussianCode, Half, Plain, Scale, Tiny
-from langevin.networks.blocks import Grow, ResidualBlock, linear_attention
+from langevin.networks.blocks import Grow, ResidualBlock, attend_linearly
 from langevin.networks.latents import LatentCodec, _spans, fit_preview
 
 
@@ -45,11 +45,10 @@ def test_growing_is_repeating_pixels_and_a_convolution():
 
 
 def test_linear_attention_is_attention_with_products_as_weights():
-    q, k, v = (seeded(i, 2, 3, 6, 11).double() for i in range(3))
-    q[:, :, 0], k[:, :, 0] = q[:, :, 0].abs(), k[:, :, 0].abs()  # else some pixel may attend to none
-    weights = q.relu().transpose(-1, -2) @ k.relu()
-    expected = v @ (weights / weights.sum(-1, keepdim=True)).transpose(-1, -2)
-    torch.testing.assert_close(linear_attention(q, k, v), expected)
+    q, k, v = (seeded(i, 2, 3, 11, 6).double() for i in range(3))
+    q[..., 0], k[..., 0] = q[..., 0].abs(), k[..., 0].abs()  # else some pixel may attend to none
+    weights = q.relu() @ k.relu().transpose(-1, -2)
+    torch.testing.assert_close(attend_linearly(q, k, v), weights / weights.sum(-1, keepdim=True) @ v)
 
 
 @pytest.mark.parametrize("make", [tiny, plain])

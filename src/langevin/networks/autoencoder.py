@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks import (
     Folded,
+    GatedConvolution,
     Grow,
     Multiscale,
     ResidualBlock,
@@ -26,7 +27,6 @@ from langevin.networks.blocks import (
     relu,
     silu,
 )
-from langevin.networks.blocks.light import GatedConvolution
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[str, Activation] = {"silu": silu, "relu": relu}
@@ -216,7 +216,8 @@ class LightBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention_norm(self.attention(x))
-        return x + self.feed_norm(self.feed(x))
+        h = self.feed(x.flatten(2).transpose(1, 2), (x.shape[2], x.shape[3]))
+        return x + self.feed_norm(h.transpose(1, 2).unflatten(2, x.shape[2:]))
 
 
 @dataclass(frozen=True)
