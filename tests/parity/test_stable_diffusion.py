@@ -149,6 +149,12 @@ def test_what_no_network_here_computes_is_refused_by_name(goldens: Goldens):
     assert "'layer_per_block'; did it mean 'layers_per_block'" in broken(config, layer_per_block=2)
     assert "layers_per_block is 'two'" in broken(config, layers_per_block="two")
     assert "'AttnDownBlock2D'" in broken(config, down_block_types=["AttnDownBlock2D"] * 3)
+    assert "transformer_layers_per_block is (0, [2, 2]" in broken(config, transformer_layers_per_block=[0, [2, 2], [4, 4]])
+    assert "attention_head_dim is 0" in broken(config, attention_head_dim=0)
+    assert "attention_head_dim is (2, 4)" in broken(config, attention_head_dim=[2, 4])
+    assert "layers_per_block is (1, 2" in broken(config, layers_per_block=[1, 2, 1, 2][: len(config["block_out_channels"])])
+    assert "no multiple of norm_num_groups" in broken(config, norm_num_groups=7)
+    assert "projection_class_embeddings_input_dim is None" in broken(config, addition_embed_type="text_time")
 
 
 def test_missing_and_misshapen_tensors_are_named(goldens: Goldens):

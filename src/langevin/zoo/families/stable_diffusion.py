@@ -48,42 +48,75 @@ FIXED = {
 }  # fmt: skip
 
 
-def _each(value: Any, count: int) -> list[Any]:
-    """A value for each resolution, of one for all or one each."""
-    return [value] * count if not isinstance(value, (list, tuple)) else list(value)
+def _each(c: Mapping[str, Any], name: str, least: int = 1) -> list[int]:
+    """A whole number for each resolution, of one for all or one each."""
+    value, count = c[name], len(c["block_out_channels"])
+    numbers = list(value) if isinstance(value, tuple) else [value] * count
+    if len(numbers) != count or any(not isinstance(n, int) or n < least for n in numbers):
+        raise ValueError(
+            f"{name} is {value!r}; this network takes one whole number from {least} on, or {count}, one for each resolution."
+        )
+    return numbers
+
+
+def _one(c: Mapping[str, Any], name: str) -> int:
+    """A whole number that is the same for all resolutions."""
+    numbers = _each(c, name)
+    if len(set(numbers)) > 1:
+        raise ValueError(f"{name} is {c[name]!r}; this network takes one number for all resolutions.")
+    return numbers[0]
+
+
+def _added(c: Mapping[str, Any]) -> Added | None:
+    if c["addition_embed_type"] not in (None, "text_time"):
+        raise ValueError(f"addition_embed_type is {c['addition_embed_type']!r}; this network knows None and 'text_time'.")
+    if c["addition_embed_type"] is None:
+        return None
+    width, total = c["addition_time_embed_dim"], c["projection_class_embeddings_input_dim"]
+    if not isinstance(width, int) or not isinstance(total, int) or width < 1 or total <= 6 * width:
+        raise ValueError(
+            f"projection_class_embeddings_input_dim is {total!r} and addition_time_embed_dim {width!r}; 'text_time' wants the "
+            "first to be six times the second, or five, and the width of the pooled text."
+        )
+    # the refiner is told five numbers, the base six; the width of the pooled text is 1280 for both
+    numbers = next((n for n in (6, 5) if total - n * width == 1280), 6)
+    return Added(total - numbers * width, numbers, width)
 
 
 def _reading(c: Mapping[str, Any]) -> Reading:
-    count = len(c["block_out_channels"])
     heads, depth, only_cross = (
-        _each(c[n], count) for n in ("attention_head_dim", "transformer_layers_per_block", "only_cross_attention")
+        _each(c, name, least)
+        for name, least in (("attention_head_dim", 1), ("transformer_layers_per_block", 0), ("only_cross_attention", 0))
     )
-    for name, kinds in (("down_block_types", ("CrossAttnDownBlock2D", "DownBlock2D")),):
-        for kind in c[name]:
-            if kind not in kinds:
-                raise ValueError(f"{name} has {kind!r}; this network is made of {' and '.join(kinds)}.")
-    crossing = [kind.startswith("CrossAttn") for kind in c["down_block_types"]]
-    if "up_block_types" in c and [k.startswith("CrossAttn") for k in c["up_block_types"]] != crossing[::-1]:
-        raise ValueError(f"up_block_types is {c['up_block_types']}, which is no mirror of down_block_types.")
-    if c["addition_embed_type"] not in (None, "text_time"):
-        raise ValueError(f"addition_embed_type is {c['addition_embed_type']!r}; this network knows None and 'text_time'.")
-    added = None
-    if c["addition_embed_type"] == "text_time":
-        width, total = c["addition_time_embed_dim"], c["projection_class_embeddings_input_dim"]
-        # the refiner is told five numbers, the base six; the width of the pooled text is 1280 for both
-        numbers = next((n for n in (6, 5) if total - n * width == 1280), 6)
-        added = Added(total - numbers * width, numbers, width)
+    kinds = ("CrossAttnDownBlock2D", "DownBlock2D")
+    for kind in c["down_block_types"]:
+        if kind not in kinds:
+            raise ValueError(f"down_block_types has {kind!r}; this network is made of {' and '.join(kinds)}.")
+    crossing = [kind == kinds[0] for kind in c["down_block_types"]]
+    if len(crossing) != len(depth):
+        raise ValueError(f"down_block_types has {len(crossing)} resolutions, and block_out_channels {len(depth)}.")
+    mirror = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]
+    if "up_block_types" in c and list(c["up_block_types"]) != mirror:
+        raise ValueError(f"up_block_types is {c['up_block_types']}, which is no mirror of down_block_types: {mirror}.")
+    groups = _one(c, "norm_num_groups")
+    for i, width in enumerate(_each(c, "block_out_channels")):
+        asked = heads[i] if crossing[i] or i == len(heads) - 1 else 1
+        if width % groups or width % asked:
+            raise ValueError(
+                f"block_out_channels has {width}, which is no multiple of norm_num_groups, {groups}, and of the number of heads "
+                f"there, {asked}."
+            )
     middle_cross = c.get("mid_block_only_cross_attention")
     if middle_cross not in (None, False):
         raise ValueError(f"mid_block_only_cross_attention is {middle_cross}; this network's middle attends to itself as well.")
     return Reading(
-        c["cross_attention_dim"],
+        _one(c, "cross_attention_dim"),
         [d if x else 0 for d, x in zip(depth, crossing, strict=True)],
         heads,
         depth[-1],
-        c["norm_num_groups"],
+        groups,
         [i for i, yes in enumerate(only_cross) if yes],
-        added,
+        _added(c),
         c.get("time_cond_proj_dim"),
     )
 
@@ -98,7 +131,7 @@ def build_unet(config: Config) -> UNet:
     c = _shape(config, UNET, "UNet2DConditionModel")
     return UNet(
         c["in_channels"],
-        blocks=c["layers_per_block"],
+        blocks=_one(c, "layers_per_block"),
         dropout=c["dropout"],
         classes=c["num_class_embeds"],
         time="add",
@@ -114,7 +147,7 @@ def build_control(config: Config) -> ControlNet:
     return ControlNet(
         c["in_channels"],
         c["block_out_channels"],
-        c["layers_per_block"],
+        _one(c, "layers_per_block"),
         _reading(c),
         fixed_groups(c["norm_num_groups"], c["norm_eps"]),
         c["num_class_embeds"],
