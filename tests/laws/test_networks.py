@@ -5,7 +5,7 @@ import torch
 
 import langevin as lv
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
-from langevin.networks.blocks import Attention, Conditions, sinusoid
+from langevin.networks.blocks import Attention, Conditions, Gated, Grow, sinusoid
 
 G = torch.Generator().manual_seed(0)
 PICTURE = torch.randn(3, 2, 8, 8, generator=G)
@@ -150,6 +150,18 @@ def test_mlp_levels_per_element():
     mixed = level[:, None].expand(4, 3).clone()
     mixed[:, 1] = 0
     assert (net(z, mixed) - net(z, level)).abs().max() > 1e-4
+
+
+def test_what_is_done_otherwise_without_gradients_is_the_same():
+    """Large pictures grow by weights that were added up, many tokens pass a gated network in parts."""
+    grow, gated = Grow(3, 4, folds=False), Gated(6, 5)
+    x, tokens = torch.randn(2, 3, 24, 32, generator=G), torch.randn(3, 1500, 6, generator=G)
+    with torch.no_grad():
+        quick, odd, parted = grow(x), grow(x, (47, 63)), gated(tokens)
+    slow = grow(x)
+    assert not torch.equal(quick, slow) and torch.allclose(quick, slow, atol=1e-6)
+    assert torch.allclose(odd[..., :-1, :-1], slow[..., :46, :62], atol=1e-6)  # the last ones meet other neighbours
+    assert torch.allclose(parted, gated(tokens), atol=1e-6)
 
 
 def test_sinusoids_are_the_transformers():

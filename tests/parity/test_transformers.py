@@ -152,6 +152,22 @@ def test_all_that_is_learned_has_a_gradient(goldens: Goldens, family: str, name:
     assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
+@pytest.mark.parametrize("family, name", CASES)
+def test_a_compiler_finds_one_graph_and_half_precision_the_same_picture(goldens: Goldens, family: str, name: str):
+    case = goldens.case(family, name)
+    net = case.network("transformer", PARTS[family])
+    assert isinstance(net, DiT)
+    given = told(net, case.arguments("forward"))
+    with torch.no_grad():
+        whole = net(*given)
+        compiled = torch.compile(net, backend="eager", fullgraph=True)(*given)
+        z, level, cond = given
+        half = net.bfloat16()(z.bfloat16(), level, cond)  # conditions as they come
+    assert float((compiled - whole).abs().max()) <= 1e-5 * float(whole.abs().max())
+    assert half.dtype == torch.bfloat16
+    assert float((half - whole).square().mean().sqrt()) <= 0.05 * float(whole.square().mean().sqrt())
+
+
 def broken(family: str, config: dict[str, Any], **changes: Any) -> str:
     with pytest.raises(ValueError) as caught:
         PARTS[family].build({**config, **changes})

@@ -1,10 +1,12 @@
 """Networks: plain modules `net(z, level, cond, mask)` that know nothing of processes."""
 
 from langevin.networks.mlp import MLP, PixelCategories
+from langevin.networks.mmdit import MMDiT
 from langevin.networks.text import Prompted, TextEncoder
 from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port
 from langevin.networks.unet import UNet
 
 __all__ = [
-    "MLP", "CategoryPort", "DiT", "JointTransformer", "PicturePort", "PixelCategories", "Port", "Prompted", "TextEncoder", "UNet",
+    "MLP", "CategoryPort", "DiT", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port", "Prompted",
+    "TextEncoder", "UNet",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from langevin.networks.blocks import (
     Cond,
     Conditions,
     Filtered,
+    Grow,
     LevelEmbedding,
     Norm,
     Repeat,
@@ -242,7 +243,7 @@ class WayDown(nn.Module):
     def _change(self, channels: int, kind: str, up: bool) -> nn.Module:
         """To the next resolution, `channels` of them before and after."""
         if kind == "conv":
-            return nn.Conv2d(channels, channels, 3, padding=1) if up else Shrink(channels, self.resampling.end)
+            return Grow(channels, folds=False) if up else Shrink(channels, self.resampling.end)
         filtered = kind == "filtered"
         resample = Filtered(up) if filtered else Repeat() if up else Average()
         return ResidualBlock(channels, channels, *self._of_blocks, self.scales[0], resample, project=filtered)
@@ -420,7 +421,7 @@ class UNet(WayDown):
                 h = grow(h, told.embs[finer])
             elif i < len(self.up) - 1:
                 # to the size that was kept: a side of 5 was shrunk to 3
-                h = grow(F.interpolate(h, size=kept[-1].shape[-2:], mode="nearest"))
+                h = grow(h, kept[-1].shape[-2:])
         last = self.leave(F.silu(self.norm(h)))
         out = F.pixel_shuffle(last if answer is None else last + answer, self.patch)
         return out / _over(level, out) if self.over_level else out

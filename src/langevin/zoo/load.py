@@ -1,9 +1,11 @@
 """`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
 
 import hashlib
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3P
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
 from langevin.zoo.configs import read_config
-from langevin.zoo.family import Component, built, load_into
+from langevin.zoo.family import Component, Config, built, load_into
 from langevin.zoo.hub import is_file, open_published, resolve
+from langevin.zoo.layouts.single import opened
 from langevin.zoo.store import open_weights, variants
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
@@ -30,6 +33,7 @@ class _Where:
     dtype: torch.dtype | None
     device: torch.device | str | None
     variant: str | None = None
+    reference: bool = False
 
 
 def load(
@@ -39,26 +43,33 @@ def load(
     device: torch.device | str | None = None,
     revision: str | None = None,
     variant: str | None = None,
+    reference: bool = False,
+    configs: Mapping[str, Config] | None = None,
 ) -> Any:
     """What is in a published folder.
 
     Args:
-        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also with "@revision"; a
-            folder that exists comes first.
+        path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5", also
+            with "@revision"; what exists here comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
-        variant: "fp16", "bf16", "non_ema", ...: of the parts that have it.
+        variant: which of several sets of weights, such as "fp16".
+        configs: of the parts of a single file, by name, where they are of no published size, which shapes alone would tell.
+        reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
-        the bare network of a denoiser, whose process the folder does not tell.
+        the bare network of a denoiser, whose process the folder does not tell. Of a single file in the layout of its authors, the
+        networks in it by name, such as "unet", "vae" and "text_encoder".
 
     Raises:
         ValueError: naming what is missing, or not known here.
     """
     folder = resolve(path, revision, variant).path
     try:
-        return _loaded(folder, _Where(dtype, device, variant))
+        return _loaded(folder, _Where(dtype, device, variant, reference), configs)
+    except torch.OutOfMemoryError:
+        raise
     except ValueError as error:
         said = str(error)
         if len(said) < _LONGEST and "\n" not in said:
@@ -70,13 +81,28 @@ def load(
         raise ValueError(f"{folder} is not put together as a published folder is ({said}).") from error
 
 
-def _loaded(folder: Path, where: _Where) -> Any:
+def _loaded(folder: Path, where: _Where, configs: Mapping[str, Config] | None) -> Any:
+    if folder.is_file():
+        return parts_of(folder, where, configs)
     if is_file(folder / "model_index.json"):
         return pipeline(folder, where)
     if is_file(folder / "config.json"):
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
+
+
+def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = None) -> dict[str, nn.Module]:
+    """The networks of a single file in the layout of its authors, by the names that folders give them."""
+    weights = open_weights(file)
+    single = opened(weights.shapes, weights.read, given=configs, what=str(file))
+    made = {}
+    for name, piece in single.pieces.items():
+        part = registry.component(piece.kind)
+        net = built(part, piece.config, f"{file}: {name}")
+        load_into(net, part.keys(piece.config, net), piece.names, piece.read, str(file), where.dtype)
+        made[name] = net.to(where.device).eval().requires_grad_(False)
+    return made
 
 
 # Parts
@@ -103,6 +129,9 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
+    if where.reference and "reference" in inspect.signature(part.build).parameters:
+        build: Any = part.build
+        part = replace(part, build=partial(build, reference="diffusers"))
     net = built(part, config, str(folder))
     weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
     load_into(net, part.keys(config, net), weights.names, weights.read, str(folder), where.dtype)
@@ -223,7 +252,7 @@ def pipeline(folder: Path, where: _Where) -> Generator:
         controls += [network(place, where)[0] for place in places]
     return Generator(
         denoiser=denoiser,
-        plan=scheduler.plan,
+        plan=partial(scheduler.plan, reference=True) if where.reference else scheduler.plan,
         codec=codec,
         conditioner=conditioner,
         defaults=defaults,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -233,7 +234,7 @@ class Captions(nn.Module):
         tokens, there = given["tokens"], given["tokens"].shape[-1]
         if there != self.tokens:
             raise ValueError(f"tokens have {there} features, this network reads {self.tokens}; encode text as it learned.")
-        entered = self.enter(tokens)
+        entered = self.enter(tokens.to(cast(Linear, self.enter[0]).weight.dtype))
         return vector, entered if self.norm is None else self.norm(entered), given.get("tokens_mask")
 
 

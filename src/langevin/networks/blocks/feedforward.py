@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.linear import Linear
+
+# tokens whose inner features are in memory at a time, where nothing is learned: what is larger is taken from the system, page by
+# page, and given back each time, which costs a third as much as the products themselves
+ROWS = 2048
 
 
 def gelu_forward(width: int, inner: int, dropout: float = 0.0) -> nn.Sequential:
@@ -41,5 +46,11 @@ class Gated(nn.Module):
         self.grow, self.shrink = Linear(width, 2 * inner, bias), Linear(inner, width, bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        whole = torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling()
+        if whole or x.numel() <= ROWS * x.shape[-1]:
+            return self._forward(x)
+        return torch.cat([self._forward(part) for part in x.flatten(0, -2).split(ROWS)]).view(x.shape)
+
+    def _forward(self, x: Tensor) -> Tensor:
         h, gate = self.grow(x).chunk(2, dim=-1)
         return self.shrink(h * self.activation(gate))

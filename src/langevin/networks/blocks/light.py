@@ -1,4 +1,4 @@
-"""Attention and feed-forward networks on pictures, at a cost linear in their pixels.
+"""Attention on pictures at a cost linear in their pixels.
 
 Shape suffixes: B batch, C channels, H W height and width, L pixels, D features of a head.
 """
@@ -6,26 +6,10 @@ Shape suffixes: B batch, C channels, H W height and width, L pixels, D features 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks.common import silu
+from langevin.networks.blocks.attention import attend_linearly
 from langevin.networks.linear import Linear
-
-
-def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
-    """Attention with ReLU(q) . ReLU(k) as the weight of each pixel, in float32 (2006.16236; EfficientViT, 2205.14756).
-
-    Args:
-        q, k: (B, heads, D, L). v: (B, heads, D', L).
-
-    Returns:
-        (B, heads, D', L), float32.
-    """
-    q, k = F.relu(q.float()), F.relu(k.float())
-    sums = F.pad(v.float(), (0, 0, 0, 1), value=1.0) @ k.transpose(-1, -2)  # the last row adds up the weights
-    made = sums @ q
-    return made[..., :-1, :] / (made[..., -1:, :] + eps)
 
 
 class Multiscale(nn.Module):
@@ -58,20 +42,6 @@ class Multiscale(nn.Module):
         qkv = self.qkv(x.movedim(1, -1)).movedim(-1, 1)
         told = torch.cat([qkv, *(near(qkv) for near in self.near)], dim=1)
         q, k, v = told.flatten(2).unflatten(1, (-1, 3 * self.head)).chunk(3, dim=2)
-        h = linear_attention(q, k, v).to(x.dtype).flatten(1, 2).unflatten(2, x.shape[2:])
+        h = attend_linearly(*(part.transpose(2, 3) for part in (q, k, v)))  # (B, heads, L, D)
+        h = h.transpose(2, 3).flatten(1, 2).unflatten(2, x.shape[2:])
         return self.out(h.movedim(1, -1)).movedim(-1, 1)
-
-
-class GatedConvolution(nn.Module):
-    """(B, C, H, W) -> (B, C, H, W): more channels, each convolved by itself, half of which gate the others (GLUMBConv of Sana,
-    2410.10629). Without the residual."""
-
-    def __init__(self, channels: int, inner: int) -> None:
-        super().__init__()
-        self.grow = nn.Conv2d(channels, 2 * inner, 1)
-        self.depth = nn.Conv2d(2 * inner, 2 * inner, 3, padding=1, groups=2 * inner)
-        self.shrink = nn.Conv2d(inner, channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h, gate = self.depth(silu(self.grow(x))).chunk(2, dim=1)
-        return self.shrink(h * F.silu(gate))

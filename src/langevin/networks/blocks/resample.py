@@ -7,6 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from langevin.networks.blocks.common import at_least_single
+
+# below so many pixels in a batch, adding weights up costs more than the products that it saves
+LEAST_FOLDED = 1024
+
 
 class Shrink(nn.Conv2d):
     """(B, C, H, W) -> (B, C, H/2, W/2) by a convolution of size 3 that takes every second pixel.
@@ -19,8 +24,12 @@ class Shrink(nn.Conv2d):
         super().__init__(channels, channels, 3, stride=2, padding=0 if end else 1, bias=bias)
         self.end = end
 
+    def prepared(self, input: Tensor) -> Tensor:
+        """What the convolution is done on; low-rank adapters of it are told the same."""
+        return F.pad(input, (0, 1, 0, 1)) if self.end else input
+
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.end else input)
+        return super().forward(self.prepared(input))
 
 
 class Average(nn.Module):
@@ -42,15 +51,37 @@ class Grow(nn.Conv2d):
 
     Of the nine pixels that the convolution meets only four differ, so their weights are added up beforehand: a transposed
     convolution of size 4, at 4 / 9 of the products, and the grown picture is never in memory.
+
+    Args:
+        folds: False where weights are added up only if that pays, on a CPU, for large pictures, and never where there are
+            gradients, so that runs begun without it keep their bits.
     """
 
-    def __init__(self, channels: int, out: int | None = None, bias: bool = True) -> None:
+    def __init__(self, channels: int, out: int | None = None, bias: bool = True, folds: bool = True) -> None:
         super().__init__(channels, channels if out is None else out, 3, padding=1, bias=bias)
+        self.folds = folds
 
-    def forward(self, input: Tensor) -> Tensor:
-        sums = input.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
-        kernel = torch.einsum("ai,bj,ocij->coab", sums, sums, self.weight.float()).to(self.weight.dtype)
+    def forward(self, input: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """size: (H, W) afterwards where it may not be twice what it was, as on the way back from odd sides."""
+        if size not in (None, _twice(input)) or not (self.folds or self._pays(input)):
+            return super().forward(self.prepared(input, size))
+        weight = at_least_single(self.weight)
+        sums = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        kernel = torch.einsum("ai,bj,ocij->coab", sums, sums, weight).to(self.weight.dtype)
         return F.conv_transpose2d(input, kernel, self.bias, stride=2, padding=1)
+
+    def prepared(self, input: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """What the convolution is done on; low-rank adapters of it are told the same."""
+        return F.interpolate(input, size=size or _twice(input), mode="nearest")
+
+    def _pays(self, input: Tensor) -> bool:
+        pixels = len(input) * input.shape[-2] * input.shape[-1]
+        plain = input.device.type == "cpu" and input.dtype == torch.float32 and not torch.is_grad_enabled()
+        return plain and pixels >= LEAST_FOLDED
+
+
+def _twice(x: Tensor) -> tuple[int, int]:
+    return 2 * x.shape[-2], 2 * x.shape[-1]
 
 
 class Folded(nn.Module):

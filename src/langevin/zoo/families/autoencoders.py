@@ -1,4 +1,4 @@
-"""Autoencoders: of Stable Diffusion, FLUX and their kin (KL), of latent diffusion's first models (VQ), TAESD, and DC-AE of Sana."""
+"""Autoencoders: of Stable Diffusion, FLUX and their kin (KL), of early latent diffusion (VQ), TAESD, and DC-AE of Sana."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from torch import nn
 from langevin.networks.autoencoder import Autoencoder, Deep, Half, Plain, Scale, Tiny
 from langevin.zoo.configs import filled, only
 from langevin.zoo.family import Component, Config
-from langevin.zoo.keys import STACK, KeyMap
+from langevin.zoo.keys import SQUEEZE, STACK, KeyMap
 
 SHARED: Mapping[str, Any] = {
     "in_channels": 3, "out_channels": 3, "down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",),
@@ -233,7 +233,7 @@ def keys_dc(config: Config, net: nn.Module) -> KeyMap:
         (r"\.attention\.out\.", ".attn.to_out."),
         (r"\.attention_norm\.", ".attn.norm_out."),
         (r"\.feed\.grow\.", ".conv_out.conv_inverted."),
-        (r"\.feed\.depth\.", ".conv_out.conv_depth."),
+        (r"\.feed\.mix\.", ".conv_out.conv_depth."),
         (r"\.feed\.shrink\.", ".conv_out.conv_point."),
         (r"\.feed_norm\.", ".conv_out.norm."),
         (r"^(encoder|decoder)\.enter\.", r"\1.conv_in."),
@@ -249,7 +249,10 @@ def keys_dc(config: Config, net: nn.Module) -> KeyMap:
         for j in range(count):
             renames.append((rf"^{half}\.levels\.{k}\.blocks\.{j}\.", f"{place}{first + j}."))
         renames.append((rf"^{half}\.levels\.{k}\.change\.", behind))
-    joins = ((r"(.*)\.attention\.qkv\.weight", tuple(rf"\1.attn.to_{n}.weight" for n in "qkv"), STACK),)
+    joins = (
+        (r"(.*)\.attention\.qkv\.weight", tuple(rf"\1.attn.to_{n}.weight" for n in "qkv"), STACK),
+        (r"(.*\.conv_out\.conv_(?:inverted|point)\.weight)", (r"\1",), SQUEEZE),
+    )
     return KeyMap(renames=renames, joins=joins)
 
 
