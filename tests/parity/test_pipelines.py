@@ -168,7 +168,7 @@ def test_from_the_command_line(goldens, tmp_path, capsys):
 
 
 def test_what_is_no_model_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="no folder"):
+    with pytest.raises(ValueError, match="does not exist"):
         load(tmp_path / "nothing")
     with pytest.raises(ValueError, match="neither"):
         load(tmp_path)
@@ -176,7 +176,7 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'StableDiffusionPipeline'"):
         load(tmp_path)
     (tmp_path / "model_index.json").write_text("[" * 100_000)
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="nested too deeply"):
         load(tmp_path)
 
 

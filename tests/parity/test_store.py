@@ -8,9 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 from langevin.zoo.convert import convert_file
-from langevin.zoo.detect import detect
-from langevin.zoo.layouts.single import flat, opened
+from langevin.zoo.detect import ORIGINALS, detect
+from langevin.zoo.layouts.single import LAYOUTS, flat
 from langevin.zoo.store import open_weights
+from tests.parity.test_layouts import FILES
 
 OLD = (".bin", ".pt", ".pth", ".ckpt")
 
@@ -55,23 +56,20 @@ def test_pipelines_and_components_are_told_by_their_class(goldens):
         assert any("langevin convert" in need for need in found.needs) == old
 
 
-def test_originals_are_told_as_they_are_opened(goldens):
-    for path in files(goldens, ".safetensors", *OLD):
-        if path.parent.name != "original":
-            continue
-        found = detect(path)
-        if path.suffix == ".safetensors":
-            weights = open_weights(path)
-            shapes, read = weights.shapes, weights.read
-        else:
-            tree = flat(torch.load(path, weights_only=True))
-            shapes, read = {n: tuple(v.shape) for n, v in tree.items()}, tree.__getitem__
-        # the width of heads, which no tensor tells, and which is 64 in published files
-        beside = path.parents[1] / "unet" / "config.json"
-        heads = json.loads(beside.read_text()).get("attention_head_dim") if "adm" in path.parts else None
-        layout = opened(shapes, read, given={"unet": {"attention_head_dim": heads}} if heads else {}).layout
-        assert found.kind == "original" and found.name == layout, path
-        assert any("langevin convert" in need for need in found.needs) == (path.suffix != ".safetensors")
+def test_layouts_go_by_one_name():
+    assert set(ORIGINALS) == set(LAYOUTS)
+
+
+@pytest.mark.parametrize(("family", "case", "file", "layout"), [row[:4] for row in FILES])
+def test_originals_are_told_as_they_are_opened(goldens, tmp_path, family, case, file, layout):
+    path = goldens.case(family, case).dir / "original" / file
+    found = detect(path)
+    assert (found.kind, found.name) == ("original", layout)
+    old = path.suffix != ".safetensors"
+    assert any("langevin convert" in need for need in found.needs) == old
+    if old:
+        written = convert_file(path, tmp_path / "x.safetensors")
+        assert (detect(written.target).name, detect(written.target).count) == (layout, found.count)
 
 
 def test_adapters_are_told_by_their_format(goldens):

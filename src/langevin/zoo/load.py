@@ -49,8 +49,8 @@ def load(
     """What is in a published folder.
 
     Args:
-        path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5", also with "@revision"; a
-            folder that exists comes first.
+        path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5", also
+            with "@revision"; what exists here comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16".
@@ -68,6 +68,8 @@ def load(
     folder = resolve(path, revision, variant).path
     try:
         return _loaded(folder, _Where(dtype, device, variant, reference), configs)
+    except torch.OutOfMemoryError:
+        raise
     except ValueError as error:
         said = str(error)
         if len(said) < _LONGEST and "\n" not in said:
