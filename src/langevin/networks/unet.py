@@ -229,8 +229,8 @@ class WayDown(nn.Module):
             self.shrink.append(nn.Identity() if last else self._change(now, changes[i], up=False))
             if not last:
                 self.kept_widths.append(now)
-        last = ResidualBlock(now, now, *self._of_blocks, scale=scales[1])
-        self.middle = _Stages([self.stage(now, now, None), _Stage(last, None)])
+        first = self.stage(now, now, None)  # made first: the order of the draws is part of what a seed means
+        self.middle = _Stages([first, _Stage(ResidualBlock(now, now, *self._of_blocks, scale=scales[1]), None)])
         self.shrunk = Filtered(up=False) if resampling.pyramid else None
         self.sights = nn.ModuleList(nn.Conv2d(channels * patch**2, w, 1) for w in widths[:-1] if resampling.pyramid)
 
