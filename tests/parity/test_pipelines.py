@@ -153,7 +153,7 @@ def _scheduler(folder, family):
 def test_from_the_command_line(goldens, tmp_path, capsys):
     folder = goldens.case("sd1", "txt2img_sampler").dir / "pipeline"
     out = tmp_path / "cat.png"
-    main(["generate", str(folder), "a red cat", "--steps", "2", "--seed", "7", "--size", "64", "48", "--out", str(out)])
+    main(["generate", str(folder), "a red cat", "--steps", "2", "--seed", "7", "--size", "64x48", "--out", str(out)])
     record = read_record(out)
     assert (record["prompt"], record["seed"], record["size"]) == ("a red cat", 7, [64, 48])
     again = load(folder).run("a red cat", steps=2, seed=7, size=(64, 48))
@@ -162,6 +162,9 @@ def test_from_the_command_line(goldens, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["generate", str(folder), "--out", str(out)])
     assert "reads text" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["generate", str(folder), "a cat", "--size", "64", "--out", str(out)])
+    assert "as in 768x512" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["generate", str(folder / "unet"), "a cat", "--out", str(out)])
     assert "model_index.json" in capsys.readouterr().err

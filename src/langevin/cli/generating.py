@@ -22,8 +22,8 @@ class _Generate:
     """What to lead away from."""
     label: int | None = None
     """Class to draw, for models of classes."""
-    size: tuple[int, int] | None = None
-    """Width and height in pixels."""
+    size: str | None = None
+    """Width and height in pixels, as in 768x512."""
     steps: int | None = None
     """Evaluations of the network."""
     seed: int = 0
@@ -65,6 +65,9 @@ def generate(args: Sequence[str]) -> None:
     asked = parse(_Generate, args, "langevin generate")
     if asked.out.suffix.lower() != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
+    sides = None if asked.size is None else asked.size.split("x")
+    if sides is not None and (len(sides) != 2 or not all(side.isdigit() for side in sides)):
+        raise Refusal(f"size is {asked.size!r}; give width and height in pixels, as in 768x512.")
     import torch
 
     from langevin.pictures import save_png
@@ -79,9 +82,11 @@ def generate(args: Sequence[str]) -> None:
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
     given: dict[str, Any] = {
         name: getattr(asked, name)
-        for name in ("negative", "label", "size", "steps", "guidance", "plan", "strength")
+        for name in ("negative", "label", "steps", "guidance", "plan", "strength")
         if getattr(asked, name) is not None
     }
+    if sides is not None:
+        given["size"] = (int(sides[0]), int(sides[1]))
     for name in ("image", "mask"):
         if (file := getattr(asked, name)) is not None:
             given[name] = _open(file)
