@@ -249,6 +249,9 @@ class Generator:
         if latents is not None and level < 1 and start is None:
             begin = filled.rows[0].start
             start = process.marginal(latents, expand(begin, latents), noise.at("start"))
+        if start is None and filled.rows[0].start < 1:
+            # publishers' grids begin a little below 1 with the noise of level 1; that is meant, and no reason to warn
+            start = process.prior(shape, noise.at("prior").at(""), dtype=dtype)
         chain = self._guidance(guidance, w, guided, null, rescale, bool(cond))
         kept: parts.Known | None = None
         if mask is not None and self.takes != "inpaint":
