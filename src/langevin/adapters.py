@@ -117,6 +117,8 @@ class Adapters(nn.ModuleDict):
 
 def _add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Tensor) -> Tensor:
     x = args[0] if args else kwargs["input"]
+    if callable(prepared := getattr(layer, "prepared", None)):
+        x = prepared(x)
     for adapter in _adapters(layer).values():
         out = out + adapter(x).to(out.dtype)
     return out
@@ -301,7 +303,8 @@ def merge(model: nn.Module, name: str = "default") -> dict[str, LoRA]:
     """
     layers = _adapted(model, name)
     for n, layer in layers.items():
-        if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward):
+        plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward)
+        if not plain and not hasattr(layer, "prepared"):
             raise ValueError(f"{n} is a {type(layer).__name__} with a forward of its own; its weight cannot take the adapter in.")
     removed = {n: _detach(layer, name) for n, layer in layers.items()}
     _shift(layers, removed, 1)

@@ -11,6 +11,11 @@ from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manife
 _RECIPE_LIMIT = 2**20
 
 
+def is_ours(path: Path) -> bool:
+    """Whether a path is a run directory or a checkpoint of langevin, by the files in it."""
+    return (path / "recipe.json").is_file() or (path / MANIFEST).is_file()
+
+
 def describe(path: str | Path, check: bool = False) -> str:
     """A few lines about a run directory, a checkpoint, or a safetensors file.
 

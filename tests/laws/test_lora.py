@@ -12,7 +12,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import langevin as lv
-from langevin.adapters import freeze, load_adapters, lora, merge, save_adapters, set_strengths, trainable, unmerge
+from langevin.adapters import (
+    LoRA,
+    adapted,
+    attach,
+    freeze,
+    load_adapters,
+    lora,
+    merge,
+    save_adapters,
+    set_strengths,
+    trainable,
+    unmerge,
+)
+from langevin.networks.blocks.resample import Shrink
 from langevin.training.ema import Ema, exponent
 
 X = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -297,3 +310,37 @@ def test_the_pages_run_as_written(page):
         assert isinstance(other, nn.Module) and isinstance(denoiser, nn.Module)
         for name, value in denoiser.state_dict().items():
             assert torch.allclose(other.state_dict()[name], value, atol=1e-6), name
+
+
+def test_adapters_of_a_convolution_that_pads_first_see_what_it_sees():
+    layer = nn.Sequential(Shrink(4, end=True)).double()
+    lora(layer, 2, 3.0)
+    (adapter,) = adapted(layer).values()
+    nn.init.normal_(adapter.up.weight, generator=torch.Generator().manual_seed(0))
+    x = torch.randn(2, 4, 6, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    apart = layer(x)
+    merge(layer)
+    torch.testing.assert_close(layer(x), apart)
+
+
+def test_ranks_of_different_scales_are_saved_and_cast(tmp_path: Path):
+    """Products that were scaled differently stand in one adapter; half precision leaves the strength as it was said."""
+    layer = nn.Sequential(nn.Linear(5, 7))
+    adapter = LoRA(layer[0], 3, 3.0, scales=torch.tensor([0.1, 2.0, 0.7]))
+    for part in (adapter.down, adapter.up):
+        nn.init.normal_(part.weight, generator=torch.Generator().manual_seed(2))
+    attach(layer, {"0": adapter}, "style")
+    set_strengths(layer, {"style": 0.3})
+    x = torch.randn(4, 5, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        up, down = adapter.up.weight, adapter.down.weight
+        torch.testing.assert_close(
+            layer(x) - x @ layer[0].weight.t() - layer[0].bias, 0.3 * (x @ down.t() * adapter.scales) @ up.t()
+        )
+    said = layer(x)
+    path = save_adapters(layer, tmp_path / "style.safetensors", "style")
+    plain = nn.Sequential(nn.Linear(5, 7))
+    plain.load_state_dict({n: v for n, v in layer.state_dict().items() if "lora" not in n})
+    load_adapters(plain, path, 0.3)
+    assert torch.equal(plain(x), said)
+    assert layer.bfloat16() is layer and adapter.strength == 0.3 and adapter.factor == torch.tensor(0.3)

@@ -9,6 +9,7 @@ import torch
 from langevin.networks.autoencoder import Autoencoder
 from langevin.networks.latents import LatentCodec
 from langevin.zoo.families.autoencoders import COMPONENTS
+from langevin.zoo.family import load_into, published
 from tests.parity.goldens import Case, Goldens
 
 PARTS = {part.name: part for part in COMPONENTS}
@@ -108,6 +109,46 @@ def test_old_codebooks_are_not_scaled(goldens: Goldens):
     config = {k: v for k, v in goldens.case("vq", "vqmodel").config("vqvae").items() if k != "scaling_factor"}
     net = PARTS["VQModel"].build(config)
     assert isinstance(net, Autoencoder) and net.scale.factor == 1.0
+
+
+DEEP = {
+    "latent_channels": 4, "attention_head_dim": 8, "encoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock"],
+    "decoder_block_types": ["ResBlock", "ResBlock", "EfficientViTBlock"], "encoder_block_out_channels": [8, 8, 16],
+    "decoder_block_out_channels": [8, 8, 16], "encoder_layers_per_block": [0, 1, 2], "decoder_layers_per_block": [0, 2, 1],
+    "encoder_qkv_multiscales": [[], [], [5, 3]], "decoder_qkv_multiscales": [[], [], []],
+    "decoder_act_fns": ["relu", "relu", "silu"],
+    "decoder_norm_types": ["batch_norm", "batch_norm", "rms_norm"], "scaling_factor": 0.3189,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strided", [False, True])
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_deep_autoencoders_with_no_blocks_at_full_resolution_are_the_peers(strided: bool, shortcut: bool):
+    # as those that were trained on ImageNet are published (dc-ae-f32c32-in-1.0)
+    diffusers = pytest.importorskip("diffusers", reason="the peer is not installed")
+    config = {
+        **DEEP, "downsample_block_type": "conv" if strided else "pixel_unshuffle", "encoder_out_shortcut": shortcut,
+        "upsample_block_type": "interpolate" if strided else "pixel_shuffle", "decoder_in_shortcut": shortcut,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    peer = diffusers.AutoencoderDC(**config).eval()
+    for name, value in peer.state_dict().items():
+        if "running" in name:
+            value.copy_(torch.rand(value.shape) + 0.5)
+    part, theirs = PARTS["AutoencoderDC"], dict(peer.state_dict())
+    net = part.build(config)
+    load_into(net, part.keys(config, net), list(theirs), theirs.__getitem__, "the peer").eval()
+    assert isinstance(net, Autoencoder) and net.factor == 4
+    x, z = torch.randn(2, 3, 16, 24), torch.randn(2, 4, 4, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(net.encode(x).mode, peer.encode(x).latent, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(net.decode(z), peer.decode(z).sample, rtol=1e-5, atol=1e-5)
+    made = published(net, part.keys(config, net))
+    assert made.keys() == theirs.keys() and all(torch.equal(made[n], theirs[n]) for n in made)
+    assert part.config is not None
+    said = part.config(net)
+    again = diffusers.AutoencoderDC.from_config(json.loads(json.dumps(said)))
+    again.load_state_dict(made)
 
 
 def refused(name: str, config: dict[str, Any], **changes: Any) -> str:

@@ -123,7 +123,7 @@ MODULES = [importlib.import_module(f"{families.__name__}.{found.name}") for foun
 PARTS = {part.name: part for module in MODULES for part in module.COMPONENTS}
 
 
-@pytest.mark.parametrize("index", [0, 2, 3, 6])
+@pytest.mark.parametrize("index", range(len(FILES)), ids=NAMES)
 def test_networks_of_ours_are_built_of_originals(goldens: Goldens, index: int) -> None:
     """By the configuration that was told from the file, with the weights that were read one by one."""
     family, name, file, _, folders = FILES[index]

@@ -1,6 +1,8 @@
 """LoRA files of others: merged weights compute what the peer's do, no alpha is lost, and files can be written again."""
 
+import importlib
 import json
+import pkgutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,6 @@ from torch import Tensor, nn
 
 from langevin import adapters
 from langevin.tensors import load, metadata, save
-from langevin.zoo.families import clip, stable_diffusion
 from langevin.zoo.family import published
 from langevin.zoo.keys import STACK, KeyMap, stack
 from langevin.zoo.lora import Target, load_lora, save_lora, set_strengths, target, text_target
@@ -23,8 +24,10 @@ FILES = {
 }
 UNET_CALLS = ["attention_scale_1", "attention_scale_0.6", "kohya_scale_1", "kohya_scale_0.6", "old_scale_1"]
 TEXT_CALLS = ["text_peft", "text_kohya"]
-UNET = next(part for part in stable_diffusion.COMPONENTS if part.name == "UNet2DConditionModel")
-TEXT = next(part for part in clip.COMPONENTS if part.name == "CLIPTextModel")
+families = importlib.import_module("langevin.zoo.families")
+MODULES = [importlib.import_module(f"{families.__name__}.{found.name}") for found in pkgutil.iter_modules(families.__path__)]
+PARTS = {part.name: part for module in MODULES for part in module.COMPONENTS}
+UNET, TEXT = PARTS["UNet2DConditionModel"], PARTS["CLIPTextModel"]
 
 
 def _targets(case: Case, *components: str) -> dict[str, Target]:
@@ -307,6 +310,40 @@ def test_sdxl_goes_by_the_names_of_its_original() -> None:
     made = target(net, KeyMap(), config)
     assert made.names["input_blocks_4_1_transformer_blocks_0_attn2_to_q"] is made.originals[0]
     assert made.originals[0].theirs == (f"{published}.weight",)
+
+
+ORIGINALS = [("flux", "dev", "transformer"), ("sd3", "sd35", "transformer"), ("sdxl", "unet", "unet")]
+
+
+@pytest.mark.parametrize(("family", "name", "component"), ORIGINALS, ids=[f for f, *_ in ORIGINALS])
+def test_every_layer_by_its_original_name(goldens: Goldens, tmp_path: Path, family: str, name: str, component: str) -> None:
+    """A pair of another alpha on every layer of the original: merged weights, and kohya's file again to the byte."""
+    case = goldens.case(family, name)
+    config = case.config(component)
+    part = PARTS[config["_class_name"]]
+    net = case.network(component, part)
+    keys = part.keys(config, net)
+    where = target(net, keys, config)
+    before = {n: v.double() for n, v in published(net, keys).items()}
+    generator, file, deltas = torch.Generator().manual_seed(6), {}, {}
+    for i, row in enumerate(where.originals):
+        whole = row.move.load([before[n] for n in row.theirs])
+        rank, alpha, ends = 1 + i % 3, float(1 + i % 5), [1] * (whole.ndim - 2)
+        stem = "lora_unet_" + row.ours.removesuffix(".weight").replace(".", "_")
+        down = torch.randn(rank, *whole.shape[1:], generator=generator)
+        up = torch.randn(len(whole), rank, *ends, generator=generator)
+        file |= {f"{stem}.lora_down.weight": down, f"{stem}.lora_up.weight": up, f"{stem}.alpha": torch.tensor(alpha)}
+        delta = 0.7 * alpha / rank * up.double().flatten(1) @ down.double().flatten(1)
+        deltas[row.ours] = whole + delta.reshape(whole.shape)
+    assert sum(len(row.theirs) > 1 for row in where.originals) or family == "sdxl"
+    load_lora({component: where}, save(tmp_path / "first.safetensors", file), 0.7)
+    again = load(save_lora({component: where}, tmp_path / "again.safetensors", "kohya"))
+    assert set(again) == set(file) and all(torch.equal(again[n], v) for n, v in file.items())
+    adapters.merge(net)
+    after = published(net, keys)
+    for row in where.originals:
+        whole = row.move.load([after[n].double() for n in row.theirs])
+        torch.testing.assert_close(whole, deltas[row.ours], rtol=1e-5, atol=1e-5)
 
 
 # What is refused

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from langevin.cli import main
 from langevin.pictures import read_record
-from langevin.zoo import schedulers
+from langevin.zoo import registry, schedulers
 from langevin.zoo.load import load, read_config
 
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def test_a_recorded_pipeline_takes_the_same_steps_to_the_same_picture(goldens, f
     case = goldens.case(family, name)
     tensors, entry = case.tensors, case.entry["pipeline"]
     args = {k: case._value(v) for k, v in entry["args"].items()}
-    model = load(case.dir / entry["component"])
+    model = load(case.dir / entry["component"], reference=True)
     schedule = model.denoiser.process.schedule
     scheduler = _scheduler(case.dir / entry["component"], "flux" if family == "flux" else "")
     steps = args.get("num_inference_steps") or 1
@@ -178,3 +178,8 @@ def test_what_is_no_model_is_refused_by_name(tmp_path):
     (tmp_path / "model_index.json").write_text("[" * 100_000)
     with pytest.raises(ValueError, match="no JSON"):
         load(tmp_path)
+
+
+def test_the_registry_knows_where_every_class_is():
+    found = {part.name: place for place in registry.places() for part in registry._of(place).values()}
+    assert found == registry.PLACES

@@ -72,8 +72,11 @@ def test_names_count_with_and_without_their_prefix_and_buffers_of_old_files_are_
     shutil.copy(case.dir / "text_encoder" / "config.json", tmp_path / "config.json")
     save(tmp_path / "model.safetensors", {n.removeprefix("text_model."): v for n, v in tensors.items()})
     bare = open_folder(tmp_path)
-    shutil.copy(case.dir / "with_position_ids" / "model.safetensors", tmp_path / "model.safetensors")
-    old = open_folder(tmp_path)
+    older = tmp_path / "older"
+    older.mkdir()
+    shutil.copy(case.dir / "text_encoder" / "config.json", older / "config.json")
+    shutil.copy(case.dir / "with_position_ids" / "model.safetensors", older / "model.safetensors")
+    old = open_folder(older)
     assert torch.equal(plain(ids).last, bare(ids).last) and torch.equal(plain(ids).last, old(ids).last)
 
 

@@ -10,8 +10,8 @@ from langevin.cli.data import data
 from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
-from langevin.cli.published import convert
-from langevin.cli.runs import evaluate, inspect, recipes, sample
+from langevin.cli.published import convert, inspect
+from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
 from langevin.spec import nearest

@@ -1,4 +1,4 @@
-"""What is done with published files: langevin convert."""
+"""What is done with published files: langevin inspect and convert."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,3 +39,30 @@ def convert(args: Sequence[str]) -> None:
         raise Refusal(f"target is {asked.target}; write a .safetensors.")
     asked.target.parent.mkdir(parents=True, exist_ok=True)
     print(convert_file(source, asked.target, asked.part, asked.ignore))
+
+
+@dataclass(frozen=True)
+class _Inspect:
+    path: Positional[str]
+    """A run directory, a checkpoint, a published folder or file, or the id of a repository that was fetched before."""
+    verify: bool = False
+    """Read every file of its checkpoints and compare the hashes."""
+    variant: str | None = None
+    """Of a published folder, the variant of its weights to tell, such as fp16."""
+
+
+def inspect(args: Sequence[str]) -> None:
+    """Say what a path is and what it needs. Reads names and headers only, unless asked to verify; imports no torch."""
+    asked = parse(_Inspect, args, "langevin inspect")
+    from langevin.inspection import describe, is_ours
+    from langevin.zoo.detect import detect
+    from langevin.zoo.hub import resolve
+
+    path = Path(asked.path)
+    if is_ours(path):
+        print(describe(path, asked.verify))
+        return
+    if asked.verify:
+        raise Refusal(f"verify is set, and {path} is no run or checkpoint of langevin; others come without hashes to compare.")
+    found = detect(resolve(asked.path, fetch=False).path, asked.variant)
+    print(found if found.path.suffix != ".safetensors" else f"{found}\n{describe(found.path)}")

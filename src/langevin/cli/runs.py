@@ -126,19 +126,3 @@ def recipes(args: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class _Nothing:
     pass
-
-
-@dataclass(frozen=True)
-class _Inspect:
-    path: Positional[Path]
-    """A run directory, a checkpoint, or a safetensors file."""
-    verify: bool = False
-    """Read every file of its checkpoints and compare the hashes."""
-
-
-def inspect(args: Sequence[str]) -> None:
-    """Say what a path is. Reads manifests and headers only, unless asked to verify; imports no torch."""
-    asked = parse(_Inspect, args, "langevin inspect")
-    from langevin.inspection import describe
-
-    print(describe(asked.path, asked.verify))

@@ -1,14 +1,14 @@
 """Autoencoders: pictures to latents and back.
 
-One assembler serves them all: convolutions in, residual blocks of each resolution and a change to the next, a middle, convolutions
-out. What differs is the `Style` of the blocks, and what lies between the halves: a Gaussian, a codebook, or nothing.
+One assembler serves them all: convolutions in, residual blocks of each resolution and a change to the next, a middle,
+convolutions out. What differs is the `Style` of the blocks, and what lies between the halves: a Gaussian, a codebook, or nothing.
 
 Shape suffixes: B batch, C channels, H W height and width of pictures, h w of latents.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,13 @@ class Normed(nn.Module):
 
 
 class Style(Protocol):
-    """What the blocks of a half are. `level` counts resolutions, 0 the full one."""
+    """What the blocks of a half are. `level` counts resolutions, 0 the full one.
+
+    Attributes:
+        rounds_up: half of an odd side is the larger half.
+    """
+
+    rounds_up: ClassVar[bool]
 
     def enter(self, channels: int, out: int, encodes: bool) -> nn.Module:
         """From pictures, or latents, to the first block."""
@@ -104,6 +110,7 @@ class Plain:
 
     groups: int = 32
     attention: bool = True
+    rounds_up: ClassVar[bool] = False
 
     def enter(self, channels: int, out: int, encodes: bool) -> nn.Module:
         return nn.Conv2d(channels, out, 3, padding=1)
@@ -145,6 +152,8 @@ class TinyBlock(nn.Module):
 @dataclass(frozen=True)
 class Tiny:
     """Convolutions and ReLU alone, as small as it goes: TAESD and its kin, which know the latents of a larger autoencoder."""
+
+    rounds_up: ClassVar[bool] = True
 
     def enter(self, channels: int, out: int, encodes: bool) -> nn.Module:
         return Edge(channels, out, before=_to_unit) if encodes else Edge(channels, out, before=_bounded, after=relu)
@@ -235,6 +244,7 @@ class Deep:
     shortcut: bool = True
     out: str = "relu"
     folds: bool = False
+    rounds_up: ClassVar[bool] = False
 
     def enter(self, channels: int, out: int, encodes: bool) -> nn.Module:
         if encodes and self.folds:
@@ -367,7 +377,7 @@ class _Coder(nn.Module):
 
 @dataclass(frozen=True)
 class GaussianCode:
-    """What an encoder says of a picture: independent Gaussians of mean and logvar (B, C, h, w), or points, whose logvar is None."""
+    """What an encoder says of pictures: Gaussians of mean and logvar (B, C, h, w), or points, whose logvar is None."""
 
     mean: Tensor
     logvar: Tensor | None = None
@@ -484,9 +494,21 @@ class Autoencoder(nn.Module):
         folds = isinstance(shape.style, Deep) and shape.style.folds
         return 2 ** (len(shape.widths) - 1 + folds)
 
+    def side(self, pixels: int) -> int:
+        """How many latents so many pixels along a side become."""
+        return -(-pixels // self.factor) if self.shapes[0].style.rounds_up else pixels // self.factor
+
     def encode(self, x: Tensor) -> GaussianCode:
-        """x (B, C, H, W); latents of the network's own scale. Sides that are no multiples of `factor` are cut or read as the
-        network's convolutions have it."""
+        """x (B, C, H, W); latents of the network's own scale.
+
+        Raises:
+            ValueError: for sides that are no multiples of `factor`, if changes of resolution have shortcuts.
+        """
+        if isinstance(self.shapes[0].style, Deep) and (x.shape[-2] % self.factor or x.shape[-1] % self.factor):
+            raise ValueError(
+                f"pictures are {x.shape[-2]} x {x.shape[-1]}, and this autoencoder folds them to sides {self.factor} times "
+                f"shorter; make the sides multiples of {self.factor}."
+            )
         said = self.behind(self.encoder(x))
         if not self.gaussian:
             return GaussianCode(said)
@@ -494,7 +516,7 @@ class Autoencoder(nn.Module):
         return GaussianCode(mean, logvar.clamp(-30, 20))
 
     def quantise(self, latents: Tensor) -> Quantised:
-        """The nearest codes; a gradient passes as if nothing had been done."""
+        """The nearest codes; a gradient passes to the latents as if nothing had been done."""
         if self.codebook is None:
             raise ValueError("this autoencoder has no codebook; build it with codes.")
         rows = latents.movedim(1, -1).flatten(0, -2)
@@ -503,8 +525,8 @@ class Autoencoder(nn.Module):
             found = [torch.cdist(part.float(), book.float()).argmin(1) for part in rows.split(2**14)]
         indices = torch.cat(found).view(len(latents), *latents.shape[2:])
         taken = self.codebook[indices].movedim(-1, 1)
-        if latents.requires_grad:
-            taken = latents + (taken - latents).detach()
+        if latents.requires_grad and torch.is_grad_enabled():
+            taken = taken + (latents - latents.detach())
         return Quantised(taken.contiguous(), indices)
 
     def decode(self, latents: Tensor, quantise: bool = True) -> Tensor:

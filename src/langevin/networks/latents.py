@@ -6,7 +6,7 @@ Shape suffixes: B batch, C channels, H W height and width of pictures, h w of la
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -116,7 +116,7 @@ class LatentCodec(nn.Module):
         return made[0] if len(made) == 1 else torch.cat(made)
 
     def _tiled(self, x: Tensor, code: Callable[[Tensor], Tensor], factor: int, down: bool) -> Tensor:
-        height, width = (n // factor if down else n for n in x.shape[2:])
+        height, width = (self.net.side(n) if down else n for n in x.shape[2:])
         if self.tile is None or max(height, width) <= self.tile:
             return code(x)
         read, write = (factor, 1) if down else (1, factor)
@@ -183,7 +183,16 @@ class Preview:
         return (z.float().movedim(1, -1) @ weight[:-1] + weight[-1]).movedim(-1, 1).clamp(-1, 1)
 
 
-def fit_preview(codec: LatentCodec, latents: Tensor, ridge: float = 1e-3) -> Preview:
+class Decodes(Protocol):
+    """What a preview is fitted to: anything that makes pictures of latents, `factor` times their sides."""
+
+    @property
+    def factor(self) -> int: ...
+
+    def decode(self, z: Tensor) -> Tensor: ...
+
+
+def fit_preview(codec: Decodes, latents: Tensor, ridge: float = 1e-3) -> Preview:
     """The linear map that comes closest to what a codec makes of some latents, by least squares.
 
     Args:

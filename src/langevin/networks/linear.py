@@ -7,6 +7,7 @@ the processor, of the shapes and of LANGEVIN_LINEAR alone, never of a timing, so
 
 import os
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,86 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         return linear(input, self.weight, self.bias)
+
+
+class Packed(nn.Module):
+    """A linear layer for inference on a CPU, whose weight oneDNN has laid out once in the order it reads it in.
+
+    Args:
+        layer: that it is made from, float32 or bfloat16.
+        gelu: "tanh" or "none", the form of a GELU that follows and is done while the products are at hand; None for no GELU.
+    """
+
+    def __init__(self, layer: nn.Linear, gelu: str | None = None) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.gelu = layer.in_features, layer.out_features, gelu
+        weight, bias = layer.weight.detach(), layer.bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        self.bias = None if bias is None else bias.detach()
+        # for those who ask for its shape or dtype; there are no numbers in it
+        self.weight = torch.empty_like(weight, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (..., in_features) -> (..., out_features).
+
+        Raises:
+            ValueError: where gradients are asked for, and for another dtype or device than the weight's.
+        """
+        if x.dtype != self.weight.dtype or x.device.type != "cpu":
+            raise ValueError(f"x is {x.dtype} on {x.device}, this layer is packed for {self.weight.dtype} on a CPU; pack it so.")
+        if torch.is_grad_enabled() and x.requires_grad:
+            raise ValueError("a packed network is for inference and knows no gradients; use the network before it is packed.")
+        post = ("none", [], "") if self.gelu is None else ("gelu", [], self.gelu)
+        out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, self.in_features), self.packed, self.bias, *post)
+        return out.unflatten(0, x.shape[:-1])
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise ValueError("a packed network holds no weights to save; save the network before it is packed.")
+
+
+def pack(net: nn.Module) -> nn.Module:
+    """The network, changed into one for inference on a CPU alone: its linear layers become `Packed`, a GELU that follows one in
+    an `nn.Sequential` is done along with it, and the weights as they were are let go, so that it takes no more memory than
+    before. What it gains depends on the processor (`bench/linear.py`).
+
+    Raises:
+        ValueError: for a network that is not on a CPU, of other dtypes than float32 and bfloat16, or where this build of torch
+            cannot do it.
+    """
+    layers = [m for m in net.modules() if type(m) is Linear]
+    for layer in layers:
+        if layer.weight.dtype not in (torch.float32, torch.bfloat16) or layer.weight.device.type != "cpu":
+            raise ValueError(
+                f"weights are {layer.weight.dtype} on {layer.weight.device}; pack a network in float32 or bfloat16, on a CPU."
+            )
+    if not _packs():
+        raise ValueError("this build of torch cannot pack linear layers; use the network as it is.")
+    for module in list(net.modules()):
+        children = list(module.named_children())
+        for (name, child), follower in zip_longest(children, children[1:]):
+            if type(child) is not Linear:
+                continue
+            after = follower[1] if follower is not None and type(module) is nn.Sequential else None
+            gelu = after.approximate if isinstance(after, nn.GELU) else None
+            setattr(module, name, Packed(child, gelu))
+            if gelu is not None and follower is not None:
+                setattr(module, follower[0], nn.Identity())
+    return net
+
+
+@lru_cache
+def _packs() -> bool:
+    """The operators are internal to torch, as those of `library`."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    with torch.no_grad():
+        layer = nn.utils.skip_init(Linear, 5, 4)
+        assert isinstance(layer, Linear) and layer.bias is not None
+        layer.weight.copy_(torch.arange(20.0).reshape(4, 5).remainder(7))
+        layer.bias.copy_(torch.arange(4.0))
+        x = torch.arange(15.0).reshape(3, 5).remainder(7)
+        try:
+            products = torch.equal(Packed(layer)(x), F.linear(x, layer.weight, layer.bias))
+            return products and torch.allclose(Packed(layer, "tanh")(x), F.gelu(layer(x), approximate="tanh"))
+        except (AttributeError, RuntimeError, TypeError):
+            return False

@@ -175,8 +175,8 @@ def diffusers(
     - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
     - "dpmpp_3m" lacks a factor 2.
 
-    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher; steps of size
-    zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
+    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher; steps of
+    size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
     which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
     crashes.
 

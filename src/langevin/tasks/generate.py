@@ -35,8 +35,11 @@ Picture = Image.Image | Tensor
 class Codec(Protocol):
     """Between pictures (B, 3, H, W) in [-1, 1] and latents (B, C, H / factor, W / factor) of about unit variance."""
 
-    factor: int
-    channels: int
+    @property
+    def factor(self) -> int: ...
+
+    @property
+    def channels(self) -> int: ...
 
     def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """Latents; the mean of the encoder's distribution, or the draw that standard `noise` (B, C, h, w) makes."""
@@ -301,13 +304,12 @@ class Generator:
             if size not in (None, grown):
                 raise ValueError(f"size is {size}, and this model makes {grown} of the image; leave size= out.")
             return grown
-        if size is None:
-            size = (pictures.shape[-1], pictures.shape[-2]) if pictures is not None else self.defaults.size
-            if pictures is not None:
-                size = tuple(max(n // self.defaults.multiple, 1) * self.defaults.multiple for n in size)  # pyright: ignore
-        width, height = size
-        if width < 1 or height < 1 or width % self.defaults.multiple or height % self.defaults.multiple:
-            raise ValueError(f"size is {width} x {height}; give multiples of {self.defaults.multiple} pixels.")
+        each = self.defaults.multiple
+        if size is None and pictures is not None:
+            size = (max(pictures.shape[-1] // each, 1) * each, max(pictures.shape[-2] // each, 1) * each)
+        width, height = size or self.defaults.size
+        if width < 1 or height < 1 or width % each or height % each:
+            raise ValueError(f"size is {width} x {height}; give multiples of {each} pixels.")
         return width, height
 
     def _channels(self) -> int:
@@ -335,7 +337,8 @@ class Generator:
             return self.plan(steps, start=level, tokens=tokens).on(schedule)
         filled = (parse(plan) if isinstance(plan, str) else plan).on(schedule)
         if level < 1 and abs(filled.rows[0].start - level) > 1e-9:
-            raise ValueError(f"plan {filled.name} begins at level {filled.rows[0].start:g} and strength is {level:g}; give its grid "
+            begin = filled.rows[0].start
+            raise ValueError(f"plan {filled.name} begins at level {begin:g} and strength is {level:g}; give its grid "
                              f"start={level:g}, or leave one of the two out.")  # fmt: skip
         return filled
 

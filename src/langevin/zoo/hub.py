@@ -46,7 +46,7 @@ class Resolved:
         return f"{self.repository}@{self.commit}" if self.repository else str(self.path)
 
 
-def resolve(name: str | Path, revision: str | None = None, variant: str | None = None) -> Resolved:
+def resolve(name: str | Path, revision: str | None = None, variant: str | None = None, fetch: bool = True) -> Resolved:
     """A path that exists, or else the repository "owner/name" or "owner/name@revision" of the Hugging Face hub, fetched.
 
     Fetched are safetensors, configurations, and the files of tokenizers; nothing that can hold code. Without a network, or with
@@ -55,6 +55,7 @@ def resolve(name: str | Path, revision: str | None = None, variant: str | None =
 
     Args:
         variant: such as "fp16"; of parts that have it, nothing else is fetched.
+        fetch: if not, what is in the cache is taken without asking.
 
     Raises:
         ValueError: if it is neither, or the repository cannot be had.
@@ -72,7 +73,7 @@ def resolve(name: str | Path, revision: str | None = None, variant: str | None =
         raise ValueError(f"{said} does not exist, and is no id of a repository such as owner/name or owner/name@revision.")
     if revision is not None and found["revision"] is not None:
         raise ValueError(f"{name} names a revision, and revision is {revision!r} too; give one.")
-    return _fetched(found["id"], revision or found["revision"], variant)
+    return _fetched(found["id"], revision or found["revision"], variant, fetch)
 
 
 def _exists(path: Path) -> bool:
@@ -110,7 +111,7 @@ def _variant(file: str) -> str | None:
     return None if found is None or found["variant"] in ("safetensors", "index") else found["variant"]
 
 
-def _fetched(repository: str, revision: str | None, variant: str | None) -> Resolved:
+def _fetched(repository: str, revision: str | None, variant: str | None, fetch: bool) -> Resolved:
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError:
@@ -119,8 +120,10 @@ def _fetched(repository: str, revision: str | None, variant: str | None) -> Reso
         ) from None
     try:
         try:
-            info = HfApi().model_info(repository, revision=revision)
-        except (OSError, ValueError):  # no network, or told to do without: what is in the cache
+            info = HfApi().model_info(repository, revision=revision) if fetch else None
+        except (OSError, ValueError):  # no network, or told to do without
+            info = None
+        if info is None:  # what is in the cache
             path = Path(snapshot_download(repository, revision=revision, local_files_only=True))
         else:
             files = wanted([s.rfilename for s in info.siblings or []], variant)

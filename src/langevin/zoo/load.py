@@ -1,10 +1,12 @@
 """`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3P
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry, schedulers
 from langevin.zoo.family import Component, load_into, unset
-from langevin.zoo.weights import open_weights
+from langevin.zoo.store import open_weights
 
 _LARGEST = 4 * 2**20  # bytes of a configuration
 
@@ -28,6 +30,8 @@ _LARGEST = 4 * 2**20  # bytes of a configuration
 class _Where:
     dtype: torch.dtype | None
     device: torch.device | str | None
+    variant: str | None = None
+    reference: bool = False
 
 
 def load(
@@ -36,6 +40,8 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     revision: str | None = None,
+    variant: str | None = None,
+    reference: bool = False,
 ) -> Any:
     """What is in a published folder.
 
@@ -43,6 +49,8 @@ def load(
         path: a folder, or the id of a repository such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
+        variant: which of several sets of weights, such as "fp16".
+        reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
 
     Returns:
         `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
@@ -52,7 +60,7 @@ def load(
         ValueError: naming what is missing, or not known here.
     """
     folder = _folder(path, revision)
-    where = _Where(dtype, device)
+    where = _Where(dtype, device, variant, reference)
     if (folder / "model_index.json").is_file():
         return pipeline(folder, where)
     if (folder / "config.json").is_file():
@@ -118,10 +126,13 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
+    build: Any = part.build
+    if where.reference and "reference" in inspect.signature(build).parameters:
+        build = partial(build, reference="diffusers")
     with unset():
-        net = part.build(config)
-    names, read = open_weights(folder)
-    load_into(net, part.keys(config, net), names, read, str(folder), where.dtype)
+        net = build(config)
+    weights = open_weights(folder, where.variant)
+    load_into(net, part.keys(config, net), list(weights), weights.__getitem__, str(folder), where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
 
@@ -239,7 +250,7 @@ def pipeline(folder: Path, where: _Where) -> Generator:
         controls += [network(place, where)[0] for place in places]
     return Generator(
         denoiser=denoiser,
-        plan=scheduler.plan,
+        plan=partial(scheduler.plan, reference=True) if where.reference else scheduler.plan,
         codec=codec,
         conditioner=conditioner,
         defaults=defaults,

@@ -207,14 +207,14 @@ def _places(row: Row, shape: tuple[int, ...]) -> list[Tensor]:
     Raises:
         ValueError: if the parts are no rows of it, so that adapters cannot be carried over.
     """
-    narrow = torch.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1))
-    parts = row.move.save(narrow, len(row.theirs))
-    places = [part.flatten() for part in parts]
-    whole = sum(map(len, places)) == shape[0] and all(len(part) == part.numel() for part in parts)
-    if whole and row.move not in _ON_ROWS and len(shape) == 2:  # whether columns stay where they are as well
-        wide = torch.arange(shape[0] * shape[1]).reshape(shape)
-        saved = row.move.save(wide, len(row.theirs))
-        whole = all(torch.equal(part.flatten(1), wide[place]) for part, place in zip(saved, places, strict=True))
+    row_numbers = torch.arange(shape[0]).reshape(-1, *[1] * (len(shape) - 1)).expand(shape)
+    parts = row.move.save(row_numbers, len(row.theirs))
+    places = [part.flatten(1)[:, 0] for part in parts]
+    whole = torch.equal(torch.cat(places).sort().values, torch.arange(shape[0]))
+    if whole and row.move not in _ON_ROWS:  # whether columns stay where they are as well
+        columns = torch.arange(math.prod(shape[1:]))
+        parts = row.move.save(columns.reshape(1, *shape[1:]).expand(shape), len(row.theirs))
+        whole = all(torch.equal(part[0].flatten(), columns) for part in parts)
     if not whole:
         raise ValueError(f"{row.ours!r} is not made of rows of {row.theirs[0]!r}; adapters of it cannot be carried over.")
     return places
@@ -364,7 +364,7 @@ def _adapter(layer: adapters.Layer, pair: Pair, strength: float) -> LoRA:
     even = bool((pair.scales == pair.scales[0]).all())
     made = LoRA(layer, rank, float(pair.scales[0]) * rank if even else rank, scales=None if even else pair.scales)
     takes, given = made.down.weight.shape, pair.down.shape
-    if given[1] != takes[1] or pair.down.numel() != made.down.weight.numel():
+    if pair.down.numel() != made.down.weight.numel():
         raise ValueError(f"the adapter's shape is {tuple(given)}, and the layer takes {tuple(takes)}.")
     made.down.weight.data.copy_(pair.down.reshape(takes))
     made.up.weight.data.copy_(pair.up.reshape(made.up.weight.shape))

@@ -7,10 +7,16 @@ from langevin import spec
 from langevin.zoo.family import Component
 
 PLACES: dict[str, str] = {
-    "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion", "CLIPTextModel": "clip",
-    "CLIPTextModelWithProjection": "clip", "CLIPVisionModel": "clip", "CLIPVisionModelWithProjection": "clip",
-    "T5EncoderModel": "t5", "UMT5EncoderModel": "t5", "SD3Transformer2DModel": "stable_diffusion_3",
-    "FluxTransformer2DModel": "flux", "Lumina2Transformer2DModel": "lumina",
+    "AutoencoderKL": "autoencoders", "VQModel": "autoencoders", "AutoencoderTiny": "autoencoders",
+    "AutoencoderDC": "autoencoders", "CLIPTextModel": "clip", "CLIPTextModelWithProjection": "clip",
+    "CLIPVisionModel": "clip", "CLIPVisionModelWithProjection": "clip", "DiTTransformer2DModel": "dit",
+    "FluxTransformer2DModel": "flux", "GemmaModel": "language", "GemmaForCausalLM": "language", "Gemma2Model": "language",
+    "Gemma2ForCausalLM": "language", "LlamaModel": "language", "LlamaForCausalLM": "language", "Qwen2Model": "language",
+    "Qwen2ForCausalLM": "language", "Qwen3Model": "language", "Qwen3ForCausalLM": "language",
+    "Lumina2Transformer2DModel": "lumina", "PixArtTransformer2DModel": "pixart", "SanaTransformer2DModel": "sana",
+    "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion",
+    "SD3Transformer2DModel": "stable_diffusion_3", "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
+    "UNet2DModel": "unconditional",
 }  # fmt: skip
 """The file of each class; those that are not listed are looked for in all files, which takes longer."""
 

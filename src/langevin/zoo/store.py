@@ -6,19 +6,21 @@ file that is replaced (as every writer here does it) keeps its old pages, saving
 cuts short while it is in use ends this process, as it does everywhere that files are mapped.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from langevin.header import WIDTHS, Entry, header_of
-from langevin.tensors import DTYPES
 from langevin.zoo.hub import JSON_LIMIT, is_file, open_published, read_object
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_lora_weights", "adapter_model")
 """Names of weights in folders, by which they are looked for in this order."""
@@ -41,7 +43,7 @@ class _File:
 
 
 @dataclass(frozen=True, eq=False)
-class Weights(Mapping[str, Tensor]):
+class Weights(Mapping[str, "Tensor"]):
     """Tensors by name, read when asked for.
 
     Attributes:
@@ -76,6 +78,10 @@ class Weights(Mapping[str, Tensor]):
         Raises:
             KeyError: if there is none of this name.
         """
+        import torch
+
+        from langevin.tensors import DTYPES
+
         e, file = self.entries[name], self._where[name]
         dtype = DTYPES[e.dtype]
         if not e.size or file.pages is None:

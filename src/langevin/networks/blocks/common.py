@@ -39,6 +39,11 @@ def relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=not torch.is_grad_enabled())
 
 
+def at_least_single(x: Tensor) -> Tensor:
+    """x in float32, or in what it is if that is wider."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def zero(module: nn.Module) -> nn.Module:
     """The module with all parameters 0, so that a residual branch starts as the identity."""
     for p in module.parameters():

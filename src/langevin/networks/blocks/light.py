@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks.common import silu
+from langevin.networks.blocks.common import at_least_single, silu
 from langevin.networks.linear import Linear
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor, eps: float = 1e-15) -> Tensor:
-    """Attention with ReLU(q) . ReLU(k) as the weight of each pixel, in float32 (2006.16236; EfficientViT, 2205.14756).
+    """Attention with ReLU(q) . ReLU(k) as the weight of each pixel, in float32 at least (2006.16236; EfficientViT, 2205.14756).
 
     Args:
         q, k: (B, heads, D, L). v: (B, heads, D', L).
 
     Returns:
-        (B, heads, D', L), float32.
+        (B, heads, D', L), float32 or wider.
     """
-    q, k = F.relu(q.float()), F.relu(k.float())
-    sums = F.pad(v.float(), (0, 0, 0, 1), value=1.0) @ k.transpose(-1, -2)  # the last row adds up the weights
+    q, k = F.relu(at_least_single(q)), F.relu(at_least_single(k))
+    sums = F.pad(at_least_single(v), (0, 0, 0, 1), value=1.0) @ k.transpose(-1, -2)  # the last row adds up the weights
     made = sums @ q
     return made[..., :-1, :] / (made[..., -1:, :] + eps)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from langevin.networks.blocks.common import recomputed, zero
+from langevin.networks.blocks.common import at_least_single, recomputed, zero
 from langevin.networks.linear import Linear
 
 Norm = Callable[[int], nn.GroupNorm]
@@ -63,6 +63,6 @@ class RootMeanSquare(nn.Module):
         self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        over = x.float().square().mean(1, keepdim=True).add_(self.eps).rsqrt_()
+        over = at_least_single(x).square().mean(1, keepdim=True).add_(self.eps).rsqrt_()
         weight, bias = (p.view(-1, *[1] * (x.ndim - 2)) for p in (self.weight, self.bias))
         return torch.addcmul(bias, (x * over).to(x.dtype), weight)

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from langevin.networks.blocks.common import at_least_single
+
 
 class Shrink(nn.Conv2d):
     """(B, C, H, W) -> (B, C, H/2, W/2) by a convolution of size 3 that takes every second pixel.
@@ -19,8 +21,12 @@ class Shrink(nn.Conv2d):
         super().__init__(channels, channels, 3, stride=2, padding=0 if end else 1, bias=bias)
         self.end = end
 
+    def prepared(self, input: Tensor) -> Tensor:
+        """What the convolution is done on; low-rank adapters of it are told the same."""
+        return F.pad(input, (0, 1, 0, 1)) if self.end else input
+
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(F.pad(input, (0, 1, 0, 1)) if self.end else input)
+        return super().forward(self.prepared(input))
 
 
 class Average(nn.Module):
@@ -48,8 +54,9 @@ class Grow(nn.Conv2d):
         super().__init__(channels, channels if out is None else out, 3, padding=1, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        sums = input.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
-        kernel = torch.einsum("ai,bj,ocij->coab", sums, sums, self.weight.float()).to(self.weight.dtype)
+        weight = at_least_single(self.weight)
+        sums = weight.new_tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]])
+        kernel = torch.einsum("ai,bj,ocij->coab", sums, sums, weight).to(self.weight.dtype)
         return F.conv_transpose2d(input, kernel, self.bias, stride=2, padding=1)
 
 

@@ -1,4 +1,4 @@
-"""Autoencoders: of Stable Diffusion, FLUX and their kin (KL), of latent diffusion's first models (VQ), TAESD, and DC-AE of Sana."""
+"""Autoencoders: of Stable Diffusion, FLUX and their kin (KL), of early latent diffusion (VQ), TAESD, and DC-AE of Sana."""
 
 from collections.abc import Mapping
 from typing import Any
