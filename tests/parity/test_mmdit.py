@@ -231,3 +231,30 @@ def test_networks_that_make_no_sense_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             MMDiT(**{"width": 8, "heads": 2, "tokens": 4, "joint": 1, **wrong})
+
+
+@pytest.mark.parametrize("options", [
+    {"joint": 1, "single": 1, "axes": (2, 2, 4), "pooled": 5, "guidance": True},
+    {"joint": 2, "unread": True, "alone": (0,), "table": 9, "pooled": 5},
+    {"joint": 0, "single": 1, "refiners": 1, "kind": "sandwich", "axes": (2, 2, 4), "towards": "data"},
+], ids=["flux", "sd3", "lumina"])  # fmt: skip
+def test_one_graph_serves_all_sizes(options: dict[str, Any]):
+    graphs: list[int] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    net, g = MMDiT(channels=4, width=16, heads=2, tokens=6, **options).eval(), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.normal_(0, 0.3, generator=g)
+        compiled = torch.compile(net, fullgraph=True, backend=backend, dynamic=True)
+        for batch, height, width, text in ((2, 8, 12, 7), (3, 4, 10, 5), (2, 12, 6, 9)):
+            cond = {"tokens": torch.randn(batch, text, 6, generator=g), "pooled": torch.randn(batch, 5, generator=g)}
+            cond |= {"guidance": 5 * torch.rand(batch, generator=g)}
+            cond = {name: cond[name] for name in net.names}
+            cond["tokens_mask"] = torch.arange(text) < torch.arange(batch)[:, None] + 3
+            z, level = torch.randn(batch, 4, height, width, generator=g), 1000 * torch.rand(batch, generator=g)
+            assert torch.allclose(compiled(z, level, cond), net(z, level, cond), rtol=1e-4, atol=1e-4)
+    assert len(graphs) == 1
