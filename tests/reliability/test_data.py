@@ -183,8 +183,6 @@ from multiprocessing import active_children
 from langevin.data import Arrays, Order, loader
 reading = loader(Arrays(torch.arange(64)[:, None]), Order(0, 64, 4), workers=2)
 next(reading), next(reading)
-# torch raises from its handler of this signal, wherever the program stands: here that may be a line outside of the reader
-signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
 os.kill(active_children()[0].pid, signal.SIGKILL)
 try:
     for _ in reading:

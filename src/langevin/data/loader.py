@@ -164,10 +164,20 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice
                     raise ValueError(item.text)
                 raise ChildProcessError(f"reading step {item.step} failed in a worker: {item.text}")
             yield item
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        # a worker that dies while it hands a batch over is first met as a broken connection
+        if isinstance(error, RuntimeError) and not _of_a_worker(error):
             raise
         raise ChildProcessError("a data worker died, most likely for want of memory; use fewer workers.") from None
     finally:
         # now, and not when the last traceback that holds this frame is gone: Python would wait for them when it ends
-        getattr(items, "_shutdown_workers", lambda: None)()
+        try:
+            getattr(items, "_shutdown_workers", lambda: None)()
+        except RuntimeError as error:  # torch's handler of signals may tell of the death only now; they are ended all the same
+            if not _of_a_worker(error):
+                raise
+
+
+def _of_a_worker(error: RuntimeError) -> bool:
+    """Whether torch says by this that a worker died."""
+    return "DataLoader worker" in str(error)
