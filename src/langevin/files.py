@@ -142,13 +142,18 @@ def read_plain(path: Path, limit: int) -> bytes:
         ValueError: naming the file and why it cannot be read.
     """
     with open_plain(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{path} has {size} bytes, above the {limit} it may have.")
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
+        return read_up_to(limit, file, path)
+
+
+def read_up_to(limit: int, file: IO[bytes], path: Path) -> bytes:
+    """All of a plain file that is open at its beginning. Raises as `read_plain` does."""
+    size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise ValueError(f"{path} has {size} bytes, above the {limit} it may have.")
+    try:
+        return file.read(size)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
 
 
 def lines_up_to(step: int, lines: Sequence[str]) -> list[str]:

@@ -93,6 +93,18 @@ class Case:
             return [self._value(v) for v in said["list"]]
         return said["value"]
 
+    def first_call(self) -> tuple[dict[str, Any], Tensor]:
+        """The first call of a recorded pipeline's denoiser, and what it said."""
+        given: dict[str, Any] = {}
+        for name, value in self.tensors.items():
+            if name.startswith("denoiser/first/in/"):
+                *path, last = name.removeprefix("denoiser/first/in/").split("/")
+                node = given
+                for part in path:
+                    node = node.setdefault(part, {})
+                node[last] = value
+        return given, self.tensors["denoiser/first/out"]
+
     def agrees(self, call: str, output: str, ours: Tensor) -> float:
         """Our error over the one allowed: 10 times the peer's own in float32, and 1e-5 of the largest value. Asserts it."""
         recorded = self.entry["calls"][call]

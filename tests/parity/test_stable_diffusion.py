@@ -68,18 +68,11 @@ def test_what_is_published_builds_the_same_network(goldens: Goldens, family: str
 
 def first_call(case: Case) -> tuple[dict[str, Any], Tensor]:
     """The first call of a recorded pipeline's U-Net, and what it said."""
-    given: dict[str, Any] = {}
-    for name, value in case.tensors.items():
-        if name.startswith("denoiser/first/in/"):
-            *path, last = name.removeprefix("denoiser/first/in/").split("/")
-            node = given
-            for part in path:
-                node = node.setdefault(part, {})
-            node[last] = value
+    given, said = case.first_call()
     for name in ("down_block_additional_residuals",):
         if name in given:
             given[name] = [given[name][k] for k in sorted(given[name], key=int)]
-    return given, case.tensors["denoiser/first/out"]
+    return given, said
 
 
 @pytest.mark.parametrize("family, name", [*PIPELINES, ("controlnet", "pipeline")])

@@ -11,7 +11,7 @@ from torch import Tensor
 from langevin.networks import DiT
 from langevin.zoo.families import dit, pixart, sana
 from langevin.zoo.family import Component
-from tests.parity.goldens import Case, Goldens
+from tests.parity.goldens import Goldens
 
 PARTS: dict[str, Component] = {"dit": dit.COMPONENTS[0], "pixart": pixart.COMPONENTS[0], "sana": sana.COMPONENTS[0]}
 DIFFUSERS = Component("DiTTransformer2DModel", partial(dit.build, reference="diffusers"), dit.keys, dit.config)
@@ -66,24 +66,12 @@ def test_a_dit_is_the_authors_unless_asked_for_the_peers(goldens: Goldens):
         dit.build({}, reference="meta")  # pyright: ignore[reportArgumentType]
 
 
-def first_call(case: Case) -> tuple[dict[str, Any], Tensor]:
-    given: dict[str, Any] = {}
-    for name, value in case.tensors.items():
-        if name.startswith("denoiser/first/in/"):
-            *path, last = name.removeprefix("denoiser/first/in/").split("/")
-            node = given
-            for step in path:
-                node = node.setdefault(step, {})
-            node[last] = value
-    return given, case.tensors["denoiser/first/out"]
-
-
 @pytest.mark.parametrize("family, name", PIPELINES)
 def test_pipelines_first_calls_are_the_peers(goldens: Goldens, family: str, name: str):
     case = goldens.case(family, name)
     net = case.network("pipeline/transformer", part(family))
     assert isinstance(net, DiT)
-    given, theirs = first_call(case)
+    given, theirs = case.first_call()
     with torch.no_grad():
         ours = net(*told(net, given))
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())

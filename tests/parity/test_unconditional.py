@@ -14,7 +14,7 @@ from langevin.networks.unet import Attending
 from langevin.tensors import load
 from langevin.zoo.families.unconditional import COMPONENTS
 from langevin.zoo.family import load_into, published, unset
-from tests.parity.goldens import Case, Goldens
+from tests.parity.goldens import Goldens
 
 (PART,) = COMPONENTS
 CALLS = [
@@ -46,17 +46,11 @@ def test_every_call_is_the_peers(goldens: Goldens, family: str, name: str):
         case.goes_back(component, PART, net)
 
 
-def first_call(case: Case) -> tuple[dict[str, Any], Tensor]:
-    start = "denoiser/first/in/"
-    given = {name.removeprefix(start): value for name, value in case.tensors.items() if name.startswith(start)}
-    return given, case.tensors["denoiser/first/out"]
-
-
 @pytest.mark.parametrize("family, name", PIPELINES)
 def test_pipelines_first_calls_are_the_peers(goldens: Goldens, family: str, name: str):
     case = goldens.case(family, name)
     net = case.network("pipeline/unet", PART)
-    given, theirs = first_call(case)
+    given, theirs = case.first_call()
     with torch.no_grad():
         ours = net(*told(given))
     assert float((ours - theirs).abs().max()) <= 1e-5 * float(theirs.abs().max())
@@ -72,7 +66,7 @@ def networks(goldens: Goldens) -> list[tuple[nn.Module, dict[str, Any]]]:
             made.append((case.network(recorded["component"], PART), case.arguments(call)))
     for family, name in PIPELINES:
         case = goldens.case(family, name)
-        made.append((case.network("pipeline/unet", PART), first_call(case)[0]))
+        made.append((case.network("pipeline/unet", PART), case.first_call()[0]))
     return made
 
 

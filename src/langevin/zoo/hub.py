@@ -15,7 +15,7 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
-from langevin.files import open_plain, parse_json
+from langevin.files import open_plain, parse_json, read_up_to
 
 CONFIG_LIMIT = 2**20
 """Bytes that a configuration may have."""
@@ -177,13 +177,7 @@ def is_file(path: Path) -> bool:
 def read_bytes(path: Path, limit: int) -> bytes:
     """A published file of at most `limit` bytes. Raises as `open_published` does."""
     with open_published(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > limit:
-            raise ValueError(f"{path} has {size} bytes, above the {limit} it may have.")
-        try:
-            return file.read(size)
-        except OSError as error:
-            raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
+        return read_up_to(limit, file, path)
 
 
 def read_object(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:
