@@ -98,7 +98,9 @@ def test_rademacher_probes():
 
 
 def test_bits_per_dimension():
-    uniform = lv.tasks.likelihood.LogProb(torch.tensor([-12 * math.log(2.0)]), torch.zeros(1), 12, None, 0)  # density 1/2 on [-1, 1]
+    uniform = lv.tasks.likelihood.LogProb(
+        torch.tensor([-12 * math.log(2.0)]), torch.zeros(1), 12, None, 0
+    )  # density 1/2 on [-1, 1]
     assert float(uniform.bits(2 / 256)) == pytest.approx(8.0)
     flat = lv.tasks.likelihood.LogProb(torch.tensor([0.0]), torch.zeros(1), 12, None, 0)
     assert float(flat.bits(2 / 256)) == pytest.approx(7.0) and float(flat.bits(1 / 256)) == pytest.approx(8.0)

@@ -234,7 +234,9 @@ def log_prob(
     with _still(denoiser):
         y, totals = _run(slope, start, flow.span, solver, steps, rtol, atol)
     z, total = y * flow.scale(1.0), totals.mean(1)
-    error = torch.zeros_like(total) if not count else totals.std(1) / count**0.5 if count > 1 else torch.full_like(total, math.nan)
+    error = (
+        torch.zeros_like(total) if not count else totals.std(1) / count**0.5 if count > 1 else torch.full_like(total, math.nan)
+    )
     # a density of z is one of z / n, divided by n for each element
     stretched = elements * (math.log(flow.scale(1.0)) - math.log(flow.scale(flow.low)))
     return LogProb(log_prior(z).to(total) + total + stretched, error, elements, z, flow.calls)
