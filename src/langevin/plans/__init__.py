@@ -12,6 +12,7 @@ from langevin.plans.choice import Starts, Trial, auto, candidates, default
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
+from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
 from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
@@ -44,9 +45,9 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
-        adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddpm, default, deis, diffusers, dpm_2,
+        adams_bashforth, adaptive, annealed_langevin, confidence, consistency, ddim, ddnm, ddpm, ddrm, default, deis, diffusers, dpm_2,
         dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic, euler, euler_ancestral, first_hitting,
-        heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms, predictor_corrector, remask, restart, rk4, sa_solver,
+        heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms, predictor_corrector, remask, repaint, restart, rk4, sa_solver,
         sd3, tau_leaping, trajectory, trig, unipc,
     )
 }  # fmt: skip
@@ -60,6 +61,7 @@ __all__ = [
     "LearnedVariance",
     "Plan",
     "Renoise",
+    "Restored",
     "Row",
     "StateRow",
     "Starts",
