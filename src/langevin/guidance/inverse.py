@@ -64,7 +64,7 @@ class Measurement:
         self.check(denoiser)
         return _Measuring(denoiser, self)
 
-    def check(self, denoiser: BaseDenoiser) -> None:  # noqa: B027
+    def check(self, denoiser: BaseDenoiser) -> None:
         """Refuse a model the method cannot work with."""
 
     def residual(self, x: Tensor) -> Tensor:
@@ -245,8 +245,8 @@ class ByLevels(Measurement):
             raise ValueError(f"levels per element tell of elements, and this is {self.operator.name}; use 'mmps' or 'pigdm'.")
         if denoiser.spread in ("shared", "independent"):
             raise ValueError(
-                f"the model was trained with spread={denoiser.spread!r} and never saw clean elements beside noisy ones; train with "
-                "Denoising(spread='elements'), or use 'mmps'."
+                f"the model was trained with spread={denoiser.spread!r} and never saw clean elements beside noisy ones; train "
+                "with Denoising(spread='elements'), or use 'mmps'."
             )
 
     def believe(self, ask: Ask, z: Tensor, t: Tensor, leaf: Gaussian) -> GaussianPosterior:
@@ -255,7 +255,8 @@ class ByLevels(Measurement):
         with_y, of_state = self.std**-2 if self.std else torch.inf, alpha**2 / sigma.clamp(min=1e-150) ** 2
         total = with_y + of_state
         share = with_y / total if self.std else torch.ones_like(of_state)  # of y in what both say of x
-        x = cast(share, z) * self.y.to(z) + cast((1 - share) / alpha.clamp(min=1e-150), z) * z
+        rest = alpha / (sigma.clamp(min=1e-150) ** 2 * total) if self.std else torch.zeros_like(of_state)
+        x = cast(share, z) * self.y.to(z) + cast(rest, z) * z
         level = leaf.schedule.invert(total.log()) if self.std else torch.zeros_like(total)
         alpha_at = leaf.schedule(level)[0]
         shown = torch.where(mark, cast(alpha_at, z) * x, z)

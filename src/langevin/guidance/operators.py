@@ -82,7 +82,9 @@ class Operator:
             ValueError: if there is none.
         """
         if self.spectrum is None:
-            raise ValueError(f"{why} works on singular values, and {self.name} has none; use 'mmps' or 'pigdm', or operators.matrix.")
+            raise ValueError(
+                f"{why} works on singular values, and {self.name} has none; use 'mmps' or 'pigdm', or operators.matrix."
+            )
         return self.spectrum
 
     def inverse(self, y: Tensor) -> Tensor:
@@ -150,9 +152,8 @@ def super_resolution(shape: Sequence[int], factor: int = 4) -> Operator:
     def back(u: Tensor) -> Tensor:
         return u.reshape(-1, *low).repeat_interleave(factor, -2).repeat_interleave(factor, -1) / factor
 
-    s = Spectrum(
-        torch.full((math.prod(low),), 1 / factor, dtype=torch.float64), right, back, lambda y: y.flatten(1), lambda u: u.reshape(-1, *low)
-    )  # fmt: skip
+    values = torch.full((math.prod(low),), 1 / factor, dtype=torch.float64)
+    s = Spectrum(values, right, back, lambda y: y.flatten(1), lambda u: u.reshape(-1, *low))
     return _spectral(f"super-resolution {factor}x", (c, h, w), low, s, lambda x: F.avg_pool2d(x, factor))
 
 

@@ -19,8 +19,8 @@ from langevin.plans.moves import Renoise
 
 
 def repaint(steps: int = 250, jump: int = 10, resample: int = 10, eta: float = 1.0, grid: str | Grid = "uniform") -> Draft:
-    """RePaint (2201.09865, alg. 1 and app. B): down `steps` levels, and from every `jump`-th of them `jump` steps back up and down
-    again, `resample` - 1 times, so that what is new and what is known come to agree.
+    """RePaint (2201.09865, alg. 1 and app. B): down `steps` levels, and from every `jump`-th of them `jump` steps back up and
+    down again, `resample` - 1 times, so that what is new and what is known come to agree.
 
     250 / 10 / 10 is 4570 moves: 2410 evaluations and 2160 steps of noise; places to jump from are levels 0, 10, ..., 230, where 0
     is one step above clean data.
@@ -76,7 +76,9 @@ class Restored(StateRow):
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
         told = getattr(belief, "measurement", None)
         if told is None:
-            raise ValueError("this plan reads a measurement, and the belief brings none; use guidance.Observed around the others.")
+            raise ValueError(
+                "this plan reads a measurement, and the belief brings none; use guidance.Observed around the others."
+            )
         s = told.operator.spectrum
         values, fresh = s.values.to(z), leaf.noise(z, noise, mask)
         measured = values > 0
@@ -103,7 +105,7 @@ class Restored(StateRow):
     ) -> Tensor:
         weight, keep, deviation = leaf.bridge_numbers(self.start, self.stop, self.eta)
         # the noise that y brings into the step must not be more than the step draws
-        share = (deviation / (weight * spread).clamp(min=1e-30)).clamp(max=1)
+        share = torch.where(spread > 0, (deviation / (weight * spread).clamp(min=1e-30)).clamp(max=1), 1.0)
         left = (deviation**2 - (weight * share * spread) ** 2).clamp(min=0).sqrt()
         gap = share * (known - s.right(x))
         free = weight * x + keep * z + deviation * fresh
@@ -128,6 +130,6 @@ def ddrm(steps: int = 20, eta: float = 0.85, eta_b: float = 1.0, grid: str | Gri
 
 
 def ddnm(steps: int = 100, eta: float = 0.85, grid: str | Grid = "uniform") -> Draft:
-    """DDNM+ (2212.00490, sec. 3.3), under `guidance.Observed`: beliefs take the measured part of y, as far as the step's fresh noise
-    covers the noise of y, which is taken off it. Without noise in y it is `guidance.Known` under ddim(steps, eta)."""
+    """DDNM+ (2212.00490, sec. 3.3), under `guidance.Observed`: beliefs take the measured part of y, as far as the step's fresh
+    noise covers the noise of y, which is taken off it. Without noise in y it is `guidance.Known` under ddim(steps, eta)."""
     return _restoring(f"ddnm({steps}, eta={eta:g})", steps, grid, eta=eta, rule="ddnm")
