@@ -13,6 +13,7 @@ from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
 from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
+from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
 from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
@@ -55,7 +56,9 @@ PLANS: dict[str, Callable[..., Draft]] = {
 __all__ = [
     "PLANS",
     "Adaptive",
+    "Ascent",
     "Draft",
+    "ExactAscent",
     "Grid",
     "Langevin",
     "LearnedVariance",
@@ -68,9 +71,11 @@ __all__ = [
     "Trial",
     "after",
     "auto",
+    "begin",
     "candidates",
     "compare",
     "grids",
+    "inversion",
     "join",
     "optimal_levels",
     "order",
