@@ -21,8 +21,8 @@ class Ascent(StateRow):
     """DDIM's step upwards, with the noise believed at its lower end: explicit, so it is the step's inverse to first order.
 
     Args:
-        floor: clean data is asked about at the schedule's floor, which networks know; False takes it for free of noise, as an exact
-            denoiser at level 0 does.
+        floor: clean data is asked about at the schedule's floor, which networks know; False takes it for free of noise, as an
+            exact denoiser at level 0 does.
     """
 
     start: float
