@@ -6,6 +6,7 @@ from langevin.guidance.classifier_free import CFG
 from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
+from langevin.guidance.value import Value
 
 __all__ = [
     "CFG",
@@ -19,6 +20,7 @@ __all__ = [
     "Operator",
     "PiGDM",
     "Replaced",
+    "Value",
     "colourise",
     "inpaint",
     "operators",

@@ -23,8 +23,8 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None) 
     """A named measurement of pictures (C, H, W).
 
     Args:
-        amount: factor of super-resolution (2 by default), pixels of the blur (1), share of coefficients sensed (.25), share of the
-            height that is hidden from below in inpainting (.5).
+        amount: factor of super-resolution (2 by default), pixels of the blur (1), share of coefficients sensed (.25), share of
+            the height that is hidden from below in inpainting (.5).
     """
     if task == "super-resolution":
         return operators.super_resolution(shape, int(amount or 2))
@@ -42,8 +42,8 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None) 
 
 
 def restoration(
-    run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps", plan: str | None = None,
-    pictures_of: Path | None = None, rows: int = 6, count: int = 8, seed: int = 0,
+    run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps",
+    plan: str | None = None, pictures_of: Path | None = None, rows: int = 6, count: int = 8, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
