@@ -28,6 +28,9 @@ SCHEDULES = {
     "zero terminal": schedules.zero_terminal_snr(schedules.betas("scaled_linear")),
     "keep_cosine": schedules.keep_cosine(),
     "mutual_information": schedules.mutual_information(torch.tensor([0.5, 0.3, 0.2])),
+    "sqrt": schedules.sqrt(),
+    "sqrt published": schedules.sqrt(published=True),
+    "bayesian_flow": schedules.bayesian_flow(0.001),
     "learned": schedules.learned().requires_grad_(False),
 }
 

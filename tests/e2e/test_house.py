@@ -23,9 +23,11 @@ ROOMS = {
     "interpolants": {"core"},
     "variances": {"core"},
     "oracles": {"core"},
+    "embedded": {"core"},
+    "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
-    "guidance": {"core"},
-    "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
+    "guidance": {"core", "embedded"},
+    "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "zoo": {
