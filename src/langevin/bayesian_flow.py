@@ -125,4 +125,3 @@ def _difference(more: Tensor, less: Tensor) -> Tensor:
     """log(exp(more) - exp(less)), more >= less."""
     gap = (less - more).clamp(max=-1e-7)
     return more + torch.log(-torch.expm1(gap))
-

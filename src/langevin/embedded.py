@@ -96,7 +96,9 @@ class Embedded(Gaussian):
     def check_data(self, x: Tensor, what: str = "data") -> None:
         if x.is_floating_point():
             if self.vectors and (not x.ndim or x.shape[-1] != self.table.shape[1]):
-                raise ValueError(f"{what} has shape {tuple(x.shape)} and points {self.table.shape[1]} coordinates; make them agree.")
+                raise ValueError(
+                    f"{what} has shape {tuple(x.shape)} and points {self.table.shape[1]} coordinates; make them agree."
+                )
             return
         if x.dtype != torch.int64:
             raise ValueError(f"{what} for an embedded process is {x.dtype}; give int64 ids, or floats as embed() makes them.")
@@ -116,10 +118,14 @@ class Embedded(Gaussian):
     def start(self, x: Tensor, noise: Noise) -> Tensor:
         """x0 given ids or points: they, with noise of deviation std."""
         points = self.embed(x)
-        return points + self.std * self.noise(points, noise) if self.std else points
+        return points + self.std * self.noise(points, noise.at("start")) if self.std else points
+
+    def mix(self, x: Tensor, e: Tensor, t: Level) -> Tensor:
+        """alpha_t x0 + sigma_t e, x0 the points themselves; t expanded for ids, if these are given, or for states."""
+        return super().mix(self.embed(x), e, self.levels(t, x))
 
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
-        x0 = self.start(x, noise.at("start"))
+        x0 = self.start(x, noise)
         return self.mix(x0, self.noise(x0, noise, mask), self.levels(t, x))
 
     def kl(self, x: Tensor, belief: Any, z: Tensor, t: Level, s: Level) -> Tensor:
@@ -128,8 +134,8 @@ class Embedded(Gaussian):
         return error.sum(-1) if self.vectors else error
 
     def logits(self, x0: Tensor) -> Tensor:
-        """log p(w | x0) up to a constant, (B, *shape, K): E x0 for vectors (tied rounding, bias free, 2205.14217, sec. 4.1), minus
-        the squared distance for numbers."""
+        """log p(w | x0) up to a constant, (B, *shape, K): E x0 for vectors (tied rounding, bias free, 2205.14217, sec. 4.1),
+        minus the squared distance for numbers."""
         if self.vectors:
             return x0 @ self.table.to(x0.dtype).T
         return -((x0[..., None] - self.table.to(x0.dtype)) ** 2)

@@ -10,9 +10,9 @@ from langevin.core.levels import Level
 from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
 __all__ = [
-    "Schedule", "bayesian_flow", "bayesian_flow_categories", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "learned_path", "lipman",
-    "mutual_information",
-    "scaled_linear", "shift", "sigmoid", "sqrt", "sub_vp", "table", "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
+    "Schedule", "bayesian_flow", "bayesian_flow_categories", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear",
+    "learned", "learned_path", "lipman", "mutual_information", "scaled_linear", "shift", "sigmoid", "sqrt", "sub_vp", "table",
+    "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
 ]  # fmt: skip
 
 

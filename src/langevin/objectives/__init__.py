@@ -12,5 +12,6 @@ from langevin.objectives.mean_flow import MeanFlow
 from langevin.objectives.shortcut import Shortcut
 
 __all__ = [
-    "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "InterFlow", "Loss", "MeanFlow", "Objective", "Shortcut", "levels", "weights",
+    "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "InterFlow", "Loss", "MeanFlow", "Objective", "Shortcut",
+    "levels", "weights",
 ]  # fmt: skip

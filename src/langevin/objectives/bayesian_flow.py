@@ -92,7 +92,7 @@ class BayesianFlow(Objective):
             total = total + each.mean()
             logs[f"nats{tag}"] = each.mean().detach()
             levels[name] = (at.expand(error.shape) * drawn).reshape(-1) if at.numel() > len(at) else (at * drawn).reshape(-1)
-            losses[name] = (error.detach().reshape(-1) if at.numel() > len(at) else each.detach())
+            losses[name] = error.detach().reshape(-1) if at.numel() > len(at) else each.detach()
         if self.reconstruction:
             for name, value in self.reconstructed(model, batch, noise, cond).items():
                 logs[f"reconstruction/{name}" if name else "reconstruction"] = value.detach()
@@ -117,8 +117,8 @@ class BayesianFlow(Objective):
 
     @staticmethod
     def sent(leaf: Gaussian, x: Tensor, belief: object, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
-        """KL(sender | receiver) between the levels s < t, per element of x; for beliefs with probabilities its estimate from one
-        message of the sender."""
+        """KL(sender | receiver) between the levels s < t, per element of x; for beliefs with probabilities its estimate from
+        two opposite messages of the sender, whose errors of first order cancel."""
         gain = leaf.schedule.lam(s).exp() - leaf.schedule.lam(t).exp()
         if not isinstance(belief, CategoricalPosterior) or not isinstance(leaf, Embedded):
             square = squared(leaf, x, belief)
@@ -136,7 +136,8 @@ class BayesianFlow(Objective):
             square, along = apart.square(), e[..., None] * apart
         gain = cast(gain, points)
         gain = gain[..., None] if gain.ndim else gain
-        return -torch.logsumexp(belief.log_probs - 0.5 * gain * square.clamp(min=0) + gain.sqrt() * along, dim=-1)
+        base, noisy = belief.log_probs - 0.5 * gain * square.clamp(min=0), gain.sqrt() * along
+        return -0.5 * (torch.logsumexp(base + noisy, dim=-1) + torch.logsumexp(base - noisy, dim=-1))
 
     @staticmethod
     def reconstructed(model: Denoiser, batch: Batch, noise: Noise, cond: object) -> dict[str, Tensor]:

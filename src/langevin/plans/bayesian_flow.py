@@ -26,7 +26,7 @@ def _believed(belief: Any, how: str, noise: Noise) -> Tensor:
     """The data taken from a belief: beliefs without probabilities have their mean only."""
     if how == "mean" or not isinstance(belief, CategoricalPosterior):
         return belief.mean
-    return belief.sample(noise) if how == "draw" else belief.likeliest()  # pyright: ignore
+    return belief.sample(noise.at("believed")) if how == "draw" else belief.likeliest()  # pyright: ignore
 
 
 def _gaussian(leaf: Any) -> None:
@@ -62,7 +62,7 @@ class BayesUpdate(StateRow):
         return self.start if self.shown is None else self.shown
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        x = _believed(belief, "draw" if self.drawn else "mean", noise.at("believed"))
+        x = _believed(belief, "draw" if self.drawn else "mean", noise)
         if self.redraw:
             return leaf.mix(x, leaf.noise(z, noise, mask), self.stop)
         return leaf.bridge(z, GaussianPosterior(x), self.start, self.stop, noise, 1.0, mask)
@@ -89,7 +89,7 @@ class Settle(StateRow):
         _gaussian(leaf)
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return leaf.space.project(_believed(belief, self.how, noise.at("believed")), mask)
+        return leaf.space.project(_believed(belief, self.how, noise), mask)
 
 
 def bayesian_flow(
