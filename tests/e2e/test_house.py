@@ -24,9 +24,10 @@ ROOMS = {
     "variances": {"core"},
     "oracles": {"core"},
     "embedded": {"core"},
+    "control": set(),
     "bayesian_flow": {"core", "schedules", "embedded"},
-    "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
-    "guidance": {"core", "embedded"},
+    "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
+    "guidance": {"core", "embedded", "control"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},

@@ -3,5 +3,6 @@
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
+from langevin.guidance.plug_in import Clamp, Control
 
-__all__ = ["CFG", "ClassifierGuidance", "Known", "colourise", "inpaint", "super_resolve"]
+__all__ = ["CFG", "Clamp", "ClassifierGuidance", "Control", "Known", "colourise", "inpaint", "super_resolve"]
