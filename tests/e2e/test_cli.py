@@ -20,7 +20,7 @@ from langevin.data import Arrays
 from langevin.inspection import describe
 from langevin.recipes import RECIPES, Recipe, recipe
 from langevin.recipes.build import build, open_run, start
-from langevin.recipes.report import draw
+from langevin.recipes.drawing import draw
 from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[2]
@@ -269,7 +269,7 @@ def test_a_failing_data_worker_is_one_sentence(monkeypatch, tmp_path, capsys):
 
 def test_the_end_of_a_run_is_judged_where_it_was_trained(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr("langevin.recipes.evaluation.report", lambda *args, device: seen.append(device))
+    monkeypatch.setattr("langevin.recipes.report.report", lambda *args, device: seen.append(device))
     main(["train", "two-moons", *SHORT, "--out", str(tmp_path), "--device", "cpu:0"])
     assert seen == ["cpu:0"]
 

@@ -11,7 +11,9 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.objectives import Batch, Denoising
 from langevin.recipes import config as c
 from langevin.recipes import recipe
-from langevin.recipes.build import Facts, build, network
+from langevin.recipes.build import build
+from langevin.recipes.domains.pictures import network
+from langevin.recipes.facts import Facts
 from tests.rows import CATEGORICAL, SKEW
 
 GAUSS = lv.Gaussian(lv.schedules.cosine())
