@@ -26,7 +26,7 @@ ROOMS = {
     "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
-    "data": {"core", "files"},
+    "data": {"core", "files", "text"},
     "adapters": {"networks", "tensors"},
     "zoo": {
         "adapters",
@@ -45,7 +45,7 @@ ROOMS = {
         "text",
         "variances",
     },
-    "text": {"files", "header", "tensors"},
+    "text": {"config", "files", "header", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
@@ -65,6 +65,7 @@ ROOMS = {
         "zoo",
         "interpolants",
         "tasks",
+        "text",
         "files",
         "manifest",
         "tensors",
