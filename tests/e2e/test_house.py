@@ -29,7 +29,7 @@ ROOMS = {
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
-    "data": {"core", "files"},
+    "data": {"core", "files", "text"},
     "adapters": {"networks", "tensors"},
     "zoo": {
         "adapters",
@@ -48,7 +48,7 @@ ROOMS = {
         "text",
         "variances",
     },
-    "text": {"files", "header", "tensors"},
+    "text": {"config", "files", "header", "tensors"},
     "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
@@ -68,6 +68,7 @@ ROOMS = {
         "zoo",
         "interpolants",
         "tasks",
+        "text",
         "files",
         "manifest",
         "tensors",
