@@ -14,14 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from langevin.core.denoiser import Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, broadcastable, cast
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import Prediction
-from langevin.core.process import LeafProcess
+from langevin.core.process import LeafProcess, Process
 from langevin.core.schedule import Schedule
 from langevin.core.space import Space
+from langevin.core.tree import leaves, tree
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +174,17 @@ class Embedded(Gaussian):
         """The belief with these logits."""
         table = self.table.to(logits.dtype)
         return EmbeddedPosterior(logits, evidence, points=table.expand(len(logits), *table.shape))
+
+
+def state_shape(process: Process, shape: Shape) -> Shape:
+    """The shape of one state, where `shape` is that of one sample of the data: ids of vectors have an axis less."""
+    parts, given = process.leaves(), leaves(shape)
+    spread = {n: (*s, parts[n].table.shape[1]) if _vectors(parts.get(n)) else s for n, s in given.items()}  # pyright: ignore
+    return tree(spread)
+
+
+def _vectors(leaf: LeafProcess | None) -> bool:
+    return isinstance(leaf, Embedded) and leaf.vectors
 
 
 class Logits(Prediction):

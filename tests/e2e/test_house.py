@@ -49,7 +49,7 @@ ROOMS = {
         "variances",
     },
     "text": {"config", "files", "header", "tensors"},
-    "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "training": {"core", "embedded", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
         "core",

@@ -287,3 +287,17 @@ def test_least_risk_is_the_one_the_others_agree_with():
     assert bleu(tokens[0], tokens[1]) == pytest.approx((6 / 7 * 5 / 7 * 3 / 6 * 2 / 5) ** 0.25)
     assert bleu(tokens[0][:3], tokens[0], 1) == pytest.approx(math.exp(1 - 7 / 3))
     assert least_risk(tokens) == 1 and least_risk(tokens[:1]) == 0
+
+
+def test_training_knows_the_shape_of_states():
+    from langevin import data, fit
+
+    leaf = words(6, 4, 0.2)
+    model = Denoiser(JointTransformer({"": VectorPort(16, 4, 5)}, 16, 1, 2), leaf, "x0")
+    ids = (Noise.of(2, 12).uniform((5,)) * 6).long()
+    before = leaf.table.detach().clone()
+    fit(model, data.Arrays(ids), objective=objectives.Embedding(), steps=2, batch=4, progress=False)
+    assert model.shape == (5, 4)
+    assert not torch.equal(leaf.table, before)
+    drawn = sample(model, plans.ddpm(2), 3)
+    assert leaf.round(drawn).shape == (3, 5)
