@@ -81,6 +81,7 @@ class Embedded(Gaussian):
         if not std >= 0:
             raise ValueError(f"std is {std}; a standard deviation is not negative.")
         self.categories, self.std = len(table), float(std)
+        self.table: Tensor
         if learned:
             self.table = nn.Parameter(table.detach().clone())
         else:

@@ -52,6 +52,7 @@ ROOMS = {
     "training": {"core", "embedded", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
+        "embedded",
         "core",
         "plans",
         "guidance",
@@ -66,6 +67,7 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "zoo",
+        "embedded",
         "interpolants",
         "tasks",
         "text",

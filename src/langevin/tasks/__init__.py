@@ -2,5 +2,9 @@
 
 from langevin.tasks.edit import colourise, denoise, inpaint, interpolate, slerp, stroke, super_resolve
 from langevin.tasks.risk import bleu, least_risk
+from langevin.tasks.wording import contains, of_length
 
-__all__ = ["bleu", "colourise", "denoise", "inpaint", "interpolate", "least_risk", "slerp", "stroke", "super_resolve"]
+__all__ = [
+    "bleu", "colourise", "contains", "denoise", "inpaint", "interpolate", "least_risk", "of_length", "slerp", "stroke",
+    "super_resolve",
+]  # fmt: skip
