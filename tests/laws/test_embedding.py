@@ -13,12 +13,13 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
+from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import sample, trajectory
 from langevin.embedded import Embedded
 from langevin.guidance import Clamp, Control
 from langevin.networks import JointTransformer, VectorPort
 from langevin.tasks import bleu, least_risk
-from tests.rows import f64
+from tests.rows import EMBEDDED, Fixed, f64
 
 
 def test_the_sqrt_schedule_and_the_published_table():
@@ -39,6 +40,47 @@ def test_the_sqrt_schedule_and_the_published_table():
 def words(categories=5, width=3, std=0.1, schedule=None, learned=True, scale=1.0):
     table = Noise.of(0, categories).normal((width,)) * scale
     return Embedded(table, schedule or schedules.sqrt(), std, learned)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_bridge_after_marginal_is_marginal(name, eta):
+    leaf, ids = EMBEDDED[name], torch.tensor([[2]])
+    point = leaf.embed(ids)
+    for t, s in [(1.0, 0.6), (0.8, 0.2), (0.3, 0.0)]:
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = leaf.schedule(t), leaf.schedule(s)
+
+        def step(z, noise, t=t, s=s):
+            return leaf.bridge(z, GaussianPosterior(point), t, s, Fixed(noise, 1), eta)
+
+        mean = step(alpha_t * point, 0.0)
+        gain, deviation = step(alpha_t * point + 1, 0.0) - mean, step(alpha_t * point, 1.0) - mean
+        assert torch.allclose(mean, alpha_s * point, atol=1e-10)
+        total = gain**2 * sigma_t**2 + deviation**2
+        assert torch.allclose(total, (sigma_s**2).expand_as(total), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_levels_may_differ_by_id_and_divergences_count_by_id(name):
+    leaf, noise = EMBEDDED[name], Noise.of(0, 2)
+    ids, t = torch.tensor([[2, 0], [1, 1]]), f64(0.7, 0.2).reshape(1, 2)
+    z = leaf.marginal(ids, t, noise)
+    for k in range(2):
+        assert torch.equal(z[:, k], leaf.marginal(ids, float(t[0, k]), noise)[:, k])
+    # the evidence is the logarithm of the marginal's density, up to a constant: its gradient in z is that of the densities
+    state = leaf.marginal(ids, 0.5, noise).requires_grad_()
+    alpha, sigma = leaf.schedule(0.5)
+    spread = (sigma**2 + alpha**2 * leaf.std**2).sqrt()
+    value = torch.distributions.Normal(alpha * leaf.table, spread).log_prob(
+        state[..., None, :] if leaf.vectors else state[..., None]
+    )
+    value = value.sum(-1) if leaf.vectors else value
+    ours = leaf.evidence(state, 0.5)
+    assert torch.allclose(ours - ours[..., :1], value - value[..., :1], atol=1e-9)
+    belief = GaussianPosterior(leaf.embed(ids) + 0.3)
+    gain = leaf.schedule.lam(0.2).exp() - leaf.schedule.lam(0.5).exp()
+    each = 0.5 * float(gain) * 0.09 * (leaf.table.shape[1] if leaf.vectors else 1)
+    assert torch.allclose(leaf.kl(ids, belief, state, 0.5, 0.2), torch.full((2, 2), each, dtype=torch.float64))
 
 
 def test_rounding_is_tied_to_the_table():
