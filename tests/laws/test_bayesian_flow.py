@@ -346,3 +346,47 @@ def test_what_does_not_fit_is_refused():
         bfn.discrete(3, 1.0).embed(torch.tensor([3]))
     with pytest.raises(ValueError, match="steps is 0"):
         objectives.BayesianFlow(0)
+
+
+class Both(nn.Module):
+    """The exact beliefs about a number and a category that are independent of each other."""
+
+    def forward(self, z, level, cond=None, mask=None):
+        return {"x": Shrink()(z["x"], level["x"]), "kind": Prior()(z["kind"], level["kind"])}
+
+
+def test_flows_are_leaves_of_a_product():
+    from langevin.core.prediction import x0
+    from langevin.core.process import Product
+
+    process = Product({"x": bfn.continuous(S1), "kind": bfn.discrete(3, 2.0)})
+    model = Denoiser(Both(), process, {"x": x0("lam"), "kind": Logits()}, shape={"x": (1,), "kind": (1, 3)})
+    n = 20_000
+    noise = Noise.of(3, n)
+    batch = Batch(
+        {"x": VAR**0.5 * Noise.of(7, n).normal((1,)), "kind": torch.searchsorted(P.cumsum(0), noise.uniform((1,))).clamp(max=2)}
+    )
+    loss = objectives.BayesianFlow(reconstruction=True, spread="independent")(model, batch, noise)
+    for name, true in (("nats/x", 3.55556), ("nats/kind", ENTROPY - float(loss.logs["reconstruction/kind"]))):
+        each = loss.each[name.removeprefix("nats/")]
+        assert abs(float(loss.logs[name]) - true) < 4 * float(each.std()) / n**0.5 + 0.01
+    drawn = sample(model, plans.bayesian_flow(8, end="draw"), n)
+    share = torch.bincount(exact_process().round(drawn["kind"])[:, 0], minlength=3) / n
+    assert (share - P).abs().max() < 4 * (0.25 / n) ** 0.5
+    # a leaf that is given stays, and the other follows its own law
+    given = {"kind": exact_process().embed(batch.x["kind"][:50])}
+    kept = sample(model, plans.bayesian_flow(3), 50, given=given)
+    assert torch.equal(kept["kind"], given["kind"])
+
+
+def test_given_leaves_teach_nothing():
+    from langevin.core.prediction import x0
+    from langevin.core.process import Product
+
+    process = Product({"x": bfn.continuous(S1), "kind": bfn.discrete(3, 2.0)})
+    model = Denoiser(Both(), process, {"x": x0("lam"), "kind": Logits()}, shape={"x": (1,), "kind": (1, 3)})
+    batch = Batch({"x": torch.zeros(400, 1), "kind": torch.zeros(400, 1, dtype=torch.int64)})
+    loss = objectives.BayesianFlow(clean=0.9)(model, batch, Noise.of(0, 400))
+    free = [(loss.levels[name] > 0).float().mean() for name in ("x", "kind")]
+    assert all(float(share) == pytest.approx(0.55, abs=0.1) for share in free)
+    assert all((loss.each[name][loss.levels[name] == 0] == 0).all() for name in ("x", "kind"))
