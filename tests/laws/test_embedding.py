@@ -343,3 +343,25 @@ def test_training_knows_the_shape_of_states():
     assert not torch.equal(leaf.table, before)
     drawn = sample(model, plans.ddpm(2), 3)
     assert leaf.round(drawn).shape == (3, 5)
+
+
+def test_a_network_is_told_which_words_are_known():
+    seen = []
+
+    class Listening(nn.Module):
+        def __init__(self, port):
+            super().__init__()
+            self.port = port
+
+        def forward(self, z, level, cond=None, mask=None):
+            seen.append(self.port.levels(level))
+            return z
+
+    leaf = words(6, 4, 0.2)
+    model = Denoiser(Listening(VectorPort(8, 4, 3)), leaf, "x0", shape=(3, 4))
+    ids = torch.tensor([[1, 2, 3], [4, 5, 0]])
+    known = torch.tensor([True, False, True])[None, :, None].expand(2, 3, 4)
+    z = sample(model, plans.ddpm(2), 2, given=leaf.embed(ids), known=known)
+    assert torch.equal(seen[0], torch.tensor([[0.0, 1000.0, 0.0]] * 2)) and torch.equal(z[known], leaf.embed(ids)[known])
+    objectives.Embedding(spread="elements")(model, Batch(ids), Noise.of(0, 2))
+    assert seen[-1].shape == (2, 3) and len(seen[-1].unique()) == 6

@@ -178,7 +178,8 @@ class VectorPort(Port):
         return self.project(z) + self.positions[: z.shape[1]], z
 
     def levels(self, level: Tensor) -> Tensor:
-        return level.reshape(len(level), -1)
+        # the coordinates of one vector are known together, or not at all
+        return level[:, None] if level.ndim == 1 else level.mean(-1)
 
     def leave(self, h: Tensor, entered: Tensor) -> Tensor:
         return self.final(h)
