@@ -2,11 +2,12 @@
 
 import torch
 
-from langevin import plans, schedules
+from langevin import bayesian_flow, plans, schedules
 from langevin.core import prediction
 from langevin.core.categorical import Categorical, ordinal_rates
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
+from langevin.embedded import Embedded
 
 SCHEDULES = {
     "vp_linear": schedules.vp_linear(),
@@ -28,6 +29,9 @@ SCHEDULES = {
     "zero terminal": schedules.zero_terminal_snr(schedules.betas("scaled_linear")),
     "keep_cosine": schedules.keep_cosine(),
     "mutual_information": schedules.mutual_information(torch.tensor([0.5, 0.3, 0.2])),
+    "sqrt": schedules.sqrt(),
+    "sqrt published": schedules.sqrt(published=True),
+    "bayesian_flow": schedules.bayesian_flow(0.001),
     "learned": schedules.learned().requires_grad_(False),
 }
 
@@ -40,6 +44,13 @@ CATEGORICAL = {
     "mask": Categorical(3, schedules.keep_linear(), "mask"),
     "ordinal": Categorical(3, schedules.keep_linear(), rates=ordinal_rates(3, 0.4)),
     "skew": Categorical(3, schedules.keep_cosine(), rates=SKEW),
+}
+
+# categories at points: learned vectors, centred one-hot vectors, numbers
+EMBEDDED = {
+    "learned": Embedded(Noise.of(0, 3).normal((4,), torch.float64), schedules.sqrt(), 0.1, learned=True).requires_grad_(False),
+    "discrete": bayesian_flow.discrete(3, 2.0).double(),
+    "discretised": bayesian_flow.discretised(3, 0.1).double(),
 }
 
 GAUSSIAN_PREDICTIONS = {name: prediction.PREDICTIONS[name]() for name in ("x0", "eps", "v", "velocity", "score", "edm")}

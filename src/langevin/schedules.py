@@ -10,9 +10,9 @@ from langevin.core.levels import Level
 from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
 __all__ = [
-    "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "learned_path", "lipman",
-    "mutual_information",
-    "scaled_linear", "shift", "sigmoid", "sub_vp", "table", "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
+    "Schedule", "bayesian_flow", "bayesian_flow_categories", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear",
+    "learned", "learned_path", "lipman", "mutual_information", "scaled_linear", "shift", "sigmoid", "sqrt", "sub_vp", "table",
+    "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
 ]  # fmt: skip
 
 
@@ -116,6 +116,62 @@ def edm(sigma_max: float = 80.0, sigma_min: float = 0.002) -> Schedule:
         lambda t: sigma_max * t.double(),
         "ve",
         sigma_min / sigma_max,
+    )
+
+
+def sqrt(steps: int = 2000, offset: float = 1e-4, published: bool = False) -> Table:
+    """alpha^2 = 1 - sqrt(i / T + offset) at level i of T, cut at 0: noise comes fast where words are still told apart
+    (Diffusion-LM, 2205.14217, appendix A).
+
+    Args:
+        steps: T.
+        offset: its root is the standard deviation of the noise that the formula has at level 0.
+        published: the table of the published code, made of ratios of neighbouring levels. It loses the first factor, that of the
+            noise at level 0 (for T = 2000 alpha_1^2 is 0.9854 where the formula says 0.9755), and cuts the last beta at 0.999.
+    """
+    if steps < 1 or not 0 <= offset < 1:
+        raise ValueError(f"steps is {steps} and offset {offset}; give at least 1 step, and an offset of at least 0 and below 1.")
+    bar = 1 - (torch.arange(steps + 1, dtype=torch.float64) / steps + offset).sqrt()
+    if published:
+        return table((1 - bar[1:] / bar[:-1]).clamp(max=0.999), "sqrt(published)")
+    return Table("sqrt", bar[1:].clamp(min=0).sqrt(), "vp")
+
+
+def bayesian_flow(sigma_1: float = 0.001) -> Schedule:
+    """Bayesian flow networks on real numbers (2308.07037, sec. 4): sigma = sigma_1^(1 - t), alpha^2 = 1 - sigma^2.
+
+    Their belief about a number, N(mu, 1 / rho) with rho = sigma_1^(-2 (1 - t)), has mu ~ N(g x, g (1 - g)), g = 1 - 1 / rho
+    (their time is 1 - t). So z = mu / sqrt(g) is a state of this process, and a Bayesian update its bridge at eta = 1. Level 0
+    keeps noise of deviation sigma_1: samples end with what is believed there (`plans.bayesian_flow`).
+    """
+    if not 0 < sigma_1 < 1:
+        raise ValueError(f"sigma_1 is {sigma_1}; it is the deviation of the noise left at level 0, above 0 and below 1.")
+    rate = math.log(sigma_1)
+    return Formula(
+        f"bayesian_flow({sigma_1:g})",
+        lambda t: (-torch.expm1(2 * rate * (1 - t))).sqrt(),
+        lambda t: torch.exp(rate * (1 - t)),
+        "vp",
+        0.0,
+    )
+
+
+def bayesian_flow_categories(categories: int, beta_1: float) -> Schedule:
+    """Bayesian flow networks on categories (2308.07037, sec. 6): alpha^2 / sigma^2 = K beta_1 (1 - t)^2, alpha^2 + sigma^2 = 1.
+
+    Their logits y ~ N(beta (K e_x - 1), beta K I), beta = beta_1 (1 - t)^2, are K beta (x' + noise / sqrt(K beta)) with
+    x' = e_x - 1 / K: a Gaussian process of this signal-to-noise ratio on centred one-hot vectors (`langevin.bayesian_flow`).
+    Level 0 keeps noise.
+    """
+    if categories < 2 or not beta_1 > 0:
+        raise ValueError(f"categories is {categories} and beta_1 {beta_1}; give at least 2 categories and a number above 0.")
+    most = categories * beta_1
+    return Formula(
+        f"bayesian_flow_categories({categories}, {beta_1:g})",
+        lambda t: most**0.5 * (1 - t) / (1 + most * (1 - t) ** 2).sqrt(),
+        lambda t: 1 / (1 + most * (1 - t) ** 2).sqrt(),
+        "vp",
+        0.0,
     )
 
 
@@ -226,8 +282,9 @@ def _betas(name: str, integral: Callable[[Tensor], Tensor]) -> Schedule:
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "betas": betas, "cosine": cosine, "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
-    "learned": learned, "learned_path": learned_path, "lipman": lipman, "scaled_linear": scaled_linear, "sigmoid": sigmoid,
+    "bayesian_flow": bayesian_flow, "bayesian_flow_categories": bayesian_flow_categories, "betas": betas, "cosine": cosine,
+    "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear, "learned": learned,
+    "learned_path": learned_path, "lipman": lipman, "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sqrt": sqrt,
     "sub_vp": sub_vp, "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
 }  # fmt: skip
 

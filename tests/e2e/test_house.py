@@ -23,10 +23,13 @@ ROOMS = {
     "interpolants": {"core"},
     "variances": {"core"},
     "oracles": {"core"},
-    "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
-    "guidance": {"core"},
-    "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
-    "data": {"core", "files"},
+    "embedded": {"core"},
+    "control": set(),
+    "bayesian_flow": {"core", "schedules", "embedded"},
+    "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
+    "guidance": {"core", "embedded", "control"},
+    "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
+    "data": {"core", "files", "text"},
     "adapters": {"networks", "tensors"},
     "zoo": {
         "adapters",
@@ -45,10 +48,11 @@ ROOMS = {
         "text",
         "variances",
     },
-    "text": {"files", "header", "tensors"},
-    "training": {"core", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "text": {"config", "files", "header", "tensors"},
+    "training": {"core", "embedded", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
+        "embedded",
         "core",
         "plans",
         "guidance",
@@ -63,8 +67,10 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "zoo",
+        "embedded",
         "interpolants",
         "tasks",
+        "text",
         "files",
         "manifest",
         "tensors",

@@ -13,8 +13,9 @@ from langevin.data.pictures import Pictures
 from langevin.data.shards import Shards
 from langevin.data.source import Source
 from langevin.data.stream import Stream
+from langevin.data.text import Documents, Text
 
 __all__ = [
-    "Arrays", "Cached", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source", "Stream",
-    "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order", "two_moons",
+    "Arrays", "Cached", "Documents", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source",
+    "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order", "two_moons",
 ]  # fmt: skip

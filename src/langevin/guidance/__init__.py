@@ -6,13 +6,16 @@ from langevin.guidance.classifier_free import CFG
 from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
+from langevin.guidance.plug_in import Clamp, Control
 from langevin.guidance.value import Value
 
 __all__ = [
     "CFG",
     "DPS",
     "ByLevels",
+    "Clamp",
     "ClassifierGuidance",
+    "Control",
     "Known",
     "Measurement",
     "Moments",

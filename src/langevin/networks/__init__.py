@@ -3,10 +3,10 @@
 from langevin.networks.mlp import MLP, PixelCategories
 from langevin.networks.mmdit import MMDiT
 from langevin.networks.text import Prompted, TextEncoder
-from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port
+from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port, VectorPort
 from langevin.networks.unet import UNet
 
 __all__ = [
     "MLP", "CategoryPort", "DiT", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port", "Prompted",
-    "TextEncoder", "UNet",
+    "TextEncoder", "UNet", "VectorPort",
 ]  # fmt: skip

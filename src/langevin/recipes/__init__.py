@@ -11,6 +11,7 @@ from langevin.recipes.config import (
     CategoricalConfig,
     DigitsData,
     DiTConfig,
+    EmbeddedConfig,
     GaussianConfig,
     ImagesData,
     InterpolantConfig,
@@ -20,11 +21,13 @@ from langevin.recipes.config import (
     ProductConfig,
     Recipe,
     SampleConfig,
+    SentencesData,
     TextConfig,
     TransferData,
     UNetConfig,
+    VectorsConfig,
 )
-from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, MeanFlowConfig, ShortcutConfig
+from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, EmbeddingConfig, MeanFlowConfig, ShortcutConfig
 from langevin.spec import nearest
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
@@ -221,11 +224,26 @@ def two_moons() -> Recipe:
     )
 
 
+def e2e_embedding() -> Recipe:
+    """Restaurant descriptions as points of words: Diffusion-LM."""
+    return Recipe(
+        name="e2e-embedding",
+        about="E2E restaurant descriptions by Diffusion-LM: words as learned points, tied rounding, the sqrt schedule",
+        expects="rounding that agrees with the nearest point at 98 % of tokens or more; `bench/text_control.py` for control",
+        data=SentencesData(path=("data/e2e_a.txt", "data/e2e_b.txt"), key="||", length=48),
+        process=EmbeddedConfig(),
+        network=VectorsConfig(),
+        objective=EmbeddingConfig(),
+        train=TrainConfig(steps=6000, batch=64, lr=2e-3, ema=0.995),
+        sample=SampleConfig(plan="ddpm:200"),
+    )
+
+
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
-    "digits-transfer": digits_transfer, "emoji": emoji, "images": images, "mnist": mnist, "transfer": transfer,
-    "two-moons": two_moons,
+    "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
+    "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from langevin.config import Closed
 from langevin.recipes.captions import Vocabulary
+from langevin.text.alphabets import Alphabet
 
 
 class Facts(Closed):
@@ -17,6 +18,9 @@ class Facts(Closed):
     """Hash of the teacher's weights, where there is one."""
     vocabulary: Vocabulary | None = None
     """What captions are split by, where they are conditions."""
+
+    alphabet: Alphabet | None = None
+    """What texts are written in, where samples are texts."""
 
     @property
     def conditional(self) -> bool:

@@ -25,6 +25,8 @@ def leaf(cfg: c.GaussianConfig | c.InterpolantConfig | c.CategoricalConfig) -> t
 
 def make_process(cfg: c.ProcessConfig) -> tuple[Process, Any]:
     """(process, prediction); dicts by leaf for a product."""
+    if isinstance(cfg, c.EmbeddedConfig):
+        raise ValueError("process is 'embedded', whose points are of words; use it with data 'sentences'.")
     if not isinstance(cfg, c.ProductConfig):
         return leaf(cfg)
     made = {"image": leaf(cfg.image), "label": leaf(cfg.label)}

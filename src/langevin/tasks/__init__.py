@@ -13,18 +13,24 @@ from langevin.tasks.edit import (
     super_resolve,
 )
 from langevin.tasks.inverse import METHODS, Restored, coverage, restore
+from langevin.tasks.risk import bleu, least_risk
+from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
     "Restored",
+    "bleu",
     "change",
     "colourise",
+    "contains",
     "coverage",
     "denoise",
     "image_to_image",
     "inpaint",
     "interpolate",
     "invert",
+    "least_risk",
+    "of_length",
     "restore",
     "slerp",
     "stroke",

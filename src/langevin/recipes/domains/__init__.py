@@ -18,6 +18,7 @@ _HOMES = {
     "arrays": "pictures",
     "shards": "pictures",
     "moons": "points",
+    "sentences": "sentences",
 }
 
 

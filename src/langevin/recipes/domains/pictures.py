@@ -169,6 +169,8 @@ def network(
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
     assert isinstance(shape, tuple)
+    if isinstance(cfg, c.VectorsConfig):
+        raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
     if tokens is not None and isinstance(cfg, c.MLPConfig):
         raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
     if isinstance(cfg, c.MLPConfig):
