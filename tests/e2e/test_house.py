@@ -20,6 +20,8 @@ ROOMS = {
     "networks": set(),
     "core": set(),
     "schedules": {"core"},
+    "kernels": {"core"},
+    "heads": {"core"},
     "interpolants": {"core"},
     "variances": {"core"},
     "oracles": {"core"},

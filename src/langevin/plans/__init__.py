@@ -48,7 +48,10 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
-        adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm, ddrm, default, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic, euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms, predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
+        adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
+        ddrm, default, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
+        euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
+        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
     )
 }  # fmt: skip
 
