@@ -26,6 +26,7 @@ ROOMS = {
     "plans": {"core", "spec", "oracles", "variances", "files", "tensors"},
     "guidance": {"core"},
     "objectives": {"core", "spec", "plans", "interpolants"},  # distillation walks along a plan's levels
+    "graphs": set(),
     "data": {"core", "files"},
     "adapters": {"networks", "tensors"},
     "zoo": {
