@@ -32,6 +32,7 @@ ROOMS = {
     "guidance": {"core", "embedded", "control"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
+    "graphs": set(),
     "adapters": {"networks", "tensors"},
     "zoo": {
         "adapters",
