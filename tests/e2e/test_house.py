@@ -18,6 +18,7 @@ ROOMS = {
     "pictures": {"files"},
     "inspection": {"files", "header", "manifest"},
     "networks": set(),
+    "graphs": set(),
     "core": set(),
     "schedules": {"core"},
     "interpolants": {"core"},

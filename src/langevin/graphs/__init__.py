@@ -1,0 +1,1 @@
+"""Graphs as dense tensors: operators on them, features, counts and distances between sets of graphs."""
