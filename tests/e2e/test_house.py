@@ -18,6 +18,7 @@ ROOMS = {
     "pictures": {"files"},
     "inspection": {"files", "header", "manifest"},
     "networks": set(),
+    "graphs": set(),
     "core": set(),
     "schedules": {"core"},
     "kernels": {"core"},
@@ -32,7 +33,6 @@ ROOMS = {
     "guidance": {"core", "embedded", "control"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
-    "graphs": set(),
     "adapters": {"networks", "tensors"},
     "zoo": {
         "adapters",

@@ -1,1 +1,1 @@
-"""What is peculiar to graphs: features of their structure, operators on them, metrics and drawings."""
+"""Graphs as dense tensors: operators on them, counts, and distances between sets of graphs."""
