@@ -341,7 +341,8 @@ def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
 def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
     """The teacher's run, then every method as a run of its own."""
     from langevin.recipes.build import open_run, start
-    from langevin.recipes.evaluation import Reference, evaluate
+    from langevin.recipes.domains.judging import Reference
+    from langevin.recipes.evaluation import evaluate
 
     taught = open_run(teacher)
     against = Reference(taught, "auto", teacher)
@@ -377,7 +378,7 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
 def page(problem: str, teacher: Path, runs: Path) -> Path:
     """One row of pictures for the teacher and for each student in one step, all of the same classes."""
     from langevin.recipes.build import open_run
-    from langevin.recipes.report import draw
+    from langevin.recipes.drawing import draw
 
     taught = open_run(teacher)
     rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]

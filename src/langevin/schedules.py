@@ -6,13 +6,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from langevin.core.categorical import Kernel
 from langevin.core.levels import Level
 from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
 __all__ = [
-    "Schedule", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear", "learned", "learned_path", "lipman",
-    "mutual_information",
-    "scaled_linear", "shift", "sigmoid", "sub_vp", "table", "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
+    "Schedule", "bayesian_flow", "bayesian_flow_categories", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear",
+    "learned", "learned_path", "lipman", "mutual_information", "scaled_linear", "shift", "sigmoid", "sqrt", "sub_vp", "table",
+    "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
 ]  # fmt: skip
 
 
@@ -119,6 +120,62 @@ def edm(sigma_max: float = 80.0, sigma_min: float = 0.002) -> Schedule:
     )
 
 
+def sqrt(steps: int = 2000, offset: float = 1e-4, published: bool = False) -> Table:
+    """alpha^2 = 1 - sqrt(i / T + offset) at level i of T, cut at 0: noise comes fast where words are still told apart
+    (Diffusion-LM, 2205.14217, appendix A).
+
+    Args:
+        steps: T.
+        offset: its root is the standard deviation of the noise that the formula has at level 0.
+        published: the table of the published code, made of ratios of neighbouring levels. It loses the first factor, that of the
+            noise at level 0 (for T = 2000 alpha_1^2 is 0.9854 where the formula says 0.9755), and cuts the last beta at 0.999.
+    """
+    if steps < 1 or not 0 <= offset < 1:
+        raise ValueError(f"steps is {steps} and offset {offset}; give at least 1 step, and an offset of at least 0 and below 1.")
+    bar = 1 - (torch.arange(steps + 1, dtype=torch.float64) / steps + offset).sqrt()
+    if published:
+        return table((1 - bar[1:] / bar[:-1]).clamp(max=0.999), "sqrt(published)")
+    return Table("sqrt", bar[1:].clamp(min=0).sqrt(), "vp")
+
+
+def bayesian_flow(sigma_1: float = 0.001) -> Schedule:
+    """Bayesian flow networks on real numbers (2308.07037, sec. 4): sigma = sigma_1^(1 - t), alpha^2 = 1 - sigma^2.
+
+    Their belief about a number, N(mu, 1 / rho) with rho = sigma_1^(-2 (1 - t)), has mu ~ N(g x, g (1 - g)), g = 1 - 1 / rho
+    (their time is 1 - t). So z = mu / sqrt(g) is a state of this process, and a Bayesian update its bridge at eta = 1. Level 0
+    keeps noise of deviation sigma_1: samples end with what is believed there (`plans.bayesian_flow`).
+    """
+    if not 0 < sigma_1 < 1:
+        raise ValueError(f"sigma_1 is {sigma_1}; it is the deviation of the noise left at level 0, above 0 and below 1.")
+    rate = math.log(sigma_1)
+    return Formula(
+        f"bayesian_flow({sigma_1:g})",
+        lambda t: (-torch.expm1(2 * rate * (1 - t))).sqrt(),
+        lambda t: torch.exp(rate * (1 - t)),
+        "vp",
+        0.0,
+    )
+
+
+def bayesian_flow_categories(categories: int, beta_1: float) -> Schedule:
+    """Bayesian flow networks on categories (2308.07037, sec. 6): alpha^2 / sigma^2 = K beta_1 (1 - t)^2, alpha^2 + sigma^2 = 1.
+
+    Their logits y ~ N(beta (K e_x - 1), beta K I), beta = beta_1 (1 - t)^2, are K beta (x' + noise / sqrt(K beta)) with
+    x' = e_x - 1 / K: a Gaussian process of this signal-to-noise ratio on centred one-hot vectors (`langevin.bayesian_flow`).
+    Level 0 keeps noise.
+    """
+    if categories < 2 or not beta_1 > 0:
+        raise ValueError(f"categories is {categories} and beta_1 {beta_1}; give at least 2 categories and a number above 0.")
+    most = categories * beta_1
+    return Formula(
+        f"bayesian_flow_categories({categories}, {beta_1:g})",
+        lambda t: most**0.5 * (1 - t) / (1 + most * (1 - t) ** 2).sqrt(),
+        lambda t: 1 / (1 + most * (1 - t) ** 2).sqrt(),
+        "vp",
+        0.0,
+    )
+
+
 def betas(kind: str = "linear", steps: int = 1000, start: float | None = None, end: float | None = None) -> Table:
     """A published discrete table: level i = 0..T-1 of the paper is t = (i + 1) / T.
 
@@ -178,12 +235,62 @@ def keep_linear() -> Schedule:
     return flow()
 
 
-def keep_cosine() -> Schedule:
-    """Keep-probability cos(pi t / 2): Hoogeboom's convention, which D3PM uses, not its square (2102.05379)."""
-    return Formula("keep_cosine", lambda t: torch.sin(math.pi / 2 * (1 - t)), None, "flow")
+def keep_cosine(offset: float = 0.0) -> Schedule:
+    """Keep-probability cos(pi/2 (t + s) / (1 + s)), 1 at t = 0: Hoogeboom's convention, which D3PM uses with s = 0.008, not its
+    square (2102.05379)."""
+    start = math.cos(math.pi / 2 * offset / (1 + offset))
+    name = f"keep_cosine({offset:g})" if offset else "keep_cosine"
+    return Formula(name, lambda t: (torch.sin(math.pi / 2 * (1 - t) / (1 + offset)) / start).clamp(max=1), None, "flow")
 
 
-def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes: int = 1024) -> Schedule:
+def keep_power(power: float = 2.0) -> Schedule:
+    """Keep-probability (1 - t)^power: the polynomial schedulers of discrete flow matching, kappa = tau^n (2402.04997)."""
+    if not power > 0:
+        raise ValueError(f"power is {power}; give a number above 0.")
+    return Formula(f"keep_power({power:g})", lambda t: (1 - t.double()) ** power, None, "flow")
+
+
+def keep_betas(kind: str = "linear", steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> Schedule:
+    """Keep-probability prod (1 - b_i) of a table at t = i / T, a straight line between (D3PM, 2107.03006, sec. 3.3).
+
+    Args:
+        kind: "linear" (betas from `start` to `end`), "cosine" (the cosine with offset 0.008, not squared, betas at most 0.999),
+            or "mutual_information" (b_i = 1 / (T - i + 1), right for a mask whatever the data: `keep_linear()` at the nodes).
+        steps: T.
+    """
+    place = torch.arange(steps + 1, dtype=torch.float64)
+    if kind == "linear":
+        values = torch.linspace(start, end, steps, dtype=torch.float64)
+    elif kind == "cosine":
+        bar = torch.cos((place / steps + 0.008) / 1.008 * math.pi / 2)
+        values = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    elif kind == "mutual_information":
+        values = 1 / (steps - place[1:] + 1)
+    else:
+        raise ValueError(f"kind is {kind!r}; the tables are linear, cosine and mutual_information.")
+    kept = torch.cat([torch.ones(1, dtype=torch.float64), (1 - values).cumprod(0)])
+
+    def alpha(t: Tensor) -> Tensor:
+        at, nodes = t.double().clamp(0, 1) * steps, kept.to(t.device)
+        # a level i/T must meet node i although i/T*T may miss i by one ulp
+        at = torch.where((at - at.round()).abs() < 1e-9, at.round() + (at - at.detach()), at)
+        left = at.detach().floor().clamp(max=steps - 1).long()
+        return nodes[left] + (at - left) * (nodes[left + 1] - nodes[left])
+
+    return Formula(f"keep_betas({kind}, {steps})", alpha, None, "flow")
+
+
+def clipped(base: Schedule, eps: float = 1e-4) -> Schedule:
+    """alpha = (1 - 2 eps) alpha_base + eps, as masked diffusion clips it (MD4, 2406.04329, app. D). Neither end is reached, so
+    that a bound has two more terms; see `langevin.tasks.bound`."""
+    if not 0 <= eps < 0.5:
+        raise ValueError(f"eps is {eps}; it is cut off at both ends, at least 0 and below 0.5.")
+    return Formula(f"clipped({base.extra_repr()}, {eps:g})", lambda t: (1 - 2 * eps) * base.alpha(t) + eps, None, "flow")
+
+
+def mutual_information(
+    probabilities: Tensor, limit: Tensor | None = None, nodes: int = 1024, kernel: Kernel | None = None
+) -> Schedule:
     """Keep-probability with 1 - I(z_t; x) / H(x) = t (D3PM, 2107.03006, appendix A.7).
 
     Args:
@@ -191,6 +298,7 @@ def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes
         limit: (K,) the limit pi of the kernel alpha I + (1 - alpha) 1 pi^T; None is uniform. For a mask the answer
             is 1 - t whatever the marginal: use `keep_linear()`.
         nodes: size of the table that inverts alpha -> I, denser towards both ends.
+        kernel: instead of a limit, any kernel made of rates.
     """
     p = torch.as_tensor(probabilities, dtype=torch.float64)
     pi = torch.full_like(p, 1 / len(p)) if limit is None else torch.as_tensor(limit, dtype=torch.float64)
@@ -198,17 +306,26 @@ def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes
     if p.ndim != 1 or pi.shape != p.shape or not entropy > 0:
         raise ValueError(f"probabilities have shape {tuple(p.shape)}; give (K,) with at least two above 0.")
     keep = torch.sin(math.pi / 2 * torch.linspace(0, 1, nodes, dtype=torch.float64)) ** 2  # ascending 0 .. 1
-    forward = keep[:, None, None] * torch.eye(len(p), dtype=torch.float64) + (1 - keep)[:, None, None] * pi
+    eye = torch.eye(len(p), dtype=torch.float64)
+    if kernel is None:
+        forward = keep[:, None, None] * eye + (1 - keep)[:, None, None] * pi
+    else:  # rates may be slow or fast, so the exponents are spread over nine decades
+        inner = torch.exp(-torch.logspace(5, -4, nodes - 2, dtype=torch.float64))
+        keep = torch.cat([torch.zeros(1, dtype=torch.float64), inner, torch.ones(1, dtype=torch.float64)])
+        forward = torch.stack([kernel.push(eye, k[None]) for k in keep])
     joint = p[:, None] * forward
     marginal = joint.sum(1, keepdim=True)
     information = (torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, p[:, None] * marginal)).sum((1, 2))
     times = (1 - information / entropy).flip(0)  # ascending 0 .. 1 as keep falls
     times[0], times[-1] = 0.0, 1.0
-    values = keep.flip(0)
+    # where rounding rules the information stands still: keep one node of those
+    rising = torch.cat([torch.ones(1, dtype=torch.bool), times[1:] > times.cummax(0).values[:-1]]) & (times < 1)
+    rising[-1] = True
+    times, values = times[rising], keep.flip(0)[rising]
 
     def alpha(t: Tensor) -> Tensor:
         at, kept = times.to(t.device), values.to(t.device)
-        right = torch.searchsorted(at, t.double().detach().contiguous()).clamp(1, nodes - 1)
+        right = torch.searchsorted(at, t.double().detach().contiguous()).clamp(1, len(at) - 1)
         left = right - 1
         part = (t.double() - at[left]) / (at[right] - at[left])
         return (kept[left] + part * (kept[right] - kept[left])).clamp(0, 1)
@@ -226,9 +343,11 @@ def _betas(name: str, integral: Callable[[Tensor], Tensor]) -> Schedule:
 
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
-    "betas": betas, "cosine": cosine, "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
-    "learned": learned, "learned_path": learned_path, "lipman": lipman, "scaled_linear": scaled_linear, "sigmoid": sigmoid,
-    "sub_vp": sub_vp, "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
+    "bayesian_flow": bayesian_flow, "bayesian_flow_categories": bayesian_flow_categories, "betas": betas, "cosine": cosine,
+    "edm": edm, "flow": flow, "keep_betas": keep_betas, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
+    "keep_power": keep_power, "learned": learned, "learned_path": learned_path, "lipman": lipman,
+    "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sqrt": sqrt, "sub_vp": sub_vp, "trigonometric": trigonometric,
+    "ve": ve, "vp_linear": vp_linear,
 }  # fmt: skip
 
 

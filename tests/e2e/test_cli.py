@@ -20,7 +20,7 @@ from langevin.data import Arrays
 from langevin.inspection import describe
 from langevin.recipes import RECIPES, Recipe, recipe
 from langevin.recipes.build import build, open_run, start
-from langevin.recipes.report import draw
+from langevin.recipes.drawing import draw
 from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[2]
@@ -97,10 +97,14 @@ def folder(tmp_path_factory):
         Image.fromarray(np.kron(grey[k], np.ones((2, 2), np.uint8))).save(root / "emoji" / name)
         captions.append(json.dumps({"file": name, "text": f"the digit {['zero', 'one', 'two', 'three', 'four'][k % 5]}"}))
     (root / "emoji" / "captions.jsonl").write_text("\n".join(captions))
+    lines = [f"name : {k}||A {food} pub is near the mill ." for k in range(30) for food in ("Thai", "Cuban")]
+    (root / "e2e.txt").write_text("\n".join(lines))
     return root
 
 
+ENDING = {"e2e-embedding": ".txt"}
 EXTRA = {
+    "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
     "emoji": [
         "--data.size",
         "16",
@@ -121,7 +125,9 @@ EXTRA = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsys):
-    extra = [*EXTRA.get(name, [])]
+    extra, ending = [*EXTRA.get(name, [])], ENDING.get(name, ".png")
+    if name == "e2e-embedding":
+        extra += ["--data.path", str(folder / "e2e.txt")]
     if name in ("emoji", "images", "mnist"):
         extra += ["--data.folder", str(folder / name)]
     if name == "transfer":
@@ -131,13 +137,14 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     main(["train", name, *SHORT, *extra, "--out", str(out)])
     printed = capsys.readouterr().out
     made = {p.name for p in out.iterdir()}
-    assert {"samples.png", "loss.png", "levels.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
+    assert {f"samples{ending}", "loss.png", "levels.png", "metrics.json", "recipe.json", "log.jsonl"} <= made
     card = json.loads((out / "metrics.json").read_text())["protocol"]
     assert card["samples"] == 60 and card["nfe"] > 0 and len(card["real"]["hash"]) == 16
-    assert "samples.png" in printed
-    main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "a.png")])
-    main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(tmp_path / "b.png")])
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    assert f"samples{ending}" in printed
+    a, b = ((tmp_path / name).with_suffix(ending) for name in "ab")
+    for path in (a, b):
+        main(["sample", str(out), "--count", "3", "--seed", "5", "--out", str(path)])
+    assert a.read_bytes() == b.read_bytes()
     text = describe(out)
     assert f"run of recipe {name}" in text and "step-00000002: step 2" in text
 
@@ -269,7 +276,7 @@ def test_a_failing_data_worker_is_one_sentence(monkeypatch, tmp_path, capsys):
 
 def test_the_end_of_a_run_is_judged_where_it_was_trained(monkeypatch, tmp_path):
     seen = []
-    monkeypatch.setattr("langevin.recipes.evaluation.report", lambda *args, device: seen.append(device))
+    monkeypatch.setattr("langevin.recipes.report.report", lambda *args, device: seen.append(device))
     main(["train", "two-moons", *SHORT, "--out", str(tmp_path), "--device", "cpu:0"])
     assert seen == ["cpu:0"]
 

@@ -17,7 +17,7 @@ class _Sample:
     run: Positional[Path]
     """Run directory."""
     out: Path
-    """Picture to write (.png, or .gif for the whole way); .npy for the numbers themselves."""
+    """File to write: .png, .gif for the whole way, .npy for the numbers themselves; what else there is depends on the data."""
     count: int | None = None
     """How many; 16 by default, or as many as there are in --source."""
     source: Path | None = None
@@ -43,12 +43,11 @@ class _Sample:
 def sample(args: Sequence[str]) -> None:
     """Draw samples from a run."""
     asked = parse(_Sample, args, "langevin sample")
-    if asked.out.suffix not in (".png", ".gif", ".npy"):
-        raise Refusal(f"out is {asked.out}; write a .png, .gif or .npy.")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.build import open_run
-    from langevin.recipes.report import source_of, write_samples
+    from langevin.recipes.drawing import source_of
+    from langevin.recipes.report import write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
     source = None if asked.source is None else source_of(run, asked.source)

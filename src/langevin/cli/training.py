@@ -101,7 +101,7 @@ def train(args: Sequence[str]) -> None:
     made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
     if made is None:
         return
-    from langevin.recipes.evaluation import report
+    from langevin.recipes.report import report
 
     run, device = made
     print(report(run, out, asked.samples, device=device))

@@ -14,8 +14,9 @@ from torch import Tensor
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.levels import cast
-from langevin.core.posterior import Belief, CategoricalPosterior
+from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
+from langevin.guidance.means import with_mean
 
 # least alpha / sigma at which means are steered: below it the exact step is finite only if the classifier is exact
 _SIGNAL = 0.05
@@ -60,12 +61,13 @@ class _Classifier(BaseDenoiser):
             if gradient is None:
                 out[name] = belief[name]
                 continue
-            if isinstance(belief[name], CategoricalPosterior):
+            if isinstance(leaf, Categorical):
                 step = self.guidance.scale * gradient[..., : belief[name].logits.shape[-1]]
+                out[name] = belief[name].with_params(belief[name].params + step)
             else:
                 alpha, sigma = leaf.schedule(t[name])
                 # where almost nothing is left of x, a gradient on z says next to nothing about it, divided by next to nothing
                 gain = torch.where(alpha >= _SIGNAL * sigma, sigma**2 / alpha.clamp(min=1e-12), 0.0)
                 step = cast(self.guidance.scale * gain, z[name]) * gradient
-            out[name] = belief[name].with_params(belief[name].params + step)
+                out[name] = with_mean(belief[name], belief[name].mean + step)
         return tree(out)

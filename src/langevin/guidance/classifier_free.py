@@ -15,6 +15,7 @@ from torch import Tensor
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
+from langevin.guidance.means import with_mean
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount:
         return guided  # one number has no deviation
     axes = tuple(range(1, guided.mean.ndim))
     ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
-    return guided.with_params(guided.mean * (amount * ratio + (1 - amount)))
+    return with_mean(guided, guided.mean * (amount * ratio + (1 - amount)))
 
 
 def against(cond: Cond, null: Cond, batch: int) -> Cond:

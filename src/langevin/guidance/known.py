@@ -19,6 +19,7 @@ from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
+from langevin.guidance.means import with_mean
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -69,7 +70,7 @@ class _Keeping(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         belief = leaves(self.denoiser(tree(z), tree(t), cond, mask))[""]
-        return belief.with_params(self.known.keep(belief.mean))
+        return with_mean(belief, self.known.keep(belief.mean))
 
 
 def inpaint(picture: Tensor, known: Tensor) -> Known:

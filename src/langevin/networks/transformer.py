@@ -157,6 +157,34 @@ class CategoryPort(Port):
         return out[:, 0] if self.length is None else out
 
 
+class VectorPort(Port):
+    """Vectors (B, L, features) as one token each, such as embedded words, with learned positions.
+
+    Args:
+        length: L, the most tokens.
+        out_features: `features` by default; the number of categories for logits.
+    """
+
+    def __init__(self, width: int, features: int, length: int, out_features: int | None = None) -> None:
+        super().__init__()
+        self.project = nn.Sequential(Linear(features, width), nn.SiLU(), Linear(width, width))
+        self.positions = nn.Parameter(torch.randn(length, width) * 0.02)
+        out = out_features or features
+        self.final = nn.Sequential(Linear(width, width), nn.SiLU(), zero(Linear(width, out)))
+
+    def enter(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        if z.shape[1] > len(self.positions):
+            raise ValueError(f"there are {z.shape[1]} vectors, this network was built for {len(self.positions)}; rebuild it so.")
+        return self.project(z) + self.positions[: z.shape[1]], z
+
+    def levels(self, level: Tensor) -> Tensor:
+        # the coordinates of one vector are known together, or not at all
+        return level[:, None] if level.ndim == 1 else level.mean(-1)
+
+    def leave(self, h: Tensor, entered: Tensor) -> Tensor:
+        return self.final(h)
+
+
 class JointTransformer(nn.Module):
     """One transformer over the tokens of all its ports (adaLN-Zero per token, so every token has its own level).
 

@@ -102,16 +102,35 @@ class Langevin(StateRow):
         return z + size * score + (2 * size) ** 0.5 * fresh
 
 
+def clipped(x: Tensor, bound: float | None, quantile: float | None) -> Tensor:
+    """x within [-bound, bound], or as `Clipped` says of quantiles."""
+    if bound is None:
+        return x
+    if quantile is None:
+        return x.clamp(-bound, bound)
+    most = torch.quantile(x.abs().flatten(1).float(), quantile, dim=1).clamp(min=1).clamp(max=bound)
+    most = most.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+    return x.clamp(-most, most) / most
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnedVariance(StateRow):
     """Ancestral step whose variance the belief brings (`belief.variance`, that of x given z):
 
     Var(z_s) = c^2 + w^2 Var(x), the exact variance of the bridge averaged over the belief, element by element
     (Analytic-DPM, 2201.06503, eq. 8). Where the network itself says the variance of steps, it is that (`WithVariance`).
+
+    Args:
+        bound, quantile: as of `Clipped`; the mean alone is clipped.
     """
 
     start: float
     stop: float
+    bound: float | None = None
+    quantile: float | None = None
+
+    def problem(self, evaluations: int) -> str | None:
+        return f"clips to {self.bound:g}; give a bound above 0" if self.bound is not None and not self.bound > 0 else None
 
     def check(self, leaf: Any) -> None:
         _gaussian(leaf, self)
@@ -123,7 +142,7 @@ class LearnedVariance(StateRow):
                 "the denoiser's belief has no variance; use ddpm with variance 'small' or 'large' instead of 'belief'."
             )
         weight, keep, deviation = leaf.bridge_numbers(self.start, self.stop, 1.0)
-        mean = belief.mean * weight + z * keep
+        mean = clipped(belief.mean, self.bound, self.quantile) * weight + z * keep
         if self.stop == 0:
             return mean
         spread = (deviation**2 + weight**2 * belief.variance).sqrt() if said is None else said
@@ -167,19 +186,10 @@ class Clipped(StateRow):
     def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
         return self.start if self.shown is None else self.shown
 
-    def clip(self, x: Tensor) -> Tensor:
-        if self.bound is None:
-            return x
-        if self.quantile is None:
-            return x.clamp(-self.bound, self.bound)
-        most = torch.quantile(x.abs().flatten(1).float(), self.quantile, dim=1).clamp(min=1).clamp(max=self.bound)
-        most = most.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-        return x.clamp(-most, most) / most
-
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
         out = z * self.a
         if self.w:
-            out.add_(self.clip(belief.mean), alpha=self.w)
+            out.add_(clipped(belief.mean, self.bound, self.quantile), alpha=self.w)
         if self.u:
             out.add_(belief.mean, alpha=self.u)
         return out.add_(leaf.noise(z, noise, mask), alpha=self.c) if self.c else out

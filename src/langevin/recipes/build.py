@@ -1,8 +1,7 @@
 """From a recipe to objects, and from a run's directory back to them."""
 
-import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -10,40 +9,26 @@ from typing import Any, TypeVar
 
 import torch
 from pydantic import ValidationError
-from torch import Tensor, nn
+from torch import Tensor
 
-from langevin import plans, schedules, spec
+from langevin import plans
 from langevin.adapters import merge
 from langevin.config import Closed
-from langevin.core import prediction
-from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
 from langevin.core.flow_map import FlowMap
-from langevin.core.gaussian import Gaussian
-from langevin.core.prediction import Prediction
-from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.sample import plans_for
-from langevin.core.tree import leaves
-from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist, two_moons
+from langevin.data import Pairs, Pictures, Unpaired
 from langevin.files import parse_json, read_plain, write
-from langevin.interpolants import Interpolant
 from langevin.manifest import steps
 from langevin.networks import (
-    MLP,
-    CategoryPort,
-    DiT,
-    JointTransformer,
-    PicturePort,
-    PixelCategories,
     Prompted,
     TextEncoder,
-    UNet,
 )
-from langevin.networks.blocks import fixed_groups
-from langevin.networks.unet import Reading
 from langevin.objectives import Objective
 from langevin.recipes import config as c
-from langevin.recipes.captions import Captioned, Vocabulary, learn
+from langevin.recipes.captions import Captioned, Vocabulary
+from langevin.recipes.domains import Domain, domain_of
+from langevin.recipes.facts import Facts
 from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, merge_files, put
@@ -58,26 +43,6 @@ _LIMIT = 2**20
 _TEACHER = "nets.teacher."
 
 M = TypeVar("M", bound=Closed)
-
-
-class Facts(Closed):
-    """What a run has to know of its data to be rebuilt without it."""
-
-    shape: tuple[int, ...] | dict[str, tuple[int, ...]]
-    """Of one sample."""
-    classes: int | None
-    """Labels run from 0 to classes - 1; None for none."""
-    origin: str | None = None
-    """Hash of the weights that the run began with; None for weights that were drawn."""
-    teacher: str | None = None
-    """Hash of the teacher's weights, where there is one."""
-    vocabulary: Vocabulary | None = None
-    """What captions are split by, where they are conditions."""
-
-    @property
-    def conditional(self) -> bool:
-        """Whether there is a condition that guidance can strengthen."""
-        return self.classes is not None or self.vocabulary is not None
 
 
 @dataclass(frozen=True)
@@ -96,7 +61,7 @@ class Run:
     def teacher(self) -> Denoiser | None:
         """What the objective learns from, with weights that have yet to be put in."""
         taught = self.recipe.teacher
-        return None if taught is None else _model(taught.process, taught.network, taught.objective, self.facts)
+        return None if taught is None else _model(self.domain, taught.process, taught.network, taught.objective, self.facts)
 
     @cached_property
     def objective(self) -> Objective:
@@ -106,6 +71,11 @@ class Run:
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
         return _captioned(data(self.recipe.data), self.facts.vocabulary)
+
+    @property
+    def domain(self) -> Domain:
+        """What its samples are."""
+        return domain_of(self.recipe.data)
 
     @property
     def reading(self) -> Any:
@@ -145,15 +115,14 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     splits = None
     if facts is None:
         splits = data(recipe.data)
-        words = None if recipe.text is None else _vocabulary(splits, recipe.text)
-        facts = Facts(shape=splits[0].shape, classes=_classes(splits[0], recipe), vocabulary=words)
-        splits = _captioned(splits, words)
+        facts = domain_of(recipe.data).facts(*splits, recipe)
+        splits = _captioned(splits, facts.vocabulary)
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(recipe.process, recipe.network, recipe.objective, facts, recipe.text)
+        denoiser = _model(domain_of(recipe.data), recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
@@ -178,12 +147,17 @@ def _check_ends(recipe: c.Recipe) -> None:
 
 
 def _model(
-    process: c.ProcessConfig, net: c.NetworkConfig, learned: ObjectiveConfig, facts: Facts, text: c.TextConfig | None = None
+    domain: Domain,
+    process: c.ProcessConfig,
+    net: c.NetworkConfig,
+    learned: ObjectiveConfig,
+    facts: Facts,
+    text: c.TextConfig | None = None,
 ) -> Denoiser:
     """A denoiser, or a flow map where that is what the objective learns."""
-    made, predictions = make_process(process)
+    made, predictions = domain.process(process, facts)
     kind = FlowMap if learned.learns == "map" else Denoiser
-    body = network(net, facts, made, learned.scalars, None if text is None else text.width)
+    body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width)
     if text is not None and facts.vocabulary is not None:
         words = facts.vocabulary
         encoder = TextEncoder(len(words.tokens), text.width, text.depth, text.heads, text.length, activation="gelu")
@@ -191,133 +165,16 @@ def _model(
     return kind(body, made, predictions, shape=facts.shape)
 
 
-def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
-    """What the captions of the training split are made of, and the first of the others."""
-    train, test = (getattr(split, "captions", None) for split in splits)
-    if train is None or test is None:
-        raise ValueError("text is given, but this data has no captions; say --data.captions FILE, or leave text out.")
-    return learn(train, text.vocabulary, text.length, test[:20])
-
-
 def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, Any]:
     return splits if words is None else (Captioned(splits[0], words), Captioned(splits[1], words))
 
 
 def data(cfg: c.DataConfig) -> tuple[Any, Any]:
-    """(training data, held-out data)."""
+    """(training data, held-out data), of any kind."""
     if isinstance(cfg, c.TransferData):
         join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target), data(cfg.source)
         return join(target[0], source[0]), join(target[1], source[1])
-    if isinstance(cfg, c.MnistData):
-        train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
-        return _only(train, cfg.only), _only(test, cfg.only)
-    if isinstance(cfg, c.ImagesData):
-        train = Pictures(**cfg.model_dump(exclude={"kind"}))
-        return train, train.part("test", aspect=False)
-    if isinstance(cfg, c.ArraysData):
-        every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
-        if cfg.test >= len(every):
-            raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
-        return every.split(len(every) - cfg.test)
-    if isinstance(cfg, c.ShardsData):
-        train = Shards(cfg.folder, cfg.size, cfg.channels, cfg.held_out, "train", cfg.flip)
-        return train, train.part("test")
-    if isinstance(cfg, c.MoonsData):
-        return two_moons(cfg.count, cfg.std, 0), two_moons(cfg.count // 10, cfg.std, 1)
-    splits = [_only(digits(s, cfg.levels if cfg.form == "categories" else None), cfg.only) for s in ("train", "test")]
-    if cfg.form == "joint":
-        splits = [Arrays({"image": s.x, "label": s.cond["label"]}) for s in splits]  # pyright: ignore
-    return splits[0], splits[1]
-
-
-def _only(every: Arrays, label: int | None) -> Arrays:
-    """The samples of one class, which is then no condition; all, with None."""
-    if label is None:
-        return every
-    rows = (every.cond or {})["label"] == label
-    if not bool(rows.any()):
-        raise ValueError(f"data.only is {label}, and there is no sample of that class; choose one that there is.")
-    return Arrays(leaves(every.x)[""][rows])
-
-
-def _leaf(cfg: c.GaussianConfig | c.InterpolantConfig | c.CategoricalConfig) -> tuple[LeafProcess, Prediction]:
-    schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
-    predicted = spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction")
-    if isinstance(cfg, c.InterpolantConfig):
-        return Interpolant(schedule, cfg.noise, cfg.shape), predicted
-    if isinstance(cfg, c.GaussianConfig):
-        return Gaussian(schedule), predicted
-    return Categorical(cfg.categories, schedule, cfg.limit), predicted
-
-
-def make_process(cfg: c.ProcessConfig) -> tuple[Process, Any]:
-    """(process, prediction); dicts by leaf for a product."""
-    if not isinstance(cfg, c.ProductConfig):
-        return _leaf(cfg)
-    made = {"image": _leaf(cfg.image), "label": _leaf(cfg.label)}
-    return Product({n: p for n, (p, _) in made.items()}), {n: q for n, (_, q) in made.items()}
-
-
-def network(
-    cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
-) -> nn.Module:
-    """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
-    the data.
-    """
-    shape, classes = facts.shape, facts.classes
-    parts = process.leaves()
-    if isinstance(process, Product):
-        if not isinstance(cfg, c.DiTConfig):
-            raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
-        label = parts["label"]
-        assert isinstance(label, Categorical) and isinstance(shape, dict)
-        channels, height, width = shape["image"]
-        ports = {
-            "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
-            "label": CategoryPort(cfg.width, label.states, label.categories),
-        }
-        return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
-    assert isinstance(shape, tuple)
-    if tokens is not None and isinstance(cfg, c.MLPConfig):
-        raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
-    if isinstance(cfg, c.MLPConfig):
-        if len(shape) != 1:
-            raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
-        return MLP(shape[0], cfg.width, cfg.depth, classes, scalars)
-    if len(shape) != 3:
-        raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
-    leaf = parts[""]
-    categories = leaf.categories if isinstance(leaf, Categorical) else None
-    channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
-    if isinstance(cfg, c.UNetConfig) and cfg.transformer:
-        if tokens is None or classes is not None or scalars:
-            raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
-        widths = [m * cfg.width for m in cfg.multipliers]
-        groups = math.gcd(32, cfg.width)
-        depth = [cfg.transformer if i in cfg.attention else 0 for i in range(len(widths))]
-        reading = Reading(tokens, depth, [max(w // cfg.head_width, 1) for w in widths], groups=groups)
-        net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
-                              widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
-    elif isinstance(cfg, c.UNetConfig):
-        net = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
-                              classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
-    else:
-        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
-                  scalars)  # fmt: skip
-    if isinstance(leaf, Categorical):
-        return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
-    return net
-
-
-def _classes(source: Any, recipe: c.Recipe) -> int | None:
-    if isinstance(recipe.process, c.ProductConfig):
-        return recipe.process.label.categories
-    if isinstance(source, (Pairs, Unpaired)):
-        return _classes(source.data, recipe)
-    if isinstance(source, Pictures):
-        return None if source.classes is None else len(source.classes)
-    labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")
-    return None if labels is None else int(labels.max()) + 1
+    return domain_of(cfg).read(cfg)
 
 
 def start(

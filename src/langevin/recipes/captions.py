@@ -5,8 +5,8 @@ A text is begun, cut to fit, ended, and filled up with ends; the empty text is w
 """
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from torch import Tensor
 from langevin.config import Closed
 from langevin.core.batch import Batch
 from langevin.files import write
+from langevin.text.pieces import letters, merges
 
 BEGIN, END, LAST = "<|startoftext|>", "<|endoftext|>", "</w>"
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -35,7 +36,7 @@ class Vocabulary(Closed):
     @cached_property
     def tokens(self) -> dict[str, int]:
         """Ids by token."""
-        alphabet = _alphabet()
+        alphabet = letters()
         joined = ["".join(pair.split(" ")) for pair in self.merges]
         return {t: i for i, t in enumerate([*alphabet, *(c + LAST for c in alphabet), *joined, BEGIN, END])}
 
@@ -83,46 +84,7 @@ def learn(texts: Sequence[str], size: int, length: int, examples: Sequence[str] 
     for text in texts:
         for word, _ in _split().pre_tokenize_str(_normal().normalize_str(text)):
             words[(*word[:-1], word[-1] + LAST)] += 1
-    return Vocabulary(merges=tuple(_merges(dict(words), size - 514)), length=length, examples=tuple(examples))
-
-
-def _merges(words: dict[tuple[str, ...], int], most: int) -> Iterator[str]:
-    """The pairs that byte-pair encoding joins (1508.07909), the most frequent one first, of those as frequent the first in
-    order: libraries leave ties to chance, and a run is a function of its recipe."""
-    spelled, counts = list(words), list(words.values())
-    pairs: Counter[tuple[str, str]] = Counter()
-    inside: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
-
-    def count(k: int, sign: int) -> None:
-        for pair in zip(spelled[k], spelled[k][1:], strict=False):
-            pairs[pair] += sign * counts[k]
-            inside[pair].add(k)
-
-    for k in range(len(spelled)):
-        count(k, 1)
-    for _ in range(most):
-        often = max(pairs.values(), default=0)
-        if often < 2:
-            return
-        best = min(pair for pair, n in pairs.items() if n == often)
-        yield " ".join(best)
-        for k in sorted(inside[best]):  # only these are spelled otherwise now
-            count(k, -1)
-            spelled[k] = _joined(spelled[k], *best)
-            count(k, 1)
-        del pairs[best]
-
-
-def _joined(word: tuple[str, ...], first: str, second: str) -> tuple[str, ...]:
-    if first not in word:
-        return word
-    made: list[str] = []
-    for letter in word:
-        if made and made[-1] == first and letter == second:
-            made[-1] = first + second
-        else:
-            made.append(letter)
-    return tuple(made)
+    return Vocabulary(merges=tuple(merges(dict(words), size - 514)), length=length, examples=tuple(examples))
 
 
 def _normal() -> Any:
@@ -139,12 +101,6 @@ def _split() -> Any:
         raise ImportError("texts are split by the tokenizers library; pip install 'langevin[text]'.") from None
     words = pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True)
     return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-
-
-def _alphabet() -> list[str]:
-    """256 letters that stand for the bytes, in the order of CLIP's vocabulary: printable bytes for themselves, then the rest."""
-    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    return [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
 
 
 class Captioned:

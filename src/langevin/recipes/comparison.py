@@ -13,8 +13,9 @@ from langevin.core.sample import plans_for
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import RECIPE_FILE, Run, open_run
-from langevin.recipes.evaluation import Reference, evaluate
-from langevin.recipes.report import as_pictures, draw
+from langevin.recipes.domains.pictures import as_pictures
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import evaluate
 from langevin.recipes.sampling import chosen, of_weights, tune_into
 
 
@@ -58,7 +59,7 @@ def compare(
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
     rows.append(("student", student, own, 1.0))
     points = isinstance(student.recipe.drawn, c.MoonsData)
-    against = None if points else Reference(student, "auto", out, device)
+    against = student.domain.reference(student, "auto", out, device)
     made = []
     for who, run, plan, strength in rows:
         say(f"measuring {count} samples of the {who} by {plan}")
@@ -70,7 +71,7 @@ def compare(
     return made
 
 
-def _row(run: Run, plan: str, w: float, count: int, against: Reference | None, device: str) -> dict[str, Any]:
+def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -> dict[str, Any]:
     few = min(count, 100)
     draw(run, few, plan=plan, guidance=w)
     began = time.perf_counter()

@@ -5,11 +5,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from langevin.core.denoiser import Denoiser
-from langevin.evaluate.measure import known
 from langevin.files import lines_up_to, write
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.evaluation import OF_RUNS, SMALL, Reference, evaluate
+from langevin.recipes.evaluation import SMALL, evaluate
 
 
 def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: str | None = None, guidance: float = 1.0,
@@ -31,17 +30,14 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
     """
     path = out / "evaluation.jsonl"
     strength = None if not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig) else guidance
-    points = isinstance(run.recipe.drawn, c.MoonsData)
-    known(list(metrics), list(OF_RUNS))
-    against = None if points else Reference(run, features, out, device)
-    if against is not None and str(features) not in ("auto", "classifier", "pca"):
-        _ = against.net
+    measured = run.domain.in_loop(metrics)
+    against = run.domain.reference(run, features, out, device)
 
     def hook(model: Denoiser, step: int) -> None:
         kept = lines_up_to(step - 1, path.read_text().splitlines() if path.exists() else [])
         where = str(next(model.parameters()).device)
         found = evaluate(
-            run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=None if points else metrics,
+            run.holding(model), count=count, seed=seed, plan=plan, guidance=strength, metrics=measured,
             small=True, device=where, against=against,
         )  # fmt: skip
         group = f"{'' if strength is None else f'w={strength:g}'}."

@@ -59,6 +59,32 @@ class ELBOConfig(_Objective):
     drop: float = Field(default=0.1, ge=0, lt=1)
 
 
+class EmbeddingConfig(_Objective):
+    """See `langevin.objectives.Embedding`."""
+
+    kind: Literal["embedding"] = "embedding"
+    form: Literal["simple", "bound"] = "simple"
+    steps: int | None = Field(default=None, ge=1)
+    levels: str = "uniform"
+    spread: Literal["shared", "elements"] = "shared"
+    rounding: float = Field(default=1.0, ge=0)
+    """Factor of the term that keeps words apart."""
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
+class BayesianFlowConfig(_Objective):
+    """See `langevin.objectives.BayesianFlow`."""
+
+    kind: Literal["bayesian-flow"] = "bayesian-flow"
+    steps: int | None = Field(default=None, ge=1)
+    """None for continuous time."""
+    reconstruction: bool = False
+    levels: str = "uniform"
+    spread: Literal["shared", "independent", "elements"] = "shared"
+    clean: float = Field(default=0.0, ge=0, lt=1)
+    drop: float = Field(default=0.1, ge=0, lt=1)
+
+
 class ConsistencyConfig(_Objective):
     """Consistency models: distillation with a teacher, training without. See `langevin.objectives.consistency`."""
 
@@ -280,7 +306,8 @@ class ReflowConfig(_Objective):
 
 
 ObjectiveConfig = Annotated[
-    DenoisingConfig | InterFlowConfig | ELBOConfig | ConsistencyConfig | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
+    DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
+    | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
     | ContinuousConsistencyConfig | ReflowConfig,
     Field(discriminator="kind"),

@@ -24,6 +24,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, loader
+from langevin.embedded import state_shape
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -104,7 +105,7 @@ class Trainer:
             raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
-            denoiser.shape = data.shape  # pyright: ignore[reportAttributeAccessIssue]
+            denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
         self.hooks: list[tuple[int, Preview]] = [] if preview is None else [(config.preview_every, preview)]
         weight = next(p for p in denoiser.parameters() if p.requires_grad)

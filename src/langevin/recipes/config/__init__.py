@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
+from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -100,7 +101,9 @@ class MoonsData(Closed):
     """Noise around the two arcs."""
 
 
-Side = Annotated[DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData, Field(discriminator="kind")]
+Side = Annotated[
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData, Field(discriminator="kind")
+]
 
 
 class TransferData(Closed):
@@ -116,7 +119,8 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | TransferData, Field(discriminator="kind")
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -159,7 +163,9 @@ class ProductConfig(Closed):
     label: CategoricalConfig = CategoricalConfig(categories=10)
 
 
-ProcessConfig = Annotated[GaussianConfig | InterpolantConfig | CategoricalConfig | ProductConfig, Field(discriminator="kind")]
+ProcessConfig = Annotated[
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | ProductConfig, Field(discriminator="kind")
+]
 
 
 class UNetConfig(Closed):
@@ -201,7 +207,7 @@ class MLPConfig(Closed):
     depth: int = Field(default=4, ge=1)
 
 
-NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig, Field(discriminator="kind")]
 
 
 class TextConfig(Closed):

@@ -1,0 +1,111 @@
+"""What a domain has to say."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import nn
+
+from langevin.core.process import Process
+from langevin.evaluate import Evaluation
+from langevin.recipes import config as c
+from langevin.recipes.facts import Facts
+from langevin.recipes.processes import make_process
+
+if TYPE_CHECKING:
+    from langevin.recipes.build import Run
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation is asked for. See `langevin.recipes.evaluation.evaluate`."""
+
+    count: int
+    seed: int = 1
+    plan: str = ""
+    guidance: float | None = None
+    features: str | Path = "auto"
+    metrics: tuple[str, ...] = ()
+    """Empty for the usual ones."""
+    small: bool = False
+    device: str = "cpu"
+    folder: Path | None = None
+    against: Any = None
+
+
+class Domain(ABC):
+    """A kind of data, such as pictures.
+
+    Attributes:
+        formats: endings of the files that samples can be written to, the usual one first.
+        metrics: what its samples can be judged by: names, and what they mean.
+    """
+
+    formats: ClassVar[tuple[str, ...]] = (".npy",)
+    metrics: ClassVar[Mapping[str, str]] = {}
+
+    # Before there is a run
+
+    @abstractmethod
+    def read(self, cfg: Any) -> tuple[Any, Any]:
+        """(training data, held-out data)."""
+
+    @abstractmethod
+    def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
+        """What has to be known of the data later on."""
+
+    def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
+        """(process, prediction); dicts by leaf for a product."""
+        return make_process(cfg)
+
+    @abstractmethod
+    def network(
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    ) -> nn.Module:
+        """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides
+        those of the data.
+
+        Raises:
+            ValueError: where it does not fit.
+        """
+
+    # Of a run
+
+    def options(self, run: "Run", count: int, seed: int, first: int) -> dict[str, Any]:
+        """What `sample` is told of samples first .. first + count - 1, such as a mask; a function of the seed and their ids."""
+        return {}
+
+    def finish(self, x: Any, options: Mapping[str, Any]) -> Any:
+        """Samples as they are handed on, such as padding marked, so that they can be read without `options`."""
+        return x
+
+    @abstractmethod
+    def overview(self, run: "Run", stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+        """A page of samples at `stem` with the ending of the domain; other options are those of `draw`."""
+
+    @abstractmethod
+    def write(self, run: "Run", x: Any, path: Path, **options: Any) -> Path:
+        """Samples to a file of one of `formats`; options are those of `draw` that they were drawn with."""
+
+    def animation(self, run: "Run", path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
+        """How samples come about, step by step; None where there is nothing to see."""
+        return None
+
+    @abstractmethod
+    def evaluate(self, run: "Run", asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+        """The judgement of a run against its held-out data; `sampled` is what the card says of how it was sampled."""
+
+    def reference(self, run: "Run", features: str | Path, folder: Path | None, device: str) -> Any:
+        """What does not change from one evaluation of a run to the next (`Asked.against`); None for nothing."""
+        return None
+
+    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        """Metrics that are measured as a model trains, of those that the recipe names. Raises ValueError for unknown ones."""
+        return tuple(metrics)
+
+    def pages(self, run: "Run", out: Path) -> Iterator[Callable[[], Path | None]]:
+        """What a trained run leaves to look at, one at a time."""
+        yield lambda: self.overview(run, out / "samples")
+        yield lambda: self.animation(run, out / "denoising.gif")

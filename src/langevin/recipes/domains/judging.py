@@ -1,0 +1,234 @@
+"""How runs of pictures are judged."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin import pictures
+from langevin.core.tree import tree_map
+from langevin.evaluate import (
+    METRICS,
+    PCA,
+    Classifier,
+    Evaluation,
+    FeatureNet,
+    Memorisation,
+    card_of,
+    extract,
+    frechet,
+    kept_classifier,
+    load_features,
+    measure,
+    memorisation,
+)
+from langevin.evaluate.measure import known, ready
+from langevin.recipes import config as c
+from langevin.recipes.build import Run, _device
+from langevin.recipes.domains import Asked
+from langevin.recipes.domains.pictures import OF_RUNS, as_pictures, quantised
+from langevin.recipes.drawing import draw, labels_of
+from langevin.recipes.evaluation import card, refused
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a run's samples are compared with: its real data as pictures, and a network for features. All is made once.
+
+    Args:
+        features: "classifier" (trained on the real training split, kept in `folder`), "pca", the path of a safetensors file
+            with InceptionTF or DINOv2, or "auto": the classifier where there are labels, else pca.
+        device: of the networks.
+
+    Raises:
+        ValueError: if the data has no labels for a classifier, or the file is no such network.
+    """
+
+    run: Run
+    features: str | Path = "auto"
+    folder: Path | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if str(self.features) == "classifier" and self.run.facts.classes is None:
+            raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
+
+    @cached_property
+    def judge(self) -> Classifier:
+        """Of labels."""
+        train = self.run.train
+        made = kept_classifier(_real(self.run, train), labels_of(train), self.folder, train.digest())
+        return made.to(_device(self.device))
+
+    @cached_property
+    def net(self) -> FeatureNet:
+        """Of features."""
+        kind = str(self.features)
+        if kind == "auto":
+            kind = "pca" if self.run.facts.classes is None else "classifier"
+        if kind == "classifier":
+            return self.judge
+        return PCA(self.train) if kind == "pca" else load_features(kind, _device(self.device))
+
+    @cached_property
+    def train(self) -> Tensor:
+        return quantised(self.run, _real(self.run, self.run.train))
+
+    @cached_property
+    def test(self) -> Tensor:
+        return quantised(self.run, _real(self.run, self.run.test))
+
+    @cached_property
+    def train_features(self) -> Tensor:
+        return extract(self.net, self.train)
+
+    @cached_property
+    def test_features(self) -> Tensor:
+        return extract(self.net, self.test)
+
+    @cached_property
+    def floor(self) -> float:
+        """The Frechet distance of real training data: what a perfect model has at that size."""
+        return frechet(self.train_features, self.test_features)
+
+    @cached_property
+    def accuracy(self) -> float:
+        """The judge's, on held-out pictures."""
+        return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
+
+
+def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+    """Metrics of samples as pictures, at every strength of guidance asked for."""
+    count, seed, folder, against = asked.count, asked.seed, asked.folder, asked.against
+    wanted = list(asked.metrics) or ["fd", "labels", "memory"]
+    known(wanted, list(OF_RUNS))
+    if run.facts.classes is None and "labels" in wanted:
+        if asked.metrics:
+            raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
+        wanted.remove("labels")
+    refused(wanted, count, len(run.test), 0, asked.small)  # before anything that takes time
+    if against is None:
+        against = Reference(run, asked.features, folder, asked.device)
+    compared, few, seen = [name for name in wanted if name in METRICS], False, None
+    said = {name: OF_RUNS[name] for name in wanted}
+    if "labels" in wanted:
+        said["labels"] += f", {against.judge.digest()}"
+    with torch.no_grad():
+        if compared:
+            ready(against.net, against.test_features, compared)
+            seen = card_of(against.net, against.test_features)
+            few = refused(wanted, count, len(run.test), seen.width, asked.small)
+        sets = _samples(run, count, seed, asked.plan, asked.guidance, "labels" in wanted)
+        values, spread = _judged(sets, against, wanted, seed, folder)
+    made = card(
+        sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
+        features=seen, metrics=said, guidance=tuple(s.guidance for s in sets),
+    )  # fmt: skip
+    return Evaluation(metrics=values, spread=spread, protocol=made)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Samples under one strength of guidance, as pictures, and what is asked of their labels."""
+
+    group: str | None
+    guidance: float
+    pictures: Tensor
+    labels: Callable[[Classifier], dict[str, float]]
+
+
+def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None, labels: bool) -> list[_Set]:
+    classes, used = run.facts.classes, run.recipe.sample.guidance if guidance is None else guidance
+    if isinstance(run.recipe.process, c.ProductConfig):
+        joint = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
+        agreement = _product_labels(run, joint, count, seed, plan) if labels else lambda judge: {}
+        return [_Set(None, used, quantised(run, as_pictures(run, joint)), agreement)]
+    if classes is None:
+        x = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
+        return [_Set(None, used, quantised(run, as_pictures(run, x)), lambda judge: {})]
+    intended = torch.arange(count) % classes
+    sets = []
+    # a model that never learned without its condition has nothing to be guided away from
+    able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
+    usual = [1.0, 1.5] if able else [1.0]
+    for w in usual if guidance is None else [guidance]:
+        x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
+        sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
+    return sets
+
+
+def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> Callable[[Classifier], dict[str, float]]:
+    """Do image and label agree: drawn jointly, and each given the other?"""
+    assert run.facts.classes is not None
+    labels = torch.arange(count) % run.facts.classes
+    index = torch.arange(len(run.test))
+    truth = run.test.batch(index).x
+    by_label = _draw(run, count, seed=seed + 1, plan=plan, label=labels)
+    by_image = _draw(run, len(index), seed=seed + 2, plan=plan, given={"image": truth["image"]})
+
+    def agreement(judge: Classifier) -> dict[str, float]:
+        return {
+            "joint_agreement": _share(judge.label(quantised(run, joint["image"])), joint["label"]),
+            "image_given_label_agreement": _share(judge.label(quantised(run, by_label["image"])), labels),
+            "label_given_image_accuracy": _share(by_image["label"], truth["label"]),
+        }
+
+    return agreement
+
+
+def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None) -> tuple[Any, Any]:
+    """(metrics by name or group, spreads by full name)."""
+    out: dict[str, Any] = {}
+    spread: dict[str, float] = {}
+    of_features = [name for name in wanted if name in METRICS]
+    if "labels" in wanted:
+        out["classifier_accuracy_real"] = against.accuracy
+    if "fd" in wanted:
+        out["fd_real"] = against.floor
+    for one in sets:
+        group: dict[str, float] = {}
+        if "labels" in wanted:
+            group |= one.labels(against.judge)
+        if of_features:
+            found = measure(against.net, extract(against.net, one.pictures), against.test_features, of_features, seed)
+            for name, (value, deviation) in found.items():
+                group[name] = value
+                if deviation is not None:
+                    spread[name if one.group is None else f"{one.group}.{name}"] = deviation
+            if "fd" in found:
+                group["fd_ratio"] = group["fd"] / against.floor
+        if "memory" in wanted:
+            near = memorisation(one.pictures, against.train, against.test)
+            group |= {
+                "nearest": float(near.distance.mean()), "nearest_real": float(near.real.mean()), "nearest_ratio": near.ratio,
+                "nearest_share": near.share,
+            }  # fmt: skip
+            if folder is not None and one is sets[0]:
+                closest_pairs(one.pictures, against.train, near, folder / "closest.png")
+        if one.group is None:
+            out |= group
+        else:
+            out[one.group] = group
+    return out, spread
+
+
+def closest_pairs(samples: Tensor, train: Tensor, near: Memorisation, path: Path, count: int = 10) -> Path:
+    """The samples nearest to training pictures, nearest first, each above its neighbour."""
+    first = near.closest(count)
+    return pictures.save_images(torch.cat([samples[first], train[near.index[first]]]), path, columns=len(first))
+
+
+def _draw(run: Run, count: int, **options: Any) -> Any:
+    return tree_map(Tensor.cpu, draw(run, count, **options))
+
+
+def _real(run: Run, source: Any) -> Tensor:
+    return as_pictures(run, source.batch(torch.arange(len(source))).x)
+
+
+def _share(a: Tensor, b: Tensor) -> float:
+    return float((a == b).float().mean())

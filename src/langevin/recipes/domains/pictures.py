@@ -1,0 +1,254 @@
+"""Pictures, and vectors that nobody looks at: one network for each, grids of samples, Frechet distances."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from langevin import pictures
+from langevin.core.categorical import Categorical
+from langevin.core.process import Process, Product
+from langevin.core.tree import leaves
+from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
+from langevin.evaluate import METRICS, Evaluation
+from langevin.evaluate.measure import known
+from langevin.files import staged, write
+from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
+from langevin.networks.blocks import fixed_groups
+from langevin.networks.unet import Reading
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.captions import Vocabulary, learn
+from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.drawing import asked_prompts, begins, draw
+from langevin.recipes.facts import Facts
+
+OF_RUNS = {
+    **METRICS,
+    "labels": "share of samples that show the intended label, by a classifier trained on the real training split",
+    "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
+}
+
+
+class PictureDomain(Domain):
+    """Pictures with or without labels and captions; vectors from .npy files."""
+
+    formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy")
+    metrics: ClassVar[Mapping[str, str]] = OF_RUNS
+
+    def read(self, cfg: Any) -> tuple[Any, Any]:
+        return read(cfg)
+
+    def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
+        words = None if recipe.text is None else _vocabulary((train, test), recipe.text)
+        return Facts(shape=train.shape, classes=classes_of(train, recipe), vocabulary=words)
+
+    def network(
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    ) -> nn.Module:
+        return network(cfg, facts, process, scalars, tokens)
+
+    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+        """A grid with one column per class where there are classes."""
+        return picture_of_samples(run, stem.with_suffix(".png"), rows, seed, label, **options)
+
+    def write(self, run: Run, x: Any, path: Path, **options: Any) -> Path:
+        """A picture (.png), or numbers (.npy); a product's labels go to .json beside it."""
+        count = len(next(iter(leaves(x).values())))
+        if path.suffix == ".npy":
+            write_numbers(x["image"] if isinstance(x, dict) else x, path)
+        else:
+            texts = asked_prompts(run, count, options.get("prompts", ()))
+            _page(as_pictures(run, x), begins(run, count, options.get("source")), path, texts=texts)
+        if isinstance(x, dict):
+            write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
+        return path
+
+    def animation(self, run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
+        columns = run.facts.classes or 10
+        frames = list(draw(run, count or 2 * columns, seed=seed, frames=True, **options))
+        return pictures.save_gif([as_pictures(run, z) for z in frames], path, columns)
+
+    def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+        from langevin.recipes.domains.judging import judge
+
+        return judge(run, asked, sampled)
+
+    def reference(self, run: Run, features: str | Path, folder: Path | None, device: str) -> Any:
+        from langevin.recipes.domains.judging import Reference
+
+        against = Reference(run, features, folder, device)
+        if str(features) not in ("auto", "classifier", "pca"):
+            _ = against.net  # a file that is no such network is refused now rather than hours later
+        return against
+
+    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        known(list(metrics), list(OF_RUNS))
+        return tuple(metrics)
+
+
+DOMAIN = PictureDomain()
+
+
+def read(
+    cfg: c.DigitsData | c.MnistData | c.ImagesData | c.ArraysData | c.ShardsData,
+) -> tuple[Any, Any]:
+    """(training data, held-out data)."""
+    if isinstance(cfg, c.MnistData):
+        train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
+        return _only(train, cfg.only), _only(test, cfg.only)
+    if isinstance(cfg, c.ImagesData):
+        train = Pictures(**cfg.model_dump(exclude={"kind"}))
+        return train, train.part("test", aspect=False)
+    if isinstance(cfg, c.ArraysData):
+        every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
+        if cfg.test >= len(every):
+            raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
+        return every.split(len(every) - cfg.test)
+    if isinstance(cfg, c.ShardsData):
+        train = Shards(cfg.folder, cfg.size, cfg.channels, cfg.held_out, "train", cfg.flip)
+        return train, train.part("test")
+    splits = [_only(digits(s, cfg.levels if cfg.form == "categories" else None), cfg.only) for s in ("train", "test")]
+    if cfg.form == "joint":
+        splits = [Arrays({"image": s.x, "label": s.cond["label"]}) for s in splits]  # pyright: ignore
+    return splits[0], splits[1]
+
+
+def _only(every: Arrays, label: int | None) -> Arrays:
+    """The samples of one class, which is then no condition; all, with None."""
+    if label is None:
+        return every
+    rows = (every.cond or {})["label"] == label
+    if not bool(rows.any()):
+        raise ValueError(f"data.only is {label}, and there is no sample of that class; choose one that there is.")
+    return Arrays(leaves(every.x)[""][rows])
+
+
+def classes_of(source: Any, recipe: c.Recipe) -> int | None:
+    """How many classes its labels tell apart; None for none."""
+    if isinstance(recipe.process, c.ProductConfig):
+        return recipe.process.label.categories
+    if isinstance(source, (Pairs, Unpaired)):
+        return classes_of(source.data, recipe)
+    if isinstance(source, Pictures):
+        return None if source.classes is None else len(source.classes)
+    labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")
+    return None if labels is None else int(labels.max()) + 1
+
+
+def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
+    """What the captions of the training split are made of, and the first of the others."""
+    train, test = (getattr(split, "captions", None) for split in splits)
+    if train is None or test is None:
+        raise ValueError("text is given, but this data has no captions; say --data.captions FILE, or leave text out.")
+    return learn(train, text.vocabulary, text.length, test[:20])
+
+
+def network(
+    cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+) -> nn.Module:
+    """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
+    the data.
+    """
+    shape, classes = facts.shape, facts.classes
+    parts = process.leaves()
+    if isinstance(process, Product):
+        if not isinstance(cfg, c.DiTConfig):
+            raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
+        label = parts["label"]
+        assert isinstance(label, Categorical) and isinstance(shape, dict)
+        channels, height, width = shape["image"]
+        ports = {
+            "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
+            "label": CategoryPort(cfg.width, label.states, label.categories),
+        }
+        return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
+    assert isinstance(shape, tuple)
+    if isinstance(cfg, c.VectorsConfig):
+        raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
+    if tokens is not None and isinstance(cfg, c.MLPConfig):
+        raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
+    if isinstance(cfg, c.MLPConfig):
+        if len(shape) != 1:
+            raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
+        return MLP(shape[0], cfg.width, cfg.depth, classes, scalars)
+    if len(shape) != 3:
+        raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
+    leaf = parts[""]
+    categories = leaf.categories if isinstance(leaf, Categorical) else None
+    channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
+    if isinstance(cfg, c.UNetConfig) and cfg.transformer:
+        if tokens is None or classes is not None or scalars:
+            raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
+        widths = [m * cfg.width for m in cfg.multipliers]
+        groups = math.gcd(32, cfg.width)
+        depth = [cfg.transformer if i in cfg.attention else 0 for i in range(len(widths))]
+        reading = Reading(tokens, depth, [max(w // cfg.head_width, 1) for w in widths], groups=groups)
+        net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
+                              widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
+    elif isinstance(cfg, c.UNetConfig):
+        net = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
+                              classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
+    else:
+        net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
+                  scalars)  # fmt: skip
+    if isinstance(leaf, Categorical):
+        return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
+    return net
+
+
+def as_pictures(run: Run, x: Any) -> Tensor:
+    """Samples as (N, C, H, W) floats in [-1, 1]."""
+    if isinstance(x, dict):
+        x = x["image"]
+    process = run.recipe.process
+    if isinstance(process, c.CategoricalConfig):
+        # a mask that is not revealed yet shows as mid-grey
+        grey = x.float() * 2 / (process.categories - 1) - 1
+        return torch.where(x >= process.categories, 0.0, grey)
+    return x
+
+
+def quantised(run: Run, x: Tensor) -> Tensor:
+    """Pictures at the data's own grey levels: 17 (or fewer) for the digits, 256 else."""
+    data = run.recipe.drawn
+    steps = 255
+    if isinstance(data, c.DigitsData):
+        steps = data.levels - 1 if data.form == "categories" else 16
+    return (((x.clamp(-1, 1) + 1) / 2 * steps).round() / steps) * 2 - 1
+
+
+def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+    """A grid with one column per class where there are classes."""
+    classes = run.facts.classes if label is None else None
+    columns = classes or rows
+    if isinstance(run.recipe.process, c.ProductConfig) and label is None:
+        # labels are given, so that columns are classes
+        options["label"] = torch.arange(rows * columns) % columns
+    elif label is not None:
+        options["label"] = label
+    x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
+    return _page(x, begins(run, len(x), None), path, columns, asked_prompts(run, len(x), options.get("prompts", ())))
+
+
+def _page(x: Tensor, begins: Tensor | None, path: Path, columns: int = 10, texts: Sequence[str] | None = None) -> Path:
+    """Pictures (N, C, H, W), every row of them below the row of what it began at, where that is given, or each above its
+    caption."""
+    if texts is not None:
+        return pictures.save_captioned(x, texts, path, columns)
+    if begins is not None:
+        columns = min(columns, len(x))
+        x = torch.cat([torch.cat(both) for both in zip(begins.cpu().split(columns), x.cpu().split(columns), strict=True)])
+    return pictures.save_images(x, path, columns)
+
+
+def write_numbers(x: Tensor, path: Path) -> Path:
+    """A .npy file, whole or not at all."""
+    with staged(path) as beside:
+        np.save(beside, x.cpu().numpy(), allow_pickle=False)
+    return path

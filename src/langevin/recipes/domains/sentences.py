@@ -1,0 +1,126 @@
+"""Short texts, as points of words: pages of samples, rounding, and how far their words and pairs of words are the data's."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from langevin import schedules, spec
+from langevin.core import prediction
+from langevin.core.process import Process
+from langevin.data import Documents
+from langevin.embedded import Embedded
+from langevin.evaluate import Evaluation
+from langevin.files import write
+from langevin.networks import JointTransformer, VectorPort
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import card
+from langevin.recipes.facts import Facts
+
+
+class SentenceDomain(Domain):
+    """Texts of a line."""
+
+    formats: ClassVar[tuple[str, ...]] = (".txt",)
+    metrics: ClassVar[Mapping[str, str]] = {
+        "rounding": "share of tokens at which argmax p(w | x) is the nearest point",
+        "words": "share of words of samples that the training texts have",
+        "pairs": "share of neighbouring words of samples that stand so in training texts; of held-out texts beside it",
+        "unique": "share of samples that are no other sample",
+        "copies": "share of samples that are training texts",
+    }
+
+    def read(self, cfg: c.SentencesData) -> tuple[Any, Any]:
+        train = Documents(cfg.path, cfg.key, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.vocabulary)
+        return train, train.part("test")
+
+    def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
+        process = recipe.process
+        if not isinstance(process, c.EmbeddedConfig):
+            raise ValueError(f"process is {process.kind!r}, and sentences are points of words here; use process 'embedded'.")
+        return Facts(shape=(*train.shape, process.width), classes=None, alphabet=train.alphabet)
+
+    def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
+        assert isinstance(cfg, c.EmbeddedConfig) and facts.alphabet is not None
+        # a table of normal numbers is drawn like any first weight, as a function of the recipe's seed
+        table = nn.Embedding(facts.alphabet.size + 1, cfg.width).weight.detach()
+        schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
+        predicted = spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction")
+        return Embedded(table, schedule, cfg.std, learned=True), predicted
+
+    def network(
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    ) -> nn.Module:
+        if not isinstance(cfg, c.VectorsConfig) or scalars or tokens is not None:
+            raise ValueError(f"network is {cfg.kind!r}, and sequences of points take 'vectors', without conditions; use it.")
+        length, width = facts.shape  # pyright: ignore[reportAssignmentType]
+        port = VectorPort(cfg.width, int(width), int(length))
+        return JointTransformer({"": port}, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
+
+    def texts(self, run: Run, x: Tensor) -> list[str]:
+        """What samples (N, L, D) say."""
+        return [run.test.text(ids) for ids in self._leaf(run).round(x).cpu()]
+
+    @staticmethod
+    def _leaf(run: Run) -> Embedded:
+        leaf = run.denoiser.process
+        assert isinstance(leaf, Embedded)
+        return leaf
+
+    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+        """So many texts, one a line."""
+        return self.write(run, draw(run, rows, seed=seed, label=label, **options), stem.with_suffix(".txt"))
+
+    def write(self, run: Run, x: Tensor, path: Path, **options: Any) -> Path:
+        return write(path, "".join(" ".join(text.split("\n")) + "\n" for text in self.texts(run, x)))
+
+    def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
+        yield lambda: self.overview(run, out / "samples")
+
+    def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+        if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
+            raise ValueError("sentences are judged by their words alone, without guidance; leave these out.")
+        x = draw(run, asked.count, seed=asked.seed, plan=asked.plan)
+        leaf = self._leaf(run)
+        said = self.texts(run, x)
+        train, test = (_all(s) for s in (run.train, run.test))
+        words = Counter(w for text in train for w in text.split())
+        joined = {pair for text in train for pair in _pairs(text)}
+        values: dict[str, Any] = {
+            "rounding": float((leaf.round(x) == leaf.nearest(x)).float().mean()),
+            "words": _share((w for text in said for w in text.split()), words),
+            "pairs": _share((p for text in said for p in _pairs(text)), joined),
+            "pairs_real": _share((p for text in test for p in _pairs(text)), joined),
+            "unique": len(set(said)) / len(said),
+            "copies": _share(said, set(train)),
+        }
+        made = card(sampled, small=asked.small, pixels="none: texts", metrics=dict(self.metrics))
+        return Evaluation(metrics=values, protocol=made)
+
+    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        return ()  # judged once, by all of them
+
+
+def _all(source: Documents) -> list[str]:
+    x = source.batch(torch.arange(len(source))).x
+    assert isinstance(x, Tensor)
+    return [source.text(ids) for ids in x]
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    words = text.split()
+    return list(zip(words[:-1], words[1:], strict=True))
+
+
+def _share(said: Any, known: Any) -> float:
+    found = [item in known for item in said]
+    return sum(found) / max(len(found), 1)
+
+
+DOMAIN = SentenceDomain()

@@ -1,0 +1,126 @@
+"""Samples of a run, whatever they are of."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.sample import sample, trajectory
+from langevin.core.tree import leaves
+from langevin.data import Arrays, Pictures
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.sampling import chosen, guided
+
+BATCH = 500
+
+
+def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
+         guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
+         prompts: Sequence[str] = (), frames: bool = False) -> Any:  # fmt: skip
+    """Samples of a run, in batches that do not change them.
+
+    Args:
+        plan: a word such as "dpmpp:20"; the recipe's by default.
+        label: one class, or (count,) of them: the condition, or for a product the known leaf. By default classes in turn
+            for a condition, and drawn for a product.
+        guidance: w; the recipe's by default. 1 is unguided.
+        given: known leaves of a product, each (count, ...).
+        source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
+        prompts: captions, in turn, for a run that reads them; held-out ones by default.
+        frames: return the states after every step, of one batch.
+    """
+    settings, model = run.recipe.sample, run.denoiser
+    table = chosen(run, plan, guidance)
+    w = settings.guidance if guidance is None else guidance
+    joint = isinstance(run.recipe.process, c.ProductConfig)
+    labels = _asked_labels(run, count, label, joint)
+    texts = asked_prompts(run, count, prompts)
+    if w != 1 and (not run.facts.conditional or joint):
+        raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
+    cond = None
+    if texts is not None and run.facts.vocabulary is not None:
+        cond = {"ids": run.facts.vocabulary.ids(texts)}
+    if labels is not None:
+        cond, given = (None, {"label": labels}) if joint else ({**(cond or {}), "label": labels}, None)
+    told = guided(run, cond, count, w)
+
+    starts = begins(run, count, source)
+
+    def options(first: int, now: int) -> dict[str, Any]:
+        def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+            return None if d is None else {n: v[first : first + now] for n, v in d.items()}
+
+        return {"count": now, "seed": seed, "first_id": first, "guidance": told["guidance"],
+                "cond": cut(told["cond"]), "given": cut(given),
+                "start": None if starts is None else starts[first : first + now],
+                **run.domain.options(run, now, seed, first)}  # fmt: skip
+
+    if frames:
+        told_all = options(0, count)
+        return [run.domain.finish(step.z, told_all) for step in trajectory(model, table, **told_all)]
+    batches = [options(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
+    parts = [run.domain.finish(sample(model, table, **told_now), told_now) for told_now in batches]
+    if isinstance(parts[0], dict):
+        return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
+    return torch.cat(parts)
+
+
+def asked_prompts(run: Run, count: int, prompts: Sequence[str] = ()) -> list[str] | None:
+    """One caption for each sample: those asked for in turn, or held-out ones; None for a run that reads none.
+
+    Raises:
+        ValueError: if there are captions for a run that reads none.
+    """
+    words = run.facts.vocabulary
+    if words is None:
+        if prompts:
+            raise ValueError(f"prompt is {prompts[0]!r}, but this run reads no captions; leave it out.")
+        return None
+    every = list(prompts) or list(words.examples) or [""]
+    return [every[i % len(every)] for i in range(count)]
+
+
+def source_of(run: Run, path: Path) -> Tensor:
+    """Samples for a run between two data sets to begin at, (N, *shape): a folder of pictures, or a .npy file.
+
+    Raises:
+        ValueError: if there are none, they cannot be read, or the run begins at noise.
+    """
+    shape: Any = run.facts.shape
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        raise ValueError(f"source is {path}, but this run begins at noise; leave it out.")
+    read = Arrays(path) if path.suffix == ".npy" else Pictures(path, shape[-1], shape[0], split="all")
+    return leaves(read.batch(torch.arange(len(read))).x)[""]
+
+
+def begins(run: Run, count: int, source: Tensor | None) -> Tensor | None:
+    """Where samples begin, (count, *shape); None for the prior."""
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        return None
+    if source is None:
+        held = run.test.source
+        x = leaves(held.batch(torch.arange(count) % len(held)).x)[""]
+    else:
+        x = source[torch.arange(count) % len(source)]
+    return x.to(next(run.denoiser.parameters()).device)
+
+
+def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool) -> Tensor | None:
+    classes = run.facts.classes
+    if label is None:
+        return None if classes is None or joint else torch.arange(count) % classes
+    if classes is None:
+        raise ValueError("label is given, but this run has no classes; leave it out.")
+    labels = torch.full((count,), label) if isinstance(label, int) else label
+    if bool((labels < 0).any()) or bool((labels >= classes).any()):
+        raise ValueError(f"label is {int(labels.max())}; classes run from 0 to {classes - 1}.")
+    return labels
+
+
+def labels_of(source: Any) -> Tensor:
+    """The real labels, (N,)."""
+    batch = source.batch(torch.arange(len(source)))
+    return batch.x["label"] if isinstance(batch.x, dict) else batch.cond["label"]
