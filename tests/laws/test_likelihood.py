@@ -1,6 +1,7 @@
 """Likelihoods by the probability flow, codes, bounds: against densities that are known."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -13,12 +14,12 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.interpolants import Interpolant
 from langevin.tasks.edit import slerp
 from langevin.tasks.elbo import elbo
-from langevin.tasks.likelihood import between, decode, dequantised, encode, log_prob, standard_normal
+from langevin.tasks.likelihood import LogProb, between, decode, dequantised, encode, log_prob, standard_normal
 from tests.rows import SCHEDULES
 
 MEAN = torch.tensor([0.3, -0.2], dtype=torch.float64)
 COVARIANCE = torch.tensor([[0.8, 0.35], [0.35, 0.5]], dtype=torch.float64)
-TIGHT = {"rtol": 1e-10, "atol": 1e-10}
+TIGHT: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-10}
 
 
 def law(process, t):
@@ -71,6 +72,7 @@ def test_what_the_standard_prior_costs():
     exact = log_prob(model, x, solver="rk4", steps=10, log_prior=law(process, 1.0).log_prob)
     plain = log_prob(model, x, solver="rk4", steps=10)
     missed = plain.nats - exact.nats
+    assert exact.latent is not None
     expected = standard_normal(float(process.schedule(1.0)[1]))(exact.latent) - law(process, 1.0).log_prob(exact.latent)
     assert torch.allclose(missed, expected, atol=1e-9)
     assert 1e-4 < float(missed.abs().mean()) < 1e-2
@@ -98,11 +100,9 @@ def test_rademacher_probes():
 
 
 def test_bits_per_dimension():
-    uniform = lv.tasks.likelihood.LogProb(
-        torch.tensor([-12 * math.log(2.0)]), torch.zeros(1), 12, None, 0
-    )  # density 1/2 on [-1, 1]
+    uniform = LogProb(torch.tensor([-12 * math.log(2.0)]), torch.zeros(1), 12, None, 0)  # density 1/2 on [-1, 1]
     assert float(uniform.bits(2 / 256)) == pytest.approx(8.0)
-    flat = lv.tasks.likelihood.LogProb(torch.tensor([0.0]), torch.zeros(1), 12, None, 0)
+    flat = LogProb(torch.tensor([0.0]), torch.zeros(1), 12, None, 0)
     assert float(flat.bits(2 / 256)) == pytest.approx(7.0) and float(flat.bits(1 / 256)) == pytest.approx(8.0)
     assert float(flat.bits(2 / 17)) == pytest.approx(3.087, abs=1e-3)
     x = torch.arange(17.0).reshape(1, 17) / 8 - 1

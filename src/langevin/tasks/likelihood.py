@@ -197,8 +197,8 @@ def log_prob(
         solver: "adaptive" (Dormand-Prince, steps of each sample for itself), or a Runge-Kutta tableau ("midpoint", "heun",
             "heun3", "rk4") of equal steps.
         steps: of a tableau.
-        probes: Rademacher vectors that estimate the divergence (see `hutchinson`); 0 for the exact trace, which costs one backward
-            pass for each element. By default exact up to 32 elements, else 8.
+        probes: Rademacher vectors that estimate the divergence (see `hutchinson`); 0 for the exact trace, one backward pass for
+            each element. By default exact up to 32 elements, else 8.
         rtol, atol: of "adaptive", per step, of the state at about unit variance and of the integral in nats.
         most: evaluations after which "adaptive" gives up.
         log_prior: log density at level 1, (B, *shape) -> (B,); by default that of sigma(1) e. For an interpolant, and where
