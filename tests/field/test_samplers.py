@@ -21,17 +21,19 @@ from langevin.core.plan import Plan, Row
 from langevin.objectives import Denoising
 from langevin.plans import grids
 from langevin.plans.analysis import terminal_moments
+from langevin.plans.bayesian_flow import Settle
 from langevin.plans.moves import Langevin
 from langevin.plans.profiles import _dpmpp_3m, diffusers, k_diffusion, sd3
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
 CATEGORIES = ("confidence", "first_hitting", "remask", "tau_leaping")
+MEASURED = ("ddnm", "ddrm")  # which read a measurement of the data
 
 # plan -> its documented evaluations at n steps; a new plan joins by its row
 ONE_A_STEP = [
-    "adams_bashforth", "confidence", "consistency", "ddim", "ddpm", "default", "deis", "diffusers", "dpm_solver_multistep",
-    "dpmpp", "euler", "euler_ancestral", "first_hitting", "k_diffusion", "lcm", "lms", "multistep", "plms", "remask",
-    "sa_solver", "sd3", "tau_leaping", "trajectory", "trig", "unipc",
+    "adams_bashforth", "confidence", "consistency", "controlled", "ddim", "ddnm", "ddpm", "ddrm", "default", "deis",
+    "diffusers", "dpm_solver_multistep", "dpmpp", "euler", "euler_ancestral", "first_hitting", "k_diffusion", "lcm", "lms",
+    "multistep", "plms", "remask", "sa_solver", "sd3", "tau_leaping", "trajectory", "trig", "unipc",
 ]  # fmt: skip
 TWO_A_STEP = ["dpm_2", "dpm_solver", "dpmpp_single", "edm", "edm_stochastic", "heun"]  # and one for the last
 EVALUATIONS = {
@@ -43,6 +45,8 @@ EVALUATIONS = {
     "annealed_langevin": lambda n: 100 * n + 1,
     "predictor_corrector": lambda n: 2 * n,
     "restart": lambda n: 2 * n - 1 + (16 if n > 1 else 0),
+    "bayesian_flow": lambda n: n + 1,
+    "repaint": lambda n: n + 9 * 10 * ((n - 1) // 10),
 }
 SCHEDULE = {"edm": schedules.edm(), "sd3": schedules.flow()}
 
@@ -79,7 +83,7 @@ def test_diffusers_12771_cosine_betas_with_karras_levels_under_every_plan():
     # there: duplicate integer timesteps, and an index that drifts; here a level is never looked up
     model = exact(schedules.betas("cosine"))
     for name, make in plans.PLANS.items():
-        if "grid" not in inspect.signature(make).parameters or name in CATEGORIES:
+        if "grid" not in inspect.signature(make).parameters or name in (*CATEGORIES, *MEASURED):
             continue
         options = {"per_level": 2} if name == "annealed_langevin" else {}
         plan = make(5, grid="karras", **options).on(model.process.schedule)
@@ -98,7 +102,9 @@ def test_diffusers_4122_and_6477_as_many_steps_as_asked_and_none_of_size_zero(na
             continue
         plan = plans.PLANS[name](n).on(schedule)
         assert plan.nfe == EVALUATIONS[name](n), n
-        assert plan.rows[-1].stop == 0 and all(row.start != row.stop for row in plan.rows if not isinstance(row, Langevin))
+        assert plan.rows[-1].stop == 0 and all(
+            row.start != row.stop for row in plan.rows if not isinstance(row, (Langevin, Settle))
+        )
         if all(isinstance(row, Row) for row in plan.rows):
             assert plan.levels.count(0.0) == 1, n
             assert all(a > b for a, b in zip(plan.levels[:-1], plan.levels[1:], strict=True)), n

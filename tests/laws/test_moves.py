@@ -42,8 +42,9 @@ def test_renoise_of_categories_is_the_kernel(name):
     early = process.marginal_probs(x, 0.3)[0, 0]
     late = torch.zeros(process.states, dtype=torch.float64)
     for state, p in enumerate(early):  # Qbar_s Q_{t|s} = Qbar_t
-        keep = process._keep(process._alpha(0.7, x), process._alpha(0.3, x))
-        late += p * process.kernel.push(process.one_hot(torch.tensor([[state]])), keep)[0, 0]
+        since = process._alpha(0.3, x)
+        keep = process._keep(process._alpha(0.7, x), since)
+        late += p * process.kernel.push(process.one_hot(torch.tensor([[state]])), keep, since)[0, 0]
     assert torch.allclose(late, process.marginal_probs(x, 0.7)[0, 0], atol=1e-10)
     z = process.renoise(torch.zeros(20_000, 1, dtype=torch.int64), 0.0, 0.7, Noise.of(0, 20_000))
     share = torch.bincount(z[:, 0], minlength=process.states) / 20_000
