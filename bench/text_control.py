@@ -81,7 +81,7 @@ def main() -> None:
         print(rows[-1], flush=True)
 
     def sampled(guidance: Any = None, plan: Any = None, count: int = asked.count) -> Tensor:
-        made = plan or lv.plans.controlled(asked.steps)
+        made = plan or lv.plans.controlled(asked.steps, fresh=True)
         at = range(0, count, 50)
         return torch.cat([lv.sample(denoiser, made, min(50, count - k), seed=3, first_id=k, guidance=guidance) for k in at])
 
@@ -109,14 +109,15 @@ def main() -> None:
     sure = float((process.log_probs(z).exp().amax(-1) > 0.9).float().mean())
     agreed = float((plain == process.nearest(z)).float().mean())
     row("rounding: argmax p(w | x) is the nearest point", f"{agreed:.4f}", note=f"p above 0.9 at {sure:.4f} of tokens")
-    row("ddpm", "", "", fluent(plain))
+    row(f"posterior steps (ddpm:{asked.steps})", "", "", fluent(plain))
     show(plain)
-    for name, plan, guide in (("fresh marginals (consistency)", lv.plans.consistency(asked.steps), None),
-                              ("ddpm, clamped below 0.5", lv.plans.ddpm(asked.steps), Clamp(0.5)),
-                              ("dpmpp, 20 steps", lv.plans.dpmpp(20), None)):  # fmt: skip
-        ids = process.round(sampled(guide, plan))
-        row(name, "", "", fluent(ids))
-        show(ids)
+    for name, plan, guide in (("the same, clamped below 0.5", lv.plans.ddpm(asked.steps), Clamp(0.5)),
+                              ("dpmpp:20", lv.plans.dpmpp(20), None),
+                              ("fresh marginals (consistency)", lv.plans.consistency(asked.steps), None)):  # fmt: skip
+        plain = process.round(sampled(guide, plan))
+        row(name, "", "", fluent(plain))
+        show(plain)
+    # from here on with fresh marginals, controlled or not
 
     def share(word: str, ids: Tensor) -> float:
         return sum(word in text for text in said(ids)) / len(ids)
@@ -126,6 +127,9 @@ def main() -> None:
         ids = process.round(sampled(Control(tasks.contains(process, piece), rate=0.1, pull=0.001, of="belief")))
         row(f"content: the word {word}", f"{share(word, ids):.2f}", f"{share(word, plain):.2f}", fluent(ids))
         show(ids)
+    pub = Control(tasks.contains(process, [int(k) for k in test.alphabet.ids(" pub")]), rate=0.1, pull=0.001, of="belief")
+    ids = process.round(sampled(pub, lv.plans.controlled(asked.steps)))
+    row("content: the word pub, posterior steps", f"{share('pub', ids):.2f}", "", fluent(ids))
 
     def tokens(ids: Tensor) -> Tensor:
         return torch.where((ids == end).any(1), (ids == end).int().argmax(1), torch.tensor(length))
@@ -153,7 +157,7 @@ def main() -> None:
     for k, text in enumerate(some):
         given = process.embed(text).expand(8, *run.facts.shape)
         known = mark[None, :, None].expand_as(given)
-        filled = process.round(lv.sample(denoiser, lv.plans.ddpm(asked.steps), 8, seed=k, given=given, known=known))
+        filled = process.round(lv.sample(denoiser, lv.plans.consistency(asked.steps), 8, seed=k, given=given, known=known))
         likeness = [tasks.bleu(f[8:16].tolist(), text[8:16].tolist(), 1) for f in filled]
         best += likeness[tasks.least_risk([f[8:16].tolist() for f in filled])] / len(some)
         mean += sum(likeness) / 8 / len(some)

@@ -235,7 +235,7 @@ def e2e_embedding() -> Recipe:
         network=VectorsConfig(),
         objective=EmbeddingConfig(),
         train=TrainConfig(steps=6000, batch=64, lr=2e-3, ema=0.995),
-        sample=SampleConfig(plan="ddpm:200"),
+        sample=SampleConfig(plan="consistency:200"),
     )
 
 
