@@ -4,10 +4,16 @@ import torch
 
 from langevin import bayesian_flow, plans, schedules
 from langevin.core import prediction
-from langevin.core.categorical import Categorical, ordinal_rates
+from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.embedded import Embedded
+from langevin.kernels import Chain, Squared, nearest_neighbour_rates, ordinal_rates
+
+
+def f64(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
 
 SCHEDULES = {
     "vp_linear": schedules.vp_linear(),
@@ -28,6 +34,8 @@ SCHEDULES = {
     "betas cosine": schedules.betas("cosine"),
     "zero terminal": schedules.zero_terminal_snr(schedules.betas("scaled_linear")),
     "keep_cosine": schedules.keep_cosine(),
+    "keep_power": schedules.keep_power(2.0),
+    "keep_betas": schedules.keep_betas("cosine"),
     "mutual_information": schedules.mutual_information(torch.tensor([0.5, 0.3, 0.2])),
     "sqrt": schedules.sqrt(),
     "sqrt published": schedules.sqrt(published=True),
@@ -38,12 +46,25 @@ SCHEDULES = {
 # general matrices: ordered values, and one that is not symmetric
 SKEW = torch.tensor([[-1.0, 0.7, 0.3], [0.2, -0.5, 0.3], [0.9, 0.1, -1.0]], dtype=torch.float64)
 
+PLACES = [[1.0, 0.1], [0.8, 0.5], [0.1, 1.0]]
+
+
+def alternating(steps: int = 48) -> Chain:
+    """Steps (1 - b) I + b P with b_i = 1 / (T - i + 1), so that (T - i) / T is kept, and P one of two that differ."""
+    even, near = torch.full((3, 3), 1 / 3, dtype=torch.float64), f64(0.5, 0.3, 0.2, 0.3, 0.4, 0.3, 0.2, 0.3, 0.5).reshape(3, 3)
+    b = 1 / torch.arange(steps, 0, -1, dtype=torch.float64)[:, None, None]
+    other = torch.stack([near, even]).repeat(steps // 2, 1, 1)
+    return Chain((1 - b) * torch.eye(3, dtype=torch.float64) + b * other)
+
+
 CATEGORICAL = {
     "uniform": Categorical(3, schedules.keep_linear(), "uniform"),
     "marginal": Categorical(3, schedules.keep_cosine(), torch.tensor([0.6, 0.3, 0.1])),
     "mask": Categorical(3, schedules.keep_linear(), "mask"),
     "ordinal": Categorical(3, schedules.keep_linear(), rates=ordinal_rates(3, 0.4)),
     "skew": Categorical(3, schedules.keep_cosine(), rates=SKEW),
+    "chain": Categorical(3, schedules.keep_linear(), kernel=alternating()),
+    "neighbours": Categorical(3, schedules.keep_cosine(), kernel=Squared(nearest_neighbour_rates(torch.tensor(PLACES), 1))),
 }
 
 # categories at points: learned vectors, centred one-hot vectors, numbers
@@ -117,7 +138,3 @@ class Fixed(Noise):
 
     def normal(self, shape=(), dtype=torch.float32):
         return torch.full((len(self.ids), *shape), self.value, dtype=dtype)
-
-
-def f64(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)

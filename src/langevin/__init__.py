@@ -29,6 +29,7 @@ _NAMES = {
     "fit": "langevin.training",
     "load": "langevin.zoo.load",
     "lerp": "langevin.core.posterior",
+    "log_prob": "langevin.tasks.likelihood",
     "open_run": "langevin.recipes.build",
     "recipe": "langevin.recipes",
     "sample": "langevin.core.sample",
@@ -93,5 +94,6 @@ if TYPE_CHECKING:
     from langevin.pictures import save_gif, save_images
     from langevin.recipes import recipe
     from langevin.recipes.build import open_run
+    from langevin.tasks.likelihood import log_prob
     from langevin.training import Trainer, fit
     from langevin.zoo.load import load

@@ -148,7 +148,8 @@ class NormalOracle(BaseDenoiser):
         cross = self.covariance * alpha[:, None, :]  # cov(x, z)
         total = alpha[:, :, None] * cross + torch.diag_embed(sigma**2)
         gain = torch.linalg.solve(total, cross, left=False)
-        mean = self.mean + torch.einsum("bij,bj->bi", gain.expand(len(state), -1, -1), state.double() - alpha * self.mean)
+        off = state.double() - alpha * self.mean
+        mean = self.mean + (off @ gain[0].T if len(gain) == 1 else torch.einsum("bij,bj->bi", gain, off))
         left = self.covariance - gain @ cross.transpose(1, 2)
         return GaussianPosterior(mean.to(state.dtype), left.diagonal(dim1=1, dim2=2).expand(state.shape).to(state.dtype))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from langevin.core.categorical import Kernel
 from langevin.core.levels import Level
 from langevin.core.schedule import Formula, Schedule, Table, from_lam
 
@@ -234,12 +235,62 @@ def keep_linear() -> Schedule:
     return flow()
 
 
-def keep_cosine() -> Schedule:
-    """Keep-probability cos(pi t / 2): Hoogeboom's convention, which D3PM uses, not its square (2102.05379)."""
-    return Formula("keep_cosine", lambda t: torch.sin(math.pi / 2 * (1 - t)), None, "flow")
+def keep_cosine(offset: float = 0.0) -> Schedule:
+    """Keep-probability cos(pi/2 (t + s) / (1 + s)), 1 at t = 0: Hoogeboom's convention, which D3PM uses with s = 0.008, not its
+    square (2102.05379)."""
+    start = math.cos(math.pi / 2 * offset / (1 + offset))
+    name = f"keep_cosine({offset:g})" if offset else "keep_cosine"
+    return Formula(name, lambda t: (torch.sin(math.pi / 2 * (1 - t) / (1 + offset)) / start).clamp(max=1), None, "flow")
 
 
-def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes: int = 1024) -> Schedule:
+def keep_power(power: float = 2.0) -> Schedule:
+    """Keep-probability (1 - t)^power: the polynomial schedulers of discrete flow matching, kappa = tau^n (2402.04997)."""
+    if not power > 0:
+        raise ValueError(f"power is {power}; give a number above 0.")
+    return Formula(f"keep_power({power:g})", lambda t: (1 - t.double()) ** power, None, "flow")
+
+
+def keep_betas(kind: str = "linear", steps: int = 1000, start: float = 1e-4, end: float = 0.02) -> Schedule:
+    """Keep-probability prod (1 - b_i) of a table at t = i / T, a straight line between (D3PM, 2107.03006, sec. 3.3).
+
+    Args:
+        kind: "linear" (betas from `start` to `end`), "cosine" (the cosine with offset 0.008, not squared, betas at most 0.999),
+            or "mutual_information" (b_i = 1 / (T - i + 1), right for a mask whatever the data: `keep_linear()` at the nodes).
+        steps: T.
+    """
+    place = torch.arange(steps + 1, dtype=torch.float64)
+    if kind == "linear":
+        values = torch.linspace(start, end, steps, dtype=torch.float64)
+    elif kind == "cosine":
+        bar = torch.cos((place / steps + 0.008) / 1.008 * math.pi / 2)
+        values = (1 - bar[1:] / bar[:-1]).clamp(max=0.999)
+    elif kind == "mutual_information":
+        values = 1 / (steps - place[1:] + 1)
+    else:
+        raise ValueError(f"kind is {kind!r}; the tables are linear, cosine and mutual_information.")
+    kept = torch.cat([torch.ones(1, dtype=torch.float64), (1 - values).cumprod(0)])
+
+    def alpha(t: Tensor) -> Tensor:
+        at, nodes = t.double().clamp(0, 1) * steps, kept.to(t.device)
+        # a level i/T must meet node i although i/T*T may miss i by one ulp
+        at = torch.where((at - at.round()).abs() < 1e-9, at.round() + (at - at.detach()), at)
+        left = at.detach().floor().clamp(max=steps - 1).long()
+        return nodes[left] + (at - left) * (nodes[left + 1] - nodes[left])
+
+    return Formula(f"keep_betas({kind}, {steps})", alpha, None, "flow")
+
+
+def clipped(base: Schedule, eps: float = 1e-4) -> Schedule:
+    """alpha = (1 - 2 eps) alpha_base + eps, as masked diffusion clips it (MD4, 2406.04329, app. D). Neither end is reached, so
+    that a bound has two more terms; see `langevin.tasks.bound`."""
+    if not 0 <= eps < 0.5:
+        raise ValueError(f"eps is {eps}; it is cut off at both ends, at least 0 and below 0.5.")
+    return Formula(f"clipped({base.extra_repr()}, {eps:g})", lambda t: (1 - 2 * eps) * base.alpha(t) + eps, None, "flow")
+
+
+def mutual_information(
+    probabilities: Tensor, limit: Tensor | None = None, nodes: int = 1024, kernel: Kernel | None = None
+) -> Schedule:
     """Keep-probability with 1 - I(z_t; x) / H(x) = t (D3PM, 2107.03006, appendix A.7).
 
     Args:
@@ -247,6 +298,7 @@ def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes
         limit: (K,) the limit pi of the kernel alpha I + (1 - alpha) 1 pi^T; None is uniform. For a mask the answer
             is 1 - t whatever the marginal: use `keep_linear()`.
         nodes: size of the table that inverts alpha -> I, denser towards both ends.
+        kernel: instead of a limit, any kernel made of rates.
     """
     p = torch.as_tensor(probabilities, dtype=torch.float64)
     pi = torch.full_like(p, 1 / len(p)) if limit is None else torch.as_tensor(limit, dtype=torch.float64)
@@ -254,17 +306,26 @@ def mutual_information(probabilities: Tensor, limit: Tensor | None = None, nodes
     if p.ndim != 1 or pi.shape != p.shape or not entropy > 0:
         raise ValueError(f"probabilities have shape {tuple(p.shape)}; give (K,) with at least two above 0.")
     keep = torch.sin(math.pi / 2 * torch.linspace(0, 1, nodes, dtype=torch.float64)) ** 2  # ascending 0 .. 1
-    forward = keep[:, None, None] * torch.eye(len(p), dtype=torch.float64) + (1 - keep)[:, None, None] * pi
+    eye = torch.eye(len(p), dtype=torch.float64)
+    if kernel is None:
+        forward = keep[:, None, None] * eye + (1 - keep)[:, None, None] * pi
+    else:  # rates may be slow or fast, so the exponents are spread over nine decades
+        inner = torch.exp(-torch.logspace(5, -4, nodes - 2, dtype=torch.float64))
+        keep = torch.cat([torch.zeros(1, dtype=torch.float64), inner, torch.ones(1, dtype=torch.float64)])
+        forward = torch.stack([kernel.push(eye, k[None]) for k in keep])
     joint = p[:, None] * forward
     marginal = joint.sum(1, keepdim=True)
     information = (torch.special.xlogy(joint, joint) - torch.special.xlogy(joint, p[:, None] * marginal)).sum((1, 2))
     times = (1 - information / entropy).flip(0)  # ascending 0 .. 1 as keep falls
     times[0], times[-1] = 0.0, 1.0
-    values = keep.flip(0)
+    # where rounding rules the information stands still: keep one node of those
+    rising = torch.cat([torch.ones(1, dtype=torch.bool), times[1:] > times.cummax(0).values[:-1]]) & (times < 1)
+    rising[-1] = True
+    times, values = times[rising], keep.flip(0)[rising]
 
     def alpha(t: Tensor) -> Tensor:
         at, kept = times.to(t.device), values.to(t.device)
-        right = torch.searchsorted(at, t.double().detach().contiguous()).clamp(1, nodes - 1)
+        right = torch.searchsorted(at, t.double().detach().contiguous()).clamp(1, len(at) - 1)
         left = right - 1
         part = (t.double() - at[left]) / (at[right] - at[left])
         return (kept[left] + part * (kept[right] - kept[left])).clamp(0, 1)
@@ -283,9 +344,10 @@ def _betas(name: str, integral: Callable[[Tensor], Tensor]) -> Schedule:
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "bayesian_flow": bayesian_flow, "bayesian_flow_categories": bayesian_flow_categories, "betas": betas, "cosine": cosine,
-    "edm": edm, "flow": flow, "keep_cosine": keep_cosine, "keep_linear": keep_linear, "learned": learned,
-    "learned_path": learned_path, "lipman": lipman, "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sqrt": sqrt,
-    "sub_vp": sub_vp, "trigonometric": trigonometric, "ve": ve, "vp_linear": vp_linear,
+    "edm": edm, "flow": flow, "keep_betas": keep_betas, "keep_cosine": keep_cosine, "keep_linear": keep_linear,
+    "keep_power": keep_power, "learned": learned, "learned_path": learned_path, "lipman": lipman,
+    "scaled_linear": scaled_linear, "sigmoid": sigmoid, "sqrt": sqrt, "sub_vp": sub_vp, "trigonometric": trigonometric,
+    "ve": ve, "vp_linear": vp_linear,
 }  # fmt: skip
 
 

@@ -18,8 +18,11 @@ ROOMS = {
     "pictures": {"files"},
     "inspection": {"files", "header", "manifest"},
     "networks": set(),
+    "graphs": set(),
     "core": set(),
     "schedules": {"core"},
+    "kernels": {"core"},
+    "heads": {"core"},
     "interpolants": {"core"},
     "variances": {"core"},
     "oracles": {"core"},
@@ -173,10 +176,10 @@ def test_the_public_surface_is_frozen():
     import langevin as lv
 
     assert lv.__all__ == [
-        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan", "Product",
-        "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "networks", "objectives", "open_run",
-        "oracles", "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images", "schedules", "spaces",
-        "tasks", "training", "trajectory",
+        "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan",
+        "Product", "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "log_prob", "networks",
+        "objectives", "open_run", "oracles", "plans", "predictions", "processes", "recipe", "sample", "save_gif", "save_images",
+        "schedules", "spaces", "tasks", "training", "trajectory",
     ]  # fmt: skip
 
 

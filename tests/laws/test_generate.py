@@ -210,3 +210,11 @@ def test_a_prompt_is_for_models_that_read():
         make(conditioner=None).run("cat")
     with pytest.raises(ValueError, match="0 to 9"):
         make(conditioner=None, defaults=Defaults(SIZE, 4, 1.0, multiple=2, classes=10)).run()
+
+
+def test_strength_nothing_is_the_picture_and_the_network_is_not_asked():
+    model = make()
+    model.denoiser.net.forward = None  # pyright: ignore
+    made = model.run("cat", image=PICTURE, strength=0.0, seed=2)
+    assert torch.equal(made.tensor, PICTURE)
+    assert made.info[0]["strength"] == 0.0 and len(made.info) == 1

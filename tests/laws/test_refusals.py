@@ -73,7 +73,8 @@ CASES = {
     "an empty interval": (lambda: lv.CFG(2.0, interval=(0.8, 0.2)), "interval is"),
     # objectives
     "min-SNR of categories": (lambda: Denoising("min_snr").check(CATEGORICAL["mask"]), "does not exist"),
-    "continuous bound without a mask": (lambda: Denoising("elbo").check(CATEGORICAL["uniform"]), "the ELBO objective"),
+    "continuous bound of a general kernel": (lambda: Denoising("elbo").check(CATEGORICAL["ordinal"]), "the ELBO objective"),
+    "flow bound of Gaussians": (lambda: Denoising("flow").check(lv.Gaussian(lv.schedules.cosine())), "use 'elbo'"),
     "a learned schedule without the bound": (lambda: Denoising().check(lv.Gaussian(lv.schedules.learned())), "weight='elbo'"),
     "unknown weight": (lambda: Denoising("minsnr"), "weight is 'minsnr'"),
     "unknown levels": (lambda: Denoising(levels="gauss"), "levels is 'gauss'"),

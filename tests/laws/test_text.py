@@ -9,7 +9,7 @@ from langevin.data.text import pieces_of, plain
 from langevin.text.alphabets import Bytes, Characters, Pieces, learn
 
 TEXT = (
-    "First Citizen:\r\nBefore we proceed any further, hear me speak.\n\n\tAll:  Speak,   speak!\u00a0 Côte d’Ivoire 😀 e\u0301 ﬁ\n"
+    "First Citizen:\r\nBefore we proceed any further, hear me speak.\n\n\tAll:  Speak,  speak!\u00a0 Côte d’Ivoire 😀 e\u0301 ﬁ\n"
     "don't  stop\u2003here 12345 \n\n\n   indented, and then nothing   "
 ) * 3
 ALPHABETS = ("bytes", "characters", "pieces")

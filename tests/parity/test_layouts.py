@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from langevin.tensors import load
+from langevin.tensors import DTYPES, load
+from langevin.zoo import convert
 from langevin.zoo.family import load_into, parameters, unset
-from langevin.zoo.layouts import Single, flat, opened, to_original
+from langevin.zoo.layouts import Single, opened, to_original
 from tests.parity.goldens import Case, Goldens
 
 # what no tensor tells, and small models have other values of than the published ones
@@ -60,7 +61,10 @@ NAMES = [f"{family}-{case}-{file}" for family, case, file, *_ in FILES]
 def _tensors(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         return load(path)
-    return flat(torch.load(path, weights_only=True))
+    with convert.opened(path) as old:
+        views = convert.select(old, "all").tensors
+        values = {name: bytearray(b"".join(bytes(piece) for piece in old.read(view))) for name, view in views.items()}
+    return {name: torch.frombuffer(values[name], dtype=DTYPES[v.dtype]).reshape(v.shape) for name, v in views.items()}
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

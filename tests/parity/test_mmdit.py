@@ -139,22 +139,6 @@ def test_hidden_text_is_as_if_it_were_not_there(goldens: Goldens, family: str, n
 
 
 @pytest.mark.parametrize("family, name", CASES)
-def test_each_patch_may_have_its_level(goldens: Goldens, family: str, name: str):
-    case = goldens.case(family, name)
-    net = case.network("transformer", PARTS[family])
-    z, level, cond = told(family, case.arguments("forward"))
-    spread = level[:, None, None, None].expand(-1, 1, *z.shape[2:])
-    with torch.no_grad():
-        one, each = net(z, level, cond), net(z, spread, cond)
-        assert float((one - each).abs().max()) <= 1e-5 * float(one.abs().max())
-        assert torch.equal(net(z, level[:, None, None, None], cond), one)
-        other = spread.clone()
-        other[..., :2, :2] = 3.0
-        changed = (net(z, other, cond) - each).abs()
-    assert float(changed[..., :2, :2].max()) > 1e-2 * float(one.abs().max())
-
-
-@pytest.mark.parametrize("family, name", CASES)
 def test_tables_kept_from_inference_serve_training(goldens: Goldens, family: str, name: str):
     case = goldens.case(family, name)
     net = case.network("transformer", PARTS[family])

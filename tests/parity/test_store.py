@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from langevin.zoo.convert import convert_file
 from langevin.zoo.detect import ORIGINALS, detect
-from langevin.zoo.layouts.single import LAYOUTS, flat
+from langevin.zoo.layouts.single import LAYOUTS, PARTS, flat
 from langevin.zoo.store import open_weights
 from tests.parity.test_layouts import FILES
 
@@ -56,8 +56,11 @@ def test_pipelines_and_components_are_told_by_their_class(goldens):
         assert any("langevin convert" in need for need in found.needs) == old
 
 
-def test_layouts_go_by_one_name():
-    assert set(ORIGINALS) == set(LAYOUTS)
+def test_layouts_are_one_table():
+    assert {name: tuple((p.component, p.prefix, p.part) for p in places) for name, places in LAYOUTS.items()} == {
+        name: original.parts for name, original in ORIGINALS.items()
+    }
+    assert {part for original in ORIGINALS.values() for _, _, part in original.parts} == set(PARTS)
 
 
 @pytest.mark.parametrize(("family", "case", "file", "layout"), [row[:4] for row in FILES])

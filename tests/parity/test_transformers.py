@@ -11,6 +11,7 @@ from torch import Tensor
 from langevin.networks import DiT
 from langevin.zoo.families import dit, pixart, sana
 from langevin.zoo.family import Component
+from tests.parity import test_mmdit as mmdit
 from tests.parity.goldens import Goldens
 
 PARTS: dict[str, Component] = {"dit": dit.COMPONENTS[0], "pixart": pixart.COMPONENTS[0], "sana": sana.COMPONENTS[0]}
@@ -109,12 +110,17 @@ def test_hidden_text_is_as_if_it_were_not_there(goldens: Goldens, family: str, n
     assert float((hidden - plain).abs().max()) <= 1e-5 * float(plain.abs().max())
 
 
-@pytest.mark.parametrize("family, name", CASES)
-def test_each_patch_may_have_its_level(goldens: Goldens, family: str, name: str):
+EVERY = [
+    *((PARTS, lambda family, net, given: told(net, given), *case) for case in CASES),
+    *((mmdit.PARTS, lambda family, net, given: mmdit.told(family, given), *case) for case in mmdit.CASES),
+]
+
+
+@pytest.mark.parametrize("parts, told_as, family, name", EVERY, ids=["-".join(row[2:]) for row in EVERY])
+def test_each_patch_may_have_its_level(goldens: Goldens, parts: Any, told_as: Any, family: str, name: str):
     case = goldens.case(family, name)
-    net = case.network("transformer", PARTS[family])
-    assert isinstance(net, DiT)
-    z, level, cond = told(net, case.arguments("forward"))
+    net = case.network("transformer", parts[family])
+    z, level, cond = told_as(family, net, case.arguments("forward"))
     spread = level[:, None, None, None].expand(-1, 1, *z.shape[2:])
     with torch.no_grad():
         one, each = net(z, level, cond), net(z, spread, cond)

@@ -11,6 +11,7 @@ from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
 from langevin.cli.plans import plan, tune
 from langevin.cli.published import convert, inspect
+from langevin.cli.restoring import restore
 from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
@@ -24,6 +25,7 @@ langevin: diffusion models of every kind.
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
+  langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
   langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin
@@ -41,7 +43,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish,
+    "publish": publish, "restore": restore,
 }  # fmt: skip
 
 

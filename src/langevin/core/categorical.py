@@ -4,6 +4,7 @@ Kernels Qbar_t[x, z] = q(z_t = z | x), rows summing to 1:
 
     low rank   Qbar_t = alpha_t I + (1 - alpha_t) 1 pi^T        pi uniform, a marginal, or all on a mask
     general    Qbar_t = exp(-log(alpha_t) R)                    R a small matrix of rates
+    others     see `langevin.kernels`: chains of matrices, large matrices of rates
 
 alpha is the schedule's, read as the probability that nothing has happened yet. For R = 1 pi^T - I both agree.
 The bridge at eta = 1 is Bayes' rule averaged over the belief p (D3PM, 2107.03006, eq. 3),
@@ -33,18 +34,19 @@ from langevin.core.space import Euclidean, Space
 class Kernel(ABC):
     """Transition probabilities Q_{t|s} between S states, applied to vectors and never built per token.
 
-    `keep` is alpha_t / alpha_s with one trailing axis of size 1.
+    `keep` is alpha_t / alpha_s with one trailing axis of size 1, `since` alpha_s like it; kernels that are the same at every
+    level do not look at the latter.
     """
 
     limit: Tensor
     """(S,) float64, where every state ends."""
 
     @abstractmethod
-    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+    def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         """p Q, for rows p (..., S)."""
 
     @abstractmethod
-    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+    def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         """Q[., z], (..., S): how likely each earlier state makes z."""
 
 
@@ -54,10 +56,10 @@ class LowRank(Kernel):
     def __init__(self, limit: Tensor) -> None:
         self.limit = limit
 
-    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+    def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         return keep * p + (1 - keep) * p.sum(-1, keepdim=True) * self.limit.to(p.device)
 
-    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+    def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         limit = self.limit.to(z.device)
         return keep * torch.nn.functional.one_hot(z, len(limit)) + (1 - keep) * limit[z][..., None]
 
@@ -90,11 +92,11 @@ class General(Kernel):
         faded = torch.exp(decay * keep.clamp(min=1e-300).log())
         return torch.where(decay.abs() < 1e-9, torch.ones_like(faded), torch.where(keep > 0, faded, torch.zeros_like(faded)))
 
-    def push(self, p: Tensor, keep: Tensor) -> Tensor:
+    def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         left, right = self._left.to(p.device), self._right.to(p.device)
         return (((p.to(left.dtype) @ left) * self._fade(keep)) @ right).real.clamp(min=0)
 
-    def column(self, z: Tensor, keep: Tensor) -> Tensor:
+    def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         left, right = self._left.to(z.device), self._right.to(z.device)
         return ((right.T[z] * self._fade(keep)) @ left.T).real.clamp(min=0)
 
@@ -114,6 +116,7 @@ class Categorical(LeafProcess):
         schedule: its alpha is the keep-probability, e.g. `schedules.keep_linear()`.
         limit: "uniform", "mask" (one more state, K, is added), or (K,) probabilities ("marginal").
         rates: (K, K) instead of a limit, for kernels that are not low rank (ordinal, nearest-neighbour).
+        kernel: instead of both, any kernel between the K categories; see `langevin.kernels`.
         space: ties between positions (symmetric edges); Euclidean by default.
     """
 
@@ -126,20 +129,21 @@ class Categorical(LeafProcess):
         limit: str | Tensor = "uniform",
         rates: Tensor | None = None,
         space: Space | None = None,
+        kernel: Kernel | None = None,
     ) -> None:
         super().__init__()
         check_schedule(schedule)
         if categories < 2:
             raise ValueError(f"categories is {categories}; give at least 2.")
         self.categories, self.schedule, self.space = categories, schedule, space or Euclidean()
-        self.masked = isinstance(limit, str) and limit == "mask" and rates is None
+        own = rates is not None or kernel is not None
+        self.masked = isinstance(limit, str) and limit == "mask" and not own
         self.states = categories + self.masked
-        if rates is not None and not (isinstance(limit, str) and limit == "uniform"):
-            raise ValueError("rates have their own limit; give rates or limit, not both.")
+        if own and not (isinstance(limit, str) and limit == "uniform" and (rates is None or kernel is None)):
+            raise ValueError("rates and kernels have their own limit; give one of rates, kernel and limit, not both.")
         if rates is not None:
-            self.kernel: Kernel = General(torch.as_tensor(rates, dtype=torch.float64))
-        else:
-            self.kernel = LowRank(self._limit(limit))
+            kernel = General(torch.as_tensor(rates, dtype=torch.float64))
+        self.kernel = kernel if kernel is not None else LowRank(self._limit(limit))
         if self.kernel.limit.shape != (self.states,):
             raise ValueError(f"the kernel has {len(self.kernel.limit)} states for {categories} categories; make them agree.")
 
@@ -214,7 +218,7 @@ class Categorical(LeafProcess):
             evidence = self.kernel.column(z, alpha_t)
             # beliefs that the state itself rules out (possible with prediction "posterior") carry no weight
             weight = torch.where(evidence > 0, p / evidence.clamp(min=1e-300), 0.0)
-            bayes = self.kernel.push(weight, alpha_s) * self.kernel.column(z, self._keep(alpha_t, alpha_s))
+            bayes = self.kernel.push(weight, alpha_s) * self.kernel.column(z, self._keep(alpha_t, alpha_s), alpha_s)
             mass = bayes.sum(-1, keepdim=True)
             out = eta * torch.where(mass > 0, bayes / mass.clamp(min=1e-300), self.one_hot(z))
         if eta < 1:
@@ -235,8 +239,8 @@ class Categorical(LeafProcess):
         return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
     def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
-        keep = self._keep(self._alpha(t, z), self._alpha(s, z))
-        return self._draw(self.kernel.push(self.one_hot(z), keep), noise, mask)
+        since = self._alpha(s, z)
+        return self._draw(self.kernel.push(self.one_hot(z), self._keep(self._alpha(t, z), since), since), noise, mask)
 
     def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
         if bool((self._alpha(s, z) == 1).all()):  # the reconstruction, kept in logarithms
@@ -302,17 +306,3 @@ class Categorical(LeafProcess):
             for weight, u in zip(number.mix[1:], history[1:], strict=False):
                 logits = torch.add(logits, u, alpha=weight)
         return self.bridge(start, belief.with_params(logits), number.start, number.stop, noise, number.eta, mask)
-
-
-def ordinal_rates(categories: int, width: float = 0.05) -> Tensor:
-    """(K, K) rates of jumping between ordered values, a discretised Gaussian of the distance (D3PM, app. A.2.3).
-
-    Distances count in units of the range K - 1, so that the same width means the same at every K. (The published
-    code fixes the range at 255, which freezes every state at small K.)
-    """
-    index = torch.arange(categories, dtype=torch.float64)
-    rates = torch.exp(-((index[:, None] - index) ** 2) / ((categories - 1) * width) ** 2)
-    rates.fill_diagonal_(0)
-    rates /= rates.sum(1).max()
-    rates = (rates + rates.T) / 2
-    return rates - torch.diag(rates.sum(1))

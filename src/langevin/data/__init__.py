@@ -3,6 +3,7 @@
 from langevin.data.arrays import Arrays
 from langevin.data.cache import Cached, cached, encoder_hash
 from langevin.data.digits import digits
+from langevin.data.graphs import Graph, Graphs, read_graphs
 from langevin.data.hugging_face import HFDataset
 from langevin.data.loader import Slice, loader
 from langevin.data.mnist import mnist
@@ -16,6 +17,7 @@ from langevin.data.stream import Stream
 from langevin.data.text import Documents, Text
 
 __all__ = [
-    "Arrays", "Cached", "Documents", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source",
-    "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order", "two_moons",
+    "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior",
+    "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order",
+    "read_graphs", "two_moons",
 ]  # fmt: skip

@@ -199,8 +199,8 @@ class Documents:
 
     Args:
         path: a file with one text a line, or a folder of them.
-        key: what stands in a line between the name of a text and the text, if it has a name. A name, or else the text itself, says
-            by its hash which split it belongs to, so that texts of one name are all on one side.
+        key: what stands in a line between the name of a text and the text, if it has a name. A name, or else the text itself,
+            says by its hash which split it belongs to, so that texts of one name are all on one side.
         alphabet, vocabulary: as for `Text`; all are learned from the training split but letters.
         length: tokens of a sample, with the one that ends. Longer texts are left out.
         split, held_out: as for `Text`.
@@ -302,8 +302,8 @@ def _least(categories: int) -> type:
 
 
 def _packed(alphabet: Any, texts: Iterable[str], most: int) -> np.ndarray:
-    """The tokens of texts one after the other. No alphabet makes more of a letter than UTF-8 has bytes, 4: what of the room for so
-    many is never written takes no memory."""
+    """The tokens of texts one after the other. No alphabet makes more of a letter than UTF-8 has bytes, 4: what of the room for
+    so many is never written takes no memory."""
     out, filled = np.empty(most, _least(alphabet.size)), 0
     for text in texts:
         ids = alphabet.ids(text)
@@ -314,5 +314,5 @@ def _packed(alphabet: Any, texts: Iterable[str], most: int) -> np.ndarray:
 
 def _digest(alphabet: Any, tokens: np.ndarray, form: str) -> str:
     total = hashlib.sha256(f"{alphabet.model_dump_json()} {form} {tokens.shape}".encode())
-    total.update(np.ascontiguousarray(tokens))
+    total.update(np.ascontiguousarray(tokens).data)
     return total.hexdigest()[:16]

@@ -1,8 +1,31 @@
 """Guidance: denoiser -> denoiser, composable. w = 1 is unguided."""
 
+from langevin.guidance import operators
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
+from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
+from langevin.guidance.operators import Operator
 from langevin.guidance.plug_in import Clamp, Control
+from langevin.guidance.value import Value
 
-__all__ = ["CFG", "Clamp", "ClassifierGuidance", "Control", "Known", "colourise", "inpaint", "super_resolve"]
+__all__ = [
+    "CFG",
+    "DPS",
+    "ByLevels",
+    "Clamp",
+    "ClassifierGuidance",
+    "Control",
+    "Known",
+    "Measurement",
+    "Moments",
+    "Observed",
+    "Operator",
+    "PiGDM",
+    "Replaced",
+    "Value",
+    "colourise",
+    "inpaint",
+    "operators",
+    "super_resolve",
+]

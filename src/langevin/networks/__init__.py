@@ -1,5 +1,6 @@
 """Networks: plain modules `net(z, level, cond, mask)` that know nothing of processes."""
 
+from langevin.networks.graph import GraphTransformer
 from langevin.networks.mlp import MLP, PixelCategories
 from langevin.networks.mmdit import MMDiT
 from langevin.networks.text import Prompted, TextEncoder
@@ -7,6 +8,6 @@ from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, P
 from langevin.networks.unet import UNet
 
 __all__ = [
-    "MLP", "CategoryPort", "DiT", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port", "Prompted",
-    "TextEncoder", "UNet", "VectorPort",
+    "MLP", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port",
+    "Prompted", "TextEncoder", "UNet", "VectorPort",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ from langevin.objectives.base import Loss, Objective
 from langevin.objectives.bayesian_flow import BayesianFlow
 from langevin.objectives.consistency import Consistency
 from langevin.objectives.denoising import Denoising
-from langevin.objectives.elbo import ELBO
+from langevin.objectives.elbo import ELBO, hybrid
 from langevin.objectives.embedding import Embedding
 from langevin.objectives.interpolant import InterFlow
 from langevin.objectives.mean_flow import MeanFlow
@@ -14,5 +14,5 @@ from langevin.objectives.shortcut import Shortcut
 
 __all__ = [
     "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "MeanFlow", "Objective",
-    "Shortcut", "levels", "weights",
+    "Shortcut", "hybrid", "levels", "weights",
 ]  # fmt: skip

@@ -1,12 +1,13 @@
 """Denoising: mean squared error for Gaussian leaves, cross-entropy for categorical ones, their sum over a product."""
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.core.categorical import Categorical
+from langevin.core.categorical import Categorical, LowRank
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
@@ -19,17 +20,29 @@ from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
+from langevin.objectives.jumps import flow, log_ratios, score_entropy
 from langevin.objectives.levels import LevelDensity
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.weights import Weight, named
+
+_BOUNDS = ("elbo", "flow")
+
+
+@runtime_checkable
+class Scored(Protocol):
+    """A prediction that says the ratios of probabilities itself, as `langevin.heads.ratio` does."""
+
+    def log_ratio(self, process: Categorical, output: Tensor, z: Tensor, t: Tensor) -> Tensor: ...
 
 
 class Denoising(Objective):
     """E w |target - network|^2 over levels drawn from `levels`; cross-entropy of the belief for categories.
 
     Args:
-        weight: a name ("simple", "elbo", "min_snr", "edm", "sigmoid") or a `Weight`. For categories "simple" is the plain
-            cross-entropy and "elbo" the bound of masked diffusion, -alpha' / (1 - alpha) per masked token (2406.07524, eq. 10).
+        weight: a name ("simple", "elbo", "min_snr", "edm", "sigmoid", "flow") or a `Weight`. For categories "simple" is the
+            plain cross-entropy, "elbo" the bound in continuous time (for a mask -alpha' / (1 - alpha) per masked token,
+            2406.07524, eq. 10; for other low-rank kernels, and the prediction `ratio`, the score entropy of SEDD), and "flow" the
+            bound of discrete flow matching, its generalised KL; see `langevin.objectives.jumps`.
         levels: a name ("uniform", "logit_normal", "lognormal_sigma", "beta", "loss_aware") or a `LevelDensity`.
         spread: one level per sample ("shared"), per leaf ("independent") or per element ("elements").
         clean: for products, probability that one leaf is given clean.
@@ -81,11 +94,15 @@ class Denoising(Objective):
         for name, leaf in process.leaves().items():
             at = f"leaf {name!r}" if name else "the process"
             if isinstance(leaf, Categorical):
-                if self.weight.name not in ("simple", "elbo") or (self.weight.name == "elbo" and not leaf.masked):
+                if self.weight.name not in ("simple", *_BOUNDS) or (
+                    self.weight.name in _BOUNDS and not isinstance(leaf.kernel, LowRank)
+                ):
                     raise ValueError(
-                        f"weight {self.weight.name!r} does not exist for {at} (categorical); use 'simple', 'elbo' "
-                        "where there is a mask, or the ELBO objective."
+                        f"weight {self.weight.name!r} does not exist for {at} (categorical); use 'simple', 'elbo' or 'flow' "
+                        "where the kernel is low rank, or the ELBO objective."
                     )
+            elif self.weight.name == "flow":
+                raise ValueError(f"weight 'flow' does not exist for {at} (Gaussian); use 'elbo'.")
             if self.levels.wants_losses and len(process.leaves()) > 1:
                 raise ValueError("loss-aware levels keep one history, and a product has a loss per leaf; use levels='uniform'.")
             if isinstance(leaf, Interpolant) and leaf.schedule.learned:
@@ -126,8 +143,7 @@ class Denoising(Objective):
                 error = self._squared_error(model, leaf, name, x[name], e[name], out[name], level)
             else:
                 assert isinstance(leaf, Categorical)
-                belief = model.predictions[name].posterior(leaf, out[name], z[name], t[name])
-                error = self._cross_entropy(leaf, x[name], z[name], belief, level)
+                error = self._cross_entropy(model, leaf, name, x[name], z[name], out[name], t[name], level)
             error = torch.where(drawn.to(error.device), error, torch.zeros_like(error))
             real = leaf.space.real(error, batch.mask)
             each = mean_over_elements(error, real)
@@ -155,7 +171,7 @@ class Denoising(Objective):
     def _divided(self, leaf: Gaussian | Categorical) -> bool:
         """Whether the loss is divided by the density that levels are drawn from."""
         # loss-aware levels are importance sampling: what is minimised must not follow them
-        bound = isinstance(leaf, Categorical) and self.weight.name == "elbo"
+        bound = isinstance(leaf, Categorical) and self.weight.name in _BOUNDS
         return bound or self.weight.measure != "drawn" or self.levels.wants_losses
 
     def _factor(self, leaf: Gaussian | Categorical, t: Tensor) -> Tensor:
@@ -174,7 +190,20 @@ class Denoising(Objective):
             factor = factor * prediction.eps_per_output(leaf, t) ** 2
         return cast(factor, error) * error
 
-    def _cross_entropy(self, leaf: Categorical, x: Tensor, z: Tensor, belief: CategoricalPosterior, t: Tensor) -> Tensor:
+    def _cross_entropy(
+        self, model: Denoiser, leaf: Categorical, name: str, x: Tensor, z: Tensor, out: Tensor, at: Tensor, t: Tensor
+    ) -> Tensor:
+        """The loss of a categorical leaf; t is `at`, but where the data was given."""
+        prediction = model.predictions[name]
+        belief: CategoricalPosterior = prediction.posterior(leaf, out, z, at)
+        ratio = isinstance(prediction, Scored)
+        if self.weight.name == "flow" or (self.weight.name == "elbo" and (ratio or not leaf.masked)):
+            if self.weight.name == "flow":
+                bound = flow(leaf, x, z, belief, t)
+            else:
+                log_s = prediction.log_ratio(leaf, out, z, t) if ratio else log_ratios(leaf, belief, z, t)
+                bound = score_entropy(leaf, x, z, log_s, t)
+            return (cast(1 / self.levels.density(t, leaf.schedule), bound) * bound).to(belief.log_probs.dtype)
         error = -belief.log_probs.gather(-1, x[..., None])[..., 0]
         if self.weight.name == "simple":
             return cast(self._factor(leaf, t), error.double()).to(error.dtype) * error

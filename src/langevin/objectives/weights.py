@@ -60,13 +60,22 @@ def sigmoid(bias: float = 0.0) -> Weight:
     return by_lam(lambda lam: torch.sigmoid(bias - lam), f"sigmoid({bias:g})")
 
 
+def flow() -> Weight:
+    """Categories only: the bound of discrete flow matching; see `langevin.objectives.jumps`."""
+
+    def on(s: Schedule, t: Tensor) -> Tensor:
+        raise ValueError("weight 'flow' is a bound of categories; use 'elbo' for Gaussian leaves.")
+
+    return Weight("flow", on, "t")
+
+
 def by_lam(f: Callable[[Tensor], Tensor], name: str = "by_lam") -> Weight:
     """Any function of the log-SNR, as a weight per unit of lam."""
     return Weight(name, lambda s, t: f(s.lam(t)), "lam")
 
 
 WEIGHTS: dict[str, Callable[..., Weight]] = {
-    "simple": lambda: simple, "elbo": elbo, "min_snr": min_snr, "edm": edm, "sigmoid": sigmoid,
+    "simple": lambda: simple, "elbo": elbo, "min_snr": min_snr, "edm": edm, "flow": flow, "sigmoid": sigmoid,
 }  # fmt: skip
 
 

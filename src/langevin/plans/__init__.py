@@ -14,6 +14,8 @@ from langevin.plans.control import controlled
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
+from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
+from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
 from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
@@ -46,31 +48,36 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
-        adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddpm,
-        default, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
+        adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
+        ddrm, default, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
         euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        predictor_corrector, remask, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
+        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
     )
 }  # fmt: skip
 
 __all__ = [
     "PLANS",
     "Adaptive",
+    "Ascent",
     "Draft",
+    "ExactAscent",
     "Grid",
     "Langevin",
     "LearnedVariance",
     "Plan",
     "Renoise",
+    "Restored",
     "Row",
     "StateRow",
     "Starts",
     "Trial",
     "after",
     "auto",
+    "begin",
     "candidates",
     "compare",
     "grids",
+    "inversion",
     "join",
     "optimal_levels",
     "order",

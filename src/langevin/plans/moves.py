@@ -11,6 +11,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import DrivingRow, StateRow
+from langevin.plans.dormand_prince import State, integrate
 from langevin.plans.integrals import level_of, polar
 from langevin.variances import step_deviation
 
@@ -101,16 +102,35 @@ class Langevin(StateRow):
         return z + size * score + (2 * size) ** 0.5 * fresh
 
 
+def clipped(x: Tensor, bound: float | None, quantile: float | None) -> Tensor:
+    """x within [-bound, bound], or as `Clipped` says of quantiles."""
+    if bound is None:
+        return x
+    if quantile is None:
+        return x.clamp(-bound, bound)
+    most = torch.quantile(x.abs().flatten(1).float(), quantile, dim=1).clamp(min=1).clamp(max=bound)
+    most = most.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
+    return x.clamp(-most, most) / most
+
+
 @dataclass(frozen=True, kw_only=True)
 class LearnedVariance(StateRow):
     """Ancestral step whose variance the belief brings (`belief.variance`, that of x given z):
 
     Var(z_s) = c^2 + w^2 Var(x), the exact variance of the bridge averaged over the belief, element by element
     (Analytic-DPM, 2201.06503, eq. 8). Where the network itself says the variance of steps, it is that (`WithVariance`).
+
+    Args:
+        bound, quantile: as of `Clipped`; the mean alone is clipped.
     """
 
     start: float
     stop: float
+    bound: float | None = None
+    quantile: float | None = None
+
+    def problem(self, evaluations: int) -> str | None:
+        return f"clips to {self.bound:g}; give a bound above 0" if self.bound is not None and not self.bound > 0 else None
 
     def check(self, leaf: Any) -> None:
         _gaussian(leaf, self)
@@ -122,7 +142,7 @@ class LearnedVariance(StateRow):
                 "the denoiser's belief has no variance; use ddpm with variance 'small' or 'large' instead of 'belief'."
             )
         weight, keep, deviation = leaf.bridge_numbers(self.start, self.stop, 1.0)
-        mean = belief.mean * weight + z * keep
+        mean = clipped(belief.mean, self.bound, self.quantile) * weight + z * keep
         if self.stop == 0:
             return mean
         spread = (deviation**2 + weight**2 * belief.variance).sqrt() if said is None else said
@@ -166,36 +186,13 @@ class Clipped(StateRow):
     def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
         return self.start if self.shown is None else self.shown
 
-    def clip(self, x: Tensor) -> Tensor:
-        if self.bound is None:
-            return x
-        if self.quantile is None:
-            return x.clamp(-self.bound, self.bound)
-        most = torch.quantile(x.abs().flatten(1).float(), self.quantile, dim=1).clamp(min=1).clamp(max=self.bound)
-        most = most.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
-        return x.clamp(-most, most) / most
-
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
         out = z * self.a
         if self.w:
-            out.add_(self.clip(belief.mean), alpha=self.w)
+            out.add_(clipped(belief.mean, self.bound, self.quantile), alpha=self.w)
         if self.u:
             out.add_(belief.mean, alpha=self.u)
         return out.add_(leaf.noise(z, noise, mask), alpha=self.c) if self.c else out
-
-
-# Dormand and Prince, "A family of embedded Runge-Kutta formulae" (1980), table 2
-_A = (
-    (),
-    (1 / 5,),
-    (3 / 40, 9 / 40),
-    (44 / 45, -56 / 15, 32 / 9),
-    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
-    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
-)
-_C = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-_E = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,48 +238,26 @@ class Adaptive(DrivingRow):
 
         calls = 0
 
-        def slope(y: Tensor, phi: Tensor) -> Tensor:
+        def slope(state: State, phi: Tensor) -> State:
             nonlocal calls
             calls += 1
             if calls > self.most:
                 raise ValueError(
                     f"most is {self.most} and the adaptive plan needs more evaluations; raise it, or the tolerances."
                 )
+            (y,) = state
             at = torch.where(phi >= top - 1e-12, self.start, level_of(schedule, phi, d))
             scaled = y * polar(schedule, at, d)[1].to(y).reshape(axes)
             belief = evaluate({name: scaled}, {name: expand(at, scaled)})
             x_part, z_part = leaf.slope(at, d)
             mean = belief.mean if name == "" else belief[name].mean
-            return mean * x_part.reshape(axes).to(y) + scaled * z_part.reshape(axes).to(y)
+            return (mean * x_part.reshape(axes).to(y) + scaled * z_part.reshape(axes).to(y),)
 
         top, scale = (float(v) for v in polar(schedule, self.start, d))
         end = float(polar(schedule, max(self.stop, schedule.floor), d)[0])
-        phi = torch.full((len(state),), top, dtype=torch.float64)
-        y = state / scale
-        size = torch.full_like(phi, (end - top) / 20)
-        first = slope(y, phi)
-        older, older_phi = first, phi.clone()
-        while bool((phi > end).any()):
-            size = torch.maximum(size, end - phi)  # steps are negative
-            stages = [first]
-            step = size.reshape(axes).to(y)
-            for row, share in zip(_A[1:], _C[1:], strict=True):
-                moved = y
-                for weight, k in zip(row, stages, strict=True):
-                    moved = moved + step * weight * k
-                stages.append(slope(moved, (phi + share * size).clamp(min=end)))
-            error = step * sum(weight * k for weight, k in zip(_E, stages, strict=True))
-            allowed = self.atol + self.rtol * torch.maximum(y.abs(), moved.abs())  # pyright: ignore
-            worst = (error / allowed).flatten(1).double().square().mean(1).sqrt().cpu()
-            good = (worst <= 1) & (phi > end)
-            keep = good.reshape(axes).to(y.device)
-            older, older_phi = torch.where(keep, first, older), torch.where(good, phi, older_phi)
-            y, first = torch.where(keep, moved, y), torch.where(keep, stages[-1], first)  # pyright: ignore
-            phi = torch.where(good, phi + size, phi)
-            phi = torch.where(phi - end < 1e-12, end, phi)
-            size = size * (0.9 * worst.clamp(min=1e-10) ** -0.2).clamp(0.2, 5.0)
+        (y,), (first,), (older,), older_phi = integrate(slope, (state / scale,), top, end, self.rtol, self.atol)
         if self.stop > 0:
             return {name: y * float(polar(schedule, self.stop, d)[1])}
         # from the floor to clean data along the slope and its change over the last step
-        bend = (first - older) / (phi - older_phi).reshape(axes).to(y)
+        bend = (first - older) / (end - older_phi).reshape(axes).to(y)
         return {name: (y - end * (first - end / 2 * bend)) * d}

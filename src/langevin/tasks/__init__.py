@@ -1,10 +1,38 @@
 """Tasks: what is done with a trained model besides drawing samples."""
 
-from langevin.tasks.edit import colourise, denoise, inpaint, interpolate, slerp, stroke, super_resolve
+from langevin.tasks.edit import (
+    change,
+    colourise,
+    denoise,
+    image_to_image,
+    inpaint,
+    interpolate,
+    invert,
+    slerp,
+    stroke,
+    super_resolve,
+)
+from langevin.tasks.inverse import METHODS, Restored, coverage, restore
 from langevin.tasks.risk import bleu, least_risk
 from langevin.tasks.wording import contains, of_length
 
 __all__ = [
-    "bleu", "colourise", "contains", "denoise", "inpaint", "interpolate", "least_risk", "of_length", "slerp", "stroke",
+    "METHODS",
+    "Restored",
+    "bleu",
+    "change",
+    "colourise",
+    "contains",
+    "coverage",
+    "denoise",
+    "image_to_image",
+    "inpaint",
+    "interpolate",
+    "invert",
+    "least_risk",
+    "of_length",
+    "restore",
+    "slerp",
+    "stroke",
     "super_resolve",
-]  # fmt: skip
+]

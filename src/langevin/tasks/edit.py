@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, home
+from langevin.core.denoiser import BaseDenoiser, Cond, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import plans_for, sample
+from langevin.guidance import CFG
 from langevin.guidance import known as parts
 from langevin.plans.first_order import ddim
 from langevin.plans.grids import uniform
+from langevin.plans.inversion import begin, inversion
 
 
 def inpaint(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, known: Tensor, **options: Any) -> Tensor:
@@ -60,6 +62,47 @@ def stroke(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, **option
     noise = Noise.of(options.get("seed", 0), len(picture), options.get("first_id", 0)).at("stroke")
     start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
     return sample(denoiser, plan, len(picture), start=start, **options)
+
+
+def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, strength: float, **options: Any) -> Tensor:
+    """Pictures like `picture` (B, *shape): noise up to level `strength`, and down again by all of the plan's steps.
+
+    Args:
+        plan: any that begins at level 1; it is filled on the levels below `strength`.
+        strength: a noise level, so it means the same under every plan. 0 gives `picture` itself, without asking the model; 1
+            forgets it.
+
+    Raises:
+        ValueError: if strength leaves [0, 1], or the process is not one Gaussian process.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
+    _gaussian(denoiser)
+    if strength == 0:
+        return picture
+    if strength == 1:
+        return sample(denoiser, plan, len(picture), shape=tuple(picture.shape[1:]), **options)
+    return stroke(denoiser, begin(plan, strength), picture, **options)
+
+
+def invert(denoiser: BaseDenoiser, picture: Tensor, steps: int = 50, exact: bool = True, **options: Any) -> Tensor:
+    """The noise (B, *shape) that `ddim(steps)` makes `picture` of; see `plans.inversion`. `sample(..., start=)` goes back."""
+    _gaussian(denoiser)
+    return sample(denoiser, inversion(steps, exact), len(picture), start=picture, shape=tuple(picture.shape[1:]), **options)
+
+
+def change(
+    denoiser: BaseDenoiser, picture: Tensor, cond: Cond, target: Cond, steps: int = 50, w: float = 1.0, exact: bool = True
+) -> Tensor:
+    """`picture` (B, *shape) as it would be under other conditions: its noise under `cond`, carried down under `target`.
+
+    Args:
+        cond, target: conditions by name, (B, ...). w: of classifier-free guidance on the way down.
+    """
+    noise = invert(denoiser, picture, steps, exact, cond=cond)
+    guidance = CFG(w) if w != 1 else None
+    shape = tuple(picture.shape[1:])
+    return sample(denoiser, ddim(steps), len(picture), start=noise, cond=target, guidance=guidance, shape=shape)
 
 
 def interpolate(

@@ -180,7 +180,7 @@ class Generator:
             rescale: see `CFG`; of the network's output (guidance_rescale of others).
             plan: another sampler, such as "dpmpp:20:grid=karras".
             image: a picture to begin at, to inpaint, or to upscale.
-            strength: the noise level that `image` is raised to, in (0, 1]; 1 forgets it. The same noise for every plan.
+            strength: the noise level that `image` is raised to; 0 leaves it as it is, 1 forgets it. The same for every plan.
             mask: white where `image` is to be painted anew. paste: elsewhere the result is `image` to the pixel.
             control: hints, one for each network in `controls`. control_scale: how much each counts.
             noise_level: of the small picture, in upscaling.
@@ -234,13 +234,15 @@ class Generator:
 
         # where to begin, and how to go
         level = 1.0 if strength is None else float(strength)
-        if not 0 < level <= 1:
-            raise ValueError(f"strength is {strength}; it is the noise level to begin at, above 0 and at most 1.")
+        if not 0 <= level <= 1:
+            raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
         if strength is not None and pictures is None:
             raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
         if pictures is not None and not self.takes and strength is None and mask is None:
             raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
         many = steps or self.defaults.steps
+        if level == 0 and pictures is not None:
+            return self._untouched(_sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
         filled = self._filled(plan, many, level, shape)
         process = self._process()
         latents = None
@@ -275,6 +277,13 @@ class Generator:
             x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
         return Result(x, z, info)
+
+    def _untouched(self, x: Tensor, noise: Noise, prompts: list[str] | None, seed: int, first_id: int) -> Result:
+        """What strength 0 gives: the pictures themselves. The model is not asked."""
+        device, dtype = home(self.denoiser)
+        info = [{"prompt": None if prompts is None else prompts[k], "seed": seed, "id": first_id + k, "strength": 0.0}
+                for k in range(len(x))]  # fmt: skip
+        return Result(x.float(), self._encode(x, noise, device, dtype or torch.float32), info)
 
     # What a request is made of
 

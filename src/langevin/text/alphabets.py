@@ -1,7 +1,7 @@
 """Alphabets: from a text to categories and back, byte for byte.
 
-An alphabet is plain values, so that a run keeps its own. What captions are split by is another matter (`text.tokens`): a condition
-may be in small letters and without line ends, a text that is to be written may not.
+An alphabet is plain values, so that a run keeps its own. What captions are split by is another matter (`text.tokens`): a
+condition may be in small letters and without line ends, a text that is to be written may not.
 """
 
 from collections import Counter

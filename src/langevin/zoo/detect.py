@@ -273,57 +273,76 @@ def adapter_of(names: Iterable[str]) -> str | None:
 
 @dataclass(frozen=True)
 class _Original:
-    """A layout of a single file: the names that mark it, its components by prefix, and what it usually lacks."""
+    """A layout of a single file: its components, each with its prefix and the kind of part that it is (see `layouts.single`), and
+    what it usually lacks."""
 
     title: str
-    parts: tuple[tuple[str, str], ...]
+    parts: tuple[tuple[str, str, str], ...]
     text: str = ""
 
 
-_UNET, _KL = ("unet", _U), ("vae", _V)
+_UNET, _KL = ("unet", _U, "unet"), ("vae", _V, "autoencoder")
 _SD3, _FLUX = "CLIP-L, OpenCLIP-bigG and T5-XXL", "CLIP-L and T5-XXL"
-_BARE, _NETWORK = (("transformer", ""),), (("unet", ""),)
+_CLIP_L = ("text_encoder", _TEXT + "clip_l.transformer.", "clip")
+
+
+def _alone(component: str, part: str) -> tuple[tuple[str, str, str]]:
+    return ((component, "", part),)
+
+
 ORIGINALS: dict[str, _Original] = {
     "stable-diffusion-1": _Original(
-        "Stable Diffusion 1", (_UNET, _KL, ("text_encoder", "cond_stage_model.transformer.")), "CLIP-L"
+        "Stable Diffusion 1", (_UNET, _KL, ("text_encoder", "cond_stage_model.transformer.", "clip")), "CLIP-L"
     ),
     "stable-diffusion-2": _Original(
-        "Stable Diffusion 2", (_UNET, _KL, ("text_encoder", "cond_stage_model.model.")), "OpenCLIP-H"
+        "Stable Diffusion 2", (_UNET, _KL, ("text_encoder", "cond_stage_model.model.", "open-clip-penultimate")), "OpenCLIP-H"
     ),
     "sdxl": _Original(
         "Stable Diffusion XL",
-        (_UNET, _KL, ("text_encoder", "conditioner.embedders.0."), ("text_encoder_2", "conditioner.embedders.1.")),
+        (
+            _UNET, _KL, ("text_encoder", "conditioner.embedders.0.transformer.", "clip"),
+            ("text_encoder_2", "conditioner.embedders.1.model.", "open-clip"),
+        ),
         "CLIP-L and OpenCLIP-bigG",
     ),
     "sdxl-refiner": _Original(
-        "Stable Diffusion XL, refiner", (_UNET, _KL, ("text_encoder_2", "conditioner.embedders.0.")), "OpenCLIP-bigG"
+        "Stable Diffusion XL, refiner", (_UNET, _KL, ("text_encoder_2", "conditioner.embedders.0.model.", "open-clip")),
+        "OpenCLIP-bigG",
     ),
     "stable-diffusion-3": _Original(
         "Stable Diffusion 3",
         (
-            ("transformer", _U), _KL, ("text_encoder", _TEXT + "clip_l."), ("text_encoder_2", _TEXT + "clip_g."),
-            ("text_encoder_3", _TEXT + "t5xxl."),
+            ("transformer", _U, "sd3"), _KL, _CLIP_L, ("text_encoder_2", _TEXT + "clip_g.transformer.", "clip-gelu"),
+            ("text_encoder_3", _TEXT + "t5xxl.transformer.", "t5"),
         ),
         _SD3,
     ),
-    "stable-diffusion-3-bare": _Original("the transformer of Stable Diffusion 3", _BARE, _SD3),
-    "flux": _Original("the transformer of FLUX.1", _BARE, _FLUX),
+    "stable-diffusion-3-bare": _Original("the transformer of Stable Diffusion 3", _alone("transformer", "sd3"), _SD3),
+    "flux": _Original("the transformer of FLUX.1", _alone("transformer", "flux"), _FLUX),
     "flux-whole": _Original(
         "FLUX.1",
-        (("transformer", _U), ("vae", "vae."), ("text_encoder", _TEXT + "clip_l."), ("text_encoder_2", _TEXT + "t5xxl.")),
+        (
+            ("transformer", _U, "flux"), ("vae", "vae.", "autoencoder"), _CLIP_L,
+            ("text_encoder_2", _TEXT + "t5xxl.transformer.", "t5"),
+        ),
         _FLUX,
     ),
-    "latent-diffusion": _Original("latent diffusion without text", (_UNET, ("vqvae", _V))),
-    "controlnet": _Original("a ControlNet", (("controlnet", "control_model."),)),
-    "controlnet-bare": _Original("a ControlNet", (("controlnet", ""),)),
-    "autoencoder": _Original("an autoencoder of latent diffusion", (("vae", ""),)),
+    "latent-diffusion": _Original(
+        "latent diffusion without text", (("unet", _U, "latent"), ("vqvae", _V, "autoencoder"))
+    ),
+    "controlnet": _Original("a ControlNet", (("controlnet", "control_model.", "control"),)),
+    "controlnet-bare": _Original("a ControlNet", _alone("controlnet", "control")),
+    "autoencoder": _Original("an autoencoder of latent diffusion", _alone("vae", "autoencoder")),
     "autoencoder-first-stage": _Original("an autoencoder of latent diffusion", (_KL,)),
-    "dit": _Original("DiT", _BARE),
-    "ncsnpp": _Original("NCSN++ of score_sde", _NETWORK),
-    "consistency": _Original("a consistency model, or the U-Net it was distilled from", _NETWORK),
-    "guided-diffusion": _Original("a U-Net of guided-diffusion", _NETWORK),
-    "guided-diffusion-new-order": _Original("a U-Net of guided-diffusion for 64 pixels", _NETWORK),
+    "dit": _Original("DiT", _alone("transformer", "dit")),
+    "ncsnpp": _Original("NCSN++ of score_sde", _alone("unet", "ncsnpp")),
+    "consistency": _Original("a consistency model, or the U-Net it was distilled from", _alone("unet", "consistency")),
+    "guided-diffusion": _Original("a U-Net of guided-diffusion", _alone("unet", "guided-diffusion")),
+    "guided-diffusion-new-order": _Original(
+        "a U-Net of guided-diffusion for 64 pixels", _alone("unet", "guided-diffusion-new-order")
+    ),
 }  # fmt: skip
+"""Every layout, and what may stand in it."""
 WRAPPERS = ("", "state_dict.", "ema.", "model.", "module.", "model.module.")
 """What programs put before all names, in the order in which the weights are looked for."""
 
@@ -337,12 +356,14 @@ def _unwrapped(shapes: Shapes) -> tuple[str, str | None]:
     """(what stands before all names, the layout)."""
     for wrapper in WRAPPERS:
         inner = {n[len(wrapper) :]: s for n, s in shapes.items() if n.startswith(wrapper)} if wrapper else shapes
-        if (found := _layout(inner)) is not None:
+        if (found := layout_inside(inner)) is not None:
             return wrapper, found
     return "", None
 
 
-def _layout(s: Shapes) -> str | None:
+def layout_inside(s: Shapes) -> str | None:
+    """The original layout of tensors whose names nothing stands before."""
+
     def has(*names: str) -> bool:
         return all(name in s for name in names)
 
@@ -388,13 +409,13 @@ def _original(path: Path, layout: str, entries: list[Entry]) -> Found:
     wrapper = _unwrapped({e.name: e.shape for e in entries})[0]
     shapes = {e.name[len(wrapper) :]: e.shape for e in entries if e.name.startswith(wrapper)}
     parts, needs = [], []
-    for name, prefix in told.parts:
+    for name, prefix, _ in told.parts:
         inside = tuple(e for e in entries if e.name.startswith(wrapper + prefix))
         if inside:
             parts.append(Part(name, "", inside))
         elif not name.startswith("text_encoder"):
             needs.append(f"the {'autoencoder' if 'vae' in name else name}, which is not in the file.")
-    rest = tuple(e for e in entries if not any(e.name.startswith(wrapper + prefix) for _, prefix in told.parts))
+    rest = tuple(e for e in entries if not any(e.name.startswith(wrapper + prefix) for _, prefix, _ in told.parts))
     if rest:
         parts.append(Part("beside them", "", rest))
     if told.text and not any(part.name.startswith("text_encoder") for part in parts):

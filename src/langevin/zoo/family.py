@@ -1,6 +1,7 @@
 """What a family says of itself: how a published configuration becomes a network of ours, and under which names."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from langevin.zoo.keys import KeyMap, match, to_ours, to_theirs
 
 _LAYERS = 1000
+HALVES = (torch.float16, torch.bfloat16)
 Config = Mapping[str, Any]
 """A config.json as published."""
 
@@ -27,6 +29,7 @@ class Component:
         keys: (config, network) -> the key map.
         config: the inverse of `build`, for networks trained here: network -> config, or None where that is not written yet.
         islands: patterns of parameter names that stay in float32 when the rest is loaded in half precision.
+        overflows: whether a network leaves the range of float16, and stays in float32 as a whole where that is asked for.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Component:
     keys: Callable[[Config, nn.Module], KeyMap]
     config: Callable[[nn.Module], dict[str, Any]] | None = None
     islands: tuple[str, ...] = field(default=())
+    overflows: Callable[[nn.Module], bool] = lambda net: False
 
 
 class _Unset(TorchFunctionMode):
@@ -94,12 +98,14 @@ def load_into(
     read: Callable[[str], Tensor],
     what: str,
     dtype: torch.dtype | None = None,
+    islands: Sequence[str] = (),
 ) -> nn.Module:
     """Give a network the tensors of a file. Nothing is copied where names answer one to one and dtypes agree.
 
     Args:
         names: of the file's tensors. read: one of them, by the file's name.
         dtype: of floating tensors afterwards; the file's by default.
+        islands: patterns of our names that are in float32 where that would be half precision.
 
     Raises:
         ValueError: naming what is missing, left over, or of another shape; the network is then as it was.
@@ -108,13 +114,29 @@ def load_into(
     rows = keys.rows(ours)
     stored = match(rows, names, keys, what)
 
+    wide = {n for row in rows for n in row.theirs if any(re.fullmatch(pattern, row.ours) for pattern in islands)}
+
     def one(name: str) -> Tensor:
         value = read(stored[name])
-        return value.to(dtype) if dtype is not None and value.is_floating_point() else value
+        if not value.is_floating_point():
+            return value
+        wanted = dtype or value.dtype
+        return value.to(torch.float32 if name in wide and wanted in HALVES else wanted)
 
     made = to_ours(rows, {n: tuple(p.shape) for n, p in ours.items()}, one, what)
     net.load_state_dict(made, assign=True)
     return net
+
+
+def fill(part: Component, net: nn.Module, config: Config, source: Any, what: str, dtype: torch.dtype | None = None) -> nn.Module:
+    """`load_into` as the family says: with its names, its islands in float32, and in float32 what overflows float16.
+
+    Args:
+        source: has `names` and `read`, as `store.Weights` and `layouts.Piece` do.
+    """
+    if dtype == torch.float16 and part.overflows(net):
+        dtype = torch.float32
+    return load_into(net, part.keys(config, net), source.names, source.read, what, dtype, part.islands)
 
 
 def published(net: nn.Module, keys: KeyMap) -> dict[str, Tensor]:

@@ -18,9 +18,10 @@ from langevin.header import header_of
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
 from langevin.text.tokens import Tokenizer
+from langevin.variances import WithVariance
 from langevin.zoo import registry, schedulers
 from langevin.zoo.configs import read_config
-from langevin.zoo.family import Component, Config, built, load_into
+from langevin.zoo.family import Component, Config, built, fill
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import opened
 from langevin.zoo.store import open_weights, variants
@@ -100,7 +101,7 @@ def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = N
     for name, piece in single.pieces.items():
         part = registry.component(piece.kind)
         net = built(part, piece.config, f"{file}: {name}")
-        load_into(net, part.keys(piece.config, net), piece.names, piece.read, str(file), where.dtype)
+        fill(part, net, piece.config, piece, str(file), where.dtype)
         made[name] = net.to(where.device).eval().requires_grad_(False)
     return made
 
@@ -134,7 +135,7 @@ def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where
         part = replace(part, build=partial(build, reference="diffusers"))
     net = built(part, config, str(folder))
     weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
-    load_into(net, part.keys(config, net), weights.names, weights.read, str(folder), where.dtype)
+    fill(part, net, config, weights, str(folder), where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
 
@@ -229,10 +230,13 @@ def pipeline(folder: Path, where: _Where) -> Generator:
     codec: Codec | None = None if auto is None else codec_of(folder / auto, where)
     if name == "ScoreSdeVePipeline":
         codec = _Unit()
-    channels = codec.channels if codec is not None else int(config.get("out_channels") or config["in_channels"])
+    channels = codec.channels if codec is not None else int(config["in_channels"])
     out = int(config.get("out_channels") or channels)
     if out == 2 * channels and config["_class_name"] not in ("FluxTransformer2DModel",):
-        net = Halved(net, channels)
+        if kind.text or name == "DiTPipeline" or not isinstance(scheduler.prediction, WithVariance):
+            net = Halved(net, channels)  # guided as they are, these leave the variance out
+    if isinstance(net, Halved) or out != 2 * channels:
+        scheduler = schedulers.without_variance(scheduler)
     defaults = _defaults(kind, config, codec, name)
     conditioner = _conditioner(kind.text, folder, parts, config, index, where)
     takes = kind.takes

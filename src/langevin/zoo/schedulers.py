@@ -20,7 +20,8 @@ from langevin.core.schedule import Formula, Schedule, Table
 from langevin.plans import profiles
 from langevin.plans.first_order import ddpm
 from langevin.plans.grids import given
-from langevin.plans.moves import Clipped
+from langevin.plans.moves import Clipped, LearnedVariance
+from langevin.variances import WithVariance
 
 Config = Mapping[str, Any]
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "velocity"}
@@ -147,6 +148,9 @@ def filled(config: Config) -> dict[str, Any]:
     levels = full.get("num_train_timesteps", 1)
     if type(levels) is not int or not 0 < levels <= _LEVELS:
         raise ValueError(f"{name} has num_train_timesteps = {str(levels)[:40]}; there are 1 to {_LEVELS}.")
+    if name == "DDPMScheduler" and full["variance_type"] not in _VARIANCES:
+        raise ValueError(f"{name} has variance_type {full['variance_type']!r}; there are {', '.join(map(repr, _VARIANCES))}: "
+                         "edit scheduler_config.json.")  # fmt: skip
     for key, only in _ONLY.items():
         value = full.get(key, only)
         if isinstance(only, float) and isinstance(value, (int, float, str)):
@@ -202,7 +206,20 @@ def _meaning(full: Config, level: str) -> Prediction:
     kind = full["prediction_type"]
     if kind not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type is {kind!r}; there are {', '.join(PREDICTION_TYPES)}.")
-    return predictions.PREDICTIONS[PREDICTION_TYPES[kind]](level=level)
+    said = predictions.PREDICTIONS[PREDICTION_TYPES[kind]](level=level)
+    if full["_class_name"] == "DDPMScheduler" and full["variance_type"] == "learned_range":
+        return WithVariance(said)
+    return said
+
+
+def without_variance(scheduler: Scheduler) -> Scheduler:
+    """The same scheduler for a network whose variance is left out: steps have the bridge's."""
+    if not isinstance(scheduler.prediction, WithVariance):
+        return scheduler
+    return read({**scheduler.config, "variance_type": "fixed_small"})
+
+
+_VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range", None)
 
 
 # Tables of betas
@@ -297,14 +314,13 @@ def _from_noise(name: str, start: float) -> None:
 
 def _with_variance(draft: Draft, variance: str | None) -> Draft:
     """DDPM with another variance than the bridge's."""
-    if variance in ("fixed_small", "fixed_small_log", None, "learned_range", "learned"):
-        return draft  # a learned variance is not read: the network's further channels are left out
-    if variance not in ("fixed_large", "fixed_large_log"):
-        raise ValueError(f"variance_type is {variance!r}; there are 'fixed_small' and 'fixed_large'.")
+    if variance in ("fixed_small", "fixed_small_log", None):
+        return draft
+    kinds = {"fixed_large": "large", "fixed_large_log": "large", "learned_range": "belief"}
 
     def fill(schedule: Schedule) -> Plan:
         plan = draft.fill(schedule)
-        return ddpm(len(plan.rows), "large", given(plan.levels)).on(schedule)
+        return ddpm(len(plan.rows), kinds[variance], given(plan.levels)).on(schedule)
 
     return Draft(draft.name, fill)
 
@@ -338,6 +354,8 @@ def _clipped(draft: Draft, clip: dict[str, Any] | None, consistent: bool) -> Dra
                 if not consistent and alpha_at == 0:
                     kept = 0.0
                 row = Clipped(start=row.start, stop=row.stop, a=a, w=w - kept, u=kept, c=number.c, shown=row.shown, **clip)
+            elif isinstance(row, LearnedVariance):
+                row = replace(row, **clip)
             rows.append(row)
         return replace(plan, rows=tuple(rows))
 

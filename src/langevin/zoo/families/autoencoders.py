@@ -351,9 +351,13 @@ def config_dc(net: nn.Module) -> dict[str, Any]:
     return made
 
 
+def _overflows(net: nn.Module) -> bool:
+    return isinstance(net, Autoencoder) and net.scale.upcast
+
+
 COMPONENTS = (
-    Component("AutoencoderKL", build_kl, keys_plain, config_kl),
-    Component("VQModel", build_vq, keys_plain, config_vq),
+    Component("AutoencoderKL", build_kl, keys_plain, config_kl, overflows=_overflows),
+    Component("VQModel", build_vq, keys_plain, config_vq, overflows=_overflows),
     Component("AutoencoderTiny", build_tiny, keys_tiny, config_tiny),
     Component("AutoencoderDC", build_dc, keys_dc, config_dc),
 )

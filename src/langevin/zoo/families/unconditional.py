@@ -246,4 +246,5 @@ def config(net: nn.Module) -> dict[str, Any]:
     return made
 
 
-COMPONENTS = (Component(WHAT, build, keys, config),)
+# frequencies of some 16, in half precision, would turn the phases of ln(sigma) by radians
+COMPONENTS = (Component(WHAT, build, keys, config, islands=(r"level\.waves\.frequencies",)),)

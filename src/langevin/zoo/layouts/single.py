@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
+from langevin.zoo.detect import ORIGINALS, WRAPPERS, layout_inside
 from langevin.zoo.keys import Row
 from langevin.zoo.layouts import autoencoder, score, text, transformer, unet
 from langevin.zoo.layouts.table import Config, Piece, Read, Shapes, Table, originals, piece
@@ -107,44 +108,9 @@ class Place:
     part: str
 
 
-_UNET, _FIRST = "model.diffusion_model.", "first_stage_model."
-_VAE = Place("vae", _FIRST, "autoencoder")
-_TEXTS = (
-    Place("text_encoder", "text_encoders.clip_l.transformer.", "clip"),
-    Place("text_encoder_2", "text_encoders.clip_g.transformer.", "clip-gelu"),
-    Place("text_encoder_3", "text_encoders.t5xxl.transformer.", "t5"),
-)
 LAYOUTS: dict[str, tuple[Place, ...]] = {
-    "stable-diffusion-1": (Place("unet", _UNET, "unet"), _VAE, Place("text_encoder", "cond_stage_model.transformer.", "clip")),
-    "stable-diffusion-2": (
-        Place("unet", _UNET, "unet"), _VAE, Place("text_encoder", "cond_stage_model.model.", "open-clip-penultimate"),
-    ),
-    "sdxl": (
-        Place("unet", _UNET, "unet"), _VAE,
-        Place("text_encoder", "conditioner.embedders.0.transformer.", "clip"),
-        Place("text_encoder_2", "conditioner.embedders.1.model.", "open-clip"),
-    ),
-    "sdxl-refiner": (
-        Place("unet", _UNET, "unet"), _VAE, Place("text_encoder_2", "conditioner.embedders.0.model.", "open-clip"),
-    ),
-    "stable-diffusion-3": (Place("transformer", _UNET, "sd3"), _VAE, *_TEXTS),
-    "stable-diffusion-3-bare": (Place("transformer", "", "sd3"),),
-    "flux": (Place("transformer", "", "flux"),),
-    "flux-whole": (
-        Place("transformer", _UNET, "flux"), Place("vae", "vae.", "autoencoder"), _TEXTS[0],
-        Place("text_encoder_2", "text_encoders.t5xxl.transformer.", "t5"),
-    ),
-    "latent-diffusion": (Place("unet", _UNET, "latent"), Place("vqvae", _FIRST, "autoencoder")),
-    "controlnet": (Place("controlnet", "control_model.", "control"),),
-    "controlnet-bare": (Place("controlnet", "", "control"),),
-    "autoencoder": (Place("vae", "", "autoencoder"),),
-    "autoencoder-first-stage": (_VAE,),
-    "dit": (Place("transformer", "", "dit"),),
-    "ncsnpp": (Place("unet", "", "ncsnpp"),),
-    "consistency": (Place("unet", "", "consistency"),),
-    "guided-diffusion": (Place("unet", "", "guided-diffusion"),),
-    "guided-diffusion-new-order": (Place("unet", "", "guided-diffusion-new-order"),),
-}  # fmt: skip
+    name: tuple(Place(*part) for part in original.parts) for name, original in ORIGINALS.items()
+}
 """Every layout, and what may stand in it."""
 
 _SCHEDULE = (
@@ -220,7 +186,7 @@ def opened(
     """
     stored, unused = _unwrapped(shapes, average)
     inner = {name: shapes[at] for name, at in stored.items()}
-    name = layout or _detect(inner)
+    name = layout or layout_inside(inner)
     if name is None or name not in LAYOUTS:
         known = ", ".join(LAYOUTS)
         said = (
@@ -302,29 +268,13 @@ def _there(places: Sequence[Place], shapes: Shapes) -> list[Place]:
     return [place for place in places if _has(PARTS[place.part], shapes, place.prefix)]
 
 
-def _detect(shapes: Shapes) -> str | None:
-    """The layout of which the file has most; for a U-Net alone, that of its text width."""
-    parts = {(p.prefix, p.part): _has(PARTS[p.part], shapes, p.prefix) for places in LAYOUTS.values() for p in places}
-    scores = {name: sum(parts[p.prefix, p.part] for p in places) for name, places in LAYOUTS.items()}
-    best = max(scores.values())
-    names = [name for name, score in scores.items() if score == best and best]
-    context = shapes.get(_UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight")
-    by_width = {768: "stable-diffusion-1", 1024: "stable-diffusion-2", 2048: "sdxl", 1280: "sdxl-refiner"}
-    if context and by_width.get(context[1]) in names:
-        return by_width[context[1]]
-    if any(name.startswith("autoencoder") for name in names):
-        return next(name for name in names if name.startswith("autoencoder"))
-    return names[0] if names else None
-
-
 def _unwrapped(shapes: Shapes, average: bool | None) -> tuple[dict[str, str], dict[str, str]]:
     """What the weights are called inside the dictionaries of training programs: {inner name: name in the file}, and the rest."""
     if any(n.startswith("ema.shadow_params.") for n in shapes):
         return _shadow(shapes, average is not False)
-    wrappers = ("", "state_dict.", *(("model.", "ema.") if average is False else ("ema.", "model.")), "module.", "model.module.")
-    for wrapper in wrappers:
+    for wrapper in sorted(WRAPPERS, key=lambda w: w == "ema.") if average is False else WRAPPERS:
         stored = {n.removeprefix(wrapper): n for n in shapes if n.startswith(wrapper)}
-        if _detect({inner: shapes[n] for inner, n in stored.items()}):
+        if layout_inside({inner: shapes[n] for inner, n in stored.items()}):
             rest = {n: "other state of its training" for n in shapes if not n.startswith(wrapper)}
             return (_averaged(stored), rest) if average else (stored, rest)
     return {n: n for n in shapes}, {}

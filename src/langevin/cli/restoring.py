@@ -1,0 +1,55 @@
+"""langevin restore: inverse problems with the model of a run."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+@dataclass(frozen=True)
+class _Restore:
+    run: Positional[Path]
+    """Run directory."""
+    task: str
+    """inpaint, super-resolution, deblur, colourise or sense."""
+    out: Path
+    """Picture to write (.png): truth, measurement, samples, mean, deviation."""
+    amount: float | None = None
+    """Factor of super-resolution, pixels of the blur, share sensed, or share of the height hidden."""
+    noise: float = 0.05
+    """Standard deviation of the noise in the measurement; pictures span [-1, 1]."""
+    method: str = "mmps"
+    """mmps, pigdm, dps, levels, replacement, repaint, ddrm or ddnm."""
+    plan: str | None = None
+    """Plan as NAME:STEPS; the method's by default."""
+    picture: Path | None = None
+    """A picture file of the run's size; held-out ones by default."""
+    rows: int = 6
+    """How many held-out pictures."""
+    count: int = 8
+    """Samples of each; from 19 on, coverage of 90 % intervals is told."""
+    seed: int = 0
+    """Any integer."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+def restore(args: Sequence[str]) -> None:
+    """Measure held-out pictures, and draw what they may have been."""
+    asked = parse(_Restore, args, "langevin restore")
+    if asked.out.suffix != ".png":
+        raise Refusal(f"out is {asked.out}; write a .png.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.restoring import restoration
+
+    run = open_run(asked.run, device=asked.device)
+    said = restoration(
+        run, asked.task, asked.out, amount=asked.amount, noise=asked.noise, method=asked.method, plan=asked.plan,
+        pictures_of=asked.picture, rows=asked.rows, count=asked.count, seed=asked.seed,
+    )  # fmt: skip
+    print(json.dumps(said))
+    print(asked.out)

@@ -1,0 +1,314 @@
+"""Undirected graphs with types of nodes and edges: padded dense batches for a product of two processes.
+
+Shape suffixes: B batch, N nodes of the largest graph, M graphs, K types of nodes, R types of edges ("no edge" is type 0).
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.noise import Noise
+from langevin.data.split import check_split, in_split
+
+
+class Graph(NamedTuple):
+    """One graph, without padding.
+
+    Args:
+        nodes: (n,) int64, the type of each node.
+        pairs: (e, 2) int64, each edge once, smaller end first.
+        kinds: (e,) int64, the type of each edge, from 1.
+    """
+
+    nodes: Tensor
+    pairs: Tensor
+    kinds: Tensor
+
+
+class Graphs:
+    """Graphs in memory, as a `Source`: batch.x = {"nodes": (B, N), "edges": (B, N, N)} int64, batch.mask (B, N) bool.
+
+    Padded nodes and edges are 0, edges are symmetric, the diagonal is 0. Where all nodes are of one type there is nothing to be
+    known about them, and "edges" is the only leaf. The number of nodes is no part of what a process destroys: at sampling it is
+    drawn by `draw_mask`.
+
+    Args:
+        graphs: what `graph_of` reads: `Graph`, networkx graphs, PyG-like data, or {"n": ..., "edges": [[i, j], ...]}.
+        node_types: K, or the names of the types. Found from the data where it is None.
+        edge_types: R with "no edge" among them, or the names. Found from the data where it is None.
+        keys: a name for each graph, by which it is split and told from others; by default a hash of its content.
+        cond: conditions by name, each (M, ...).
+        size: N; that of the largest graph where it is None.
+
+    Raises:
+        ValueError: for no graphs, types out of range, graphs larger than `size`, or keys and conditions of another number.
+    """
+
+    def __init__(
+        self,
+        graphs: Iterable[Any],
+        node_types: int | Sequence[str] | None = None,
+        edge_types: int | Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
+        cond: Mapping[str, Tensor] | None = None,
+        size: int | None = None,
+    ) -> None:
+        read = [graph_of(g) for g in graphs]
+        if not read:
+            raise ValueError("there are no graphs; give at least one.")
+        self.sizes = torch.tensor([len(g.nodes) for g in read])
+        self._nodes, self._pairs, self._kinds = (torch.cat([g[k] for g in read]) for k in range(3))
+        counts = torch.tensor([len(g.kinds) for g in read])
+        self._node_ends, self._edge_ends = self.sizes.cumsum(0), counts.cumsum(0)
+        most_node, most_edge = int(self._nodes.max()) + 1, int(self._kinds.max()) + 1 if len(self._kinds) else 2
+        self.node_types, self.edge_types = _names(node_types, max(most_node, 1)), _names(edge_types, max(most_edge, 2))
+        if most_node > len(self.node_types) or most_edge > len(self.edge_types):
+            raise ValueError(
+                f"the graphs have node types up to {most_node - 1} and edge types up to {most_edge - 1}, and there are "
+                f"{len(self.node_types)} and {len(self.edge_types)}; name them all ('no edge' is the first of the edges')."
+            )
+        largest = int(self.sizes.max())
+        self.size = largest if size is None else size
+        if self.size < largest:
+            raise ValueError(f"size is {size} and the largest graph has {largest} nodes; make it at least that, or leave it out.")
+        self.keys = [_key(g) for g in read] if keys is None else list(keys)
+        self.cond = {n: torch.as_tensor(c) for n, c in cond.items()} if cond else None
+        for field, values in (("keys", self.keys), *((f"cond[{n!r}]", c) for n, c in (self.cond or {}).items())):
+            if len(values) != len(read):
+                raise ValueError(f"{field} has {len(values)} entries for {len(read)} graphs; give one each.")
+
+    def _leaves(self, nodes: Any, edges: Any) -> dict[str, Any]:
+        return {"nodes": nodes, "edges": edges} if len(self.node_types) > 1 else {"edges": edges}
+
+    @property
+    def shape(self) -> dict[str, tuple[int, ...]]:
+        return self._leaves((self.size,), (self.size, self.size))
+
+    @property
+    def categories(self) -> dict[str, int]:
+        """Number of types of each leaf, "no edge" included."""
+        return self._leaves(len(self.node_types), len(self.edge_types))
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def __getitem__(self, k: int) -> Graph:
+        """Graph number k, without padding."""
+        n, e = int(self._node_ends[k]), int(self._edge_ends[k])
+        first = int(self._edge_ends[k - 1]) if k else 0
+        edges = slice(first, e)
+        return Graph(self._nodes[n - int(self.sizes[k]) : n], self._pairs[edges], self._kinds[edges])
+
+    def batch(self, index: Tensor) -> Batch:
+        index = torch.as_tensor(index)
+        b, n = len(index), self.size
+        mask = torch.arange(n) < self.sizes[index][:, None]
+        nodes, edges = torch.zeros(b, n, dtype=torch.int64), torch.zeros(b, n, n, dtype=torch.int64)
+        nodes[mask] = self._nodes[_ranges(self._node_ends[index] - self.sizes[index], self.sizes[index])]
+        starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._edge_ends])[index]
+        counts = self._edge_ends[index] - starts
+        at = _ranges(starts, counts)
+        row, (i, j) = torch.arange(b).repeat_interleave(counts), self._pairs[at].unbind(1)
+        edges[row, i, j] = edges[row, j, i] = self._kinds[at]
+        cond = None if self.cond is None else {name: c[index] for name, c in self.cond.items()}
+        return Batch(self._leaves(nodes, edges), cond, mask)
+
+    def part(self, index: Tensor) -> "Graphs":
+        """The graphs at index, padded to the same size."""
+        chosen = index.tolist()
+        cond = None if self.cond is None else {n: c[index] for n, c in self.cond.items()}
+        keys = [self.keys[k] for k in chosen]
+        return Graphs((self[k] for k in chosen), self.node_types, self.edge_types, keys, cond, self.size)
+
+    def split(self, name: str, held_out: float = 0.1) -> "Graphs":
+        """The "train", "test" or "all" of it: each graph goes by the hash of its key, so that isomorphic molecules, which have
+        one key, never stand on both sides.
+
+        Raises:
+            ValueError: for an unknown split, or one without graphs.
+        """
+        check_split(name, held_out)
+        chosen = [k for k, key in enumerate(self.keys) if in_split(key, held_out, name)]
+        if not chosen:
+            raise ValueError(f"split {name!r} of {len(self)} graphs with held_out {held_out} is empty; hold out another share.")
+        return self.part(torch.tensor(chosen))
+
+    def digest(self) -> str:
+        """SHA-256 of all graphs and conditions, for protocol cards."""
+        total = hashlib.sha256(f"{self.node_types} {self.edge_types} {self.size}".encode())
+        for value in (self.sizes, self._nodes, self._edge_ends, self._pairs, self._kinds):
+            total.update(value.contiguous().numpy().tobytes())
+        for name, value in sorted((self.cond or {}).items()):
+            total.update(name.encode() + value.contiguous().numpy().tobytes())
+        return total.hexdigest()[:16]
+
+    # What a process and a sampler ask
+
+    def marginals(self) -> dict[str, Tensor]:
+        """Shares of the types of each leaf, float64: (K,) over all nodes, (R,) over all pairs of nodes of one graph. The limits
+        of a marginal process (DiGress, 2209.14734, sec. 4.1)."""
+        nodes = torch.bincount(self._nodes, minlength=len(self.node_types)).double()
+        edges = torch.bincount(self._kinds, minlength=len(self.edge_types)).double()
+        edges[0] = (self.sizes * (self.sizes - 1) // 2).sum() - edges.sum()
+        return self._leaves(nodes / nodes.sum(), edges / edges.sum().clamp(min=1))
+
+    def size_probs(self) -> Tensor:
+        """(N + 1,) float64, how often graphs have so many nodes."""
+        return torch.bincount(self.sizes, minlength=self.size + 1).double() / len(self)
+
+    def draw_mask(self, noise: Noise) -> Tensor:
+        """(B, N) bool for `sample(mask=...)`: numbers of nodes drawn from these graphs', a function of (seed, sample id)."""
+        return drawn_mask(self.size_probs(), noise)
+
+
+def drawn_mask(size_probs: Tensor, noise: Noise) -> Tensor:
+    """(B, N) bool, the first n nodes of each sample, with n drawn from size_probs (N + 1,)."""
+    u = noise.at("nodes").uniform(())
+    total = size_probs.double().to(u.device).cumsum(0)
+    n = torch.searchsorted(total / total[-1], u, right=True).clamp(max=len(size_probs) - 1)
+    return torch.arange(len(size_probs) - 1, device=u.device) < n[:, None]
+
+
+def unpadded(x: Mapping[str, Tensor], mask: Tensor | None = None) -> list[Graph]:
+    """Samples {"nodes": (B, N), "edges": (B, N, N)} as graphs, nodes of type 0 where they are left out.
+
+    mask (B, N) marks the real nodes, which need not come first.
+    """
+    edges = x["edges"].cpu()
+    nodes = x["nodes"].cpu() if "nodes" in x else torch.zeros_like(edges[:, 0])
+    real = torch.ones(nodes.shape, dtype=torch.bool) if mask is None else mask.cpu()
+    out = []
+    for v, e, m in zip(nodes, edges, real, strict=True):
+        kept = e[m][:, m].triu(1)
+        pairs = kept.nonzero()
+        out.append(Graph(v[m], pairs, kept[pairs[:, 0], pairs[:, 1]]))
+    return out
+
+
+def to_networkx(graph: Graph) -> Any:
+    """The graph as `networkx.Graph`, types as the attribute "type" of nodes and edges.
+
+    Raises:
+        ImportError: without networkx.
+    """
+    try:
+        import networkx
+    except ImportError:
+        raise ImportError("networkx is missing; pip install 'langevin[graphs]'.") from None
+    g = networkx.Graph()
+    g.add_nodes_from((k, {"type": int(v)}) for k, v in enumerate(graph.nodes))
+    g.add_edges_from((int(i), int(j), {"type": int(r)}) for (i, j), r in zip(graph.pairs, graph.kinds, strict=True))
+    return g
+
+
+def graph_of(thing: Any) -> Graph:
+    """A `Graph` from what holds one.
+
+    - networkx graphs: integer attributes "type" of nodes (0 where there is none) and edges (1).
+    - PyG-like data: `edge_index` (2, e); `x` (n,), (n, 1) or one-hot (n, K); `edge_attr` (e,), (e, 1) types from 0, or one-hot;
+      `num_nodes`. Types of edges count from 0 there, and from 1 here.
+    - mappings {"n": nodes, "edges": [[i, j], ...]} with optional "nodes" and "kinds".
+
+    Loops are refused, directions and repetitions dropped.
+
+    Raises:
+        ValueError: for anything else, for loops, and for ends that are no nodes.
+    """
+    if isinstance(thing, Graph):
+        return _checked(*thing)
+    told: Any = thing  # by what it has
+    if hasattr(told, "edge_index"):
+        pairs = torch.as_tensor(told.edge_index, dtype=torch.int64).reshape(2, -1).T
+        nodes, kinds = (_types(getattr(told, name, None)) for name in ("x", "edge_attr"))
+        count = getattr(told, "num_nodes", None)
+        n = int(pairs.max()) + 1 if count is None else int(count)
+        return _checked(
+            torch.zeros(n, dtype=torch.int64) if nodes is None else nodes,
+            pairs,
+            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else kinds + 1,
+        )
+    if hasattr(told, "number_of_nodes") and hasattr(told, "edges"):
+        place = {node: k for k, node in enumerate(told.nodes)}
+        edges = list(told.edges(data=True))
+        return _checked(
+            torch.tensor([int(data.get("type", 0)) for _, data in told.nodes(data=True)], dtype=torch.int64),
+            torch.tensor([[place[i], place[j]] for i, j, _ in edges], dtype=torch.int64).reshape(-1, 2),
+            torch.tensor([int(data.get("type", 1)) for _, _, data in edges], dtype=torch.int64),
+        )
+    if isinstance(told, Mapping) and "n" in told:
+        n, pairs = int(told["n"]), torch.as_tensor(told["edges"], dtype=torch.int64).reshape(-1, 2)
+        nodes, kinds = told.get("nodes"), told.get("kinds")
+        return _checked(
+            torch.zeros(n, dtype=torch.int64) if nodes is None else torch.as_tensor(nodes, dtype=torch.int64),
+            pairs,
+            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else torch.as_tensor(kinds, dtype=torch.int64),
+        )
+    raise ValueError(
+        f"a {type(told).__name__} is no graph; give networkx graphs, data with edge_index, or {{'n': ..., 'edges': ...}}."
+    )
+
+
+def read_graphs(path: str | Path) -> Graphs:
+    """Graphs from a .json file: a list of {"n": nodes, "edges": [[i, j], ...]}.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it holds something else.
+    """
+    path = Path(path)
+    try:
+        return Graphs(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; give a .json file of graphs.") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError):
+        raise ValueError(f"{path} is no list of graphs; write [{{'n': 3, 'edges': [[0, 1], [1, 2]]}}, ...] as JSON.") from None
+
+
+def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
+    """Each edge once, smaller end first, in order; of one that is told twice, the first telling."""
+    if nodes.ndim != 1 or not len(nodes) or len(pairs) != len(kinds):
+        raise ValueError(
+            f"a graph has nodes {tuple(nodes.shape)}, {len(pairs)} edges and {len(kinds)} types of them; make them fit."
+        )
+    if len(pairs) and not (int(pairs.min()) >= 0 and int(pairs.max()) < len(nodes)):
+        raise ValueError(f"an edge ends at node {int(pairs.max())} of {len(nodes)}; ends run from 0 to {len(nodes) - 1}.")
+    if bool((pairs[:, 0] == pairs[:, 1]).any()):
+        raise ValueError("a graph has an edge from a node to itself; take loops out.")
+    if int(nodes.min()) < 0 or (len(kinds) and int(kinds.min()) < 1):
+        raise ValueError("types of nodes count from 0, and those of edges from 1; 0 is 'no edge'.")
+    low, high = torch.minimum(*pairs.unbind(1)), torch.maximum(*pairs.unbind(1))
+    name = low * len(nodes) + high
+    order = name.argsort(stable=True)
+    new = torch.ones(len(order), dtype=torch.bool)
+    new[1:] = name[order][1:] != name[order][:-1]
+    kept = order[new]
+    return Graph(nodes, torch.stack([low, high], 1)[kept], kinds[kept])
+
+
+def _types(values: Any) -> Tensor | None:
+    if values is None:
+        return None
+    t = torch.as_tensor(values)
+    return t.argmax(1) if t.ndim == 2 and t.shape[1] > 1 else t.reshape(-1).long()
+
+
+def _names(types: int | Sequence[str] | None, found: int) -> tuple[str, ...]:
+    if isinstance(types, int) or types is None:
+        return tuple(str(k) for k in range(found if types is None else types))
+    return tuple(types)
+
+
+def _key(graph: Graph) -> str:
+    return hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in graph)).hexdigest()[:16]
+
+
+def _ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """starts[0], starts[0] + 1, ... (counts[0] of them), then those of the next."""
+    ends = counts.cumsum(0)
+    return torch.arange(int(ends[-1])) + (starts - ends + counts).repeat_interleave(counts)

@@ -1,0 +1,239 @@
+"""A graph transformer: nodes, edges and the whole graph in three streams (DiGress, 2209.14734, sec. 3.3 and app. B).
+
+Shape suffixes: B batch, N nodes, F features of nodes, C channels of edges, Y features of the whole graph.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, zero
+from langevin.networks.blocks.embeddings import refuse_unknown
+from langevin.networks.linear import Linear
+
+
+class Extra(NamedTuple):
+    """Features of a noisy graph, beside its own: of nodes (B, N, F), of edges (B, N, N, C), of the whole graph (B, Y)."""
+
+    nodes: Tensor
+    edges: Tensor
+    whole: Tensor
+
+
+class Film(nn.Module):
+    """x (1 + scale(y)) + shift(y)."""
+
+    def __init__(self, whole: int, width: int) -> None:
+        super().__init__()
+        self.scale, self.shift = Linear(whole, width), Linear(whole, width)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        around = (slice(None), *[None] * (x.ndim - 2))
+        return torch.addcmul(self.shift(y)[around], x, 1 + self.scale(y)[around])
+
+
+class Pool(nn.Module):
+    """x (B, ..., D) -> (B, Y) from mean, least, greatest and deviation over the elements that are real (PNA, 2004.05718).
+
+    Padding takes no part in any of them: where it does, as in the published program, the same graph has other outputs beside a
+    larger one.
+    """
+
+    def __init__(self, width: int, whole: int) -> None:
+        super().__init__()
+        self.join = Linear(4 * width, whole)
+
+    def forward(self, x: Tensor, real: Tensor) -> Tensor:
+        """real (B, ...) bool."""
+        x, there = x.flatten(1, -2), real.flatten(1)[..., None]
+        count = there.sum(1).clamp(min=1)
+        some = there.any(1)
+        mean = (x * there).sum(1) / count
+        # of an empty set (the edges of a single node) all is 0
+        spread = ((x - mean[:, None]).square() * there).sum(1) / count
+        least, most = x.masked_fill(~there, torch.inf).amin(1), x.masked_fill(~there, -torch.inf).amax(1)
+        least, most = least.masked_fill(~some, 0.0), most.masked_fill(~some, 0.0)
+        return self.join(torch.cat([mean, least, most, (spread + 1e-6).sqrt()], -1))
+
+
+class GraphBlock(nn.Module):
+    """Attention between nodes that edges modulate and that makes new edges, then feed-forwards; norms after each.
+
+    Scores are kept channel by channel, Y_ij = q_i k_j / sqrt(d), and edges act on them by Y (1 + M e_ij) + A e_ij.
+    """
+
+    def __init__(self, width: int, edge_width: int, whole: int, heads: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.scale = (width // heads) ** -0.5
+        self.qkv = Linear(width, 3 * width)
+        self.edge = Linear(edge_width, 2 * width)
+        self.film_edge, self.film_node = Film(whole, width), Film(whole, width)
+        self.out_edge, self.out_node = Linear(width, edge_width), Linear(width, width)
+        self.own, self.pool_node, self.pool_edge = Linear(whole, whole), Pool(width, whole), Pool(edge_width, whole)
+        self.out_whole = nn.Sequential(nn.SiLU(), Linear(whole, whole))
+        inner = (2 * width, 2 * edge_width, 2 * whole)
+        sizes = (width, edge_width, whole)
+        self.forwards = nn.ModuleList(
+            nn.Sequential(Linear(d, i), nn.SiLU(), nn.Dropout(dropout), Linear(i, d)) for d, i in zip(sizes, inner, strict=True)
+        )
+        self.norms = nn.ModuleList(nn.LayerNorm(d) for d in (*sizes, *sizes))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, e: Tensor, y: Tensor, mask: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x (B, N, F), e (B, N, N, C), y (B, Y); mask (B, N) real nodes, pairs (B, N, N) real edges, without the diagonal."""
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        scale, shift = self.edge(e).chunk(2, dim=-1)
+        scores = torch.addcmul(shift, (q * self.scale)[:, :, None] * k[:, None], 1 + scale)
+        to_edge = self.out_edge(self.film_edge(scores, y))
+        weights = torch.softmax(scores.masked_fill(~mask[:, None, :, None], -torch.inf), dim=2)
+        to_node = self.out_node(self.film_node((weights * v[:, None]).sum(2), y))
+        to_whole = self.out_whole(self.own(y) + self.pool_node(x, mask) + self.pool_edge(e, pairs))
+        new = [
+            norm(old + self.dropout(step))
+            for norm, old, step in zip(self.norms[:3], (x, e, y), (to_node, to_edge, to_whole), strict=True)
+        ]
+        x, e, y = (
+            norm(h + self.dropout(forward(h))) for norm, h, forward in zip(self.norms[3:], new, self.forwards, strict=True)
+        )
+        return x, e, y
+
+
+class GraphTransformer(nn.Module):
+    """Permutation-equivariant network on graphs: z and outputs are dicts with the leaves "nodes" and "edges".
+
+    States are types, (B, N) and (B, N, N) int64, or floats, (B, N, F) and (B, N, N) or (B, N, N, C); answers are logits
+    (B, N, nodes), (B, N, N, edges), or floats like the state. Edges are answered symmetric, with a diagonal of 0, and padding is
+    answered by 0. Without the leaf "nodes", where all are alike, edges alone are answered for.
+
+    Args:
+        nodes, edges: how many types or channels are answered for.
+        width, edge_width, whole: features of nodes, of edges and of the whole graph.
+        depth, heads: layers; heads only set the scale of the scores, which are kept channel by channel.
+        features: `features(nodes (B, N, F), edges (B, N, N, C), mask (B, N)) -> Extra` on what enters (one-hot for types), with
+            `widths`, the number of features of nodes, edges and whole. Called without gradients. See `langevin.graphs.features`.
+        node_states, edge_states: how many types or channels enter, where these differ: one more for masked processes.
+        residual: whether the state that enters is added to the answer.
+        classes: number of labels for cond["label"].
+        properties: names of numbers (B,) in cond, of about unit size, each with a null of its own for samples in cond["drop"].
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        edges: int,
+        width: int = 96,
+        edge_width: int = 48,
+        whole: int = 64,
+        depth: int = 4,
+        heads: int = 8,
+        features: Callable[..., Any] | None = None,
+        node_states: int | None = None,
+        edge_states: int | None = None,
+        residual: bool = True,
+        dropout: float = 0.0,
+        classes: int | None = None,
+        properties: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        self.nodes, self.edges, self.residual = nodes, edges, residual
+        self.node_states, self.edge_states = node_states or nodes, edge_states or edges
+        self.features = features
+        extra = (0, 0, 0) if features is None else tuple(getattr(features, "widths"))  # noqa: B009  (any callable may have it)
+        self.enter_node = _two(self.node_states + extra[0], width)
+        self.enter_edge = _two(self.edge_states + extra[1], edge_width)
+        self.enter_whole = _two(whole + extra[2], whole)
+        self.level_node, self.level_edge = (LevelEmbedding(whole) for _ in range(2))
+        self.to_node, self.to_edge = zero(Linear(whole, width)), zero(Linear(whole, edge_width))
+        self.conditions = Conditions(whole, classes)
+        self.properties = nn.ModuleDict({name: Property(whole) for name in properties})
+        self.trunk = nn.ModuleList(GraphBlock(width, edge_width, whole, heads, dropout) for _ in range(depth))
+        self.leave_node, self.leave_edge = _two(width, nodes), _two(edge_width, edges)
+        zero(self.leave_node[-1])
+        zero(self.leave_edge[-1])
+
+    def forward(
+        self, z: Mapping[str, Tensor], level: Mapping[str, Tensor], cond: Cond = None, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """level by leaf, (B,) or broadcastable to its state; mask (B, N) bool, the real nodes."""
+        edges = z["edges"]
+        nodes = z["nodes"] if "nodes" in z else torch.zeros_like(edges[:, 0], dtype=torch.int64)
+        dtype = self.leave_node[-1].weight.dtype
+        assert isinstance(dtype, torch.dtype)
+        b, n = nodes.shape[:2]
+        mask = torch.ones(b, n, dtype=torch.bool, device=nodes.device) if mask is None else mask
+        pairs = mask[:, :, None] & mask[:, None, :] & ~torch.eye(n, dtype=torch.bool, device=nodes.device)
+        x = _entered(nodes, self.node_states, 2, dtype) * mask[..., None]
+        e = _entered(edges, self.edge_states, 3, dtype) * pairs[..., None]
+        x_in, e_in = x, e
+        edge_level = self.level_edge(_level(level["edges"], 3))
+        node_level = self.level_node(_level(level["nodes"], 2)) if "nodes" in level else torch.zeros_like(edge_level[:, 0])
+        y = node_level.flatten(1, -2).mean(1) + edge_level.flatten(1, -2).mean(1)
+        y = self._conditioned(y, cond)
+        if self.features is not None:
+            with torch.no_grad():
+                more = self.features(x, e, mask)
+            x, e, y = (torch.cat([h, m.to(dtype)], -1) for h, m in zip((x, e, y), more, strict=True))
+        x = self.enter_node(x) + self.to_node(F.silu(node_level))
+        e = self.enter_edge(e) + self.to_edge(F.silu(edge_level))
+        e, y = (e + e.transpose(1, 2)) / 2, self.enter_whole(y)
+        for block in self.trunk:
+            x, e, y = block(x, e, y, mask, pairs)
+        x, e = self.leave_node(x), self.leave_edge(e)
+        if self.residual:
+            x, e = x + x_in[..., : self.nodes], e + e_in[..., : self.edges]
+        e = (e + e.transpose(1, 2)) / 2
+        x, e = x * mask[..., None], e * pairs[..., None]
+        out = {"nodes": x, "edges": e[..., 0] if edges.is_floating_point() and edges.ndim == 3 else e}
+        return {name: out[name] for name in z}
+
+    def _conditioned(self, y: Tensor, cond: Cond) -> Tensor:
+        given = dict(cond or {})
+        refuse_unknown({n: v for n, v in given.items() if n != "drop"}, [*self.conditions.names, *self.properties])
+        drop = given.get("drop")
+        for name, embed in self.properties.items():
+            y = y + embed(given.pop(name, None), drop, y)
+        vector, _ = self.conditions(given, len(y), y.device)
+        return y if vector is None else y + vector
+
+
+class Property(nn.Module):
+    """A number of each sample, or a learned null, as a vector to add."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(Linear(1, width), nn.SiLU(), Linear(width, width))
+        self.null = nn.Parameter(torch.zeros(width))
+
+    def forward(self, value: Tensor | None, drop: Tensor | None, like: Tensor) -> Tensor:
+        null = self.null.expand(len(like), -1)
+        if value is None:
+            return null
+        if value.shape != (len(like),):
+            raise ValueError(f"a property has shape {tuple(value.shape)}; give one number for each of {len(like)} samples.")
+        embedded = self.embed(value.to(like.dtype)[:, None])
+        # a product rather than a choice, so that both have a gradient, 0 where not chosen
+        keep = torch.ones(len(like), 1, device=like.device) if drop is None else (~drop).to(like.dtype)[:, None]
+        return keep * embedded + (1 - keep) * null
+
+
+def _two(into: int, out: int) -> nn.Sequential:
+    inner = max(into, out)
+    return nn.Sequential(Linear(into, inner), nn.SiLU(), Linear(inner, out))
+
+
+def _entered(z: Tensor, states: int, axes: int, dtype: torch.dtype) -> Tensor:
+    if not z.is_floating_point():
+        return F.one_hot(z, states).to(dtype)
+    return (z if z.ndim > axes else z[..., None]).to(dtype)
+
+
+def _level(level: Tensor, axes: int) -> Tensor:
+    """(B,) or broadcastable to the state -> (B, 1 or N, ...), one level per node or pair."""
+    if level.ndim == 1:
+        return level.reshape(-1, *[1] * (axes - 1))
+    return level.mean(tuple(range(axes, level.ndim))) if level.ndim > axes else level

@@ -1,0 +1,102 @@
+"""A run's model on inverse problems: held-out pictures or a file are measured and restored, and shown beside each other."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from langevin import pictures
+from langevin.core.noise import Noise
+from langevin.core.tree import leaves
+from langevin.guidance import operators
+from langevin.guidance.operators import Operator
+from langevin.recipes.build import Run
+from langevin.recipes.sampling import chosen
+from langevin.tasks import Restored, coverage, restore
+
+TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense")
+
+
+def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None) -> Operator:
+    """A named measurement of pictures (C, H, W).
+
+    Args:
+        amount: factor of super-resolution (2 by default), pixels of the blur (1), share of coefficients sensed (.25), share of
+            the height that is hidden from below in inpainting (.5).
+    """
+    if task == "super-resolution":
+        return operators.super_resolution(shape, int(amount or 2))
+    if task == "deblur":
+        return operators.blur(shape, amount or 1.0)
+    if task == "colourise":
+        return operators.colourise(shape)
+    if task == "sense":
+        return operators.sense(shape, max(1, round((amount or 0.25) * shape[0] * shape[1] * shape[2])))
+    if task == "inpaint":
+        known = torch.ones(shape, dtype=torch.bool)
+        known[:, round(shape[1] * (1 - (0.5 if amount is None else amount))) :] = False
+        return operators.inpaint(known)
+    raise ValueError(f"task is {task!r}; there are {', '.join(TASKS)}.")
+
+
+def restoration(
+    run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps",
+    plan: str | None = None, pictures_of: Path | None = None, rows: int = 6, count: int = 8, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
+
+    Raises:
+        ValueError: for a run that is not of pictures under one Gaussian process, or a file of another size.
+    """
+    shape = run.facts.shape
+    if not isinstance(shape, tuple) or len(shape) != 3:
+        raise ValueError("this run is not of pictures; restore works on pictures, tasks.restore on everything.")
+    if rows < 1:
+        raise ValueError(f"rows is {rows}; restore at least 1 picture.")
+    cond: dict[str, Tensor] | None = None
+    if pictures_of is None:
+        batch = run.test.batch(torch.arange(min(rows, len(run.test))))
+        truth = leaves(batch.x)[""]
+    else:
+        truth = _read(pictures_of, shape)
+    op = operator_of(task, shape, amount)
+    drawn = Noise.of(seed, len(truth)).at("measurement").normal(op.measured)
+    y = op(truth) + noise * drawn
+    way = None if plan is None else chosen(run, plan)
+    made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, cond=cond)
+    pictures.save_images(page(truth, op, made), out, columns=4 + min(count, 6))
+    far = (made.mean - truth).square().mean().sqrt()
+    said: dict[str, Any] = {
+        "task": op.name,
+        "method": method,
+        "rmse of the mean": round(float(far), 4),
+        "rmse of a sample": round(float((made.samples - truth).square().mean().sqrt()), 4),
+        "deviation": round(float(made.std.mean()), 4),
+    }
+    if count >= 19:
+        said["coverage of 90 %"] = round(coverage(truth, made), 3)
+    return said
+
+
+def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
+    """Pictures row by row: truth, what the measurement says of it (A^+ y), up to 6 samples, mean and deviation (0 black)."""
+    seen = op.inverse(made.y)
+    spread = made.std / made.std.max().clamp(min=1e-12) * 2 - 1
+    columns = [truth, seen, *made.samples[:6], made.mean, spread]
+    return torch.stack(columns, 1).flatten(0, 1).clamp(-1, 1)
+
+
+def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            read = image.convert("L" if shape[0] == 1 else "RGB")
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is no picture that can be read ({str(error)[:100]}).") from None
+    if read.size != (shape[2], shape[1]):
+        raise ValueError(
+            f"{path} is {read.size[0]} x {read.size[1]}, and the run draws {shape[2]} x {shape[1]}; resize it first."
+        )
+    values = torch.tensor(list(read.tobytes()), dtype=torch.float32).reshape(shape[1], shape[2], shape[0])
+    return (values / 127.5 - 1).permute(2, 0, 1)[None]

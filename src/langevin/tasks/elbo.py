@@ -1,0 +1,94 @@
+"""The evidence lower bound of data under one Gaussian process, with the decoder at its data end (VDM, 2107.00630, sec. 4).
+
+    -log p(x) <= KL(q(z_1 | x) || p(z_1)) + 1/2 int SNR E |x - x^|^2 d lam + E[-log p(x | z_low)],
+
+the integral over log-SNR from lam(1) to lam(low): the bound of infinitely many steps. Sums over steps are the objective `ELBO`.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
+from langevin.core.noise import Noise
+from langevin.core.space import Euclidean
+from langevin.core.tree import leaves
+from langevin.tasks.likelihood import LogProb
+
+
+@torch.no_grad()
+def elbo(
+    denoiser: BaseDenoiser,
+    x: Tensor,
+    *,
+    draws: int = 16,
+    values: Tensor | None = None,
+    low: float | None = None,
+    cond: Cond = None,
+    seed: int = 0,
+    first_id: int = 0,
+) -> LogProb:
+    """A lower bound of log p(x), in expectation over its draws, whose standard error is told.
+
+    Args:
+        denoiser: learned, guided or exact, on one Gaussian process in Euclidean space.
+        x: (B, *shape).
+        draws: levels for each sample, one in each of so many equal parts of log-SNR.
+        values: (K,) the grid of values that x is on: the decoder chooses among them, p(x | z) proportional to q(z | x), and the
+            bound is on log P(x). None is a Gaussian around z / alpha of the level's own variance, and the bound is on the density
+            of x, which must have been made continuous (`langevin.tasks.likelihood.dequantised`).
+        low: the level of the decoder, the schedule's floor by default. A level so near to data that a state is of one value
+            costs nothing in the second case, and the Gaussian decoder little in the first.
+        cond: conditions by name, each (B, ...).
+        seed, first_id: name the draws.
+
+    Raises:
+        ValueError: for another process, or x that is not on the grid of `values`.
+    """
+    leaf = denoiser.process.leaves().get("")
+    if type(leaf) is not Gaussian or not isinstance(leaf.space, Euclidean):
+        raise ValueError(f"this bound is of one Gaussian process in Euclidean space, and this is {leaf}.")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; take at least 1.")
+    low = leaf.schedule.floor if low is None else low
+    elements, noise = math.prod(x.shape[1:]), Noise.of(seed, len(x), first_id, x.device).at("bound")
+    alpha_1, sigma_1 = (float(v) for v in leaf.schedule(1.0))
+    fixed = (alpha_1 / sigma_1) ** 2 / 2 * x.double().flatten(1).square().sum(1)
+    top, bottom = float(leaf.schedule.lam(low)), max(float(leaf.schedule.lam(1.0)), -40.0)
+    was = denoiser.training
+    denoiser.eval()
+    each = []
+    for k in range(draws):
+        part = (k + noise.at(f"level {k}").uniform(())) / draws
+        lam = bottom + (top - bottom) * part.cpu()
+        t = expand(leaf.schedule.invert(lam).clamp(low, 1.0), x)
+        z = leaf.marginal(x, t, noise.at(f"noise {k}"))
+        error = (x - leaves(denoiser(z, t, cond))[""].mean).double().flatten(1).square().sum(1)
+        each.append((top - bottom) / 2 * lam.exp().to(error) * error)
+    denoiser.train(was)
+    terms = torch.stack(each, 1)
+    if values is None:
+        decoded = torch.full_like(fixed, elements / 2 * (math.log(2 * math.pi) - top + 1))
+        spread = torch.zeros_like(fixed)
+    else:
+        chosen = torch.stack([_of_values(leaf, x, values, low, noise.at(f"decoder {k}")) for k in range(draws)], 1)
+        decoded, spread = chosen.mean(1), chosen.var(1) / draws
+    # levels are spread over the whole range, so that the true error is below that of independent draws
+    error = (terms.var(1) / draws + spread).sqrt() if draws > 1 else torch.full_like(fixed, math.nan)
+    return LogProb(-(fixed + terms.mean(1) + decoded), error, elements, None, draws)
+
+
+def _of_values(leaf: Gaussian, x: Tensor, values: Tensor, low: float, noise: Noise) -> Tensor:
+    """-log p(x | z) (B,), nats, of one draw of z at `low`, where p is proportional to q(z | value)."""
+    grid = values.double().to(x.device)
+    apart = (x.double()[..., None] - grid).abs()
+    if float(apart.min(-1).values.max()) > 1e-4:
+        raise ValueError("x is not on the grid of values; give data as it was before anything was added, or values=None.")
+    alpha, sigma = (float(v) for v in leaf.schedule(low))
+    z = leaf.marginal(x.double(), torch.tensor(low, dtype=torch.float64), noise)
+    logits = -0.5 * ((z[..., None] - alpha * grid) / sigma) ** 2
+    said = torch.log_softmax(logits, -1).gather(-1, apart.argmin(-1, keepdim=True))[..., 0]
+    return -said.flatten(1).sum(1)

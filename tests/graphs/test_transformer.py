@@ -1,0 +1,85 @@
+"""The graph transformer knows graphs and not their drawing: order of nodes, padding and direction of edges mean nothing."""
+
+import pytest
+import torch
+
+import langevin as lv
+from langevin.core import prediction
+from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Denoiser
+from langevin.core.process import Product
+from langevin.core.sample import trajectory
+from langevin.core.space import SymmetricEdges
+from langevin.data import Graphs
+from langevin.networks import GraphTransformer
+
+NODES, EDGES = 3, 4
+
+
+def network() -> GraphTransformer:
+    torch.manual_seed(0)
+    net = GraphTransformer(NODES, EDGES, width=16, edge_width=8, whole=8, depth=2, heads=2).double().eval()
+    for parameter in net.parameters():  # what begins at zero would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.3)
+    return net
+
+
+def graph(n: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    edges = torch.randint(EDGES, (2, n, n), generator=generator).triu(1)
+    return {"nodes": torch.randint(NODES, (2, n), generator=generator), "edges": edges + edges.transpose(1, 2)}
+
+
+LEVEL = {"nodes": torch.tensor([0.3, 0.8]).double(), "edges": torch.tensor([0.3, 0.8]).double()}
+
+
+def test_permuted_nodes_have_permuted_answers():
+    net, z, order = network(), graph(6), torch.tensor([3, 0, 5, 1, 4, 2])
+    straight = net(z, LEVEL)
+    turned = net({"nodes": z["nodes"][:, order], "edges": z["edges"][:, order][:, :, order]}, LEVEL)
+    torch.testing.assert_close(turned["nodes"], straight["nodes"][:, order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(turned["edges"], straight["edges"][:, order][:, :, order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(straight["edges"], straight["edges"].transpose(1, 2), rtol=0, atol=0)
+
+
+def test_padding_is_inert():
+    net, z = network(), graph(5)
+    padded = {"nodes": torch.nn.functional.pad(z["nodes"], (0, 3), value=2),
+              "edges": torch.nn.functional.pad(z["edges"], (0, 3, 0, 3), value=1)}  # fmt: skip
+    mask = (torch.arange(8) < 5).expand(2, 8)
+    alone, beside = net(z, LEVEL), net(padded, LEVEL, mask=mask)
+    torch.testing.assert_close(beside["nodes"][:, :5], alone["nodes"], rtol=0, atol=1e-10)
+    torch.testing.assert_close(beside["edges"][:, :5, :5], alone["edges"], rtol=0, atol=1e-10)
+    assert not beside["nodes"][:, 5:].any() and not beside["edges"][:, 5:].any() and not beside["edges"][:, :, 5:].any()
+
+
+def test_states_are_graphs_at_every_step():
+    keep = lv.schedules.keep_cosine()
+    parts = {
+        "nodes": Categorical(NODES, keep, torch.tensor([0.5, 0.3, 0.2])),
+        "edges": Categorical(EDGES, keep, torch.tensor([0.7, 0.1, 0.1, 0.1]), space=SymmetricEdges()),
+    }
+    denoiser = Denoiser(
+        network().float(), Product(parts), {name: prediction.PREDICTIONS["logits"]() for name in parts},
+        shape={"nodes": (6,), "edges": (6, 6)},
+    )  # fmt: skip
+    mask = torch.arange(6) < torch.tensor([[4], [6], [2]])
+    pairs = mask[:, :, None] & mask[:, None, :]
+    for step in trajectory(denoiser, lv.plans.ddpm(6), 3, seed=1, mask=mask):
+        edges = step.z["edges"]
+        assert torch.equal(edges, edges.transpose(1, 2)) and not edges.diagonal(dim1=1, dim2=2).any()
+        assert not edges[~pairs].any() and not step.z["nodes"][~mask].any()
+
+
+def test_graphs_come_back_from_batches():
+    nx = pytest.importorskip("networkx")
+    made = [nx.path_graph(4), nx.star_graph(5), nx.cycle_graph(3)]
+    data = Graphs(made)
+    batch = data.batch(torch.arange(3))
+    edges = batch.x["edges"] if isinstance(batch.x, dict) else batch.x
+    for i, one in enumerate(made):
+        n = one.number_of_nodes()
+        assert batch.mask is not None and int(batch.mask[i].sum()) == n
+        expected = torch.as_tensor(nx.to_numpy_array(one)).long()
+        assert torch.equal(edges[i, :n, :n], expected) and not edges[i, n:].any()
+    assert Graphs(made).digest() == data.digest() != Graphs(made[:2]).digest()

@@ -1,0 +1,45 @@
+"""langevin restore: the page, with an exact model of digits in place of a run's."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from langevin import data, oracles, schedules
+from langevin.cli import main
+from langevin.core.gaussian import Gaussian
+from langevin.recipes import restoring
+
+
+def run() -> Any:
+    held = data.digits("test")
+    model = oracles.dataset(Gaussian(schedules.cosine()), held.batch(torch.arange(60)).x)
+    return SimpleNamespace(facts=SimpleNamespace(shape=(1, 8, 8)), denoiser=model, test=held)
+
+
+def test_what_is_known_well_is_restored_whole(tmp_path):
+    """With a finite data set, half a picture and little noise tell which one it is."""
+    found = restoring.restoration(
+        run(), "inpaint", tmp_path / "page.png", amount=0.5, noise=0.02, method="levels", rows=3, count=19, seed=1
+    )
+    assert found["rmse of a sample"] < 0.05 and found["deviation"] < 0.05 and 0 <= found["coverage of 90 %"] <= 1
+    with Image.open(tmp_path / "page.png") as page:
+        assert page.size[0] / page.size[1] == pytest.approx((10 * 9 + 1) / (3 * 9 + 1), rel=0.01)  # 10 columns, 3 rows
+    Image.new("L", (8, 8), 128).save(tmp_path / "one.png")
+    for task, measured in (("super-resolution", (1, 4, 4)), ("deblur", (1, 8, 8)), ("sense", (16,))):
+        assert restoring.operator_of(task, (1, 8, 8)).measured == measured
+    one = restoring.restoration(run(), "sense", tmp_path / "s.png", method="ddrm", pictures_of=tmp_path / "one.png", count=2)
+    assert "coverage of 90 %" not in one
+
+
+def test_refusals(tmp_path, capsys):
+    with pytest.raises(ValueError, match="task is 'x'"):
+        restoring.operator_of("x", (1, 8, 8))
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    with pytest.raises(ValueError, match="is 9 x 8, and the run draws 8 x 8"):
+        restoring.restoration(run(), "sense", tmp_path / "s.png", pictures_of=tmp_path / "wide.png")
+    with pytest.raises(SystemExit):
+        main(["restore", str(tmp_path), "--task", "inpaint", "--out", "page.jpg"])
+    assert "write a .png" in capsys.readouterr().err
