@@ -25,6 +25,7 @@ from langevin.guidance import Clamp, Control
 from langevin.networks import JointTransformer, VectorPort
 from langevin.recipes.domains.sentences import _all, _pairs, _share
 
+PARTS = ("rounding", "content", "length", "attribute", "infilling")
 FIELDS = ("measure", "controlled", "uncontrolled", "count", "note")
 
 
@@ -66,7 +67,8 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="rows are added to it")
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     asked = parser.parse_args()
     run: Any = lv.open_run(asked.run)
     denoiser, process, test = run.denoiser.requires_grad_(False), run.denoiser.process, run.test
@@ -79,9 +81,16 @@ def main() -> None:
     def row(measure: str, controlled: object, uncontrolled: object = "", note: str = "", count: int = asked.count) -> None:
         rows.append({"measure": measure, "controlled": controlled, "uncontrolled": uncontrolled, "count": count, "note": note})
         print(rows[-1], flush=True)
+        if asked.out:
+            head = not asked.out.exists()
+            with asked.out.open("a", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                if head:
+                    writer.writeheader()
+                writer.writerow(rows[-1])
 
     def sampled(guidance: Any = None, plan: Any = None, count: int = asked.count) -> Tensor:
-        made = plan or lv.plans.controlled(asked.steps)
+        made = plan or lv.plans.controlled(asked.steps, fresh=True)
         at = range(0, count, 50)
         return torch.cat([lv.sample(denoiser, made, min(50, count - k), seed=3, first_id=k, guidance=guidance) for k in at])
 
@@ -97,74 +106,84 @@ def main() -> None:
         print(*[f"    {t}" for t in said(ids)[:4]], sep="\n", flush=True)
 
     held = test.batch(torch.arange(min(len(test), 400))).x
+    held = test.batch(torch.arange(min(len(test), 400))).x
     row("held-out texts", "", "", f"{_share([p for t in _all(test) for p in _pairs(t)], pairs):.3f} of pairs known", len(test))
-    for at in (0.05, 0.25, 0.5):
-        with torch.no_grad():
-            found = process.round(denoiser(process.marginal(held, at, lv.Noise.of(9, len(held))), at).mean)
-        exact = float((found == held)[held != end].float().mean())
-        row(f"token accuracy of x^ at t = {at:g}", f"{exact:.3f}", note="held-out texts, without their ends", count=len(held))
+    if "rounding" in asked.only:
+        row(
+            "held-out texts", "", "", f"{_share([p for t in _all(test) for p in _pairs(t)], pairs):.3f} of pairs known", len(test)
+        )
+        for at in (0.05, 0.25, 0.5):
+            with torch.no_grad():
+                found = process.round(denoiser(process.marginal(held, at, lv.Noise.of(9, len(held))), at).mean)
+            exact = float((found == held)[held != end].float().mean())
+            row(f"token accuracy of x^ at t = {at:g}", f"{exact:.3f}", note="held-out texts, without their ends", count=len(held))
 
-    z = sampled(plan=lv.plans.ddpm(asked.steps))
-    plain = process.round(z)
-    sure = float((process.log_probs(z).exp().amax(-1) > 0.9).float().mean())
-    agreed = float((plain == process.nearest(z)).float().mean())
-    row("rounding: argmax p(w | x) is the nearest point", f"{agreed:.4f}", note=f"p above 0.9 at {sure:.4f} of tokens")
-    row("ddpm", "", "", fluent(plain))
-    show(plain)
-    for name, plan, guide in (("fresh marginals (consistency)", lv.plans.consistency(asked.steps), None),
-                              ("ddpm, clamped below 0.5", lv.plans.ddpm(asked.steps), Clamp(0.5)),
-                              ("dpmpp, 20 steps", lv.plans.dpmpp(20), None)):  # fmt: skip
-        ids = process.round(sampled(guide, plan))
-        row(name, "", "", fluent(ids))
-        show(ids)
+        z = sampled(plan=lv.plans.ddpm(asked.steps))
+        plain = process.round(z)
+        sure = float((process.log_probs(z).exp().amax(-1) > 0.9).float().mean())
+        agreed = float((plain == process.nearest(z)).float().mean())
+        row("rounding: argmax p(w | x) is the nearest point", f"{agreed:.4f}", note=f"p above 0.9 at {sure:.4f} of tokens")
+        row(f"posterior steps (ddpm:{asked.steps})", "", "", fluent(plain))
+        show(plain)
+        for name, plan, guide in (("the same, clamped below 0.5", lv.plans.ddpm(asked.steps), Clamp(0.5)),
+                                  ("dpmpp:20", lv.plans.dpmpp(20), None),
+                                  ("fresh marginals (consistency)", lv.plans.consistency(asked.steps), None)):  # fmt: skip
+            plain = process.round(sampled(guide, plan))
+            row(name, "", "", fluent(plain))
+            show(plain)
+        # from here on with fresh marginals, controlled or not
+
+    plain = process.round(sampled(None, lv.plans.consistency(asked.steps)))
 
     def share(word: str, ids: Tensor) -> float:
         return sum(word in text for text in said(ids)) / len(ids)
 
-    for word in ("pub", "Italian", "river"):
-        piece = [int(k) for k in test.alphabet.ids(f" {word}")]
-        ids = process.round(sampled(Control(tasks.contains(process, piece), rate=0.1, pull=0.001, of="belief")))
-        row(f"content: the word {word}", f"{share(word, ids):.2f}", f"{share(word, plain):.2f}", fluent(ids))
-        show(ids)
+    if "content" in asked.only:
+        for word in ("pub", "Italian", "river"):
+            piece = [int(k) for k in test.alphabet.ids(f" {word}")]
+            ids = process.round(sampled(Control(tasks.contains(process, piece), rate=0.1, pull=0.001, of="belief")))
+            row(f"content: the word {word}", f"{share(word, ids):.2f}", f"{share(word, plain):.2f}", fluent(ids))
+            show(ids)
+        pub = Control(tasks.contains(process, [int(k) for k in test.alphabet.ids(" pub")]), rate=0.1, pull=0.001, of="belief")
+        ids = process.round(sampled(pub, lv.plans.controlled(asked.steps)))
+        row("content: the word pub, posterior steps", f"{share('pub', ids):.2f}", "", fluent(ids))
 
     def tokens(ids: Tensor) -> Tensor:
         return torch.where((ids == end).any(1), (ids == end).int().argmax(1), torch.tensor(length))
 
     wanted = 20
-    ids = process.round(sampled(Control(tasks.of_length(process, end, wanted), rate=0.1, pull=0.001, of="belief")))
-    hit, free = (float(((tokens(s) - wanted).abs() <= 1).float().mean()) for s in (ids, plain))
-    row(f"length: {wanted} tokens, within 1", f"{hit:.2f}", f"{free:.2f}", fluent(ids))
-    show(ids)
+    if "length" in asked.only:
+        ids = process.round(sampled(Control(tasks.of_length(process, end, wanted), rate=0.1, pull=0.001, of="belief")))
+        hit, free = (float(((tokens(s) - wanted).abs() <= 1).float().mean()) for s in (ids, plain))
+        row(f"length: {wanted} tokens, within 1", f"{hit:.2f}", f"{free:.2f}", fluent(ids))
+        show(ids)
 
-    classifier = trained_classifier(process, run.train, 800)
+    if "attribute" in asked.only:
+        classifier = trained_classifier(process, run.train, 800)
 
-    def riverside(z: Tensor, t: Tensor, cond: object) -> Tensor:
-        return 3 * nn.functional.logsigmoid(classifier(z, t.float().expand(len(z))))
+        def riverside(z: Tensor, t: Tensor, cond: object) -> Tensor:
+            return 3 * nn.functional.logsigmoid(classifier(z, t.float().expand(len(z))))
 
-    ids = process.round(sampled(Control(riverside, rate=0.1, pull=0.001)))
-    asked_for, free = share("river", ids), share("river", plain)
-    row("attribute: riverside, by a classifier of states", f"{asked_for:.2f}", f"{free:.2f}", fluent(ids))
-    show(ids)
+        ids = process.round(sampled(Control(riverside, rate=0.1, pull=0.001)))
+        asked_for, free = share("river", ids), share("river", plain)
+        row("attribute: riverside, by a classifier of states", f"{asked_for:.2f}", f"{free:.2f}", fluent(ids))
+        show(ids)
 
-    some = held[tokens(held) > 24][:20]
-    mark = torch.ones(length, dtype=torch.bool)
-    mark[8:16] = False
-    best = mean = guess = 0.0
-    for k, text in enumerate(some):
-        given = process.embed(text).expand(8, *run.facts.shape)
-        known = mark[None, :, None].expand_as(given)
-        filled = process.round(lv.sample(denoiser, lv.plans.ddpm(asked.steps), 8, seed=k, given=given, known=known))
-        likeness = [tasks.bleu(f[8:16].tolist(), text[8:16].tolist(), 1) for f in filled]
-        best += likeness[tasks.least_risk([f[8:16].tolist() for f in filled])] / len(some)
-        mean += sum(likeness) / 8 / len(some)
-        guess += tasks.bleu(plain[k % len(plain), 8:16].tolist(), text[8:16].tolist(), 1) / len(some)
-    row("infilling of 8 tokens: unigram BLEU, least risk of 8", f"{best:.3f}", f"{guess:.3f}",
-        f"{mean:.3f} for single samples; uncontrolled: samples given nothing", len(some))  # fmt: skip
-    if asked.out:
-        with asked.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+    if "infilling" in asked.only:
+        some = held[tokens(held) > 24][:20]
+        mark = torch.ones(length, dtype=torch.bool)
+        mark[8:16] = False
+        best = mean = guess = 0.0
+        for k, text in enumerate(some):
+            given = process.embed(text).expand(8, *run.facts.shape)
+            known = mark[None, :, None].expand_as(given)
+            filled = process.round(lv.sample(denoiser, lv.plans.consistency(asked.steps), 8, seed=k, given=given, known=known))
+            likeness = [tasks.bleu(f[8:16].tolist(), text[8:16].tolist(), 1) for f in filled]
+            best += likeness[tasks.least_risk([f[8:16].tolist() for f in filled])] / len(some)
+            mean += sum(likeness) / 8 / len(some)
+            guess += tasks.bleu(plain[k % len(plain), 8:16].tolist(), text[8:16].tolist(), 1) / len(some)
+        row("infilling of 8 tokens: unigram BLEU, least risk of 8", f"{best:.3f}", f"{guess:.3f}",
+            f"{mean:.3f} for single samples; uncontrolled: samples given nothing", len(some))  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -228,13 +228,14 @@ def e2e_embedding() -> Recipe:
     return Recipe(
         name="e2e-embedding",
         about="E2E restaurant descriptions by Diffusion-LM: words as learned points, tied rounding, the sqrt schedule",
-        expects="rounding that agrees with the nearest point at 98 % of tokens or more; `bench/text_control.py` for control",
+        expects="rounding at the nearest point for 99.0 % of tokens (at least 98), 84 % of pairs of neighbouring words known to "
+        "training texts (98 % of held-out ones); 20 minutes on 2 cores",
         data=SentencesData(path=("data/e2e_a.txt", "data/e2e_b.txt"), key="||", length=48),
         process=EmbeddedConfig(),
         network=VectorsConfig(),
         objective=EmbeddingConfig(),
         train=TrainConfig(steps=6000, batch=64, lr=2e-3, ema=0.995),
-        sample=SampleConfig(plan="ddpm:200"),
+        sample=SampleConfig(plan="consistency:200"),
     )
 
 
