@@ -365,8 +365,8 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     _check(solver, steps)
     most = how.get("most", 4000) if solver == "adaptive" else None
     flow = _Flow(denoiser, how.get("cond"), how.get("low"), "angle", how.get("data_std", 1.0), most)
-    first, last = flow.span
-    span, ends = ((first, last), (flow.low, 1.0)) if up else ((last, first), (1.0, flow.low))
+    (low, high) = flow.span
+    span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))
     begin, end = (flow.scale(t) for t in ends)
     with _still(denoiser):
         (y,) = _run(lambda state, u: (flow.slope(state[0], u),), (z / begin,), span, solver, steps, rtol, atol)

@@ -1,0 +1,66 @@
+"""langevin likelihood: how likely data is under the model of a run."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+@dataclass(frozen=True)
+class _Likelihood:
+    run: Positional[Path]
+    """Run directory."""
+    data: Positional[Path | None] = None
+    """Samples as the run's own, in a .npy file; held-out ones by default."""
+    count: int | None = None
+    """How many samples, from the first; 500 at most by default."""
+    bound: bool = False
+    """The evidence lower bound in place of the flow, as for processes that have no flow."""
+    solver: str = "adaptive"
+    """Of the flow: adaptive, or midpoint, heun, heun3, rk4 of --steps."""
+    steps: int = 50
+    """Of a solver that is not adaptive."""
+    tolerance: float = 1e-4
+    """Of the adaptive solver."""
+    probes: int | None = None
+    """Rademacher vectors for the divergence; 0 for the exact trace, which is the default up to 32 elements."""
+    draws: int = 16
+    """Levels for each sample, of the bound."""
+    given: bool = False
+    """The likelihood given each sample's own condition; without, no condition is told."""
+    each: Path | None = None
+    """Write the nats of each sample to a .npy file."""
+    weights: Path | None = None
+    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    seed: int = 0
+    """Of the probes, of the noise that spreads grey values over their cells, and of the draws of a bound."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+    json: bool = False
+    """Print JSON."""
+
+
+def likelihood(args: Sequence[str]) -> None:
+    """Log-likelihoods of data under a run."""
+    asked = parse(_Likelihood, args, "langevin likelihood")
+    if asked.each is not None and asked.each.suffix != ".npy":
+        raise Refusal(f"each is {asked.each}; write a .npy.")
+    if asked.count is not None and asked.count < 1:
+        raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    import json
+
+    from langevin.recipes.build import open_run
+    from langevin.recipes.likelihood import likelihood as measure
+    from langevin.recipes.likelihood import write
+
+    found = measure(
+        open_run(asked.run, asked.weights, device=asked.device), asked.data, count=asked.count, bound=asked.bound,
+        solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
+        given=asked.given, seed=asked.seed,
+    )  # fmt: skip
+    if asked.each is not None:
+        write(found, asked.each)
+    print(json.dumps(found.said()) if asked.json else found)

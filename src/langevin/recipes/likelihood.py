@@ -1,0 +1,158 @@
+"""How likely data is under the model of a run, whatever its process: by its flow, or by its bound."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.core.space import Euclidean
+from langevin.core.tree import leaves, tree_map
+from langevin.data import Arrays
+from langevin.files import staged
+from langevin.objectives import ELBO
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.tasks.elbo import elbo
+from langevin.tasks.likelihood import LogProb, dequantised, log_prob
+
+BATCH, MOST, STEPS = 100, 500, 100
+
+
+@dataclass(frozen=True)
+class Found:
+    """Likelihoods of samples.
+
+    Attributes:
+        nats: (N,) log-likelihoods, or lower bounds.
+        drawn: standard error of the mean of `nats` that the draws behind it add; that of samples is told apart.
+        elements: of a sample.
+        width: spacing of the grid of values, which were spread over their cells; None where there is none.
+        how: the method, in words.
+    """
+
+    nats: Tensor
+    drawn: float
+    elements: int
+    width: float | None
+    how: str
+
+    def said(self) -> dict[str, Any]:
+        """The numbers, by name: per element in nats, and in bits where values are discrete."""
+        scale = 1 / self.elements
+        mean = -float(self.nats.mean()) * scale
+        spread = float(self.nats.std()) * scale / len(self.nats) ** 0.5 if len(self.nats) > 1 else math.nan
+        drawn = self.drawn * scale
+        bits = mean / math.log(2) - (0.0 if self.width is None else math.log2(self.width))
+        return {
+            "samples": len(self.nats), "elements": self.elements, "nats_per_element": mean, "bits_per_element": bits,
+            "error_nats": spread, "error_bits": spread / math.log(2), "of_which_drawn": drawn, "width": self.width,
+            "how": self.how,
+        }  # fmt: skip
+
+    def __str__(self) -> str:
+        s = self.said()
+        nats = f"{s['nats_per_element']:.4f} +- {s['error_nats']:.4f} nats"
+        bits = f"{s['bits_per_element']:.4f} +- {s['error_bits']:.4f} bits"
+        of = "of the density" if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
+        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']} elements; {self.how}"
+
+
+def likelihood(
+    run: Run, data: Path | None = None, *, count: int | None = None, bound: bool = False, solver: str = "adaptive",
+    steps: int = 50, tolerance: float = 1e-4, probes: int | None = None, draws: int = 16, given: bool = False, seed: int = 0,
+) -> Found:  # fmt: skip
+    """Negative log-likelihoods of held-out data, or of what a .npy file holds.
+
+    One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound of
+    its objective `ELBO` over 100 steps, whose Gaussian leaves stop short of the decoder.
+
+    Raises:
+        ValueError: for a run that leaps to the end of its flow, or data of another shape.
+    """
+    if run.recipe.objective.ends:
+        kind = run.recipe.objective.kind
+        raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
+    source = run.test if data is None else Arrays(_read(data, run.facts.shape))
+    total = min(len(source), MOST if count is None else count)
+    leaf = run.denoiser.process.leaves().get("")
+    flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
+    width = _width(run.recipe.drawn) if flows else None
+    device = next(run.denoiser.parameters()).device
+    nats: list[Tensor] = []
+    errors: list[Tensor] = []
+    elements, how = 0, ""
+    for first in range(0, total, BATCH):
+        read = source.batch(torch.arange(first, min(first + BATCH, total)))
+        cond = None if not given or read.cond is None else {name: value.to(device) for name, value in read.cond.items()}
+        mask = None if read.mask is None else read.mask.to(device)
+        batch = Batch(tree_map(lambda v: v.to(device), read.x), cond, mask)
+        if not flows:
+            found, how = _bound(run, batch, draws, seed, first), f"the bound of {STEPS} steps, {draws} draws"
+        else:
+            x = leaves(batch.x)[""]
+            x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
+            found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
+        nats.append(found.nats.cpu())
+        errors.append(found.error.cpu())
+        elements = found.elements
+    drawn = float(torch.cat(errors).square().sum().sqrt()) / total
+    return Found(torch.cat(nats), drawn, elements, width, how)
+
+
+def _of_flow(
+    run: Run, x: Tensor, cond: Any, bound: bool, solver: str, steps: int, tolerance: float, probes: int | None, draws: int,
+    seed: int, first: int,
+) -> tuple[LogProb, str]:  # fmt: skip
+    if bound:
+        return elbo(run.denoiser, x, draws=draws, cond=cond, seed=seed, first_id=first), f"the bound, {draws} draws"
+    found = log_prob(run.denoiser, x, solver=solver, steps=steps, rtol=tolerance, atol=tolerance, probes=probes, cond=cond,
+                     seed=seed, first_id=first)  # fmt: skip
+    trace = "exact trace" if bool((found.error == 0).all()) else "probed trace"
+    return found, f"the probability flow, {solver}, {trace}, {found.evaluations} evaluations"
+
+
+@torch.no_grad()
+def _bound(run: Run, batch: Batch, draws: int, seed: int, first: int) -> LogProb:
+    """Nats of each sample by the objective, summed over leaves, each times its number of elements."""
+    x = leaves(batch.x)
+    sizes = {name: math.prod(value.shape[1:]) for name, value in x.items()}
+    objective, count = ELBO(STEPS), len(next(iter(x.values())))
+    device = next(iter(x.values())).device
+    each = []
+    for k in range(draws):
+        loss = objective(run.denoiser, batch, Noise.of(seed, count, first, device).at(f"draw {k}"))
+        each.append(sum(loss.each[name].double() * size for name, size in sizes.items()))
+    terms = -torch.stack(each, 1)  # pyright: ignore
+    error = terms.std(1) / draws**0.5 if draws > 1 else torch.full((count,), math.nan)
+    return LogProb(terms.mean(1), error, sum(sizes.values()), None, draws)
+
+
+def _width(data: c.DataConfig) -> float | None:
+    """The spacing of the values of pictures that were cut to grey levels; None for data that is continuous."""
+    if isinstance(data, c.DigitsData):
+        return 1 / 8
+    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData)) else None
+
+
+def _read(file: Path, shape: Any) -> Tensor:
+    try:
+        values = torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{file} cannot be read as one array of numbers ({str(error)[:80]}); save it with numpy.save.") from None
+    if tuple(values.shape[1:]) != shape:
+        raise ValueError(f"{file} holds samples of shape {tuple(values.shape[1:])}, this run's have {shape}; make them agree.")
+    return values.float() if values.is_floating_point() else values
+
+
+def write(found: Found, file: Path) -> Path:
+    """The nats of each sample as a .npy file."""
+    with staged(file) as beside:
+        np.save(beside, found.nats.numpy(), allow_pickle=False)
+    return file
