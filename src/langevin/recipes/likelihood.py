@@ -79,7 +79,7 @@ def likelihood(
     if run.recipe.objective.ends:
         kind = run.recipe.objective.kind
         raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
-    source = run.test if data is None else Arrays(_read(data, run.facts.shape))
+    source = run.test if data is None else _read(data, run.facts.shape)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
@@ -92,7 +92,8 @@ def likelihood(
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
         cond = None if not given or read.cond is None else {name: value.to(device) for name, value in read.cond.items()}
         mask = None if read.mask is None else read.mask.to(device)
-        batch = Batch(tree_map(lambda v: v.to(device), read.x), cond, mask)
+        x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
+        batch = Batch(x, cond, mask)
         if not flows:
             found, how = _bound(run, batch, draws, seed, first), f"the bound of {STEPS} steps, {draws} draws"
         else:
@@ -141,14 +142,11 @@ def _width(data: c.DataConfig) -> float | None:
     return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData)) else None
 
 
-def _read(file: Path, shape: Any) -> Tensor:
-    try:
-        values = torch.from_numpy(np.load(file, allow_pickle=False))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read as one array of numbers ({str(error)[:80]}); save it with numpy.save.") from None
-    if tuple(values.shape[1:]) != shape:
-        raise ValueError(f"{file} holds samples of shape {tuple(values.shape[1:])}, this run's have {shape}; make them agree.")
-    return values.float() if values.is_floating_point() else values
+def _read(file: Path, shape: Any) -> Arrays:
+    data = Arrays(file)
+    if data.shape != shape:
+        raise ValueError(f"{file} holds samples of shape {data.shape}, this run's have {shape}; make them agree.")
+    return data
 
 
 def write(found: Found, file: Path) -> Path:
