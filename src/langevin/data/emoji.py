@@ -86,7 +86,9 @@ def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str
     try:
         face = ImageFont.truetype(str(font), STRIKE)
     except OSError:
-        raise ValueError(f"font is {font}, which cannot be read at size {STRIKE}; install Noto Color Emoji or name its file.") from None
+        raise ValueError(
+            f"font is {font}, which cannot be read at size {STRIKE}; install Noto Color Emoji or name its file."
+        ) from None
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
