@@ -15,7 +15,7 @@ from langevin.cli.asking import Refusal, parse
 @dataclass(frozen=True)
 class _Generate:
     path: Positional[str]
-    """Folder as published, with model_index.json, or the id of a repository."""
+    """Folder as published, with model_index.json, the id of a repository, or a single file."""
     prompt: Positional[str | None] = None
     """What to draw, for models that read text."""
     negative: str | None = None
@@ -56,6 +56,10 @@ class _Generate:
     """Where to compute; a GPU if there is one."""
     revision: str | None = None
     """Of the repository."""
+    beside: str | None = None
+    """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
+    configs: str | None = None
+    """Of a single file that is of no published size: a published folder with its configurations."""
     out: Path = Path("picture.png")
     """File to write (.png); pictures of a count above 1 are numbered."""
 
@@ -77,7 +81,14 @@ def generate(args: Sequence[str]) -> None:
     if asked.dtype not in dtypes:
         raise Refusal(f"dtype is {asked.dtype!r}; there are {', '.join(str(d) for d in dtypes if d)}.")
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision)
+    model = load(
+        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs
+    )  # fmt: skip
+    if isinstance(model, dict):
+        raise Refusal(
+            f"{asked.path} holds {', '.join(model)} alone; say --beside FOLDER, a published folder with the other parts and the "
+            "tokenizers."
+        )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
     given: dict[str, Any] = {
