@@ -10,6 +10,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.cli.weights import strengths
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class _Generate:
     """Read weights in the prompt, (word:1.3)."""
     long: bool = False
     """Read prompts of any length, in parts."""
+    lora: tuple[str, ...] = ()
+    """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
+    word: tuple[Path, ...] = ()
+    """Files of learned words (textual inversion), which the prompt may then use."""
     dtype: str | None = None
     """float32, bfloat16 or float16; that of the files by default."""
     device: str | None = None
@@ -91,6 +96,8 @@ def generate(args: Sequence[str]) -> None:
         )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
+    if asked.lora or asked.word:
+        _adapt(model, asked)
     given: dict[str, Any] = {
         name: getattr(asked, name)
         for name in ("negative", "label", "steps", "guidance", "plan", "strength")
@@ -114,6 +121,17 @@ def generate(args: Sequence[str]) -> None:
         print(save_png(image, path, record))
         if asked.count == 1:
             print(json.dumps(record))
+
+
+def _adapt(model: Any, asked: _Generate) -> None:
+    from langevin.zoo import adapting
+
+    for k, (file, strength) in enumerate(strengths(asked.lora).items()):
+        name = f"{k}_{adapting.name_of(file)}"
+        adapting.add_lora(model, file, strength, name)
+        adapting.merge(model, name)  # a plain model again, as fast as without
+    for file in asked.word:
+        print(f"{file}: in the prompt as {adapting.add_word(model, file)}")
 
 
 def _open(path: Path) -> Any:

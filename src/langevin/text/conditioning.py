@@ -80,6 +80,50 @@ class Side(nn.Module):
             asked = self.tokens(request.prompts, request, chunks=against.ids.shape[1])
         return asked, against
 
+    @property
+    def table(self) -> nn.Embedding:
+        """The vectors of the encoder's tokens.
+
+        Raises:
+            ValueError: of an encoder that has no such table of its own.
+        """
+        table = getattr(self.encoder, "token", None)
+        if not isinstance(table, nn.Embedding):
+            raise ValueError(f"{type(self.encoder).__name__} has no table of token vectors here, so it learns no words.")
+        return table
+
+    def check_word(self, word: str, vectors: Tensor) -> None:
+        """Refuse a word that cannot be learned.
+
+        Raises:
+            ValueError: for a word that is there, or is empty, or vectors of another width.
+        """
+        if word in self.tokenizer.words or not word.strip():
+            raise ValueError(f"the word is {word!r}; choose one that is not empty and that the model has not learned already.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.table.embedding_dim:
+            raise ValueError(
+                f"the word {word!r} has vectors of the shape {tuple(vectors.shape)}, and this encoder's are "
+                f"{self.table.embedding_dim} wide; it was learned for another model."
+            )
+
+    def learn(self, word: str, vectors: Tensor) -> list[int]:
+        """Read a new word as vectors (n, D), each in the place of a token; their ids.
+
+        Raises:
+            ValueError: as `check_word`.
+        """
+        self.check_word(word, vectors)
+        old = self.table
+        grown = nn.Embedding(old.num_embeddings + len(vectors), old.embedding_dim, device="meta", dtype=old.weight.dtype)
+        weight = torch.cat([old.weight.detach(), vectors.to(old.weight)])
+        grown.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
+        if getattr(self.encoder, "end", 0) is None:
+            # pooled where the id is largest, which is at the end as long as no word has a larger one
+            cast(Any, self.encoder).end = self.tokenizer.after[-1]
+        cast(Any, self.encoder).token = grown
+        self.tokenizer.words[word] = list(range(old.num_embeddings, grown.num_embeddings))
+        return self.tokenizer.words[word]
+
     def states(self, asked: Tokens, masked: bool = False) -> States:
         return encode(self.encoder, asked, masked, self.device)
 
