@@ -164,7 +164,7 @@ def test_sdxl_learns_a_word_for_each_encoder(goldens: Goldens, tmp_path: Path) -
     adapting.add_word(model, path, "<toy>")
     assert torch.equal(_picture(model), before)
     for part, side in found.items():
-        assert torch.equal(adapting.vectors_of(side, "<toy>"), vectors[part])
+        assert torch.equal(side.vectors("<toy>"), vectors[part])
     # the place that is pooled is still the text's end
     ids = torch.tensor([side.tokenizer.frame(side.tokenizer.plain("a <toy>"), 8)])
     said = side.encoder(ids)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from langevin.text.prompts import States, Tokens, encode, tokens, weigh
 from langevin.text.tokens import Tokenizer
+from langevin.text.words import Table, Words
 
 Cond = dict[str, Tensor]
 
@@ -81,14 +82,14 @@ class Side(nn.Module):
         return asked, against
 
     @property
-    def table(self) -> nn.Embedding:
+    def table(self) -> Table:
         """The vectors of the encoder's tokens.
 
         Raises:
             ValueError: of an encoder that has no such table of its own.
         """
         table = getattr(self.encoder, "token", None)
-        if not isinstance(table, nn.Embedding):
+        if not isinstance(table, (nn.Embedding, Words)):
             raise ValueError(f"{type(self.encoder).__name__} has no table of token vectors here, so it learns no words.")
         return table
 
@@ -106,23 +107,24 @@ class Side(nn.Module):
                 f"{self.table.embedding_dim} wide; it was learned for another model."
             )
 
-    def learn(self, word: str, vectors: Tensor) -> list[int]:
-        """Read a new word as vectors (n, D), each in the place of a token; their ids.
+    def learn(self, word: str, vectors: Tensor) -> Words:
+        """Read a new word as vectors (n, D), each in the place of a token; the table that holds them, frozen.
 
         Raises:
             ValueError: as `check_word`.
         """
         self.check_word(word, vectors)
-        old = self.table
-        grown = nn.Embedding(old.num_embeddings + len(vectors), old.embedding_dim, device="meta", dtype=old.weight.dtype)
-        weight = torch.cat([old.weight.detach(), vectors.to(old.weight)])
-        grown.weight = nn.Parameter(weight, requires_grad=old.weight.requires_grad)
-        if getattr(self.encoder, "end", 0) is None:
+        encoder, table = cast(Any, self.encoder), self.table
+        if getattr(encoder, "end", 0) is None:
             # pooled where the id is largest, which is at the end as long as no word has a larger one
-            cast(Any, self.encoder).end = self.tokenizer.after[-1]
-        cast(Any, self.encoder).token = grown
-        self.tokenizer.words[word] = list(range(old.num_embeddings, grown.num_embeddings))
-        return self.tokenizer.words[word]
+            encoder.end = self.tokenizer.after[-1]
+        encoder.token = Words(table, vectors)
+        self.tokenizer.words[word] = list(range(table.num_embeddings, table.num_embeddings + len(vectors)))
+        return encoder.token
+
+    def vectors(self, text: str) -> Tensor:
+        """The vectors (n, D) of a text's tokens, before any layer."""
+        return self.table(torch.tensor(self.tokenizer.plain(text), device=self.device)).detach()
 
     def states(self, asked: Tokens, masked: bool = False) -> States:
         return encode(self.encoder, asked, masked, self.device)

@@ -12,7 +12,6 @@ Strengths are numbers on the device: another one recompiles nothing. They belong
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from langevin import adapters
@@ -128,8 +127,3 @@ def sides(model: Generator) -> dict[str, Side]:
 def _sides(conditioner: nn.Module | None) -> Iterator[Side]:
     if conditioner is not None:
         yield from (module for module in conditioner.modules() if isinstance(module, Side))
-
-
-def vectors_of(side: Side, word: str) -> torch.Tensor:
-    """The vectors (n, D) that stand for a word, of a side that has learned it."""
-    return side.table.weight[side.tokenizer.words[word]]
