@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
 from langevin.cli.distilling import distill
+from langevin.cli.finetuning import finetune
 from langevin.cli.generating import generate
 from langevin.cli.likelihoods import likelihood
 from langevin.cli.plans import plan, tune
@@ -26,6 +27,8 @@ langevin: diffusion models of every kind.
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
+  langevin finetune PATH PICTURES --method lora|full|dreambooth|textual-inversion
+                                           teach a published model pictures, a thing, or a word
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
@@ -44,8 +47,8 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
-    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish, "restore": restore, "likelihood": likelihood,
+    "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "finetune": finetune, "ema": ema,
+    "lora": lora, "publish": publish, "restore": restore, "likelihood": likelihood,
 }  # fmt: skip
 
 
