@@ -102,6 +102,19 @@ def mnist() -> Recipe:
     )
 
 
+def mnist_unlabelled() -> Recipe:
+    """MNIST without its labels, small: what pictures are augmented by."""
+    return _but(
+        mnist(),
+        name="mnist-unlabelled",
+        about="28x28 MNIST whose labels are left unread, half as wide: the model behind langevin augment",
+        expects="not trained to its end yet",
+        data=MnistData(labels=False),
+        network=UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
+        train=TrainConfig(steps=6000, batch=64, lr=1.5e-3),
+    )
+
+
 def emoji() -> Recipe:
     """Emoji by caption: text-to-image from nothing."""
     return Recipe(
@@ -243,7 +256,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
     "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
-    "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
+    "mnist": mnist, "mnist-unlabelled": mnist_unlabelled, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 
 

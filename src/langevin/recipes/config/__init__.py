@@ -35,6 +35,8 @@ class MnistData(Closed):
     """Pictures held out, the last of the set."""
     only: int | None = Field(default=None, ge=0)
     """One class alone, whose label is then no condition."""
+    labels: bool = True
+    """Without, labels are left unread, and the model knows no classes."""
 
 
 class ImagesData(Closed):
