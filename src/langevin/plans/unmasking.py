@@ -4,6 +4,7 @@
 cannot say, because it depends on the state.
 
     tau_leaping      rates of the reverse jump process, held over a step          all low-rank limits
+    flow_jumps       those of discrete flow matching; see `langevin.plans.jumps`  all low-rank limits
     first_hitting    the exact law, one token an evaluation, at the exact levels  masks
     confidence       the best guesses first: a heuristic, not the model's law     masks
     remask           revealed tokens may be masked again, and guessed anew        masks
@@ -293,7 +294,7 @@ def first_hitting(length: int = 64) -> Draft:
     return Draft(name, fill)
 
 
-def _along(name: str, row: TauLeap | Remask | Reveal, steps: int, grid: str | Grid) -> Draft:
+def _along(name: str, row: Any, steps: int, grid: str | Grid) -> Draft:
     check_steps(steps)
     levels_of = named(grid)
 
