@@ -9,6 +9,7 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
+from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -102,7 +103,8 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData, Field(discriminator="kind")
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -119,7 +121,7 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData | TransferData,
     Field(discriminator="kind"),
 ]
 
@@ -150,6 +152,7 @@ class CategoricalConfig(Closed):
 
     kind: Literal["categorical"] = "categorical"
     categories: int = Field(default=16, ge=2)
+    """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
     limit: Literal["uniform", "mask"] = "mask"
     prediction: str = "logits"
@@ -207,7 +210,7 @@ class MLPConfig(Closed):
     depth: int = Field(default=4, ge=1)
 
 
-NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig, Field(discriminator="kind")]
 
 
 class TextConfig(Closed):
