@@ -6,15 +6,19 @@ import pytest
 import torch
 
 from langevin import oracles as oracle
-from langevin import schedules
+from langevin import plans, schedules
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.noise import Noise
+from langevin.core.posterior import CategoricalPosterior
+from langevin.core.sample import sample
+from langevin.guidance import Sharpened
 from langevin.networks import SequenceTransformer
 from langevin.networks.sequence import Memories
 from langevin.objectives import Denoising, Masking
 from langevin.objectives.masking import counted
+from langevin.tasks.writing import blanks_of, infill, write
 from tests.laws.test_objectives import Believing
 from tests.laws.test_unmasking import TRIPLE
 
@@ -187,7 +191,7 @@ def test_learning_by_counts_and_by_levels_is_learning_the_same():
     (lambda: Masking()(Denoiser(network(5), PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)),
      "12 tokens and the network blocks of 5"),
     (lambda: Masking()(Denoiser(network(), Categorical(K, schedules.keep_linear()), "logits"), Batch(TEXT), Noise.of(0, 3)),
-     "counts the masks of one sequence"),
+     "counts the masks of one process"),
     (lambda: Masking(drop=1.0), "drop is 1.0; it is a probability"),
 ], ids=["block", "width", "length", "uniform", "drop"])  # fmt: skip
 def test_misuse_is_refused(case, message):
@@ -200,3 +204,125 @@ def test_bits_are_counted_in_nats_over_ln_2():
     net = SequenceTransformer(K + 1, K, 16, 1, 2)
     loss = Masking()(Denoiser(net, PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)).total
     assert float(loss.detach()) / math.log(2) == pytest.approx(math.log2(K), rel=1e-6)
+
+
+# writing
+
+
+class Chain(BaseDenoiser):
+    """The exact belief about a text whose tokens are each one more than the one before, from any token that is shown; where none
+    is, all beginnings are alike."""
+
+    def __init__(self, window):
+        super().__init__()
+        self.process, self.shape = PROCESS, (window,)
+
+    def forward(self, z, t, cond, mask):
+        state = z[""]
+        at = torch.arange(state.shape[1])
+        begins = (state[:, :, None] - at[:, None]) % K == torch.arange(K)  # (B, L, K)
+        begins = torch.where((state < K)[..., None], begins, True).all(1)
+        logits = torch.where(begins, 0.0, -1e4)[:, None].expand(-1, len(at), -1)
+        logits = logits.gather(2, ((torch.arange(K) - at[:, None]) % K).expand(len(state), -1, -1))
+        return CategoricalPosterior(logits, self.process.evidence(state, t[""]))
+
+
+def test_windows_go_on_where_the_last_one_ended():
+    for prefix, length, stride in ((None, 8, None), (torch.tensor([3, 4]), 8, 3), (torch.tensor([2]), 29, 3), (None, 21, 7)):
+        text = write(Chain(8), plans.first_hitting(8), 20, length, prefix=prefix, stride=stride, seed=1)
+        assert text.shape == (20, length) and ((text[:, 1:] - text[:, :-1]) % K == 1).all()
+        assert prefix is None or (text[:, : len(prefix)] == prefix).all()
+    begins = write(Chain(8), plans.ddpm(8), 400, 8, seed=1)[:, 0]
+    assert (torch.bincount(begins, minlength=K) > 40).all()
+    assert torch.equal(
+        write(Chain(8), plans.ddpm(8), 5, 20, seed=3)[2:], write(Chain(8), plans.ddpm(8), 3, 20, seed=3, first_id=2)
+    )
+
+
+def test_blanks_are_filled_given_both_sides():
+    text, blank = blanks_of("a__d_a", "_", lambda s: ["abcde".index(c) for c in s])
+    assert text.tolist() == [0, 0, 0, 3, 0, 0] and blank.tolist() == [False, True, True, False, True, False]
+    found = infill(Chain(6), plans.confidence(3), text, blank, 4)
+    assert (found == torch.tensor([0, 1, 2, 3, 4, 0])).all()
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_blocks_are_written_from_memory_as_without_it(block):
+    model = Denoiser(network(block), PROCESS, "subs", shape=(L,))
+    whole, plan = Denoiser(network(block), PROCESS, "subs", shape=(L,)), plans.ddpm(block)
+    for prefix in (None, TEXT[0, :5]):
+        text = write(model, plan, 3, L, prefix=prefix, seed=2)
+        assert prefix is None or (text[:, :5] == prefix).all()
+        # the same by whole texts, of which only one block is unknown and those after it are not there yet
+        made = torch.zeros(3, 0, dtype=torch.int64)
+        for at in range(0, L, block):
+            first = max(at, 0 if prefix is None else len(prefix) // block * block)
+            if at < first:
+                made = prefix[: at + block].expand(3, -1)
+                continue
+            given = torch.nn.functional.pad(made, (0, block))
+            known = torch.arange(at + block).expand(3, -1) < at
+            if prefix is not None:
+                given, known = given.clone(), known | (torch.arange(at + block) < len(prefix))
+                given[:, : min(len(prefix), at + block)] = prefix[: at + block]
+            seen = {"given": given, "known": known}
+            made = _same_draws(whole, plan, 3, at, block, seen)
+        assert torch.equal(text, made)
+
+
+def _same_draws(model, plan, count, at, block, seen):
+    """A block by `sample` on the whole text so far, with the draws that writing it from memory takes."""
+
+    class Part(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            return model.net(torch.cat([seen["given"][:, :at], z], 1), level)[:, at:]
+
+    part = Denoiser(Part(), PROCESS, "subs", (block,))
+    options = {"given": seen["given"][:, at:], "known": seen["known"][:, at:]} if bool(seen["known"][:, at:].any()) else {}
+    drawn = sample(part, plan, count, seed=2 if at == 0 else 2 * 1_000_003 + 7919 * at, **options)
+    return torch.cat([seen["given"][:, :at], drawn], 1)
+
+
+def test_texts_end():
+    text = write(Chain(8), plans.first_hitting(8), 4, 40, prefix=torch.tensor([0]), end=3)
+    assert (text == torch.tensor([0, 1, 2] + [3] * 37)).all()
+    model = Denoiser(network(4), PROCESS, "subs", shape=(L,))
+    text = write(model, plans.ddpm(4), 4, 200, end=0, seed=1)
+    assert text.shape == (4, 200)
+    for row in text:
+        ended = (row == 0).nonzero()
+        assert not len(ended) or (row[int(ended[0]) :] == 0).all()
+
+
+def test_temperature_and_nucleus():
+    belief = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    class Blind(BaseDenoiser):
+        process, shape = Categorical(4, schedules.keep_linear(), "mask"), (1,)
+
+        def forward(self, z, t, cond, mask):
+            return CategoricalPosterior(belief.expand(*z[""].shape, 4), self.process.evidence(z[""], t[""]))
+
+    z = torch.full((1, 1), 4)
+    for temperature in (0.5, 2.0):
+        assert torch.allclose(
+            Sharpened(temperature)(Blind())(z, 1.0).probs[0, 0], torch.softmax(belief / temperature, 0), atol=1e-6
+        )
+    for top, kept in ((0.5, 1), (0.6, 2), (0.81, 3), (1.0, 4), (1e-6, 1)):
+        probs = Sharpened(top=top)(Blind())(z, 1.0).probs[0, 0]
+        assert int((probs > 0).sum()) == kept and torch.allclose(probs[:kept], torch.softmax(belief[:kept], 0), atol=1e-6)
+    assert Sharpened(0.5)(Blind())(torch.ones(1, 1, dtype=torch.int64), 0.3).probs[0, 0].tolist() == [0, 1, 0, 0]
+    with pytest.raises(ValueError, match="temperature is 0.0 and top"):
+        Sharpened(0.0)
+
+
+@pytest.mark.parametrize("case, message", [
+    (lambda: write(Chain(8), plans.ddpm(2), 1, 3, prefix=TEXT[0, :5]), "length is 3 and the prefix has 5"),
+    (lambda: write(Chain(8), plans.ddpm(2), 1, 20, stride=9), "stride is 9 for windows of 8"),
+    (lambda: write(Chain(8), plans.ddpm(2), 1, prefix=torch.tensor([K])), "prefix spans 5"),
+    (lambda: infill(Chain(4), plans.ddpm(2), TEXT[0], TEXT[0] == 0), "12 tokens and the model sees 4"),
+    (lambda: infill(Denoiser(network(3), PROCESS, "subs", (L,)), plans.ddpm(2), TEXT[0], TEXT[0] == 0), "blocks of 3 and sees"),
+], ids=["length", "stride", "prefix", "window", "blocks"])  # fmt: skip
+def test_what_cannot_be_written_is_refused(case, message):
+    with pytest.raises(ValueError, match=message):
+        case()

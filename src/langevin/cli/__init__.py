@@ -16,6 +16,7 @@ from langevin.cli.restoring import restore
 from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
+from langevin.cli.writing import write
 from langevin.spec import nearest
 
 HELP = """\
@@ -25,6 +26,7 @@ langevin: diffusion models of every kind.
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
+  langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
@@ -45,7 +47,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish, "restore": restore, "likelihood": likelihood,
+    "publish": publish, "restore": restore, "likelihood": likelihood, "write": write,
 }  # fmt: skip
 
 

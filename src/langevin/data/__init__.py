@@ -19,6 +19,6 @@ from langevin.data.text import Documents, Text
 
 __all__ = [
     "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Order", "Packed", "Pairs", "Pictures",
-    "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order",
-    "read_graphs", "two_moons",
+    "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader",
+    "mnist", "order", "read_graphs", "two_moons",
 ]  # fmt: skip

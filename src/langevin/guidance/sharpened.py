@@ -21,7 +21,7 @@ class Sharpened:
 
     def __init__(self, temperature: float = 1.0, top: float = 1.0) -> None:
         if not 0 < temperature < math.inf or not 0 < top <= 1:
-            raise ValueError(f"temperature is {temperature} and top {top}; give a number above 0, and a share above 0 and at most 1.")
+            raise ValueError(f"temperature is {temperature} and top {top}; give a number above 0, and a share in (0, 1].")
         self.temperature, self.top = temperature, top
 
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:

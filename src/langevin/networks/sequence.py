@@ -96,6 +96,10 @@ class SequenceTransformer(nn.Module):
             level = torch.cat([level.expand(z.shape), torch.zeros_like(z, dtype=level.dtype)], 1)
         return self._run(read, level, rope, keep, None)[:, : z.shape[1]]
 
+    def memories(self) -> Memories:
+        """Of a text that is to be written, empty."""
+        return Memories(self.depth)
+
     def extend(self, z: Tensor, level: Tensor, memories: Memories) -> Tensor:
         """The logits of z (B, l), which follow what is remembered; of a network with blocks whole blocks, or the last one."""
         first, last = memories.length, memories.length + z.shape[1]

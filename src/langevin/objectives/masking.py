@@ -26,7 +26,7 @@ from langevin.plans.unmasking import where_blank
 
 
 class Masking(Objective):
-    """The bound above in nats per token, unbiased, for one masked process on sequences (B, L).
+    """The bound above in nats per token, unbiased, for one masked process.
 
     A network with blocks (`net.block`) is given the clean text as cond["text"], of which each block sees those before it.
 
@@ -45,11 +45,11 @@ class Masking(Objective):
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         x, leaf = leaves(batch.x).get(""), model.process.leaves().get("")
-        if not isinstance(leaf, Categorical) or not leaf.masked or x is None or x.ndim != 2 or batch.mask is not None:
-            raise ValueError("this bound counts the masks of one sequence, whole and unpadded; use Denoising(weight='elbo').")
+        if not isinstance(leaf, Categorical) or not leaf.masked or x is None or batch.mask is not None:
+            raise ValueError("this bound counts the masks of one process, without padding; use Denoising(weight='elbo').")
         leaf.check_data(x)
-        size = block_of(model, x.shape[1])
-        count = x.shape[1] // size
+        size = block_of(model, x[0].numel())
+        count = x[0].numel() // size
         # within a text its blocks have shares spread evenly, and so has the batch
         order = noise.at("blocks").uniform((count,)).argsort(1)
         share = (stratified(noise.at("levels"))[:, None] + order / count) % 1
@@ -81,13 +81,13 @@ def counted(
     a state of k masks is met, and what a network that is told levels is told.
     """
     x = leaves(batch.x)[""]
-    size = x.shape[1] // k.shape[1]
+    size = x[0].numel() // k.shape[1]
     own = noise.at("masks").uniform((k.shape[1], size)).to(x.device)
     rank = own.argsort(2).argsort(2)
     chosen = (rank < k[..., None].to(x.device)).reshape(x.shape)
     blank = own.sort(2).values.gather(2, k[..., None].to(x.device) - 1)[..., 0]  # (B, blocks)
     level = where_blank(leaf.schedule, (1 - leaf.schedule.alpha(torch.ones((), dtype=torch.float64))) * blank)
-    t = level if k.shape[1] == 1 else level.repeat_interleave(size, 1)
+    t = level.reshape(-1, *[1] * (x.ndim - 1)) if k.shape[1] == 1 else level.repeat_interleave(size, 1)
     z = torch.where(chosen, leaf.categories, x)
     if k.shape[1] > 1:
         cond = {**(cond or {}), "text": x}

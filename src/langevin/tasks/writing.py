@@ -5,17 +5,26 @@ All is `sample` with what is known given. A network of blocks writes block after
 given the end of the one before (semi-autoregressive, MDLM, 2406.07524, sec. 4.2).
 """
 
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from langevin.core.categorical import Categorical
-from langevin.core.denoiser import BaseDenoiser, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser, home
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import sample
-from langevin.networks import SequenceTransformer
-from langevin.networks.sequence import Memories
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A network of sequences, as `langevin.networks.SequenceTransformer`."""
+
+    block: int | None
+
+    def memories(self) -> Any: ...
+
+    def extend(self, z: Tensor, level: Tensor, memories: Any) -> Tensor: ...
 
 
 def write(
@@ -53,7 +62,7 @@ def write(
     leaf.check_data(before, "prefix")
     told: dict[str, Any] = {"first_id": first_id, "guidance": guidance}
     net = getattr(denoiser, "net", None)
-    if isinstance(net, SequenceTransformer) and net.block is not None:
+    if isinstance(net, Remembers) and net.block is not None:
         assert isinstance(denoiser, Denoiser)
         return _by_blocks(denoiser, net, plan, before, length, end, seed, told)
     stride = window // 2 if stride is None else stride
@@ -91,7 +100,7 @@ def infill(
     """
     leaf, window = _sequence(denoiser)
     net = getattr(denoiser, "net", None)
-    if isinstance(net, SequenceTransformer) and net.block is not None and net.block < len(text):
+    if isinstance(net, Remembers) and net.block is not None and net.block < len(text):
         raise ValueError(f"this network writes blocks of {net.block} and sees nothing after them; fill blanks by one without.")
     if len(text) > window:
         raise ValueError(f"the text has {len(text)} tokens and the model sees {window}; give a part of it.")
@@ -125,7 +134,7 @@ def blanks_of(text: str, sign: str, ids: Any) -> tuple[Tensor, Tensor]:
 class _Next(nn.Module):
     """What follows all that is remembered, as a network."""
 
-    def __init__(self, net: SequenceTransformer, memories: Memories) -> None:
+    def __init__(self, net: Any, memories: Any) -> None:
         super().__init__()
         self.net, self.memories = net, memories
 
@@ -134,12 +143,12 @@ class _Next(nn.Module):
 
 
 def _by_blocks(
-    denoiser: Denoiser, net: SequenceTransformer, plan: Plan | Draft, before: Tensor, length: int, end: int | None, seed: int,
+    denoiser: Denoiser, net: Remembers, plan: Plan | Draft, before: Tensor, length: int, end: int | None, seed: int,
     told: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     assert net.block is not None
-    place, size, count = net.embed.weight.device, net.block, len(before)
-    memories, none = Memories(net.depth), torch.zeros(count, device=place)
+    place, size, count = home(denoiser)[0], net.block, len(before)
+    memories, none = net.memories(), torch.zeros(count, device=place)
     following = Denoiser(_Next(net, memories), denoiser.process, denoiser.predictions[""], (size,))
     whole = before.shape[1] // size * size
     parts = [before[:, :whole]] if whole else []
@@ -148,9 +157,7 @@ def _by_blocks(
             net.extend(before[:, :whole].to(place), none, memories)
             memories.remember(before[:, :whole].to(place))
         for at in range(whole, length, size):
-            part = sample(
-                following, plan, count, seed=_seed(seed, at), device=place, **_given(before[:, at:], size), **told
-            )
+            part = sample(following, plan, count, seed=_seed(seed, at), device=place, **_given(before[:, at:], size), **told)
             parts.append(part.cpu())
             if end is not None and bool((torch.cat(parts, 1) == end).any(1).all()):
                 break
