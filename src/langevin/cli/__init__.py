@@ -18,6 +18,7 @@ from langevin.cli.restoring import restore
 from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
 from langevin.cli.weights import ema, lora, publish
+from langevin.cli.writing import write
 from langevin.spec import nearest
 
 HELP = """\
@@ -27,6 +28,7 @@ langevin: diffusion models of every kind.
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
   langevin data emoji [--out DIR]          make a set of captioned pictures from a font
   langevin sample RUN --out FILE.png       draw samples from a run
+  langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin finetune PATH PICTURES --method lora|full|dreambooth|textual-inversion
                                            teach a published model pictures, a thing, or a word
@@ -51,6 +53,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "finetune": finetune, "ema": ema,
     "lora": lora, "publish": publish, "restore": restore, "likelihood": likelihood, "augment": augment,
+    "write": write,
 }  # fmt: skip
 
 

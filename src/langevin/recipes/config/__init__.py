@@ -9,6 +9,7 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
+from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -104,7 +105,8 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData, Field(discriminator="kind")
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -121,7 +123,7 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData | TransferData,
     Field(discriminator="kind"),
 ]
 
@@ -152,6 +154,7 @@ class CategoricalConfig(Closed):
 
     kind: Literal["categorical"] = "categorical"
     categories: int = Field(default=16, ge=2)
+    """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
     limit: Literal["uniform", "mask"] = "mask"
     prediction: str = "logits"
@@ -209,7 +212,7 @@ class MLPConfig(Closed):
     depth: int = Field(default=4, ge=1)
 
 
-NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig, Field(discriminator="kind")]
 
 
 class TextConfig(Closed):
