@@ -9,6 +9,7 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
+from langevin.recipes.config.graphs import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -102,7 +103,8 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData, Field(discriminator="kind")
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | GraphsData | MoleculesData,
+    Field(discriminator="kind"),
 ]
 
 
@@ -119,9 +121,10 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | GraphsData | MoleculesData
+    | TransferData,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class GaussianConfig(Closed):
@@ -164,7 +167,8 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | ProductConfig, Field(discriminator="kind")
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | ProductConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -207,7 +211,9 @@ class MLPConfig(Closed):
     depth: int = Field(default=4, ge=1)
 
 
-NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[
+    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | GraphTransformerConfig, Field(discriminator="kind")
+]
 
 
 class TextConfig(Closed):

@@ -19,6 +19,8 @@ _HOMES = {
     "shards": "pictures",
     "moons": "points",
     "sentences": "sentences",
+    "graphs": "graphs",
+    "molecules": "molecules",
 }
 
 
