@@ -70,6 +70,7 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "zoo",
+        "graphs",
         "embedded",
         "interpolants",
         "tasks",
