@@ -299,8 +299,8 @@ def infill(table: Table, asked: argparse.Namespace) -> None:
 
             made = write(model, lv.plans.ddpm(1), len(text), end, prefix=text[:, : LENGTH // 4], guidance=Sharpened(0.01))
         right = (made[:, :end] == text[:, :end])[:, hole[:end]].float().mean(1)
-        table.add("infill", name, "share of letters right", float(right.mean()), error=f"{float(right.std()) / len(right) ** 0.5:.4f}",
-                  note="greedy")  # fmt: skip
+        spread = float(right.std()) / len(right) ** 0.5
+        table.add("infill", name, "share of letters right", float(right.mean()), error=f"{spread:.4f}", note="greedy")
     for name, bits in rows.items():
         table.add("infill", name, "bits/character", float(bits.mean()), error=f"{float(bits.std()) / len(bits) ** 0.5:.4f}")
 
