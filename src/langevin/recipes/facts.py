@@ -24,6 +24,9 @@ class Facts(Closed):
     ended: bool = False
     """Whether one more category than the alphabet's ends a text."""
 
+    marginal: tuple[float, ...] | None = None
+    """The share of each category in training data, where noise ends there."""
+
     @property
     def conditional(self) -> bool:
         """Whether there is a condition that guidance can strengthen."""
