@@ -72,6 +72,7 @@ ROOMS = {
         "zoo",
         "heads",
         "kernels",
+        "graphs",
         "embedded",
         "interpolants",
         "tasks",

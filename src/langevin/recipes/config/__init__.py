@@ -9,6 +9,7 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
+from langevin.recipes.config.graphs import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -36,6 +37,8 @@ class MnistData(Closed):
     """Pictures held out, the last of the set."""
     only: int | None = Field(default=None, ge=0)
     """One class alone, whose label is then no condition."""
+    labels: bool = True
+    """Without, labels are left unread, and the model knows no classes."""
 
 
 class ImagesData(Closed):
@@ -103,9 +106,10 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
+    | GraphsData | MoleculesData,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class TransferData(Closed):
@@ -121,9 +125,10 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
+    | GraphsData | MoleculesData | TransferData,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class GaussianConfig(Closed):
@@ -171,7 +176,8 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | ProductConfig, Field(discriminator="kind")
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | ProductConfig,
+    Field(discriminator="kind"),
 ]
 
 
@@ -214,7 +220,9 @@ class MLPConfig(Closed):
     depth: int = Field(default=4, ge=1)
 
 
-NetworkConfig = Annotated[UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig, Field(discriminator="kind")]
+NetworkConfig = Annotated[
+    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig, Field(discriminator="kind")
+]
 
 
 class TextConfig(Closed):

@@ -20,6 +20,8 @@ _HOMES = {
     "moons": "points",
     "sentences": "sentences",
     "text": "text",
+    "graphs": "graphs",
+    "molecules": "molecules",
 }
 
 
