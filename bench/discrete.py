@@ -114,10 +114,10 @@ def digits(table: Table, asked: argparse.Namespace) -> None:
             torch.manual_seed(0)
             model = lv.Denoiser(Pixels(process.states, log_marginals(x, 17)), process, "logits", shape=(1, 8, 8))
         objective = Masking() if process.masked else Denoising("elbo") if name in ("uniform", "marginal") else ELBO(100, 0, 0.5)
-        spent = trained(model, lv.data.Arrays(x), objective, asked.work / f"digits-{name}", steps=700, batch=96, lr=2e-3,
-                        warmup=4800, ema=0.99)  # fmt: skip
+        out, updates = asked.work / f"digits-{name}", round(700 * asked.share)
+        spent = trained(model, lv.data.Arrays(x), objective, out, steps=updates, batch=96, lr=2e-3, warmup=4800, ema=0.99)
         size, kind = sum(p.numel() for p in model.parameters()), type(objective).__name__
-        head: dict[str, object] = {"parameters": size, "updates": 700, "seconds": f"{spent:.0f}", "note": kind}
+        head: dict[str, object] = {"parameters": size, "updates": updates, "seconds": f"{spent:.0f}", "note": kind}
         with torch.no_grad():
             rounds = torch.stack([ELBO(100)(model, Batch(held), lv.Noise.of(50 + r, len(held))).total for r in range(40)])
         prior = float(process.prior_kl(held).mean())
@@ -158,7 +158,7 @@ def licences(table: Table, asked: argparse.Namespace) -> None:
         [f for f in files if f.name != "MPL-2.0"], length=LENGTH, split="all", held_out=0.0, stride=1, clean="plain"
     )
     test = lv.data.Text([f for f in files if f.name == "MPL-2.0"], train.alphabet, LENGTH, "all", 0.0, clean="plain")
-    k = train.categories
+    k, updates = train.categories, round(1200 * asked.share)
     counted(table, "licences", train, test, 3)
     for name, objective in (("masked, dilated convolutions", Masking()), ("masked, by levels", Denoising("elbo"))):
         if table.has("licences", name, "bits/character"):
@@ -168,9 +168,9 @@ def licences(table: Table, asked: argparse.Namespace) -> None:
             process = Categorical(k, lv.schedules.keep_linear(), "mask")
             model = lv.Denoiser(Dilated(k + 1, k), process, "subs", shape=(LENGTH,))
         out = asked.work / f"licences-{type(objective).__name__}"
-        spent = trained(model, train, objective, out, steps=1200, batch=32, lr=3e-3, warmup=3200, ema=0.99)
+        spent = trained(model, train, objective, out, steps=updates, batch=32, lr=3e-3, warmup=3200, ema=0.99)
         per_character(
-            table, asked, "licences", name, model, test, updates=1200, seconds=f"{spent:.0f}", note=type(objective).__name__
+            table, asked, "licences", name, model, test, updates=updates, seconds=f"{spent:.0f}", note=type(objective).__name__
         )
 
 
@@ -395,6 +395,7 @@ def main() -> None:
     parser.add_argument("--flow-matching", type=Path)
     parser.add_argument("--minutes", type=float, default=20.0, help="of CPU, for each model of Shakespeare")
     parser.add_argument("--windows", type=int, default=400, help="held out; a twelfth as many samples of each sampler")
+    parser.add_argument("--share", type=float, default=1.0, help="of the updates of digits and licences, for a trial")
     parser.add_argument("--draws", type=int, default=32, help="of a bound, for each window")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     asked = parser.parse_args()
