@@ -97,6 +97,7 @@ def digit_processes(x: Tensor) -> dict[str, Categorical]:
         "marginal": Categorical(17, keep, share),
         "gaussian": Categorical(17, keep, kernel=kernels.discretised_gaussian(17, 100)),
         "neighbours": Categorical(17, lv.schedules.mutual_information(share, kernel=near), kernel=near),
+        "uniform, by flow matching": Categorical(17, keep),
     }
 
 
@@ -113,7 +114,11 @@ def digits(table: Table, asked: argparse.Namespace) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = lv.Denoiser(Pixels(process.states, log_marginals(x, 17)), process, "logits", shape=(1, 8, 8))
-        objective = Masking() if process.masked else Denoising("elbo") if name in ("uniform", "marginal") else ELBO(100, 0, 0.5)
+        objective: Any = ELBO(100, cross_entropy=0.5)
+        if process.masked:
+            objective = Masking()
+        elif name in ("uniform", "marginal", "uniform, by flow matching"):
+            objective = Denoising("flow" if "flow" in name else "elbo")
         out, updates = asked.work / f"digits-{name}", round(700 * asked.share)
         spent = trained(model, lv.data.Arrays(x), objective, out, steps=updates, batch=96, lr=2e-3, warmup=4800, ema=0.99)
         size, kind = sum(p.numel() for p in model.parameters()), type(objective).__name__
