@@ -77,6 +77,9 @@ class FlowMatching(Objective):
     def __init__(self, folder: Path, net: nn.Module, categories: int, masked: bool) -> None:
         super().__init__()
         sys.path.insert(0, str(folder))
+        stand_in = types.ModuleType("torchdiffeq")  # of their continuous solvers
+        stand_in.odeint = None  # pyright: ignore[reportAttributeAccessIssue]
+        sys.modules.setdefault("torchdiffeq", stand_in)
         from flow_matching.loss import MixturePathGeneralizedKL  # pyright: ignore[reportMissingImports]
         from flow_matching.path import MixtureDiscreteProbPath  # pyright: ignore[reportMissingImports]
         from flow_matching.path.scheduler import PolynomialConvexScheduler  # pyright: ignore[reportMissingImports]

@@ -132,7 +132,9 @@ class TextDomain(Domain):
             "copied_real": float(np.isin(_runs(held, size), runs).mean()),
         }  # fmt: skip
         told = {**self.metrics, "bits_per_character": f"{self.metrics['bits_per_character']}: {found['how']}"}
-        made = card({**sampled, "samples": count}, small=asked.small, pixels="none: texts", metrics=told)
+        blocks = -(-length // (getattr(run.denoiser.net, "block", None) or length))  # each has the plan's evaluations
+        sampled = {**sampled, "samples": count, "nfe": sampled["nfe"] * blocks}
+        made = card(sampled, small=asked.small, pixels="none: texts", metrics=told)
         return Evaluation(metrics=values, protocol=made)
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
