@@ -358,7 +358,8 @@ def by_flow(model: lv.Denoiser, batch: Batch, draws: int) -> Tensor:
 def peers(table: Table, asked: argparse.Namespace) -> None:
     from discrete_peers import MDLM, FlowMatching
 
-    half, kept = asked.minutes / 2, {}
+    _, data, test, _ = network_of("shakespeare", asked)
+    half, kept, grams = asked.minutes / 2, {}, counted(table, "shakespeare", data, test, 5)
     k = lv.data.Text(asked.shakespeare, length=LENGTH).categories
     every: dict[str, tuple[str, Callable[[lv.Denoiser], Any]]] = {
         "masked, by counts (ours)": ("shakespeare", lambda m: Masking()),
@@ -375,7 +376,6 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
             f"peer-{name.replace(', ', '-').replace(' ', '-')}", asked, half, objective, form
         )
         kept[name] = model
-        grams = counted(table, "shakespeare", train, test, 5)
         if not table.has("peers", name, "bits/character"):
             more = {"updates": steps, "seconds": f"{spent:.0f}"}
             if name == "uniform, flow_matching":  # its network says the belief, and ours what the others say
@@ -388,6 +388,14 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
                 spread = f"{float(found.std()) / len(found) ** 0.5:.4f}"
                 table.add("peers", name, "bits/character by the bound of flow matching", float(found.mean()), error=spread)
     ours, n = kept["masked, by counts (ours)"], asked.windows // 12
+    if not table.has("peers", "one draw by levels", "variance of the loss"):
+        held = Batch(test.batch(torch.arange(min(len(test), asked.windows))).x)
+        for what, objective in (("counts", Masking()), ("levels", Denoising("elbo"))):
+            with torch.no_grad():
+                each = torch.cat([objective(ours, held, lv.Noise.of(r, len(held.x))).each[""] for r in range(4)])
+            table.add(
+                "peers", f"one draw by {what}", "variance of the loss", float(each.double().var()), note="of windows, in nats"
+            )
     for steps in (16, 128):
         judged(table, "peers", f"ddpm({steps}), ours", lambda s=steps: lv.sample(ours, lv.plans.ddpm(s), n, seed=1), grams, k,
                "the model by counts")  # fmt: skip
