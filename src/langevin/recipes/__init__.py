@@ -54,6 +54,21 @@ def digits() -> Recipe:
     )
 
 
+def digits_likelihood() -> Recipe:
+    """A density of the digits."""
+    return _but(
+        digits(),
+        name="digits-likelihood",
+        about="a density of the digits, grey values spread over their cells: for likelihoods, codes and outliers",
+        expects="not trained to its end yet",
+        data=DigitsData(labels=False, spread=32),
+        process=GaussianConfig(schedule="vp_linear", prediction="v:level=250log_sigma"),
+        network=UNetConfig(dropout=0.05),
+        objective=DenoisingConfig(levels="uniform_log_snr", drop=0.0),
+        train=TrainConfig(steps=2000, batch=64, lr=1e-3),
+    )
+
+
 def digits_discrete() -> Recipe:
     """The digits as 16 grey levels, unmasked pixel by pixel."""
     return _but(
@@ -240,7 +255,8 @@ def e2e_embedding() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
+    "digits": digits, "digits-discrete": digits_discrete, "digits-likelihood": digits_likelihood,
+    "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
     "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
     "mnist": mnist, "transfer": transfer, "two-moons": two_moons,

@@ -23,6 +23,13 @@ class DigitsData(Closed):
     """Grey levels, for form "categories"."""
     only: int | None = Field(default=None, ge=0, le=9)
     """One digit alone, whose label is then no condition."""
+    without: int | None = Field(default=None, ge=0, le=9)
+    """One digit that training never sees, and held-out data has."""
+    labels: bool = True
+    """False leaves labels out, so that they are no condition."""
+    spread: int = Field(default=0, ge=0, le=1000)
+    """Copies of the training split, the grey values of each spread anew over their cells, so that the data has a density; 0
+    leaves values on their grid."""
 
 
 class MnistData(Closed):
@@ -35,6 +42,10 @@ class MnistData(Closed):
     """Pictures held out, the last of the set."""
     only: int | None = Field(default=None, ge=0)
     """One class alone, whose label is then no condition."""
+    without: int | None = Field(default=None, ge=0)
+    """One class that training never sees, and held-out data has."""
+    labels: bool = True
+    """False leaves labels out, so that they are no condition."""
 
 
 class ImagesData(Closed):
