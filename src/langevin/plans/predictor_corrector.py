@@ -65,8 +65,8 @@ def _numbers(schedule: Schedule, levels: list[float], predictor: str) -> list[tu
     """(a, w, c) of z_s = a z_t + w x^ + c e, for each step down.
 
     reverse_diffusion: forward is z_t = r z_s + G e, back is (2 - r) z_t + G^2 score + G e. euler_maruyama: dz = f z dt + g dw
-    with f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2, of which back is (1 - f h) z_t + g^2 h score + g sqrt(h) e, h = t - s.
-    The score is (alpha x^ - z) / sigma^2.
+    with f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2, of which back is (1 - f h) z_t + g^2 h score + g sqrt(h) e,
+    h = t - s. The score is (alpha x^ - z) / sigma^2.
     """
     t, s = (torch.tensor(part, dtype=torch.float64) for part in (levels[:-1], levels[1:]))
     (alpha, sigma), (alpha_s, sigma_s) = schedule(t), schedule(s)
