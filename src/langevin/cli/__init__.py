@@ -15,6 +15,7 @@ from langevin.cli.published import convert, inspect
 from langevin.cli.restoring import restore
 from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
+from langevin.cli.upscaling import upscale
 from langevin.cli.weights import ema, lora, publish
 from langevin.spec import nearest
 
@@ -27,6 +28,7 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
+  langevin upscale RUN [RUN..] IN --out P  larger pictures, by one upscaler or several in turn
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
   langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
@@ -45,7 +47,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish, "restore": restore, "likelihood": likelihood,
+    "publish": publish, "restore": restore, "upscale": upscale, "likelihood": likelihood,
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from langevin.recipes.config import (
     TextConfig,
     TransferData,
     UNetConfig,
+    UpscaleData,
     VectorsConfig,
 )
 from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, EmbeddingConfig, MeanFlowConfig, ShortcutConfig
@@ -223,6 +224,32 @@ def images() -> Recipe:
     )
 
 
+def digits_4to8() -> Recipe:
+    """Digits of 8 x 8 pixels from 4 x 4."""
+    return _but(
+        digits(),
+        name="digits-4to8",
+        about="digits of 8 x 8 pixels drawn from averages of 2 x 2: an upscaler with noise augmentation",
+        expects="not trained to its end yet",
+        data=UpscaleData(),
+        objective=DenoisingConfig(drop=0.0, augment=1.0),
+        train=TrainConfig(steps=2000, batch=64, lr=1.5e-3),
+    )
+
+
+def emoji_16to64() -> Recipe:
+    """Emoji of 64 x 64 pixels from 16 x 16."""
+    return _but(
+        digits_4to8(),
+        name="emoji-16to64",
+        about="emoji of 64 x 64 pixels drawn from 16 x 16 (langevin data emoji): an upscaler with noise augmentation",
+        expects="not trained to its end yet",
+        data=UpscaleData(of=ImagesData(folder="data/emoji", size=64, held_out=0.02), factor=4),
+        network=UNetConfig(width=48, multipliers=(1, 2, 3), blocks=1, attention=(2,), dropout=0.0, patch=2),
+        train=TrainConfig(steps=6000, batch=32, lr=1e-3, precision="bfloat16"),
+    )
+
+
 def two_moons() -> Recipe:
     """Two moons in the plane, by flow matching."""
     return Recipe(
@@ -255,11 +282,10 @@ def e2e_embedding() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    "digits": digits, "digits-discrete": digits_discrete, "digits-likelihood": digits_likelihood,
-    "digits-product": digits_product,
-    "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
-    "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
-    "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
+    "digits": digits, "digits-4to8": digits_4to8, "digits-consistency": digits_consistency, "digits-discrete": digits_discrete,
+    "digits-likelihood": digits_likelihood, "digits-mean-flow": digits_mean_flow, "digits-product": digits_product,
+    "digits-shortcut": digits_shortcut, "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji,
+    "emoji-16to64": emoji_16to64, "images": images, "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 
 

@@ -14,12 +14,15 @@ from langevin.tasks.edit import (
 )
 from langevin.tasks.inverse import METHODS, Restored, coverage, restore
 from langevin.tasks.risk import bleu, least_risk
+from langevin.tasks.upscale import Stage, cascade, upscale
 from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
     "Restored",
+    "Stage",
     "bleu",
+    "cascade",
     "change",
     "colourise",
     "contains",
@@ -35,4 +38,5 @@ __all__ = [
     "slerp",
     "stroke",
     "super_resolve",
+    "upscale",
 ]

@@ -129,8 +129,18 @@ class TransferData(Closed):
     """Sample k of one belongs to sample k of the other, as a sketch to its picture; with objective.coupling paired."""
 
 
+class UpscaleData(Closed):
+    """Pictures beside small copies of themselves, from which they are to be drawn. See `langevin.data.Lowered`."""
+
+    kind: Literal["upscale"] = "upscale"
+    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData = Field(default=DigitsData(), discriminator="kind")
+    """The pictures; their labels and captions are left out."""
+    factor: int = Field(default=2, ge=2)
+    """By how much copies are smaller."""
+
+
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TransferData | UpscaleData,
     Field(discriminator="kind"),
 ]
 
@@ -319,4 +329,6 @@ class Recipe(Closed):
     @property
     def drawn(self) -> Side:
         """What samples are to look like."""
+        if isinstance(self.data, UpscaleData):
+            return self.data.of
         return self.data.target if isinstance(self.data, TransferData) else self.data

@@ -174,10 +174,15 @@ def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
 
 
 def network(
-    cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    cfg: c.NetworkConfig,
+    facts: Facts,
+    process: Process,
+    scalars: Sequence[str] = (),
+    tokens: int | None = None,
+    further: int = 0,
 ) -> nn.Module:
     """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
-    the data.
+    the data; a U-Net may read `further` channels in cond["concat"].
     """
     shape, classes = facts.shape, facts.classes
     parts = process.leaves()
@@ -216,7 +221,7 @@ def network(
         net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
                               widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
     elif isinstance(cfg, c.UNetConfig):
-        net = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
+        net = UNet(channels + further, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
                               classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
