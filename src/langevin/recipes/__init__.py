@@ -70,6 +70,21 @@ def digits_likelihood() -> Recipe:
     )
 
 
+def digits_ve() -> Recipe:
+    """The digits by a score whose variance explodes."""
+    return _but(
+        digits(),
+        name="digits-ve",
+        about="the digits by a variance-exploding score SDE: a small NCSN++, predictor and corrector",
+        expects="not trained to its end yet",
+        process=GaussianConfig(schedule="ve:sigma_min=0.01,sigma_max=20", prediction="edm:sigma_data=0.75,level=sigma"),
+        network=UNetConfig(style="ncsnpp", blocks=1, dropout=0.05),
+        objective=DenoisingConfig(),
+        train=TrainConfig(steps=2400, batch=64, lr=2e-3),
+        sample=SampleConfig(plan="predictor_corrector:50"),
+    )
+
+
 def digits_discrete() -> Recipe:
     """The digits as 16 grey levels, unmasked pixel by pixel."""
     return _but(
@@ -284,7 +299,8 @@ def e2e_embedding() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-4to8": digits_4to8, "digits-consistency": digits_consistency, "digits-discrete": digits_discrete,
     "digits-likelihood": digits_likelihood, "digits-mean-flow": digits_mean_flow, "digits-product": digits_product,
-    "digits-shortcut": digits_shortcut, "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji,
+    "digits-shortcut": digits_shortcut, "digits-transfer": digits_transfer, "digits-ve": digits_ve,
+    "e2e-embedding": e2e_embedding, "emoji": emoji,
     "emoji-16to64": emoji_16to64, "images": images, "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 

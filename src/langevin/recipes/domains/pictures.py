@@ -20,8 +20,8 @@ from langevin.evaluate import METRICS, Evaluation
 from langevin.evaluate.measure import known
 from langevin.files import staged, write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
-from langevin.networks.blocks import fixed_groups
-from langevin.networks.unet import Reading
+from langevin.networks.blocks import Fourier, fixed_groups, four_channels
+from langevin.networks.unet import Attending, Reading, Resampling
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.captions import Vocabulary, learn
@@ -222,13 +222,27 @@ def network(
                               widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
     elif isinstance(cfg, c.UNetConfig):
         net = UNet(channels + further, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
-                              classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
+                              classes, tokens, cfg.time, out, cfg.patch, scalars, **_style(cfg))  # fmt: skip
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
     return net
+
+
+def _style(cfg: c.UNetConfig) -> dict[str, Any]:
+    """What is not as in our other U-Nets."""
+    if cfg.style == "plain":
+        return {}
+    norm, root = four_channels(1e-6), math.sqrt(2)
+    return {
+        "norm": norm,
+        "attending": Attending(norm, middle_norm=norm, once=True),
+        "resampling": Resampling("filtered", "filtered", pyramid=True),
+        "waves": Fourier(2 * cfg.width),
+        "scales": (root, root),
+    }
 
 
 def as_pictures(run: Run, x: Any) -> Tensor:
