@@ -1,5 +1,6 @@
 """Tasks: what is done with a trained model besides drawing samples."""
 
+from langevin.tasks.anomaly import auroc, strangeness
 from langevin.tasks.edit import (
     change,
     colourise,
@@ -21,6 +22,7 @@ __all__ = [
     "METHODS",
     "Restored",
     "Stage",
+    "auroc",
     "bleu",
     "cascade",
     "change",
@@ -36,6 +38,7 @@ __all__ = [
     "of_length",
     "restore",
     "slerp",
+    "strangeness",
     "stroke",
     "super_resolve",
     "upscale",

@@ -1,0 +1,65 @@
+"""How unlike its training data a sample is, by how badly a model denoises it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.gaussian import Gaussian
+from langevin.core.levels import expand
+from langevin.core.noise import Noise
+from langevin.core.tree import leaves
+
+
+def strangeness(
+    denoiser: BaseDenoiser,
+    x: Tensor,
+    levels: Sequence[float] = (0.3, 0.4, 0.5, 0.6),
+    draws: int = 4,
+    cond: Cond = None,
+    seed: int = 0,
+    first_id: int = 0,
+) -> Tensor:
+    """Anomaly scores (B,) of x (B, *shape): the mean over `levels` and `draws` of |x - x^(z_t)|^2 per element.
+
+    The terms of the bound on -log p(x) at chosen levels, all alike, where a likelihood counts the finest details most. High where
+    the model does not know what it sees: it makes of the noisy sample something that it knows. len(levels) * draws evaluations.
+
+    Args:
+        levels: of noise, at which the kind of thing is decided, but not yet forgotten.
+        seed, first_id: name the draws.
+
+    Raises:
+        ValueError: for another process than one Gaussian process, or a level outside of (0, 1].
+    """
+    leaf = denoiser.process.leaves().get("")
+    if not isinstance(leaf, Gaussian):
+        raise ValueError(f"this score is of one Gaussian process, and this is {denoiser.process}; use elbo.")
+    if not levels or not all(0 < t <= 1 for t in levels) or draws < 1:
+        raise ValueError(f"levels is {tuple(levels)} and draws {draws}; give levels above 0, up to 1, and at least 1 draw.")
+    noise, was = Noise.of(seed, len(x), first_id, x.device).at("strangeness"), denoiser.training
+    denoiser.eval()
+    total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+    with torch.no_grad():
+        for t in levels:
+            for k in range(draws):
+                z = leaf.marginal(x, t, noise.at(f"{t:g}/{k}"))
+                error = x - leaves(denoiser(z, expand(t, x), cond))[""].mean
+                total += error.double().flatten(1).square().mean(1)
+    denoiser.train(was)
+    return total / (len(levels) * draws)
+
+
+def auroc(scores: Tensor, outlier: Tensor) -> float:
+    """The probability that an outlier (bool, (N,)) has a higher score (N,) than another sample; ties count half.
+
+    Raises:
+        ValueError: unless there are both.
+    """
+    if not bool(outlier.any()) or bool(outlier.all()):
+        raise ValueError("there are no outliers, or nothing else; give some of both.")
+    high, low = scores[outlier].double(), scores[~outlier].double()
+    ranked = low.sort().values
+    below, up_to = (torch.searchsorted(ranked, high, right=right).double() for right in (False, True))
+    return float((below + up_to).mean()) / (2 * len(low))
