@@ -8,8 +8,8 @@ standard error over pictures, beside normal densities fitted to the training dat
 (RK4 in the angle, Rademacher probes), "bound" the evidence lower bound.
 
 "samples": predictors of a variance-exploding process, alone and with Langevin steps, at equal network calls. The distance is
-Frechet's, in all 64 pixels. "exact" is the exact denoiser of 100 digits with noise of .1, against 20,000 draws of that law; a run is
-judged against all 1,797 real digits. "exact draws" is as near as so many samples of the law come.
+Frechet's, in all 64 pixels. "exact" is the exact denoiser of 100 digits with noise of .1, against 20,000 draws of that law; a run
+is judged against all 1,797 real digits. "exact draws" is as near as so many samples come.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
 from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
+from langevin.cli.interpolating import interpolate
 from langevin.cli.likelihoods import likelihood
 from langevin.cli.plans import plan, tune
 from langevin.cli.published import convert, inspect
@@ -29,6 +30,7 @@ langevin: diffusion models of every kind.
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
   langevin upscale RUN [RUN..] IN --out P  larger pictures, by one upscaler or several in turn
+  langevin interpolate RUN --out P         ways between held-out pictures, through their codes
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
   langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
@@ -47,7 +49,8 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish, "restore": restore, "upscale": upscale, "likelihood": likelihood,
+    "publish": publish, "restore": restore, "upscale": upscale, "interpolate": interpolate,
+    "likelihood": likelihood,
 }  # fmt: skip
 
 

@@ -14,14 +14,19 @@ from langevin.tasks.edit import (
     super_resolve,
 )
 from langevin.tasks.inverse import METHODS, Restored, coverage, restore
+from langevin.tasks.latents import gallery, shifted
+from langevin.tasks.nulls import Inverted, Nulls, as_vectors, invert_through
 from langevin.tasks.risk import bleu, least_risk
 from langevin.tasks.upscale import Stage, cascade, upscale
 from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
+    "Inverted",
+    "Nulls",
     "Restored",
     "Stage",
+    "as_vectors",
     "auroc",
     "bleu",
     "cascade",
@@ -30,13 +35,16 @@ __all__ = [
     "contains",
     "coverage",
     "denoise",
+    "gallery",
     "image_to_image",
     "inpaint",
     "interpolate",
     "invert",
+    "invert_through",
     "least_risk",
     "of_length",
     "restore",
+    "shifted",
     "slerp",
     "strangeness",
     "stroke",
