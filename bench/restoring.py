@@ -5,8 +5,8 @@
 
 "inpaint": the lower half is hidden. A classifier of real pictures (trained on the training split) labels the truth, single
 samples, the mean of the samples, and the best estimate of the posterior mean that regression gives: ridge regression or a network
-trained to the squared error, whichever errs less on 1,000 training pictures kept from both. The bar is that samples show the digit
-as often.
+trained to the squared error, whichever errs less on 1,000 training pictures kept from both. The bar is that samples show the
+digit as often.
 
 "super-resolution": averages of 4 x 4 pixels. For both, how many 90 % intervals of `--count` samples hold the truth, over hidden
 pixels that vary in training data (deviation above .1; the others are black in all pictures), and the errors of mean and samples.

@@ -4,8 +4,8 @@
     python bench/upscale.py runs/digits-4to8 --first runs/digits --out bench/results/upscale.csv
 
 PSNR is of pictures in [-1, 1] (peak 2); FD-PCA is Frechet's distance to held-out digits in 20 components of the training pixels;
-"kept" is the root mean square of averages of 2 x 2 samples less the small pictures. With --first: small copies of samples of a run
-(averaged, as real ones are) are drawn large again, with noise of each level; FD-PCA of what comes out.
+"kept" is the root mean square of averages of 2 x 2 samples less the small pictures. With --first: small copies of samples of a
+run (averaged, as real ones are) are drawn large again, with noise of each level; FD-PCA of what comes out.
 """
 
 import argparse

@@ -199,14 +199,15 @@ def test_strangeness_is_the_error_of_denoising():
     process, mean, c = Gaussian(schedules.cosine()), 0.4, 0.3
     model = oracles.gaussian(process, torch.full((3,), mean), c * torch.eye(3))
     x = torch.tensor([[0.4, 0.4, 0.4], [1.4, 0.4, 0.4], [3.4, 0.4, -2.6]]).double()
-    alpha, sigma = (float(v) for v in process.schedule(0.5))
+    lam = 0.5
+    alpha, sigma = (float(v) for v in process.schedule(process.schedule.invert(lam)))
     k = alpha * c / (alpha**2 * c + sigma**2)
-    found = strangeness(model, x.repeat_interleave(2000, 0), levels=(0.5,), draws=2).reshape(3, 2000)
-    expected = (1 - k * alpha) ** 2 * (x - mean).square().mean(1) + (k * sigma) ** 2
+    found = strangeness(model, x.repeat_interleave(2000, 0), lams=(lam,), draws=2).reshape(3, 2000)
+    expected = math.exp(lam) * ((1 - k * alpha) ** 2 * (x - mean).square().mean(1) + (k * sigma) ** 2)
     assert ((found.mean(1) / expected - 1).abs() < 0.06).all()
     assert torch.equal(strangeness(model, x[1:], first_id=1), strangeness(model, x)[1:])
-    with pytest.raises(ValueError, match="levels is"):
-        strangeness(model, x, levels=(0.0,))
+    with pytest.raises(ValueError, match="lams is"):
+        strangeness(model, x, lams=())
 
 
 def test_auroc_counts_pairs():

@@ -1,5 +1,6 @@
 """How unlike its training data a sample is, by how badly a model denoises it."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,40 +16,42 @@ from langevin.core.tree import leaves
 def strangeness(
     denoiser: BaseDenoiser,
     x: Tensor,
-    levels: Sequence[float] = (0.3, 0.4, 0.5, 0.6),
+    lams: Sequence[float] = (6, 5, 4, 3, 2, 1, 0),
     draws: int = 4,
     cond: Cond = None,
     seed: int = 0,
     first_id: int = 0,
 ) -> Tensor:
-    """Anomaly scores (B,) of x (B, *shape): the mean over `levels` and `draws` of |x - x^(z_t)|^2 per element.
+    """Anomaly scores (B,) of x (B, *shape): the mean over levels and `draws` of the squared error of the noise per element,
+    exp(lam) |x - x^(z_t)|^2.
 
-    The terms of the bound on -log p(x) at chosen levels, all alike, where a likelihood counts the finest details most. High where
-    the model does not know what it sees: it makes of the noisy sample something that it knows. len(levels) * draws evaluations.
+    These are terms of the bound on -log p(x), without those of the finest details, of which every picture has its own. High where
+    the model does not know what it sees: it makes of the noisy sample something that it knows. len(lams) * draws evaluations.
 
     Args:
-        levels: of noise, at which the kind of thing is decided, but not yet forgotten.
+        lams: log-SNRs of the levels; from details to where the kind of thing is decided.
         seed, first_id: name the draws.
 
     Raises:
-        ValueError: for another process than one Gaussian process, or a level outside of (0, 1].
+        ValueError: for another process than one Gaussian process, or no levels or draws.
     """
     leaf = denoiser.process.leaves().get("")
     if not isinstance(leaf, Gaussian):
         raise ValueError(f"this score is of one Gaussian process, and this is {denoiser.process}; use elbo.")
-    if not levels or not all(0 < t <= 1 for t in levels) or draws < 1:
-        raise ValueError(f"levels is {tuple(levels)} and draws {draws}; give levels above 0, up to 1, and at least 1 draw.")
+    if not lams or draws < 1:
+        raise ValueError(f"lams is {tuple(lams)} and draws {draws}; give at least one of each.")
     noise, was = Noise.of(seed, len(x), first_id, x.device).at("strangeness"), denoiser.training
     denoiser.eval()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     with torch.no_grad():
-        for t in levels:
+        for lam in lams:
+            t = float(leaf.schedule.invert(lam))
             for k in range(draws):
-                z = leaf.marginal(x, t, noise.at(f"{t:g}/{k}"))
+                z = leaf.marginal(x, t, noise.at(f"{lam:g}/{k}"))
                 error = x - leaves(denoiser(z, expand(t, x), cond))[""].mean
-                total += error.double().flatten(1).square().mean(1)
+                total += math.exp(lam) * error.double().flatten(1).square().mean(1)
     denoiser.train(was)
-    return total / (len(levels) * draws)
+    return total / (len(lams) * draws)
 
 
 def auroc(scores: Tensor, outlier: Tensor) -> float:
