@@ -3,6 +3,7 @@
 from langevin.networks.graph import GraphTransformer
 from langevin.networks.mlp import MLP, PixelCategories
 from langevin.networks.mmdit import MMDiT
+from langevin.networks.sequence import SequenceTransformer
 from langevin.networks.text import Prompted, TextEncoder
 from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port, VectorPort
 from langevin.networks.unet import UNet
@@ -10,5 +11,5 @@ from langevin.networks.upscaling import Upscaling
 
 __all__ = [
     "MLP", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port",
-    "Prompted", "TextEncoder", "UNet", "Upscaling", "VectorPort",
+    "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "Upscaling", "VectorPort",
 ]  # fmt: skip

@@ -38,6 +38,8 @@ class DenoisingConfig(_Objective):
     coupling: Coupling = "independent"
     augment: float = Field(default=0.0, ge=0, le=1)
     """Of data "upscale": the highest level of noise in the small pictures."""
+    leaf_weights: dict[str, float] = Field(default_factory=dict)
+    """Of a product, the factor of each leaf's loss; 1 for all by default."""
 
 
 class InterFlowConfig(_Objective):
@@ -59,6 +61,13 @@ class ELBOConfig(_Objective):
     kind: Literal["elbo"] = "elbo"
     steps: int = Field(default=100, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+
+
+class MaskingConfig(_Objective):
+    """See `langevin.objectives.Masking`."""
+
+    kind: Literal["masking"] = "masking"
+    drop: float = Field(default=0.0, ge=0, lt=1)
 
 
 class EmbeddingConfig(_Objective):
@@ -311,6 +320,6 @@ ObjectiveConfig = Annotated[
     DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
     | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig | ReflowConfig,
+    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -20,6 +20,9 @@ _HOMES = {
     "moons": "points",
     "sentences": "sentences",
     "upscale": "upscaling",
+    "text": "text",
+    "graphs": "graphs",
+    "molecules": "molecules",
 }
 
 
