@@ -36,6 +36,8 @@ class Facts(Closed):
     vocabulary: Vocabulary | None = None
     """What captions are split by, where they are conditions."""
 
+    factor: int | None = None
+    """By how much the small pictures are smaller that samples are drawn from; None where there are none."""
     alphabet: Alphabet | None = None
     """What texts are written in, where samples are texts."""
     ended: bool = False
