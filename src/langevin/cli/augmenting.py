@@ -23,11 +23,14 @@ class _Augment:
     count: int | None = None
     """The first so many pictures of a .npy or of idx files; all by default."""
     mask: str = "stripes"
-    """What is painted anew and kept in turn: stripes (vertical ones, and horizontal ones), vertical, or horizontal."""
+    """Stripes that are painted anew and kept in turn: stripes (vertical, and horizontal ones), woven (and their complements),
+    vertical, or horizontal."""
     thickness: tuple[int, ...] = (4,)
     """Of the stripes in pixels; several make a set each."""
     draws: int = 2
     """New pictures of each picture and mask."""
+    rounds: int = 1
+    """How often each is painted anew, under one mask after the other: what is kept shrinks, and differs more from its source."""
     steps: int = 250
     """Levels of RePaint."""
     jump: int = 10
@@ -67,7 +70,7 @@ def augment(args: Sequence[str]) -> None:
     source = read(asked.data, shape, asked.label, asked.count)
     test = None if asked.test is None else read(asked.test, shape, asked.test_label)
     wanted = Wanted(
-        mask=asked.mask, thickness=asked.thickness, draws=asked.draws, steps=asked.steps, jump=asked.jump,
+        mask=asked.mask, thickness=asked.thickness, draws=asked.draws, rounds=asked.rounds, steps=asked.steps, jump=asked.jump,
         resample=asked.resample, limit=asked.limit, told=not asked.untold, originals=not asked.no_originals,
         seed=asked.seed, batch=asked.batch,
     )  # fmt: skip

@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from langevin.recipes.build import Run
 from langevin.recipes.sampling import of_weights
 from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, Masks, augment, stripes
 
-MASKS = ("stripes", *DIRECTIONS)
+MASKS = ("stripes", "woven", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
 HEAD = ("file", "source", "mask", "draw", "label", "slip", "moved", "repainted", "passed")
 
@@ -34,8 +35,9 @@ class Wanted:
     """What is asked of an augmentation. See `langevin.tasks.augment`.
 
     Args:
-        mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
-        draws: new pictures of each picture and mask.
+        mask: "stripes" (vertical ones and horizontal ones), "woven" (these and their complements), or of one direction.
+        thickness: each in pixels.
+        draws: new pictures of each picture and mask. rounds: how often each is painted anew, under one mask after the other.
         steps, jump, resample: of `plans.repaint`.
         limit: largest RMSE of a picture whose label stands.
         told: tell a class-conditional model the label.
@@ -45,6 +47,7 @@ class Wanted:
     mask: str = "stripes"
     thickness: tuple[int, ...] = (4,)
     draws: int = 2
+    rounds: int = 1
     steps: int = 250
     jump: int = 10
     resample: int = 10
@@ -93,9 +96,11 @@ def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> Masks:
         raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
     if not wanted.thickness:
         raise ValueError("thickness is empty; give at least one number of pixels.")
-    ways = DIRECTIONS if wanted.mask == "stripes" else (wanted.mask,)
-    size = (shape[1], shape[2])
-    return {f"{way}-{wide}": stripes(size, wide, way) for wide in wanted.thickness for way in ways}
+    ways = (wanted.mask,) if wanted.mask in DIRECTIONS else DIRECTIONS
+    size, made = (shape[1], shape[2]), {}
+    for wide, first in product(wanted.thickness, ("new", "kept") if wanted.mask == "woven" else ("new",)):
+        made |= {f"{way}-{first}-{wide}".replace("-new", ""): stripes(size, wide, way, first) for way in ways}
+    return made
 
 
 def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = None) -> dict[str, Any]:
@@ -117,9 +122,8 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
     told = wanted.told and run.facts.classes is not None
-    made = augment(
-        run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, seed=wanted.seed, batch=wanted.batch, told=told
-    )
+    made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
+                   seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
     checked = made.check(wanted.limit)
     write_pictures(made, checked, out, wanted.originals)
     pictures.save_images(page(made), out / "page.png", columns=1 + len(masks) * (1 + wanted.draws))
