@@ -131,6 +131,20 @@ def emoji() -> Recipe:
     )
 
 
+def drawings() -> Recipe:
+    """Molecules as drawn by hand."""
+    return Recipe(
+        name="drawings",
+        about="64x64 molecules as drawn by hand (langevin data drawings), grey: what drawings are augmented by",
+        expects="not trained to its end yet",
+        data=ImagesData(folder="data/drawings", size=64, channels=1, captions="captions.jsonl"),
+        process=GaussianConfig(schedule="cosine", prediction="v"),
+        network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=4),
+        objective=DenoisingConfig(weight="min_snr"),
+        train=TrainConfig(steps=6000, batch=32, lr=1.5e-3),
+    )
+
+
 def digits_mean_flow() -> Recipe:
     """The digits in one step, trained from scratch."""
     return _but(
@@ -255,7 +269,7 @@ def e2e_embedding() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
-    "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
+    "digits-transfer": digits_transfer, "drawings": drawings, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
     "mnist": mnist, "mnist-unlabelled": mnist_unlabelled, "transfer": transfer, "two-moons": two_moons,
 }  # fmt: skip
 
