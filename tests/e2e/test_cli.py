@@ -103,7 +103,9 @@ def folder(tmp_path_factory):
 
 
 ENDING = {"e2e-embedding": ".txt"}
+FOLDERS = {"drawings": "emoji", "emoji": "emoji", "images": "images", "mnist": "mnist", "mnist-unlabelled": "mnist"}
 EXTRA = {
+    "drawings": ["--data.size", "16", "--data.held-out", "0.2", "--network.width", "16"],
     "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
     "emoji": [
         "--data.size",
@@ -119,6 +121,7 @@ EXTRA = {
     ],
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
+    "mnist-unlabelled": ["--network.width", "8", "--data.test", "20"],
     "transfer": ["--data.target.size", "8", "--data.source.size", "8", "--network.width", "8"],
 }
 
@@ -128,8 +131,8 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     extra, ending = [*EXTRA.get(name, [])], ENDING.get(name, ".png")
     if name == "e2e-embedding":
         extra += ["--data.path", str(folder / "e2e.txt")]
-    if name in ("emoji", "images", "mnist"):
-        extra += ["--data.folder", str(folder / name)]
+    if name in FOLDERS:
+        extra += ["--data.folder", str(folder / FOLDERS[name])]
     if name == "transfer":
         for side, kind in (("target", "a"), ("source", "b")):
             extra += [f"--data.{side}.folder", str(folder / "images" / kind)]

@@ -198,6 +198,11 @@ def test_labels_are_left_unread_where_that_is_asked(tmp_path):
     folder = str(idx(tmp_path / "set"))
     read = domain_of(MnistData(folder=folder)).read
     with_labels, without = read(MnistData(folder=folder, test=2))[0], read(MnistData(folder=folder, test=2, labels=False))[0]
+    few, last = (augmenting.read(Path(folder), (1, 8, 8), split=split, held_out=2, count=2) for split in ("train", "test"))
+    assert few.cond["label"].tolist() == [0, 1] and last.x.flatten(1)[:, 0].tolist() == pytest.approx(
+        [10 / 127.5 - 1, 11 / 127.5 - 1]
+    )
+    assert len(augmenting.read(Path(folder), (1, 8, 8))) == 12
     assert without.cond is None and torch.equal(without.x, with_labels.x) and with_labels.cond["label"].tolist() == [*range(10)]
 
 

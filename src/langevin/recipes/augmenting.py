@@ -58,12 +58,21 @@ class Wanted:
     batch: int = 16
 
 
-def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: int | None = None) -> Any:
+def read(
+    path: Path,
+    shape: tuple[int, ...],
+    label: Path | None = None,
+    count: int | None = None,
+    *,
+    split: str = "train",
+    held_out: int | None = None,
+) -> Any:
     """Pictures of a run's shape: a folder of them (classes by subfolder, captions.jsonl if it is there), of idx files, or a .npy.
 
     Args:
         label: class numbers (N,) for a .npy, in another.
         count: the first so many of a .npy or of idx files.
+        split: of idx files, "train" or "test", whose last `held_out` are the test split; all of them without that.
 
     Raises:
         ValueError: for what is none of these, or has another size.
@@ -73,7 +82,7 @@ def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: i
     if path.suffix == ".npy":
         found: Any = Arrays(path, None if label is None else {"label": label})
     elif any(path.glob("*images*idx3*")):
-        found = mnist(path, "train")
+        found = mnist(path, "all", 1) if held_out is None else mnist(path, split, held_out)
     else:
         texts = CAPTIONS if (path / CAPTIONS).exists() else None
         found = Pictures(path, shape[-1], shape[0], split="all", captions=texts)
