@@ -24,8 +24,7 @@ class _Augment:
     count: int | None = None
     """The first so many pictures of a .npy or of idx files; all by default."""
     mask: str = "stripes"
-    """Stripes that are painted anew and kept in turn: stripes (vertical, and horizontal ones), woven (and their complements),
-    vertical, or horizontal."""
+    """What is painted anew and kept in turn: stripes (vertical ones, and horizontal ones), vertical, or horizontal."""
     thickness: tuple[int, ...] = (4,)
     """Of the stripes in pixels; several make a set each."""
     draws: int = 2

@@ -6,7 +6,6 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from langevin.recipes.build import Run
 from langevin.recipes.sampling import of_weights
 from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, Masks, augment, stripes
 
-MASKS = ("stripes", "woven", *DIRECTIONS)
+MASKS = ("stripes", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
 HEAD = ("file", "source", "mask", "draw", "label", "slip", "moved", "repainted", "passed")
 
@@ -35,8 +34,7 @@ class Wanted:
     """What is asked of an augmentation. See `langevin.tasks.augment`.
 
     Args:
-        mask: "stripes" (vertical ones and horizontal ones), "woven" (these and their complements), or of one direction.
-        thickness: each in pixels.
+        mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
         draws: new pictures of each picture and mask. rounds: how often each is painted anew, under one mask after the other.
         steps, jump, resample: of `plans.repaint`.
         limit: largest RMSE of a picture whose label stands.
@@ -105,11 +103,9 @@ def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> Masks:
         raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
     if not wanted.thickness:
         raise ValueError("thickness is empty; give at least one number of pixels.")
-    ways = (wanted.mask,) if wanted.mask in DIRECTIONS else DIRECTIONS
-    size, made = (shape[1], shape[2]), {}
-    for wide, first in product(wanted.thickness, ("new", "kept") if wanted.mask == "woven" else ("new",)):
-        made |= {f"{way}-{first}-{wide}".replace("-new", ""): stripes(size, wide, way, first) for way in ways}
-    return made
+    ways = DIRECTIONS if wanted.mask == "stripes" else (wanted.mask,)
+    size = (shape[1], shape[2])
+    return {f"{way}-{wide}": stripes(size, wide, way) for wide in wanted.thickness for way in ways}
 
 
 def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = None) -> dict[str, Any]:
@@ -192,8 +188,9 @@ def gain(made: Augmented, checked: Checked, test: Any, steps: int = 800, seed: i
 
 
 def page(made: Augmented, rows: int = 8) -> Tensor:
-    """Pictures row by row: before, then for each mask what is kept (the rest grey) and what was made of it."""
-    index = torch.arange(min(rows, len(made)))
+    """Pictures row by row, from all over the sources: before, then for each mask what is kept (the rest grey) and what was made
+    of it."""
+    index = torch.linspace(0, len(made) - 1, min(rows, len(made))).long()
     x, new = leaves(made.source.batch(index).x)[""], made.new(index)
     columns = [x]
     for name, mask in made.masks.items():

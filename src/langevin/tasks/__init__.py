@@ -1,5 +1,6 @@
 """Tasks: what is done with a trained model besides drawing samples."""
 
+from langevin.tasks.augment import Augmented, augment, stripes
 from langevin.tasks.edit import (
     change,
     colourise,
@@ -18,7 +19,9 @@ from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
+    "Augmented",
     "Restored",
+    "augment",
     "bleu",
     "change",
     "colourise",
@@ -33,6 +36,7 @@ __all__ = [
     "of_length",
     "restore",
     "slerp",
+    "stripes",
     "stroke",
     "super_resolve",
 ]

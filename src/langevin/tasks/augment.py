@@ -86,9 +86,8 @@ def augment(
         masks: by name, such as `stripes`.
         folder: one per model, source, masks, plan and seed.
         plan: `plans.repaint()` by default, 2410 evaluations: 250 steps, jumps of 10, each stretch 10 times.
-        rounds: each new picture is painted anew so often, under this mask and those that come after it. With stripes that cross,
-            a quarter of the source outlives two rounds; with their complements among the masks, nothing outlives four. Every
-            round keeps to its own half. 1, as published.
+        rounds: each new picture is painted anew so often, under this mask and those that come after it: of stripes that cross,
+            two rounds keep a quarter of the source. Every round keeps to its own mask, and labels drift. 1, as published.
         batch: pictures at a time, and per block that is kept.
         told: the labels of the source are conditions, for a model that was trained with them; by default it is told none.
 
