@@ -4,12 +4,12 @@
     langevin train drawings --data.folder data/drawings
     python bench/drawings.py runs/drawings --out bench/results/drawings.csv
 
-A convolutional network reads Morgan fingerprints (radius 2, 2048 bits) off drawings. It is trained on rdkit's own depictions of the
-training molecules ("base"), then for the same number of updates on `--labels` drawings by hand of them: as they are, under shifts
-and bends, with what `tasks.augment` makes of them (vertical and horizontal stripes of 4 pixels), and with both. It is measured on
-drawings by hand of molecules that nothing here was trained on: Tanimoto similarity of the bits whose probability is above .3 to the
-true ones, and its ratio to that of the base. Nothing is chosen on these. Frechet distances to the same held-out drawings, on
-principal components of the training ones: of what is new, and of clean depictions of the same molecules.
+A convolutional network reads Morgan fingerprints (radius 2, 2048 bits) off drawings. It is trained on rdkit's own depictions of
+the training molecules ("base"), then for the same number of updates on `--labels` drawings by hand of them: as they are, under
+shifts and bends, with what `tasks.augment` makes of them (vertical and horizontal stripes of 4 pixels), and with both. It is
+measured on drawings by hand of molecules that nothing here was trained on: Tanimoto similarity of the bits whose probability is
+above .3 to the true ones, and its ratio to that of the base. Nothing is chosen on these. Frechet distances to the same held-out
+drawings, on principal components of the training ones: of what is new, and of clean depictions of the same molecules.
 """
 
 import argparse
