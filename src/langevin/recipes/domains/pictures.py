@@ -172,6 +172,8 @@ def network(
     assert isinstance(shape, tuple)
     if isinstance(cfg, c.VectorsConfig):
         raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
+    if isinstance(cfg, c.GraphTransformerConfig):
+        raise ValueError("network is 'graph', which reads graphs; use it with data 'graphs' or 'molecules'.")
     if tokens is not None and isinstance(cfg, c.MLPConfig):
         raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
     if isinstance(cfg, c.MLPConfig):
