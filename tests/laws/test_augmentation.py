@@ -175,7 +175,7 @@ def test_what_is_written_is_read_by_training_and_labels_stand_only_where_the_che
 
 def test_a_judge_takes_labels_away_and_without_them_nothing_is_gained(tmp_path):
     few, plan = data.digits("train").split(6)[0], plans.repaint(4, 2, 1)
-    made = augment(run().denoiser, few, {"m": stripes((8, 8), 2)}, tmp_path, plan=plan)
+    made = augment(run().denoiser, few, {"m": lambda shape: stripes(shape[1:], 2)}, tmp_path, plan=plan)
     none, all_ = made.check(9.0, lambda x: torch.full((len(x),), -1)), made.check(9.0, lambda x: made.labels.repeat_interleave(2))
     assert not bool(none.passed.any()) and bool(all_.passed.all())
     # with nothing new nothing is gained
@@ -232,6 +232,10 @@ def test_refusals(tmp_path):
             stripes((8, 8), **wrong)
     with pytest.raises(ValueError, match="limit is 0"):
         augment(model, few, good, tmp_path, plan=plans.repaint(2, 1, 1)).check(0)
+    two = run()
+    two.facts.classes = 2
+    with pytest.raises(ValueError, match=r"the run knows 2 classes; say --untold"):
+        augmenting.augmentation(two, few, tmp_path / "two", WANTED)
     with pytest.raises(ValueError, match="mask is 'dots'"):
         augmenting.masks_of(augmenting.Wanted(mask="dots"), (1, 8, 8))
     with pytest.raises(ValueError, match="resize them first"):

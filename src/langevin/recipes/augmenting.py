@@ -22,7 +22,7 @@ from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
 from langevin.recipes.sampling import of_weights
-from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, Masks, augment, stripes
+from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, stripes
 
 MASKS = ("stripes", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
@@ -97,7 +97,7 @@ def read(
     return found if count == len(found) else found.split(count)[0]
 
 
-def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> Masks:
+def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> dict[str, Tensor]:
     """By name, such as "vertical-4"."""
     if wanted.mask not in MASKS:
         raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
@@ -126,7 +126,10 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
     out.mkdir(parents=True, exist_ok=True)
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
-    told = wanted.told and run.facts.classes is not None
+    told, labels = wanted.told and run.facts.classes is not None, labels_of(source)
+    if told and labels is not None and int(labels.max()) >= (run.facts.classes or 0):
+        last, known = int(labels.max()), run.facts.classes
+        raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --untold, and it is told none.")
     made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
                    seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
     checked = made.check(wanted.limit)

@@ -57,8 +57,8 @@ def stripes(size: tuple[int, int], thickness: int = 4, direction: str = "vertica
     return (kept if direction == "vertical" else kept[:, None]).expand(size).clone()
 
 
-Masks = Mapping[str, Tensor]
-"""By name: (H, W) or (C, H, W) bool, True where a picture is kept."""
+Masks = Mapping[str, Tensor | Callable[[tuple[int, int, int]], Tensor]]
+"""By name: (H, W) or (C, H, W) bool, True where a picture is kept; or a function that makes one for pictures (C, H, W)."""
 
 
 def augment(
@@ -142,8 +142,9 @@ def _shape(denoiser: BaseDenoiser, source: Source) -> tuple[int, int, int]:
     return shape
 
 
-def _mark(name: str, mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def _mark(name: str, mask: Tensor | Callable[[tuple[int, int, int]], Tensor], shape: tuple[int, int, int]) -> Tensor:
     """(C, H, W)."""
+    mask = mask if isinstance(mask, Tensor) else mask(shape)
     if mask.dtype != torch.bool or mask.shape not in (shape, shape[1:]):
         raise ValueError(
             f"mask {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; give bools of shape {shape} or {shape[1:]}."
@@ -173,6 +174,13 @@ class _Placed:
         return self.source.digest()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def labels_of(source: Source) -> Tensor | None:
+    """(N,), read without the pictures where the source can; None where there are none."""
+    index, cheap = torch.arange(len(source)), getattr(source, "conditions", None)
+    cond = source.batch(index).cond if cheap is None else cheap(index)
+    return None if cond is None else cond.get("label")
+
+
 @dataclass(frozen=True)
 class Checked:
     """What became of the check, each (N, V).
@@ -199,7 +207,7 @@ class Augmented:
         variants: (name of the mask, draw) of each of the V pictures made from one.
     """
 
-    def __init__(self, source: Source, made: Cached, masks: Masks, draws: int, rounds: int = 1) -> None:
+    def __init__(self, source: Source, made: Cached, masks: Mapping[str, Tensor], draws: int, rounds: int = 1) -> None:
         self.source, self.masks, self.rounds = source, dict(masks), rounds
         self.variants = [(name, draw) for name in masks for draw in range(draws)]
         self.shape, self._made = source.shape, made
@@ -215,8 +223,7 @@ class Augmented:
     @cached_property
     def labels(self) -> Tensor | None:
         """(N,) of the sources."""
-        cond = self.source.batch(torch.arange(len(self))).cond
-        return None if cond is None else cond.get("label")
+        return labels_of(self.source)
 
     def check(self, limit: float = 0.5, judge: Callable[[Tensor], Tensor] | None = None) -> Checked:
         """Which labels may be carried over: what was to be kept was, the whole moved by at most `limit`, and `judge` agrees.
