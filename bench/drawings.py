@@ -45,8 +45,10 @@ class Recogniser(nn.Module):
         def block(a: int, b: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.ReLU(), nn.MaxPool2d(2))
 
-        self.body = nn.Sequential(block(1, 32), block(32, 64), block(64, 96), block(96, 128), nn.Flatten(),
-                                  nn.LazyLinear(256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, bits))  # fmt: skip
+        self.body = nn.Sequential(
+            nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.ReLU(), block(32, 64), block(64, 96), block(96, 128), nn.Flatten(),
+            nn.LazyLinear(256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, bits),
+        )  # fmt: skip
 
     def forward(self, x: Tensor) -> Tensor:
         return self.body(x)
