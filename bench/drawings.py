@@ -46,7 +46,7 @@ class Recogniser(nn.Module):
             return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.ReLU(), nn.MaxPool2d(2))
 
         self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.ReLU(), block(32, 64), block(64, 96), block(96, 128), nn.Flatten(),
+            nn.Conv2d(1, 24, 5, stride=2, padding=2), nn.ReLU(), block(24, 32), block(32, 64), block(64, 96), nn.Flatten(),
             nn.LazyLinear(256), nn.ReLU(), nn.Dropout(0.2), nn.Linear(256, bits),
         )  # fmt: skip
 
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/drawings.csv"))
     parser.add_argument("--labels", type=int, default=300)
     parser.add_argument("--plan", type=int, nargs=3, default=(50, 5, 3), help="steps, jump, resample")
-    parser.add_argument("--updates", type=int, default=800)
+    parser.add_argument("--updates", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=0.5)
     parser.add_argument("--thickness", type=int, default=30, help="drawings for the lines by thickness; 0 for none")
