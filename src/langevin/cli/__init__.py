@@ -28,7 +28,7 @@ langevin: diffusion models of every kind.
 
   langevin recipes                         what can be trained out of the box
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
-  langevin data emoji [--out DIR]          make a set of captioned pictures from a font
+  langevin data emoji|drawings [--out DIR] make a set of captioned pictures: of a font, or of molecules
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model

@@ -116,6 +116,20 @@ def emoji() -> Recipe:
     )
 
 
+def drawings() -> Recipe:
+    """Molecules as drawn by hand."""
+    return Recipe(
+        name="drawings",
+        about="64x64 molecules as drawn by hand (langevin data drawings), grey: what drawings are augmented by",
+        expects="not trained to its end yet",
+        data=ImagesData(folder="data/drawings", size=64, channels=1, captions="captions.jsonl"),
+        process=GaussianConfig(schedule="cosine", prediction="v"),
+        network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=4),
+        objective=DenoisingConfig(weight="min_snr"),
+        train=TrainConfig(steps=6000, batch=32, lr=1.5e-3),
+    )
+
+
 def digits_mean_flow() -> Recipe:
     """The digits in one step, trained from scratch."""
     return but(
@@ -217,6 +231,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-shortcut": digits_shortcut,
     "digits-consistency": digits_consistency,
     "digits-transfer": digits_transfer,
+    "drawings": drawings,
     "transfer": transfer,
     "images": images,
 }
