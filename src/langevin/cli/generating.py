@@ -63,6 +63,8 @@ class _Generate:
     """Of the repository."""
     beside: str | None = None
     """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
+    budget: str | None = None
+    """Most memory, such as 8GB; the plan is told before anything is loaded."""
     configs: str | None = None
     """Of a single file that is of no published size: a published folder with its configurations."""
     out: Path = Path("picture.png")
@@ -80,14 +82,25 @@ def generate(args: Sequence[str]) -> None:
     import torch
 
     from langevin.pictures import save_png
-    from langevin.zoo.load import load
+    from langevin.zoo.load import ladder, load
 
     dtypes: dict[str | None, Any] = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if asked.dtype not in dtypes:
         raise Refusal(f"dtype is {asked.dtype!r}; there are {', '.join(str(d) for d in dtypes if d)}.")
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    plan = None
+    if asked.budget is not None:
+        size = None if sides is None else (int(sides[0]), int(sides[1]))
+        plan = ladder(asked.path, asked.budget, device=device, size=size, beside=asked.beside, revision=asked.revision)
+        print(plan)
+        if (asked.lora or asked.word) and (plan.int8 or plan.offload):
+            raise Refusal(
+                f"budget is {asked.budget}, at which weights are in int8 or wait, and adapters are merged into weights; give more, "
+                "or leave the adapters out."
+            )
     model = load(
-        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs
+        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
+        budget=plan,
     )  # fmt: skip
     if isinstance(model, dict):
         raise Refusal(
