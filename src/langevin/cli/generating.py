@@ -55,6 +55,10 @@ class _Generate:
     """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
     word: tuple[Path, ...] = ()
     """Files of learned words (textual inversion), which the prompt may then use."""
+    cache: str | None = None
+    """Leave blocks of a transformer out where they repeat themselves: first_block:threshold=0.1 or taylor:every=3,order=1."""
+    measure: bool = False
+    """With cache, draw without it as well, and tell the error that it causes."""
     dtype: str | None = None
     """float32, bfloat16 or float16; that of the files by default."""
     device: str | None = None
@@ -95,8 +99,8 @@ def generate(args: Sequence[str]) -> None:
         print(plan)
         if (asked.lora or asked.word) and (plan.int8 or plan.offload):
             raise Refusal(
-                f"budget is {asked.budget}, at which weights are in int8 or wait, and adapters are merged into weights; give more, "
-                "or leave the adapters out."
+                f"budget is {asked.budget}, at which weights are in int8 or wait, and adapters are merged into weights; "
+                "give more, or leave the adapters out."
             )
     model = load(
         asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
@@ -123,12 +127,27 @@ def generate(args: Sequence[str]) -> None:
             given[name] = _open(file)
     if asked.control:
         given |= {"control": [_open(file) for file in asked.control], "control_scale": asked.control_scale}
+    cache: Any = None
+    if asked.cache is not None:
+        from langevin.zoo.adapting import feature_cache
+
+        cache = feature_cache(asked.cache)
     told = _Line()
     result = model.run(
         asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
-        callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
+        cache=cache, callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
     )  # fmt: skip
     told.end()
+    if cache is not None:
+        print(result.memory)
+    if cache is not None and asked.measure:
+        from langevin.zoo.adapting import compared
+
+        plain = model.run(
+            asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
+            **given,
+        )  # fmt: skip
+        print(compared(result, plain))
     for k, (image, record) in enumerate(zip(result.images, result.info, strict=True)):
         path = asked.out if asked.count == 1 else asked.out.with_stem(f"{asked.out.stem}-{k}")
         print(save_png(image, path, record))

@@ -90,11 +90,13 @@ class Result:
     Args:
         tensor: (B, 3, H, W) in [-1, 1]. latents: (B, C, h, w), or the pictures where there is no codec.
         info: prompt, seed, plan and the like, for each.
+        memory: of a feature cache, what it left out; print it.
     """
 
     tensor: Tensor
     latents: Tensor
     info: list[dict[str, Any]]
+    memory: Any = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -170,6 +172,7 @@ class Generator:
         long: bool = False,
         length: int | None = None,
         start: Tensor | None = None,
+        cache: Guidance | None = None,
         callback: Callable[[Progress], None] | None = None,
         **extra: Any,
     ) -> Result:
@@ -191,6 +194,7 @@ class Generator:
             noise_level: of the small picture, in upscaling.
             clip_skip, weighted, long, length: see `langevin.text`.
             start: the first state (B, C, h, w), in place of noise of the seed.
+            cache: a feature cache, see `langevin.tasks.feature_cache`.
             callback: told each step.
             extra: what a family's conditioner takes, such as original_size and crop.
 
@@ -270,6 +274,8 @@ class Generator:
             chain = _around(kept, chain)
 
         denoiser = self._denoiser(control_scale)
+        if cache is not None:
+            denoiser = cache(denoiser)
         options: dict[str, Any] = {"shape": shape, "seed": seed, "first_id": first_id, "guidance": chain, "cond": cond or None}
         if start is not None:
             options["start"] = start
@@ -282,7 +288,7 @@ class Generator:
             own = _sized(pictures, size).to(x)
             x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
-        return Result(x, z, info)
+        return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
 
     def _untouched(self, x: Tensor, noise: Noise, prompts: list[str] | None, seed: int, first_id: int) -> Result:
         """What strength 0 gives: the pictures themselves. The model is not asked."""

@@ -14,13 +14,28 @@ from pathlib import Path
 
 from torch import nn
 
-from langevin import adapters
+from langevin import adapters, spec
+from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
 from langevin.tensors import load
 from langevin.text.conditioning import Side
 from langevin.zoo import lora, registry
 from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
 from langevin.zoo.lora import Target
+
+
+__all__ = [
+    "add_lora", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides", "targets",
+]  # fmt: skip
+
+
+def feature_cache(said: str) -> FeatureCache:
+    """ "first_block:threshold=0.1" -> the cache, see `langevin.tasks.feature_cache`.
+
+    Raises:
+        ValueError: naming the nearest cache or option.
+    """
+    return spec.parse(said, CACHES, "cache")
 
 
 def targets(model: Generator) -> dict[str, Target]:
