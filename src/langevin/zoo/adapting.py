@@ -23,7 +23,6 @@ from langevin.zoo import lora, registry
 from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
 from langevin.zoo.lora import Target
 
-
 __all__ = [
     "add_lora", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides", "targets",
 ]  # fmt: skip

@@ -174,6 +174,8 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
     if isinstance(net, Halved) or out != 2 * channels:
         scheduler = schedulers.without_variance(scheduler)
     defaults = _defaults(kind, config, codec, name)
+    if kind.text == "flux" and not config.get("guidance_embeds", False):
+        defaults = replace(defaults, steps=4, guidance=1.0)  # schnell, which is told none
     if kind.text == "lumina":
         defaults = replace(defaults, norm="rows" if reference else "sample")
     if config.get("timestep_scale", 1.0) != 1:
