@@ -70,6 +70,7 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "zoo",
+        "graphs",
         "embedded",
         "interpolants",
         "tasks",
@@ -91,7 +92,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data"},
+    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data", "files"},
 }
 
 

@@ -17,7 +17,7 @@ class Space(ABC):
         """The nearest member of the space to u; independent draws become draws in the space."""
 
     def real(self, like: Tensor, mask: Tensor | None) -> Tensor | None:
-        """Bool, broadcastable to `like`: its elements that are no padding; None for all."""
+        """Bool, broadcastable to `like`: its elements that say something, no padding and no diagonal; None for all."""
         return None if mask is None else mask.reshape(*mask.shape, *[1] * (like.ndim - 2))
 
     def __repr__(self) -> str:
@@ -45,15 +45,18 @@ class SymmetricEdges(Space):
     """Edges (B, N, N) or (B, N, N, D) of undirected graphs: the upper triangle is free, the diagonal is 0."""
 
     def project(self, u: Tensor, mask: Tensor | None = None) -> Tensor:
-        n = u.shape[1]
-        upper = torch.ones(n, n, dtype=torch.bool, device=u.device).triu(1).reshape(1, n, n, *[1] * (u.ndim - 3))
-        both = upper if mask is None else upper & _pairs(u, mask)
-        free = torch.where(both, u, torch.zeros_like(u))
+        free = torch.where(_along(_pairs(u, mask).triu(1), u), u, torch.zeros_like(u))
         return free + free.transpose(1, 2)
 
-    def real(self, like: Tensor, mask: Tensor | None) -> Tensor | None:
-        return None if mask is None else _pairs(like, mask)
+    def real(self, like: Tensor, mask: Tensor | None) -> Tensor:
+        return _along(_pairs(like, mask), like)
 
 
-def _pairs(like: Tensor, mask: Tensor) -> Tensor:
-    return (mask[:, :, None] & mask[:, None, :]).reshape(-1, *like.shape[1:3], *[1] * (like.ndim - 3))
+def _pairs(like: Tensor, mask: Tensor | None) -> Tensor:
+    """(B or 1, N, N) bool, the pairs of two real nodes."""
+    pairs = ~torch.eye(like.shape[1], dtype=torch.bool, device=like.device)[None]
+    return pairs if mask is None else pairs & mask[:, :, None] & mask[:, None, :]
+
+
+def _along(pairs: Tensor, like: Tensor) -> Tensor:
+    return pairs.reshape(*pairs.shape, *[1] * (like.ndim - 3))

@@ -6,6 +6,7 @@ Shape suffixes: B batch, N nodes of the largest graph, M graphs, K types of node
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,21 +111,30 @@ class Graphs:
         b, n = len(index), self.size
         mask = torch.arange(n) < self.sizes[index][:, None]
         nodes, edges = torch.zeros(b, n, dtype=torch.int64), torch.zeros(b, n, n, dtype=torch.int64)
-        nodes[mask] = self._nodes[_ranges(self._node_ends[index] - self.sizes[index], self.sizes[index])]
-        starts = torch.cat([torch.zeros(1, dtype=torch.int64), self._edge_ends])[index]
-        counts = self._edge_ends[index] - starts
-        at = _ranges(starts, counts)
-        row, (i, j) = torch.arange(b).repeat_interleave(counts), self._pairs[at].unbind(1)
+        of, at = self._places(index)
+        nodes[mask] = self._nodes[of]
+        row, (i, j) = torch.arange(b).repeat_interleave(self._edge_counts(index)), self._pairs[at].unbind(1)
         edges[row, i, j] = edges[row, j, i] = self._kinds[at]
         cond = None if self.cond is None else {name: c[index] for name, c in self.cond.items()}
         return Batch(self._leaves(nodes, edges), cond, mask)
 
     def part(self, index: Tensor) -> "Graphs":
         """The graphs at index, padded to the same size."""
-        chosen = index.tolist()
-        cond = None if self.cond is None else {n: c[index] for n, c in self.cond.items()}
-        keys = [self.keys[k] for k in chosen]
-        return Graphs((self[k] for k in chosen), self.node_types, self.edge_types, keys, cond, self.size)
+        chosen = copy(self)
+        chosen.sizes, (nodes, edges) = self.sizes[index], self._places(index)
+        chosen._nodes, chosen._pairs, chosen._kinds = self._nodes[nodes], self._pairs[edges], self._kinds[edges]
+        chosen._node_ends, chosen._edge_ends = chosen.sizes.cumsum(0), self._edge_counts(index).cumsum(0)
+        chosen.keys = [self.keys[k] for k in index.tolist()]
+        chosen.cond = None if self.cond is None else {n: c[index] for n, c in self.cond.items()}
+        return chosen
+
+    def _edge_counts(self, index: Tensor) -> Tensor:
+        return torch.diff(self._edge_ends, prepend=torch.zeros(1, dtype=torch.int64))[index]
+
+    def _places(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the nodes and the edges of graphs are, one graph after the other."""
+        sizes, counts = self.sizes[index], self._edge_counts(index)
+        return _ranges(self._node_ends[index] - sizes, sizes), _ranges(self._edge_ends[index] - counts, counts)
 
     def split(self, name: str, held_out: float = 0.1) -> "Graphs":
         """The "train", "test" or "all" of it: each graph goes by the hash of its key, so that isomorphic molecules, which have

@@ -5,6 +5,23 @@ from langevin.recipes.captions import Vocabulary
 from langevin.text.alphabets import Alphabet
 
 
+class GraphFacts(Closed):
+    """What has to be known of graphs."""
+
+    node_types: tuple[str, ...]
+    edge_types: tuple[str, ...]
+    """The first is "no edge"."""
+    nodes: tuple[float, ...]
+    """How often each type of node is."""
+    edges: tuple[float, ...]
+    """How often each type of edge is, among pairs of nodes."""
+    sizes: tuple[float, ...]
+    """How often graphs have 0, 1, 2, ... nodes."""
+    properties: tuple[str, ...] = ()
+    """Conditions that are numbers."""
+    molecules: bool = False
+
+
 class Facts(Closed):
     """Written beside the recipe when a run begins; what only some kinds of data have is None for the others."""
 
@@ -21,8 +38,13 @@ class Facts(Closed):
 
     alphabet: Alphabet | None = None
     """What texts are written in, where samples are texts."""
+    ended: bool = False
+    """Whether one more category than the alphabet's ends a text."""
+
+    graph: GraphFacts | None = None
+    """Where samples are graphs."""
 
     @property
     def conditional(self) -> bool:
         """Whether there is a condition that guidance can strengthen."""
-        return self.classes is not None or self.vocabulary is not None
+        return self.classes is not None or self.vocabulary is not None or bool(self.graph and self.graph.properties)

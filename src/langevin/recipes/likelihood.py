@@ -16,13 +16,12 @@ from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Arrays
 from langevin.files import staged
-from langevin.objectives import ELBO
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.tasks.elbo import elbo
+from langevin.tasks.elbo import elbo, of_categories
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
-BATCH, MOST, STEPS = 100, 500, 100
+BATCH, MOST = 100, 500
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def likelihood(
 ) -> Found:  # fmt: skip
     """Negative log-likelihoods of held-out data, or of what a .npy file holds.
 
-    One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound of
-    its objective `ELBO` over 100 steps, whose Gaussian leaves stop short of the decoder.
+    One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
+    `of_categories`, where Gaussian leaves of a product stop short of the decoder.
 
     Raises:
         ValueError: for a run that leaps to the end of its flow, or data of another shape.
@@ -90,12 +89,13 @@ def likelihood(
     elements, how = 0, ""
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
-        cond = None if not given or read.cond is None else {name: value.to(device) for name, value in read.cond.items()}
+        told = {name: v.to(device) for name, v in (read.cond or {}).items() if given or name in run.domain.layout}
+        cond = told or None
         mask = None if read.mask is None else read.mask.to(device)
         x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
         batch = Batch(x, cond, mask)
         if not flows:
-            found, how = _bound(run, batch, draws, seed, first), f"the bound of {STEPS} steps, {draws} draws"
+            found, how = of_categories(run.denoiser, batch, draws=draws, seed=seed, first_id=first)
         else:
             x = leaves(batch.x)[""]
             x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
@@ -117,22 +117,6 @@ def _of_flow(
                      seed=seed, first_id=first)  # fmt: skip
     trace = "exact trace" if bool((found.error == 0).all()) else "probed trace"
     return found, f"the probability flow, {solver}, {trace}, {found.evaluations} evaluations"
-
-
-@torch.no_grad()
-def _bound(run: Run, batch: Batch, draws: int, seed: int, first: int) -> LogProb:
-    """Nats of each sample by the objective, summed over leaves, each times its number of elements."""
-    x = leaves(batch.x)
-    sizes = {name: math.prod(value.shape[1:]) for name, value in x.items()}
-    objective, count = ELBO(STEPS), len(next(iter(x.values())))
-    device = next(iter(x.values())).device
-    each = []
-    for k in range(draws):
-        loss = objective(run.denoiser, batch, Noise.of(seed, count, first, device).at(f"draw {k}"))
-        each.append(sum(loss.each[name].double() * size for name, size in sizes.items()))
-    terms = -torch.stack(each, 1)  # pyright: ignore
-    error = terms.std(1) / draws**0.5 if draws > 1 else torch.full((count,), math.nan)
-    return LogProb(terms.mean(1), error, sum(sizes.values()), None, draws)
 
 
 def _width(data: c.DataConfig) -> float | None:

@@ -36,6 +36,8 @@ class DenoisingConfig(_Objective):
     clean: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
     coupling: Coupling = "independent"
+    leaf_weights: dict[str, float] = Field(default_factory=dict)
+    """Of a product, the factor of each leaf's loss; 1 for all by default."""
 
 
 class InterFlowConfig(_Objective):
@@ -57,6 +59,13 @@ class ELBOConfig(_Objective):
     kind: Literal["elbo"] = "elbo"
     steps: int = Field(default=100, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+
+
+class MaskingConfig(_Objective):
+    """See `langevin.objectives.Masking`."""
+
+    kind: Literal["masking"] = "masking"
+    drop: float = Field(default=0.0, ge=0, lt=1)
 
 
 class EmbeddingConfig(_Objective):
@@ -309,6 +318,6 @@ ObjectiveConfig = Annotated[
     DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
     | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig | ReflowConfig,
+    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -19,6 +19,9 @@ _HOMES = {
     "shards": "pictures",
     "moons": "points",
     "sentences": "sentences",
+    "text": "text",
+    "graphs": "graphs",
+    "molecules": "molecules",
 }
 
 

@@ -101,7 +101,8 @@ def read(
     """(training data, held-out data)."""
     if isinstance(cfg, c.MnistData):
         train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
-        return _only(train, cfg.only), _only(test, cfg.only)
+        splits = [_only(train, cfg.only), _only(test, cfg.only)]
+        return (splits[0], splits[1]) if cfg.labels else (Arrays(splits[0].x), Arrays(splits[1].x))
     if isinstance(cfg, c.ImagesData):
         train = Pictures(**cfg.model_dump(exclude={"kind"}))
         return train, train.part("test", aspect=False)
@@ -171,6 +172,8 @@ def network(
     assert isinstance(shape, tuple)
     if isinstance(cfg, c.VectorsConfig):
         raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
+    if isinstance(cfg, c.GraphTransformerConfig):
+        raise ValueError("network is 'graph', which reads graphs; use it with data 'graphs' or 'molecules'.")
     if tokens is not None and isinstance(cfg, c.MLPConfig):
         raise ValueError("text is given, and network 'mlp' reads none; use 'unet' or 'dit'.")
     if isinstance(cfg, c.MLPConfig):

@@ -1,0 +1,284 @@
+"""Molecules as graphs, and graphs as molecules: SMILES and dense batches, by rdkit.
+
+Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is not told. A type of node is an element with its
+formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.data.graphs import Graph, Graphs
+
+BONDS = ("none", "single", "double", "triple")
+ORDERS = (0.0, 1.0, 2.0, 3.0)
+NCI = "nci"
+"""Read for a path: the five thousand molecules of the National Cancer Institute that rdkit brings."""
+
+
+def rdkit() -> Any:
+    """rdkit.Chem, silent about molecules that are none.
+
+    Raises:
+        ImportError: without rdkit.
+    """
+    try:
+        from rdkit import Chem, RDLogger
+    except ImportError:
+        raise ImportError("rdkit is missing; pip install 'langevin[mol]'.") from None
+    RDLogger.DisableLog("rdApp.*")  # pyright: ignore[reportAttributeAccessIssue]
+    return Chem
+
+
+def molecule_of(smiles: str) -> Any | None:
+    """A kekulised rdkit molecule; None for what is no molecule."""
+    chem = rdkit()
+    mol = chem.MolFromSmiles(smiles)
+    if mol is not None:
+        chem.Kekulize(mol, clearAromaticFlags=True)
+    return mol
+
+
+def types_of(mol: Any) -> list[str]:
+    """Of each atom its element and charge, such as "N+" or "O-2"."""
+    return [atom.GetSymbol() + _signed(atom.GetFormalCharge()) for atom in mol.GetAtoms()]
+
+
+def graph_of_molecule(mol: Any, types: Sequence[str] | Mapping[str, int]) -> Graph:
+    """The graph of a kekulised molecule.
+
+    Args:
+        types: names of the types of nodes, or their numbers.
+
+    Raises:
+        ValueError: for an atom that is none of them, or a bond that is not single, double or triple.
+    """
+    number = types if isinstance(types, Mapping) else {name: k for k, name in enumerate(types)}
+    try:
+        nodes = [number[name] for name in types_of(mol)]
+    except KeyError as error:
+        raise ValueError(f"an atom is {error.args[0]!r}, and the types are {', '.join(number)}; name all that occur.") from None
+    bonds = []
+    for bond in mol.GetBonds():
+        order = bond.GetBondTypeAsDouble()
+        if order not in ORDERS[1:]:
+            raise ValueError(f"a bond is {bond.GetBondType()}; kekulise molecules, and leave out other kinds of bonds.")
+        ends = sorted((bond.GetBeginAtomIdx(), bond.GetEndAtomIdx()))
+        bonds.append((*ends, int(order)))
+    table = torch.tensor(sorted(bonds), dtype=torch.int64).reshape(-1, 3)
+    return Graph(torch.tensor(nodes, dtype=torch.int64), table[:, :2], table[:, 2])
+
+
+def molecule(graph: Graph, types: Sequence[str]) -> Any | None:
+    """The graph as an rdkit molecule; None where valencies, or rings, forbid it. Nothing is corrected."""
+    chem = rdkit()
+    made = chem.RWMol()
+    for name in (types[k] for k in graph.nodes.tolist()):
+        element, charge = _parted(name)
+        atom = chem.Atom(element)
+        atom.SetFormalCharge(charge)
+        made.AddAtom(atom)
+    kinds = [None, chem.BondType.SINGLE, chem.BondType.DOUBLE, chem.BondType.TRIPLE]
+    for (i, j), kind in zip(graph.pairs.tolist(), graph.kinds.tolist(), strict=True):
+        made.AddBond(i, j, kinds[kind])
+    mol = made.GetMol()
+    try:
+        chem.SanitizeMol(mol)
+    except ValueError:  # rdkit's own errors are of this kind
+        return None
+    return mol
+
+
+def smiles_of(graph: Graph, types: Sequence[str]) -> str | None:
+    """Canonical SMILES, its pieces joined by dots; None for what is no molecule."""
+    mol = molecule(graph, types)
+    return None if mol is None else rdkit().MolToSmiles(mol)
+
+
+def properties_of(mol: Any, names: Sequence[str]) -> list[float]:
+    """Properties of a molecule by name: see `PROPERTIES`."""
+    return [PROPERTIES[name][0](mol) for name in names]
+
+
+def read_molecules(
+    path: str | Path,
+    *,
+    least: int = 2,
+    largest: int | None = None,
+    elements: Sequence[str] = (),
+    properties: Sequence[str] = (),
+    count: int | None = None,
+) -> Graphs:
+    """Molecules of a file of SMILES, each once; `keys` are canonical SMILES, so that a molecule is in one split alone.
+
+    Left out are molecules in several pieces, with radicals, isotopes, bonds of other kinds, or beside what is asked for.
+
+    Args:
+        path: lines that begin with SMILES, up to a blank, a comma or a tab, under a heading or none; or "nci".
+        least, largest: heavy atoms.
+        elements: those that may occur; all by default.
+        properties: conditions, of `PROPERTIES`, each divided by its usual size.
+        count: the first so many alone.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it has no such molecules, or a property is unknown.
+    """
+    for name in properties:
+        if name not in PROPERTIES:
+            raise ValueError(f"properties has {name!r}; there are {', '.join(PROPERTIES)}.")
+    file = _nci() if str(path) == NCI else Path(path)
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist; give a file of SMILES, or {NCI!r}.")
+    chem = rdkit()
+    molecules: dict[str, Any] = {}
+    atoms: Counter[str] = Counter()
+    for line in file.read_text().splitlines():
+        word = line.replace(",", " ").split()
+        mol = chem.MolFromSmiles(word[0]) if word else None
+        if mol is None or not least <= mol.GetNumAtoms() <= (largest or mol.GetNumAtoms()):
+            continue
+        key = chem.MolToSmiles(mol, isomericSmiles=False)  # of aromatic atoms, as those of samples are
+        if "." in key or key in molecules:
+            continue
+        chem.Kekulize(mol, clearAromaticFlags=True)
+        if not _plain(mol, elements):
+            continue
+        molecules[key] = mol
+        atoms.update(types_of(mol))
+        if len(molecules) == count:
+            break
+    if not molecules:
+        raise ValueError(f"{file} has no molecule of what is asked for; ask for more, or give a file of SMILES.")
+    types = [name for name, _ in sorted(atoms.items(), key=lambda item: (-item[1], item[0]))]
+    number = {name: k for k, name in enumerate(types)}
+    graphs = [graph_of_molecule(mol, number) for mol in molecules.values()]
+    cond = None
+    if properties:
+        table = []
+        for mol in molecules.values():
+            chem.SanitizeMol(mol)
+            table.append([value / PROPERTIES[n][1] for n, value in zip(properties, properties_of(mol, properties), strict=True)])
+        cond = dict(zip(properties, torch.tensor(table).unbind(1), strict=True))
+    return Graphs(graphs, types, BONDS, list(molecules), cond)
+
+
+def valencies(types: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
+    """(usual valencies, charges, weights) of types of nodes; a charge makes an atom count as its neighbour in the table."""
+    table = rdkit().GetPeriodicTable()
+    usual, charges, weights = [], [], []
+    for name in types:
+        element, charge = _parted(name)
+        number = table.GetAtomicNumber(element)
+        like = number - charge if 1 < number - charge < 100 else number
+        usual.append(float(max(table.GetDefaultValence(like), 0)))
+        charges.append(float(charge))
+        weights.append(float(table.GetAtomicWeight(number)))
+    return usual, charges, weights
+
+
+def _plain(mol: Any, elements: Sequence[str]) -> bool:
+    atoms = mol.GetAtoms()
+    if any(a.GetNumRadicalElectrons() or a.GetIsotope() or (elements and a.GetSymbol() not in elements) for a in atoms):
+        return False
+    return all(bond.GetBondTypeAsDouble() in ORDERS[1:] for bond in mol.GetBonds())
+
+
+def _signed(charge: int) -> str:
+    return "" if charge == 0 else f"{'+' if charge > 0 else '-'}{abs(charge) if abs(charge) > 1 else ''}"
+
+
+def _parted(name: str) -> tuple[str, int]:
+    element = name.rstrip("+-0123456789")
+    rest = name[len(element) :]
+    return element, int(rest + "1" if rest in ("+", "-") else rest or 0)
+
+
+def _nci() -> Path:
+    rdkit()
+    from rdkit import RDConfig
+
+    return Path(RDConfig.RDDataDir) / "NCI" / "first_5K.smi"
+
+
+def _of_module(module: str, name: str) -> Callable[[Any], float]:
+    def ask(mol: Any) -> float:
+        from rdkit.Chem import QED, Crippen, Descriptors, Lipinski, rdMolDescriptors
+
+        modules: dict[str, Any] = {
+            "QED": QED, "Crippen": Crippen, "Descriptors": Descriptors, "Lipinski": Lipinski, "rdMol": rdMolDescriptors,
+        }  # fmt: skip
+        return float(getattr(modules[module], name)(mol))
+
+    return ask
+
+
+_donors, _acceptors = _of_module("Lipinski", "NumHDonors"), _of_module("Lipinski", "NumHAcceptors")
+_logp, _weight = _of_module("Crippen", "MolLogP"), _of_module("Descriptors", "MolWt")
+
+
+def _ease(mol: Any) -> float:
+    """Synthetic accessibility after Ertl, from 10 (hard) to 1 (easy), as (10 - score) / 9: 1 is easy."""
+    from rdkit.Contrib.SA_Score import sascorer
+
+    return (10 - float(sascorer.calculateScore(mol))) / 9
+
+
+def _lipinski(mol: Any) -> float:
+    """Share of the four rules of five that hold."""
+    rules = (_weight(mol) <= 500, _logp(mol) <= 5, _donors(mol) <= 5, _acceptors(mol) <= 10)
+    return sum(rules) / 4
+
+
+PROPERTIES: dict[str, tuple[Callable[[Any], float], float]] = {
+    "qed": (_of_module("QED", "qed"), 1.0), "sa": (_ease, 1.0), "logp": (_logp, 2.0), "weight": (_weight, 100.0),
+    "lipinski": (_lipinski, 1.0), "polar": (_of_module("rdMol", "CalcTPSA"), 50.0),
+    "rings": (_of_module("rdMol", "CalcNumRings"), 2.0), "saturated": (_of_module("rdMol", "CalcFractionCSP3"), 1.0),
+    "donors": (_donors, 2.0), "acceptors": (_acceptors, 3.0), "rotatable": (_of_module("rdMol", "CalcNumRotatableBonds"), 3.0),
+}  # fmt: skip
+"""(function of a molecule, usual size): drug-likeness, ease of synthesis (1 easy, 0 hard), octanol-water partition, daltons, the
+share of Lipinski's four rules that hold, polar surface, and counts."""
+DESCRIPTORS = ("logp", "weight", "polar", "rings", "saturated", "donors", "acceptors", "rotatable")
+"""What distributions of molecules are compared by."""
+
+
+def shares(samples: Sequence[Graph], types: Sequence[str], known: Sequence[str] = ()) -> dict[str, float]:
+    """Shares of samples: valid; valid and in one piece; of the valid ones unique; of the unique ones not among `known` SMILES.
+
+    None of them is told alone: one good molecule, said over and over, is valid.
+    """
+    said = [smiles_of(g, types) for g in samples]
+    valid = [s for s in said if s is not None]
+    unique, before = set(valid), set(known)
+    return {
+        "valid": len(valid) / max(len(said), 1),
+        "connected": sum("." not in s for s in valid) / max(len(said), 1),
+        "unique": len(unique) / max(len(valid), 1),
+        "novel": len(unique - before) / max(len(unique), 1),
+    }
+
+
+def scores(samples: Sequence[Graph], types: Sequence[str], names: Sequence[str]) -> Tensor:
+    """(M, P) float64, properties of samples; NaN for what is no molecule."""
+    out = []
+    for graph in samples:
+        mol = molecule(graph, types)
+        out.append([float("nan")] * len(names) if mol is None else properties_of(mol, names))
+    return torch.tensor(out, dtype=torch.float64).reshape(len(samples), len(names))
+
+
+def picture(samples: Sequence[Graph], types: Sequence[str], columns: int = 5, side: int = 200) -> Any:
+    """Structural formulas beside one another, as a PIL image; what is no molecule is an empty field that says so."""
+    from rdkit.Chem import Draw
+
+    drawn = [molecule(g, types) for g in samples]
+    legends = ["" if mol is not None else "no molecule" for mol in drawn]
+    empty = rdkit().Mol()
+    return Draw.MolsToGridImage(
+        [empty if mol is None else mol for mol in drawn], molsPerRow=min(columns, len(drawn)), subImgSize=(side, side),
+        legends=legends, returnPNG=False,
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""The settings of runs on graphs and molecules. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from langevin.config import Closed
+
+Feature = Literal["cycles", "pieces", "spectrum", "walks", "heat", "pagerank", "size", "valencies"]
+
+
+class MoleculesData(Closed):
+    """Molecules from a file of SMILES. See `langevin.data.molecules.read_molecules`."""
+
+    kind: Literal["molecules"] = "molecules"
+    path: str = "data/qm9.csv"
+    """File of SMILES, one a line; "nci" for those that rdkit brings."""
+    least: int = Field(default=2, ge=1)
+    """Heavy atoms of the smallest."""
+    largest: int | None = Field(default=None, ge=1)
+    """Heavy atoms of the largest; None for all."""
+    elements: tuple[str, ...] = ()
+    """Those that may occur; none named for all."""
+    properties: tuple[Literal["qed", "sa", "logp", "weight", "lipinski"], ...] = ()
+    """Conditions."""
+    count: int | None = Field(default=None, ge=10)
+    """The first so many alone."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+
+
+class GraphsData(Closed):
+    """Graphs without types. See `langevin.data.read_graphs`."""
+
+    kind: Literal["graphs"] = "graphs"
+    path: str = "data/community_small.json"
+    """File of a list of {"n": nodes, "edges": [[i, j], ...]}; "planar" for 200 Delaunay triangulations of 64 points."""
+    held_out: float = Field(default=0.2, gt=0, lt=1)
+
+
+class GraphConfig(Closed):
+    """Types of nodes and edges that are kept with probability alpha, each by itself (DiGress)."""
+
+    kind: Literal["graph"] = "graph"
+    schedule: str = "keep_cosine"
+    limit: Literal["marginal", "uniform", "mask"] = "marginal"
+    """What noise is: types as often as in the data, all alike, or a mask."""
+    prediction: str = "logits"
+
+
+class GraphTransformerConfig(Closed):
+    """See `langevin.networks.GraphTransformer`."""
+
+    kind: Literal["graph"] = "graph"
+    width: int = Field(default=96, ge=8)
+    """Features of nodes."""
+    edge_width: int = Field(default=48, ge=4)
+    whole: int = Field(default=64, ge=4)
+    """Features of the whole graph."""
+    depth: int = Field(default=4, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    features: tuple[Feature, ...] = ("cycles", "pieces", "spectrum", "walks", "size")
+    """Of structure; see `langevin.graphs.features.Structural`. "valencies" are of molecules."""

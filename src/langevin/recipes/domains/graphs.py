@@ -1,0 +1,191 @@
+"""Graphs: drawn by springs, judged by distances of degrees, clustering, orbits and spectra beside their floor."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from langevin import schedules, spec
+from langevin.core import prediction
+from langevin.core.categorical import Categorical
+from langevin.core.noise import Noise
+from langevin.core.process import LeafProcess, Process, Product
+from langevin.core.space import SymmetricEdges
+from langevin.data import Graph, Graphs, read_graphs
+from langevin.data.graphs import drawn_mask, unpadded
+from langevin.data.planar import PLANAR, planar
+from langevin.evaluate import Evaluation
+from langevin.files import staged, write
+from langevin.graphs import drawing, metrics
+from langevin.graphs.features import Structural, Valencies
+from langevin.networks import GraphTransformer
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import card
+from langevin.recipes.facts import Facts, GraphFacts
+
+
+class GraphDomain(Domain):
+    """Graphs whose nodes and edges are all of one type."""
+
+    formats: ClassVar[tuple[str, ...]] = (".png", ".json")
+    metrics: ClassVar[Mapping[str, str]] = {
+        **{name: f"squared MMD of {name}, Gaussian kernel of the earth mover's distance; as many samples as training graphs"
+           for name in metrics.STATISTICS},
+        "ratio": "mean over these of the distance to held-out graphs, over that of training graphs",
+        "valid": "share of samples in one piece; unique and novel up to isomorphism, of these and of those",
+    }  # fmt: skip
+
+    def read(self, cfg: c.GraphsData) -> tuple[Graphs, Graphs]:
+        every = planar() if cfg.path == PLANAR else read_graphs(cfg.path)
+        return every.split("train", cfg.held_out), every.split("test", cfg.held_out)
+
+    def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
+        shares = train.marginals()
+        known = GraphFacts(
+            node_types=train.node_types, edge_types=train.edge_types,
+            nodes=tuple(shares["nodes"].tolist()) if "nodes" in shares else (1.0,), edges=tuple(shares["edges"].tolist()),
+            sizes=tuple(train.size_probs().tolist()), properties=tuple(train.cond or ()),
+            molecules=isinstance(recipe.data, c.MoleculesData),
+        )  # fmt: skip
+        return Facts(shape=train.shape, classes=None, graph=known)
+
+    def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
+        if not isinstance(cfg, c.GraphConfig):
+            raise ValueError(f"process is {cfg.kind!r}, and graphs have types of nodes and edges; use process 'graph'.")
+        known = of(facts)
+        shares = {"nodes": known.nodes, "edges": known.edges}
+        leaves: dict[str, LeafProcess] = {}
+        for name in _leaves(facts):
+            schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
+            limit = torch.tensor(shares[name], dtype=torch.float64) if cfg.limit == "marginal" else cfg.limit
+            space = SymmetricEdges() if name == "edges" else None
+            leaves[name] = Categorical(len(shares[name]), schedule, limit, space=space)
+        predicted = {name: spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction") for name in leaves}
+        return Product(leaves), predicted
+
+    def network(
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    ) -> nn.Module:
+        if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
+            raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")
+        known, parts = of(facts), process.leaves()
+        kinds = tuple(kind for kind in cfg.features if kind != "valencies")
+        atoms = self.valencies(known) if "valencies" in cfg.features else None
+        states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
+        features = Structural(kinds, len(known.edge_types), len(known.sizes) - 1, atoms) if cfg.features else None
+        return GraphTransformer(
+            len(known.node_types), len(known.edge_types), cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
+            node_states=states.get("nodes"), edge_states=states.get("edges"), dropout=cfg.dropout, properties=known.properties,
+        )  # fmt: skip
+
+    def valencies(self, known: GraphFacts) -> Valencies:
+        raise ValueError("features has 'valencies', which are of molecules; leave it out.")
+
+    def options(self, run: Run, count: int, seed: int, first: int) -> dict[str, Any]:
+        noise = Noise.of(seed, count, first)
+        return {"mask": drawn_mask(torch.tensor(of(run.facts).sizes, dtype=torch.float64), noise)}
+
+    def finish(self, x: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Padding is -1, in edges as well."""
+        mask = options["mask"].to(x["edges"].device)
+        pairs = mask[:, :, None] & mask[:, None, :]
+        return {name: torch.where(pairs if name == "edges" else mask, value, -1) for name, value in x.items()}
+
+    def graphs(self, run: Run, x: dict[str, Tensor]) -> list[Graph]:
+        """Finished samples without their padding; what is still masked is no edge."""
+        mask = x["edges"].diagonal(dim1=1, dim2=2) >= 0
+        r = len(of(run.facts).edge_types)
+        edges = torch.where((x["edges"] < 0) | (x["edges"] >= r), 0, x["edges"])
+        nodes = {"nodes": x["nodes"].clamp(0, len(of(run.facts).node_types) - 1)} if "nodes" in x else {}
+        return unpadded({**nodes, "edges": edges}, mask)
+
+    def picture(self, run: Run, graphs: Sequence[Graph], columns: int) -> Image.Image:
+        dense = [adjacency(g) for g in graphs]
+        return drawing.page(dense, columns, types=[g.nodes for g in graphs])
+
+    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+        """Samples drawn, five in a row."""
+        count = max(10, 2 * rows)
+        x = draw(run, count, seed=seed, label=label, **options)
+        return _saved(self.picture(run, self.graphs(run, x), 5), stem.with_suffix(".png"))
+
+    def write(self, run: Run, x: dict[str, Tensor], path: Path, **options: Any) -> Path:
+        """A picture (.png), or a list of nodes and edges (.json), as `read_graphs` takes it."""
+        graphs = self.graphs(run, x)
+        if path.suffix == ".png":
+            return _saved(self.picture(run, graphs, 5), path)
+        known = of(run.facts)
+        told = []
+        for g in graphs:
+            one: dict[str, Any] = {"n": len(g.nodes), "edges": g.pairs.tolist()}
+            if len(known.node_types) > 1:
+                one["nodes"] = g.nodes.tolist()
+            if len(known.edge_types) > 2:
+                one["kinds"] = g.kinds.tolist()
+            told.append(one)
+        return write(path, json.dumps(told))
+
+    def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+        if str(asked.features) != "auto" or asked.metrics:
+            raise ValueError("graphs are judged by all of their measures at once; leave out metrics and features.")
+        x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance)
+        values = self.judge(run, self.graphs(run, x))
+        made = card(sampled, small=asked.small, pixels="none: graphs", metrics=dict(self.metrics))
+        return Evaluation(metrics=values, protocol=made)
+
+    def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
+        """Measures of samples against held-out graphs."""
+        drawn, train, test = ([adjacency(g) for g in some] for some in (samples, _all(run.train), _all(run.test)))
+        found = metrics.compare(drawn[: len(train)], test, train)
+        values: dict[str, Any] = {name: d.value for name, d in found.items()}
+        values |= {f"{name}_floor": d.floor for name, d in found.items()}
+        return {**values, "ratio": metrics.mean_ratio(found), **metrics.shares(drawn, train)}
+
+    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        return ()  # judged by all at once
+
+
+def of(facts: Facts) -> GraphFacts:
+    """What is known of graphs.
+
+    Raises:
+        ValueError: for a run of something else.
+    """
+    if facts.graph is None:
+        raise ValueError("this run is not of graphs; use one that is.")
+    return facts.graph
+
+
+def adjacency(graph: Graph) -> Tensor:
+    """(n, n) int64, the type of each edge."""
+    n = len(graph.nodes)
+    out = torch.zeros(n, n, dtype=torch.int64)
+    i, j = graph.pairs.unbind(1)
+    out[i, j] = out[j, i] = graph.kinds
+    return out
+
+
+def _all(source: Graphs) -> list[Graph]:
+    return [source[k] for k in range(len(source))]
+
+
+def _leaves(facts: Facts) -> list[str]:
+    assert isinstance(facts.shape, dict)
+    return list(facts.shape)
+
+
+def _saved(image: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with staged(path) as beside:
+        image.save(beside)
+    return path
+
+
+DOMAIN = GraphDomain()

@@ -1,0 +1,107 @@
+"""Structural features count what is there: cycles by enumeration, pieces, spectra and walks by networkx, valencies by rdkit."""
+
+import networkx
+import numpy as np
+import pytest
+import torch
+
+from langevin.graphs import features as f
+from langevin.graphs.operators import pagerank
+
+
+def f64(graph):
+    return torch.tensor(networkx.to_numpy_array(graph, weight=None), dtype=torch.float64)
+
+
+def several(count=50):
+    """Graphs of 5 to 9 nodes, sparse to dense, padded to 10: (B, 10, 10), mask (B, 10), and the graphs."""
+    made = [networkx.gnp_random_graph(5 + k % 5, 0.15 + 0.015 * k, seed=k) for k in range(count)]
+    graph, mask = torch.zeros(count, 10, 10, dtype=torch.float64), torch.zeros(count, 10, dtype=torch.bool)
+    for k, g in enumerate(made):
+        n = len(g)
+        graph[k, :n, :n], mask[k, :n] = f64(g), True
+    return graph, mask, made
+
+
+def test_cycles_are_those_that_are_enumerated():
+    graph, _, made = several()
+    at, total = f.cycles(graph)
+    for k, g in enumerate(made):
+        through, count = np.zeros((10, 7)), np.zeros(7)
+        for cycle in networkx.simple_cycles(g, length_bound=6):
+            count[len(cycle)] += 1
+            through[cycle, len(cycle)] += 1
+        np.testing.assert_array_equal(at[k].numpy(), through[:, 3:6])
+        np.testing.assert_array_equal(total[k].numpy(), count[3:])
+
+
+def test_the_published_count_of_five_is_wrong_beside_a_triangle():
+    # a triangle with a tail of two nodes has no cycle of five; without its last terms the formula says otherwise
+    a = f64(networkx.Graph([(0, 1), (1, 2), (2, 0), (2, 3), (3, 4)]))
+    d, t = a.sum(-1), torch.linalg.matrix_power(a, 3).diagonal()
+    published = (torch.linalg.matrix_power(a, 5).diagonal() - 2 * t * d - a @ t + t) / 2
+    assert published.any()
+    assert not f.cycles(a)[0][:, 2].any()
+
+
+def test_pieces_and_spectrum_are_those_of_networkx():
+    graph, mask, made = several()
+    size, count = f.pieces(graph, mask)
+    values = f.spectrum(graph, 5, mask)
+    for k, g in enumerate(made):
+        assert int(count[k]) == networkx.number_connected_components(g)
+        expected = [len(networkx.node_connected_component(g, i)) for i in g] + [0] * (10 - len(g))
+        assert size[k].tolist() == expected
+        theirs = np.sort(np.linalg.eigvalsh(networkx.laplacian_matrix(g).toarray()))[int(count[k]) :][:5] / len(g)
+        np.testing.assert_allclose(values[k].numpy(), np.pad(theirs, (0, 5 - len(theirs))), atol=1e-12)
+
+
+def test_walks_heat_and_ranks_are_what_they_say():
+    graph, mask, _ = several()
+    walks = f.walks(graph, 4, mask)
+    for k in range(4):
+        assert torch.allclose(walks[..., k].sum(-1), mask.double())  # probabilities
+    a = f64(networkx.cycle_graph(6))
+    back = f.walks(a, 6).diagonal(dim1=0, dim2=1)[:, 0]
+    # 2 of 4, 6 of 16, and 20 + 2 of 64 paths lead back, the last two around
+    torch.testing.assert_close(back, torch.tensor([0, 1 / 2, 0, 3 / 8, 0, 22 / 64], dtype=torch.float64))
+    karate = f64(networkx.karate_club_graph())
+    torch.testing.assert_close(f.ranks(karate), pagerank(karate, torch.eye(34, dtype=torch.float64), 0.15).T, atol=1e-12, rtol=0)
+    degree = karate.sum(-1)
+    balanced = torch.eye(34, dtype=torch.float64) - karate / (degree[:, None] * degree).sqrt()
+    torch.testing.assert_close(f.warmth(karate, (0.7,))[..., 0], torch.linalg.matrix_exp(-0.7 * balanced), atol=1e-12, rtol=0)
+
+
+def test_order_of_nodes_and_padding_mean_nothing():
+    graph, mask, _ = several(20)
+    edges, nodes = torch.stack([1 - graph, graph], -1), torch.nn.functional.one_hot(graph.sum(-1).long() % 3).double()
+    made = f.Structural(tuple(f.KINDS), size=10)
+    straight = made(nodes, edges, mask)
+    assert tuple(t.shape[-1] for t in straight) == made.widths
+    order = torch.tensor([7, 2, 9, 0, 5, 1, 8, 3, 6, 4])
+    turned = made(nodes[:, order], edges[:, order][:, :, order], mask[:, order])
+    torch.testing.assert_close(turned[0], straight[0][:, order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(turned[1], straight[1][:, order][:, :, order], rtol=0, atol=1e-10)
+    torch.testing.assert_close(turned[2], straight[2], rtol=0, atol=1e-10)
+    wide = made(torch.nn.functional.pad(nodes, (0, 0, 0, 3)), torch.nn.functional.pad(edges, (0, 0, 0, 3, 0, 3)),
+                torch.nn.functional.pad(mask, (0, 3)))  # fmt: skip
+    torch.testing.assert_close(wide[0][:, :10], straight[0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(wide[1][:, :10, :10], straight[1], rtol=0, atol=1e-10)
+    torch.testing.assert_close(wide[2], straight[2], rtol=0, atol=1e-10)
+    assert not wide[0][:, 10:].any() and not wide[1][:, 10:].any()
+    with pytest.raises(ValueError, match="features has 'cycle'"):
+        f.Structural(("cycle",))
+
+
+def test_valencies_are_sums_of_bond_orders():
+    # formaldehyde and hydrogen cyanide's atoms: C=O, C#N, one beside the other
+    features = f.Valencies([0, 1, 2, 3], [4, 3, 2], [0, 0, 0], [12.011, 14.007, 15.999])
+    nodes = torch.eye(3)[torch.tensor([[0, 2, 0, 1]])]
+    kinds = torch.zeros(1, 4, 4, dtype=torch.int64)
+    kinds[0, 0, 1] = kinds[0, 1, 0] = 2
+    kinds[0, 2, 3] = kinds[0, 3, 2] = 3
+    at, _, whole = features(nodes, torch.eye(4)[kinds], torch.ones(1, 4, dtype=torch.bool))
+    assert at is not None and whole is not None
+    torch.testing.assert_close(at[0, :, 0] * 4, torch.tensor([2.0, 2.0, 3.0, 3.0]))
+    torch.testing.assert_close(at[0, :, 1] * 4, torch.tensor([2.0, 0.0, 1.0, 0.0]))  # hydrogens that there is room for
+    torch.testing.assert_close(whole[0, 0] * 100, torch.tensor(2 * 12.011 + 14.007 + 15.999))

@@ -1,0 +1,62 @@
+"""Molecules become graphs and come back the same; what is no molecule is said to be none."""
+
+import math
+
+import pytest
+import torch
+
+from langevin.data.graphs import Graph
+from langevin.data.molecules import (
+    BONDS,
+    NCI,
+    graph_of_molecule,
+    molecule_of,
+    read_molecules,
+    scores,
+    shares,
+    smiles_of,
+    valencies,
+)  # fmt: skip
+
+pytest.importorskip("rdkit")
+
+
+def test_molecules_come_back_from_graphs():
+    data = read_molecules(NCI, least=3, largest=12, count=400)
+    assert len(data) == 400 and len(set(data.keys)) == 400
+    assert {"C", "N", "O", "N+", "O-"} <= set(data.node_types) and data.edge_types == BONDS
+    for k, key in enumerate(data.keys):
+        assert smiles_of(data[k], data.node_types) == key
+    batch = data.batch(torch.arange(9))
+    assert isinstance(batch.x, dict) and torch.equal(batch.x["edges"], batch.x["edges"].transpose(1, 2))
+    train, test = data.split("train", 0.2), data.split("test", 0.2)
+    assert len(train) + len(test) == 400 and not set(train.keys) & set(test.keys)
+
+
+def test_what_is_no_molecule_is_none_and_nothing_is_corrected():
+    types = ("C", "O")
+    fluoro = Graph(torch.tensor([1, 0, 0, 0]), torch.tensor([[0, 1], [0, 2], [0, 3]]), torch.tensor([1, 1, 1]))
+    assert smiles_of(fluoro, types) is None  # an oxygen with three bonds
+    apart = Graph(torch.tensor([0, 1, 0]), torch.tensor([[0, 1]]), torch.tensor([2]))
+    assert smiles_of(apart, types) == "C.C=O"
+    ether = graph_of_molecule(molecule_of("COC"), types)
+    found = shares([ether, ether, apart, fluoro], types, ["COC"])
+    assert found == {"valid": 3 / 4, "connected": 2 / 4, "unique": 2 / 3, "novel": 1 / 2}
+    with pytest.raises(ValueError, match="an atom is 'N'"):
+        graph_of_molecule(molecule_of("CN"), types)
+
+
+def test_valencies_are_those_of_the_table():
+    usual, charges, weights = valencies(("C", "N", "O", "F", "N+", "O-", "C+", "S-2"))
+    assert usual == [4, 3, 2, 1, 4, 1, 3, 0]
+    assert charges == [0, 0, 0, 0, 1, -1, 1, -2]
+    assert weights[0] == pytest.approx(12.011, abs=1e-3)
+
+
+def test_scores_are_those_of_rdkit():
+    aspirin = graph_of_molecule(molecule_of("CC(=O)OC1=CC=CC=C1C(=O)O"), ("C", "O"))
+    wrong = Graph(torch.tensor([1, 0, 0, 0]), torch.tensor([[0, 1], [0, 2], [0, 3]]), torch.tensor([1, 1, 1]))
+    table = scores([aspirin, wrong], ("C", "O"), ("qed", "sa", "logp", "weight", "lipinski"))
+    # as published for aspirin: QED 0.55, SA 1.58, Crippen's logP 1.31, 180.16 daltons, all of the rules
+    assert table[0].tolist() == pytest.approx([0.5501, (10 - 1.580) / 9, 1.3101, 180.159, 1.0], abs=1e-3)
+    assert all(math.isnan(v) for v in table[1])
