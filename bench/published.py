@@ -2,8 +2,8 @@
 
     python bench/published.py --references DIR --out bench/results/published.csv
 
-DIR is made by the generator of reference checkpoints (LANGEVIN_REFERENCES of the tests). Their configurations are those of the
-published models, their weights are small and random; how far pictures are from the peer's is what `make parity` holds.
+DIR is made by the generator of reference checkpoints (LANGEVIN_REFERENCES of the tests). Their schedulers are configured as the
+published ones are, their networks are small and random; how far pictures are from the peer's is what `make parity` holds.
 """
 
 import argparse
