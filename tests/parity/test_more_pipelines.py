@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import langevin as lv
 from langevin.guidance import CFG
+from langevin.zoo.adapting import add_redux
 from tests.parity.goldens import Goldens
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -230,3 +232,48 @@ def test_lengths_of_guided_outputs() -> None:
     )
     with pytest.raises(ValueError, match="norm is 'columns'"):
         CFG(2.0, norm="columns")
+
+
+@pytest.mark.parametrize("prompt", ["", "a red cat"])
+def test_flux_redux(goldens: Goldens, tmp_path: Path, prompt: str) -> None:
+    """The peer's two pipelines, one after the other, and ours."""
+    diffusers, transformers = pytest.importorskip("diffusers"), pytest.importorskip("transformers")
+    from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
+
+    folder = goldens.case("flux", "dev_pipeline").dir / "pipeline"
+    pipe = diffusers.FluxPipeline.from_pretrained(str(folder))
+    pipe.set_progress_bar_config(disable=True)
+    width = pipe.transformer.config.joint_attention_dim
+    torch.manual_seed(5)
+    eye = transformers.SiglipVisionModel(
+        transformers.SiglipVisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=16
+        )
+    ).eval()
+    seer = transformers.SiglipImageProcessor(size={"height": 32, "width": 32})
+    text = {} if not prompt else {n: getattr(pipe, n) for n in ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")}
+    prior = diffusers.FluxPriorReduxPipeline(eye, seer, ReduxImageEncoder(16, width).eval(), **text)
+    prior.save_pretrained(tmp_path)
+    picture = Image.fromarray(
+        torch.randint(0, 256, (32, 32, 3), generator=torch.Generator().manual_seed(1), dtype=torch.uint8).numpy()
+    )
+    model = add_redux(lv.load(folder, reference=True), tmp_path)
+    side = 8 * model.codec.factor
+    latents = torch.randn(1, model.codec.channels, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        # without text encoders the peer makes its zeros 4096 and 768 wide, whatever the model
+        made = prior(picture, prompt=prompt) if prompt else prior.encode_image(picture, "cpu", 1)
+        if prompt:
+            said = {"prompt_embeds": made.prompt_embeds, "pooled_prompt_embeds": made.pooled_prompt_embeds}
+        else:
+            tokens = prior.image_embedder(made).image_embeds
+            pooled = torch.zeros(1, pipe.transformer.config.pooled_projection_dim)
+            said = {"prompt_embeds": torch.cat([torch.zeros(1, 512, width), tokens], 1), "pooled_prompt_embeds": pooled}
+        theirs = pipe(
+            **said, height=side, width=side, num_inference_steps=2, guidance_scale=2.5, latents=_packed(latents), output_type="pt"
+        ).images
+    ours = model.run(prompt, like=picture, size=(side, side), steps=2, guidance=2.5, start=latents)
+    _close(ours.tensor, theirs)
+    assert not torch.equal(ours.tensor, model.run(prompt, size=(side, side), steps=2, guidance=2.5, start=latents).tensor)
+    with pytest.raises(ValueError, match="has no image_encoder"):
+        add_redux(model, folder)

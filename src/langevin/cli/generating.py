@@ -55,6 +55,10 @@ class _Generate:
     """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
     word: tuple[Path, ...] = ()
     """Files of learned words (textual inversion), which the prompt may then use."""
+    redux: str | None = None
+    """Folder or id of FLUX.1 Redux, for variations of a picture."""
+    like: tuple[Path, ...] = ()
+    """With redux: pictures to vary, one for all or one for each."""
     cache: str | None = None
     """Leave blocks of a transformer out where they repeat themselves: first_block:threshold=0.1 or taylor:every=3,order=1."""
     measure: bool = False
@@ -115,6 +119,12 @@ def generate(args: Sequence[str]) -> None:
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
     if asked.lora or asked.word:
         _adapt(model, asked)
+    if (asked.redux is None) != (not asked.like):
+        raise Refusal("redux varies the pictures that like names; say both, or neither.")
+    if asked.redux is not None:
+        from langevin.zoo.adapting import add_redux
+
+        model = add_redux(model, asked.redux, dtype=dtypes[asked.dtype], device=device)
     given: dict[str, Any] = {
         name: getattr(asked, name)
         for name in ("negative", "label", "steps", "guidance", "plan", "strength")
@@ -125,6 +135,8 @@ def generate(args: Sequence[str]) -> None:
     for name in ("image", "mask"):
         if (file := getattr(asked, name)) is not None:
             given[name] = _open(file)
+    if asked.like:
+        given["like"] = [_open(file) for file in asked.like]
     if asked.control:
         given |= {"control": [_open(file) for file in asked.control], "control_scale": asked.control_scale}
     cache: Any = None
