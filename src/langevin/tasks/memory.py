@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from langevin.tasks.generate import Generator
-from langevin.training.activations import blocks
 
 Place = Callable[[Tensor], Tensor]
 
@@ -29,6 +28,8 @@ class Turns:
 
     def __init__(self, net: nn.Module, device: torch.device | str, place: Place | None = None) -> None:
         self.place: Place = place or (lambda value: value.to(device, non_blocking=True))
+        from langevin.training.activations import blocks  # brings all of training, which few requests need
+
         first = next(net.parameters())
         self.blocks = [b for b in blocks(net) if not any(p is first for p in b.parameters())]
         taken = {id(p) for block in self.blocks for p in block.parameters()}
