@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
@@ -17,6 +18,7 @@ from langevin.core.tree import leaves, tree_map
 from langevin.data import Arrays
 from langevin.files import staged
 from langevin.objectives import ELBO
+from langevin.plans.unmasking import _free
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.tasks.elbo import elbo
@@ -32,14 +34,14 @@ class Found:
     Attributes:
         nats: (N,) log-likelihoods, or lower bounds.
         drawn: standard error of the mean of `nats` that the draws behind it add; that of samples is told apart.
-        elements: of a sample.
+        elements: of a sample, on average: graphs differ in it, and an edge is told once.
         width: spacing of the grid of values, which were spread over their cells; None where there is none.
         how: the method, in words.
     """
 
     nats: Tensor
     drawn: float
-    elements: int
+    elements: float
     width: float | None
     how: str
 
@@ -61,7 +63,7 @@ class Found:
         nats = f"{s['nats_per_element']:.4f} +- {s['error_nats']:.4f} nats"
         bits = f"{s['bits_per_element']:.4f} +- {s['error_bits']:.4f} bits"
         of = "of the density" if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
-        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']} elements; {self.how}"
+        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']:g} elements; {self.how}"
 
 
 def likelihood(
@@ -87,7 +89,7 @@ def likelihood(
     device = next(run.denoiser.parameters()).device
     nats: list[Tensor] = []
     errors: list[Tensor] = []
-    elements, how = 0, ""
+    elements, how = 0.0, ""
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
         cond = None if not given or read.cond is None else {name: value.to(device) for name, value in read.cond.items()}
@@ -96,13 +98,14 @@ def likelihood(
         batch = Batch(x, cond, mask)
         if not flows:
             found, how = _bound(run, batch, draws, seed, first), f"the bound of {STEPS} steps, {draws} draws"
+            elements += float(sum(_each(run, batch).values()).sum()) / total  # pyright: ignore
         else:
             x = leaves(batch.x)[""]
             x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
             found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
         nats.append(found.nats.cpu())
         errors.append(found.error.cpu())
-        elements = found.elements
+        elements = found.elements if flows else elements
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     return Found(torch.cat(nats), drawn, elements, width, how)
 
@@ -123,7 +126,7 @@ def _of_flow(
 def _bound(run: Run, batch: Batch, draws: int, seed: int, first: int) -> LogProb:
     """Nats of each sample by the objective, summed over leaves, each times its number of elements."""
     x = leaves(batch.x)
-    sizes = {name: math.prod(value.shape[1:]) for name, value in x.items()}
+    sizes = _each(run, batch)
     objective, count = ELBO(STEPS), len(next(iter(x.values())))
     device = next(iter(x.values())).device
     each = []
@@ -132,7 +135,21 @@ def _bound(run: Run, batch: Batch, draws: int, seed: int, first: int) -> LogProb
         each.append(sum(loss.each[name].double() * size for name, size in sizes.items()))
     terms = -torch.stack(each, 1)  # pyright: ignore
     error = terms.std(1) / draws**0.5 if draws > 1 else torch.full((count,), math.nan)
-    return LogProb(terms.mean(1), error, sum(sizes.values()), None, draws)
+    nats = terms.mean(1)
+    if run.facts.graph is not None and batch.mask is not None:  # how many nodes there are is drawn first
+        nats = nats + torch.tensor(run.facts.graph.sizes, device=device).double().log()[batch.mask.sum(1)]
+    return LogProb(nats, error, int(sum(size.max() for size in sizes.values())), None, draws)
+
+
+def _each(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """Elements of each sample by leaf, (B,): without padding, and what is tied together once."""
+    counts = {}
+    for name, leaf in run.denoiser.process.leaves().items():
+        x = leaves(batch.x)[name]
+        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
+        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
+        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
+    return counts
 
 
 def _width(data: c.DataConfig) -> float | None:
