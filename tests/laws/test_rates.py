@@ -6,6 +6,11 @@ import torch
 from langevin import oracles as oracle
 from langevin import schedules
 from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Denoiser
+from langevin.core.sample import sample
+from langevin.core.space import SymmetricEdges
+from langevin.guidance import ClassifierGuidance
+from langevin.plans import ddpm, tilted
 from langevin.plans.rates import DISTORTIONS, FlowJump, defog
 from tests.laws.test_unmasking import COSINE, PAIR, distance, drawn, error, law, level_law, pushed, states
 from tests.rows import f64
@@ -63,3 +68,48 @@ def test_alpha_is_the_clock():
         assert alpha == pytest.approx([distortion(i / 4) for i in range(5)], abs=1e-9)
     with pytest.raises(ValueError, match="eta is -1"):
         defog(4, eta=-1)
+
+
+def test_tilted_steps_draw_the_tilted_law():
+    # with log p(c | z_t) known, one category is drawn from p(x) exp(w), but for an error of order 1/n
+    table, w = f64(0.5, 0.3, 0.2), f64(0.2, -0.7, 1.1)
+    process = Categorical(3, schedules.keep_cosine(), torch.tensor([0.2, 0.5, 0.3]))
+    exact = oracle.enumerated(process, table)
+    expected = table * w.exp() / (table * w.exp()).sum()
+
+    def log_prob(z, t, cond):
+        # linear in the one-hot state
+        told = torch.stack([exact(torch.full((1, 1), k), float(t)).probs[0, 0] for k in range(3)])
+        return (z.double() * (told @ w.exp()).log()).sum((1, 2))
+
+    def missed(steps):
+        guided = ClassifierGuidance(log_prob, of="state")(exact)
+        p = process.kernel.limit * (torch.stack([exact(torch.full((1, 1), k), 1.0).probs[0, 0] for k in range(3)]) @ w.exp())
+        p, z = p / p.sum(), torch.arange(3)[:, None]
+        for row in tilted(steps).on(process.schedule).rows:
+            p = p @ row.probs(process, z, guided(z, row.start))[:, 0]
+        return distance(p, expected)
+
+    assert missed(64) < 0.01 and 0.4 * missed(32) < missed(64) < 0.6 * missed(32)
+    with pytest.raises(ValueError, match=r"plans\.tilted"):
+        sample(exact, ddpm(4), 2, guidance=ClassifierGuidance(log_prob, of="state"))
+    # the strength of a sum over samples does not depend on how many there are
+    together = sample(exact, tilted(4), 6, guidance=ClassifierGuidance(log_prob, of="state"))
+    assert torch.equal(together[:2], sample(exact, tilted(4), 2, guidance=ClassifierGuidance(log_prob, of="state")))
+
+
+def test_gradients_of_edges_are_those_of_both_tellings():
+    edges = Categorical(2, schedules.keep_linear(), space=SymmetricEdges())
+
+    class Even(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            return torch.zeros(*z.shape, 2)
+
+    denoiser = Denoiser(Even(), edges, "logits", shape=(3, 3))
+    mask, z = torch.tensor([[True, True, False]]), torch.zeros(1, 3, 3, dtype=torch.int64)
+
+    def log_prob(z, t, cond, mask):
+        return z[:, 0, 1, 1] + z[:, 1, 2, 1]  # one telling of an edge, and an edge of padding
+
+    tilt = ClassifierGuidance(log_prob, of="state", padded=True)(denoiser)(z, 0.5, None, mask).tilt
+    assert tilt[0, 0, 1].tolist() == tilt[0, 1, 0].tolist() == [0.0, 1.0] and float(tilt.sum()) == 2

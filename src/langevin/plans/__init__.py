@@ -10,7 +10,7 @@ from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
-from langevin.plans.control import controlled
+from langevin.plans.control import controlled, tilted
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
@@ -52,7 +52,7 @@ PLANS: dict[str, Callable[..., Draft]] = {
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
         euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
+        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, tilted, trajectory, trig, unipc,
     )
 }  # fmt: skip
 

@@ -265,7 +265,7 @@ def nci_graph() -> Recipe:
         name="nci-graph",
         about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
         data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
-        train=TrainConfig(steps=3000, batch=64, lr=1e-3, ema=0.995, preview_every=1500, warmup=3200),
+        train=TrainConfig(steps=4000, batch=64, lr=1e-3, ema=0.995, preview_every=2000, warmup=3200),
         sample=SampleConfig(plan="ddpm:100"),
     )
 
