@@ -33,7 +33,7 @@ MEASURED = ("ddnm", "ddrm")  # which read a measurement of the data
 ONE_A_STEP = [
     "adams_bashforth", "confidence", "consistency", "controlled", "ddim", "ddnm", "ddpm", "ddrm", "default", "defog", "deis",
     "diffusers", "dpm_solver_multistep", "dpmpp", "euler", "euler_ancestral", "first_hitting", "k_diffusion", "lcm", "lms",
-    "multistep", "plms", "remask", "sa_solver", "sd3", "tau_leaping", "tilted", "trajectory", "trig", "unipc",
+    "multistep", "plms", "remask", "sa_solver", "sd3", "splitting", "tau_leaping", "tilted", "trajectory", "trig", "unipc",
 ]  # fmt: skip
 TWO_A_STEP = ["dpm_2", "dpm_solver", "dpmpp_single", "edm", "edm_stochastic", "heun"]  # and one for the last
 EVALUATIONS = {

@@ -7,6 +7,7 @@ from pydantic import ValidationError
 
 from langevin.cli.asking import Refusal, sentence
 from langevin.cli.data import data
+from langevin.cli.designing import design
 from langevin.cli.distilling import distill
 from langevin.cli.generating import generate
 from langevin.cli.likelihoods import likelihood
@@ -27,6 +28,7 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
+  langevin design RUN --out DIR            molecules by design: generate, score, filter, guide, and again
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
   langevin inspect PATH                    what a run, checkpoint or published model is, and what it needs
@@ -45,7 +47,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "ema": ema, "lora": lora,
-    "publish": publish, "restore": restore, "likelihood": likelihood,
+    "publish": publish, "restore": restore, "likelihood": likelihood, "design": design,
 }  # fmt: skip
 
 

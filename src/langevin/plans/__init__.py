@@ -30,7 +30,7 @@ from langevin.plans.multistep import (
     unipc,
 )
 from langevin.plans.optimal import optimal_levels
-from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector
+from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector, splitting
 from langevin.plans.profiles import diffusers, edm, k_diffusion, profile, sd3
 from langevin.plans.rates import defog
 from langevin.plans.runge_kutta import (
@@ -52,7 +52,8 @@ PLANS: dict[str, Callable[..., Draft]] = {
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
         euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, tilted, trajectory, trig, unipc,
+        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, splitting, tau_leaping, tilted, trajectory, trig,
+        unipc,
     )
 }  # fmt: skip
 

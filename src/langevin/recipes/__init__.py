@@ -258,6 +258,16 @@ def qm9_graph() -> Recipe:
     )
 
 
+def qm9_graph_logp() -> Recipe:
+    """Small molecules of an octanol-water partition that is asked for."""
+    return _but(
+        qm9_graph(),
+        name="qm9-graph-logp",
+        about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
+        data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
+    )
+
+
 def nci_graph() -> Recipe:
     """Few molecules, by DiGress."""
     return _but(
@@ -337,7 +347,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
     "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
     "community": community, "ego": ego, "enzymes": enzymes, "grid": grid, "nci-graph": nci_graph, "planar": planar,
-    "qm9-graph": qm9_graph,
+    "qm9-graph": qm9_graph, "qm9-graph-logp": qm9_graph_logp,
 }  # fmt: skip
 
 

@@ -77,6 +77,14 @@ class Domain(ABC):
         """What `sample` is told of samples first .. first + count - 1, such as a mask; a function of the seed and their ids."""
         return {}
 
+    def conditions(self, run: "Run", properties: Mapping[str, float], count: int) -> dict[str, Any]:
+        """Conditions of samples that are to have these properties, told in their own units.
+
+        Raises:
+            ValueError: for a run that has none of that name.
+        """
+        raise ValueError(f"property is {min(properties)!r}, and samples of this run have no properties; leave it out.")
+
     def finish(self, x: Any, options: Mapping[str, Any]) -> Any:
         """Samples as they are handed on, such as padding marked, so that they can be read without `options`."""
         return x

@@ -50,6 +50,13 @@ class MoleculeDomain(GraphDomain):
         said = [molecules.smiles_of(g, of(run.facts).node_types) for g in self.graphs(run, x)]
         return write(path, "".join(f"{s}\n" for s in said if s is not None))
 
+    def conditions(self, run: Run, properties: Mapping[str, float], count: int) -> dict[str, Any]:
+        known = of(run.facts).properties
+        for name in properties:
+            if name not in known:
+                raise ValueError(f"property is {name!r}; this run has {', '.join(known) or 'none'}.")
+        return {name: torch.full((count,), value / molecules.PROPERTIES[name][1]) for name, value in properties.items()}
+
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
         types = of(run.facts).node_types
         values: dict[str, Any] = molecules.shares(samples, types, run.train.keys)
