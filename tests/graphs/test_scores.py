@@ -114,3 +114,32 @@ def test_the_pull_of_a_property_is_as_large_as_the_score_whatever_its_units():
     score = (alpha * plain["nodes"].mean - z["nodes"]) / sigma**2
     expected = 0.4 * 0.1**0.5 * score.abs().sum((1, 2)) * sigma**2 / alpha
     assert torch.allclose(shifts[0][:, 0, 0], expected, rtol=1e-3) and not shifts[0][:, 1].abs().gt(1e-4).any()
+
+
+def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
+    from langevin.data import read_graphs
+    from langevin.recipes import recipe
+    from langevin.recipes.build import open_run, start
+    from langevin.recipes.drawing import draw
+
+    cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6) for _ in range(4)]
+    (tmp_path / "cycles.json").write_text(__import__("json").dumps(cycles))
+    base = recipe("community-gdss").model_dump()
+    base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3)
+    base["network"].update(width=16, edge_width=8, whole=8, depth=1)
+    base["train"].update(steps=4, batch=8, save_every=4, preview_every=1000, warmup=8)
+    base["sample"]["plan"] = "splitting:4"
+    made = type(recipe("community-gdss")).model_validate(base)
+    _, trainer = start(made, tmp_path / "run")
+    trainer.run()
+    trainer.close()
+    run = open_run(tmp_path / "run")
+    x = draw(run, 6, seed=1)["edges"]
+    assert x.dtype == torch.int64 and torch.equal(x, x.transpose(1, 2))
+    graphs = run.domain.graphs(run, {"edges": x})
+    assert all(3 <= len(g.nodes) <= 6 and bool((g.kinds == 1).all()) for g in graphs)
+    numbers = read_graphs(tmp_path / "cycles.json").as_numbers().batch(torch.tensor([0])).x
+    assert numbers["edges"][0, :3, :3].tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    with pytest.raises(ValueError, match=r"data\.form is 'types'"):
+        base["data"]["form"] = "types"
+        start(type(made).model_validate(base), tmp_path / "other")

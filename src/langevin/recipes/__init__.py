@@ -13,14 +13,10 @@ from langevin.recipes.config import (
     DiTConfig,
     EmbeddedConfig,
     GaussianConfig,
-    GraphConfig,
-    GraphsData,
-    GraphTransformerConfig,
     ImagesData,
     InterpolantConfig,
     MLPConfig,
     MnistData,
-    MoleculesData,
     MoonsData,
     ProductConfig,
     Recipe,
@@ -31,6 +27,7 @@ from langevin.recipes.config import (
     UNetConfig,
     VectorsConfig,
 )
+from langevin.recipes.graphs import GRAPHS
 from langevin.recipes.objectives import ConsistencyConfig, DenoisingConfig, EmbeddingConfig, MeanFlowConfig, ShortcutConfig
 from langevin.spec import nearest
 
@@ -38,8 +35,7 @@ __all__ = ["RECIPES", "Recipe", "recipe"]
 
 
 def _but(base: Recipe, **changes: Any) -> Recipe:
-    """A variant of a recipe; checked like any other."""
-    return Recipe.model_validate({**dict(base), **changes})
+    return base.but(**changes)
 
 
 def digits() -> Recipe:
@@ -243,111 +239,12 @@ def e2e_embedding() -> Recipe:
     )
 
 
-def qm9_graph() -> Recipe:
-    """Small molecules by DiGress."""
-    return Recipe(
-        name="qm9-graph",
-        about="molecules of up to 9 heavy atoms (QM9) as graphs of atoms and bonds, by DiGress",
-        expects="not trained to its end yet",
-        data=MoleculesData(path="data/qm9.csv"),
-        process=GraphConfig(),
-        network=GraphTransformerConfig(features=("cycles", "pieces", "spectrum", "walks", "size", "valencies")),
-        objective=DenoisingConfig(leaf_weights={"nodes": 1.0, "edges": 5.0}),
-        train=TrainConfig(steps=16_000, batch=128, lr=1e-3, ema=0.999, preview_every=4000, save_every=1000),
-        sample=SampleConfig(plan="ddpm:500"),
-    )
-
-
-def qm9_graph_logp() -> Recipe:
-    """Small molecules of an octanol-water partition that is asked for."""
-    return _but(
-        qm9_graph(),
-        name="qm9-graph-logp",
-        about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
-        data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
-    )
-
-
-def nci_graph() -> Recipe:
-    """Few molecules, by DiGress."""
-    return _but(
-        qm9_graph(),
-        name="nci-graph",
-        about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
-        data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
-        train=TrainConfig(steps=4000, batch=64, lr=1e-3, ema=0.995, preview_every=2000, warmup=3200),
-        sample=SampleConfig(plan="ddpm:100"),
-    )
-
-
-def community() -> Recipe:
-    """Graphs of two communities, by DiGress."""
-    return Recipe(
-        name="community",
-        about="graphs of 12 to 20 nodes in two communities, by DiGress",
-        expects="not trained to its end yet",
-        data=GraphsData(path="data/community_small.json"),
-        process=GraphConfig(),
-        network=GraphTransformerConfig(width=64, edge_width=32, depth=4),
-        objective=DenoisingConfig(),
-        train=TrainConfig(steps=3000, batch=32, lr=1e-3, ema=0.995, preview_every=1500, warmup=1600),
-        sample=SampleConfig(plan="ddpm:200"),
-    )
-
-
-def ego() -> Recipe:
-    """Neighbourhoods of papers in a citation network, by DiGress."""
-    return _but(
-        community(),
-        name="ego",
-        about="the neighbourhoods of papers in Citeseer, 4 to 17 nodes, by DiGress",
-        data=GraphsData(path="data/ego_small.json"),
-    )
-
-
-def enzymes() -> Recipe:
-    """Tertiary structures of proteins, by DiGress."""
-    return _but(
-        community(),
-        name="enzymes",
-        about="tertiary structures of enzymes (BRENDA), 10 to 125 nodes, by DiGress",
-        data=GraphsData(path="data/enzymes.json"),
-        train=TrainConfig(steps=50_000, batch=16, lr=3e-4, ema=0.999, preview_every=5000),
-        sample=SampleConfig(plan="ddpm:500"),
-    )
-
-
-def grid() -> Recipe:
-    """Grids, by DiGress."""
-    return _but(
-        enzymes(),
-        name="grid",
-        about="grids of 110 to 361 nodes, by DiGress; needs a GPU",
-        data=GraphsData(path="data/grid.json"),
-        train=TrainConfig(steps=50_000, batch=8, accumulate=4, lr=3e-4, ema=0.999, preview_every=5000),
-    )
-
-
-def planar() -> Recipe:
-    """Triangulations of the plane, by DiGress."""
-    return _but(
-        community(),
-        name="planar",
-        about="200 triangulations of 64 points of the plane, by DiGress",
-        data=GraphsData(path="planar"),
-        network=GraphTransformerConfig(width=64, edge_width=32, depth=6),
-        train=TrainConfig(steps=30_000, batch=32, lr=5e-4, ema=0.999, preview_every=5000),
-        sample=SampleConfig(plan="ddpm:500"),
-    )
-
-
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits, "digits-discrete": digits_discrete, "digits-product": digits_product,
     "digits-consistency": digits_consistency, "digits-mean-flow": digits_mean_flow, "digits-shortcut": digits_shortcut,
     "digits-transfer": digits_transfer, "e2e-embedding": e2e_embedding, "emoji": emoji, "images": images,
     "mnist": mnist, "transfer": transfer, "two-moons": two_moons,
-    "community": community, "ego": ego, "enzymes": enzymes, "grid": grid, "nci-graph": nci_graph, "planar": planar,
-    "qm9-graph": qm9_graph, "qm9-graph-logp": qm9_graph_logp,
+    **GRAPHS,
 }  # fmt: skip
 
 

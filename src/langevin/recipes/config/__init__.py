@@ -3,13 +3,19 @@
 Schedules, predictions, weights, levels and plans are words with options, such as "flow:shift=3"; see `langevin.spec`.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
-from langevin.recipes.config.graphs import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData
+from langevin.recipes.config.graphs import (
+    GraphConfig,
+    GraphScoresConfig,
+    GraphsData,
+    GraphTransformerConfig,
+    MoleculesData,
+)
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -167,9 +173,10 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | ProductConfig,
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
+    | ProductConfig,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class UNetConfig(Closed):
@@ -310,6 +317,10 @@ class Recipe(Closed):
     """Whom it learns from, where the objective has a teacher; `langevin distill` fills it in."""
     sample: SampleConfig = SampleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    def but(self, **changes: Any) -> "Recipe":
+        """A variant; checked like any other."""
+        return Recipe.model_validate({**dict(self), **changes})
 
     @property
     def drawn(self) -> Side:

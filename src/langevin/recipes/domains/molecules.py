@@ -14,7 +14,7 @@ from langevin.files import write
 from langevin.graphs.features import Valencies
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.domains.graphs import GraphDomain, of
+from langevin.recipes.domains.graphs import GraphDomain, halves, of
 from langevin.recipes.facts import GraphFacts
 
 
@@ -35,7 +35,7 @@ class MoleculeDomain(GraphDomain):
         every = molecules.read_molecules(
             cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count
         )
-        return every.split("train", cfg.held_out), every.split("test", cfg.held_out)
+        return halves(every, cfg)
 
     def valencies(self, known: GraphFacts) -> Valencies:
         return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types))

@@ -1,0 +1,159 @@
+"""Recipes of graphs and molecules. Imports no torch."""
+
+from collections.abc import Callable
+
+from langevin.config import TrainConfig
+from langevin.recipes.config import (
+    GraphConfig,
+    GraphScoresConfig,
+    GraphsData,
+    GraphTransformerConfig,
+    MoleculesData,
+    Recipe,
+    SampleConfig,
+)
+from langevin.recipes.objectives import DenoisingConfig
+
+
+def qm9_graph() -> Recipe:
+    """Small molecules by DiGress."""
+    return Recipe(
+        name="qm9-graph",
+        about="molecules of up to 9 heavy atoms (QM9) as graphs of atoms and bonds, by DiGress",
+        expects="not trained to its end yet",
+        data=MoleculesData(path="data/qm9.csv"),
+        process=GraphConfig(),
+        network=GraphTransformerConfig(features=("cycles", "pieces", "spectrum", "walks", "size", "valencies")),
+        objective=DenoisingConfig(leaf_weights={"nodes": 1.0, "edges": 5.0}),
+        train=TrainConfig(steps=16_000, batch=128, lr=1e-3, ema=0.999, preview_every=4000, save_every=1000),
+        sample=SampleConfig(plan="ddpm:500"),
+    )
+
+
+def qm9_graph_logp() -> Recipe:
+    """Small molecules of an octanol-water partition that is asked for."""
+    return qm9_graph().but(
+        name="qm9-graph-logp",
+        about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
+        data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
+    )
+
+
+def qm9_gdss() -> Recipe:
+    """Small molecules, by coupled scores of atoms and bonds."""
+    return qm9_graph().but(
+        name="qm9-gdss",
+        about="the molecules of qm9-graph by coupled scores of atoms and bonds (GDSS)",
+        data=MoleculesData(path="data/qm9.csv", form="numbers"),
+        process=GraphScoresConfig(nodes="vp_linear", edges="ve:sigma_min=0.1,sigma_max=4"),
+        network=GraphTransformerConfig(),
+        objective=DenoisingConfig(),
+        sample=SampleConfig(plan="splitting:500:snr=0.2"),
+    )
+
+
+def nci_graph() -> Recipe:
+    """Few molecules, by DiGress."""
+    return qm9_graph().but(
+        name="nci-graph",
+        about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
+        data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
+        train=TrainConfig(steps=4000, batch=64, lr=1e-3, ema=0.995, preview_every=2000, warmup=3200),
+        sample=SampleConfig(plan="ddpm:100"),
+    )
+
+
+def community() -> Recipe:
+    """Graphs of two communities, by DiGress."""
+    return Recipe(
+        name="community",
+        about="graphs of 12 to 20 nodes in two communities, by DiGress",
+        expects="not trained to its end yet",
+        data=GraphsData(path="data/community_small.json"),
+        process=GraphConfig(),
+        network=GraphTransformerConfig(width=64, edge_width=32, depth=4),
+        objective=DenoisingConfig(),
+        train=TrainConfig(steps=3000, batch=32, lr=1e-3, ema=0.995, preview_every=1500, warmup=1600),
+        sample=SampleConfig(plan="ddpm:200"),
+    )
+
+
+def community_gdss() -> Recipe:
+    """Graphs of two communities, by scores of their adjacency."""
+    return community().but(
+        name="community-gdss",
+        about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
+        data=GraphsData(path="data/community_small.json", form="numbers"),
+        process=GraphScoresConfig(),
+        sample=SampleConfig(plan="splitting:250:snr=0.1"),
+    )
+
+
+def community_edp() -> Recipe:
+    """Graphs of two communities, by annealed Langevin dynamics."""
+    return community_gdss().but(
+        name="community-edp",
+        about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
+        process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6"),
+        sample=SampleConfig(plan="annealed_langevin:6:per_level=100,size=0.05"),
+    )
+
+
+def ego() -> Recipe:
+    """Neighbourhoods of papers in a citation network, by DiGress."""
+    return community().but(
+        name="ego",
+        about="the neighbourhoods of papers in Citeseer, 4 to 17 nodes, by DiGress",
+        data=GraphsData(path="data/ego_small.json"),
+    )
+
+
+def enzymes() -> Recipe:
+    """Tertiary structures of proteins, by DiGress."""
+    return community().but(
+        name="enzymes",
+        about="tertiary structures of enzymes (BRENDA), 10 to 125 nodes, by DiGress",
+        data=GraphsData(path="data/enzymes.json"),
+        train=TrainConfig(steps=50_000, batch=16, lr=3e-4, ema=0.999, preview_every=5000),
+        sample=SampleConfig(plan="ddpm:500"),
+    )
+
+
+def grid() -> Recipe:
+    """Grids, by DiGress."""
+    return enzymes().but(
+        name="grid",
+        about="grids of 110 to 361 nodes, by DiGress; needs a GPU",
+        data=GraphsData(path="data/grid.json"),
+        train=TrainConfig(steps=50_000, batch=8, accumulate=4, lr=3e-4, ema=0.999, preview_every=5000),
+    )
+
+
+def planar() -> Recipe:
+    """Triangulations of the plane, by DiGress."""
+    return community().but(
+        name="planar",
+        about="200 triangulations of 64 points of the plane, by DiGress",
+        data=GraphsData(path="planar"),
+        network=GraphTransformerConfig(width=64, edge_width=32, depth=6),
+        train=TrainConfig(steps=30_000, batch=32, lr=5e-4, ema=0.999, preview_every=5000),
+        sample=SampleConfig(plan="ddpm:500"),
+    )
+
+
+GRAPHS: dict[str, Callable[[], Recipe]] = {
+    make.__name__.replace("_", "-"): make
+    for make in (
+        community,
+        community_edp,
+        community_gdss,
+        ego,
+        enzymes,
+        grid,
+        nci_graph,
+        planar,
+        qm9_gdss,
+        qm9_graph,
+        qm9_graph_logp,
+    )
+}
