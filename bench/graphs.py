@@ -20,6 +20,7 @@ from langevin.recipes import config as c
 from langevin.recipes import recipe
 from langevin.recipes.build import Run, open_run, start
 from langevin.recipes.drawing import draw
+from langevin.recipes.ready.variant import but
 from langevin.recipes.sampling import of_weights
 
 FIELDS = ("run", "weights", "step", "plan", "count", "seed", "measure", "value", "floor", "seconds_per_100")
@@ -33,9 +34,9 @@ def trained(name: str, folder: Path, data: str | None, steps: int | None) -> Non
     """A run from its recipe, if it is not there."""
     made = recipe(name)
     if data is not None:
-        made = made.but(data=made.data.model_copy(update={"path": data}))
+        made = but(made, data=made.data.model_copy(update={"path": data}))
     if steps is not None:
-        made = made.but(train=made.train.model_copy(update={"steps": steps}))
+        made = but(made, train=made.train.model_copy(update={"steps": steps}))
     _, trainer = start(made, folder, resume=True)
     trainer.run()
     trainer.close()

@@ -53,8 +53,9 @@ class TrainConfig(Closed):
     """Decay of the weight average per update, ramped up as (1 + k) / (10 + k)."""
     averages: tuple[str, ...] = ()
     """Further averages, such as power:sigma_rel=0.05 and power:sigma_rel=0.1, from which others follow after training."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """bfloat16 and float16 run the network under autocast; float16 with a loss scale."""
+    precision: Literal["float32", "bfloat16", "float16", "auto"] = "float32"
+    """bfloat16 and float16 run the network under autocast; float16 with a loss scale. auto is bfloat16 where the machine has
+    units for its matrices (tensor cores, AMX), float32 elsewhere, where bfloat16 is slower."""
     compile: bool = False
     """Compile the network (torch.compile)."""
     activation_checkpointing: bool = False

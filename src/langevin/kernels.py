@@ -139,14 +139,14 @@ def discretised_gaussian(
     The paper's betas, 1e-4 .. 0.02 in 1,000 steps, are meant for K = 256: at K = 17 they move nothing, so the default is larger.
 
     Args:
-        reference: take 255 for K - 1 whatever K, as the published image code and its copies do. At small K the state then
-            never moves.
+        reference: values 255 / (K - 1) apart in a range of K - 1, as the published image code and its copies have them: right
+            at K = 256 alone. At small K the state then never moves.
     """
     if categories < 2 or steps < 1 or not 0 < start <= end:
         raise ValueError(
             f"the chain has {categories} categories, {steps} steps and betas {start:g} .. {end:g}; give 2, 1, above 0."
         )
-    span = 255 if reference else categories - 1
+    span = (categories - 1) ** 2 / 255 if reference else categories - 1
     betas = torch.linspace(start, end, steps, dtype=torch.float64)[:, None]
     distance = torch.arange(1 - categories, categories, dtype=torch.float64)
     mass = torch.softmax(-4 * distance**2 / (span**2 * betas), dim=1)  # (T, 2K - 1)

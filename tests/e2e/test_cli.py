@@ -102,8 +102,23 @@ def folder(tmp_path_factory):
     return root
 
 
-ENDING = {"e2e-embedding": ".txt"}
+TEXTS = [name for name in RECIPES if recipe(name).data.kind == "text"]
+ENDING = {"e2e-embedding": ".txt", **dict.fromkeys(TEXTS, ".txt")}
+SMALL = [
+    "--data.length",
+    "16",
+    "--network.width",
+    "16",
+    "--network.heads",
+    "2",
+    "--network.depth",
+    "1",
+    "--sample.plan",
+    "ddpm:3",
+]
 EXTRA = {
+    **dict.fromkeys(TEXTS, SMALL),
+    "shakespeare-blocks": [*SMALL, "--network.block", "4"],
     "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
     "emoji": [
         "--data.size",
@@ -126,7 +141,7 @@ EXTRA = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsys):
     extra, ending = [*EXTRA.get(name, [])], ENDING.get(name, ".png")
-    if name == "e2e-embedding":
+    if name == "e2e-embedding" or name in TEXTS:
         extra += ["--data.path", str(folder / "e2e.txt")]
     if name in ("emoji", "images", "mnist"):
         extra += ["--data.folder", str(folder / name)]

@@ -92,7 +92,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data"},
+    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data", "files"},
 }
 
 

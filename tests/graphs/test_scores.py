@@ -47,7 +47,7 @@ class Coupled(BaseDenoiser):
 @pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.05, 5.0)], ids=["vp", "ve"])
 def test_two_partial_scores_make_the_joint_law(plan, schedule):
     exact, count = Coupled(schedules.vp_linear(), schedule), 300
-    made = plans.predictor_corrector(250, snr=0.05) if plan == "predictor_corrector" else plans.splitting(250, snr=0.05)
+    made = plans.predictor_corrector(250, snr=0.05) if plan == "predictor_corrector" else plans.splitting(400, snr=0.05)
     z = sample(exact, made, count, seed=1)
     assert torch.equal(z["edges"], z["edges"].transpose(1, 2)) and not z["edges"].diagonal(dim1=1, dim2=2).any()
     joint = torch.stack([z["nodes"][:, 0], z["nodes"][:, 1], z["edges"][:, 0, 1]], -1).reshape(-1, 3).double()

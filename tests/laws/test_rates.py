@@ -11,7 +11,7 @@ from langevin.core.sample import sample
 from langevin.core.space import SymmetricEdges
 from langevin.guidance import ClassifierGuidance
 from langevin.plans import ddpm, tilted
-from langevin.plans.rates import DISTORTIONS, FlowJump, defog
+from langevin.plans.rates import DISTORTIONS, ConditionalJump, defog
 from tests.laws.test_unmasking import COSINE, PAIR, distance, drawn, error, law, level_law, pushed, states
 from tests.rows import f64
 
@@ -30,7 +30,7 @@ def test_rates_make_the_marginals(name, eta):
     for t in (0.8, 0.3):
         misses = []
         for h in (2e-3, 1e-3):
-            after = pushed(exact, FlowJump(start=t, stop=t - h, eta=eta), z, level_law(process, PAIR, t))
+            after = pushed(exact, ConditionalJump(start=t, stop=t - h, eta=eta), z, level_law(process, PAIR, t))
             misses.append(distance(after, level_law(process, PAIR, t - h)) / h)
         moved = distance(level_law(process, PAIR, t), level_law(process, PAIR, t - 1e-3)) / 1e-3
         assert misses[1] < 0.02 * moved and misses[1] < 0.6 * misses[0]
@@ -38,7 +38,7 @@ def test_rates_make_the_marginals(name, eta):
 
 def test_a_pull_towards_the_belief_does_not_keep_them():
     z, exact = states(UNIFORM, 2), oracle.enumerated(UNIFORM, PAIR)
-    after = pushed(exact, FlowJump(start=0.5, stop=0.499, omega=1.0), z, level_law(UNIFORM, PAIR, 0.5))
+    after = pushed(exact, ConditionalJump(start=0.5, stop=0.499, omega=1.0), z, level_law(UNIFORM, PAIR, 0.5))
     missed = distance(after, level_law(UNIFORM, PAIR, 0.499)) / 1e-3
     assert missed > 0.1
     sharp = law(exact, defog(64, omega=1.0)).reshape(3, 3)
@@ -50,7 +50,7 @@ def test_of_a_mask_they_are_the_bridge():
     for t, s in ((1.0, 0.7), (0.7, 0.2), (0.2, 0.0)):
         belief = exact(z, t)
         bridge = COSINE.bridge_probs(z, belief.probs, f64(t)[0], f64(s)[0])
-        assert torch.allclose(FlowJump(start=t, stop=s).probs(COSINE, z, belief), bridge, atol=1e-12)
+        assert torch.allclose(ConditionalJump(start=t, stop=s).probs(COSINE, z, belief), bridge, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["marginal", "uniform"])

@@ -119,6 +119,13 @@ def test_lower_precision_is_the_same_run_to_its_rounding(precision):
     assert (losses[0] - losses[1]).abs().max() < 0.02 * losses[0].max()
 
 
+@pytest.mark.parametrize("tiles", [True, False])
+def test_precision_auto_is_bfloat16_where_the_machine_has_units_for_it(monkeypatch, tiles):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: tiles, raising=False)
+    runs = [trainer(None, steps=3, precision=p) for p in ("auto", "bfloat16" if tiles else "float32")]
+    assert [runs[0].update()["loss"] for _ in range(3)] == [runs[1].update()["loss"] for _ in range(3)]
+
+
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_training_is_the_same_run():
     runs = [trainer(None, steps=4, compile=c) for c in (False, True)]

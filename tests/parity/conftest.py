@@ -12,5 +12,7 @@ from tests.parity.goldens import Goldens
 def goldens(tmp_path_factory: pytest.TempPathFactory) -> Goldens:
     kept = os.environ.get("LANGEVIN_REFERENCES")
     heldout = os.environ.get("LANGEVIN_HELDOUT")
-    folder = Path(kept) if kept else tmp_path_factory.mktemp("references")
+    # several workers of pytest-xdist are one session: their folders of temporary files have one parent
+    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.mktemp("goldens")
+    folder = Path(kept) if kept else shared / "references"
     return Goldens(folder, int(heldout) if heldout else None)

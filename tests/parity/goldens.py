@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from langevin.header import read_header
@@ -33,19 +34,23 @@ class Goldens:
 
     @cached_property
     def families(self) -> dict[str, dict[str, Any]]:
-        if not (self.root / "manifest.json").exists():
-            if not GENERATOR.exists():
-                pytest.skip(f"the generator of reference checkpoints is not at {GENERATOR}")
-            pytest.importorskip("diffusers", reason="the peer is not installed")
-            pytest.importorskip("transformers", reason="the peer's text encoders are not installed")
-            command = [sys.executable, str(GENERATOR), "--out", str(self.root)]
-            command += [] if self.heldout is None else ["--heldout", str(self.heldout)]
-            done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
-            assert done.returncode == 0, done.stderr[-2000:]
+        with FileLock(f"{self.root}.lock"):
+            if not (self.root / "manifest.json").exists():
+                self._generate()
         made: dict[str, dict[str, Any]] = {}
         for case in json.loads((self.root / "manifest.json").read_text())["cases"]:
             made.setdefault(case["family"], {})[case["name"]] = case
         return made
+
+    def _generate(self) -> None:
+        if not GENERATOR.exists():
+            pytest.skip(f"the generator of reference checkpoints is not at {GENERATOR}")
+        pytest.importorskip("diffusers", reason="the peer is not installed")
+        pytest.importorskip("transformers", reason="the peer's text encoders are not installed")
+        command = [sys.executable, str(GENERATOR), "--out", str(self.root)]
+        command += [] if self.heldout is None else ["--heldout", str(self.heldout)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+        assert done.returncode == 0, done.stderr[-2000:]
 
     def case(self, family: str, name: str) -> "Case":
         return Case(self.root, self.families[family][name])

@@ -1,10 +1,18 @@
 """`langevin.load` on single files in the layout of their authors."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 import langevin as lv
-from tests.parity.goldens import Goldens
+from langevin.cli import main
+from langevin.tensors import save
+from langevin.zoo import schedulers
+from langevin.zoo.layouts import to_original
+from langevin.zoo.store import open_weights
+from tests.parity.goldens import Case, Goldens
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,92 @@ def test_a_single_file_gives_the_networks_of_the_folder(
         assert set(theirs) == set(net.state_dict())
         for key, value in net.state_dict().items():
             assert torch.equal(value, theirs[key]), key
+
+
+WHOLE = [
+    # family, case of the pipeline, the peer's file, or a layout and the components that are written in it
+    ("sd1", "txt2img_pndm", "v1.safetensors", ()),
+    ("sd2", "txt2img", "v2.safetensors", ()),
+    ("sdxl", "txt2img", "sdxl.safetensors", ()),
+    ("sd_inpaint", "inpaint", "stable-diffusion-1", ("unet", "vae", "text_encoder")),
+    ("sd_upscaler", "upscale", "stable-diffusion-2", ("unet", "vae", "text_encoder")),
+    ("sd3", "sd3_pipeline", "stable-diffusion-3", ("transformer", "vae")),
+    ("sd3", "sd35_pipeline", "stable-diffusion-3-bare", ("transformer",)),
+    ("flux", "dev_pipeline", "flux", ("transformer",)),
+    ("flux", "schnell_pipeline", "flux-whole", ("transformer", "vae", "text_encoder", "text_encoder_2")),
+    ("dit", "pipeline", "dit", ("transformer",)),
+    ("vq", "ldm_pipeline", "latent-diffusion", ("unet", "vqvae")),
+    ("adm", "consistency_pipeline", "consistency", ("unet",)),
+    ("ncsnpp", "sde_ve_pipeline", "ncsnpp", ("unet",)),
+]
+
+
+def _single(case: Case, layout: str, parts: tuple[str, ...], path: Path) -> Path:
+    """The original file of a published pipeline; the writer is held to the peers' files in test_layouts."""
+    folder, made = case.dir / "pipeline", {}
+    if not parts:
+        return case.dir / "original" / layout
+    for part in parts:
+        weights = open_weights(folder / part)
+        made[part] = (case.config(f"pipeline/{part}"), {name: weights.read(name) for name in weights.names})
+    return save(path, to_original(layout, made))
+
+
+@pytest.mark.parametrize("family, name, layout, parts", WHOLE, ids=[f"{w[0]}-{w[1]}" for w in WHOLE])
+def test_a_single_file_draws_the_picture_of_the_folder(
+    goldens: Goldens, tmp_path: Path, family: str, name: str, layout: str, parts: tuple[str, ...]
+):
+    """The folder's own pictures are held to the peers' in test_pipelines."""
+    case = goldens.case(family, name)
+    folder = case.dir / "pipeline"
+    file = _single(case, layout, parts, tmp_path / "model.safetensors")
+    one, other = lv.load(folder), lv.load(file, beside=folder, configs=folder)
+    asked: dict[str, Any] = {"steps": 2, "seed": 3}
+    if one.conditioner is not None:
+        asked |= {"prompt": ["a red cat", "blue"]} | ({} if one.takes else {"size": (32, 32)})
+    if one.defaults.classes is not None:
+        asked["label"] = 1
+    small = torch.linspace(-1, 1, 3 * 16 * 16).reshape(3, 16, 16)
+    if one.takes:
+        asked["image"] = small
+    if one.takes == "inpaint":
+        asked["mask"] = torch.eye(16)
+    theirs, ours = one.run(**asked), other.run(**asked)
+    assert torch.equal(theirs.latents, ours.latents) and torch.equal(theirs.tensor, ours.tensor)
+    assert float(theirs.latents.std()) > 0
+
+
+def test_what_a_file_lacks_is_named(goldens: Goldens, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    case = goldens.case("sd1", "txt2img_pndm")
+    folder, file = case.dir / "pipeline", case.dir / "original" / "v1.safetensors"
+    assert set(lv.load(file, configs=folder)) == {"unet", "vae", "text_encoder"}
+    with pytest.raises(ValueError, match=r"needs tokenizer beside it, and .* has no such part"):
+        lv.load(file, beside=case.dir / "pipeline" / "unet", configs=folder)
+    with pytest.raises(ValueError, match="completes a single file"):
+        lv.load(folder, beside=folder)
+    with pytest.raises(ValueError, match="holds no configuration of unet"):
+        lv.load(file, beside=folder, configs=tmp_path)
+    command = ["generate", str(file), "a cat", "--steps", "1", "--size", "16x16", "--out", str(tmp_path / "cat.png")]
+    with pytest.raises(SystemExit):
+        main([*command, "--configs", str(folder)])
+    assert "--beside FOLDER" in capsys.readouterr().err
+    main([*command, "--configs", str(folder), "--beside", str(folder)])
+    assert (tmp_path / "cat.png").exists()
+
+
+def test_a_sampler_of_another_class_has_its_own_defaults(goldens: Goldens):
+    case = goldens.case("sd1", "txt2img_pndm")
+    folder, file = case.dir / "pipeline", case.dir / "original" / "v1.safetensors"
+    configs = {part: case.config(f"pipeline/{part}") for part in ("unet", "vae", "text_encoder")}
+    euler = {"_class_name": "EulerDiscreteScheduler", "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    model = lv.load(file, beside=folder, configs={**configs, "scheduler": euler})
+    assert (
+        model.plan(3).on(model.denoiser.process.schedule).name
+        == schedulers.read(euler).plan(3).fill(model.denoiser.process.schedule).name
+    )
+    # one key of the same class changes that alone
+    model = lv.load(file, beside=folder, configs={**configs, "scheduler": {"prediction_type": "v_prediction"}})
+    assert model.denoiser.predictions[""].name == "v"
 
 
 def test_what_is_neither_is_one_sentence(tmp_path):

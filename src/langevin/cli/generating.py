@@ -10,12 +10,13 @@ from typing import Any
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.cli.weights import strengths
 
 
 @dataclass(frozen=True)
 class _Generate:
     path: Positional[str]
-    """Folder as published, with model_index.json, or the id of a repository."""
+    """Folder as published, with model_index.json, the id of a repository, or a single file."""
     prompt: Positional[str | None] = None
     """What to draw, for models that read text."""
     negative: str | None = None
@@ -50,12 +51,20 @@ class _Generate:
     """Read weights in the prompt, (word:1.3)."""
     long: bool = False
     """Read prompts of any length, in parts."""
+    lora: tuple[str, ...] = ()
+    """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
+    word: tuple[Path, ...] = ()
+    """Files of learned words (textual inversion), which the prompt may then use."""
     dtype: str | None = None
     """float32, bfloat16 or float16; that of the files by default."""
     device: str | None = None
     """Where to compute; a GPU if there is one."""
     revision: str | None = None
     """Of the repository."""
+    beside: str | None = None
+    """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
+    configs: str | None = None
+    """Of a single file that is of no published size: a published folder with its configurations."""
     out: Path = Path("picture.png")
     """File to write (.png); pictures of a count above 1 are numbered."""
 
@@ -77,9 +86,18 @@ def generate(args: Sequence[str]) -> None:
     if asked.dtype not in dtypes:
         raise Refusal(f"dtype is {asked.dtype!r}; there are {', '.join(str(d) for d in dtypes if d)}.")
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model = load(asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision)
+    model = load(
+        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs
+    )  # fmt: skip
+    if isinstance(model, dict):
+        raise Refusal(
+            f"{asked.path} holds {', '.join(model)} alone; say --beside FOLDER, a published folder with the other parts and the "
+            "tokenizers."
+        )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
+    if asked.lora or asked.word:
+        _adapt(model, asked)
     given: dict[str, Any] = {
         name: getattr(asked, name)
         for name in ("negative", "label", "steps", "guidance", "plan", "strength")
@@ -103,6 +121,17 @@ def generate(args: Sequence[str]) -> None:
         print(save_png(image, path, record))
         if asked.count == 1:
             print(json.dumps(record))
+
+
+def _adapt(model: Any, asked: _Generate) -> None:
+    from langevin.zoo import adapting
+
+    for k, (file, strength) in enumerate(strengths(asked.lora).items()):
+        name = f"{k}_{adapting.name_of(file)}"
+        adapting.add_lora(model, file, strength, name)
+        adapting.merge(model, name)  # a plain model again, as fast as without
+    for file in asked.word:
+        print(f"{file}: in the prompt as {adapting.add_word(model, file)}")
 
 
 def _open(path: Path) -> Any:

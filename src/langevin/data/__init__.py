@@ -9,6 +9,7 @@ from langevin.data.loader import Slice, loader
 from langevin.data.mnist import mnist
 from langevin.data.moons import two_moons
 from langevin.data.order import InOrder, Order, order
+from langevin.data.packed import Packed
 from langevin.data.pairs import Pairs, Prior, Unpaired
 from langevin.data.pictures import Pictures
 from langevin.data.shards import Shards
@@ -17,7 +18,7 @@ from langevin.data.stream import Stream
 from langevin.data.text import Documents, Text
 
 __all__ = [
-    "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Order", "Pairs", "Pictures", "Prior",
-    "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader", "mnist", "order",
-    "read_graphs", "two_moons",
+    "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Order", "Packed", "Pairs", "Pictures",
+    "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader",
+    "mnist", "order", "read_graphs", "two_moons",
 ]  # fmt: skip

@@ -82,14 +82,16 @@ def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str
         raise ValueError(f"size is {size}; nothing can be seen in fewer than 8 pixels a side.")
     if not features.check("raqm"):
         raise ValueError("this Pillow has no raqm, without which emoji of several characters fall apart; install its wheel.")
+    every = listed(listing, tones)
     try:
         face = ImageFont.truetype(str(font), STRIKE)
     except OSError:
-        raise ValueError(f"font is {font}, which cannot be read at size {STRIKE}; give Noto Color Emoji.") from None
+        raise ValueError(
+            f"font is {font}, which cannot be read at size {STRIKE}; install Noto Color Emoji or name its file."
+        ) from None
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     lines = []
-    every = listed(listing, tones)
     for one in shown(iter(every), len(every), "drawing emoji", True):
         path = folder / one.file
         if not path.exists():

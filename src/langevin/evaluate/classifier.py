@@ -1,6 +1,7 @@
 """Small classifiers of our own, trained on demand on the real training split: the judge of class-conditional samples."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from langevin import tensors
 from langevin.core.noise import Noise
+from langevin.data.distort import shift
 from langevin.data.order import order
 from langevin.training.trainer import seeded
 
@@ -61,10 +63,25 @@ class Classifier(nn.Module):
         return total.hexdigest()[:16]
 
 
-def train_classifier(x: Tensor, y: Tensor, classes: int, steps: int = 800, batch: int = 128, seed: int = 0) -> Classifier:
+def usual(x: Tensor, noise: Noise) -> Tensor:
+    """Pictures (B, C, H, W) with a little noise; those larger than 12 x 12 are moved by up to two pixels."""
+    noisy = x + 0.1 * noise.normal(tuple(x.shape[1:]))
+    return shift(noisy, noise) if x.shape[-1] > 12 else noisy
+
+
+def train_classifier(
+    x: Tensor,
+    y: Tensor,
+    classes: int,
+    steps: int = 800,
+    batch: int = 128,
+    seed: int = 0,
+    change: Callable[[Tensor, Noise], Tensor] | None = usual,
+) -> Classifier:
     """Train on x (N, C, H, W) and y (N,); the same data and seed give the same weights.
 
-    A little noise is added to inputs, and pictures larger than 12 x 12 are moved by up to two pixels.
+    Args:
+        change: what is done to the pictures of each batch; None leaves them as they are.
     """
     with seeded(seed, torch.device("cpu")):
         model = Classifier(x.shape[1], x.shape[-1], classes)
@@ -73,24 +90,12 @@ def train_classifier(x: Tensor, y: Tensor, classes: int, steps: int = 800, batch
             for group in optimiser.param_groups:
                 group["lr"] = 2e-3 * (1 - step / steps)
             index = order(seed, len(x), step * batch, batch)
-            noise = Noise(seed, index, step, "classifier")
-            noisy = x[index] + 0.1 * noise.normal(tuple(x.shape[1:]))
-            if x.shape[-1] > 12:
-                noisy = _moved(noisy, noise)
-            loss = F.cross_entropy(model(noisy), y[index])
+            shown = x[index] if change is None else change(x[index], Noise(seed, index, step, "classifier"))
+            loss = F.cross_entropy(model(shown), y[index])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
     return model.eval()
-
-
-def _moved(x: Tensor, noise: Noise, by: int = 2) -> Tensor:
-    """Pictures (B, C, H, W) moved by whole pixels, -by ... by along each axis; edges are repeated."""
-    height, width = x.shape[2:]
-    start = (noise.at("shift").uniform((2,)) * (2 * by + 1)).long()
-    down, right = (start[:, axis, None] + torch.arange(n) for axis, n in ((0, height), (1, width)))
-    padded = F.pad(x, (by,) * 4, mode="replicate").movedim(1, -1)
-    return padded[torch.arange(len(x))[:, None, None], down[:, :, None], right[:, None, :]].movedim(-1, 1)
 
 
 def kept_classifier(x: Tensor, y: Tensor, folder: Path | None, data: str) -> Classifier:

@@ -8,6 +8,7 @@ from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Obser
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
 from langevin.guidance.plug_in import Clamp, Control
+from langevin.guidance.sharpened import Sharpened
 from langevin.guidance.value import Value
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Operator",
     "PiGDM",
     "Replaced",
+    "Sharpened",
     "Value",
     "colourise",
     "inpaint",

@@ -3,11 +3,12 @@
 from langevin.networks.graph import GraphTransformer
 from langevin.networks.mlp import MLP, PixelCategories
 from langevin.networks.mmdit import MMDiT
+from langevin.networks.sequence import SequenceTransformer
 from langevin.networks.text import Prompted, TextEncoder
 from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port, VectorPort
 from langevin.networks.unet import UNet
 
 __all__ = [
     "MLP", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port",
-    "Prompted", "TextEncoder", "UNet", "VectorPort",
+    "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "VectorPort",
 ]  # fmt: skip

@@ -9,10 +9,11 @@ from langevin.objectives.denoising import Denoising
 from langevin.objectives.elbo import ELBO, hybrid
 from langevin.objectives.embedding import Embedding
 from langevin.objectives.interpolant import InterFlow
+from langevin.objectives.masking import Masking
 from langevin.objectives.mean_flow import MeanFlow
 from langevin.objectives.shortcut import Shortcut
 
 __all__ = [
-    "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "MeanFlow", "Objective",
-    "Shortcut", "hybrid", "levels", "weights",
+    "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "Masking", "MeanFlow",
+    "Objective", "Shortcut", "hybrid", "levels", "weights",
 ]  # fmt: skip

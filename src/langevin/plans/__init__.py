@@ -16,6 +16,7 @@ from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
 from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
 from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
+from langevin.plans.jumps import flow_jumps
 from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
@@ -51,7 +52,7 @@ PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
-        euler, euler_ancestral, first_hitting, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
+        euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
         predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, splitting, tau_leaping, tilted, trajectory, trig,
         unipc,
     )

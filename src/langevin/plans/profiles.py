@@ -627,7 +627,7 @@ def _by_index(
         moves = moves[:1]
         if len(told) > 1:
             moves.append((told[1], told[1] + stride if stride else told[0], told[1], (0.5, 0.5), True))
-        for k, (i, j) in enumerate(zip(told[1:], [*told[2:], -1], strict=True), 2):
+        for k, (i, j) in enumerate(zip(told[1:], [*told[2:], -1], strict=False), 2):
             # the second evaluation served the corrected first step alone
             used = [j for j in range(k, -1, -1) if j != 1][:4]
             weights = dict(zip(used, ADAMS[len(used)], strict=True))

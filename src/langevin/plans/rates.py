@@ -39,7 +39,7 @@ DISTORTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowJump(StateRow):
+class ConditionalJump(StateRow):
     """A step of the jump process; see the module. No position jumps twice in it; the one to level 0 draws from the belief.
 
     Args:
@@ -102,7 +102,7 @@ class FlowJump(StateRow):
 
 
 def defog(steps: int = 50, eta: float = 0.0, omega: float = 0.0, distortion: str = "polydec") -> Draft:
-    """Discrete flow of graphs (DeFoG, 2410.04263), `steps` evaluations of a model trained under any schedule. See `FlowJump`.
+    """Discrete flow of graphs (DeFoG, 2410.04263), `steps` evaluations of a model of any schedule. See `ConditionalJump`.
 
     Args:
         eta: further jumps, which mend what went wrong. omega: pull towards the belief. distortion: of time, of `DISTORTIONS`.
@@ -111,7 +111,7 @@ def defog(steps: int = 50, eta: float = 0.0, omega: float = 0.0, distortion: str
     if distortion not in DISTORTIONS:
         raise ValueError(f"distortion is {distortion!r}; choose one of {', '.join(DISTORTIONS)}.")
     name = f"defog({steps}, eta={eta:g}, omega={omega:g}, {distortion})"
-    row = FlowJump(start=1.0, stop=0.0, eta=eta, omega=omega)
+    row = ConditionalJump(start=1.0, stop=0.0, eta=eta, omega=omega)
 
     def fill(schedule: Schedule) -> Plan:
         kept = torch.tensor([DISTORTIONS[distortion](i / steps) for i in range(1, steps)], dtype=torch.float64)

@@ -4,6 +4,7 @@
 cannot say, because it depends on the state.
 
     tau_leaping      rates of the reverse jump process, held over a step          all low-rank limits
+    flow_jumps       those of discrete flow matching; see `langevin.plans.jumps`  all low-rank limits
     first_hitting    the exact law, one token an evaluation, at the exact levels  masks
     confidence       the best guesses first: a heuristic, not the model's law     masks
     remask           revealed tokens may be masked again, and guessed anew        masks
@@ -161,7 +162,7 @@ class FirstHitting(StateRow):
         u = replace(noise, step=noise.step - self.index).uniform((self.index + 1,))  # row by row, all from the first row's draw
         ago = torch.arange(self.index, -1, -1, device=z.device)
         share = (u.log() / (left[:, None] + ago).clamp(min=1)).sum(1).exp()
-        level = _where_blank(leaf.schedule, (1 - _alpha(leaf, 1.0)) * share.clamp(min=1e-12))
+        level = where_blank(leaf.schedule, (1 - _alpha(leaf, 1.0)) * share.clamp(min=1e-12))
         return torch.where(left > 0, level, 0.0).reshape(-1, *[1] * (z.ndim - 1))
 
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
@@ -286,14 +287,14 @@ def first_hitting(length: int = 64) -> Draft:
     def fill(schedule: Schedule) -> Plan:
         blank = 1 - float(schedule.alpha(torch.ones((), dtype=torch.float64)))
         shares = torch.arange(length - 1, 0, -1, dtype=torch.float64) / length
-        levels = [1.0, *_where_blank(schedule, blank * shares).tolist(), 0.0]
+        levels = [1.0, *where_blank(schedule, blank * shares).tolist(), 0.0]
         rows = tuple(FirstHitting(start=t, stop=s, index=i, length=length) for i, (t, s) in enumerate(joined(levels)))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
     return Draft(name, fill)
 
 
-def _along(name: str, row: TauLeap | Remask | Reveal, steps: int, grid: str | Grid) -> Draft:
+def _along(name: str, row: Any, steps: int, grid: str | Grid) -> Draft:
     check_steps(steps)
     levels_of = named(grid)
 
@@ -324,7 +325,7 @@ def _alpha(leaf: Categorical, t: float) -> float:
     return float(leaf.schedule.alpha(torch.tensor(t, dtype=torch.float64)))
 
 
-def _where_blank(schedule: Schedule, blank: Tensor) -> Tensor:
+def where_blank(schedule: Schedule, blank: Tensor) -> Tensor:
     """The level at which a share `blank` of tokens is masked, 1 - alpha(t) = blank, by bisection; not below it."""
     low, high = torch.zeros_like(blank), torch.ones_like(blank)
     for _ in range(60):

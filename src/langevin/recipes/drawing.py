@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.core.sample import sample, trajectory
+from langevin.core.sample import trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
 from langevin.recipes import config as c
@@ -65,7 +65,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         told_all = options(0, count)
         return [run.domain.finish(step.z, told_all) for step in trajectory(model, table, **told_all)]
     batches = [options(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
-    parts = [run.domain.finish(sample(model, table, **told_now), told_now) for told_now in batches]
+    parts = [run.domain.finish(run.domain.sample(model, table, **told_now), told_now) for told_now in batches]
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
     return torch.cat(parts)

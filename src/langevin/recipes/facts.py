@@ -38,6 +38,8 @@ class Facts(Closed):
 
     alphabet: Alphabet | None = None
     """What texts are written in, where samples are texts."""
+    ended: bool = False
+    """Whether one more category than the alphabet's ends a text."""
 
     graph: GraphFacts | None = None
     """Where samples are graphs."""

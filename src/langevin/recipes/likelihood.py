@@ -1,7 +1,7 @@
 """How likely data is under the model of a run, whatever its process: by its flow, or by its bound."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +10,18 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Arrays
 from langevin.files import staged
-from langevin.objectives import ELBO
-from langevin.plans.unmasking import _free
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.tasks.elbo import elbo
+from langevin.tasks.elbo import elbo, elements_of, of_categories
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
-BATCH, MOST, STEPS = 100, 500, 100
+BATCH, MOST = 100, 500
 
 
 @dataclass(frozen=True)
@@ -72,8 +69,8 @@ def likelihood(
 ) -> Found:  # fmt: skip
     """Negative log-likelihoods of held-out data, or of what a .npy file holds.
 
-    One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound of
-    its objective `ELBO` over 100 steps, whose Gaussian leaves stop short of the decoder.
+    One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
+    `of_categories`, where Gaussian leaves of a product stop short of the decoder.
 
     Raises:
         ValueError: for a run that leaps to the end of its flow, or data of another shape.
@@ -92,20 +89,23 @@ def likelihood(
     elements, how = 0.0, ""
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
-        cond = None if not given or read.cond is None else {name: value.to(device) for name, value in read.cond.items()}
+        told = {name: v.to(device) for name, v in (read.cond or {}).items() if given or name in run.domain.layout}
+        cond = told or None
         mask = None if read.mask is None else read.mask.to(device)
         x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
         batch = Batch(x, cond, mask)
         if not flows:
-            found, how = _bound(run, batch, draws, seed, first), f"the bound of {STEPS} steps, {draws} draws"
-            elements += float(sum(_each(run, batch).values()).sum()) / total  # pyright: ignore
+            found, how = of_categories(run.denoiser, batch, draws=draws, seed=seed, first_id=first)
+            if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
+                sizes = torch.tensor(run.facts.graph.sizes, device=device).double().log()
+                found = replace(found, nats=found.nats + sizes[mask.sum(1)])
         else:
             x = leaves(batch.x)[""]
             x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
             found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
         nats.append(found.nats.cpu())
         errors.append(found.error.cpu())
-        elements = found.elements if flows else elements
+        elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     return Found(torch.cat(nats), drawn, elements, width, how)
 
@@ -120,36 +120,6 @@ def _of_flow(
                      seed=seed, first_id=first)  # fmt: skip
     trace = "exact trace" if bool((found.error == 0).all()) else "probed trace"
     return found, f"the probability flow, {solver}, {trace}, {found.evaluations} evaluations"
-
-
-@torch.no_grad()
-def _bound(run: Run, batch: Batch, draws: int, seed: int, first: int) -> LogProb:
-    """Nats of each sample by the objective, summed over leaves, each times its number of elements."""
-    x = leaves(batch.x)
-    sizes = _each(run, batch)
-    objective, count = ELBO(STEPS), len(next(iter(x.values())))
-    device = next(iter(x.values())).device
-    each = []
-    for k in range(draws):
-        loss = objective(run.denoiser, batch, Noise.of(seed, count, first, device).at(f"draw {k}"))
-        each.append(sum(loss.each[name].double() * size for name, size in sizes.items()))
-    terms = -torch.stack(each, 1)  # pyright: ignore
-    error = terms.std(1) / draws**0.5 if draws > 1 else torch.full((count,), math.nan)
-    nats = terms.mean(1)
-    if run.facts.graph is not None and batch.mask is not None:  # how many nodes there are is drawn first
-        nats = nats + torch.tensor(run.facts.graph.sizes, device=device).double().log()[batch.mask.sum(1)]
-    return LogProb(nats, error, int(sum(size.max() for size in sizes.values())), None, draws)
-
-
-def _each(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """Elements of each sample by leaf, (B,): without padding, and what is tied together once."""
-    counts = {}
-    for name, leaf in run.denoiser.process.leaves().items():
-        x = leaves(batch.x)[name]
-        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
-        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
-        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
-    return counts
 
 
 def _width(data: c.DataConfig) -> float | None:

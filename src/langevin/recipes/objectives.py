@@ -61,6 +61,13 @@ class ELBOConfig(_Objective):
     drop: float = Field(default=0.1, ge=0, lt=1)
 
 
+class MaskingConfig(_Objective):
+    """See `langevin.objectives.Masking`."""
+
+    kind: Literal["masking"] = "masking"
+    drop: float = Field(default=0.0, ge=0, lt=1)
+
+
 class EmbeddingConfig(_Objective):
     """See `langevin.objectives.Embedding`."""
 
@@ -311,6 +318,6 @@ ObjectiveConfig = Annotated[
     DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
     | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig | ReflowConfig,
+    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior
 from langevin.guidance import CFG
-from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, MeanFlow, Objective, Shortcut
+from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved
 from langevin.objectives.continuous import ContinuousConsistency
@@ -30,7 +30,7 @@ from langevin.tasks.reflow import distillation, pairs
 # those whose settings are their arguments
 _ALONE: dict[str, Callable[..., Objective]] = {
     "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
-    "embedding": Embedding, "bayesian-flow": BayesianFlow,
+    "embedding": Embedding, "bayesian-flow": BayesianFlow, "masking": Masking,
 }  # fmt: skip
 _TAUGHT: dict[str, Callable[..., Objective]] = {
     "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,

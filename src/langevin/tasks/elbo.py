@@ -3,6 +3,7 @@
     -log p(x) <= KL(q(z_1 | x) || p(z_1)) + 1/2 int SNR E |x - x^|^2 d lam + E[-log p(x | z_low)],
 
 the integral over log-SNR from lam(1) to lam(low): the bound of infinitely many steps. Sums over steps are the objective `ELBO`.
+For categories, and products, see `of_categories`.
 """
 
 import math
@@ -10,12 +11,17 @@ import math
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical, LowRank
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves
+from langevin.objectives import ELBO, Denoising, Objective
+from langevin.objectives.masking import block_of, counted
+from langevin.plans.unmasking import _free
 from langevin.tasks.likelihood import LogProb
 
 
@@ -79,6 +85,58 @@ def elbo(
     # levels are spread over the whole range, so that the true error is below that of independent draws
     error = (terms.var(1) / draws + spread).sqrt() if draws > 1 else torch.full_like(fixed, math.nan)
     return LogProb(-(fixed + terms.mean(1) + decoded), error, elements, None, draws)
+
+
+@torch.no_grad()
+def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: int = 0, first_id: int = 0) -> tuple[LogProb, str]:
+    """A lower bound of log p(x) for any process, in continuous time where there is such a bound, and how it was had.
+
+        a mask                   by counting masks (`langevin.objectives.Masking`); exact where blocks are single tokens
+        low-rank kernels         the score entropy, with the prior's term
+        other processes          the sum of 100 steps, `langevin.objectives.ELBO`
+
+    Args:
+        draws: numbers of masks, or levels, for each sample; numbers of masks are spread evenly.
+    """
+    x, parts = leaves(batch.x), denoiser.process.leaves()
+    sizes = elements_of(denoiser, batch)
+    count, place = len(next(iter(x.values()))), next(iter(x.values())).device
+    leaf, noise = parts.get(""), Noise.of(seed, count, first_id, place)
+    low_rank = isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank)
+    fixed = torch.zeros(count, dtype=torch.float64, device=place)
+    each: list[Tensor] = []
+    if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None:
+        tokens = math.prod(x[""].shape[1:])
+        size = block_of(denoiser, tokens)
+        draws = 1 if size == 1 else draws
+        part = noise.at("part").uniform((tokens // size,))
+        for k in range(draws):
+            share = (part + k / draws) % 1
+            number = (share * size).floor().clamp(max=size - 1).long() + 1
+            each.append(counted(denoiser, leaf, batch, number, noise.at(f"draw {k}"), batch.cond)[0].double().mean(1) * tokens)
+        how = "exact, one token after the other" if size == 1 else f"the bound in continuous time, {draws} numbers of masks"
+    else:
+        objective: Objective = Denoising("elbo") if low_rank else ELBO(100)
+        if isinstance(leaf, Categorical) and low_rank:
+            fixed = leaf.prior_kl(x[""]).flatten(1).sum(1)
+        for k in range(draws):
+            loss = objective(denoiser, batch, noise.at(f"draw {k}"))
+            each.append(torch.stack([loss.each[name].double() * size for name, size in sizes.items()]).sum(0))
+        how = f"the bound {'in continuous time' if low_rank else 'of 100 steps'}, {draws} draws"
+    terms = torch.stack(each, 1)
+    spread = terms.std(1) / draws**0.5 if draws > 1 else torch.full_like(fixed, 0.0 if "exact" in how else math.nan)
+    return LogProb(-(fixed + terms.mean(1)), spread, int(sum(size.max() for size in sizes.values())), None, draws), how
+
+
+def elements_of(denoiser: BaseDenoiser, batch: Batch) -> dict[str, Tensor]:
+    """Elements of each sample by leaf, (B,): without padding, and what a space ties together (an edge told twice) once."""
+    counts = {}
+    for name, leaf in denoiser.process.leaves().items():
+        x = leaves(batch.x)[name]
+        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
+        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
+        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
+    return counts
 
 
 def _of_values(leaf: Gaussian, x: Tensor, values: Tensor, low: float, noise: Noise) -> Tensor:

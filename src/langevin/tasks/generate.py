@@ -8,7 +8,7 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -119,6 +119,7 @@ class Generator:
         small: the process that noises a small picture, for upscaling. most: its highest noise level.
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
         name, fingerprint: of the model, for the record.
+        parts: its networks under their published names, each with its published configuration, where it was published.
     """
 
     denoiser: BaseDenoiser
@@ -134,6 +135,7 @@ class Generator:
     patch: int = 2
     name: str = ""
     fingerprint: str = ""
+    parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]] = field(default_factory=dict, repr=False)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from langevin.text.prompts import States, Tokens, encode, tokens, weigh
 from langevin.text.tokens import Tokenizer
+from langevin.text.words import Table, Words
 
 Cond = dict[str, Tensor]
 
@@ -79,6 +80,51 @@ class Side(nn.Module):
         if against.ids.shape[1] > asked.ids.shape[1]:
             asked = self.tokens(request.prompts, request, chunks=against.ids.shape[1])
         return asked, against
+
+    @property
+    def table(self) -> Table:
+        """The vectors of the encoder's tokens.
+
+        Raises:
+            ValueError: of an encoder that has no such table of its own.
+        """
+        table = getattr(self.encoder, "token", None)
+        if not isinstance(table, (nn.Embedding, Words)):
+            raise ValueError(f"{type(self.encoder).__name__} has no table of token vectors here, so it learns no words.")
+        return table
+
+    def check_word(self, word: str, vectors: Tensor) -> None:
+        """Refuse a word that cannot be learned.
+
+        Raises:
+            ValueError: for a word that is there, or is empty, or vectors of another width.
+        """
+        if word in self.tokenizer.words or not word.strip():
+            raise ValueError(f"the word is {word!r}; choose one that is not empty and that the model has not learned already.")
+        if vectors.ndim != 2 or vectors.shape[1] != self.table.embedding_dim:
+            raise ValueError(
+                f"the word {word!r} has vectors of the shape {tuple(vectors.shape)}, and this encoder's are "
+                f"{self.table.embedding_dim} wide; it was learned for another model."
+            )
+
+    def learn(self, word: str, vectors: Tensor) -> Words:
+        """Read a new word as vectors (n, D), each in the place of a token; the table that holds them, frozen.
+
+        Raises:
+            ValueError: as `check_word`.
+        """
+        self.check_word(word, vectors)
+        encoder, table = cast(Any, self.encoder), self.table
+        if getattr(encoder, "end", 0) is None:
+            # pooled where the id is largest, which is at the end as long as no word has a larger one
+            encoder.end = self.tokenizer.after[-1]
+        encoder.token = Words(table, vectors)
+        self.tokenizer.words[word] = list(range(table.num_embeddings, table.num_embeddings + len(vectors)))
+        return encoder.token
+
+    def vectors(self, text: str) -> Tensor:
+        """The vectors (n, D) of a text's tokens, before any layer."""
+        return self.table(torch.tensor(self.tokenizer.plain(text), device=self.device)).detach()
 
     def states(self, asked: Tokens, masked: bool = False) -> States:
         return encode(self.encoder, asked, masked, self.device)

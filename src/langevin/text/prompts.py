@@ -117,9 +117,8 @@ class States:
     pooled: Tensor | None = None
 
 
-@torch.no_grad()
 def encode(encoder: nn.Module, asked: Tokens, masked: bool, device: torch.device | str = "cpu") -> States:
-    """The states of all chunks, joined along tokens; what is pooled is the first chunk's.
+    """The states of all chunks, joined along tokens; what is pooled is the first chunk's. With gradients if the encoder learns.
 
     Args:
         encoder: of ids (B, L), and of a mask where it is told which tokens are padding (`masked`); it answers with hidden, last
@@ -127,7 +126,8 @@ def encode(encoder: nn.Module, asked: Tokens, masked: bool, device: torch.device
     """
     batch, count, _ = asked.ids.shape
     ids, mask = asked.ids.flatten(0, 1).to(device), asked.mask.flatten(0, 1).to(device)
-    said = encoder(ids, mask) if masked else encoder(ids)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and any(p.requires_grad for p in encoder.parameters())):
+        said = encoder(ids, mask) if masked else encoder(ids)
 
     def joined(value: Tensor) -> Tensor:
         return value.unflatten(0, (batch, count)).flatten(1, 2)

@@ -1,6 +1,7 @@
 """Tokenizers from the files beside a text encoder, run by the `tokenizers` package."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ class Tokenizer:
         length: most tokens the encoder takes.
         pad: the id that fills up.
         before, after: ids put around every text.
+        words: ids of words that were learned, see `Side.learn`; the longest that fits is read.
 
     Raises:
         ValueError: if the folder holds no tokenizer.
@@ -42,6 +44,7 @@ class Tokenizer:
         folder = Path(folder)
         settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
         self._backend = _backend(folder, settings)
+        self.words: dict[str, list[int]] = {}
         bare, whole = self.plain("a"), self._backend.encode("a").ids
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         self.before, self.after = whole[:at], whole[at + len(bare) :]
@@ -56,6 +59,14 @@ class Tokenizer:
 
     def plain(self, text: str) -> list[int]:
         """The ids of a text alone."""
+        if self.words:
+            longest = sorted(self.words, key=len, reverse=True)
+            pieces = re.split("(" + "|".join(map(re.escape, longest)) + ")", text)
+            if len(pieces) > 1:
+                return [i for piece in pieces for i in (self.words[piece] if piece in self.words else self._known(piece))]
+        return self._known(text)
+
+    def _known(self, text: str) -> list[int]:
         return self._backend.encode(text, add_special_tokens=False).ids
 
     def __call__(self, texts: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:

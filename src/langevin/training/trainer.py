@@ -33,6 +33,7 @@ from langevin.training.checkpoint import Checkpoint
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
+from langevin.training.precision import autocast_type
 from langevin.training.rates import rate
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
@@ -41,7 +42,6 @@ Preview = Callable[[Denoiser, int], None]
 Met = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]
 """Levels and losses by leaf, as `Loss.levels` and `Loss.each`."""
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAST_SCALE = 2.0**-10
 """Below this loss scale float16 is not the reason for gradients that are not finite."""
 PATIENCE = 10
@@ -131,7 +131,8 @@ class Trainer:
             raise ValueError("sharded weights go with optimiser 'adamw' and one average; use these, or do not shard.")
         if self.group.shard and next(objective.parameters(), None) is not None:
             raise ValueError("the objective brings networks of its own, which are not sharded; leave --shard out.")
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.precision == "float16")
+        self.precision = autocast_type(config.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
         if isinstance(data, Stream):
             self.order = InOrder(config.seed, config.batch)
         else:
@@ -230,7 +231,7 @@ class Trainer:
     def _gradients(self, pieces: list[Slice]) -> tuple[dict[str, float], list[Met]]:
         """Leave the whole batch's gradient in the parameters; the logs, summed over all processes, and the losses by level that
         this one met."""
-        precision, sums, met = PRECISIONS[self.config.precision], {}, []
+        precision, sums, met = self.precision, {}, []
         among = torch.arange(self.order.place(self.step), self.order.place(self.step + 1), device=self.device)
         self.optimiser.zero_grad(set_to_none=True)
         with seeded(self.config.seed * 1_000_003 + self.step + 7919 * self.group.rank, self.device):

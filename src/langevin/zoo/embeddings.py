@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from langevin.tensors import load
+from langevin.tensors import load, save
 
 ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
@@ -65,3 +65,20 @@ def word_of(tensors: Mapping[str, Tensor], path: str | Path) -> str:
     """The word of a file: the name of its tensor where that is one (diffusers), else the file's name without its ending."""
     names = [n for n in tensors if n not in ("emb_params", *ENCODERS.values()) and not n.startswith("string_to_")]
     return names[0] if len(tensors) == 1 and names else Path(path).stem
+
+
+def write_embedding(path: str | Path, word: str, vectors: Mapping[str, Tensor]) -> Path:
+    """Write the vectors of a word as others read them: one encoder's under the word itself, those of both under their names.
+
+    Args:
+        path: a safetensors file. vectors: (n, D) by encoder.
+
+    Raises:
+        ValueError: for an encoder that has no place in such files.
+    """
+    if odd := sorted(set(vectors) - set(ENCODERS)):
+        raise ValueError(f"{odd[0]!r} has no place in a file of learned words; there are {', '.join(ENCODERS)}.")
+    held = {part: value.detach().cpu().contiguous() for part, value in vectors.items()}
+    both = len(held) > 1 or "text_encoder" not in held
+    tensors = {ENCODERS[part]: value for part, value in held.items()} if both else {word: held["text_encoder"]}
+    return save(path, tensors, {"format": "pt", "word": word})

@@ -1,32 +1,30 @@
-"""`load`: a folder as it was published, or the id of one, as something that works: a generator, a denoiser, or a codec."""
+"""`load`: a folder as it was published, a file, or the id of one, as something that works: a generator, a network, or a codec."""
 
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from langevin import spec
-from langevin.core.denoiser import Cond, Denoiser
 from langevin.header import header_of
-from langevin.tasks.generate import Codec, Defaults, Generator
-from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
 from langevin.text.tokens import Tokenizer
-from langevin.variances import WithVariance
-from langevin.zoo import registry, schedulers
+from langevin.zoo import registry
 from langevin.zoo.configs import read_config
 from langevin.zoo.family import Component, Config, built, fill
 from langevin.zoo.hub import is_file, open_published, resolve
-from langevin.zoo.layouts.single import opened
+from langevin.zoo.layouts.single import Single, components, opened
+from langevin.zoo.pipelines import Whole, generator, kind_of
 from langevin.zoo.store import open_weights, variants
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
+_LOW_RES = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
+"""By what the x4 upscaler was published to noise the small picture."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +43,10 @@ def load(
     revision: str | None = None,
     variant: str | None = None,
     reference: bool = False,
-    configs: Mapping[str, Config] | None = None,
+    beside: str | Path | None = None,
+    configs: Mapping[str, Config] | str | Path | None = None,
 ) -> Any:
-    """What is in a published folder.
+    """What is in a published folder or file.
 
     Args:
         path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5", also
@@ -55,20 +54,26 @@ def load(
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16".
-        configs: of the parts of a single file, by name, where they are of no published size, which shapes alone would tell.
         reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
+        beside: of a single file, a published folder (or the id of one) with what it lacks: tokenizers, which no such file holds,
+            and the text encoders and the autoencoder, where they are not in it.
+        configs: of a single file, what no shape tells: configurations by name of the part, also of "scheduler" and "model_index",
+            each with some keys or all; or a published folder, whose configurations are then taken. Models of published sizes need
+            none.
 
     Returns:
-        `Generator` of a folder with model_index.json; of a folder with config.json its network: an encoder of text, a codec, or
-        the bare network of a denoiser, whose process the folder does not tell. Of a single file in the layout of its authors, the
-        networks in it by name, such as "unet", "vae" and "text_encoder".
+        `Generator` of a folder with model_index.json, and of a single file that is whole with what is beside it; of a folder with
+        config.json its network: an encoder of text, a codec, or the bare network of a denoiser, whose process the folder does not
+        tell. Of a single file by itself that is not whole, the networks in it by name, such as "unet", "vae" and "text_encoder".
 
     Raises:
         ValueError: naming what is missing, or not known here.
     """
     folder = resolve(path, revision, variant).path
+    aside = None if beside is None else resolve(beside).path
+    given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
     try:
-        return _loaded(folder, _Where(dtype, device, variant, reference), configs)
+        return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -82,28 +87,18 @@ def load(
         raise ValueError(f"{folder} is not put together as a published folder is ({said}).") from error
 
 
-def _loaded(folder: Path, where: _Where, configs: Mapping[str, Config] | None) -> Any:
+def _loaded(folder: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
     if folder.is_file():
-        return parts_of(folder, where, configs)
+        return _of_file(folder, where, beside, configs)
+    if beside is not None or configs is not None:
+        name = "beside" if beside is not None else "configs"
+        raise ValueError(f"{name} completes a single file, and {folder} is a folder, which has its own; leave {name} out.")
     if is_file(folder / "model_index.json"):
-        return pipeline(folder, where)
+        return generator(of_folder(folder, where), where.reference)
     if is_file(folder / "config.json"):
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
-
-
-def parts_of(file: Path, where: _Where, configs: Mapping[str, Config] | None = None) -> dict[str, nn.Module]:
-    """The networks of a single file in the layout of its authors, by the names that folders give them."""
-    weights = open_weights(file)
-    single = opened(weights.shapes, weights.read, given=configs, what=str(file))
-    made = {}
-    for name, piece in single.pieces.items():
-        part = registry.component(piece.kind)
-        net = built(part, piece.config, f"{file}: {name}")
-        fill(part, net, piece.config, piece, str(file), where.dtype)
-        made[name] = net.to(where.device).eval().requires_grad_(False)
-    return made
 
 
 # Parts
@@ -130,209 +125,154 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
+    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
+    return _made(part, config, weights, str(folder), where)
+
+
+def _made(part: Component, config: Config, source: Any, what: str, where: _Where) -> nn.Module:
+    """A network with the weights of `source`, as `fill` takes it."""
     if where.reference and "reference" in inspect.signature(part.build).parameters:
         build: Any = part.build
         part = replace(part, build=partial(build, reference="diffusers"))
-    net = built(part, config, str(folder))
-    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
-    fill(part, net, config, weights, str(folder), where.dtype)
+    net = built(part, config, what)
+    fill(part, net, config, source, what, where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
-
-
-def codec_of(folder: Path, where: _Where) -> Codec:
-    """An autoencoder with the scale of its latents."""
-    from langevin.zoo.codecs import codec
-
-    net, config = network(folder, where)
-    return codec(net, config)
-
-
-class Halved(nn.Module):
-    """A network whose further channels, a learned variance, are left out."""
-
-    def __init__(self, net: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.net, self.channels = net, channels
-
-    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
-        return self.net(z, level, cond, mask)[:, : self.channels]
-
-
-class _Unit:
-    """Pictures in [0, 1], as score SDEs have them, and no latents."""
-
-    factor, channels = 1, 3
-
-    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        return (x + 1) / 2
-
-    def decode(self, z: Tensor) -> Tensor:
-        return z * 2 - 1
 
 
 # Pipelines
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """What a pipeline's class says.
-
-    Args:
-        text: which conditioner. defaults: of requests. family: of the scheduler. takes: see `Generator`.
-    """
-
-    text: str = ""
-    defaults: Defaults = field(default_factory=Defaults)
-    family: str = ""
-    takes: str = ""
-
-
-_SD = Defaults((512, 512), 50, 7.5)
-_XL = Defaults((1024, 1024), 50, 5.0)
-_PIXELS = Defaults((32, 32), 50, 1.0, multiple=1)
-KINDS: dict[str, _Kind] = {
-    **{f"StableDiffusion{name}Pipeline": _Kind("clip", _SD) for name in ("", "Img2Img", "ControlNet", "ControlNetImg2Img")},
-    "StableDiffusionInpaintPipeline": _Kind("clip", _SD, takes="inpaint"),
-    "StableDiffusionControlNetInpaintPipeline": _Kind("clip", _SD, takes="inpaint"),
-    "StableDiffusionUpscalePipeline": _Kind("clip", Defaults((512, 512), 75, 9.0), takes="upscale"),
-    "LatentConsistencyModelPipeline": _Kind("clip", Defaults((768, 768), 4, 8.5, told=True)),
-    **{f"StableDiffusionXL{name}Pipeline": _Kind("sdxl", _XL) for name in ("", "Img2Img", "ControlNet")},
-    "StableDiffusionXLInpaintPipeline": _Kind("sdxl", _XL, takes="inpaint"),
-    "StableDiffusion3Pipeline": _Kind("sd3", Defaults((1024, 1024), 28, 7.0, multiple=16)),
-    "FluxPipeline": _Kind("flux", Defaults((1024, 1024), 28, 3.5, told=True, multiple=16), "flux"),
-    "PixArtAlphaPipeline": _Kind("pixart", Defaults((1024, 1024), 20, 4.5, multiple=16)),
-    "PixArtSigmaPipeline": _Kind("pixart", Defaults((1024, 1024), 20, 4.5, multiple=16)),
-    "DiTPipeline": _Kind("", Defaults((256, 256), 50, 4.0, multiple=16)),
-    "DDPMPipeline": _Kind("", replace(_PIXELS, steps=1000)),
-    "DDIMPipeline": _Kind("", _PIXELS),
-    "PNDMPipeline": _Kind("", _PIXELS),
-    "LDMPipeline": _Kind("", replace(_PIXELS, multiple=8)),
-    "ConsistencyModelPipeline": _Kind("", replace(_PIXELS, steps=1)),
-    "ScoreSdeVePipeline": _Kind("", replace(_PIXELS, steps=2000)),
-}
-"""The published classes of pipelines that are known here."""
-
-
-def pipeline(folder: Path, where: _Where) -> Generator:
-    """The generator of a folder with model_index.json."""
+def of_folder(folder: Path, where: _Where) -> Whole:
+    """The parts of a folder with model_index.json."""
     index = read_config(folder / "model_index.json")
     name = str(index.get("_class_name"))[:80]
-    if name not in KINDS:
-        raise ValueError(f"{folder} is a {name}, which is not known here; did you mean {spec.nearest(name, list(KINDS))!r}?")
-    kind = KINDS[name]
-    parts = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
-    trunk = next((part for part in ("transformer", "unet", "prior") if part in parts), None)
-    if trunk is None:
-        raise ValueError(f"{folder / 'model_index.json'} names no unet or transformer.")
-    net, config = network(folder / trunk, where)
-    scheduler = schedulers.read(read_config(folder / "scheduler" / "scheduler_config.json"), kind.family)
-    auto = next((part for part in ("vae", "vqvae", "movq") if part in parts), None)
-    codec: Codec | None = None if auto is None else codec_of(folder / auto, where)
-    if name == "ScoreSdeVePipeline":
-        codec = _Unit()
-    channels = codec.channels if codec is not None else int(config["in_channels"])
-    out = int(config.get("out_channels") or channels)
-    if out == 2 * channels and config["_class_name"] not in ("FluxTransformer2DModel",):
-        if kind.text or name == "DiTPipeline" or not isinstance(scheduler.prediction, WithVariance):
-            net = Halved(net, channels)  # guided as they are, these leave the variance out
-    if isinstance(net, Halved) or out != 2 * channels:
-        scheduler = schedulers.without_variance(scheduler)
-    defaults = _defaults(kind, config, codec, name)
-    conditioner = _conditioner(kind.text, folder, parts, config, index, where)
-    takes = kind.takes
-    if takes == "inpaint" and int(config.get("in_channels", channels)) == channels:
-        takes = ""  # an ordinary network, which inpaints by keeping what is known
-    small = None
-    if takes == "upscale":
-        small = schedulers.process_of(read_config(folder / "low_res_scheduler" / "scheduler_config.json"))
-    if defaults.told and isinstance(conditioner, FluxPrompt):
-        defaults = replace(defaults, told=True)
-    size = defaults.size
-    factor = codec.factor if codec is not None else 1
-    denoiser = Denoiser(net, scheduler.process, scheduler.prediction, (channels, size[1] // factor, size[0] // factor)).eval()
-    controls = []
-    for part in sorted(p for p in parts if p.startswith("controlnet")):
-        places = sorted(folder.glob(f"{part}*")) or [folder / part]
-        controls += [network(place, where)[0] for place in places]
-    return Generator(
-        denoiser=denoiser,
-        plan=partial(scheduler.plan, reference=True) if where.reference else scheduler.plan,
-        codec=codec,
-        conditioner=conditioner,
-        defaults=defaults,
-        controls=tuple(controls),
-        controlled=_controlled if controls else None,
-        takes=takes,
-        small=small,
-        most=int(index.get("max_noise_level") or 350),
+    kind = kind_of(name, str(folder))
+    named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
+    places = {part: folder / part for part in named}
+    for part in [p for p in named if p.startswith("controlnet")]:  # several stand side by side
+        places |= {place.name: place for place in sorted(folder.glob(f"{part}*"))}
+
+    def net(part: str) -> tuple[nn.Module, Config]:
+        if part.startswith("text_encoder"):
+            config = read_config(places[part] / "config.json")
+            return text_encoder(places[part], where, str(named[part][1])), config
+        return network(places[part], where)
+
+    return Whole(
+        what=str(folder),
+        kind=name,
+        index=index,
+        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
+        parts=list(places),
+        network=net,
+        tokenizer=lambda part: Tokenizer(folder / part),
+        low_res_scheduler=_scheduler_in(folder, "low_res_scheduler") if kind.takes == "upscale" else None,
         name=folder.name,
         fingerprint=fingerprint(folder),
     )
 
 
-def _controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
-    from langevin.networks.controlnet import Controlled
-
-    return Controlled(net, controls, scales)
+def _scheduler_in(folder: Path, name: str) -> dict[str, Any]:
+    return read_config(folder / name / "scheduler_config.json")
 
 
-def _defaults(kind: _Kind, config: Mapping[str, Any], codec: Codec | None, name: str) -> Defaults:
-    factor = codec.factor if codec is not None else 1
-    made = kind.defaults
-    sample = config.get("sample_size")
-    if isinstance(sample, (list, tuple)):
-        made = replace(made, size=(sample[1] * factor, sample[0] * factor))
-    elif isinstance(sample, int) and kind.text not in ("sd3", "flux"):
-        made = replace(made, size=(sample * factor, sample * factor))
-    multiple = factor * int(config.get("patch_size") or 1) if config.get("patch_size") != 1 else factor * 2
-    if "num_train_timesteps" not in config and codec is None:
-        multiple = made.multiple
-    made = replace(made, multiple=max(multiple, 1))
-    if name == "DiTPipeline":
-        made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
-    if name == "ConsistencyModelPipeline" and config.get("num_class_embeds"):
-        made = replace(made, classes=int(config["num_class_embeds"]))
-    return made
+def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
+    """A generator of what is in a single file and beside it; the networks by name, where it is not whole by itself."""
+    weights = open_weights(file)
+    here = components(weights.shapes, str(file))
+    given = _configs_in(configs, here) if isinstance(configs, Path) else dict(configs or {})
+    told = {part: given.pop(part, {}) for part in ("scheduler", "low_res_scheduler", "model_index")}
+    single = opened(weights.shapes, weights.read, given=given, what=str(file))
+
+    def inside(part: str) -> tuple[nn.Module, Config]:
+        piece = single.pieces[part]
+        return _made(registry.component(piece.kind), piece.config, piece, f"{file}: {part}", where), piece.config
+
+    lacks = _lacking(single, beside)
+    if single.pipeline is None or (lacks and beside is None):
+        return {part: inside(part)[0] for part in single.pieces}
+    if lacks:
+        raise ValueError(
+            f"{file} is a {single.pipeline}, which needs {' and '.join(lacks)} beside it, and {beside} has no such part; give a "
+            "published folder of the same family."
+        )
+
+    def net(part: str) -> tuple[nn.Module, Config]:
+        if part in single.pieces:
+            return inside(part)
+        assert beside is not None
+        folder = beside / part
+        config = read_config(folder / "config.json")
+        if part.startswith("text_encoder"):
+            return text_encoder(folder, where), config
+        return network(folder, where)
+
+    outside = [part for part in _wanted(single) if part not in single.pieces and _is_there(beside, part)]
+    scheduler = single.scheduler or {}
+    if told["scheduler"].get("_class_name", scheduler["_class_name"]) != scheduler["_class_name"]:
+        scheduler = {}  # another class, with its own defaults
+    scheduler = {**scheduler, **told["scheduler"]}
+    index = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False} if single.layout == "sdxl-refiner" else {}
+    return generator(
+        Whole(
+            what=str(file),
+            kind=single.pipeline,
+            index={**index, **told["model_index"]},
+            scheduler=scheduler,
+            parts=[*single.pieces, *outside],
+            network=net,
+            tokenizer=lambda part: Tokenizer((beside or file) / part),
+            low_res_scheduler={**_LOW_RES, **told["low_res_scheduler"]},
+            name=file.stem,
+            fingerprint=fingerprint(file),
+        ),
+        where.reference,
+    )
 
 
-def _side(folder: Path, number: str, where: _Where, parts: Mapping[str, Any]) -> Side:
-    part = f"text_encoder{number}"
-    return Side(text_encoder(folder / part, where, str(parts[part][1])), Tokenizer(folder / f"tokenizer{number}"))
+def _configs_in(folder: Path, parts: list[str]) -> dict[str, Config]:
+    """The configurations of a published folder, for the parts of a file."""
+    files = {part: folder / part / "config.json" for part in parts}
+    files |= {name: folder / name / "scheduler_config.json" for name in ("scheduler", "low_res_scheduler")}
+    files["model_index"] = folder / "model_index.json"
+    found = {part: read_config(file) for part, file in files.items() if is_file(file)}
+    if not found:
+        raise ValueError(f"configs is {folder}, which holds no configuration of {', '.join(parts)}; give a published folder.")
+    return found
 
 
-def _conditioner(
-    kind: str, folder: Path, parts: Mapping[str, Any], config: Mapping[str, Any], index: Mapping[str, Any], where: _Where
-) -> Conditioner | None:
-    if not kind:
-        return None
-    if kind == "clip":
-        return CLIPPrompt(_side(folder, "", where, parts), guidance=bool(config.get("time_cond_proj_dim")))
-    if kind == "sdxl":
-        numbers = [n for n in ("", "_2") if f"text_encoder{n}" in parts]
-        sides = [_side(folder, n, where, parts) for n in numbers]
-        zeros = bool(index.get("force_zeros_for_empty_prompt", True))
-        return SDXLPrompt(sides, zeros, bool(index.get("requires_aesthetics_score", False)))
-    if kind == "sd3":
-        t5 = _side(folder, "_3", where, parts) if "text_encoder_3" in parts else None
-        width = int(config.get("joint_attention_dim", 4096))
-        return SD3Prompt([_side(folder, n, where, parts) for n in ("", "_2")], t5, width)
-    if kind == "flux":
-        guided = bool(config.get("guidance_embeds", False))
-        return FluxPrompt(_side(folder, "", where, parts), _side(folder, "_2", where, parts), 512 if guided else 256, guided)
-    if kind == "pixart":
-        alpha = index["_class_name"] == "PixArtAlphaPipeline"
-        sized = alpha and config.get("sample_size") == 128 and config.get("use_additional_conditions") is not False
-        return T5Prompt(_side(folder, "", where, parts), 120 if alpha else 300, sized)
-    raise AssertionError(kind)
+def _wanted(single: Single) -> tuple[str, ...]:
+    """The networks that the pipeline of a file may have beside its denoiser."""
+    assert single.pipeline is not None
+    kind = kind_of(single.pipeline, single.layout)
+    needs = kind.needs if single.layout != "sdxl-refiner" else ("text_encoder_2", "vae")
+    return (*needs, "text_encoder_3") if kind.text == "sd3" else needs
 
 
-def fingerprint(folder: Path) -> str:
-    """16 hexadecimal digits of a folder's weights: of sizes, headers and samples of the values, so that it takes no time."""
+def _is_there(folder: Path | None, part: str) -> bool:
+    return folder is not None and is_file(folder / part / "config.json")
+
+
+def _lacking(single: Single, beside: Path | None) -> list[str]:
+    """What a file's pipeline needs that is neither in it nor beside it."""
+    if single.pipeline is None:
+        return []
+    there = {part: part in single.pieces or _is_there(beside, part) for part in _wanted(single)}
+    lacks = [part for part, found in there.items() if not found and part != "text_encoder_3"]
+    encoders = [part for part, found in there.items() if part.startswith("text_encoder") and (found or part in lacks)]
+    tokenizers = [part.replace("text_encoder", "tokenizer") for part in encoders]
+    return lacks + [part for part in tokenizers if beside is None or not (beside / part).is_dir()]
+
+
+def fingerprint(path: Path) -> str:
+    """16 hexadecimal digits of the weights in a folder or file: of sizes, headers and samples of the values, so that it takes no
+    time."""
     total = hashlib.sha256()
-    for path in sorted(folder.rglob("*.safetensors")):
-        with open_published(path) as file:
+    for file_path in [path] if path.is_file() else sorted(path.rglob("*.safetensors")):
+        with open_published(file_path) as file:
             size = os.fstat(file.fileno()).st_size
-            total.update(f"{path.relative_to(folder)} {size} {len(header_of(file, path).entries)}".encode())
+            name = file_path.name if path.is_file() else file_path.relative_to(path)
+            total.update(f"{name} {size} {len(header_of(file, file_path).entries)}".encode())
             for i in range(16):
                 file.seek(max(size - 4096, 0) * i // 15, os.SEEK_SET)
                 total.update(file.read(4096))

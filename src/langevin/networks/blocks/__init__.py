@@ -1,6 +1,14 @@
 """Blocks shared by all networks. Networks know nothing of processes: they map (z, level, cond, mask) to outputs."""
 
-from langevin.networks.blocks.attention import Attention, QueryKeyValue, SelfAttention, attend, attend_jointly, attend_linearly
+from langevin.networks.blocks.attention import (
+    Attention,
+    Memory,
+    QueryKeyValue,
+    SelfAttention,
+    attend,
+    attend_jointly,
+    attend_linearly,
+)
 from langevin.networks.blocks.common import recomputed, relu, silu, zero
 from langevin.networks.blocks.embeddings import (
     Added,
@@ -55,6 +63,7 @@ __all__ = [
     "Grow",
     "JointBlock",
     "LevelEmbedding",
+    "Memory",
     "Multiscale",
     "Norm",
     "ParallelBlock",

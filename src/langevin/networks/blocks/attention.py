@@ -102,6 +102,23 @@ class QueryKeyValue(nn.Module):
         return q, k, v, further
 
 
+class Memory:
+    """Keys and values (B, L, heads, d) of tokens that came before, for sequences that are written bit by bit."""
+
+    def __init__(self) -> None:
+        self.said: tuple[Tensor, Tensor] | None = None
+        self.read: tuple[Tensor, Tensor] | None = None
+
+    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What is remembered, then k and v."""
+        self.read = (k, v) if self.said is None else (torch.cat([self.said[0], k], 1), torch.cat([self.said[1], v], 1))
+        return self.read
+
+    def remember(self) -> None:
+        """What was read last from now on."""
+        self.said = self.read
+
+
 class SelfAttention(nn.Module):
     """Attention of tokens to themselves; several such, one for each stream, attend jointly by `attend_jointly`.
 
@@ -123,9 +140,13 @@ class SelfAttention(nn.Module):
         self.project = QueryKeyValue(width, heads, kv_heads, bias, norm)
         self.out = Linear(width, width, bias) if answers else None
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """x (B, L, D), keep (B, L) bool, True where attended to -> (B, L, D)."""
-        return attend_jointly([self], [x], [rope], keep)[0]
+    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None, memory: Memory | None = None) -> Tensor:
+        """x (B, L, D), keep (B, M), or (B or 1, L, M) by query, bool, True where attended to -> (B, L, D). With a memory the M
+        are what it holds, and then x."""
+        if memory is None or self.out is None:
+            return attend_jointly([self], [x], [rope], keep)[0]
+        q, k, v, _ = self.project(x, rope)
+        return self.out(attend(q, *memory.joined(k, v), keep))
 
 
 def attend_jointly(
@@ -151,11 +172,13 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None) -> Tensor:
-    """Queries (B, L, heads, d), keys and values (B, M, heads or fewer, d), keep (B, M) -> (B, L, heads * d)."""
+    """Queries (B, L, heads, d), keys and values (B, M, heads or fewer, d), keep (B, M) or (B or 1, L, M)
+    -> (B, L, heads * d)."""
     if q.shape[2] != k.shape[2]:
         shared = q.shape[2] // k.shape[2]
         k, v = k.repeat_interleave(shared, dim=2), v.repeat_interleave(shared, dim=2)
-    keep = None if keep is None else keep[:, None, None]
+    if keep is not None:
+        keep = keep[:, None, None] if keep.ndim == 2 else keep[:, None]
     return _attend(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), keep).transpose(1, 2).flatten(2)
 
 

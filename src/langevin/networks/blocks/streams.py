@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks.attention import QueryKeyValue, SelfAttention, attend, attend_jointly
+from langevin.networks.blocks.attention import Memory, QueryKeyValue, SelfAttention, attend, attend_jointly
 from langevin.networks.blocks.feedforward import Gated, gelu_forward
 from langevin.networks.blocks.norms import modulated, modulation
 from langevin.networks.linear import Linear
@@ -110,13 +110,20 @@ class SandwichBlock(nn.Module):
         self.attention = SelfAttention(width, heads, kv_heads, bias=False, norm=1e-5)
         self.feed = Gated(width, inner, F.silu, bias=False)
 
-    def forward(self, x: Tensor, emb: Tensor | None = None, rope: Tensor | None = None, keep: Tensor | None = None) -> Tensor:
-        """x (B, L, D), emb (B, 1 or L, E), keep (B, L)."""
+    def forward(
+        self,
+        x: Tensor,
+        emb: Tensor | None = None,
+        rope: Tensor | None = None,
+        keep: Tensor | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """x (B, L, D), emb (B, 1 or L, E), keep and memory: see `SelfAttention`."""
         if self.modulation is None or emb is None:
-            x = x + self.after(self.attention(self.before(x), rope, keep))
+            x = x + self.after(self.attention(self.before(x), rope, keep, memory))
             return x + self.feed_after(self.feed(self.feed_before(x)))
         scale, gate, feed_scale, feed_gate = self.modulation(emb).chunk(4, dim=-1)
-        x = torch.addcmul(x, gate.tanh(), self.after(self.attention(modulated(self.before, x, scale), rope, keep)))
+        x = torch.addcmul(x, gate.tanh(), self.after(self.attention(modulated(self.before, x, scale), rope, keep, memory)))
         return torch.addcmul(x, feed_gate.tanh(), self.feed_after(self.feed(modulated(self.feed_before, x, feed_scale))))
 
 

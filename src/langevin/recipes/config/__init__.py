@@ -16,6 +16,7 @@ from langevin.recipes.config.graphs import (
     GraphTransformerConfig,
     MoleculesData,
 )
+from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
 
@@ -42,6 +43,8 @@ class MnistData(Closed):
     """Pictures held out, the last of the set."""
     only: int | None = Field(default=None, ge=0)
     """One class alone, whose label is then no condition."""
+    labels: bool = True
+    """Without, labels are left unread, and the model knows no classes."""
 
 
 class ImagesData(Closed):
@@ -109,9 +112,10 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | GraphsData | MoleculesData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
+    | GraphsData | MoleculesData,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class TransferData(Closed):
@@ -127,8 +131,8 @@ class TransferData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | GraphsData | MoleculesData
-    | TransferData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
+    | GraphsData | MoleculesData | TransferData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -159,6 +163,7 @@ class CategoricalConfig(Closed):
 
     kind: Literal["categorical"] = "categorical"
     categories: int = Field(default=16, ge=2)
+    """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
     limit: Literal["uniform", "mask"] = "mask"
     prediction: str = "logits"
@@ -219,7 +224,7 @@ class MLPConfig(Closed):
 
 
 NetworkConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | GraphTransformerConfig, Field(discriminator="kind")
+    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig, Field(discriminator="kind")
 ]
 
 
@@ -317,10 +322,6 @@ class Recipe(Closed):
     """Whom it learns from, where the objective has a teacher; `langevin distill` fills it in."""
     sample: SampleConfig = SampleConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
-
-    def but(self, **changes: Any) -> "Recipe":
-        """A variant; checked like any other."""
-        return Recipe.model_validate({**dict(self), **changes})
 
     @property
     def drawn(self) -> Side:

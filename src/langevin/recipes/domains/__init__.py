@@ -19,6 +19,7 @@ _HOMES = {
     "shards": "pictures",
     "moons": "points",
     "sentences": "sentences",
+    "text": "text",
     "graphs": "graphs",
     "molecules": "molecules",
 }

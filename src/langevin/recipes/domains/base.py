@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
+from langevin.core.denoiser import BaseDenoiser
 from langevin.core.process import Process
+from langevin.core.sample import sample
 from langevin.evaluate import Evaluation
 from langevin.recipes import config as c
 from langevin.recipes.facts import Facts
@@ -45,6 +47,8 @@ class Domain(ABC):
 
     formats: ClassVar[tuple[str, ...]] = (".npy",)
     metrics: ClassVar[Mapping[str, str]] = {}
+    layout: ClassVar[tuple[str, ...]] = ()
+    """Conditions that say how samples are laid out and nothing of what they are: likelihoods are always given these."""
 
     # Before there is a run
 
@@ -84,6 +88,10 @@ class Domain(ABC):
             ValueError: for a run that has none of that name.
         """
         raise ValueError(f"property is {min(properties)!r}, and samples of this run have no properties; leave it out.")
+
+    def sample(self, model: BaseDenoiser, plan: Any, **options: Any) -> Any:
+        """The loop that samples come from."""
+        return sample(model, plan, **options)
 
     def finish(self, x: Any, options: Mapping[str, Any]) -> Any:
         """Samples as they are handed on, such as padding marked, so that they can be read without `options`."""

@@ -101,7 +101,8 @@ def read(
     """(training data, held-out data)."""
     if isinstance(cfg, c.MnistData):
         train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
-        return _only(train, cfg.only), _only(test, cfg.only)
+        splits = [_only(train, cfg.only), _only(test, cfg.only)]
+        return (splits[0], splits[1]) if cfg.labels else (Arrays(splits[0].x), Arrays(splits[1].x))
     if isinstance(cfg, c.ImagesData):
         train = Pictures(**cfg.model_dump(exclude={"kind"}))
         return train, train.part("test", aspect=False)

@@ -160,6 +160,24 @@ class Single:
         return made | ({name: self._read(name) for name in self.ignored} if whole else {})
 
 
+def components(shapes: Shapes, what: str = "the file") -> list[str]:
+    """The published components that an original file holds, told by its names alone.
+
+    Raises:
+        ValueError: if it is of no layout known here.
+    """
+    stored, _ = _unwrapped(shapes, None)
+    inner = {name: shapes[at] for name, at in stored.items()}
+    return [place.component for place in _there(LAYOUTS[_known(layout_inside(inner), shapes, what)], inner)]
+
+
+def _known(name: str | None, shapes: Shapes, what: str, said: str | None = None) -> str:
+    if name is None or name not in LAYOUTS:
+        first = f"{what} is of no original layout known here (its first tensor is {next(iter(shapes), 'none')!r})"
+        raise ValueError(f"{said or first}; there are {', '.join(LAYOUTS)}.")
+    return name
+
+
 def opened(
     shapes: Shapes,
     read: Read,
@@ -186,15 +204,7 @@ def opened(
     """
     stored, unused = _unwrapped(shapes, average)
     inner = {name: shapes[at] for name, at in stored.items()}
-    name = layout or layout_inside(inner)
-    if name is None or name not in LAYOUTS:
-        known = ", ".join(LAYOUTS)
-        said = (
-            f"layout is {layout!r}"
-            if layout
-            else f"{what} is of no original layout known here (its first tensor is {next(iter(shapes), 'none')!r})"
-        )
-        raise ValueError(f"{said}; there are {known}.")
+    name = _known(layout or layout_inside(inner), shapes, what, f"layout is {layout!r}" if layout else None)
     pieces: dict[str, Piece] = {}
     rows: dict[str, list[Row]] = {}
     ignored = dict(unused)

@@ -1,4 +1,4 @@
-"""Recipes of graphs and molecules. Imports no torch."""
+"""Graphs and molecules."""
 
 from collections.abc import Callable
 
@@ -13,6 +13,7 @@ from langevin.recipes.config import (
     SampleConfig,
 )
 from langevin.recipes.objectives import DenoisingConfig
+from langevin.recipes.ready.variant import but
 
 
 def qm9_graph() -> Recipe:
@@ -32,7 +33,8 @@ def qm9_graph() -> Recipe:
 
 def qm9_graph_logp() -> Recipe:
     """Small molecules of an octanol-water partition that is asked for."""
-    return qm9_graph().but(
+    return but(
+        qm9_graph(),
         name="qm9-graph-logp",
         about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
         data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
@@ -41,7 +43,8 @@ def qm9_graph_logp() -> Recipe:
 
 def qm9_gdss() -> Recipe:
     """Small molecules, by coupled scores of atoms and bonds."""
-    return qm9_graph().but(
+    return but(
+        qm9_graph(),
         name="qm9-gdss",
         about="the molecules of qm9-graph by coupled scores of atoms and bonds (GDSS)",
         data=MoleculesData(path="data/qm9.csv", form="numbers"),
@@ -54,7 +57,8 @@ def qm9_gdss() -> Recipe:
 
 def nci_graph() -> Recipe:
     """Few molecules, by DiGress."""
-    return qm9_graph().but(
+    return but(
+        qm9_graph(),
         name="nci-graph",
         about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
         data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
@@ -80,7 +84,8 @@ def community() -> Recipe:
 
 def community_gdss() -> Recipe:
     """Graphs of two communities, by scores of their adjacency."""
-    return community().but(
+    return but(
+        community(),
         name="community-gdss",
         about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
         data=GraphsData(path="data/community_small.json", form="numbers"),
@@ -91,7 +96,8 @@ def community_gdss() -> Recipe:
 
 def community_edp() -> Recipe:
     """Graphs of two communities, by annealed Langevin dynamics."""
-    return community_gdss().but(
+    return but(
+        community_gdss(),
         name="community-edp",
         about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
         process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6"),
@@ -101,7 +107,8 @@ def community_edp() -> Recipe:
 
 def ego() -> Recipe:
     """Neighbourhoods of papers in a citation network, by DiGress."""
-    return community().but(
+    return but(
+        community(),
         name="ego",
         about="the neighbourhoods of papers in Citeseer, 4 to 17 nodes, by DiGress",
         data=GraphsData(path="data/ego_small.json"),
@@ -110,7 +117,8 @@ def ego() -> Recipe:
 
 def enzymes() -> Recipe:
     """Tertiary structures of proteins, by DiGress."""
-    return community().but(
+    return but(
+        community(),
         name="enzymes",
         about="tertiary structures of enzymes (BRENDA), 10 to 125 nodes, by DiGress",
         data=GraphsData(path="data/enzymes.json"),
@@ -121,7 +129,8 @@ def enzymes() -> Recipe:
 
 def grid() -> Recipe:
     """Grids, by DiGress."""
-    return enzymes().but(
+    return but(
+        enzymes(),
         name="grid",
         about="grids of 110 to 361 nodes, by DiGress; needs a GPU",
         data=GraphsData(path="data/grid.json"),
@@ -131,7 +140,8 @@ def grid() -> Recipe:
 
 def planar() -> Recipe:
     """Triangulations of the plane, by DiGress."""
-    return community().but(
+    return but(
+        community(),
         name="planar",
         about="200 triangulations of 64 points of the plane, by DiGress",
         data=GraphsData(path="planar"),
@@ -141,19 +151,16 @@ def planar() -> Recipe:
     )
 
 
-GRAPHS: dict[str, Callable[[], Recipe]] = {
-    make.__name__.replace("_", "-"): make
-    for make in (
-        community,
-        community_edp,
-        community_gdss,
-        ego,
-        enzymes,
-        grid,
-        nci_graph,
-        planar,
-        qm9_gdss,
-        qm9_graph,
-        qm9_graph_logp,
-    )
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "qm9-graph": qm9_graph,
+    "qm9-graph-logp": qm9_graph_logp,
+    "qm9-gdss": qm9_gdss,
+    "nci-graph": nci_graph,
+    "community": community,
+    "community-gdss": community_gdss,
+    "community-edp": community_edp,
+    "ego": ego,
+    "enzymes": enzymes,
+    "grid": grid,
+    "planar": planar,
 }

@@ -1,0 +1,67 @@
+"""langevin finetune: published models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from langevin.cli.asking import Refusal, parse, taken
+from langevin.recipes.config.tuning import METHODS, Tuning
+from langevin.spec import nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Finetune:
+    tuning: Annotated[Tuning, tyro.conf.arg(name="")]
+    out: Path = Path("runs/finetuned")
+    """Run directory."""
+    resume: bool = False
+    """Continue the run in that directory, if there is one."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+USAGE = f"""\
+usage: langevin finetune PATH PICTURES --method {"|".join(METHODS)} [--out DIR] [--resume] [--field value ...]
+
+Teach a published text-to-image model (a folder, an id, or a single file with --beside FOLDER) a folder of pictures.
+
+  full               all of the denoiser, on captions:   --captions txt, or one --prompt for all
+  lora               adapters beside it:                  --captions txt, or --prompt
+  dreambooth         a thing, its kind preserved:         --prompt "a photo of sks dog" --prior "a photo of a dog"; --rank 8
+                                                          by adapters
+  textual-inversion  a new word and nothing else:         --word "<toy>" --begin toy
+
+langevin finetune PATH PICTURES --method METHOD --help shows every field.
+"""
+
+
+def finetune(args: Sequence[str]) -> None:
+    """Fine-tune a published model, and say how to use what comes out."""
+    if len(args) < 2 or args[0].startswith("-") or args[1].startswith("-"):
+        print(USAGE, end="")
+        if args and args[0] not in ("-h", "--help"):
+            raise Refusal("the model or the pictures are missing; say langevin finetune PATH PICTURES --method METHOD.")
+        return
+    path, data, *rest = args
+    method, rest = taken("--method", rest)
+    if method not in METHODS:
+        near = "" if method is None else f" did you mean {nearest(method, METHODS)!r}?"
+        raise Refusal(f"method is {method!r};{near} There are {', '.join(METHODS)}.")
+    usual = Tuning.model_construct(**{**METHODS[method], "method": method, "origin": path, "data": data})
+    asked = parse(_Finetune, rest, f"langevin finetune {path} {data} --method {method}", _Finetune(tuning=usual))
+    from langevin.recipes.build import _device
+    from langevin.recipes.tuning import tune
+
+    cfg = Tuning.model_validate(asked.tuning.model_dump())
+    made = tune(cfg, asked.out, asked.resume, str(_device(asked.device)))
+    if made is None:
+        raise Refusal(f"stopped; continue with: langevin finetune {' '.join(args)} --resume")
+    beside = "" if cfg.beside is None else f" --beside {cfg.beside}"
+    if made.is_dir():
+        print(f'{made}: use it as langevin generate {made} "{cfg.prompt or ""}"')
+    else:
+        flag, said = ("--word", cfg.word) if cfg.method == "textual-inversion" else ("--lora", cfg.prompt or "")
+        print(f'{made}: use it as langevin generate {path} "{said}"{beside} {flag} {made}')

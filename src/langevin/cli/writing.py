@@ -1,0 +1,63 @@
+"""langevin write: texts by a run that learned some."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+@dataclass(frozen=True)
+class _Write:
+    run: Positional[Path]
+    """Run directory, of a recipe of texts."""
+    prefix: str = ""
+    """What texts begin with."""
+    infill: str | None = None
+    """A text with blanks to be filled, such as "To be, ________ to be": each sign --blank is one token."""
+    blank: str = "_"
+    """The sign for a token that is to be written."""
+    length: int | None = None
+    """Tokens of a text, with the prefix; those that the model learned by default, and as many as one likes."""
+    count: int = 1
+    """How many texts."""
+    plan: str | None = None
+    """Plan as NAME:STEPS, such as ddpm:128, first_hitting:256, or confidence:64:order=entropy; the recipe's by default."""
+    temperature: float = 1.0
+    """Below 1 texts are surer and less diverse."""
+    top: float = 1.0
+    """Tokens are drawn from the likeliest of so much probability."""
+    seed: int = 0
+    """Any integer; text k is the same whatever the count."""
+    weights: Path | None = None
+    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    out: Path | None = None
+    """A .txt to write; texts are printed by default."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+def write(args: Sequence[str]) -> None:
+    """Go on from a beginning, or fill blanks, in any order."""
+    asked = parse(_Write, args, "langevin write")
+    if asked.count < 1:
+        raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    if asked.infill is not None and (asked.prefix or asked.length is not None):
+        raise Refusal("infill is a whole text with blanks; leave out prefix and length.")
+    if asked.infill is not None and (len(asked.blank) != 1 or asked.blank not in asked.infill):
+        raise Refusal(f"infill has no blank {asked.blank!r}; let each such sign stand for a token to be written.")
+    from langevin.files import write as save
+    from langevin.recipes.build import open_run
+    from langevin.recipes.written import written
+
+    texts = written(
+        open_run(asked.run, asked.weights, device=asked.device), count=asked.count, prefix=asked.prefix, infill=asked.infill,
+        blank=asked.blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top, seed=asked.seed,
+    )  # fmt: skip
+    page = "\n----\n".join(texts) + "\n"
+    if asked.out is None:
+        print(page, end="")
+    else:
+        print(save(asked.out, page))

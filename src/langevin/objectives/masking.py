@@ -1,0 +1,99 @@
+"""The bound of masked diffusion by counting masks, of whole texts, of blocks, and of single tokens, which is autoregression.
+
+In continuous time the bound does not depend on the schedule (MDLM, 2406.07524; MD4, 2406.04329). Of n tokens k are masked at a
+level m = 1 - alpha with probability C(n, k) m^k (1 - m)^(n - k), and the integral over m of that over m is 1 / k. So
+
+    -log p(x) <= sum_{k = 1..n} 1/k E over sets of k masks of the cross-entropy at these k,
+
+and k can be drawn evenly where papers draw a level, and then as many masks as chance will have: the same bound, with a variance
+that the weight 1/t and the number of masks add nothing to. Of blocks the bounds add up, each given the text before it (BD3-LM,
+2503.09573, eq. 8); blocks of one token have k = 1, and the bound is -log p(x) itself.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Cond, Denoiser
+from langevin.core.noise import Noise
+from langevin.core.tree import leaves
+from langevin.objectives.base import Loss, Objective, drop_conditions
+from langevin.objectives.levels import stratified
+from langevin.plans.unmasking import where_blank
+
+
+class Masking(Objective):
+    """The bound above in nats per token, unbiased, for one masked process.
+
+    A network with blocks (`net.block`) is given the clean text as cond["text"], of which each block sees those before it.
+
+    Args:
+        drop: probability that a sample's conditions are dropped.
+    """
+
+    def __init__(self, drop: float = 0.0) -> None:
+        super().__init__()
+        if not 0 <= drop < 1:
+            raise ValueError(f"drop is {drop}; it is a probability below 1.")
+        self.drop = drop
+
+    def extra_repr(self) -> str:
+        return f"drop={self.drop:g}"
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        x, leaf = leaves(batch.x).get(""), model.process.leaves().get("")
+        if not isinstance(leaf, Categorical) or not leaf.masked or x is None or batch.mask is not None:
+            raise ValueError("this bound counts the masks of one process, without padding; use Denoising(weight='elbo').")
+        leaf.check_data(x)
+        size = block_of(model, x[0].numel())
+        count = x[0].numel() // size
+        # within a text its blocks have shares spread evenly, and so has the batch
+        order = noise.at("blocks").uniform((count,)).argsort(1)
+        share = (stratified(noise.at("levels"))[:, None] + order / count) % 1
+        k = (share * size).floor().clamp(max=size - 1).long() + 1
+        each, level = counted(model, leaf, batch, k, noise, drop_conditions(batch.cond, noise, self.drop))
+        total = each.mean()
+        logs = {"loss": total.detach(), "nats": total.detach()}
+        return Loss(total, logs, {"": level.reshape(-1)}, {"": each.detach().reshape(-1)})
+
+
+def block_of(model: object, length: int) -> int:
+    """Tokens of a block of the model's network; all of them where it has no blocks.
+
+    Raises:
+        ValueError: for a text that is no whole number of blocks.
+    """
+    size = getattr(getattr(model, "net", None), "block", None) or length
+    if length % size:
+        raise ValueError(f"the text has {length} tokens and the network blocks of {size}; make it a whole number of blocks.")
+    return size
+
+
+def counted(
+    model: Denoiser, leaf: Categorical, batch: Batch, k: Tensor, noise: Noise, cond: Cond = None
+) -> tuple[Tensor, Tensor]:
+    """The bound's terms with k (B, blocks) masks in each block, (B, blocks) nats per token, and the levels that were shown.
+
+    The mean over k = 1, ..., n is the bound. Every token has a level of its own at which it is masked; that of the k-th is where
+    a state of k masks is met, and what a network that is told levels is told.
+    """
+    x = leaves(batch.x)[""]
+    size = x[0].numel() // k.shape[1]
+    own = noise.at("masks").uniform((k.shape[1], size)).to(x.device)
+    rank = own.argsort(2).argsort(2)
+    chosen = (rank < k[..., None].to(x.device)).reshape(x.shape)
+    blank = own.sort(2).values.gather(2, k[..., None].to(x.device) - 1)[..., 0]  # (B, blocks)
+    level = where_blank(leaf.schedule, (1 - leaf.schedule.alpha(torch.ones((), dtype=torch.float64))) * blank)
+    t = level.reshape(-1, *[1] * (x.ndim - 1)) if k.shape[1] == 1 else level.repeat_interleave(size, 1)
+    z = torch.where(chosen, leaf.categories, x)
+    if k.shape[1] > 1:
+        cond = {**(cond or {}), "text": x}
+    out = model.outputs({"": z}, {"": t}, cond, None)
+    # at its level a mask says nothing of its token
+    belief = replace(model.predictions[""].posterior(leaf, out[""], z, t), evidence=None)
+    surprise = -belief.log_probs.gather(-1, x[..., None])[..., 0]
+    parts = torch.where(chosen, surprise, torch.zeros_like(surprise)).reshape(*k.shape, size)
+    return parts.sum(2) / k.to(parts), level

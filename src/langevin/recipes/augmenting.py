@@ -1,0 +1,238 @@
+"""A run's model used to augment labelled pictures: what is written for people and for training, and what came of it."""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from langevin import pictures
+from langevin.core.tree import leaves
+from langevin.data import Arrays, Pictures, mnist
+from langevin.data.progress import shown
+from langevin.evaluate import PCA, extract, frechet, train_classifier
+from langevin.files import write
+from langevin.plans.inverse import repaint
+from langevin.recipes.build import Run
+from langevin.recipes.sampling import of_weights
+from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, Masks, augment, stripes
+
+MASKS = ("stripes", *DIRECTIONS)
+CAPTIONS = "captions.jsonl"
+HEAD = ("file", "source", "mask", "draw", "label", "slip", "moved", "repainted", "passed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is asked of an augmentation. See `langevin.tasks.augment`.
+
+    Args:
+        mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
+        draws: new pictures of each picture and mask.
+        steps, jump, resample: of `plans.repaint`.
+        limit: largest RMSE of a picture whose label stands.
+        told: tell a class-conditional model the label.
+        originals: the pictures as they were are written beside the new ones.
+    """
+
+    mask: str = "stripes"
+    thickness: tuple[int, ...] = (4,)
+    draws: int = 2
+    steps: int = 250
+    jump: int = 10
+    resample: int = 10
+    limit: float = 0.5
+    told: bool = True
+    originals: bool = True
+    seed: int = 0
+    batch: int = 16
+
+
+def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: int | None = None) -> Any:
+    """Pictures of a run's shape: a folder of them (classes by subfolder, captions.jsonl if it is there), of idx files, or a .npy.
+
+    Args:
+        label: class numbers (N,) for a .npy, in another.
+        count: the first so many of a .npy or of idx files.
+
+    Raises:
+        ValueError: for what is none of these, or has another size.
+    """
+    if label is not None and path.suffix != ".npy":
+        raise ValueError(f"label is {label}, and {path} brings its own labels if any; give it with a .npy.")
+    if path.suffix == ".npy":
+        found: Any = Arrays(path, None if label is None else {"label": label})
+    elif any(path.glob("*images*idx3*")):
+        found = mnist(path, "train")
+    else:
+        texts = CAPTIONS if (path / CAPTIONS).exists() else None
+        found = Pictures(path, shape[-1], shape[0], split="all", captions=texts)
+    if tuple(found.shape) != tuple(shape):
+        raise ValueError(
+            f"{path} has samples of shape {tuple(found.shape)}, and the run draws {tuple(shape)}; resize them first."
+        )
+    if count is None:
+        return found
+    if not isinstance(found, Arrays) or not 1 <= count <= len(found):
+        raise ValueError(
+            f"count is {count}; it takes the first pictures of arrays or idx files, of which {path} has {len(found)}."
+        )
+    return found if count == len(found) else found.split(count)[0]
+
+
+def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> Masks:
+    """By name, such as "vertical-4"."""
+    if wanted.mask not in MASKS:
+        raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
+    if not wanted.thickness:
+        raise ValueError("thickness is empty; give at least one number of pixels.")
+    ways = DIRECTIONS if wanted.mask == "stripes" else (wanted.mask,)
+    size = (shape[1], shape[2])
+    return {f"{way}-{wide}": stripes(size, wide, way) for wide in wanted.thickness for way in ways}
+
+
+def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = None) -> dict[str, Any]:
+    """Augment `source` into a folder: pictures/ (which `langevin train images` reads), augmented.csv, report.json, page.png.
+
+    Args:
+        test: labelled pictures, for what a small classifier gains by the new ones.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: for a run that is not of pictures, and as `tasks.augment`.
+    """
+    shape = run.facts.shape
+    if not isinstance(shape, tuple) or len(shape) != 3:
+        raise ValueError("this run is not of pictures; augment works on pictures.")
+    out.mkdir(parents=True, exist_ok=True)
+    masks = masks_of(wanted, shape)
+    plan = repaint(wanted.steps, wanted.jump, wanted.resample)
+    told = wanted.told and run.facts.classes is not None
+    made = augment(
+        run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, seed=wanted.seed, batch=wanted.batch, told=told
+    )
+    checked = made.check(wanted.limit)
+    write_pictures(made, checked, out, wanted.originals)
+    pictures.save_images(page(made), out / "page.png", columns=1 + len(masks) * (1 + wanted.draws))
+    said: dict[str, Any] = {
+        "weights": of_weights(run), "plan": plan.name, "sources": len(source), "drawn": checked.passed.numel(),
+        "passed": int(checked.passed.sum()), "largest change of a kept pixel": float(checked.slip.max()),
+        "rmse by thickness": by_thickness(made, checked), **distances(run, made, checked),
+    }  # fmt: skip
+    if test is not None:
+        said["accuracy"] = gain(made, checked, test)
+    write(out / "report.json", json.dumps(said, indent=1) + "\n")
+    return said
+
+
+def by_thickness(made: Augmented, checked: Checked) -> dict[str, float]:
+    """RMSE over what was painted anew, of all variants of one thickness."""
+    squares: dict[str, list[Tensor]] = defaultdict(list)
+    for k, (name, _) in enumerate(made.variants):
+        squares[name.rpartition("-")[2]].append(checked.repainted[:, k].square())
+    return {wide: round(float(torch.stack(s).mean().sqrt()), 4) for wide, s in squares.items()}
+
+
+def distances(run: Run, made: Augmented, checked: Checked) -> dict[str, Any]:
+    """Frechet distances to held-out pictures of the run, on principal components of its training pictures: of the sources, and of
+    as many new ones (each variant by itself, averaged)."""
+    real, train = (leaves(s.batch(torch.arange(len(s))).x)[""] for s in (run.test, run.train))
+    net = PCA(train)
+    held, every = extract(net, real), torch.arange(len(made))
+    new = made.new(every)
+    kept = [k for k in range(new.shape[1]) if int(checked.passed[:, k].sum()) > 1]
+    if len(made) < 2 or not kept:
+        return {}
+    found = [frechet(extract(net, new[checked.passed[:, k], k]), held) for k in kept]
+    ours = frechet(extract(net, leaves(made.source.batch(every).x)[""]), held)
+    return {"features": net.name, "fd of the sources": round(ours, 4), "fd of the new": round(sum(found) / len(found), 4)}
+
+
+def gain(made: Augmented, checked: Checked, test: Any, steps: int = 800, seed: int = 0) -> dict[str, float]:
+    """Accuracy of the same small classifier on `test`, trained on the sources alone and with what passed.
+
+    Raises:
+        ValueError: where there are no labels.
+    """
+    held = test.batch(torch.arange(len(test)))
+    if made.labels is None or held.cond is None or "label" not in held.cond:
+        raise ValueError("a test set is given, and there are no labels to learn or to test; leave it out.")
+    x, labels = leaves(made.source.batch(torch.arange(len(made))).x)[""], made.labels
+    new, rows, _ = made.passing(checked)
+    classes = int(max(labels.max(), held.cond["label"].max())) + 1
+
+    def right(x: Tensor, y: Tensor) -> float:
+        with torch.enable_grad():
+            net = train_classifier(x, y, classes, steps, seed=seed, change=None)
+        return round(float((net.label(leaves(held.x)[""]) == held.cond["label"]).double().mean()), 4)  # pyright: ignore
+
+    return {"sources": right(x, labels), "with the new": right(torch.cat([x, new]), torch.cat([labels, labels[rows]]))}
+
+
+def page(made: Augmented, rows: int = 8) -> Tensor:
+    """Pictures row by row: before, then for each mask what is kept (the rest grey) and what was made of it."""
+    index = torch.arange(min(rows, len(made)))
+    x, new = leaves(made.source.batch(index).x)[""], made.new(index)
+    columns = [x]
+    for name, mask in made.masks.items():
+        columns.append(torch.where(mask, x, 0.0))
+        columns += [new[:, k] for k, (of, _) in enumerate(made.variants) if of == name]
+    return torch.stack(columns, 1).flatten(0, 1)
+
+
+def write_pictures(made: Augmented, checked: Checked, out: Path, originals: bool = True) -> None:
+    """pictures/, by class where there are labels and with captions.jsonl where there are texts, and augmented.csv. Each file is
+    there whole or not at all, and the same in every call."""
+    labels, texts = made.labels, getattr(made.source, "captions", None)
+    names = _classes(made)
+    home, captions, table = out / "pictures", [], io.StringIO()
+    lines = csv.writer(table, lineterminator="\n")
+    lines.writerow(HEAD)
+    for i in shown(range(len(made)), len(made), "writing pictures"):
+        at = torch.tensor([i])
+        into = home if labels is None or names is None else home / names[int(labels[i])]
+        into.mkdir(parents=True, exist_ok=True)
+        for k, (picture, (name, draw)) in enumerate(zip(made.new(at)[0], made.variants, strict=True)):
+            good = bool(checked.passed[i, k])
+            file = into / f"{i:06d}-{name}-{draw}.png"
+            if good:
+                _save(picture, file)
+                captions.append((file, i))
+            else:
+                file.unlink(missing_ok=True)  # an earlier call may have had another limit
+            where = file.relative_to(home) if good else ""
+            numbers = [f"{float(v[i, k]):.6f}" for v in (checked.slip, checked.moved, checked.repainted)]
+            lines.writerow([where, i, name, draw, "" if labels is None else int(labels[i]), *numbers, int(good)])
+        if originals:
+            _save(leaves(made.source.batch(at).x)[""][0], into / f"{i:06d}.png")
+            captions.append((into / f"{i:06d}.png", i))
+    write(out / "augmented.csv", table.getvalue())
+    if texts is not None:
+        said = [json.dumps({"file": str(f.relative_to(home)), "text": texts[i]}) for f, i in captions]
+        write(home / CAPTIONS, "\n".join(said) + "\n")
+
+
+def _classes(made: Augmented) -> Sequence[str] | None:
+    if made.labels is None:
+        return None
+    named = getattr(made.source, "classes", None)
+    if named is not None:
+        return named
+    last = int(made.labels.max())
+    return [f"{k:0{len(str(last))}d}" for k in range(last + 1)]
+
+
+def _save(picture: Tensor, file: Path) -> None:
+    values, made = pictures.to_uint8(picture[None])[0], io.BytesIO()
+    Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values).save(made, format="PNG")
+    if not file.exists() or file.read_bytes() != made.getvalue():
+        write(file, made.getvalue())

@@ -1,0 +1,42 @@
+"""The settings of runs that write texts token by token. Imports no torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from langevin.config import Closed
+
+
+class TextData(Closed):
+    """One long text, or many short ones packed one after the other. See `langevin.data.Text` and `langevin.data.Packed`."""
+
+    kind: Literal["text"] = "text"
+    path: tuple[str, ...] = ("data/text.txt",)
+    """Files, or folders of .txt files."""
+    lines: bool = False
+    """Each line is a text of its own, which ends; tokens then see their own text alone."""
+    key: str | None = None
+    """Of lines: what parts the name of a text from the text; texts of one name are all in one split."""
+    alphabet: Literal["bytes", "characters", "pieces"] = "characters"
+    vocabulary: int = Field(default=512, ge=257)
+    """Most pieces."""
+    clean: Literal["plain"] | None = None
+    """What is made of the text first: plain leaves a to z and single spaces."""
+    length: int = Field(default=256, ge=2)
+    """Tokens of a sample."""
+    stride: int | None = Field(default=None, ge=1)
+    """Tokens from one training window to the next; none overlap by default."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+
+
+class SequenceConfig(Closed):
+    """See `langevin.networks.SequenceTransformer`."""
+
+    kind: Literal["sequence"] = "sequence"
+    width: int = Field(default=256, ge=8)
+    depth: int = Field(default=6, ge=1)
+    heads: int = Field(default=4, ge=1)
+    block: int | None = Field(default=None, ge=1)
+    """Tokens of a block; 1 is autoregression, none sees the whole text."""
+    timed: bool = False
+    """It is told the level; processes without masks need that."""

@@ -1,0 +1,168 @@
+"""Texts, written token by token: pages of samples, bits per character, and perplexity beside entropy."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from langevin.core.categorical import Categorical
+from langevin.core.process import Process
+from langevin.core.sample import sample
+from langevin.data import Documents, Packed, Text
+from langevin.data.text import until
+from langevin.evaluate import Evaluation
+from langevin.evaluate.ngrams import NGrams, entropy_bits
+from langevin.files import write
+from langevin.networks import SequenceTransformer
+from langevin.recipes import config as c
+from langevin.recipes.build import Run
+from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.domains.pictures import write_numbers
+from langevin.recipes.domains.sentences import _share
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import card
+from langevin.recipes.facts import Facts
+from langevin.recipes.likelihood import likelihood
+from langevin.recipes.processes import make_process
+from langevin.tasks.writing import write as go_on
+
+ORDER, TOKENS = 5, 2**15
+
+
+class TextDomain(Domain):
+    """Texts as categories."""
+
+    formats: ClassVar[tuple[str, ...]] = (".txt", ".npy")
+    layout: ClassVar[tuple[str, ...]] = ("document",)
+    metrics: ClassVar[Mapping[str, str]] = {
+        "bits_per_character": "of held-out text, an upper bound where the model has one",
+        "perplexity": "exp of the nats per token of the same",
+        "entropy": "bits of the shares of tokens, of samples and of held-out text",
+        "ngrams": f"bits per token of samples under runs of {ORDER} tokens counted on training text, and those of held-out text",
+        "words": "share of words of samples that training text has, and of held-out text",
+        "copied": "share of runs of 32 tokens of samples that stand in training text, and of held-out text",
+    }
+
+    def read(self, cfg: c.TextData) -> tuple[Any, Any]:
+        if cfg.lines:
+            if cfg.clean is not None:
+                raise ValueError(f"clean is {cfg.clean!r}, and lines are read as they are; leave it out.")
+            texts = Documents(cfg.path, cfg.key, cfg.alphabet, 2**12, "train", cfg.held_out, cfg.vocabulary)
+            train: Any = Packed(texts, cfg.length, cfg.stride)
+        else:
+            train = Text(cfg.path, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.stride, cfg.vocabulary, clean=cfg.clean)
+        return train, train.part("test", stride=cfg.length)
+
+    def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
+        process, net = recipe.process, recipe.network
+        if not isinstance(process, c.CategoricalConfig):
+            raise ValueError(f"process is {process.kind!r}, and texts are categories; use 'categorical'.")
+        block = getattr(net, "block", None)
+        whole = block is None or train.length % block == 0
+        if block is not None and (process.limit != "mask" or recipe.objective.kind != "masking" or not whole):
+            raise ValueError(
+                f"network.block is {block}; blocks are learned with process.limit mask, objective masking, and a length that is "
+                "a whole number of them."
+            )
+        ended = isinstance(train, Packed)
+        return Facts(shape=train.shape, classes=None, alphabet=train.alphabet, ended=ended)
+
+    def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
+        assert isinstance(cfg, c.CategoricalConfig) and facts.alphabet is not None
+        return make_process(cfg.model_copy(update={"categories": facts.alphabet.size + facts.ended}))
+
+    def network(
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    ) -> nn.Module:
+        if not isinstance(cfg, c.SequenceConfig) or scalars or tokens is not None:
+            raise ValueError(f"network is {cfg.kind!r}, and texts take 'sequence', without conditions; use it.")
+        assert isinstance(process, Categorical)
+        options = cfg.model_dump(exclude={"kind"})
+        return SequenceTransformer(process.states, process.categories, **options)
+
+    def sample(self, model: Any, plan: Any, **options: Any) -> Any:
+        """A network of blocks goes on block by block, under a plan of one block; others by `sample` itself."""
+        if getattr(model.net, "block", None) is None:
+            return sample(model, plan, **options)
+        kept = {name: options[name] for name in ("count", "seed", "first_id", "guidance")}
+        return go_on(model, plan, **kept)
+
+    def texts(self, run: Run, x: Tensor) -> list[str]:
+        """What samples (N, L) say. Of packed lines each is a line, of which the last one may be cut."""
+        return [said(run.facts, ids) for ids in x.cpu()]
+
+    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
+        """So many texts, with a line between them."""
+        return self.write(run, draw(run, rows, seed=seed, label=label, **options), stem.with_suffix(".txt"))
+
+    def write(self, run: Run, x: Tensor, path: Path, **options: Any) -> Path:
+        if path.suffix == ".npy":
+            return write_numbers(x.cpu(), path)
+        return write(path, "\n----\n".join(self.texts(run, x)) + "\n")
+
+    def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
+        yield lambda: self.overview(run, out / "samples")
+
+    def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+        if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
+            raise ValueError("texts are judged by all of their metrics, without guidance; leave these out.")
+        length = int(run.facts.shape[0])  # pyright: ignore[reportArgumentType]
+        count = min(asked.count, max(2, TOKENS // length))
+        x = draw(run, count, seed=asked.seed, plan=asked.plan).cpu()
+        train, test = np.asarray(run.train.tokens), np.asarray(run.test.tokens)
+        found = likelihood(run, count=max(2, 2 * TOKENS // length), seed=asked.seed).said()
+        per_letter = len(test) / run.test.letters
+        k = run.train.categories
+        counted = NGrams(train, k, next(n for n in range(ORDER, 0, -1) if k**n < 2**62))
+        drawn, held = list(x.numpy()), [test[i : i + length] for i in range(0, min(len(test) - length, TOKENS), length)]
+        words, runs = set(" ".join(_lines(run, train)).split()), _runs([train])
+        real = _lines(run, np.concatenate(held))
+        values: dict[str, Any] = {
+            "bits_per_character": found["bits_per_element"] * per_letter,
+            "perplexity": float(np.exp(found["nats_per_element"])),
+            "entropy": entropy_bits(x.numpy(), k), "entropy_real": entropy_bits(test, k),
+            "ngrams": counted.bits(drawn), "ngrams_real": counted.bits(held),
+            "words": _share(" ".join(self.texts(run, x)).split(), words), "words_real": _share(" ".join(real).split(), words),
+            "copied": float(np.isin(_runs(drawn), runs).mean()), "copied_real": float(np.isin(_runs(held), runs).mean()),
+        }  # fmt: skip
+        told = {**self.metrics, "bits_per_character": f"{self.metrics['bits_per_character']}: {found['how']}"}
+        made = card({**sampled, "samples": count}, small=asked.small, pixels="none: texts", metrics=told)
+        return Evaluation(metrics=values, protocol=made)
+
+    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        return ()  # judged once, by all of them
+
+
+def said(facts: Facts, ids: Tensor) -> str:
+    """What tokens (L,) say; every text that ends is a line."""
+    alphabet: Any = facts.alphabet
+    if not facts.ended:
+        return alphabet.text(ids.numpy())
+    lines, rest = [], ids
+    while len(rest):
+        text = until(rest, alphabet.size)
+        lines.append(alphabet.text(text.numpy()))
+        rest = rest[len(text) + 1 :]
+    return "\n".join(lines)
+
+
+def _lines(run: Run, tokens: np.ndarray) -> list[str]:
+    return said(run.facts, torch.from_numpy(tokens.astype(np.int64))).split("\n")
+
+
+def _runs(texts: Sequence[np.ndarray], length: int = 32) -> np.ndarray:
+    """A number for each run of so many tokens; arithmetic modulo 2^64 tells them apart."""
+    factor, found = np.int64(6364136223846793005), []
+    for text in texts:
+        whole = np.asarray(text).astype(np.int64) + 1
+        code = np.zeros(len(whole) - length + 1, np.int64)
+        for k in range(length):
+            code = code * factor + whole[k : len(whole) - length + 1 + k]
+        found.append(code)
+    return np.concatenate(found)
+
+
+DOMAIN = TextDomain()

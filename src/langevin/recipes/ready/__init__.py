@@ -1,0 +1,1 @@
+"""Ready recipes, by kind of data."""

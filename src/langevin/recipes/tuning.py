@@ -1,0 +1,302 @@
+"""Fine-tuning of published models, by the one trainer: all weights, adapters, DreamBooth, textual inversion.
+
+What comes out is what others read: a published folder, a LoRA file in peft's layout, an embedding under its word.
+"""
+
+import fnmatch
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from langevin import adapters
+from langevin.core.batch import Batch
+from langevin.core.denoiser import Denoiser
+from langevin.core.schedule import Table
+from langevin.data import Pictures
+from langevin.data.cache import cached, encoder_hash
+from langevin.files import parse_json, read_plain, write
+from langevin.objectives import Denoising, Objective
+from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
+from langevin.objectives.preserving import Preserving
+from langevin.pictures import plot_loss, save_images, save_png
+from langevin.recipes.config.tuning import Tuning
+from langevin.tasks.generate import Generator
+from langevin.tensors import save
+from langevin.text.words import Told
+from langevin.training.trainer import Trainer
+from langevin.zoo import adapting, lora, registry
+from langevin.zoo.embeddings import ENCODERS, write_embedding
+from langevin.zoo.family import published
+from langevin.zoo.hub import resolve
+from langevin.zoo.load import load
+from langevin.zoo.lora import Target
+from langevin.zoo.pipelines import TRUNKS
+
+FILE, NAME = "tuning.json", "tuned"
+READINGS = (
+    "{}", "a photo of {}", "a picture of {}", "a close-up of {}", "{} in the middle of the picture", "one {}",
+    "a good photo of {}", "the look of {}",
+)  # fmt: skip
+"""What a picture of a new word may be called."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A model that is being fine-tuned.
+
+    Args:
+        model: with the weights that training moves. denoiser: of it, told captions by number.
+        trunk: the published name of its network. words: the learned words' vectors by text encoder.
+        texts: the captions. source: what training reads. objective: what it minimises.
+    """
+
+    cfg: Tuning
+    model: Generator
+    denoiser: Denoiser
+    trunk: str
+    words: dict[str, nn.Parameter]
+    texts: list[str]
+    source: Any
+    objective: Objective
+
+
+class Pairs:
+    """Latents with each of their captions, and beside every one some of what the model drew itself, by number.
+
+    Args:
+        source: of latents. captions: (N, K) int64, K for each picture.
+        prior: latents of the model's own pictures, whose caption is `kind`.
+    """
+
+    def __init__(self, source: Any, captions: Tensor, prior: Any = None, kind: int = -1) -> None:
+        self.source, self.captions, self.prior, self.kind = source, captions, prior, kind
+        self.shape = source.shape
+
+    def __len__(self) -> int:
+        return self.captions.numel() * (1 if self.prior is None else len(self.prior))
+
+    def batch(self, index: Tensor) -> Batch:
+        count, each = self.captions.shape
+        picture, rest = index % count, index // count
+        cond = {"caption": self.captions[picture, rest % each]}
+        if self.prior is not None:
+            drawn = self.prior.batch(rest // each).x
+            cond |= {"prior": drawn, "prior_caption": torch.full((len(index),), self.kind)}
+        return Batch(self.source.batch(picture).x, cond)
+
+
+def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None] = print) -> Tuned:
+    """Load the model, make what is trained, and turn the pictures into latents, which are kept in `out`.
+
+    Raises:
+        ValueError: for a model that draws no pictures of texts, a pattern that matches no layer, or pictures that cannot be read.
+    """
+    model = load(cfg.origin, beside=cfg.beside, device=device)
+    if not isinstance(model, Generator) or model.conditioner is None or model.codec is None:
+        raise ValueError(f"origin is {cfg.origin}, which draws no pictures of texts; give a text-to-image model.")
+    if model.takes:
+        raise ValueError(f"origin is {cfg.origin}, whose network reads further channels; give the model it was made from.")
+    size = cfg.size or model.defaults.size[0]
+    if size % model.defaults.multiple:
+        raise ValueError(f"size is {size}; give a multiple of {model.defaults.multiple} pixels.")
+    trunk = next(part for part in TRUNKS if part in model.parts)
+    pictures = Pictures(cfg.data, size, split="all", captions=cfg.captions)
+    prior = None if cfg.method != "dreambooth" else _prior(cfg, model, size, out, say)
+    texts, captions = _captions(cfg, pictures)
+    latents = _latents(model, pictures, out / "latents")
+    kept = None if prior is None else _latents(model, prior, out / "prior-latents")
+    if cfg.prior is not None:
+        texts = [*texts, cfg.prior]
+    words = _trained(cfg, model, trunk)
+    learns = any(p.requires_grad for p in model.conditioner.parameters())
+    net = Told(model.denoiser.net, model.conditioner, texts, (size, size), learns)
+    source = Pairs(latents, captions, kept, len(texts) - 1)
+    own: Any = model.denoiser
+    denoiser = Denoiser(net, own.process, own.predictions[""], source.shape)
+    options: dict[str, Any] = {"levels": _levels(own), "drop": cfg.drop}
+    objective = Denoising(**options) if kept is None else Preserving(cfg.prior_weight, **options)
+    return Tuned(cfg, model, denoiser, trunk, words, texts, source, objective)
+
+
+def _levels(denoiser: Denoiser) -> LevelDensity:
+    """The levels that a published model was trained at: those of its table, or Stable Diffusion 3's."""
+    schedule = denoiser.process.leaves()[""].schedule
+    return Steps(schedule.size) if isinstance(schedule, Table) else LogitNormal()
+
+
+def _captions(cfg: Tuning, pictures: Pictures) -> tuple[list[str], Tensor]:
+    """The captions there are, and the numbers of each picture's."""
+    if cfg.method == "textual-inversion":
+        readings = READINGS if cfg.prompt is None else (cfg.prompt,)
+        texts = [reading.replace("{}", cfg.word) for reading in readings]
+        return texts, torch.arange(len(texts)).expand(len(pictures), -1)
+    told = pictures.captions or [cfg.prompt or ""] * len(pictures)
+    texts = list(dict.fromkeys(told))
+    return texts, torch.tensor([[texts.index(text)] for text in told])
+
+
+def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[str], None]) -> Pictures:
+    """Pictures of the kind by the model as it is; those that are there already are not drawn again."""
+    folder = out / "prior"
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = [k for k in range(cfg.prior_count) if not (folder / f"{k:05d}.png").exists()]
+    if todo:
+        say(f"drawing {len(todo)} pictures of {cfg.prior!r} first, to be preserved, in {folder}")
+    for k in todo:
+        made = model.run(cfg.prior, size=(size, size), seed=cfg.seed, first_id=k, steps=cfg.prior_steps)
+        save_png(made.images[0], folder / f"{k:05d}.png", made.info[0])
+    return Pictures(folder, size, split="all", progress=False)
+
+
+def _latents(model: Generator, pictures: Pictures, folder: Path) -> Any:
+    """The means of the encoder, made once."""
+    codec: Any = model.codec
+    place = next(codec.net.parameters())
+    return cached(pictures, lambda x: codec.encode(x.to(place.device)).float(), folder, encoder_hash(codec.net), "float32", 4)
+
+
+def _trained(cfg: Tuning, model: Generator, trunk: str) -> dict[str, nn.Parameter]:
+    """Make what is trained, and that alone, want gradients; the vectors of a learned word by text encoder."""
+    own: Any = model.denoiser
+    for net, _ in model.parts.values():
+        net.requires_grad_(False)
+    if cfg.method == "textual-inversion":
+        words = {}
+        for part, side in adapting.sides(model).items():
+            if part in ENCODERS:
+                first = side.vectors(cfg.begin)
+                words[part] = side.learn(cfg.word, first.mean(0, keepdim=True).repeat(cfg.vectors, 1)).learned.requires_grad_(
+                    True
+                )
+        return words
+    if not cfg.rank or cfg.method == "full":
+        own.net.requires_grad_(True)
+        return {}
+    for part, where in adapting.targets(model).items():
+        if part == trunk or cfg.text:
+            named = "|".join(_layers(where, cfg.targets if part == trunk else TEXT_TARGETS))
+            adapters.lora(where.net, cfg.rank, cfg.alpha, named, name=NAME, seed=cfg.seed)
+    return {}
+
+
+TEXT_TARGETS = "*.self_attn.*|*.SelfAttention.*"
+
+
+def _layers(where: Target, patterns: str) -> list[str]:
+    """Our layers that hold published ones of these names.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    known = {name.removesuffix(".weight"): row.ours.removesuffix(".weight") for row in where.rows for name in row.theirs}
+    found = dict.fromkeys(known[n] for n in known if any(fnmatch.fnmatchcase(n, p) for p in patterns.split("|")))
+    if not found:
+        shown = ", ".join(list(known)[:4])
+        raise ValueError(f"targets is {patterns!r}, which matches no layer; they are called {shown} and so on.")
+    return list(found)
+
+
+def tune(
+    cfg: Tuning, out: Path, resume: bool = False, device: str = "cpu", say: Callable[[str], None] = print, progress: bool = True
+) -> Path | None:
+    """Fine-tune a published model in a run directory; the file or folder that comes out, None if it was stopped before.
+
+    Raises:
+        ValueError: as `begin`, or if `out` holds another run.
+    """
+    _agree(cfg, out, resume)
+    tuned = begin(cfg, out, device, say)
+    trainer = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, out, resume)
+    write(out / FILE, cfg.model_dump_json(indent=1))
+    before = out / "before.png"
+    if not before.exists():
+        _show(tuned, before)
+    with closing(trainer):
+        trainer.hooks.append((cfg.train.preview_every, lambda model, step: _preview(tuned, out, step)))
+        trainer.run(progress)
+    if not trainer.finished:
+        return None
+    made = keep(tuned, out)
+    say(f"{_show(tuned, out / 'after.png')}: beside before.png, the same prompts and seeds")
+    plot_loss(out / "log.jsonl", out / "loss.png")
+    return made
+
+
+def _agree(cfg: Tuning, out: Path, resume: bool) -> None:
+    """Refuse to continue another fine-tuning. The trainer itself compares `train`."""
+    out.mkdir(parents=True, exist_ok=True)
+    file = out / FILE
+    if not file.exists() or not resume:
+        return
+    raw = read_plain(file, 2**20)
+    parse_json(raw, file)
+    was, now = Tuning.model_validate_json(raw).model_dump(), cfg.model_dump()
+    differing = [k for k in now if k != "train" and was[k] != now[k]]
+    if differing:
+        k = differing[0]
+        raise ValueError(
+            f"{k} is {now[k]} but the run in {out} was begun with {was[k]}; resume with the same settings, or choose another "
+            "directory."
+        )
+
+
+def _preview(tuned: Tuned, out: Path, step: int) -> None:
+    (out / "previews").mkdir(exist_ok=True)
+    _show(tuned, out / "previews" / f"step-{step:08d}.png")
+
+
+def _show(tuned: Tuned, path: Path, count: int = 4) -> Path:
+    """Some captions as the model draws them now."""
+    size, seed = tuned.denoiser.net.size, tuned.cfg.seed  # pyright: ignore[reportAttributeAccessIssue]
+    prompts = [tuned.texts[k % len(tuned.texts)] for k in range(count)]
+    if tuned.cfg.prior is not None:
+        prompts = [tuned.texts[0]] * (count // 2) + [tuned.cfg.prior] * (count - count // 2)
+    training = tuned.denoiser.training
+    tuned.model.denoiser.eval()
+    made = tuned.model.run(prompts, size=size, seed=seed, steps=tuned.cfg.prior_steps)
+    tuned.denoiser.train(training)
+    return save_images(made.tensor, path, columns=count)
+
+
+# What comes out
+
+
+def keep(tuned: Tuned, out: Path) -> Path:
+    """Write what was trained as others read it: lora.safetensors, WORD.safetensors, or a published folder `model`.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    cfg, model = tuned.cfg, tuned.model
+    if tuned.words:
+        name = "".join(letter for letter in cfg.word if letter.isalnum() or letter in "-_") or "word"
+        return write_embedding(out / f"{name}.safetensors", cfg.word, tuned.words)
+    if cfg.rank and cfg.method != "full":
+        held = {p: t for p, t in adapting.targets(model).items() if adapters.adapted(t.net, NAME)}
+        return lora.save_lora(held, out / "lora.safetensors", "peft", NAME)
+    return publish(model, tuned.trunk, cfg.origin, out / "model")
+
+
+def publish(model: Generator, trunk: str, origin: str, folder: Path) -> Path:
+    """A published folder again, with the network of a name as it is now. Of a single file, the network's folder alone."""
+    came = resolve(origin).path
+    folder.mkdir(parents=True, exist_ok=True)
+    if came.is_dir():
+        for place in sorted(came.iterdir()):
+            if place.is_dir() and place.name not in (trunk, "safety_checker"):
+                shutil.copytree(place, folder / place.name, dirs_exist_ok=True)
+            elif place.name == "model_index.json":
+                shutil.copyfile(place, folder / place.name)
+    net, config = model.parts[trunk]
+    part = registry.component(str(config["_class_name"]))
+    (folder / trunk).mkdir(exist_ok=True)
+    write(folder / trunk / "config.json", json.dumps(dict(config), indent=1))
+    save(folder / trunk / "diffusion_pytorch_model.safetensors", published(net, part.keys(config, net)), {"format": "pt"})
+    return folder

@@ -1,0 +1,129 @@
+"""A loaded model with what others add to it: adapters (LoRA) and learned words (textual inversion).
+
+    model = lv.load("stable-diffusion-v1-5/stable-diffusion-v1-5")
+    add_lora(model, "style.safetensors", 0.8)
+    add_lora(model, "lines.safetensors", 0.5)
+    set_strengths(model, {"style": 0.2, "lines": 0.0})
+    word = add_word(model, "toy.safetensors")
+
+Strengths are numbers on the device: another one recompiles nothing. They belong to the model, not to a request.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from torch import nn
+
+from langevin import adapters
+from langevin.tasks.generate import Generator
+from langevin.tensors import load
+from langevin.text.conditioning import Side
+from langevin.zoo import lora, registry
+from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
+from langevin.zoo.lora import Target
+
+
+def targets(model: Generator) -> dict[str, Target]:
+    """The parts of a model that files adapt: its denoiser and its text encoders, by their published names.
+
+    Raises:
+        ValueError: if the model was not loaded from a published layout.
+    """
+    made = {}
+    for part, (net, config) in model.parts.items():
+        if part in ("unet", "transformer") or part.startswith("text_encoder"):
+            listed = config.get("_class_name") or (config.get("architectures") or ["CLIPTextModel"])[0]
+            made[part] = lora.target(net, registry.component(str(listed)).keys(config, net), config)
+    if not made:
+        raise ValueError("the model has no published parts, whose layers a file would name; load it by langevin.load.")
+    return made
+
+
+def add_lora(model: Generator, path: str | Path, strength: float = 1.0, name: str | None = None) -> dict[str, list[str]]:
+    """Add the adapters of a file, of peft, diffusers or kohya, frozen; they add up with those that are there.
+
+    Args:
+        strength: how much they count; `set_strengths` changes it.
+        name: under which they are kept; by default the file's, without its ending and without dots.
+
+    Returns:
+        Names of the layers, by part.
+
+    Raises:
+        ValueError: naming a tensor that fits no layer, with the nearest; nothing is added then.
+    """
+    return lora.load_lora(targets(model), path, strength, name or name_of(path))
+
+
+def name_of(path: str | Path) -> str:
+    """What adapters of a file are called by default."""
+    return Path(path).stem.replace(".", "_")
+
+
+def set_strengths(model: Generator, strengths: Mapping[str, float]) -> None:
+    """How much each set of adapters counts, by name; 0 switches it off. Others stay as they are.
+
+    Raises:
+        ValueError: if there are none of a name.
+    """
+    lora.set_strengths(targets(model), strengths)
+
+
+def merge(model: Generator, name: str) -> None:
+    """Add adapters into the weights for good, at their strength: the model is as fast as it was without.
+
+    Raises:
+        ValueError: if there are none of this name.
+    """
+    held = [where.net for where in targets(model).values() if adapters.adapted(where.net, name)]
+    if not held:
+        raise ValueError(f"the model has no adapters named {name!r}.")
+    for net in held:
+        adapters.merge(net, name)
+
+
+def add_word(model: Generator, path: str | Path, word: str | None = None) -> str:
+    """Teach a model the word of a file (textual inversion, 2208.01618).
+
+    Args:
+        word: in prompts; by default the file's own, or its name.
+
+    Returns:
+        The word.
+
+    Raises:
+        ValueError: if the file holds no vectors for a text encoder of the model, or the model has such a word already.
+    """
+    tensors = load(path)
+    word = word or word_of(tensors, path)
+    found = sides(model)
+    both = set(ENCODERS.values()) & set(tensors)
+    taught = [part for part in found if part in ENCODERS and (not both or ENCODERS[part] in both)]
+    if not taught:
+        raise ValueError(f"{path} holds {', '.join(tensors)}, and no text encoder of the model reads that.")
+    if not both:
+        taught = taught[:1]
+    vectors = {part: embedding_of(tensors, part if both else "text_encoder", str(path)) for part in taught}
+    for part in taught:
+        found[part].check_word(word, vectors[part])
+    for part in taught:
+        found[part].learn(word, vectors[part])
+    return word
+
+
+def sides(model: Generator) -> dict[str, Side]:
+    """A model's text encoders with their tokenizers, by their published names.
+
+    Raises:
+        ValueError: if it reads no text.
+    """
+    encoders = {id(net): part for part, (net, _) in model.parts.items() if part.startswith("text_encoder")}
+    made = {encoders[id(side.encoder)]: side for side in _sides(model.conditioner) if id(side.encoder) in encoders}
+    if not made:
+        raise ValueError("the model reads no text by published encoders, so it learns no words.")
+    return made
+
+
+def _sides(conditioner: nn.Module | None) -> Iterator[Side]:
+    if conditioner is not None:
+        yield from (module for module in conditioner.modules() if isinstance(module, Side))

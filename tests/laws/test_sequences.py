@@ -1,0 +1,328 @@
+"""Sequences: what may see what, writing from memory, and the bound by counting masks."""
+
+import math
+
+import pytest
+import torch
+
+from langevin import oracles as oracle
+from langevin import plans, schedules
+from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
+from langevin.core.denoiser import BaseDenoiser, Denoiser
+from langevin.core.noise import Noise
+from langevin.core.posterior import CategoricalPosterior
+from langevin.core.sample import sample
+from langevin.guidance import Sharpened
+from langevin.networks import SequenceTransformer
+from langevin.networks.sequence import Memories
+from langevin.objectives import Denoising, Masking
+from langevin.objectives.masking import counted
+from langevin.tasks.writing import blanks_of, infill, write
+from tests.laws.test_objectives import Believing
+from tests.laws.test_unmasking import TRIPLE
+
+K, L = 5, 12
+PROCESS = Categorical(K, schedules.keep_linear(), "mask")
+TEXT = (Noise.of(4, 3).uniform((L,)) * K).long()
+
+
+def network(block=None, timed=False, **options):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        net = SequenceTransformer(K + 1, K, 16, 2, 2, block, timed, **options)
+        for p in net.parameters():  # what begins at 0 would see nothing
+            torch.nn.init.normal_(p, std=0.3)
+    return net.double().eval()
+
+
+def depends(net, **options):
+    """(L, L) bool: does the output at i change with the token z_j?"""
+    z, level = TEXT[:1], torch.full((1,), 500.0)
+    base = net(z, level, **options)
+    out = []
+    for j in range(L):
+        other = z.clone()
+        other[0, j] = (other[0, j] + 1) % K
+        out.append((net(other, level, **options) - base).abs().amax(-1)[0] > 1e-9)
+    return torch.stack(out, 1)
+
+
+def test_tokens_see_their_own_block_and_those_before():
+    at = torch.arange(L)
+    assert depends(network()).all()
+    for block in (3, 4):
+        assert torch.equal(depends(network(block)), at[:, None] // block >= at // block)
+    assert torch.equal(depends(network(1)), at[:, None] > at)  # the tokens before, and not what stands there itself
+
+
+def test_learning_all_blocks_at_once_is_learning_one_after_the_other():
+    # each block, noisy, given the clean text before it: what writing will ask
+    for block, timed in ((3, False), (4, True)):
+        net, z = network(block, timed), torch.where(Noise.of(7, 3).uniform((L,)) < 0.5, K, TEXT)
+        level = 1000 * Noise.of(8, 3).uniform((L // block,)).repeat_interleave(block, 1)
+        at_once = net(z, level, {"text": TEXT})
+        for b in range(0, L, block):
+            known = torch.arange(L) < b
+            part = net(torch.where(known, TEXT, z)[:, : b + block], torch.where(known, 0.0, level)[:, : b + block])
+            assert torch.allclose(at_once[:, b : b + block], part[:, b:], atol=1e-10)
+    net = network(1)
+    assert torch.equal(net(torch.full_like(TEXT, K), torch.zeros(3), {"text": TEXT}), net(TEXT, torch.zeros(3)))
+
+
+@pytest.mark.parametrize("block, first", [(1, 1), (1, 4), (3, 6), (4, 4), (None, 5)])
+def test_what_is_remembered_is_what_was_read(block, first):
+    net, level = network(block), torch.zeros(3)
+    memories, step = Memories(net.depth), block or L - first
+    if block is None:  # sees what follows as well, so that only one continuation is a whole
+        whole = net(TEXT, level)
+        assert torch.allclose(net.extend(TEXT, level, memories), whole, atol=1e-10)
+        return
+    whole = net(TEXT, level)
+    said = (
+        [net.extend(TEXT[:, :first], level, memories)] if first > 1 or block > 1 else [net.extend(TEXT[:, :1], level, memories)]
+    )
+    memories.remember(TEXT[:, :first])
+    for at in range(first, L, step):
+        net.extend(TEXT[:, at : at + step].flip(0), level, memories)  # an evaluation that is not kept leaves no trace
+        said.append(net.extend(TEXT[:, at : at + step], level, memories))
+        memories.remember(TEXT[:, at : at + step])
+    assert torch.allclose(torch.cat(said, 1), whole, atol=1e-10) and memories.length == L
+
+
+@pytest.mark.parametrize("block", [None, 1, 4])
+def test_packed_texts_do_not_see_each_other(block):
+    document = torch.tensor([[0] * 5 + [1] * 4 + [2] * 3])
+    net, level = network(block), torch.zeros(1)
+    packed = net(TEXT[:1], level, {"document": document})
+    other = torch.where(document == 1, (TEXT[:1] + 1) % K, TEXT[:1])
+    changed = (net(other, level, {"document": document}) - packed).abs().amax(-1)[0] > 1e-9
+    assert not changed[document[0] != 1].any() and changed[document[0] == 1].any()
+    if block != 4:  # positions are relative, so a packed text is the text alone
+        alone = net(TEXT[:1, 5:9], level)
+        assert torch.allclose(packed[:, 5:9], alone, atol=1e-10)
+    if block is not None:
+        noisy = torch.full_like(TEXT[:1], K)
+        told = net(noisy, level, {"document": document, "text": TEXT[:1]})
+        again = net(noisy, level, {"document": document, "text": other})
+        assert torch.allclose(told[:, :5], again[:, :5]) and torch.allclose(told[:, 9:], again[:, 9:])
+
+
+def test_positions_are_relative_and_padding_is_not_seen():
+    net, level = network(), torch.zeros(1)
+    real = torch.arange(L + 4)[None] < L
+    padded = torch.nn.functional.pad(TEXT[:1], (0, 4), value=2)
+    assert torch.allclose(net(padded, level, mask=real)[:, :L], net(TEXT[:1], level), atol=1e-10)
+
+
+# the bound
+
+
+class Told(Believing):
+    """An exact denoiser, which says logits."""
+
+
+def test_counting_masks_is_the_bound():
+    exact, n = oracle.enumerated(PROCESS3, TRIPLE), 6_000
+    flat = torch.multinomial(TRIPLE.flatten(), n, True, generator=torch.Generator().manual_seed(0))
+    data = Batch(torch.stack([flat // 9, flat // 3 % 3, flat % 3], 1))
+    entropy = float(-(TRIPLE * TRIPLE.log()).sum())
+    model = Told(exact, "subs")
+    # each number of masks has its term, by the sets of as many; with exact beliefs they add up to the entropy
+    terms = torch.stack([counted(model, PROCESS3, data, torch.full((n, 1), k), Noise.of(k, n))[0] for k in (1, 2, 3)])
+    assert float(terms.sum(0).mean()) == pytest.approx(entropy, rel=0.03)
+    found, level = Masking()(model, data, Noise.of(0, n)), Denoising("elbo")(model, data, Noise.of(0, n))
+    assert 3 * float(found.total) == pytest.approx(entropy, rel=0.03) and 3 * float(level.total) == pytest.approx(
+        entropy, rel=0.06
+    )
+    assert float(found.each[""].var()) < 0.5 * float(level.each[""].var())  # which is why
+    # levels are those at which a state of so many masks is met: of all, shares of masks are evenly spread
+    blank = 1 - PROCESS3.schedule.alpha(found.levels[""])
+    assert torch.allclose(blank.sort().values, torch.linspace(0, 1, n, dtype=torch.float64), atol=0.03)
+
+
+PROCESS3 = Categorical(3, schedules.keep_cosine(), "mask")
+
+
+def test_the_levels_shown_do_not_depend_on_the_schedule_but_through_it():
+    exact = oracle.enumerated(PROCESS3, TRIPLE)
+    k, data = torch.full((4000, 1), 2), Batch(torch.zeros(4000, 3, dtype=torch.int64))
+    level = counted(Told(exact, "subs"), PROCESS3, data, k, Noise.of(0, 4000))[1]
+    blank = 1 - PROCESS3.schedule.alpha(level)  # the second of three uniforms
+    assert float(blank.mean()) == pytest.approx(0.5, abs=0.02) and float(blank.var()) == pytest.approx(0.05, abs=0.005)
+
+
+def test_blocks_of_one_token_are_autoregression():
+    net = network(1)
+    model = Denoiser(net, PROCESS, "subs")
+    loss = Masking()(model, Batch(TEXT), Noise.of(0, 3)).total.detach()
+    said = torch.log_softmax(net(TEXT, torch.zeros(3)), -1).gather(-1, TEXT[..., None])[..., 0]
+    assert float(loss) == pytest.approx(-float(said.mean().detach()), rel=1e-12)
+    assert torch.equal(loss, Masking()(model, Batch(TEXT), Noise.of(9, 3)).total.detach())  # nothing is drawn: it is no bound
+
+
+def test_the_bound_of_blocks_is_the_sum_over_them():
+    net, block = network(4), 4
+    model = Denoiser(net, PROCESS, "subs")
+    each, _ = counted(model, PROCESS, Batch(TEXT), torch.full((3, 3), 4), Noise.of(0, 3))
+    for b in range(3):  # all masked: the block given the text before it
+        before = TEXT[:, : b * block]
+        z = torch.cat([before, torch.full((3, block), K)], 1)
+        said = torch.log_softmax(net(z, torch.zeros(3)), -1)[:, b * block :]
+        expected = -said.gather(-1, TEXT[:, b * block : (b + 1) * block, None])[..., 0].mean(1)
+        assert torch.allclose(each[:, b], expected, atol=1e-10)
+
+
+def test_learning_by_counts_and_by_levels_is_learning_the_same():
+    net = network()
+    model = Denoiser(net, PROCESS, "subs")
+    data, gradients = Batch(TEXT[:1].expand(1500, L)), []
+    for objective in (Masking(), Denoising("elbo")):
+        net.zero_grad()
+        objective(model, data, Noise.of(0, 1500)).total.backward()
+        gradients.append(net.final.weight.grad.flatten().clone())
+    a, b = gradients
+    assert float(a @ b / (a.norm() * b.norm())) > 0.97 and float(a.norm() / b.norm()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("case, message", [
+    (lambda: SequenceTransformer(6, 5, 16, 2, 2, 0), "block is 0; a block has"),
+    (lambda: SequenceTransformer(6, 5, 18, 2, 6), "width is 18 for 6 heads; rotary"),
+    (lambda: Masking()(Denoiser(network(5), PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)),
+     "12 tokens and the network blocks of 5"),
+    (lambda: Masking()(Denoiser(network(), Categorical(K, schedules.keep_linear()), "logits"), Batch(TEXT), Noise.of(0, 3)),
+     "counts the masks of one process"),
+    (lambda: Masking(drop=1.0), "drop is 1.0; it is a probability"),
+], ids=["block", "width", "length", "uniform", "drop"])  # fmt: skip
+def test_misuse_is_refused(case, message):
+    with pytest.raises(ValueError, match=message):
+        case()
+
+
+def test_bits_are_counted_in_nats_over_ln_2():
+    # an untrained network says nothing: log2 K bits a token
+    net = SequenceTransformer(K + 1, K, 16, 1, 2)
+    loss = Masking()(Denoiser(net, PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)).total
+    assert float(loss.detach()) / math.log(2) == pytest.approx(math.log2(K), rel=1e-6)
+
+
+# writing
+
+
+class Chain(BaseDenoiser):
+    """The exact belief about a text whose tokens are each one more than the one before, from any token that is shown; where none
+    is, all beginnings are alike."""
+
+    def __init__(self, window):
+        super().__init__()
+        self.process, self.shape = PROCESS, (window,)
+
+    def forward(self, z, t, cond, mask):
+        state = z[""]
+        at = torch.arange(state.shape[1])
+        begins = (state[:, :, None] - at[:, None]) % K == torch.arange(K)  # (B, L, K)
+        begins = torch.where((state < K)[..., None], begins, True).all(1)
+        logits = torch.where(begins, 0.0, -1e4)[:, None].expand(-1, len(at), -1)
+        logits = logits.gather(2, ((torch.arange(K) - at[:, None]) % K).expand(len(state), -1, -1))
+        return CategoricalPosterior(logits, self.process.evidence(state, t[""]))
+
+
+def test_windows_go_on_where_the_last_one_ended():
+    for prefix, length, stride in ((None, 8, None), (torch.tensor([3, 4]), 8, 3), (torch.tensor([2]), 29, 3), (None, 21, 7)):
+        text = write(Chain(8), plans.first_hitting(8), 20, length, prefix=prefix, stride=stride, seed=1)
+        assert text.shape == (20, length) and ((text[:, 1:] - text[:, :-1]) % K == 1).all()
+        assert prefix is None or (text[:, : len(prefix)] == prefix).all()
+    begins = write(Chain(8), plans.ddpm(8), 400, 8, seed=1)[:, 0]
+    assert (torch.bincount(begins, minlength=K) > 40).all()
+    assert torch.equal(
+        write(Chain(8), plans.ddpm(8), 5, 20, seed=3)[2:], write(Chain(8), plans.ddpm(8), 3, 20, seed=3, first_id=2)
+    )
+
+
+def test_blanks_are_filled_given_both_sides():
+    text, blank = blanks_of("a__d_a", "_", lambda s: ["abcde".index(c) for c in s])
+    assert text.tolist() == [0, 0, 0, 3, 0, 0] and blank.tolist() == [False, True, True, False, True, False]
+    found = infill(Chain(6), plans.confidence(3), text, blank, 4)
+    assert (found == torch.tensor([0, 1, 2, 3, 4, 0])).all()
+
+
+@pytest.mark.parametrize("block", [1, 3, 4])
+def test_blocks_are_written_from_memory_as_without_it(block):
+    model = Denoiser(network(block), PROCESS, "subs", shape=(L,))
+    whole, plan = Denoiser(network(block), PROCESS, "subs", shape=(L,)), plans.ddpm(block)
+    for prefix in (None, TEXT[0, :5]):
+        text = write(model, plan, 3, L, prefix=prefix, seed=2)
+        assert prefix is None or (text[:, :5] == prefix).all()
+        # the same by whole texts, of which only one block is unknown and those after it are not there yet
+        made = torch.zeros(3, 0, dtype=torch.int64)
+        for at in range(0, L, block):
+            first = max(at, 0 if prefix is None else len(prefix) // block * block)
+            if at < first:
+                made = prefix[: at + block].expand(3, -1)
+                continue
+            given = torch.nn.functional.pad(made, (0, block))
+            known = torch.arange(at + block).expand(3, -1) < at
+            if prefix is not None:
+                given, known = given.clone(), known | (torch.arange(at + block) < len(prefix))
+                given[:, : min(len(prefix), at + block)] = prefix[: at + block]
+            seen = {"given": given, "known": known}
+            made = _same_draws(whole, plan, 3, at, block, seen)
+        assert torch.equal(text, made)
+
+
+def _same_draws(model, plan, count, at, block, seen):
+    """A block by `sample` on the whole text so far, with the draws that writing it from memory takes."""
+
+    class Part(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            return model.net(torch.cat([seen["given"][:, :at], z], 1), level)[:, at:]
+
+    part = Denoiser(Part(), PROCESS, "subs", (block,))
+    options = {"given": seen["given"][:, at:], "known": seen["known"][:, at:]} if bool(seen["known"][:, at:].any()) else {}
+    drawn = sample(part, plan, count, seed=2 if at == 0 else 2 * 1_000_003 + 7919 * at, **options)
+    return torch.cat([seen["given"][:, :at], drawn], 1)
+
+
+def test_texts_end():
+    text = write(Chain(8), plans.first_hitting(8), 4, 40, prefix=torch.tensor([0]), end=3)
+    assert (text == torch.tensor([0, 1, 2] + [3] * 37)).all()
+    model = Denoiser(network(4), PROCESS, "subs", shape=(L,))
+    text = write(model, plans.ddpm(4), 4, 200, end=0, seed=1)
+    assert text.shape == (4, 200)
+    for row in text:
+        ended = (row == 0).nonzero()
+        assert not len(ended) or (row[int(ended[0]) :] == 0).all()
+
+
+def test_temperature_and_nucleus():
+    belief = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    class Blind(BaseDenoiser):
+        process, shape = Categorical(4, schedules.keep_linear(), "mask"), (1,)
+
+        def forward(self, z, t, cond, mask):
+            return CategoricalPosterior(belief.expand(*z[""].shape, 4), self.process.evidence(z[""], t[""]))
+
+    z = torch.full((1, 1), 4)
+    for temperature in (0.5, 2.0):
+        assert torch.allclose(
+            Sharpened(temperature)(Blind())(z, 1.0).probs[0, 0], torch.softmax(belief / temperature, 0), atol=1e-6
+        )
+    for top, kept in ((0.5, 1), (0.6, 2), (0.81, 3), (1.0, 4), (1e-6, 1)):
+        probs = Sharpened(top=top)(Blind())(z, 1.0).probs[0, 0]
+        assert int((probs > 0).sum()) == kept and torch.allclose(probs[:kept], torch.softmax(belief[:kept], 0), atol=1e-6)
+    assert Sharpened(0.5)(Blind())(torch.ones(1, 1, dtype=torch.int64), 0.3).probs[0, 0].tolist() == [0, 1, 0, 0]
+    with pytest.raises(ValueError, match="temperature is 0"):
+        Sharpened(0.0)
+
+
+@pytest.mark.parametrize("case, message", [
+    (lambda: write(Chain(8), plans.ddpm(2), 1, 3, prefix=TEXT[0, :5]), "length is 3 and the prefix has 5"),
+    (lambda: write(Chain(8), plans.ddpm(2), 1, 20, stride=9), "stride is 9 for windows of 8"),
+    (lambda: write(Chain(8), plans.ddpm(2), 1, prefix=torch.tensor([K])), "prefix spans 5"),
+    (lambda: infill(Chain(4), plans.ddpm(2), TEXT[0], TEXT[0] == 0), "12 tokens and the model sees 4"),
+    (lambda: infill(Denoiser(network(3), PROCESS, "subs", (L,)), plans.ddpm(2), TEXT[0], TEXT[0] == 0), "blocks of 3 and sees"),
+], ids=["length", "stride", "prefix", "window", "blocks"])  # fmt: skip
+def test_what_cannot_be_written_is_refused(case, message):
+    with pytest.raises(ValueError, match=message):
+        case()

@@ -1,0 +1,198 @@
+"""Published models fine-tuned: the loss falls, only what is meant to moves, and others read what comes out."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import langevin as lv
+from langevin.cli import main
+from langevin.core.noise import Noise
+from langevin.recipes.config.tuning import METHODS, Tuning
+from langevin.recipes.tuning import Tuned, begin, keep, tune
+from langevin.tensors import load
+from langevin.training.trainer import Trainer
+from langevin.zoo import adapting
+from tests.parity.goldens import Goldens
+
+ASKED: dict[str, Any] = {"steps": 2, "seed": 5, "size": (32, 32)}
+
+
+@pytest.fixture(scope="module")
+def folder(goldens: Goldens) -> Path:
+    return goldens.case("sd1", "txt2img_sampler").dir / "pipeline"
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("toys")
+    for k in range(3):
+        a = np.full((32, 32, 3), 40, np.uint8)
+        a[8:24, 8 : 20 + k] = (220, 60, 30)
+        Image.fromarray(a).save(place / f"{k}.png")
+        (place / f"{k}.txt").write_text(f"a red square number {k}")
+    return place
+
+
+def _settings(method: str, folder: Path, toys: Path, steps: int, lr: float, **more: Any) -> Tuning:
+    usual: dict[str, Any] = dict(METHODS[method])
+    train = usual.pop("train").model_copy(update={"steps": steps, "lr": lr, "batch": 3})
+    said = {"full": {"captions": "txt"}, "lora": {"captions": "txt"}, "textual-inversion": {"begin": "red"}}.get(method, {})
+    return Tuning(
+        **{**usual, **said, "method": method, "origin": str(folder), "data": str(toys), "size": 32, "train": train, **more}
+    )
+
+
+def _loss(tuned: Tuned, ids: int = 12) -> float:
+    """The loss on everything, at the same levels and noise each time."""
+    index = torch.arange(ids) % len(tuned.source)
+    with torch.no_grad():
+        tuned.denoiser.eval()
+        return float(tuned.objective(tuned.denoiser, tuned.source.batch(index), Noise.of(3, ids)).total)
+
+
+def _trained(cfg: Tuning, out: Path) -> tuple[Tuned, float, float]:
+    """A model, and its loss before and after."""
+    tuned = begin(cfg, out, say=lambda line: None)
+    before = _loss(tuned)
+    Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train).run(progress=False)
+    return tuned, before, _loss(tuned)
+
+
+def _same(ours: Any, folder: Path, but: str | None = None) -> None:
+    """Every published part is what the folder has, but the one."""
+    plain = lv.load(folder)
+    for part, (net, _) in ours.parts.items():
+        if part == but:
+            continue
+        theirs = plain.parts[part][0].state_dict()
+        held = {n.replace("token.table.", "token."): v for n, v in net.state_dict().items() if ".lora." not in n}
+        held = {n: v for n, v in held.items() if n != "token.learned"}
+        assert set(held) == set(theirs)
+        assert all(torch.equal(v, theirs[n]) for n, v in held.items()), part
+
+
+def _picture(model: Any, prompt: str) -> Tensor:
+    return model.run(prompt, **ASKED).tensor
+
+
+def test_adapters_are_learned_and_leave_as_a_file(folder: Path, toys: Path, tmp_path: Path) -> None:
+    tuned, before, after = _trained(_settings("lora", folder, toys, 40, 2e-2, rank=4, alpha=2.0, text=True), tmp_path)
+    assert after < 0.9 * before
+    _same(tuned.model, folder)
+    file = keep(tuned, tmp_path)
+    names = set(load(file))
+    assert any(".attn2.to_k.lora_A" in n for n in names) and any(n.startswith("text_encoder.") for n in names)
+    model = lv.load(folder)
+    plain = _picture(model, "a red square number 1")
+    adapting.add_lora(model, file)
+    ours = _picture(tuned.model, "a red square number 1")
+    torch.testing.assert_close(_picture(model, "a red square number 1"), ours, rtol=0, atol=2e-5)
+    assert float((plain - ours).abs().max()) > 0.05
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_peer_draws_with_learned_adapters(folder: Path, toys: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("peft")
+    from tests.parity.test_adapting import _same_picture
+
+    tuned, _, _ = _trained(_settings("lora", folder, toys, 8, 2e-2, rank=4, alpha=2.0), tmp_path)
+    file = keep(tuned, tmp_path)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_lora_weights(str(tmp_path), weight_name=file.name)
+    model = lv.load(folder, reference=True)
+    adapting.add_lora(model, file)
+    _same_picture(pipe, model, "a red square number 1")
+
+
+def test_all_weights_are_learned_and_leave_as_a_folder(folder: Path, toys: Path, tmp_path: Path) -> None:
+    tuned, before, after = _trained(_settings("full", folder, toys, 30, 2e-3, drop=0.1), tmp_path)
+    assert after < 0.9 * before
+    _same(tuned.model, folder, but="unet")
+    made = lv.load(keep(tuned, tmp_path))
+    ours = _picture(tuned.model, "a red square number 1")
+    torch.testing.assert_close(_picture(made, "a red square number 1"), ours, rtol=0, atol=1e-5)
+    theirs = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+    assert {p.relative_to(tmp_path / "model") for p in (tmp_path / "model").rglob("*") if p.is_file()} == theirs
+
+
+def test_a_word_is_learned_and_nothing_else(folder: Path, toys: Path, tmp_path: Path) -> None:
+    cfg = _settings("textual-inversion", folder, toys, 40, 0.3, word="<toy>", vectors=2)
+    tuned, before, after = _trained(cfg, tmp_path)
+    assert after < before - 1e-4
+    _same(tuned.model, folder)
+    file = keep(tuned, tmp_path)
+    assert file.name == "toy.safetensors" and set(load(file)) == {"<toy>"}
+    side = adapting.sides(lv.load(folder))["text_encoder"]
+    assert load(file)["<toy>"].shape == (2, side.width)
+    assert not torch.equal(load(file)["<toy>"][:1], side.vectors("red").mean(0, keepdim=True))
+    model = lv.load(folder)
+    adapting.add_word(model, file)
+    for prompt in ("a <toy> cat", "a cat"):
+        assert torch.equal(_picture(model, prompt), _picture(tuned.model, prompt))
+
+
+def test_what_the_model_knew_of_the_kind_is_preserved(folder: Path, toys: Path, tmp_path: Path) -> None:
+    """DreamBooth: with its own pictures beside it the model stays closer to what it drew of the kind, and learns the thing."""
+    moved: dict[float, float] = {}
+    plain = _picture(lv.load(folder), "a square")
+    for weight in (0.0, 4.0):
+        cfg = _settings(
+            "dreambooth", folder, toys, 30, 2e-3, prompt="a photo of sks square", prior="a square", prior_count=4, prior_steps=2,
+            prior_weight=weight,
+        )  # fmt: skip
+        tuned, _, _ = _trained(cfg, tmp_path)
+        index = torch.arange(12)
+        batch, noise = tuned.source.batch(index), Noise.of(3, 12)
+        with torch.no_grad():
+            moved[weight] = float(tuned.objective(tuned.denoiser, batch, noise).logs["prior"])
+            new = float(tuned.objective(tuned.denoiser, batch, noise).logs["new"])
+        fresh = begin(cfg, tmp_path)
+        with torch.no_grad():
+            assert new < 0.9 * float(fresh.objective(fresh.denoiser, batch, noise).logs["new"])
+        assert float((_picture(tuned.model, "a square") - plain).abs().max()) > 0
+    assert moved[4.0] < moved[0.0]
+    assert len(list((tmp_path / "prior").glob("*.png"))) == 4  # drawn once
+
+
+def test_from_the_command_line(folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    command = ["finetune", str(folder), str(toys), "--method", "lora", "--prompt", "a red square", "--size", "32", "--rank", "2"]
+    command += ["--prior_steps", "2", "--train.steps", "4", "--train.save_every", "2", "--out", str(out)]
+    main([*command, "--train.lr", "1e-2"])
+    assert f"--lora {out / 'lora.safetensors'}" in capsys.readouterr().out
+    assert all((out / name).exists() for name in ("before.png", "after.png", "loss.png", "log.jsonl", "lora.safetensors"))
+    refused = {
+        "already holds a run": command,
+        "rank is 3 but the run": [*command[:-4], "--rank", "3", "--resume", "--out", str(out)],
+        "prior is None": ["finetune", str(folder), str(toys), "--method", "dreambooth", "--prompt", "a square"],
+        "prompt and captions are None": ["finetune", str(folder), str(toys), "--method", "lora"],
+        "matches no layer": [*command, "--targets", "*.to_w", "--out", str(tmp_path / "other")],
+        "did you mean 'lora'": ["finetune", str(folder), str(toys), "--method", "lorra"],
+        "draws no pictures of texts": ["finetune", str(folder / "unet"), *command[2:], "--out", str(tmp_path / "third")],
+    }
+    for said, args in refused.items():
+        with pytest.raises(SystemExit):
+            main(args)
+        assert said in capsys.readouterr().err, said
+
+
+def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(folder: Path, toys: Path, tmp_path: Path) -> None:
+    cfg = _settings("lora", folder, toys, 4, 1e-2, rank=2, prior_steps=1)
+    whole = tune(cfg, tmp_path / "whole", say=lambda line: None, progress=False)
+    tuned = begin(cfg, tmp_path / "cut")
+    first = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, tmp_path / "cut")
+    for _ in range(2):
+        first.update()
+    first.save()
+    first.close()
+    cut = tune(cfg, tmp_path / "cut", resume=True, say=lambda line: None, progress=False)
+    assert whole is not None and cut is not None
+    one, other = load(whole), load(cut)
+    assert set(one) == set(other) and all(torch.equal(v, other[n]) for n, v in one.items())
