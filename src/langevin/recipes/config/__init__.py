@@ -3,7 +3,7 @@
 Schedules, predictions, weights, levels and plans are words with options, such as "flow:shift=3"; see `langevin.spec`.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
