@@ -372,9 +372,7 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
         every["masked, flow_matching"] = ("shakespeare", lambda m: FlowMatching(asked.flow_matching, m.net, k, True))
         every["uniform, flow_matching"] = ("shakespeare-uniform", lambda m: FlowMatching(asked.flow_matching, m.net, k, False))
     for name, (form, objective) in every.items():
-        model, _, test, steps, spent = ready(
-            f"peer-{name.replace(', ', '-').replace(' ', '-')}", asked, half, objective, form
-        )
+        model, _, test, steps, spent = ready(f"peer-{name.replace(', ', '-').replace(' ', '-')}", asked, half, objective, form)
         kept[name] = model
         if not table.has("peers", name, "bits/character"):
             more = {"updates": steps, "seconds": f"{spent:.0f}"}

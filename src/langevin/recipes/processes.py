@@ -62,8 +62,8 @@ def make_process(cfg: c.ProcessConfig, marginal: Sequence[float] | None = None) 
     """
     if isinstance(cfg, c.EmbeddedConfig):
         raise ValueError("process is 'embedded', whose points are of words; use it with data 'sentences'.")
-    if isinstance(cfg, c.GraphConfig):
-        raise ValueError("process is 'graph', which is of types of nodes and edges; use it with data 'graphs' or 'molecules'.")
+    if isinstance(cfg, (c.GraphConfig, c.GraphScoresConfig)):
+        raise ValueError(f"process is {cfg.kind!r}, which is of nodes and edges; use it with data 'graphs' or 'molecules'.")
     if not isinstance(cfg, c.ProductConfig):
         return leaf(cfg, marginal)
     made = {"image": leaf(cfg.image), "label": leaf(cfg.label)}

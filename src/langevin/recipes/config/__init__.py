@@ -9,7 +9,13 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
-from langevin.recipes.config.graphs import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData
+from langevin.recipes.config.graphs import (
+    GraphConfig,
+    GraphScoresConfig,
+    GraphsData,
+    GraphTransformerConfig,
+    MoleculesData,
+)
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -195,9 +201,10 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | ProductConfig,
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
+    | ProductConfig,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class UNetConfig(Closed):
