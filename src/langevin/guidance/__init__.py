@@ -3,6 +3,7 @@
 from langevin.guidance import operators
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
+from langevin.guidance.exploration import Exploration
 from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
@@ -18,6 +19,7 @@ __all__ = [
     "Clamp",
     "ClassifierGuidance",
     "Control",
+    "Exploration",
     "Known",
     "Measurement",
     "Moments",

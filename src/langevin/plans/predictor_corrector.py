@@ -6,7 +6,7 @@ from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
-from langevin.plans.moves import Adaptive, Langevin
+from langevin.plans.moves import Adaptive, Langevin, Split
 
 PREDICTORS = ("ancestral", "reverse_diffusion", "euler_maruyama")
 
@@ -82,6 +82,27 @@ def _numbers(schedule: Schedule, levels: list[float], predictor: str) -> list[tu
     square = square.clamp(min=0)
     part = square / sigma**2
     return list(zip((ahead - part).tolist(), (part * alpha).tolist(), square.sqrt().tolist(), strict=True))
+
+
+def splitting(steps: int = 1000, snr: float = 0.2, scale: float = 1.0, grid: str | Grid = "uniform") -> Draft:
+    """GDSS's S4 (2202.02514): a predictor and a corrector by one evaluation a step; see `Split`. The last step denoises.
+
+    Args:
+        snr: of the corrections. scale: of their noise.
+    """
+    check_steps(steps)
+    if not snr >= 0 or not scale >= 0:
+        raise ValueError(f"snr is {snr} and scale {scale}; give numbers that are not negative.")
+    levels_of = named(grid)
+    name = f"splitting({steps}, snr={snr:g}, scale={scale:g})"
+
+    def fill(schedule: Schedule) -> Plan:
+        rows: list[Row | StateRow] = []
+        for t, s in joined(levels_of(schedule, steps)):
+            rows.append(Split(start=t, stop=s, snr=snr, scale=scale) if s > 0 else Row(level=t, start=t, stop=s))
+        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
+
+    return Draft(name, fill)
 
 
 def annealed_langevin(steps: int = 10, per_level: int = 100, size: float = 0.1, grid: str | Grid = "log_snr") -> Draft:

@@ -43,6 +43,8 @@ class Facts(Closed):
     ended: bool = False
     """Whether one more category than the alphabet's ends a text."""
 
+    marginal: tuple[float, ...] | None = None
+    """The share of each category in training data, where noise ends there."""
     graph: GraphFacts | None = None
     """Where samples are graphs."""
 

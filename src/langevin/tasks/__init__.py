@@ -1,6 +1,7 @@
 """Tasks: what is done with a trained model besides drawing samples."""
 
 from langevin.tasks.anomaly import auroc, strangeness
+from langevin.tasks.augment import Augmented, augment, stripes
 from langevin.tasks.edit import (
     change,
     colourise,
@@ -22,11 +23,13 @@ from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
+    "Augmented",
     "Inverted",
     "Nulls",
     "Restored",
     "Stage",
     "as_vectors",
+    "augment",
     "auroc",
     "bleu",
     "cascade",
@@ -47,6 +50,7 @@ __all__ = [
     "shifted",
     "slerp",
     "strangeness",
+    "stripes",
     "stroke",
     "super_resolve",
     "upscale",

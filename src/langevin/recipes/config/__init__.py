@@ -9,7 +9,13 @@ from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
-from langevin.recipes.config.graphs import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData
+from langevin.recipes.config.graphs import (
+    GraphConfig,
+    GraphScoresConfig,
+    GraphsData,
+    GraphTransformerConfig,
+    MoleculesData,
+)
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -178,8 +184,12 @@ class CategoricalConfig(Closed):
     categories: int = Field(default=16, ge=2)
     """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
-    limit: Literal["uniform", "mask"] = "mask"
+    limit: Literal["uniform", "mask", "marginal"] = "mask"
+    """Where noise ends; marginal is the share of each category in training data."""
+    kernel: str | None = None
+    """In place of a limit, for categories in order: gaussian:steps=100,start=0.01,end=0.2 (D3PM), or ordinal:width=0.05."""
     prediction: str = "logits"
+    """logits, posterior, subs (masks), residual, or ratio; see `langevin.heads`."""
 
 
 class ProductConfig(Closed):
@@ -191,9 +201,10 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | ProductConfig,
+    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
+    | ProductConfig,
     Field(discriminator="kind"),
-]
+]  # fmt: skip
 
 
 class UNetConfig(Closed):
