@@ -26,3 +26,28 @@ class ControlledPosterior:
     @property
     def params(self) -> Tensor:
         return self.mean
+
+
+@dataclass(frozen=True)
+class TiltedPosterior:
+    """A belief about categories, and what the next state is weighed by.
+
+    Args:
+        belief: the posterior. Other rows and guidance ask for its logits and are refused, so that no tilt is lost in silence.
+        tilt: (B, *shape, S), added to the logarithms of the probabilities of the next state.
+    """
+
+    belief: Any
+    tilt: Tensor
+
+    @property
+    def params(self) -> Tensor:
+        raise ValueError("of='state' tilts the steps of plans.tilted, and this plan or guidance makes others; use that plan.")
+
+    @property
+    def logits(self) -> Tensor:
+        return self.params
+
+    @property
+    def probs(self) -> Tensor:
+        return self.params

@@ -26,14 +26,15 @@ from langevin.plans.moves import Langevin
 from langevin.plans.profiles import _dpmpp_3m, diffusers, k_diffusion, sd3
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
-CATEGORIES = ("confidence", "first_hitting", "remask", "tau_leaping")
+CATEGORIES = ("confidence", "defog", "first_hitting", "flow_jumps", "remask", "tau_leaping", "tilted")
 MEASURED = ("ddnm", "ddrm")  # which read a measurement of the data
 
 # plan -> its documented evaluations at n steps; a new plan joins by its row
 ONE_A_STEP = [
-    "adams_bashforth", "confidence", "consistency", "controlled", "ddim", "ddnm", "ddpm", "ddrm", "default", "deis",
-    "diffusers", "dpm_solver_multistep", "dpmpp", "euler", "euler_ancestral", "first_hitting", "k_diffusion", "lcm", "lms",
-    "multistep", "plms", "remask", "sa_solver", "sd3", "tau_leaping", "trajectory", "trig", "unipc",
+    "adams_bashforth", "confidence", "consistency", "controlled", "ddim", "ddnm", "ddpm", "ddrm", "default", "defog", "deis",
+    "diffusers", "dpm_solver_multistep", "dpmpp", "euler", "euler_ancestral", "first_hitting", "flow_jumps",
+    "k_diffusion", "lcm", "lms",
+    "multistep", "plms", "remask", "sa_solver", "sd3", "splitting", "tau_leaping", "tilted", "trajectory", "trig", "unipc",
 ]  # fmt: skip
 TWO_A_STEP = ["dpm_2", "dpm_solver", "dpmpp_single", "edm", "edm_stochastic", "heun"]  # and one for the last
 EVALUATIONS = {

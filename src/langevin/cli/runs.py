@@ -8,6 +8,7 @@ from typing import Any
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.cli.designing import properties_of
 from langevin.cli.weights import strengths
 from langevin.recipes import RECIPES
 
@@ -30,6 +31,8 @@ class _Sample:
     """One class; all in turn by default."""
     prompt: tuple[str, ...] = ()
     """Captions for a run that reads them, in turn; held-out ones by default."""
+    property: tuple[str, ...] = ()
+    """Conditions that are numbers, for a run that has such, as in logp=2."""
     guidance: float | None = None
     """Classifier-free w; 1 is unguided."""
     weights: Path | None = None
@@ -55,6 +58,8 @@ def sample(args: Sequence[str]) -> None:
     asked.out.parent.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": asked.label, "guidance": asked.guidance}
     options["prompts"] = asked.prompt
+    if asked.property:
+        options["properties"] = properties_of(asked.property)
     print(write_samples(run, asked.out, count, source=source, **options))
 
 

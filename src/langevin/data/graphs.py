@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from langevin.core.batch import Batch
@@ -47,9 +48,14 @@ class Graphs:
         cond: conditions by name, each (M, ...).
         size: N; that of the largest graph where it is None.
 
+    Attributes:
+        numbers: batches hold floats for Gaussian processes: nodes (B, N, K) one-hot, edges (B, N, N) the numbers of their types.
+
     Raises:
         ValueError: for no graphs, types out of range, graphs larger than `size`, or keys and conditions of another number.
     """
+
+    numbers = False
 
     def __init__(
         self,
@@ -89,7 +95,7 @@ class Graphs:
 
     @property
     def shape(self) -> dict[str, tuple[int, ...]]:
-        return self._leaves((self.size,), (self.size, self.size))
+        return self._leaves((self.size, len(self.node_types)) if self.numbers else (self.size,), (self.size, self.size))
 
     @property
     def categories(self) -> dict[str, int]:
@@ -116,7 +122,17 @@ class Graphs:
         row, (i, j) = torch.arange(b).repeat_interleave(self._edge_counts(index)), self._pairs[at].unbind(1)
         edges[row, i, j] = edges[row, j, i] = self._kinds[at]
         cond = None if self.cond is None else {name: c[index] for name, c in self.cond.items()}
+        if self.numbers:
+            return Batch(
+                self._leaves(F.one_hot(nodes, len(self.node_types)) * mask[..., None].float(), edges.float()), cond, mask
+            )
         return Batch(self._leaves(nodes, edges), cond, mask)
+
+    def as_numbers(self) -> "Graphs":
+        """The same graphs as floats."""
+        out = copy(self)
+        out.numbers = True
+        return out
 
     def part(self, index: Tensor) -> "Graphs":
         """The graphs at index, padded to the same size."""

@@ -271,14 +271,30 @@ def scores(samples: Sequence[Graph], types: Sequence[str], names: Sequence[str])
     return torch.tensor(out, dtype=torch.float64).reshape(len(samples), len(names))
 
 
-def picture(samples: Sequence[Graph], types: Sequence[str], columns: int = 5, side: int = 200) -> Any:
+def diversity(smiles: Sequence[str], most: int = 200) -> float:
+    """1 - the mean Tanimoto similarity of Morgan fingerprints (radius 2) over pairs of the first `most`; NaN below two."""
+    if len(smiles) < 2:
+        return float("nan")
+    rdkit()
+    from rdkit import DataStructs
+    from rdkit.Chem import rdFingerprintGenerator
+
+    made = rdFingerprintGenerator.GetMorganGenerator(radius=2, fpSize=2048)  # pyright: ignore[reportAttributeAccessIssue]
+    prints = [made.GetFingerprint(rdkit().MolFromSmiles(s)) for s in smiles[:most]]
+    alike = [v for k, one in enumerate(prints) for v in DataStructs.BulkTanimotoSimilarity(one, prints[:k])]
+    return 1 - sum(alike) / len(alike)
+
+
+def picture(
+    samples: Sequence[Graph], types: Sequence[str], columns: int = 5, legends: Sequence[str] | None = None, side: int = 200
+) -> Any:
     """Structural formulas beside one another, as a PIL image; what is no molecule is an empty field that says so."""
     from rdkit.Chem import Draw
 
     drawn = [molecule(g, types) for g in samples]
-    legends = ["" if mol is not None else "no molecule" for mol in drawn]
+    said = legends or ["" if mol is not None else "no molecule" for mol in drawn]
     empty = rdkit().Mol()
     return Draw.MolsToGridImage(
         [empty if mol is None else mol for mol in drawn], molsPerRow=min(columns, len(drawn)), subImgSize=(side, side),
-        legends=legends, returnPNG=False,
+        legends=list(said), returnPNG=False,
     )  # fmt: skip

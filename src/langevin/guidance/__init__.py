@@ -3,11 +3,13 @@
 from langevin.guidance import operators
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
+from langevin.guidance.exploration import Exploration
 from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
 from langevin.guidance.plug_in import Clamp, Control
 from langevin.guidance.sharpened import Sharpened
+from langevin.guidance.tiles import Tiles
 from langevin.guidance.value import Value
 
 __all__ = [
@@ -17,6 +19,7 @@ __all__ = [
     "Clamp",
     "ClassifierGuidance",
     "Control",
+    "Exploration",
     "Known",
     "Measurement",
     "Moments",
@@ -25,6 +28,7 @@ __all__ = [
     "PiGDM",
     "Replaced",
     "Sharpened",
+    "Tiles",
     "Value",
     "colourise",
     "inpaint",

@@ -10,7 +10,7 @@ from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
-from langevin.plans.control import controlled
+from langevin.plans.control import controlled, tilted
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
@@ -31,8 +31,9 @@ from langevin.plans.multistep import (
     unipc,
 )
 from langevin.plans.optimal import optimal_levels
-from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector
+from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector, splitting
 from langevin.plans.profiles import diffusers, edm, k_diffusion, profile, sd3
+from langevin.plans.rates import defog
 from langevin.plans.runge_kutta import (
     dpm_2,
     dpm_solver,
@@ -50,9 +51,10 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
-        ddrm, default, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
+        ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
         euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, tau_leaping, trajectory, trig, unipc,
+        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, splitting, tau_leaping, tilted, trajectory, trig,
+        unipc,
     )
 }  # fmt: skip
 

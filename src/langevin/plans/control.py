@@ -1,11 +1,14 @@
-"""Steps that a control may move after they are made (Diffusion-LM, 2205.14217, sec. 5.1)."""
+"""Steps that a guidance may move after they are made (Diffusion-LM, 2205.14217, sec. 5.1), or weigh before they are drawn
+(DiGress, 2209.14734, sec. 5)."""
 
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from langevin.control import ControlledPosterior
+from langevin.control import ControlledPosterior, TiltedPosterior
+from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan, StateRow, joined
@@ -62,6 +65,48 @@ def controlled(steps: int = 200, fresh: bool = False, grid: str | Grid = "unifor
 
     def fill(schedule: Schedule) -> Plan:
         rows = tuple(Controlled(start=t, stop=s, fresh=fresh) for t, s in joined(levels_of(schedule, steps)))
+        return Plan(name=name, basis="x0", order=1, rows=rows)
+
+    return Draft(name, fill)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tilted(StateRow):
+    """An ancestral step of categories, z_s in proportion to q(z_s | z_t, belief) exp(tilt[z_s]); without one it is `ddpm`'s."""
+
+    start: float
+    stop: float
+
+    def problem(self, evaluations: int) -> str | None:
+        if not 0 <= self.stop < self.start <= 1:
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall within [0, 1]"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        if not isinstance(leaf, Categorical):
+            raise ValueError(f"tilted steps are those of categories, and this is a {leaf.kind} process; use ddpm there.")
+
+    def probs(self, leaf: Categorical, z: Tensor, belief: Any) -> Tensor:
+        """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
+        tilt = None
+        if isinstance(belief, TiltedPosterior):
+            belief, tilt = belief.belief, belief.tilt
+        levels = (torch.tensor(v, dtype=torch.float64) for v in (self.start, self.stop))
+        probs = leaf.bridge_probs(z, belief.probs, *levels)
+        return probs if tilt is None else torch.softmax(probs.log() + tilt.double(), -1)
+
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        return leaf._draw(self.probs(leaf, z, belief), noise, mask)
+
+
+def tilted(steps: int = 500, grid: str | Grid = "uniform") -> Draft:
+    """Ancestral sampling of categories whose steps a `guidance.ClassifierGuidance(of="state")` tilts. `steps` evaluations."""
+    check_steps(steps)
+    levels_of = named(grid)
+    name = f"tilted({steps})"
+
+    def fill(schedule: Schedule) -> Plan:
+        rows = tuple(Tilted(start=t, stop=s) for t, s in joined(levels_of(schedule, steps)))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
     return Draft(name, fill)

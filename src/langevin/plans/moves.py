@@ -102,6 +102,54 @@ class Langevin(StateRow):
         return z + size * score + (2 * size) ** 0.5 * fresh
 
 
+@dataclass(frozen=True, kw_only=True)
+class Split(StateRow):
+    """A Langevin correction and a step down by splitting, both by one score (S4; GDSS, 2202.02514, app. B): half of the linear
+    part of the reverse equation, the whole drift of the score, the other half.
+
+    The linear part from t to s multiplies by alpha_s / alpha_t and adds noise of variance (alpha_s sigma_t / alpha_t)^2 -
+    sigma_s^2, exactly. (The published code adds 1 - alpha_t^2 / alpha_s^2 for a variance-preserving process, the forward
+    kernel's, which is less by terms of second order.)
+
+    Args:
+        snr: of the correction, as of `Langevin`; 0 leaves it out.
+        scale: of the correction's noise.
+    """
+
+    start: float
+    stop: float
+    snr: float = 0.2
+    scale: float = 1.0
+
+    def problem(self, evaluations: int) -> str | None:
+        if not 0 < self.stop < self.start <= 1:
+            return f"goes from {self.start:g} to {self.stop:g}; levels fall, and end above 0"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        middle = torch.tensor((self.start + self.stop) / 2, dtype=torch.float64)
+        (alpha_t, sigma_t), (alpha, sigma), (alpha_s, sigma_s) = (leaf.schedule(u) for u in (self.start, middle, self.stop))
+        score = (belief.mean * float(alpha_t) - z) / float(sigma_t) ** 2
+        if self.snr:
+            fresh = leaf.noise(z, noise.at("correction"), mask)
+            across = tuple(range(1, z.ndim))
+            norms = [u.double().square().sum(across, keepdim=True) for u in (fresh, score)]
+            size = (2 * (max(float(alpha_t), 1e-4) * self.snr) ** 2 * norms[0] / norms[1]).to(z.dtype)
+            z = z + size * score + self.scale * (2 * size) ** 0.5 * fresh
+        alpha_rate, sigma_rate = leaf.schedule.rates(middle)
+        squared = 2 * sigma * sigma_rate - 2 * alpha_rate / alpha * sigma**2  # g^2 half way
+        half = [(alpha_t, sigma_t, alpha, sigma, "first"), (alpha, sigma, alpha_s, sigma_s, "second")]
+        for k, (a, b, c, d, part) in enumerate(half):
+            spread = float(((c * b / a) ** 2 - d**2).clamp(min=0).sqrt())
+            z = z * float(c / a) + spread * leaf.noise(z, noise.at(part), mask)
+            if k == 0:
+                z = z + float(squared) * (self.start - self.stop) * score
+        return z
+
+
 def clipped(x: Tensor, bound: float | None, quantile: float | None) -> Tensor:
     """x within [-bound, bound], or as `Clipped` says of quantiles."""
     if bound is None:

@@ -1,6 +1,6 @@
 """Samples of a run, whatever they are of."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ BATCH = 500
 
 def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
-         prompts: Sequence[str] = (), frames: bool = False) -> Any:  # fmt: skip
+         prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them.
 
     Args:
@@ -30,6 +30,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         given: known leaves of a product, each (count, ...).
         source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
         prompts: captions, in turn, for a run that reads them; held-out ones by default.
+        properties: conditions that are numbers, in their own units, for a run that has such.
         frames: return the states after every step, of one batch.
     """
     settings, model = run.recipe.sample, run.denoiser
@@ -45,6 +46,8 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         cond = {"ids": run.facts.vocabulary.ids(texts)}
     if labels is not None:
         cond, given = (None, {"label": labels}) if joint else ({**(cond or {}), "label": labels}, None)
+    if properties:
+        cond = {**(cond or {}), **run.domain.conditions(run, properties, count)}
     told = guided(run, cond, count, w)
 
     starts = begins(run, count, source)

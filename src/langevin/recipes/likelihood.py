@@ -1,7 +1,7 @@
 """How likely data is under the model of a run, whatever its process: by its flow, or by its bound."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from langevin.data import Arrays
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.tasks.elbo import elbo, of_categories
+from langevin.tasks.elbo import elbo, elements_of, of_categories
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
 BATCH, MOST = 100, 500
@@ -31,14 +31,14 @@ class Found:
     Attributes:
         nats: (N,) log-likelihoods, or lower bounds.
         drawn: standard error of the mean of `nats` that the draws behind it add; that of samples is told apart.
-        elements: of a sample.
+        elements: of a sample, on average: graphs differ in it, and an edge is told once.
         width: spacing of the grid of values, which were spread over their cells; None where there is none.
         how: the method, in words.
     """
 
     nats: Tensor
     drawn: float
-    elements: int
+    elements: float
     width: float | None
     how: str
 
@@ -60,7 +60,7 @@ class Found:
         nats = f"{s['nats_per_element']:.4f} +- {s['error_nats']:.4f} nats"
         bits = f"{s['bits_per_element']:.4f} +- {s['error_bits']:.4f} bits"
         of = "of the density" if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
-        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']} elements; {self.how}"
+        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']:g} elements; {self.how}"
 
 
 def likelihood(
@@ -86,7 +86,7 @@ def likelihood(
     device = next(run.denoiser.parameters()).device
     nats: list[Tensor] = []
     errors: list[Tensor] = []
-    elements, how = 0, ""
+    elements, how = 0.0, ""
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
         told = {name: v.to(device) for name, v in (read.cond or {}).items() if given or name in run.domain.layout}
@@ -96,13 +96,16 @@ def likelihood(
         batch = Batch(x, cond, mask)
         if not flows:
             found, how = of_categories(run.denoiser, batch, draws=draws, seed=seed, first_id=first)
+            if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
+                sizes = torch.tensor(run.facts.graph.sizes, device=device).double().log()
+                found = replace(found, nats=found.nats + sizes[mask.sum(1)])
         else:
             x = leaves(batch.x)[""]
             x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
             found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
         nats.append(found.nats.cpu())
         errors.append(found.error.cpu())
-        elements = found.elements
+        elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     return Found(torch.cat(nats), drawn, elements, width, how)
 

@@ -21,6 +21,7 @@ from langevin.core.space import Euclidean
 from langevin.core.tree import leaves
 from langevin.objectives import ELBO, Denoising, Objective
 from langevin.objectives.masking import block_of, counted
+from langevin.plans.unmasking import _free
 from langevin.tasks.likelihood import LogProb
 
 
@@ -98,20 +99,21 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
         draws: numbers of masks, or levels, for each sample; numbers of masks are spread evenly.
     """
     x, parts = leaves(batch.x), denoiser.process.leaves()
-    sizes = {name: math.prod(value.shape[1:]) for name, value in x.items()}
+    sizes = elements_of(denoiser, batch)
     count, place = len(next(iter(x.values()))), next(iter(x.values())).device
     leaf, noise = parts.get(""), Noise.of(seed, count, first_id, place)
     low_rank = isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank)
     fixed = torch.zeros(count, dtype=torch.float64, device=place)
     each: list[Tensor] = []
     if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None:
-        size = block_of(denoiser, sizes[""])
+        tokens = math.prod(x[""].shape[1:])
+        size = block_of(denoiser, tokens)
         draws = 1 if size == 1 else draws
-        part = noise.at("part").uniform((sizes[""] // size,))
+        part = noise.at("part").uniform((tokens // size,))
         for k in range(draws):
             share = (part + k / draws) % 1
             number = (share * size).floor().clamp(max=size - 1).long() + 1
-            each.append(counted(denoiser, leaf, batch, number, noise.at(f"draw {k}"), batch.cond)[0].double().mean(1) * sizes[""])
+            each.append(counted(denoiser, leaf, batch, number, noise.at(f"draw {k}"), batch.cond)[0].double().mean(1) * tokens)
         how = "exact, one token after the other" if size == 1 else f"the bound in continuous time, {draws} numbers of masks"
     else:
         objective: Objective = Denoising("elbo") if low_rank else ELBO(100)
@@ -123,7 +125,18 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
         how = f"the bound {'in continuous time' if low_rank else 'of 100 steps'}, {draws} draws"
     terms = torch.stack(each, 1)
     spread = terms.std(1) / draws**0.5 if draws > 1 else torch.full_like(fixed, 0.0 if "exact" in how else math.nan)
-    return LogProb(-(fixed + terms.mean(1)), spread, sum(sizes.values()), None, draws), how
+    return LogProb(-(fixed + terms.mean(1)), spread, int(sum(size.max() for size in sizes.values())), None, draws), how
+
+
+def elements_of(denoiser: BaseDenoiser, batch: Batch) -> dict[str, Tensor]:
+    """Elements of each sample by leaf, (B,): without padding, and what a space ties together (an edge told twice) once."""
+    counts = {}
+    for name, leaf in denoiser.process.leaves().items():
+        x = leaves(batch.x)[name]
+        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
+        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
+        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
+    return counts
 
 
 def _of_values(leaf: Gaussian, x: Tensor, values: Tensor, low: float, noise: Noise) -> Tensor:

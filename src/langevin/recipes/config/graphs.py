@@ -26,6 +26,8 @@ class MoleculesData(Closed):
     count: int | None = Field(default=None, ge=10)
     """The first so many alone."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
+    form: Literal["types", "numbers"] = "types"
+    """"types" for process graph; "numbers" for graph-scores."""
 
 
 class GraphsData(Closed):
@@ -35,6 +37,8 @@ class GraphsData(Closed):
     path: str = "data/community_small.json"
     """File of a list of {"n": nodes, "edges": [[i, j], ...]}; "planar" for 200 Delaunay triangulations of 64 points."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
+    form: Literal["types", "numbers"] = "types"
+    """"types" for process graph; "numbers" for graph-scores."""
 
 
 class GraphConfig(Closed):
@@ -45,6 +49,17 @@ class GraphConfig(Closed):
     limit: Literal["marginal", "uniform", "mask"] = "marginal"
     """What noise is: types as often as in the data, all alike, or a mask."""
     prediction: str = "logits"
+
+
+class GraphScoresConfig(Closed):
+    """Nodes and adjacency as numbers, each under a Gaussian process of its own, coupled by the network (GDSS)."""
+
+    kind: Literal["graph-scores"] = "graph-scores"
+    nodes: str = "vp_linear"
+    """Schedule of what tells the types of nodes, where there are several."""
+    edges: str = "vp_linear"
+    """Schedule of the adjacency."""
+    prediction: str = "eps"
 
 
 class GraphTransformerConfig(Closed):

@@ -62,7 +62,7 @@ class Domain(ABC):
 
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         """(process, prediction); dicts by leaf for a product."""
-        return make_process(cfg)
+        return make_process(cfg, facts.marginal)
 
     @abstractmethod
     def network(
@@ -80,6 +80,14 @@ class Domain(ABC):
     def options(self, run: "Run", count: int, seed: int, first: int) -> dict[str, Any]:
         """What `sample` is told of samples first .. first + count - 1, such as a mask; a function of the seed and their ids."""
         return {}
+
+    def conditions(self, run: "Run", properties: Mapping[str, float], count: int) -> dict[str, Any]:
+        """Conditions of samples that are to have these properties, told in their own units.
+
+        Raises:
+            ValueError: for a run that has none of that name.
+        """
+        raise ValueError(f"property is {min(properties)!r}, and samples of this run have no properties; leave it out.")
 
     def sample(self, model: BaseDenoiser, plan: Any, **options: Any) -> Any:
         """The loop that samples come from."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from langevin import schedules, spec
 from langevin.core import prediction
 from langevin.core.categorical import Categorical
+from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.space import SymmetricEdges
@@ -43,10 +44,14 @@ class GraphDomain(Domain):
     }  # fmt: skip
 
     def read(self, cfg: c.GraphsData) -> tuple[Graphs, Graphs]:
-        every = planar() if cfg.path == PLANAR else read_graphs(cfg.path)
-        return every.split("train", cfg.held_out), every.split("test", cfg.held_out)
+        return halves(planar() if cfg.path == PLANAR else read_graphs(cfg.path), cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
+        form = "numbers" if isinstance(recipe.process, c.GraphScoresConfig) else "types"
+        if isinstance(recipe.data, (c.GraphsData, c.MoleculesData)) and recipe.data.form != form:
+            raise ValueError(
+                f"data.form is {recipe.data.form!r}, and process {recipe.process.kind!r} is of {form}; say --data.form {form}."
+            )
         shares = train.marginals()
         known = GraphFacts(
             node_types=train.node_types, edge_types=train.edge_types,
@@ -57,9 +62,16 @@ class GraphDomain(Domain):
         return Facts(shape=train.shape, classes=None, graph=known)
 
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
-        if not isinstance(cfg, c.GraphConfig):
-            raise ValueError(f"process is {cfg.kind!r}, and graphs have types of nodes and edges; use process 'graph'.")
         known = of(facts)
+        if isinstance(cfg, c.GraphScoresConfig):
+            made: dict[str, LeafProcess] = {
+                name: Gaussian(spec.parse(getattr(cfg, name), schedules.SCHEDULES, "schedule"),
+                               space=SymmetricEdges() if name == "edges" else None)
+                for name in _leaves(facts)
+            }  # fmt: skip
+            return Product(made), {name: spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction") for name in made}
+        if not isinstance(cfg, c.GraphConfig):
+            raise ValueError(f"process is {cfg.kind!r}, and graphs have nodes and edges; use process 'graph' or 'graph-scores'.")
         shares = {"nodes": known.nodes, "edges": known.edges}
         leaves: dict[str, LeafProcess] = {}
         for name in _leaves(facts):
@@ -79,9 +91,12 @@ class GraphDomain(Domain):
         kinds = tuple(kind for kind in cfg.features if kind != "valencies")
         atoms = self.valencies(known) if "valencies" in cfg.features else None
         states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
+        if not states and atoms is not None:
+            raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
         features = Structural(kinds, len(known.edge_types), len(known.sizes) - 1, atoms) if cfg.features else None
+        edges = len(known.edge_types) if states else 1
         return GraphTransformer(
-            len(known.node_types), len(known.edge_types), cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
+            len(known.node_types), edges, cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
             node_states=states.get("nodes"), edge_states=states.get("edges"), dropout=cfg.dropout, properties=known.properties,
         )  # fmt: skip
 
@@ -93,7 +108,9 @@ class GraphDomain(Domain):
         return {"mask": drawn_mask(torch.tensor(of(run.facts).sizes, dtype=torch.float64), noise)}
 
     def finish(self, x: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Padding is -1, in edges as well."""
+        """Types, where the model has numbers the nearest ones; padding is -1, in edges as well."""
+        if x["edges"].is_floating_point():
+            x = {n: v.argmax(-1) if n == "nodes" else v.round().clamp(min=0).long() for n, v in x.items()}
         mask = options["mask"].to(x["edges"].device)
         pairs = mask[:, :, None] & mask[:, None, :]
         return {name: torch.where(pairs if name == "edges" else mask, value, -1) for name, value in x.items()}
@@ -102,7 +119,8 @@ class GraphDomain(Domain):
         """Finished samples without their padding; what is still masked is no edge."""
         mask = x["edges"].diagonal(dim1=1, dim2=2) >= 0
         r = len(of(run.facts).edge_types)
-        edges = torch.where((x["edges"] < 0) | (x["edges"] >= r), 0, x["edges"])
+        top = r - 1 if isinstance(run.recipe.process, c.GraphScoresConfig) else 0  # beyond the last type: nearest, or a mask
+        edges = torch.where(x["edges"] < 0, 0, torch.where(x["edges"] >= r, top, x["edges"]))
         nodes = {"nodes": x["nodes"].clamp(0, len(of(run.facts).node_types) - 1)} if "nodes" in x else {}
         return unpadded({**nodes, "edges": edges}, mask)
 
@@ -150,6 +168,12 @@ class GraphDomain(Domain):
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
         return ()  # judged by all at once
+
+
+def halves(every: Graphs, cfg: c.GraphsData | c.MoleculesData) -> tuple[Graphs, Graphs]:
+    """(training graphs, held-out graphs)."""
+    every = every.as_numbers() if cfg.form == "numbers" else every
+    return every.split("train", cfg.held_out), every.split("test", cfg.held_out)
 
 
 def of(facts: Facts) -> GraphFacts:

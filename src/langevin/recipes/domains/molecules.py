@@ -14,7 +14,7 @@ from langevin.files import write
 from langevin.graphs.features import Valencies
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.domains.graphs import GraphDomain, of
+from langevin.recipes.domains.graphs import GraphDomain, halves, of
 from langevin.recipes.facts import GraphFacts
 
 
@@ -35,7 +35,7 @@ class MoleculeDomain(GraphDomain):
         every = molecules.read_molecules(
             cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count
         )
-        return every.split("train", cfg.held_out), every.split("test", cfg.held_out)
+        return halves(every, cfg)
 
     def valencies(self, known: GraphFacts) -> Valencies:
         return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types))
@@ -49,6 +49,13 @@ class MoleculeDomain(GraphDomain):
             return super().write(run, x, path, **options)
         said = [molecules.smiles_of(g, of(run.facts).node_types) for g in self.graphs(run, x)]
         return write(path, "".join(f"{s}\n" for s in said if s is not None))
+
+    def conditions(self, run: Run, properties: Mapping[str, float], count: int) -> dict[str, Any]:
+        known = of(run.facts).properties
+        for name in properties:
+            if name not in known:
+                raise ValueError(f"property is {name!r}; this run has {', '.join(known) or 'none'}.")
+        return {name: torch.full((count,), value / molecules.PROPERTIES[name][1]) for name, value in properties.items()}
 
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
         types = of(run.facts).node_types

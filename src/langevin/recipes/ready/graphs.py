@@ -3,7 +3,15 @@
 from collections.abc import Callable
 
 from langevin.config import TrainConfig
-from langevin.recipes.config import GraphConfig, GraphsData, GraphTransformerConfig, MoleculesData, Recipe, SampleConfig
+from langevin.recipes.config import (
+    GraphConfig,
+    GraphScoresConfig,
+    GraphsData,
+    GraphTransformerConfig,
+    MoleculesData,
+    Recipe,
+    SampleConfig,
+)
 from langevin.recipes.objectives import DenoisingConfig
 from langevin.recipes.ready.variant import but
 
@@ -23,6 +31,30 @@ def qm9_graph() -> Recipe:
     )
 
 
+def qm9_graph_logp() -> Recipe:
+    """Small molecules of an octanol-water partition that is asked for."""
+    return but(
+        qm9_graph(),
+        name="qm9-graph-logp",
+        about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
+        data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
+    )
+
+
+def qm9_gdss() -> Recipe:
+    """Small molecules, by coupled scores of atoms and bonds."""
+    return but(
+        qm9_graph(),
+        name="qm9-gdss",
+        about="the molecules of qm9-graph by coupled scores of atoms and bonds (GDSS)",
+        data=MoleculesData(path="data/qm9.csv", form="numbers"),
+        process=GraphScoresConfig(nodes="vp_linear", edges="ve:sigma_min=0.1,sigma_max=4"),
+        network=GraphTransformerConfig(),
+        objective=DenoisingConfig(),
+        sample=SampleConfig(plan="splitting:500:snr=0.2"),
+    )
+
+
 def nci_graph() -> Recipe:
     """Few molecules, by DiGress."""
     return but(
@@ -30,7 +62,7 @@ def nci_graph() -> Recipe:
         name="nci-graph",
         about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
         data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
-        train=TrainConfig(steps=3000, batch=64, lr=1e-3, ema=0.995, preview_every=1500, warmup=3200),
+        train=TrainConfig(steps=4000, batch=64, lr=1e-3, ema=0.995, preview_every=2000, warmup=3200),
         sample=SampleConfig(plan="ddpm:100"),
     )
 
@@ -47,6 +79,29 @@ def community() -> Recipe:
         objective=DenoisingConfig(),
         train=TrainConfig(steps=3000, batch=32, lr=1e-3, ema=0.995, preview_every=1500, warmup=1600),
         sample=SampleConfig(plan="ddpm:200"),
+    )
+
+
+def community_gdss() -> Recipe:
+    """Graphs of two communities, by scores of their adjacency."""
+    return but(
+        community(),
+        name="community-gdss",
+        about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
+        data=GraphsData(path="data/community_small.json", form="numbers"),
+        process=GraphScoresConfig(),
+        sample=SampleConfig(plan="splitting:250:snr=0.1"),
+    )
+
+
+def community_edp() -> Recipe:
+    """Graphs of two communities, by annealed Langevin dynamics."""
+    return but(
+        community_gdss(),
+        name="community-edp",
+        about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
+        process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6"),
+        sample=SampleConfig(plan="annealed_langevin:6:per_level=100,size=0.05"),
     )
 
 
@@ -98,8 +153,12 @@ def planar() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "qm9-graph": qm9_graph,
+    "qm9-graph-logp": qm9_graph_logp,
+    "qm9-gdss": qm9_gdss,
     "nci-graph": nci_graph,
     "community": community,
+    "community-gdss": community_gdss,
+    "community-edp": community_edp,
     "ego": ego,
     "enzymes": enzymes,
     "grid": grid,

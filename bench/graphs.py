@@ -1,0 +1,107 @@
+"""Graphs and molecules: what samples of runs are like, plan by plan, beside the floor of real data, in one run.
+
+    langevin train qm9-graph --data.path data/qm9.csv
+    python bench/graphs.py runs/qm9-graph runs/nci-graph runs/community --out bench/results/graphs.csv
+
+Molecules: shares that are valid, valid and in one piece, unique and novel, without any correction, and the Frechet distance of
+descriptors to held-out molecules beside that of as many training molecules. Graphs: squared MMD of degrees, clustering, orbits
+and spectra, as many samples as training graphs, each beside that of training graphs, their mean ratio, and the shares. Every plan
+draws from the same weights: `defog` with few steps from what was trained by cross-entropy for `ddpm` with many. A row that is
+there for these weights, plan, count and seed is not made again; --train RECIPE trains a run that is missing.
+"""
+
+import argparse
+import csv
+import time
+from pathlib import Path
+from typing import Any
+
+from langevin.recipes import config as c
+from langevin.recipes import recipe
+from langevin.recipes.build import Run, open_run, start
+from langevin.recipes.drawing import draw
+from langevin.recipes.ready.variant import but
+from langevin.recipes.sampling import of_weights
+
+FIELDS = ("run", "weights", "step", "plan", "count", "seed", "measure", "value", "floor", "seconds_per_100")
+OTHERS = {
+    "graph": ("ddpm:50", "defog:50", "defog:50:omega=0.05", "defog:50:eta=5"),
+    "graph-scores": (),
+}
+
+
+def trained(name: str, folder: Path, data: str | None, steps: int | None) -> None:
+    """A run from its recipe, if it is not there."""
+    made = recipe(name)
+    if data is not None:
+        made = but(made, data=made.data.model_copy(update={"path": data}))
+    if steps is not None:
+        made = but(made, train=made.train.model_copy(update={"steps": steps}))
+    _, trainer = start(made, folder, resume=True)
+    trainer.run()
+    trainer.close()
+
+
+def measures(run: Run, plan: str, count: int, seed: int) -> dict[str, tuple[float, float | None]]:
+    """{measure: (value, floor or None)} and the processor's seconds for 100 samples."""
+    began = time.process_time()
+    x = draw(run, count, plan=plan, seed=seed)
+    spent = (time.process_time() - began) / count * 100
+    found: dict[str, Any] = run.domain.judge(run, run.domain.graphs(run, x))  # pyright: ignore
+    floors = {name.removesuffix("_floor"): value for name, value in found.items() if name.endswith("_floor")}
+    told = {name: (value, floors.get(name)) for name, value in found.items() if not name.endswith("_floor")}
+    return {**told, "seconds": (spent, None)}
+
+
+def main() -> None:
+    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    asked.add_argument("runs", type=Path, nargs="+")
+    asked.add_argument("--plans", nargs="*", help="by default the recipe's, and those with 50 steps")
+    asked.add_argument("--count", type=int, help="samples; 1,000 molecules, or five times the held-out graphs")
+    asked.add_argument("--seed", type=int, default=1)
+    asked.add_argument("--train", help="the recipe of runs that are not there")
+    asked.add_argument("--data", help="their data")
+    asked.add_argument("--steps", type=int, help="their updates")
+    asked.add_argument("--out", type=Path, default=Path("bench/results/graphs.csv"))
+    args = asked.parse_args()
+    rows: list[dict[str, str]] = []
+    if args.out.exists():
+        with args.out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    for folder in args.runs:
+        if args.train is not None:
+            trained(args.train, folder, args.data, args.steps)
+        run = open_run(folder)
+        last = max(int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").glob("step-*"))
+        molecular = isinstance(run.recipe.data, c.MoleculesData)
+        count = args.count or (1000 if molecular else 5 * len(run.test))
+        plans = args.plans or list(dict.fromkeys([run.recipe.sample.plan, *OTHERS[run.recipe.process.kind]]))
+        for plan in plans:
+            head = {
+                "run": run.recipe.name,
+                "weights": of_weights(run),
+                "step": last,
+                "plan": plan,
+                "count": count,
+                "seed": args.seed,
+            }
+            if any(all(row[name] == str(value) for name, value in head.items()) for row in rows):
+                continue
+            found = measures(run, plan, count, args.seed)
+            seconds, _ = found.pop("seconds")
+            for name, (value, floor) in found.items():
+                line = {
+                    **head, "measure": name, "value": f"{value:.5g}", "floor": "" if floor is None else f"{floor:.5g}",
+                    "seconds_per_100": f"{seconds:.3g}",
+                }  # fmt: skip
+                rows.append({name: str(v) for name, v in line.items()})
+            with args.out.open("w", newline="") as file:
+                writer = csv.DictWriter(file, FIELDS)
+                writer.writeheader()
+                writer.writerows(rows)
+            said = [f"{n} {v:.3f}" + (f" (floor {f:.3f})" if f is not None else "") for n, (v, f) in found.items()]
+            print(run.recipe.name, plan, *said, f"{seconds:.2f} s per 100", sep="  ", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Molecules by design: generate, score, filter, guide, and again.
+
+A round draws some molecules anew and makes others of the best so far: their graphs are noised to a level and denoised, so that
+the model says what is near them and still a molecule. Which ones are taken is the guide; a run with properties for conditions
+can be asked for them as well. What is told of every round stands beside the first, which nothing guides.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin import plans
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan
+from langevin.core.sample import sample
+from langevin.data import Graph, Graphs, molecules
+from langevin.files import staged, write
+from langevin.recipes.build import Run
+from langevin.recipes.domains.graphs import of
+from langevin.recipes.domains.molecules import MoleculeDomain
+from langevin.recipes.drawing import BATCH, draw
+from langevin.recipes.sampling import chosen
+
+Goals = Mapping[str, tuple[float, float] | None]
+"""What is wanted of each property: a range, or as much as can be where it is None."""
+
+
+def goals_of(words: Sequence[str]) -> dict[str, tuple[float, float] | None]:
+    """Goals from words such as "qed", "sa" and "logp=1..3".
+
+    Raises:
+        ValueError: for an unknown property, or one without a scale of its own that is given no range.
+    """
+    goals: dict[str, tuple[float, float] | None] = {}
+    for word in words:
+        name, equals, span = word.partition("=")
+        low, dots, high = span.partition("..")
+        if name not in molecules.PROPERTIES:
+            raise ValueError(f"goal is {word!r}; there are {', '.join(molecules.PROPERTIES)}, as in qed, or logp=1..3.")
+        try:
+            goals[name] = (float(low), float(high if dots else low)) if equals else None
+        except ValueError:
+            raise ValueError(f"goal is {word!r}; a range is two numbers, as in logp=1..3.") from None
+        if goals[name] is None and name not in ("qed", "sa", "lipinski"):
+            raise ValueError(f"goal is {word!r}, which has no most that is best; give a range, as in {name}=1..3.")
+    if not goals:
+        raise ValueError("there is no goal; name at least one, such as qed.")
+    return goals
+
+
+def score(values: Tensor, goals: Goals) -> Tensor:
+    """(M,) in [0, 1] from properties (M, P) in the order of the goals: the mean of how far each is met. Outside of a range it
+    falls as exp(-distance / usual size). NaN stays NaN."""
+    met = []
+    for column, (name, span) in zip(values.unbind(1), goals.items(), strict=True):
+        if span is None:
+            met.append(column)
+        else:
+            away = (span[0] - column).clamp(min=0) + (column - span[1]).clamp(min=0)
+            met.append(torch.exp(-away / molecules.PROPERTIES[name][1]))
+    return torch.stack(met, 1).mean(1)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How to design.
+
+    Args:
+        goals: what is wanted.
+        rounds: how often, the first of which nothing guides.
+        count: molecules a round.
+        parents: how many of the best the next round is made from.
+        level: of the noise they are raised to: near 0 keeps them, 1 forgets them.
+        fresh: share of a round that is drawn anew.
+        rules: keep only those to which all four of Lipinski's rules apply.
+        properties: conditions of a run that has such, in their own units, and `guidance` w of them.
+        plan: the recipe's by default.
+        seed: of all draws.
+    """
+
+    goals: Goals
+    rounds: int = 5
+    count: int = 200
+    parents: int = 20
+    level: float = 0.5
+    fresh: float = 0.25
+    rules: bool = True
+    properties: Mapping[str, float] | None = None
+    guidance: float | None = None
+    plan: str | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1 or self.count < 2 or self.parents < 1:
+            raise ValueError(f"rounds is {self.rounds}, count {self.count} and parents {self.parents}; give 1, 2 and 1 or more.")
+        if not 0 < self.level <= 1 or not 0 <= self.fresh <= 1:
+            raise ValueError(f"level is {self.level} and fresh {self.fresh}; give a level above 0 and a share, both up to 1.")
+
+
+def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str, float]]:
+    """Rounds of design; a line of rounds.jsonl for each, the best so far in best.smi, designs.json and best.png.
+
+    What is found in `out` is gone on from: a round is a function of the seed, its number, and the designs before it.
+
+    Raises:
+        ValueError: for a run that is not of molecules, or `out` of other goals.
+    """
+    if not isinstance(run.domain, MoleculeDomain):
+        raise ValueError("this run is not of molecules; design with one that is, such as of qm9-graph.")
+    table = chosen(run, asked.plan, asked.guidance)
+    if isinstance(table, Plan):
+        raise ValueError(f"plan is {asked.plan!r}, which is written out; name one that can begin late, such as ddpm:100.")
+    told, pool = _before(out, asked)
+    for number in range(len(told), asked.rounds):
+        seed = asked.seed * 1000 + number
+        best = sorted(pool, key=lambda s: (-pool[s], s))[: asked.parents]
+        fresh = asked.count if not best else round(asked.fresh * asked.count)
+        drawn: list[Graph] = []
+        if fresh:
+            # the first round is the baseline, which nothing guides
+            guide = {"properties": asked.properties, "guidance": asked.guidance} if number else {"guidance": 1.0}
+            drawn += run.domain.graphs(run, draw(run, fresh, plan=asked.plan, seed=seed, **guide))
+        if fresh < asked.count:
+            drawn += _children(run, best, asked.count - fresh, table, asked.level, seed)
+        told.append(_round(run, asked, drawn, pool, number))
+        _keep(run, out, told, pool, asked)
+        say("  ".join(f"{name} {value:.3g}" for name, value in told[-1].items()))
+    return told
+
+
+def _children(run: Run, parents: Sequence[str], count: int, table: Any, level: float, seed: int) -> list[Graph]:
+    """Molecules near others: their graphs raised to a level, and denoised."""
+    known = of(run.facts)
+    graphs = [molecules.graph_of_molecule(molecules.molecule_of(s), known.node_types) for s in parents]
+    source = Graphs(graphs, known.node_types, known.edge_types, size=len(known.sizes) - 1)
+    device = next(run.denoiser.parameters()).device
+    made: list[Graph] = []
+    for first in range(0, count, BATCH):
+        now = min(BATCH, count - first)
+        batch, noise = source.batch(torch.arange(first, first + now) % len(parents)), Noise.of(seed, now, first)
+        assert isinstance(batch.x, Mapping) and batch.mask is not None
+        start = {}
+        for name, leaf in run.denoiser.process.leaves().items():
+            t = torch.full((now, *[1] * (batch.x[name].ndim - 1)), level, dtype=torch.float64)
+            start[name] = leaf.marginal(batch.x[name], t, noise.at("parents").at(name), batch.mask).to(device)
+        plan = plans.begin(table, level)
+        x = sample(run.denoiser, plan, now, start=start, mask=batch.mask, seed=seed, first_id=first)
+        made += run.domain.graphs(run, run.domain.finish(x, {"mask": batch.mask}))  # pyright: ignore
+    return made
+
+
+def _round(run: Run, asked: Asked, drawn: Sequence[Graph], pool: dict[str, float], number: int) -> dict[str, float]:
+    """The numbers of a round, whose designs join the pool."""
+    types, names = of(run.facts).node_types, list(asked.goals)
+    values = molecules.scores(drawn, types, [*names, "lipinski"])
+    reached = score(values[:, :-1], asked.goals)
+    said = [molecules.smiles_of(g, types) for g in drawn]
+    whole = [k for k, s in enumerate(said) if s is not None and "." not in s]
+    kept = [k for k in whole if not asked.rules or float(values[k, -1]) == 1]
+    new = {said[k] for k in kept} - set(pool)
+    pool.update({str(said[k]): float(reached[k]) for k in kept})
+    different = sorted({str(said[k]) for k in kept})
+    return {
+        "round": number, "valid": sum(s is not None for s in said) / len(said), "connected": len(whole) / len(said),
+        "kept": len(kept) / len(said), "unique": len(different) / max(len(kept), 1), "new": len(new) / max(len(different), 1),
+        "diversity": molecules.diversity(different), "score": _mean(reached[kept]),
+        **{name: _mean(values[kept, i]) for i, name in enumerate(names)}, "best": max(pool.values(), default=math.nan),
+    }  # fmt: skip
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _settings(asked: Asked) -> dict[str, Any]:
+    said = {**vars(asked), "goals": {n: None if s is None else list(s) for n, s in asked.goals.items()}}
+    said["properties"] = None if asked.properties is None else dict(asked.properties)
+    return {name: value for name, value in said.items() if name != "rounds"}
+
+
+def _before(out: Path, asked: Asked) -> tuple[list[dict[str, float]], dict[str, float]]:
+    file = out / "designs.json"
+    if not file.exists():
+        return [], {}
+    found = json.loads(file.read_text())
+    if found["asked"] != _settings(asked):
+        raise ValueError(f"{out} holds designs that were asked for otherwise; ask for the same, or choose another directory.")
+    return found["rounds"], found["designs"]
+
+
+def _keep(run: Run, out: Path, told: list[dict[str, float]], pool: dict[str, float], asked: Asked) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    best = sorted(pool, key=lambda s: (-pool[s], s))
+    write(out / "best.smi", "".join(f"{s}\t{pool[s]:.4f}\n" for s in best[:1000]))
+    write(out / "rounds.jsonl", "".join(f"{json.dumps(line)}\n" for line in told))
+    if best:
+        types = of(run.facts).node_types
+        shown = [molecules.graph_of_molecule(molecules.molecule_of(s), types) for s in best[:20]]
+        with staged(out / "best.png") as beside:
+            molecules.picture(shown, types, 5, [f"{pool[s]:.3f}" for s in best[:20]]).save(beside)
+    # last: it is what says that the round is done
+    write(out / "designs.json", json.dumps({"asked": _settings(asked), "rounds": told, "designs": pool}))

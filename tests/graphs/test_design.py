@@ -1,0 +1,64 @@
+"""Design: goals are met to the share that is said, parents come back from little noise, and rounds go on where they stopped."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from langevin.data import molecules
+from langevin.recipes.design import Asked, _children, design, goals_of, score
+from langevin.recipes.drawing import draw
+from tests.graphs.test_digress import trained  # noqa: F401
+
+pytest.importorskip("rdkit")
+
+
+def test_goals_are_met_within_a_range_and_less_and_less_outside():
+    goals = goals_of(["qed", "logp=1..3"])
+    values = torch.tensor([[0.5, 2.0], [0.5, 5.0], [0.9, 1.0], [0.1, math.nan]], dtype=torch.float64)
+    expected = [(0.5 + 1) / 2, (0.5 + math.exp(-2 / 2)) / 2, (0.9 + 1) / 2]
+    assert score(values, goals)[:3].tolist() == pytest.approx(expected)
+    assert math.isnan(float(score(values, goals)[3]))
+    for word in ("logp", "qde", "logp=a..b"):
+        with pytest.raises(ValueError, match="goal is"):
+            goals_of([word])
+
+
+def test_children_of_little_noise_are_their_parents(trained):  # noqa: F811
+    types = trained.facts.graph.node_types
+    graphs = [molecules.graph_of_molecule(molecules.molecule_of(s), types) for s in ("CC=O", "C1CC1", "CCO")]
+    parents = [molecules.smiles_of(g, types) for g in graphs]
+    from langevin import plans
+
+    made = _children(trained, parents, 30, plans.ddpm(3), 0.01, seed=0)
+    same = [molecules.smiles_of(g, types) == parents[k % 3] for k, g in enumerate(made)]
+    assert sum(same) > 27  # alpha is 0.9999 there
+    far = _children(trained, parents, 30, plans.ddpm(3), 1.0, seed=0)
+    assert sum(molecules.smiles_of(g, types) == parents[k % 3] for k, g in enumerate(far)) < 10
+
+
+def test_rounds_go_on_where_they_stopped(trained, tmp_path):  # noqa: F811
+    asked = Asked(goals_of(["qed", "sa"]), rounds=3, count=12, parents=4, level=0.3, properties={"logp": 1.0}, guidance=2.0)
+    whole = design(trained, asked, tmp_path / "whole", say=lambda line: None)
+    design(trained, replace(asked, rounds=1), tmp_path / "parts", say=lambda line: None)
+    parts = design(trained, asked, tmp_path / "parts", say=lambda line: None)
+    assert json.dumps(parts) == json.dumps(whole) and [r["round"] for r in whole] == [0, 1, 2]
+    bests = [r["best"] for r in whole if not math.isnan(r["best"])]
+    assert bests == sorted(bests)  # what was found is not lost
+    for line in (tmp_path / "whole" / "best.smi").read_text().splitlines():
+        mol = molecules.molecule_of(line.split("\t")[0])
+        values = torch.tensor([molecules.properties_of(mol, ["qed", "sa"])], dtype=torch.float64)
+        assert float(line.split("\t")[1]) == pytest.approx(float(score(values, asked.goals)), abs=2e-4)
+    with pytest.raises(ValueError, match="asked for otherwise"):
+        design(trained, replace(asked, level=0.4), tmp_path / "parts")
+
+
+def test_properties_are_conditions_in_their_own_units(trained):  # noqa: F811
+    assert trained.domain.conditions(trained, {"logp": 3.0}, 2)["logp"].tolist() == [1.5, 1.5]
+    with pytest.raises(ValueError, match="property is 'qed'"):
+        draw(trained, 2, properties={"qed": 0.5})
+    # w = 1 is the conditional model, w = 0 the model that is told nothing
+    plain = draw(trained, 4, seed=5)
+    assert torch.equal(draw(trained, 4, seed=5, properties={"logp": 3.0}, guidance=0.0)["edges"], plain["edges"])

@@ -1,0 +1,138 @@
+"""DiGress, end to end: marginal noise, the likelihood of its own sampler, guidance, and a run from its recipe to its files."""
+
+import math
+
+import pytest
+import torch
+
+from langevin import oracles, schedules
+from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
+from langevin.core.noise import Noise
+from langevin.core.process import Product
+from langevin.core.space import SymmetricEdges
+from langevin.data import Graphs
+from langevin.objectives import ELBO
+
+TABLE = torch.tensor([[0.35, 0.05, 0.05], [0.05, 0.2, 0.02], [0.03, 0.05, 0.2]], dtype=torch.float64)
+
+
+def test_marginal_noise_keeps_the_marginals_and_draws_each_edge_once():
+    shares = torch.tensor([0.7, 0.2, 0.1], dtype=torch.float64)
+    leaf = Categorical(3, schedules.keep_cosine(), shares, space=SymmetricEdges())
+    noise, n = Noise.of(0, 4000), 5
+    mask = (torch.arange(n) < torch.tensor([5, 4])[torch.arange(4000) % 2][:, None]).expand(4000, n)
+    x = leaf.prior((n, n), noise.at("x"), mask)
+    for t in (0.2, 0.6, 1.0):
+        level = torch.full((4000, 1, 1), t, dtype=torch.float64)
+        z = leaf.marginal(x, level, noise.at("z"), mask)
+        assert torch.equal(z, z.transpose(1, 2)) and not z.diagonal(dim1=1, dim2=2).any()
+        real = mask[:, :, None] & mask[:, None] & torch.ones(n, n, dtype=torch.bool).triu(1)
+        assert not z[~(real | real.transpose(1, 2))].any()
+        drawn = z[real]
+        found = torch.bincount(drawn, minlength=3).double() / len(drawn)
+        assert bool(((found - shares).abs() < 4 * (shares * (1 - shares) / len(drawn)).sqrt()).all())
+
+
+def _chain(steps: int, joint: bool) -> float:
+    """Nats of the bound over `steps` steps beyond the entropy, by enumeration of two variables. `joint` weighs the posterior
+    of x by q(z_s, z_t | x) in place of q(z_s | z_t, x), as the published likelihood does for a sampler of the other form."""
+    leaf = Categorical(3, schedules.keep_cosine(), TABLE.sum(1))
+    exact = oracles.enumerated(leaf, TABLE)
+    x = torch.tensor([[i, j] for i in range(3) for j in range(3)])
+    p_x, total = TABLE.flatten(), 0.0
+    for k in range(steps, 0, -1):
+        t, s = k / steps, (k - 1) / steps
+        level = torch.full((1, 1), t, dtype=torch.float64)
+        for z in x:  # every state
+            q_z = leaf.marginal_probs(x, level).gather(-1, z.expand(9, 2)[..., None])[..., 0].prod(1)
+            state = z.expand(1, 2)
+            belief = exact(state, t)
+            probs = belief.probs
+            if joint:  # the evidence of z_t, which the posterior holds already, once more
+                probs = torch.softmax(belief.log_probs + leaf.evidence(state, level), -1)
+            at = torch.full((1, 1), s, dtype=torch.float64)
+            model = leaf.bridge_probs(state, probs, level, at) if s else probs
+            truth = leaf.bridge_probs(state.expand(9, 2), torch.nn.functional.one_hot(x, 3).double(), level, at)
+            kl = (torch.special.xlogy(truth, truth) - torch.special.xlogy(truth, model)).sum((1, 2))
+            total += float((p_x * q_z * kl).sum())
+    return total - float(torch.special.entr(p_x).sum())
+
+
+def test_the_likelihood_is_that_of_its_own_sampler():
+    gaps = [_chain(steps, joint=False) for steps in (8, 16)]
+    assert 0 < gaps[1] < 0.6 * gaps[0] and gaps[1] < 0.03  # what independent draws within a step cost: it halves
+    published = [_chain(steps, joint=True) for steps in (8, 16)]
+    assert published[0] > 10 * gaps[0] and published[1] > 20 * gaps[1]  # of another sampler than the one that draws
+
+
+def test_the_bound_of_graphs_counts_each_edge_once_and_no_padding():
+    # graphs of two nodes are one edge: the bound of the product is that of one variable
+    share = torch.tensor([0.25, 0.75], dtype=torch.float64)
+    leaf = Categorical(2, schedules.keep_linear(), share, space=SymmetricEdges())
+    process = Product({"edges": leaf})
+
+    class Exact(torch.nn.Module):  # edges are independent of one another, so that what is known of one is its own state
+        def forward(self, z, level, cond=None, mask=None):
+            return {"edges": share.log().float().expand(*z["edges"].shape, 2)}
+
+    from langevin.core.denoiser import Denoiser
+
+    denoiser = Denoiser(Exact(), process, "logits", shape={"edges": (3, 3)})
+    data = Graphs([{"n": 2, "edges": [[0, 1]]}, {"n": 3, "edges": []}])
+    index = torch.arange(2000) % 2
+    batch = data.batch(index)
+    loss = ELBO(8)(denoiser, Batch(batch.x, None, batch.mask), Noise.of(0, 2000))
+    per_edge = loss.each["edges"].double()
+    for found, expected in zip((per_edge[0::2], per_edge[1::2]), -share.log().flip(0), strict=True):
+        assert abs(float(found.mean() - expected)) < 4 * float(found.std()) / len(found) ** 0.5
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of a few steps on molecules."""
+    pytest.importorskip("rdkit")
+    from langevin.recipes import recipe
+    from langevin.recipes.build import open_run, start
+
+    base = recipe("nci-graph").model_dump()
+    base["data"].update(largest=6, properties=("logp",))
+    base["network"].update(width=16, edge_width=8, whole=8, depth=1)
+    base["train"].update(steps=4, batch=8, save_every=4, preview_every=1000, warmup=8)
+    base["sample"]["plan"] = "ddpm:6"
+    out = tmp_path_factory.mktemp("graph")
+    made = type(recipe("nci-graph")).model_validate(base)
+    _, trainer = start(made, out)
+    trainer.run()
+    trainer.close()
+    return open_run(out)
+
+
+def test_a_run_is_rebuilt_without_its_data_and_its_samples_come_back_as_graphs(trained, tmp_path):
+    from langevin.recipes.drawing import draw
+    from langevin.recipes.report import write_samples
+
+    assert "_splits" not in trained.__dict__
+    x = draw(trained, 7, seed=3)
+    assert torch.equal(x["edges"], draw(trained, 7, seed=3, plan="ddpm:6")["edges"])
+    graphs = trained.domain.graphs(trained, x)
+    sizes = torch.tensor(trained.facts.graph.sizes)
+    assert all(sizes[len(g.nodes)] > 0 for g in graphs)
+    for g, nodes in zip(graphs, x["nodes"], strict=True):
+        assert torch.equal(g.nodes, nodes[: len(g.nodes)]) and bool((nodes[len(g.nodes) :] == -1).all())
+    path = write_samples(trained, tmp_path / "some.json", 7, seed=3)
+    from langevin.data import read_graphs
+
+    back = read_graphs(path)
+    assert all(torch.equal(a, b) for k, g in enumerate(graphs) for a, b in zip(back[k], g, strict=True))
+    assert write_samples(trained, tmp_path / "some.png", 5).stat().st_size > 1000
+    assert "_splits" not in trained.__dict__
+
+
+def test_likelihood_of_graphs_has_the_number_of_nodes_in_it(trained):
+    from langevin.recipes.likelihood import likelihood
+
+    found = likelihood(trained, count=6, draws=2)
+    sizes = trained.test.sizes[:6]
+    assert found.elements == pytest.approx(float((sizes + sizes * (sizes - 1) // 2).double().mean()))
+    assert math.isfinite(float(found.nats.mean())) and bool((found.nats < math.log(max(trained.facts.graph.sizes))).all())

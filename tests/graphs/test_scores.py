@@ -1,0 +1,145 @@
+"""Graphs by coupled scores (GDSS), by scores of adjacency alone (EDP-GNN), and out of their distribution (MOOD)."""
+
+import pytest
+import torch
+
+from langevin import plans, schedules
+from langevin.core.denoiser import BaseDenoiser
+from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
+from langevin.core.plan import Plan
+from langevin.core.posterior import GaussianPosterior
+from langevin.core.process import Product
+from langevin.core.sample import sample
+from langevin.core.space import SymmetricEdges
+from langevin.guidance import Exploration
+from langevin.plans.moves import Langevin, Split
+
+# nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
+# correction goes by norms, which mean something in many dimensions alone
+CHANNELS = 64
+MEAN = torch.tensor([0.3, -0.5, 0.4], dtype=torch.float64)
+COV = torch.tensor([[0.8, 0.3, 0.35], [0.3, 0.6, -0.2], [0.35, -0.2, 0.5]], dtype=torch.float64)
+
+
+class Coupled(BaseDenoiser):
+    """The exact posterior means of nodes and edge, each from both."""
+
+    shape = {"nodes": (2, CHANNELS), "edges": (2, 2, CHANNELS)}  # noqa: RUF012
+
+    def __init__(self, node, edge):
+        super().__init__()
+        self.process = Product({"nodes": Gaussian(node), "edges": Gaussian(edge, space=SymmetricEdges())})
+
+    def forward(self, z, t, cond, mask):
+        parts = self.process.leaves()
+        (a, s), (b, u) = (tuple(float(v) for v in parts[n].schedule(t[n].flatten()[0])) for n in ("nodes", "edges"))
+        alpha, sigma = torch.tensor([a, a, b]).double(), torch.tensor([s, s, u]).double()
+        joint = torch.stack([z["nodes"][:, 0], z["nodes"][:, 1], z["edges"][:, 0, 1]], -1).double()
+        spread = alpha[:, None] * COV * alpha + torch.diag(sigma**2)
+        x = MEAN + (joint - alpha * MEAN) @ torch.linalg.solve(spread, alpha[:, None] * COV)
+        edges = torch.zeros(len(x), 2, 2, CHANNELS, dtype=torch.float64)
+        edges[:, 0, 1] = edges[:, 1, 0] = x[..., 2]
+        return {"nodes": GaussianPosterior(x[..., :2].transpose(1, 2).float()), "edges": GaussianPosterior(edges.float())}
+
+
+@pytest.mark.parametrize("plan", ["predictor_corrector", "splitting"])
+@pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.05, 5.0)], ids=["vp", "ve"])
+def test_two_partial_scores_make_the_joint_law(plan, schedule):
+    exact, count = Coupled(schedules.vp_linear(), schedule), 300
+    made = plans.predictor_corrector(250, snr=0.05) if plan == "predictor_corrector" else plans.splitting(400, snr=0.05)
+    z = sample(exact, made, count, seed=1)
+    assert torch.equal(z["edges"], z["edges"].transpose(1, 2)) and not z["edges"].diagonal(dim1=1, dim2=2).any()
+    joint = torch.stack([z["nodes"][:, 0], z["nodes"][:, 1], z["edges"][:, 0, 1]], -1).reshape(-1, 3).double()
+    scale = COV.diagonal().sqrt()
+    assert bool(((joint.mean(0) - MEAN).abs() < 0.05 * scale).all())
+    assert bool(((torch.cov(joint.T) - COV).abs() < 0.05 * scale[:, None] * scale).all())
+
+
+def test_splitting_asks_once_a_step_where_prediction_and_correction_ask_twice():
+    schedule = schedules.vp_linear()
+    assert plans.splitting(50).on(schedule).nfe == 50
+    assert plans.predictor_corrector(50).on(schedule).nfe == 100
+
+
+@pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.05, 2.0), schedules.flow()], ids=["vp", "ve", "flow"])
+def test_the_linear_half_steps_are_exact(schedule):
+    # where the score is that of a point at 0 and left out (snr 0, belief z / alpha) the state is z alpha_s / alpha_t and noise
+    leaf, t, s = Gaussian(schedule), 0.6, 0.5
+    z = torch.full((100_000, 1), 0.7, dtype=torch.float64)
+    (a, b), (c, d) = ((float(v) for v in schedule(u)) for u in (t, s))
+    out = Split(start=t, stop=s, snr=0).move(leaf, z, GaussianPosterior(z / a), Noise.of(0, len(z)), None)
+    variance = (c * b / a) ** 2 - d**2
+    assert float(out.mean()) == pytest.approx(0.7 * c / a, abs=4 * (variance / len(z)) ** 0.5)
+    assert float(out.var()) == pytest.approx(variance, rel=0.02)
+
+
+def test_scores_out_of_distribution_widen_it():
+    # Langevin steps with (1 - sqrt(lam)) of the score of N(0, C) rest at covariance C / (1 - sqrt(lam))
+    process, lam = Gaussian(schedules.ve(0.3, 1.0)), 0.25
+
+    class Normal(BaseDenoiser):
+        shape = (1,)
+
+        def __init__(self):
+            super().__init__()
+            self.process = process
+
+        def forward(self, z, t, cond, mask):
+            variance = float(process.schedule.sigma(t[""].flatten()[0])) ** 2
+            return GaussianPosterior(z[""] * 0.5 / (0.5 + variance))
+
+    rows = tuple(Langevin(start=0.5, stop=0.5, size=0.05) for _ in range(300))
+    plan = Plan(name="rest", basis="x0", order=1, rows=rows)
+    variance = 0.5 + float(process.schedule.sigma(torch.tensor(0.5).double())) ** 2
+    step = 0.05 * float(process.schedule.sigma(torch.tensor(0.5).double())) ** 2
+    for exploring, factor in ((None, 1.0), (Exploration(lam), 1 / (1 - lam**0.5))):
+        start = torch.zeros(20_000, 1)
+        z = sample(Normal(), plan, len(start), start=start, guidance=exploring)
+        expected = variance * factor / (1 - step / (2 * variance * factor))  # of steps of this size
+        assert float(z.var()) == pytest.approx(expected, rel=0.05)
+
+
+def test_the_pull_of_a_property_is_as_large_as_the_score_whatever_its_units():
+    exact = Coupled(schedules.vp_linear(), schedules.vp_linear())
+    z = sample(exact, plans.begin(plans.ddpm(2), 1.0), 8, seed=3)
+    shifts = []
+    for unit in (1.0, 1000.0):
+        guided = Exploration(0.0, lambda z, t, cond, mask, unit=unit: unit * z["nodes"][:, 0, 0], w=0.4)(exact)
+        plain, moved = exact(z, 0.5), guided(z, 0.5)
+        assert torch.allclose(moved["edges"].mean, plain["edges"].mean, atol=1e-5)  # which the property does not speak of
+        shifts.append(moved["nodes"].mean - plain["nodes"].mean)
+    assert torch.allclose(shifts[0], shifts[1], rtol=1e-4)
+    alpha, sigma = (float(v) for v in schedules.vp_linear()(torch.tensor(0.5).double()))
+    score = (alpha * plain["nodes"].mean - z["nodes"]) / sigma**2
+    expected = 0.4 * 0.1**0.5 * score.abs().sum((1, 2)) * sigma**2 / alpha
+    assert torch.allclose(shifts[0][:, 0, 0], expected, rtol=1e-3) and not shifts[0][:, 1].abs().gt(1e-4).any()
+
+
+def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
+    from langevin.data import read_graphs
+    from langevin.recipes import recipe
+    from langevin.recipes.build import open_run, start
+    from langevin.recipes.drawing import draw
+
+    cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6) for _ in range(4)]
+    (tmp_path / "cycles.json").write_text(__import__("json").dumps(cycles))
+    base = recipe("community-gdss").model_dump()
+    base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3)
+    base["network"].update(width=16, edge_width=8, whole=8, depth=1)
+    base["train"].update(steps=4, batch=8, save_every=4, preview_every=1000, warmup=8)
+    base["sample"]["plan"] = "splitting:4"
+    made = type(recipe("community-gdss")).model_validate(base)
+    _, trainer = start(made, tmp_path / "run")
+    trainer.run()
+    trainer.close()
+    run = open_run(tmp_path / "run")
+    x = draw(run, 6, seed=1)["edges"]
+    assert x.dtype == torch.int64 and torch.equal(x, x.transpose(1, 2))
+    graphs = run.domain.graphs(run, {"edges": x})
+    assert all(3 <= len(g.nodes) <= 6 and bool((g.kinds == 1).all()) for g in graphs)
+    numbers = read_graphs(tmp_path / "cycles.json").as_numbers().batch(torch.tensor([0])).x
+    assert numbers["edges"][0, :3, :3].tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    with pytest.raises(ValueError, match=r"data\.form is 'types'"):
+        base["data"]["form"] = "types"
+        start(type(made).model_validate(base), tmp_path / "other")
