@@ -1,5 +1,7 @@
 """Graphs by coupled scores (GDSS), by scores of adjacency alone (EDP-GNN), and out of their distribution (MOOD)."""
 
+import json
+
 import pytest
 import torch
 
@@ -123,7 +125,7 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     from langevin.recipes.drawing import draw
 
     cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6) for _ in range(4)]
-    (tmp_path / "cycles.json").write_text(__import__("json").dumps(cycles))
+    (tmp_path / "cycles.json").write_text(json.dumps(cycles))
     base = recipe("community-gdss").model_dump()
     base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3)
     base["network"].update(width=16, edge_width=8, whole=8, depth=1)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageDraw
 from torch import Tensor
 
 from langevin.data.graphs import Graph, Graphs
@@ -291,10 +292,14 @@ def picture(
     """Structural formulas beside one another, as a PIL image; what is no molecule is an empty field that says so."""
     from rdkit.Chem import Draw
 
-    drawn = [molecule(g, types) for g in samples]
-    said = legends or ["" if mol is not None else "no molecule" for mol in drawn]
+    drawn, columns = [molecule(g, types) for g in samples], min(columns, len(samples))
     empty = rdkit().Mol()
-    return Draw.MolsToGridImage(
-        [empty if mol is None else mol for mol in drawn], molsPerRow=min(columns, len(drawn)), subImgSize=(side, side),
-        legends=list(said), returnPNG=False,
+    page = Draw.MolsToGridImage(
+        [empty if mol is None else mol for mol in drawn], molsPerRow=columns, subImgSize=(side, side),
+        legends=list(legends or [""] * len(drawn)), returnPNG=False,
     )  # fmt: skip
+    pen = ImageDraw.Draw(page)  # rdkit writes nothing where there is nothing
+    for k in (k for k, mol in enumerate(drawn) if mol is None):
+        middle = ((k % columns + 0.5) * side, (k // columns + 0.5) * side)
+        pen.text(middle, "no molecule", fill="#999999", anchor="mm")
+    return page
