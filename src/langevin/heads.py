@@ -5,6 +5,8 @@ logistic()   two numbers a position: a truncated logistic over ordered values   
 ratio()      log q(y) / q(z) of each other category: the score of SEDD             (2310.16834)
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -114,3 +116,6 @@ def logistic(level: str = "1000t") -> Logistic:
 def ratio(level: str = "1000t") -> Ratio:
     """See `Ratio`."""
     return Ratio(level)
+
+
+HEADS: dict[str, Callable[..., CategoricalPrediction]] = {"residual": residual, "logistic": logistic, "ratio": ratio}

@@ -104,6 +104,7 @@ def folder(tmp_path_factory):
 
 TEXTS = [name for name in RECIPES if recipe(name).data.kind == "text"]
 ENDING = {"e2e-embedding": ".txt", **dict.fromkeys(TEXTS, ".txt")}
+FOLDERS = {"drawings": "emoji", "emoji": "emoji", "images": "images", "mnist": "mnist", "mnist-unlabelled": "mnist"}
 SMALL = [
     "--data.length",
     "16",
@@ -118,6 +119,7 @@ SMALL = [
 ]
 EXTRA = {
     **dict.fromkeys(TEXTS, SMALL),
+    "drawings": ["--data.size", "16", "--data.held-out", "0.2", "--network.width", "16"],
     "shakespeare-blocks": [*SMALL, "--network.block", "4"],
     "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
     "emoji": [
@@ -134,6 +136,7 @@ EXTRA = {
     ],
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
+    "mnist-unlabelled": ["--network.width", "8", "--data.test", "20"],
     "transfer": ["--data.target.size", "8", "--data.source.size", "8", "--network.width", "8"],
 }
 
@@ -143,8 +146,8 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
     extra, ending = [*EXTRA.get(name, [])], ENDING.get(name, ".png")
     if name == "e2e-embedding" or name in TEXTS:
         extra += ["--data.path", str(folder / "e2e.txt")]
-    if name in ("emoji", "images", "mnist"):
-        extra += ["--data.folder", str(folder / name)]
+    if name in FOLDERS:
+        extra += ["--data.folder", str(folder / FOLDERS[name])]
     if name == "transfer":
         for side, kind in (("target", "a"), ("source", "b")):
             extra += [f"--data.{side}.folder", str(folder / "images" / kind)]

@@ -70,6 +70,8 @@ ROOMS = {
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
     "recipes": {
         "zoo",
+        "heads",
+        "kernels",
         "graphs",
         "embedded",
         "interpolants",

@@ -84,6 +84,20 @@ def test_kept_pixels_stay_to_the_bit_and_new_ones_are_the_models(tmp_path):
         assert abs(float(torch.cov(got.T).trace() / spread.trace()) - 1) < 0.25
 
 
+def test_a_second_round_keeps_to_the_first(tmp_path):
+    """Round two begins with what round one drew, and keeps of it what its own mask says."""
+    x, cross = drawn(6), {"v": stripes((SIDE, SIDE), 2), "h": stripes((SIDE, SIDE), 2, "horizontal")}
+    every, plan = torch.arange(6), plans.repaint(6, 2, 2)
+    one = augment(normal(), Arrays(x), cross, tmp_path / "1", plan=plan, draws=1).new(every)
+    two = augment(normal(), Arrays(x), cross, tmp_path / "2", plan=plan, draws=1, rounds=2).new(every)
+    for k, (first, second) in enumerate((("v", "h"), ("h", "v"))):
+        assert torch.equal(two[:, k, :, cross[second]], one[:, k, :, cross[second]])
+        fresh = ~cross[second]
+        assert bool((two[:, k, :, fresh] != one[:, k, :, fresh]).all())
+        both = cross[first] & cross[second]
+        assert both.double().mean() == 0.25 and torch.equal(two[:, k, :, both], x[:, :, both])
+
+
 def tree(folder: Path) -> dict[str, str]:
     """Hash of every file, by name; but for locks."""
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "lock"]
@@ -161,7 +175,7 @@ def test_what_is_written_is_read_by_training_and_labels_stand_only_where_the_che
 
 def test_a_judge_takes_labels_away_and_without_them_nothing_is_gained(tmp_path):
     few, plan = data.digits("train").split(6)[0], plans.repaint(4, 2, 1)
-    made = augment(run().denoiser, few, {"m": stripes((8, 8), 2)}, tmp_path, plan=plan, told=False)
+    made = augment(run().denoiser, few, {"m": lambda shape: stripes(shape[1:], 2)}, tmp_path, plan=plan)
     none, all_ = made.check(9.0, lambda x: torch.full((len(x),), -1)), made.check(9.0, lambda x: made.labels.repeat_interleave(2))
     assert not bool(none.passed.any()) and bool(all_.passed.all())
     # with nothing new nothing is gained
@@ -184,6 +198,11 @@ def test_labels_are_left_unread_where_that_is_asked(tmp_path):
     folder = str(idx(tmp_path / "set"))
     read = domain_of(MnistData(folder=folder)).read
     with_labels, without = read(MnistData(folder=folder, test=2))[0], read(MnistData(folder=folder, test=2, labels=False))[0]
+    few, last = (augmenting.read(Path(folder), (1, 8, 8), split=split, held_out=2, count=2) for split in ("train", "test"))
+    assert few.cond["label"].tolist() == [0, 1] and last.x.flatten(1)[:, 0].tolist() == pytest.approx(
+        [10 / 127.5 - 1, 11 / 127.5 - 1]
+    )
+    assert len(augmenting.read(Path(folder), (1, 8, 8))) == 12
     assert without.cond is None and torch.equal(without.x, with_labels.x) and with_labels.cond["label"].tolist() == [*range(10)]
 
 
@@ -199,7 +218,9 @@ def test_refusals(tmp_path):
         ({"../m": stripes((8, 8), 2)}, "files are named after it"),
     ):
         with pytest.raises(ValueError, match=said):
-            augment(model, few, masks, tmp_path, told=False)
+            augment(model, few, masks, tmp_path)
+    with pytest.raises(ValueError, match="rounds 0"):
+        augment(model, few, good, tmp_path, rounds=0)
     with pytest.raises(ValueError, match="draws is 0"):
         augment(model, few, good, tmp_path, draws=0)
     with pytest.raises(ValueError, match="the model draws"):
@@ -210,7 +231,11 @@ def test_refusals(tmp_path):
         with pytest.raises(ValueError, match=r"give 1 to 7|there are"):
             stripes((8, 8), **wrong)
     with pytest.raises(ValueError, match="limit is 0"):
-        augment(model, few, good, tmp_path, plan=plans.repaint(2, 1, 1), told=False).check(0)
+        augment(model, few, good, tmp_path, plan=plans.repaint(2, 1, 1)).check(0)
+    two = run()
+    two.facts.classes = 2
+    with pytest.raises(ValueError, match=r"the run knows 2 classes; say --untold"):
+        augmenting.augmentation(two, few, tmp_path / "two", WANTED)
     with pytest.raises(ValueError, match="mask is 'dots'"):
         augmenting.masks_of(augmenting.Wanted(mask="dots"), (1, 8, 8))
     with pytest.raises(ValueError, match="resize them first"):

@@ -249,6 +249,11 @@ def test_dps_under_its_own_plan_is_the_published_algorithm():
     # a sample does not depend on its neighbours
     alone = DPS(operator=MATRIX, y=Y[MATRIX], scale=scale, steps=100)(MODEL)(z[:1], t).mean
     assert torch.allclose(alone, guided.mean[:1], atol=1e-13)
+    # one norm over the batch, as peers have it
+    (gradient,) = torch.autograd.grad((Y[MATRIX] - MODEL(state, t).mean @ a.T).norm(), state)
+    theirs = COSINE.bridge(z, MODEL(z, t), torch.tensor(t), torch.tensor(s), noise) - scale * 4**0.5 * gradient
+    guided = DPS(operator=MATRIX, y=Y[MATRIX], scale=scale, steps=100, together=True)(MODEL)(z, t)
+    assert torch.allclose(COSINE.bridge(z, guided, torch.tensor(t), torch.tensor(s), noise), theirs, atol=1e-10)
     # the other form is Bayes' rule with p(y | x^)
     plain = DPS(operator=MATRIX, y=Y[MATRIX], std=0.5, form="likelihood")(MODEL)(z, t).mean
     state = z.clone().requires_grad_()

@@ -14,10 +14,13 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.sample import sample
+from langevin.data import Arrays
 from langevin.objectives import ELBO, Denoising, hybrid
 from langevin.objectives.jumps import flow, log_ratios, score_entropy
 from langevin.plans.jumps import FlowJump, flow_jumps, hazards
 from langevin.plans.unmasking import TauLeap
+from langevin.recipes.config import CategoricalConfig
+from langevin.recipes.processes import leaf, shares
 from tests.laws.test_unmasking import PAIR, TRIPLE, distance, law, level_law, pushed, sampled, states
 from tests.rows import f64
 
@@ -334,3 +337,26 @@ def test_lambda_stands_beside_the_sum_of_the_bound():
         -float(torch.log_softmax(f64(1.0, 0.2, -0.5), 0)[:2].mean()), rel=1e-6
     )
     assert float(text.logs["cross_entropy"]) > float(mixed.logs["cross_entropy"])
+
+
+# by name
+
+
+def test_recipes_name_kernels_and_heads():
+    made, predicted = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="gaussian:steps=10", prediction="residual"))
+    assert isinstance(made, Categorical) and isinstance(made.kernel, kernels.Chain) and len(made.kernel.steps) == 10
+    assert isinstance(predicted, heads.Residual)
+    made, _ = leaf(CategoricalConfig(categories=5, limit="uniform", kernel="ordinal:width=0.2"))
+    assert isinstance(made.kernel, General) and torch.equal(made.kernel.limit, General(kernels.ordinal_rates(5, 0.2)).limit)
+    cfg = CategoricalConfig(categories=4, limit="marginal")
+    share = shares(cfg, Arrays(torch.tensor([[0, 1], [1, 1], [2, 1], [1, 0]])))
+    assert share == pytest.approx((0.25, 0.625, 0.125, 0.0), abs=1e-3) and min(share) > 0
+    made, _ = leaf(cfg, share)
+    assert torch.allclose(made.kernel.limit, torch.tensor(share, dtype=torch.float64))
+    assert shares(CategoricalConfig(), None) is None
+    for wrong, message in (
+        (cfg, "shares of categories are not known"),
+        (cfg.model_copy(update={"kernel": "gaussian"}), "takes limit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            leaf(wrong)

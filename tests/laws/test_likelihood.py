@@ -187,3 +187,35 @@ def test_refusals():
     joined = oracles.Mixture(Interpolant(schedules.flow()), x)
     with pytest.raises(ValueError, match="log_prior"):
         log_prob(joined, x, low=0.1)
+
+
+# Anomalies
+
+
+def test_strangeness_is_the_error_of_denoising():
+    """Of N(m, c) in each number: x^ = m + k (z - alpha m), so the error is (1 - k alpha) (x - m) - k sigma e."""
+    from langevin.tasks import strangeness
+
+    process, mean, c = Gaussian(schedules.cosine()), 0.4, 0.3
+    model = oracles.gaussian(process, torch.full((3,), mean), c * torch.eye(3))
+    x = torch.tensor([[0.4, 0.4, 0.4], [1.4, 0.4, 0.4], [3.4, 0.4, -2.6]]).double()
+    lam = 0.5
+    alpha, sigma = (float(v) for v in process.schedule(process.schedule.invert(lam)))
+    k = alpha * c / (alpha**2 * c + sigma**2)
+    found = strangeness(model, x.repeat_interleave(2000, 0), lams=(lam,), draws=2).reshape(3, 2000)
+    expected = math.exp(lam) * ((1 - k * alpha) ** 2 * (x - mean).square().mean(1) + (k * sigma) ** 2)
+    assert ((found.mean(1) / expected - 1).abs() < 0.06).all()
+    assert torch.equal(strangeness(model, x[1:], first_id=1), strangeness(model, x)[1:])
+    with pytest.raises(ValueError, match="lams is"):
+        strangeness(model, x, lams=())
+
+
+def test_auroc_counts_pairs():
+    from langevin.tasks import auroc
+
+    scores = torch.tensor([3.0, 1.0, 2.0, 2.0, 0.0, 2.0])
+    outlier = torch.tensor([True, False, True, False, False, False])
+    pairs = [(3, 1), (3, 2), (3, 0), (3, 2), (2, 1), (2, 2), (2, 0), (2, 2)]
+    assert auroc(scores, outlier) == pytest.approx(sum((a > b) + 0.5 * (a == b) for a, b in pairs) / 8)
+    with pytest.raises(ValueError, match="no outliers"):
+        auroc(scores, outlier & False)

@@ -51,6 +51,77 @@ def test_renoise_of_categories_is_the_kernel(name):
     assert (share - process.marginal_probs(x, 0.7)[0, 0]).abs().max() < 0.015
 
 
+# Predictors of score SDEs
+
+
+def published(kind, schedule, t, s):
+    """(factor of z, factor of the score, deviation) as 2011.13456 has them: eq. 46 to 48 of tables, eq. 6 of the SDE."""
+    if kind == "vp table":
+        alpha = [float(schedule(u)[0]) for u in (t, s)]
+        beta = 1 - (alpha[0] / alpha[1]) ** 2
+        return 2 - math.sqrt(1 - beta), beta, math.sqrt(beta)
+    if kind == "ve table":
+        sigma = [float(schedule(u)[1]) for u in (t, s)]
+        return 1, sigma[0] ** 2 - sigma[1] ** 2, math.sqrt(sigma[0] ** 2 - sigma[1] ** 2)
+    low, high = 0.1, 20.0
+    beta, total = low + t * (high - low), low * t + (high - low) * t**2 / 2
+    if kind == "vp":
+        square, drift = beta, -beta / 2
+    elif kind == "sub_vp":
+        square, drift = beta * (1 - math.exp(-2 * total)), -beta / 2
+    else:  # the kernel with which sigma(0) is 0 has the published diffusion
+        square, drift = (0.01 * (50 / 0.01) ** t * math.sqrt(2 * math.log(50 / 0.01))) ** 2, 0.0
+    return 1 - drift * (t - s), square * (t - s), math.sqrt(square * (t - s))
+
+
+@pytest.mark.parametrize(
+    ("kind", "predictor", "schedule"),
+    [
+        ("vp table", "reverse_diffusion", schedules.betas("linear")),
+        ("ve table", "reverse_diffusion", schedules.ve(levels=1000)),
+        ("vp", "euler_maruyama", schedules.vp_linear()),
+        ("sub_vp", "euler_maruyama", schedules.sub_vp()),
+        ("ve", "euler_maruyama", schedules.ve()),
+    ],
+)
+def test_predictors_are_the_published_steps(kind, predictor, schedule):
+    plan = plans.predictor_corrector(1000, corrections=0, predictor=predictor).on(schedule)
+    for row in (plan.rows[0], plan.rows[500], plan.rows[-2]):
+        alpha, sigma = (float(v) for v in schedule(row.start))
+        factor, of_score, deviation = published(kind, schedule, row.start, row.stop)
+        assert row.c == pytest.approx(deviation, rel=1e-6)
+        assert row.mix[0] == pytest.approx(of_score * alpha / sigma**2, rel=1e-6)
+        assert row.a == pytest.approx(factor - of_score / sigma**2, rel=1e-6, abs=1e-9)
+    # the last is the belief
+    assert plan.rows[-1] == plans.ddpm(1000).on(schedule).rows[-1]
+
+
+@pytest.mark.parametrize("predictor", ["ancestral", "reverse_diffusion", "euler_maruyama"])
+@pytest.mark.parametrize("schedule", ["vp_linear", "sub_vp", "ve"])
+def test_predictors_err_as_one_over_their_steps(schedule, predictor):
+    """Mean and variance of data N(.7, .5^2), row by row."""
+    process, bias = Gaussian(getattr(schedules, schedule)()), []
+    for steps in (100, 200):
+        mean, var = 0.0, float(process.schedule(1.0)[1]) ** 2
+        for row in plans.predictor_corrector(steps, corrections=0, predictor=predictor).on(process.schedule).rows:
+            alpha, sigma = (float(v) for v in process.schedule(row.start))
+            gain = alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)
+            w, a, c = process.bridge_numbers(row.start, row.stop, 1.0) if row.a is None else (row.mix[0], row.a, row.c)
+            mean, var = (a + w * gain) * mean + w * (1 - gain * alpha) * 0.7, (a + w * gain) ** 2 * var + c**2
+        bias.append(abs(mean - 0.7) + abs(var - 0.25))
+    assert bias[1] < 0.04 and bias[1] < 0.65 * bias[0]
+
+
+def test_predictors_that_follow_a_drift_need_signal():
+    for predictor in ("reverse_diffusion", "euler_maruyama"):
+        with pytest.raises(ValueError, match="no signal at level 1"):
+            plans.predictor_corrector(10, predictor=predictor).on(schedules.cosine())
+    with pytest.raises(ValueError, match="predictor is 'heun'"):
+        plans.predictor_corrector(10, predictor="heun")
+    with pytest.raises(ValueError, match="eta is 0"):
+        plans.predictor_corrector(10, eta=0.0, predictor="euler_maruyama")
+
+
 class Same(torch.nn.Module):
     """A network that says what it is shown."""
 

@@ -180,3 +180,30 @@ def test_wrong_conditions_are_refused():
         UNet(1, 16, (1, 2))(torch.zeros(1, 1, 7, 8), torch.zeros(1))
     with pytest.raises(ValueError, match="make patch divide"):
         DiT(1, 9, 2)
+
+
+def test_the_recipes_ncsnpp_is_the_published_network():
+    """The same parameters, and the same numbers for a field of channels and levels; published answers are divided by sigma."""
+    from langevin.core.gaussian import Gaussian
+    from langevin.recipes import config as c
+    from langevin.recipes.domains.pictures import network
+    from langevin.recipes.facts import Facts
+    from langevin.zoo.families.unconditional import build
+
+    attending, plain = "AttnSkip{}Block2D", "Skip{}Block2D"
+    published = build(
+        {"_class_name": "UNet2DModel", "sample_size": 8, "in_channels": 3, "out_channels": 3, "block_out_channels": [128, 128],
+         "layers_per_block": 1, "down_block_types": [plain.format("Down"), attending.format("Down")], "norm_num_groups": None,
+         "up_block_types": [attending.format("Up"), plain.format("Up")], "time_embedding_type": "fourier", "norm_eps": 1e-6,
+         "attention_head_dim": None, "mid_block_scale_factor": 2**0.5, "center_input_sample": False}
+    )  # fmt: skip
+    cfg = c.UNetConfig(style="ncsnpp", width=128, multipliers=(1, 1), blocks=1, attention=(1,), head_width=128, time="add",
+                       dropout=0.0)  # fmt: skip
+    ours = network(cfg, Facts(shape=(3, 8, 8), classes=None), Gaussian(lv.schedules.ve()))
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(v.shape, generator=generator) * 0.05 for name, v in ours.state_dict().items()}
+    published.load_state_dict(weights)
+    ours.load_state_dict(weights)
+    z, sigma = torch.randn(2, 3, 8, 8, generator=generator), torch.tensor([0.3, 5.0])
+    with torch.no_grad():
+        assert torch.allclose(ours(z, sigma) / sigma[:, None, None, None], published(z, sigma), rtol=1e-5, atol=1e-6)

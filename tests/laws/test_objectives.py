@@ -104,9 +104,12 @@ def test_the_density_is_divided_out(weight):
     assert values == pytest.approx([values[0]] * 4, rel=0.03)
 
 
+ENDS = {"beta": (2.0, 3.0), "uniform_log_snr": (-8.0, 5.0)}
+
+
 @pytest.mark.parametrize("name", [*LEVELS, "importance"])
 def test_densities_integrate_to_one_and_match_their_quantiles(name):
-    density = Importance(lambda t: 1 + t) if name == "importance" else LEVELS[name](*((2.0, 3.0) if name == "beta" else ()))
+    density = Importance(lambda t: 1 + t) if name == "importance" else LEVELS[name](*ENDS.get(name, ()))
     middle = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     p = density.density(middle, SCHEDULE)
     assert float(p.mean()) == pytest.approx(1, abs=2e-3)

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,11 +14,14 @@ from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.sample import sample
+from langevin.data import Documents, Packed
+from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.guidance import Sharpened
 from langevin.networks import SequenceTransformer
 from langevin.networks.sequence import Memories
 from langevin.objectives import Denoising, Masking
 from langevin.objectives.masking import counted
+from langevin.tasks.elbo import of_categories
 from langevin.tasks.writing import blanks_of, infill, write
 from tests.laws.test_objectives import Believing
 from tests.laws.test_unmasking import TRIPLE
@@ -326,3 +330,51 @@ def test_temperature_and_nucleus():
 def test_what_cannot_be_written_is_refused(case, message):
     with pytest.raises(ValueError, match=message):
         case()
+
+
+# likelihoods
+
+
+def test_likelihoods_of_categories_are_the_bound_in_continuous_time():
+    x = torch.cartesian_prod(*[torch.arange(3)] * 3)
+    weight, entropy = TRIPLE.flatten(), float(-(TRIPLE * TRIPLE.log()).sum())
+    exact = oracle.enumerated(PROCESS3, TRIPLE)
+    found, how = of_categories(Told(exact, "subs"), Batch(x), draws=30)
+    assert "numbers of masks" in how and -float(weight @ found.nats) == pytest.approx(entropy, abs=0.05)
+    uniform = Categorical(3, schedules.keep_cosine())
+    found, how = of_categories(Told(oracle.enumerated(uniform, TRIPLE), "logits"), Batch(x.repeat(20, 1)), draws=20)
+    mean = found.nats.reshape(20, 27).mean(0)
+    assert "continuous" in how and -float(weight @ mean) == pytest.approx(entropy, abs=0.1)
+    model = Denoiser(network(1), PROCESS, "subs", shape=(L,))
+    found, how = of_categories(model, Batch(TEXT))
+    with torch.no_grad():
+        each = torch.log_softmax(model.net(TEXT, torch.zeros(3)), -1).gather(-1, TEXT[..., None]).sum((1, 2))
+    assert torch.allclose(found.nats, each, atol=1e-9) and float(found.error.max()) == 0 and "exact" in how
+
+
+def test_counted_patterns_are_witten_and_bells():
+    tokens = np.array([0, 1, 0, 1, 0, 2])
+    model = NGrams(tokens, 3, 2)
+    one = [(3 + 3 / 3) / 9, (2 + 3 / 3) / 9, (1 + 3 / 3) / 9]  # c(w) of 6, 3 different
+    after = (2 + 2 * one[1]) / (3 + 2)  # 0 is followed three times, by 1 twice and by 2
+    found = np.exp(model.log_probs(np.array([0, 1])))
+    assert found == pytest.approx([one[0], after]) and sum(one) == pytest.approx(1)
+    every = sum(np.exp(model.log_probs(np.array([0, w]))[1]) for w in range(3))
+    assert every == pytest.approx(1)
+    assert np.exp(model.log_probs(np.array([2, 1])))[1] == pytest.approx(one[1])  # what followed 2 was never seen
+    assert entropy_bits(np.array([0, 0, 1, 1]), 4) == 1.0
+    with pytest.raises(ValueError, match="order is 50"):
+        NGrams(tokens, 3, 50)
+
+
+def test_packed_texts_are_whole_and_numbered(tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(["ab", "c", "abc", "b", "ca"]))
+    texts = Documents(tmp_path / "a.txt", alphabet="characters", length=5, split="all", held_out=0)
+    packed = Packed(texts, 4, 2)
+    assert packed.tokens.tolist() == [0, 1, 3, 2, 3, 0, 1, 2, 3, 1, 3, 2, 0, 3] and packed.letters == 14
+    batch = packed.batch(torch.tensor([0, 1, 2]))
+    assert batch.x.tolist() == [[0, 1, 3, 2], [3, 2, 3, 0], [3, 0, 1, 2]]
+    assert batch.cond["document"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 2], [0, 1, 1, 1]]
+    assert len(packed) == 6 and packed.digest() != Packed(texts, 4).digest()
+    with pytest.raises(ValueError, match="fewer than a window of 20"):
+        Packed(texts, 20)

@@ -12,12 +12,14 @@ from langevin.cli.designing import design
 from langevin.cli.distilling import distill
 from langevin.cli.finetuning import finetune
 from langevin.cli.generating import generate
+from langevin.cli.interpolating import interpolate
 from langevin.cli.likelihoods import likelihood
 from langevin.cli.plans import plan, tune
 from langevin.cli.published import convert, inspect
 from langevin.cli.restoring import restore
 from langevin.cli.runs import evaluate, recipes, sample
 from langevin.cli.training import train
+from langevin.cli.upscaling import upscale
 from langevin.cli.weights import ema, lora, publish
 from langevin.cli.writing import write
 from langevin.spec import nearest
@@ -27,13 +29,15 @@ langevin: diffusion models of every kind.
 
   langevin recipes                         what can be trained out of the box
   langevin train RECIPE [--out DIR]        train, evaluate, leave pictures and metrics; --resume continues
-  langevin data emoji [--out DIR]          make a set of captioned pictures from a font
+  langevin data emoji|drawings [--out DIR] make a set of captioned pictures: of a font, or of molecules
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
   langevin finetune PATH PICTURES --method lora|full|dreambooth|textual-inversion
                                            teach a published model pictures, a thing, or a word
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
+  langevin upscale RUN [RUN..] IN --out P  larger pictures, by one upscaler or several in turn
+  langevin interpolate RUN --out P         ways between held-out pictures, through their codes
   langevin design RUN --out DIR            molecules by design: generate, score, filter, guide, and again
   langevin augment RUN DATA --out DIR      labelled pictures painted anew in part, for training: OCSAug
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
@@ -55,7 +59,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "finetune": finetune, "ema": ema,
     "lora": lora, "publish": publish, "restore": restore, "likelihood": likelihood, "augment": augment,
-    "write": write, "design": design,
+    "write": write, "upscale": upscale, "interpolate": interpolate, "design": design,
 }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ class _Augment:
     run: Positional[Path]
     """Run directory, of a model that was trained on such pictures, with labels or without."""
     data: Positional[Path]
-    """Pictures: a folder (classes by subfolder, captions.jsonl if there is one), a folder of idx files, or a .npy."""
+    """Pictures: a folder (classes by subfolder, captions.jsonl if there is one), a .npy, or a folder of idx files, of which a run
+    of mnist gives its own training split."""
     out: Path
     """Folder to write: pictures/, augmented.csv, report.json, page.png. The same command goes on where it was stopped."""
     label: Path | None = None
@@ -28,6 +29,8 @@ class _Augment:
     """Of the stripes in pixels; several make a set each."""
     draws: int = 2
     """New pictures of each picture and mask."""
+    rounds: int = 1
+    """How often each is painted anew, under one mask after the other: what is kept shrinks, and differs more from its source."""
     steps: int = 250
     """Levels of RePaint."""
     jump: int = 10
@@ -41,7 +44,7 @@ class _Augment:
     no_originals: bool = False
     """Leave out of pictures/ the pictures as they were."""
     test: Path | None = None
-    """Labelled pictures as DATA, for what a small classifier gains by the new ones."""
+    """Other labelled pictures, given as DATA is (of idx files the test split), for what a small classifier gains by the new."""
     test_label: Path | None = None
     """Their class numbers, if they are a .npy."""
     batch: int = 16
@@ -64,10 +67,13 @@ def augment(args: Sequence[str]) -> None:
     shape = run.facts.shape
     if not isinstance(shape, tuple):
         raise Refusal("this run is of a product; augment works on pictures.")
-    source = read(asked.data, shape, asked.label, asked.count)
-    test = None if asked.test is None else read(asked.test, shape, asked.test_label)
+    held = run.recipe.data.test if run.recipe.data.kind == "mnist" else None
+    if asked.test is not None and held is None and asked.test.resolve() == asked.data.resolve():
+        raise Refusal(f"test is {asked.test}, which is what is augmented; test on other pictures.")
+    source = read(asked.data, shape, asked.label, asked.count, held_out=held)
+    test = None if asked.test is None else read(asked.test, shape, asked.test_label, split="test", held_out=held)
     wanted = Wanted(
-        mask=asked.mask, thickness=asked.thickness, draws=asked.draws, steps=asked.steps, jump=asked.jump,
+        mask=asked.mask, thickness=asked.thickness, draws=asked.draws, rounds=asked.rounds, steps=asked.steps, jump=asked.jump,
         resample=asked.resample, limit=asked.limit, told=not asked.untold, originals=not asked.no_originals,
         seed=asked.seed, batch=asked.batch,
     )  # fmt: skip

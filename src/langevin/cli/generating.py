@@ -55,6 +55,14 @@ class _Generate:
     """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
     word: tuple[Path, ...] = ()
     """Files of learned words (textual inversion), which the prompt may then use."""
+    redux: str | None = None
+    """Folder or id of FLUX.1 Redux, for variations of a picture."""
+    like: tuple[Path, ...] = ()
+    """With redux: pictures to vary, one for all or one for each."""
+    cache: str | None = None
+    """Leave blocks of a transformer out where they repeat themselves: first_block:threshold=0.1 or taylor:every=3,order=1."""
+    measure: bool = False
+    """With cache, draw without it as well, and tell the error that it causes."""
     dtype: str | None = None
     """float32, bfloat16 or float16; that of the files by default."""
     device: str | None = None
@@ -63,6 +71,8 @@ class _Generate:
     """Of the repository."""
     beside: str | None = None
     """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
+    budget: str | None = None
+    """Most memory, such as 8GB; the plan is told before anything is loaded."""
     configs: str | None = None
     """Of a single file that is of no published size: a published folder with its configurations."""
     out: Path = Path("picture.png")
@@ -80,14 +90,25 @@ def generate(args: Sequence[str]) -> None:
     import torch
 
     from langevin.pictures import save_png
-    from langevin.zoo.load import load
+    from langevin.zoo.load import ladder, load
 
     dtypes: dict[str | None, Any] = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if asked.dtype not in dtypes:
         raise Refusal(f"dtype is {asked.dtype!r}; there are {', '.join(str(d) for d in dtypes if d)}.")
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    plan = None
+    if asked.budget is not None:
+        size = None if sides is None else (int(sides[0]), int(sides[1]))
+        plan = ladder(asked.path, asked.budget, device=device, size=size, beside=asked.beside, revision=asked.revision)
+        print(plan)
+        if (asked.lora or asked.word) and (plan.int8 or plan.offload):
+            raise Refusal(
+                f"budget is {asked.budget}, at which weights are in int8 or wait, and adapters are merged into weights; "
+                "give more, or leave the adapters out."
+            )
     model = load(
-        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs
+        asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
+        budget=plan,
     )  # fmt: skip
     if isinstance(model, dict):
         raise Refusal(
@@ -98,6 +119,12 @@ def generate(args: Sequence[str]) -> None:
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
     if asked.lora or asked.word:
         _adapt(model, asked)
+    if (asked.redux is None) != (not asked.like):
+        raise Refusal("redux varies the pictures that like names; say both, or neither.")
+    if asked.redux is not None:
+        from langevin.zoo.adapting import add_redux
+
+        model = add_redux(model, asked.redux, dtype=dtypes[asked.dtype], device=device)
     given: dict[str, Any] = {
         name: getattr(asked, name)
         for name in ("negative", "label", "steps", "guidance", "plan", "strength")
@@ -108,14 +135,31 @@ def generate(args: Sequence[str]) -> None:
     for name in ("image", "mask"):
         if (file := getattr(asked, name)) is not None:
             given[name] = _open(file)
+    if asked.like:
+        given["like"] = [_open(file) for file in asked.like]
     if asked.control:
         given |= {"control": [_open(file) for file in asked.control], "control_scale": asked.control_scale}
+    cache: Any = None
+    if asked.cache is not None:
+        from langevin.zoo.adapting import feature_cache
+
+        cache = feature_cache(asked.cache)
     told = _Line()
     result = model.run(
         asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
-        callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
+        cache=cache, callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
     )  # fmt: skip
     told.end()
+    if cache is not None:
+        print(result.memory)
+    if cache is not None and asked.measure:
+        from langevin.zoo.adapting import compared
+
+        plain = model.run(
+            asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
+            **given,
+        )  # fmt: skip
+        print(compared(result, plain))
     for k, (image, record) in enumerate(zip(result.images, result.info, strict=True)):
         path = asked.out if asked.count == 1 else asked.out.with_stem(f"{asked.out.stem}-{k}")
         print(save_png(image, path, record))

@@ -6,6 +6,7 @@ from langevin.data.digits import digits
 from langevin.data.graphs import Graph, Graphs, read_graphs
 from langevin.data.hugging_face import HFDataset
 from langevin.data.loader import Slice, loader
+from langevin.data.lowered import Lowered
 from langevin.data.mnist import mnist
 from langevin.data.moons import two_moons
 from langevin.data.order import InOrder, Order, order
@@ -18,7 +19,7 @@ from langevin.data.stream import Stream
 from langevin.data.text import Documents, Text
 
 __all__ = [
-    "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Order", "Packed", "Pairs", "Pictures",
-    "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader",
+    "Arrays", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Lowered", "Order", "Packed", "Pairs",
+    "Pictures", "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash", "loader",
     "mnist", "order", "read_graphs", "two_moons",
 ]  # fmt: skip

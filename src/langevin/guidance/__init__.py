@@ -9,6 +9,7 @@ from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
 from langevin.guidance.plug_in import Clamp, Control
 from langevin.guidance.sharpened import Sharpened
+from langevin.guidance.tiles import Tiles
 from langevin.guidance.value import Value
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "PiGDM",
     "Replaced",
     "Sharpened",
+    "Tiles",
     "Value",
     "colourise",
     "inpaint",

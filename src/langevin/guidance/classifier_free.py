@@ -6,6 +6,7 @@ the distribution p(x|c)^w p(x)^(1-w), normalised.
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +17,8 @@ from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 from langevin.guidance.means import with_mean
+
+Change = Callable[[GaussianPosterior, GaussianPosterior], GaussianPosterior]
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class CFG:
         rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
         of: "mean" rescales the belief's mean; "output" what the network says, as published pipelines do (for one Gaussian process
             and a learned denoiser).
+        norm: of what the network says under guidance: "sample" scales it down to the conditional's where it is longer (Lumina 2),
+            "rows" scales each row of pixels to the conditional's length (diffusers' form of it); "" leaves it.
         null: conditions by name of the half that is guided away from, such as a negative prompt's, (B, ...) or (1, ...) for all
             samples alike; those not named are the first half's own. By default the network's learned null.
 
@@ -40,6 +45,7 @@ class CFG:
     rescale: float = 0.0
     of: str = "mean"
     null: Cond = field(default=None, compare=False, repr=False)
+    norm: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.w):
@@ -53,8 +59,13 @@ class CFG:
         if self.of not in ("mean", "output"):
             raise ValueError(f"of is {self.of!r}; rescale acts on the 'mean' of a belief, or on the 'output' of the network.")
 
+        if self.norm not in NORMS:
+            raise ValueError(f"norm is {self.norm!r}; there are {', '.join(map(repr, NORMS))}.")
+
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
         kinds = [leaf.kind for leaf in denoiser.process.leaves().values()]
+        if self.norm and not isinstance(denoiser, Denoiser):
+            raise ValueError(f"norm is {self.norm!r} of a network's output, and this denoiser has none of its own; leave it out.")
         if self.rescale and "categorical" in kinds:
             raise ValueError("rescale acts on the deviation of means, and this process has a categorical leaf; set rescale=0.")
         if self.rescale and self.of == "output" and not isinstance(denoiser, Denoiser):
@@ -80,17 +91,19 @@ class _ClassifierFree(BaseDenoiser):
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
         guided = lerp(null, conditional, tree(weights))
+        if g.norm:
+            guided = self._by_output(guided, conditional, tree(z), tree(t), NORMS[g.norm])
         if not g.rescale:
             return guided
         if g.of == "output":
-            return self._by_output(guided, conditional, tree(z), tree(t))
+            return self._by_output(guided, conditional, tree(z), tree(t), lambda a, b: _rescaled(a, b, g.rescale))
         return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
 
-    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any) -> Belief:
+    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, change: Change) -> Belief:
         assert isinstance(self.denoiser, Denoiser)
         prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
         said = [GaussianPosterior(prediction.output(process, b.mean, z, t)) for b in (guided, conditional)]
-        return prediction.posterior(process, _rescaled(said[0], said[1], self.guidance.rescale).mean, z, t)
+        return prediction.posterior(process, change(said[0], said[1]).mean, z, t)
 
     def _weight(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval
@@ -113,6 +126,20 @@ def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount:
     axes = tuple(range(1, guided.mean.ndim))
     ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
     return with_mean(guided, guided.mean * (amount * ratio + (1 - amount)))
+
+
+def _no_longer(guided: GaussianPosterior, conditional: GaussianPosterior) -> GaussianPosterior:
+    own, wanted = (p.mean.flatten(1).norm(dim=1) for p in (guided, conditional))
+    factor = (wanted / own.clamp(min=1e-12)).clamp(max=1.0)
+    return with_mean(guided, guided.mean * factor.reshape(-1, *[1] * (guided.mean.ndim - 1)))
+
+
+def _as_long_by_rows(guided: GaussianPosterior, conditional: GaussianPosterior) -> GaussianPosterior:
+    own, wanted = (p.mean.norm(dim=-1, keepdim=True) for p in (guided, conditional))
+    return with_mean(guided, guided.mean * (wanted / own))
+
+
+NORMS: dict[str, Any] = {"": None, "sample": _no_longer, "rows": _as_long_by_rows}
 
 
 def against(cond: Cond, null: Cond, batch: int) -> Cond:

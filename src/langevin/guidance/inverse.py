@@ -196,7 +196,8 @@ class DPS(Measurement):
     form "norm" is the paper's algorithm 1, a push of scale / |y - A x^| times the gradient of |y - A x^|^2 / 2 after each of
     `steps` ancestral steps. As a belief it is that push divided by what a step of 1 / steps makes of beliefs, so under
     `plans.ddpm(steps)` it is the algorithm, and under other plans the push of a stretch of levels is the same. Norms are
-    each sample's own (peers take one over the batch, so that a sample depends on its neighbours).
+    each sample's own. With `together` they are the root mean square over the batch, as peers have it (times the root of the
+    batch's size): a sample then depends on its neighbours, and is pushed in proportion to its residual.
 
     form "likelihood" is Bayes' rule with p(y | x^) for p(y | z_t): x^ + scale gamma J^T A^T (y - A x^) / std^2. Far too sure
     of itself where much noise is left, and unstable where std is small.
@@ -205,6 +206,7 @@ class DPS(Measurement):
     scale: float = 1.0
     form: str = "norm"
     steps: int = 1000
+    together: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -223,8 +225,9 @@ class DPS(Measurement):
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             belief = ask(z, t)
-            size = self.residual(belief.mean).flatten(1).square().sum(1).clamp(min=1e-30).sqrt()
-            (gradient,) = torch.autograd.grad(size.sum(), z, allow_unused=True)
+            square = self.residual(belief.mean).flatten(1).square().sum(1).clamp(min=1e-30)
+            size = square.sum() / (2 * square.detach().mean().sqrt()) if self.together else square.sqrt().sum()
+            (gradient,) = torch.autograd.grad(size, z, allow_unused=True)
         belief = replace(belief, mean=belief.mean.detach())
         if gradient is None:
             return belief

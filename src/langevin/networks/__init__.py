@@ -7,8 +7,9 @@ from langevin.networks.sequence import SequenceTransformer
 from langevin.networks.text import Prompted, TextEncoder
 from langevin.networks.transformer import CategoryPort, DiT, JointTransformer, PicturePort, Port, VectorPort
 from langevin.networks.unet import UNet
+from langevin.networks.upscaling import Upscaling
 
 __all__ = [
     "MLP", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port",
-    "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "VectorPort",
+    "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "Upscaling", "VectorPort",
 ]  # fmt: skip

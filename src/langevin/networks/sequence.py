@@ -90,11 +90,11 @@ class SequenceTransformer(nn.Module):
             keep = real if keep is None else keep & real
         read = self._shifted(z if text is None else text, None, document) if self.block == 1 else z
         rope = rope_table(z.shape[1], self.head_width, z.device)[None]
-        if text is not None and twice:
+        if twice and text is not None:
             read, rope = torch.cat([read, text], 1), rope.repeat(1, 2, 1, 1)
             level = level[:, None] if level.ndim == 1 else level
             level = torch.cat([level.expand(z.shape), torch.zeros_like(z, dtype=level.dtype)], 1)
-        return self._run(read, level, rope, keep, None)[:, : z.shape[1]]
+        return self._run(read, level, rope, keep, None, z.shape[1])
 
     def memories(self) -> Memories:
         """Of a text that is to be written, empty."""
@@ -103,14 +103,12 @@ class SequenceTransformer(nn.Module):
     def extend(self, z: Tensor, level: Tensor, memories: Memories) -> Tensor:
         """The logits of z (B, l), which follow what is remembered; of a network with blocks whole blocks, or the last one."""
         first, last = memories.length, memories.length + z.shape[1]
-        keep = None
+        keep = None  # one block, which sees all
         if self.block is not None and z.shape[1] > self.block:
             keep = _pattern(last, self.block, False, z.device)[:, first:]
-        elif self.block == 1:
-            keep = None  # one token, which sees all
         read = self._shifted(z, memories.last, None) if self.block == 1 else z
-        rope = rope_table(last, self.head_width, z.device)[None, first:]
-        return self._run(read, level, rope, keep, memories)
+        rope = rope_table(-(-last // 256) * 256, self.head_width, z.device)[None, first:last]  # one table for many lengths
+        return self._run(read, level, rope, keep, memories, z.shape[1])
 
     def _shifted(self, text: Tensor, before: Tensor | None, document: Tensor | None) -> Tensor:
         """The token before each."""
@@ -123,13 +121,15 @@ class SequenceTransformer(nn.Module):
             read = torch.where(new, begin, read)
         return read
 
-    def _run(self, read: Tensor, level: Tensor, rope: Tensor, keep: Tensor | None, memories: Memories | None) -> Tensor:
+    def _run(
+        self, read: Tensor, level: Tensor, rope: Tensor, keep: Tensor | None, memories: Memories | None, count: int
+    ) -> Tensor:
         h = self.embed(read)
         emb = None if self.level is None else self.level(level[:, None] if level.ndim == 1 else level)
         layers = [None] * self.depth if memories is None else memories.layers
         for block, memory in zip(self.trunk, layers, strict=True):
             h = block(h, emb, rope, keep, memory)
-        return self.final(self.norm(h))
+        return self.final(self.norm(h[:, :count]))
 
 
 @lru_cache(maxsize=32)

@@ -8,20 +8,20 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical, LowRank
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import GaussianPrediction
-from langevin.core.process import Process
+from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import leaves, spread
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.jumps import flow, log_ratios, score_entropy
-from langevin.objectives.levels import LevelDensity
+from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.weights import Weight, named
 
@@ -47,6 +47,8 @@ class Denoising(Objective):
         spread: one level per sample ("shared"), per leaf ("independent") or per element ("elements").
         clean: for products, probability that one leaf is given clean.
         drop: probability that a sample's conditions are dropped.
+        augment: small pictures, cond["low"], get noise of a level drawn evenly from 0 to this for each sample, as the process
+            gives it, and cond["augment"] says which (conditioning augmentation, CDM, 2106.15282, sec. 4); 0 leaves them.
         coupling: which noise, or which `Batch.source`, meets which data; Gaussian leaves only.
         leaf_weights: factor of each leaf in the sum; 1 by default.
 
@@ -63,6 +65,7 @@ class Denoising(Objective):
         drop: float = 0.0,
         coupling: str | Coupling = "independent",
         leaf_weights: Mapping[str, float] | None = None,
+        augment: float = 0.0,
     ) -> None:
         super().__init__()
         self.weight = named(weight)
@@ -72,6 +75,9 @@ class Denoising(Objective):
         if spread not in SPREADS:
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
         self.levels, self.spread, self.clean, self.drop = levels_named(levels), spread, clean, drop
+        if not 0 <= augment <= 1:
+            raise ValueError(f"augment is {augment}; it is the highest level of noise in small pictures, from 0 to 1.")
+        self.augment = augment
         self.coupling, self.leaf_weights = coupling_named(coupling), leaf_weights
 
     @property
@@ -118,7 +124,7 @@ class Denoising(Objective):
         self.check(model.process)
         x = leaves(batch.x)
         t = draw_levels(self.levels, parts, x, noise, self.spread, self.clean)
-        cond = drop_conditions(batch.cond, noise, self.drop)
+        cond = drop_conditions(self._augmented(batch.cond, parts, noise), noise, self.drop)
         z, e = {}, {}
         for name, leaf in parts.items():
             draw = noise.at("noise").at(name)
@@ -153,6 +159,17 @@ class Denoising(Objective):
         if len(parts) > 1:
             logs["loss"] = total.detach()
         return Loss(total, logs, levels, losses)
+
+    def _augmented(self, cond: Cond, parts: Mapping[str, LeafProcess], noise: Noise) -> Cond:
+        """Conditions whose small pictures have noise, and its levels."""
+        if not self.augment:
+            return cond
+        leaf = parts.get("")
+        if cond is None or "low" not in cond or not isinstance(leaf, Gaussian):
+            raise ValueError(f"augment is {self.augment:g}, and there are no small pictures to give noise to; set it to 0.")
+        low, level = cond["low"], self.augment * stratified(noise.at("augment"))
+        raised = leaf.marginal(low, level.reshape(-1, 1, 1, 1), noise.at("low"))
+        return {**cond, "low": raised, "augment": level.to(low)}
 
     def _by_level(
         self, leaf: Gaussian | Categorical, t: Tensor, error: Tensor, each: Tensor, real: Tensor | None

@@ -133,6 +133,33 @@ class LogNormalSigma(LevelDensity):
         return torch.exp(-(at**2) / 2) / (self.std * math.sqrt(2 * math.pi)) * schedule.lam_rate(t).abs() / 2
 
 
+class UniformLogSNR(LevelDensity):
+    """lam uniform between `low` and `high`, as far as the schedule goes: every factor of noise is met alike (VDM, 2107.00630,
+    whose bound is then the plain error of the noise)."""
+
+    def __init__(self, low: float = -8.0, high: float = 10.0) -> None:
+        super().__init__()
+        if not low < high:
+            raise ValueError(f"low is {low:g} and high {high:g}; log-SNRs lie between them, so let low be below high.")
+        self.low, self.high = low, high
+
+    def extra_repr(self) -> str:
+        return f"low={self.low:g}, high={self.high:g}"
+
+    def _ends(self, schedule: Schedule) -> tuple[Tensor, Tensor]:
+        reached = schedule.lam(torch.tensor([1.0, 0.0], dtype=torch.float64)).clamp(self.low, self.high)
+        return reached[0], reached[1]
+
+    def quantile(self, u: Tensor, schedule: Schedule) -> Tensor:
+        low, high = self._ends(schedule)
+        return schedule.invert(high + (low - high) * u).clamp(1e-9, 1 - 1e-9)
+
+    def density(self, t: Tensor, schedule: Schedule) -> Tensor:
+        low, high = self._ends(schedule)
+        lam = schedule.lam(t)
+        return torch.where((lam >= low) & (lam <= high), schedule.lam_rate(t).abs() / (high - low), 0.0)
+
+
 class Importance(LevelDensity):
     """Proportional to any positive function of t, held as a table of equal cells; draws and density agree exactly."""
 
@@ -262,6 +289,7 @@ class LevelBins:
 
 LEVELS: dict[str, Callable[..., LevelDensity]] = {
     "uniform": Uniform, "logit_normal": LogitNormal, "lognormal_sigma": LogNormalSigma, "beta": beta, "loss_aware": LossAware,
+    "uniform_log_snr": UniformLogSNR,
 }  # fmt: skip
 
 

@@ -1,36 +1,87 @@
 """Plans whose rows depend on the state: Langevin corrections, annealed Langevin, adaptive steps, learned variances."""
 
+import torch
+
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 from langevin.plans.moves import Adaptive, Langevin, Split
 
+PREDICTORS = ("ancestral", "reverse_diffusion", "euler_maruyama")
+
 
 def predictor_corrector(
-    steps: int = 500, snr: float = 0.16, corrections: int = 1, eta: float = 1.0, grid: str | Grid = "uniform"
+    steps: int = 500,
+    snr: float = 0.16,
+    corrections: int = 1,
+    eta: float = 1.0,
+    grid: str | Grid = "uniform",
+    predictor: str = "ancestral",
 ) -> Draft:
     """Score SDEs' predictor-corrector (2011.13456, alg. 1): at each level Langevin steps, then a step down.
 
-    The published code corrects first, so that the last state is a denoised one. steps (1 + corrections) evaluations.
+    The published code corrects first, so that the last state is a denoised one. The last step is the belief itself (Tweedie)
+    under every predictor. steps (1 + corrections) evaluations.
 
     Args:
-        snr: of the Langevin steps. corrections: how many at each level. eta: 1 is the ancestral predictor, 0 the flow's.
+        snr: of the Langevin steps. corrections: how many at each level, 0 for the predictor alone.
+        eta: of the ancestral predictor, whose 0 is the flow's.
+        predictor: "ancestral", the bridge (eq. 4 and app. F); "reverse_diffusion", the forward step from s to t turned round (eq.
+            46); "euler_maruyama" of the reverse SDE, with drift and diffusion of any schedule (eq. 6).
+
+    Raises:
+        ValueError: for a predictor that needs the drift of a schedule with no signal at level 1.
     """
     check_steps(steps)
     if corrections < 0 or not snr > 0:
         raise ValueError(f"corrections is {corrections} and snr {snr}; give a whole number and a value above 0.")
+    if predictor not in PREDICTORS:
+        raise ValueError(f"predictor is {predictor!r}; there are {', '.join(PREDICTORS)}.")
+    if predictor != "ancestral" and eta != 1:
+        raise ValueError(f"eta is {eta:g}, which the predictor {predictor!r} has none of; use 'ancestral', or leave eta out.")
     levels_of = named(grid)
     name = f"predictor_corrector({steps}, snr={snr:g}, corrections={corrections})"
+    if predictor != "ancestral":
+        name = f"{name[:-1]}, {predictor})"
 
     def fill(schedule: Schedule) -> Plan:
         rows: list[Row | StateRow] = []
-        for t, s in joined(levels_of(schedule, steps)):
+        levels = levels_of(schedule, steps)
+        numbers = None if predictor == "ancestral" else _numbers(schedule, levels, predictor)
+        for i, (t, s) in enumerate(joined(levels)):
             rows += [Langevin(start=t, stop=t, snr=snr)] * corrections
-            rows.append(Row(level=t, start=t, stop=s, eta=eta))
+            if s == 0 or numbers is None:
+                rows.append(Row(level=t, start=t, stop=s, eta=eta))
+            else:
+                a, w, c = numbers[i]
+                rows.append(Row(level=t, start=t, stop=s, a=a, mix=(w,), c=c))
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 
     return Draft(name, fill)
+
+
+def _numbers(schedule: Schedule, levels: list[float], predictor: str) -> list[tuple[float, float, float]]:
+    """(a, w, c) of z_s = a z_t + w x^ + c e, for each step down.
+
+    reverse_diffusion: forward is z_t = r z_s + G e, back is (2 - r) z_t + G^2 score + G e. euler_maruyama: dz = f z dt + g dw
+    with f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2, of which back is (1 - f h) z_t + g^2 h score + g sqrt(h) e,
+    h = t - s. The score is (alpha x^ - z) / sigma^2.
+    """
+    t, s = (torch.tensor(part, dtype=torch.float64) for part in (levels[:-1], levels[1:]))
+    (alpha, sigma), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    if not bool((alpha > 0).all()):
+        raise ValueError(f"schedule {schedule} has no signal at level {levels[0]:g}; {predictor} needs some, use 'ancestral'.")
+    if predictor == "reverse_diffusion":
+        ratio = alpha / alpha_s
+        ahead, square = 2 - ratio, sigma**2 - (ratio * sigma_s) ** 2
+    else:
+        alpha_rate, sigma_rate = schedule.rates(t)
+        drift = alpha_rate / alpha
+        ahead, square = 1 - drift * (t - s), 2 * sigma * (sigma_rate - drift * sigma) * (t - s)
+    square = square.clamp(min=0)
+    part = square / sigma**2
+    return list(zip((ahead - part).tolist(), (part * alpha).tolist(), square.sqrt().tolist(), strict=True))
 
 
 def splitting(steps: int = 1000, snr: float = 0.2, scale: float = 1.0, grid: str | Grid = "uniform") -> Draft:

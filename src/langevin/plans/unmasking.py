@@ -187,6 +187,7 @@ class Reveal(StateRow):
             that in the second; "random".
         temperature: of the drawn tokens; 0 takes the likeliest.
         noise: scale of the Gumbel noise on the order, times (1 - progress) = `stop`.
+        block: tokens of a block; those of the first block that has masks go before all others, and order decides within it.
     """
 
     start: float
@@ -194,6 +195,7 @@ class Reveal(StateRow):
     order: str = "confidence"
     temperature: float = 1.0
     noise: float = 0.0
+    block: int | None = None
 
     def __post_init__(self) -> None:
         _falls(self)
@@ -202,6 +204,8 @@ class Reveal(StateRow):
         for name in ("temperature", "noise"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number that is not negative.")
+        if self.block is not None and self.block < 1:
+            raise ValueError(f"block is {self.block}; a block has at least 1 token, and None is for no blocks.")
 
     def check(self, leaf: Any) -> None:
         _masking(leaf, "confidence")
@@ -221,7 +225,11 @@ class Reveal(StateRow):
         log_probs = belief.log_probs.double().reshape(*free.shape, leaf.categories)
         token = draw(log_probs / self.temperature, noise.at("token")) if self.temperature else log_probs.argmax(-1)
         score = self._score(log_probs, token, noise.at("order"))
-        place = torch.where(masked, score, -math.inf).sort(dim=1, descending=True, stable=True).indices.argsort(1)
+        order = torch.where(masked, score, -math.inf).sort(dim=1, descending=True, stable=True).indices
+        if self.block is not None:  # of equal blocks the order stays
+            at = torch.where(masked, torch.arange(masked.shape[1], device=z.device) // self.block, masked.shape[1])
+            order = order.gather(1, at.gather(1, order).sort(dim=1, stable=True).indices)
+        place = order.argsort(1)
         count = masked.sum(1)
         chosen = masked & (place < (count - self.left(leaf, count, free.sum(1)))[:, None])
         return _revealed(leaf, z, chosen, token, mask)
@@ -257,6 +265,7 @@ def confidence(
     order: str = "confidence",
     temperature: float = 1.0,
     noise: float = 0.0,
+    block: int | None = None,
     grid: str | Grid = "uniform",
 ) -> Draft:
     """The surest tokens first (MaskGIT, 2202.04200, sec. 3.2), at most `steps` evaluations. See `Reveal`.
@@ -269,9 +278,12 @@ def confidence(
         order: "confidence", "entropy", "margin" or "random".
         temperature: of the drawn tokens; 0 takes the likeliest.
         noise: scale of the Gumbel noise on the order, which falls to 0 along the plan (MaskGIT uses 4.5).
+        block: tokens of a block, of which one is finished after the other, from left to right (LLaDA, 2502.09992, sec. 2.4);
+            with temperature 0 this is how LLaDA writes.
     """
-    row = Reveal(start=1.0, stop=0.0, order=order, temperature=temperature, noise=noise)
-    return _along(f"confidence({steps}, order={order}, temperature={temperature:g}, noise={noise:g})", row, steps, grid)
+    row = Reveal(start=1.0, stop=0.0, order=order, temperature=temperature, noise=noise, block=block)
+    told = "" if block is None else f", block={block}"
+    return _along(f"confidence({steps}, order={order}, temperature={temperature:g}, noise={noise:g}{told})", row, steps, grid)
 
 
 def first_hitting(length: int = 64) -> Draft:

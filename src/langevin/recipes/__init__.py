@@ -6,12 +6,14 @@ Imports no torch: `langevin.recipes.build` turns a recipe into objects.
 from collections.abc import Callable
 
 from langevin.recipes.config import Recipe
-from langevin.recipes.ready import graphs, pictures, points, texts
+from langevin.recipes.ready import graphs, pictures, points, scores, texts
 from langevin.spec import nearest
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
-RECIPES: dict[str, Callable[[], Recipe]] = {**pictures.RECIPES, **points.RECIPES, **texts.RECIPES, **graphs.RECIPES}
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    **pictures.RECIPES, **scores.RECIPES, **points.RECIPES, **texts.RECIPES, **graphs.RECIPES,
+}  # fmt: skip
 
 
 def recipe(name: str) -> Recipe:

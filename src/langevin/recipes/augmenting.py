@@ -22,7 +22,7 @@ from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
 from langevin.recipes.sampling import of_weights
-from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, Masks, augment, stripes
+from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, stripes
 
 MASKS = ("stripes", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
@@ -35,7 +35,7 @@ class Wanted:
 
     Args:
         mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
-        draws: new pictures of each picture and mask.
+        draws: new pictures of each picture and mask. rounds: how often each is painted anew, under one mask after the other.
         steps, jump, resample: of `plans.repaint`.
         limit: largest RMSE of a picture whose label stands.
         told: tell a class-conditional model the label.
@@ -45,6 +45,7 @@ class Wanted:
     mask: str = "stripes"
     thickness: tuple[int, ...] = (4,)
     draws: int = 2
+    rounds: int = 1
     steps: int = 250
     jump: int = 10
     resample: int = 10
@@ -55,12 +56,21 @@ class Wanted:
     batch: int = 16
 
 
-def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: int | None = None) -> Any:
+def read(
+    path: Path,
+    shape: tuple[int, ...],
+    label: Path | None = None,
+    count: int | None = None,
+    *,
+    split: str = "train",
+    held_out: int | None = None,
+) -> Any:
     """Pictures of a run's shape: a folder of them (classes by subfolder, captions.jsonl if it is there), of idx files, or a .npy.
 
     Args:
         label: class numbers (N,) for a .npy, in another.
         count: the first so many of a .npy or of idx files.
+        split: of idx files, "train" or "test", whose last `held_out` are the test split; all of them without that.
 
     Raises:
         ValueError: for what is none of these, or has another size.
@@ -70,7 +80,7 @@ def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: i
     if path.suffix == ".npy":
         found: Any = Arrays(path, None if label is None else {"label": label})
     elif any(path.glob("*images*idx3*")):
-        found = mnist(path, "train")
+        found = mnist(path, "all", 1) if held_out is None else mnist(path, split, held_out)
     else:
         texts = CAPTIONS if (path / CAPTIONS).exists() else None
         found = Pictures(path, shape[-1], shape[0], split="all", captions=texts)
@@ -87,7 +97,7 @@ def read(path: Path, shape: tuple[int, ...], label: Path | None = None, count: i
     return found if count == len(found) else found.split(count)[0]
 
 
-def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> Masks:
+def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> dict[str, Tensor]:
     """By name, such as "vertical-4"."""
     if wanted.mask not in MASKS:
         raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
@@ -116,10 +126,12 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
     out.mkdir(parents=True, exist_ok=True)
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
-    told = wanted.told and run.facts.classes is not None
-    made = augment(
-        run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, seed=wanted.seed, batch=wanted.batch, told=told
-    )
+    told, labels = wanted.told and run.facts.classes is not None, labels_of(source)
+    if told and labels is not None and int(labels.max()) >= (run.facts.classes or 0):
+        last, known = int(labels.max()), run.facts.classes
+        raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --untold, and it is told none.")
+    made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
+                   seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
     checked = made.check(wanted.limit)
     write_pictures(made, checked, out, wanted.originals)
     pictures.save_images(page(made), out / "page.png", columns=1 + len(masks) * (1 + wanted.draws))
@@ -179,8 +191,9 @@ def gain(made: Augmented, checked: Checked, test: Any, steps: int = 800, seed: i
 
 
 def page(made: Augmented, rows: int = 8) -> Tensor:
-    """Pictures row by row: before, then for each mask what is kept (the rest grey) and what was made of it."""
-    index = torch.arange(min(rows, len(made)))
+    """Pictures row by row, from all over the sources: before, then for each mask what is kept (the rest grey) and what was made
+    of it."""
+    index = torch.linspace(0, len(made) - 1, min(rows, len(made))).long()
     x, new = leaves(made.source.batch(index).x)[""], made.new(index)
     columns = [x]
     for name, mask in made.masks.items():

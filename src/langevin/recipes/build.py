@@ -30,6 +30,7 @@ from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import Facts
 from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
+from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, merge_files, put
 from langevin.tensors import digest, load
@@ -116,6 +117,7 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     if facts is None:
         splits = data(recipe.data)
         facts = domain_of(recipe.data).facts(*splits, recipe)
+        facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         splits = _captioned(splits, facts.vocabulary)
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:

@@ -36,11 +36,15 @@ class Facts(Closed):
     vocabulary: Vocabulary | None = None
     """What captions are split by, where they are conditions."""
 
+    factor: int | None = None
+    """By how much the small pictures are smaller that samples are drawn from; None where there are none."""
     alphabet: Alphabet | None = None
     """What texts are written in, where samples are texts."""
     ended: bool = False
     """Whether one more category than the alphabet's ends a text."""
 
+    marginal: tuple[float, ...] | None = None
+    """The share of each category in training data, where noise ends there."""
     graph: GraphFacts | None = None
     """Where samples are graphs."""
 

@@ -36,6 +36,8 @@ class DenoisingConfig(_Objective):
     clean: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
     coupling: Coupling = "independent"
+    augment: float = Field(default=0.0, ge=0, le=1)
+    """Of data "upscale": the highest level of noise in the small pictures."""
     leaf_weights: dict[str, float] = Field(default_factory=dict)
     """Of a product, the factor of each leaf's loss; 1 for all by default."""
 
@@ -59,6 +61,9 @@ class ELBOConfig(_Objective):
     kind: Literal["elbo"] = "elbo"
     steps: int = Field(default=100, ge=1)
     drop: float = Field(default=0.1, ge=0, lt=1)
+    cross_entropy: float = Field(default=0.0, ge=0)
+    """Its weight beside the sum of the bound: the lambda of D3PM's code, times steps."""
+    form: Literal["exact", "text", "images"] = "exact"
 
 
 class MaskingConfig(_Objective):

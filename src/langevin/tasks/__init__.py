@@ -1,5 +1,7 @@
 """Tasks: what is done with a trained model besides drawing samples."""
 
+from langevin.tasks.anomaly import auroc, strangeness
+from langevin.tasks.augment import Augmented, augment, stripes
 from langevin.tasks.edit import (
     change,
     colourise,
@@ -13,26 +15,43 @@ from langevin.tasks.edit import (
     super_resolve,
 )
 from langevin.tasks.inverse import METHODS, Restored, coverage, restore
+from langevin.tasks.latents import gallery, shifted
+from langevin.tasks.nulls import Inverted, Nulls, as_vectors, invert_through
 from langevin.tasks.risk import bleu, least_risk
+from langevin.tasks.upscale import Stage, cascade, upscale
 from langevin.tasks.wording import contains, of_length
 
 __all__ = [
     "METHODS",
+    "Augmented",
+    "Inverted",
+    "Nulls",
     "Restored",
+    "Stage",
+    "as_vectors",
+    "augment",
+    "auroc",
     "bleu",
+    "cascade",
     "change",
     "colourise",
     "contains",
     "coverage",
     "denoise",
+    "gallery",
     "image_to_image",
     "inpaint",
     "interpolate",
     "invert",
+    "invert_through",
     "least_risk",
     "of_length",
     "restore",
+    "shifted",
     "slerp",
+    "strangeness",
+    "stripes",
     "stroke",
     "super_resolve",
+    "upscale",
 ]

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def stripes(size: tuple[int, int], thickness: int = 4, direction: str = "vertica
     return (kept if direction == "vertical" else kept[:, None]).expand(size).clone()
 
 
-Masks = Mapping[str, Tensor]
-"""By name: (H, W) or (C, H, W) bool, True where a picture is kept."""
+Masks = Mapping[str, Tensor | Callable[[tuple[int, int, int]], Tensor]]
+"""By name: (H, W) or (C, H, W) bool, True where a picture is kept; or a function that makes one for pictures (C, H, W)."""
 
 
 def augment(
@@ -68,9 +69,10 @@ def augment(
     *,
     plan: Plan | Draft | None = None,
     draws: int = 2,
+    rounds: int = 1,
     seed: int = 0,
     batch: int = 16,
-    told: bool = True,
+    told: bool = False,
 ) -> "Augmented":
     """`draws` new pictures of each picture and mask, drawn by replacement under a plan.
 
@@ -84,8 +86,10 @@ def augment(
         masks: by name, such as `stripes`.
         folder: one per model, source, masks, plan and seed.
         plan: `plans.repaint()` by default, 2410 evaluations: 250 steps, jumps of 10, each stretch 10 times.
+        rounds: each new picture is painted anew so often, under this mask and those that come after it: of stripes that cross,
+            two rounds keep a quarter of the source. Every round keeps to its own mask, and labels drift. 1, as published.
         batch: pictures at a time, and per block that is kept.
-        told: labels of the source are conditions, for a model that has been trained with them; without, it is asked without any.
+        told: the labels of the source are conditions, for a model that was trained with them; by default it is told none.
 
     Raises:
         ValueError: for masks that do not fit, keep all or nothing; for a model of something else; if `folder` holds pictures of
@@ -94,31 +98,35 @@ def augment(
     shape = _shape(denoiser, source)
     if not masks:
         raise ValueError("masks is empty; give one at least, such as stripes((28, 28), 4).")
-    if draws < 1:
-        raise ValueError(f"draws is {draws}; draw each mask at least once.")
+    if draws < 1 or rounds < 1:
+        raise ValueError(f"draws is {draws} and rounds {rounds}; draw each mask at least once, in at least one round.")
     kept = {name: _mark(name, mask, shape) for name, mask in masks.items()}
     table = plans_for(denoiser.process, repaint() if plan is None else plan)[""]
     ops = [operators.inpaint(mask) for mask in kept.values()]
 
     def painted(given: dict[str, Tensor]) -> dict[str, Tensor]:
-        x, first = given["x"], int(given["place"][0])
+        first, made, slips = int(given["place"][0]), [], []
         cond = {"label": given["label"]} if told and "label" in given else None
-        made, slips = [], []
-        for k, op in enumerate(ops):
-            for draw in range(draws):
-                at = first + _APART * (k * draws + draw)
-                new = restore(denoiser, op, op(x), method="repaint", plan=table, seed=seed, first_id=at, cond=cond).samples[0]
-                mask = kept[list(kept)[k]]
-                slips.append(((new.cpu() - x).abs() * mask).flatten(1).amax(1))
-                made.append(torch.where(mask, x, new.cpu().clamp(-1, 1)))
+        for k, draw in product(range(len(ops)), range(draws)):
+            x, slip = given["x"], torch.zeros(len(given["x"]))
+            for turn in range(k, k + rounds):
+                op, mask = ops[turn % len(ops)], list(kept.values())[turn % len(ops)]
+                at = first + _APART * (((turn - k) * len(ops) + k) * draws + draw)
+                new = (
+                    restore(denoiser, op, op(x), method="repaint", plan=table, seed=seed, first_id=at, cond=cond).samples[0].cpu()
+                )
+                slip = slip.maximum(((new - x).abs() * mask).flatten(1).amax(1))
+                x = torch.where(mask, x, new.clamp(-1, 1))
+            made.append(x)
+            slips.append(slip)
         return {"new": torch.stack(made, 1), "slip": torch.stack(slips, 1)}
 
-    said = f"{encoder_hash(denoiser)} {table.to_json()} {draws} {seed} {batch} {told}"
+    said = f"{encoder_hash(denoiser)} {table.to_json()} {draws} {rounds} {seed} {batch} {told}"
     total = hashlib.sha256(said.encode())
     for name, mask in kept.items():
         total.update(name.encode() + mask.numpy().tobytes())
     found = cached(_Placed(source), painted, folder, total.hexdigest()[:16], dtype="float32", batch=batch)
-    return Augmented(source, found, kept, draws)
+    return Augmented(source, found, kept, draws, rounds)
 
 
 def _shape(denoiser: BaseDenoiser, source: Source) -> tuple[int, int, int]:
@@ -134,8 +142,9 @@ def _shape(denoiser: BaseDenoiser, source: Source) -> tuple[int, int, int]:
     return shape
 
 
-def _mark(name: str, mask: Tensor, shape: tuple[int, int, int]) -> Tensor:
+def _mark(name: str, mask: Tensor | Callable[[tuple[int, int, int]], Tensor], shape: tuple[int, int, int]) -> Tensor:
     """(C, H, W)."""
+    mask = mask if isinstance(mask, Tensor) else mask(shape)
     if mask.dtype != torch.bool or mask.shape not in (shape, shape[1:]):
         raise ValueError(
             f"mask {name!r} is {mask.dtype} of shape {tuple(mask.shape)}; give bools of shape {shape} or {shape[1:]}."
@@ -165,6 +174,13 @@ class _Placed:
         return self.source.digest()  # pyright: ignore[reportAttributeAccessIssue]
 
 
+def labels_of(source: Source) -> Tensor | None:
+    """(N,), read without the pictures where the source can; None where there are none."""
+    index, cheap = torch.arange(len(source)), getattr(source, "conditions", None)
+    cond = source.batch(index).cond if cheap is None else cheap(index)
+    return None if cond is None else cond.get("label")
+
+
 @dataclass(frozen=True)
 class Checked:
     """What became of the check, each (N, V).
@@ -191,8 +207,8 @@ class Augmented:
         variants: (name of the mask, draw) of each of the V pictures made from one.
     """
 
-    def __init__(self, source: Source, made: Cached, masks: Masks, draws: int) -> None:
-        self.source, self.masks = source, dict(masks)
+    def __init__(self, source: Source, made: Cached, masks: Mapping[str, Tensor], draws: int, rounds: int = 1) -> None:
+        self.source, self.masks, self.rounds = source, dict(masks), rounds
         self.variants = [(name, draw) for name in masks for draw in range(draws)]
         self.shape, self._made = source.shape, made
 
@@ -207,8 +223,7 @@ class Augmented:
     @cached_property
     def labels(self) -> Tensor | None:
         """(N,) of the sources."""
-        cond = self.source.batch(torch.arange(len(self))).cond
-        return None if cond is None else cond.get("label")
+        return labels_of(self.source)
 
     def check(self, limit: float = 0.5, judge: Callable[[Tensor], Tensor] | None = None) -> Checked:
         """Which labels may be carried over: what was to be kept was, the whole moved by at most `limit`, and `judge` agrees.
@@ -231,7 +246,7 @@ class Augmented:
             kept: Any = self._made.batch(index).x
             gap = (kept["new"] - x[:, None]).double().square()
             moved, fresh = gap.flatten(2).mean(2).sqrt(), (gap * ~marks).flatten(2).sum(2) / (~marks).flatten(1).sum(1)
-            whole = (gap * marks).flatten(2).amax(2) == 0
+            whole = ((gap * marks).flatten(2).amax(2) == 0) | (self.rounds > 1)  # later rounds keep to earlier ones
             passed = (kept["slip"] <= LARGEST_SLIP) & whole & (moved <= limit)
             if judge is not None and self.labels is not None:
                 said = judge(kept["new"].flatten(0, 1)).reshape(passed.shape)

@@ -59,6 +59,7 @@ class Defaults:
         guidance: w of classifier-free guidance, 1 for none; of a model that is told it (`told`), what it is told.
         multiple: sizes are multiples of it.
         classes: how many labels there are, for models of classes.
+        norm: of guided outputs, see `CFG`.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -67,6 +68,7 @@ class Defaults:
     told: bool = False
     multiple: int = 8
     classes: int | None = None
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,11 +90,13 @@ class Result:
     Args:
         tensor: (B, 3, H, W) in [-1, 1]. latents: (B, C, h, w), or the pictures where there is no codec.
         info: prompt, seed, plan and the like, for each.
+        memory: of a feature cache, what it left out; print it.
     """
 
     tensor: Tensor
     latents: Tensor
     info: list[dict[str, Any]]
+    memory: Any = None
 
     @property
     def images(self) -> list[Image.Image]:
@@ -115,7 +119,8 @@ class Generator:
         codec: see `Codec`.
         conditioner: from prompts to conditions; None for models of classes and for those without conditions.
         controls: networks that read pictures of hints. controlled: `controlled(net, controls, scales)`, the network under them.
-        takes: further channels that the network reads: "" none, "inpaint" (mask and masked latents), "upscale" (a small picture).
+        takes: further channels that the network reads: "" none, "inpaint" (mask and masked latents), "fill" (masked latents and
+            the mask in full), "control" (the latents of a hint), "upscale" (a small picture).
         small: the process that noises a small picture, for upscaling. most: its highest noise level.
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
         name, fingerprint: of the model, for the record.
@@ -167,6 +172,7 @@ class Generator:
         long: bool = False,
         length: int | None = None,
         start: Tensor | None = None,
+        cache: Guidance | None = None,
         callback: Callable[[Progress], None] | None = None,
         **extra: Any,
     ) -> Result:
@@ -184,10 +190,11 @@ class Generator:
             image: a picture to begin at, to inpaint, or to upscale.
             strength: the noise level that `image` is raised to; 0 leaves it as it is, 1 forgets it. The same for every plan.
             mask: white where `image` is to be painted anew. paste: elsewhere the result is `image` to the pixel.
-            control: hints, one for each network in `controls`. control_scale: how much each counts.
+            control: hints, one for each network in `controls`, or for the one that takes it. control_scale: how much each counts.
             noise_level: of the small picture, in upscaling.
             clip_skip, weighted, long, length: see `langevin.text`.
             start: the first state (B, C, h, w), in place of noise of the seed.
+            cache: a feature cache, see `langevin.tasks.feature_cache`.
             callback: told each step.
             extra: what a family's conditioner takes, such as original_size and crop.
 
@@ -227,8 +234,8 @@ class Generator:
         if mask is not None and pictures is None:
             raise ValueError("mask marks what to paint anew of an image, and there is none; give image= as well.")
         if self.takes:
-            cond.update(self._further(pictures, mask, noise_level, noise, batch, size))
-        if control is not None or self.controls:
+            cond.update(self._further(pictures, control, mask, noise_level, noise, batch, size))
+        if self.takes != "control" and (control is not None or self.controls):
             cond.update(self._hints(control, batch, size))
         cond = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in cond.items()}
         if null is not None:
@@ -240,7 +247,8 @@ class Generator:
             raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
         if strength is not None and pictures is None:
             raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
-        if pictures is not None and not self.takes and strength is None and mask is None:
+        free = self.takes in ("", "control")  # to begin at a picture, and to keep what is known of it
+        if pictures is not None and free and strength is None and mask is None:
             raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
         many = steps or self.defaults.steps
         if level == 0 and pictures is not None:
@@ -248,7 +256,7 @@ class Generator:
         filled = self._filled(plan, many, level, shape)
         process = self._process()
         latents = None
-        if pictures is not None and self.takes != "upscale" and (level < 1 or (mask is not None and not self.takes)):
+        if pictures is not None and self.takes != "upscale" and (level < 1 or (mask is not None and free)):
             latents = self._encode(_sized(pictures, size).expand(batch, -1, -1, -1), noise, device, dtype)
         if latents is not None and level < 1 and start is None:
             begin = filled.rows[0].start
@@ -258,7 +266,7 @@ class Generator:
             start = process.prior(shape, noise.at("prior").at(""), dtype=dtype)
         chain = self._guidance(guidance, w, guided, null, rescale, bool(cond))
         kept: parts.Known | None = None
-        if mask is not None and self.takes != "inpaint":
+        if mask is not None and self.takes not in ("inpaint", "fill"):
             if latents is None:
                 raise ValueError("this model enlarges pictures and paints no masks; leave mask= out.")
             hole = F.interpolate(_mask(mask, size), shape[1:], mode="area").to(device) > 0
@@ -266,6 +274,8 @@ class Generator:
             chain = _around(kept, chain)
 
         denoiser = self._denoiser(control_scale)
+        if cache is not None:
+            denoiser = cache(denoiser)
         options: dict[str, Any] = {"shape": shape, "seed": seed, "first_id": first_id, "guidance": chain, "cond": cond or None}
         if start is not None:
             options["start"] = start
@@ -278,7 +288,7 @@ class Generator:
             own = _sized(pictures, size).to(x)
             x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
-        return Result(x, z, info)
+        return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
 
     def _untouched(self, x: Tensor, noise: Noise, prompts: list[str] | None, seed: int, first_id: int) -> Result:
         """What strength 0 gives: the pictures themselves. The model is not asked."""
@@ -364,10 +374,10 @@ class Generator:
                 return asked
             raise ValueError(f"guidance is {asked!r}; give a number, 1 for none, or a guidance such as CFG(2.0).")
         if null is not None and self.defaults.told:
-            return CFG(w or 1.0, null=null, rescale=rescale, of="output")
+            return CFG(w or 1.0, null=null, rescale=rescale, of="output", norm=self.defaults.norm)
         if not guided or w is None or not conditioned:
             return None
-        return CFG(w, null=null, rescale=rescale, of="output")
+        return CFG(w, null=null, rescale=rescale, of="output", norm=self.defaults.norm)
 
     def _encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
         if self.codec is None:
@@ -385,11 +395,17 @@ class Generator:
         return x.float().clamp(-1, 1)
 
     def _further(
-        self, pictures: Tensor | None, mask: Picture | None, level: int, noise: Noise, batch: int, size: tuple[int, int]
-    ) -> dict[str, Tensor]:
+        self, pictures: Tensor | None, control: Any, mask: Picture | None, level: int, noise: Noise, batch: int,
+        size: tuple[int, int],
+    ) -> dict[str, Tensor]:  # fmt: skip
         """What the network reads beside the state."""
         device, dtype = home(self.denoiser)
         dtype = dtype or torch.float32
+        if self.takes == "control":
+            if not isinstance(control, (Image.Image, Tensor)):
+                raise ValueError("this model follows a hint, such as a map of depths or edges; give one picture, control=.")
+            hint = _sized(_tensor(control), size).expand(batch, -1, -1, -1)
+            return {"concat": self._encode(hint, noise.at("hint"), device, dtype)}
         if self.takes == "upscale":
             assert pictures is not None and self.small is not None
             if not 0 <= level <= self.most:
@@ -403,6 +419,9 @@ class Generator:
         hole = _mask(mask, size)
         own = _sized(pictures, size) * (hole < 0.5)
         masked = self._encode(own.expand(batch, -1, -1, -1), noise.at("masked"), device, dtype)
+        if self.takes == "fill":
+            whole = F.pixel_unshuffle((hole >= 0.5).to(masked), self.codec.factor if self.codec is not None else 1)
+            return {"concat": torch.cat([masked, whole.expand(batch, -1, -1, -1)], 1)}
         small = F.interpolate((hole >= 0.5).float(), masked.shape[-2:]).to(masked)
         return {"concat": torch.cat([small.expand(batch, -1, -1, -1), masked], 1)}
 

@@ -11,16 +11,34 @@ Strengths are numbers on the device: another one recompiles nothing. They belong
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from langevin import adapters
+from langevin import adapters, spec
+from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
+from langevin.tasks.variation import Varied
 from langevin.tensors import load
 from langevin.text.conditioning import Side
 from langevin.zoo import lora, registry
 from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
+from langevin.zoo.hub import is_file, resolve
+from langevin.zoo.load import load as load_part
 from langevin.zoo.lora import Target
+
+__all__ = [
+    "add_lora", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides", "targets",
+]  # fmt: skip
+
+
+def feature_cache(said: str) -> FeatureCache:
+    """ "first_block:threshold=0.1" -> the cache, see `langevin.tasks.feature_cache`.
+
+    Raises:
+        ValueError: naming the nearest cache or option.
+    """
+    return spec.parse(said, CACHES, "cache")
 
 
 def targets(model: Generator) -> dict[str, Target]:
@@ -53,6 +71,26 @@ def add_lora(model: Generator, path: str | Path, strength: float = 1.0, name: st
         ValueError: naming a tensor that fits no layer, with the nearest; nothing is added then.
     """
     return lora.load_lora(targets(model), path, strength, name or name_of(path))
+
+
+def add_redux(model: Generator, path: str | Path, **options: Any) -> Generator:
+    """FLUX.1 with Redux, which draws variations of a picture: `add_redux(model, folder)("", like=picture)`.
+
+    Args:
+        path: the published folder, or its id. options: of `langevin.load`, such as dtype and device.
+
+    Raises:
+        ValueError: for a folder without image_encoder and image_embedder, or a model whose text is of another width.
+    """
+    folder = resolve(path).path
+    for part in ("image_encoder", "image_embedder"):
+        if not is_file(folder / part / "config.json"):
+            raise ValueError(f"{folder} has no {part}; give the folder of FLUX.1 Redux, as it is published.")
+    eye, project = (load_part(folder / part, **options) for part in ("image_encoder", "image_embedder"))
+    width = getattr(getattr(model.conditioner, "t5", None), "width", None)
+    if model.conditioner is None or width != project.down.out_features:
+        raise ValueError(f"{folder} makes tokens {project.down.out_features} wide, and the model's text is {width}; give FLUX.1.")
+    return model.but(conditioner=Varied(model.conditioner, eye, project))
 
 
 def name_of(path: str | Path) -> str:

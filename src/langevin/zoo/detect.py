@@ -64,7 +64,7 @@ class Found:
         kind: "pipeline", "component", "original", "lora", "embedding" or "tensors".
         name: the published class, or the layout of `langevin.zoo.layouts`, or the format.
         title: in words. needs: what is missing, in sentences.
-        picture: ((width, height), bytes in float32 beyond the weights) of one picture with guidance, where that can be told.
+        picture: what one picture with guidance takes beyond the weights, where that can be told.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Found:
     title: str
     parts: tuple[Part, ...]
     needs: tuple[str, ...] = ()
-    picture: tuple[tuple[int, int], int] | None = None
+    picture: "Picture | None" = None
 
     @property
     def count(self) -> int:
@@ -87,16 +87,36 @@ class Found:
         lines = [f"{self.path.name}: {self.title}", *(f"  {part}" for part in self.parts)]
         if self.kind in ("pipeline", "component", "original"):
             kinds = ((32, "float32"), (16, "bf16"), (8, "int8"))
-            sizes = ", ".join(f"{_amount(self.memory(bits))} in {name}" for bits, name in kinds)
+            sizes = ", ".join(f"{amount(self.memory(bits))} in {name}" for bits, name in kinds)
             lines.append(f"  memory: {sizes} for the weights")
         if self.picture is not None:
-            (width, height), size = self.picture
-            more = f"{_amount(size)} more in float32, {_amount(size // 2)} in bf16"
+            (width, height), size = self.picture.size, self.picture.most
+            more = f"{amount(size)} more in float32, {amount(size // 2)} in bf16"
             lines.append(f"  one picture of {width} x {height}: about {more}")
         return "\n".join([*lines, *(f"  needs: {need}" for need in self.needs)])
 
 
-def _amount(size: int) -> str:
+@dataclass(frozen=True)
+class Picture:
+    """What one picture takes beyond the weights, in bytes of float32.
+
+    Attributes:
+        size: (width, height) in pixels.
+        network: on the way through the network, two pictures at once. decoder: through the autoencoder.
+        factor: pixels of a latent on each side.
+    """
+
+    size: tuple[int, int]
+    network: int
+    decoder: int
+    factor: int = 8
+
+    @property
+    def most(self) -> int:
+        return max(self.network, self.decoder)
+
+
+def amount(size: int) -> str:
     return f"{size / GIB:.2f} GiB" if size > GIB // 20 else f"{size / 2**20:.1f} MiB"
 
 
@@ -433,7 +453,7 @@ def _original(path: Path, layout: str, entries: list[Entry]) -> Found:
     picture = None
     if side is not None:
         decoder = shapes.get(_V + "decoder.conv_out.weight", (3, 128))[1]
-        picture = ((side, side), _activations(enter[0], (side // 8) ** 2, decoder, side * side))
+        picture = _picture_of((side, side), enter[0], (side // 8) ** 2, decoder, 8)
     return Found(path, "original", layout, f"{title}, in its authors' single file", tuple(parts), tuple(needs), picture)
 
 
@@ -457,15 +477,15 @@ def _published(shapes: Shapes) -> str | None:
 # Memory
 
 
-def _activations(width: int, positions: int, decoder: int, pixels: int) -> int:
-    """Bytes in float32 of what is computed on the way to one picture: the larger of a guided call of the network (two pictures at
-    once) and of the decoder. The factors are those of measured forward passes: a U-Net of Stable Diffusion 1 and DiT-XL keep
-    about 60 activations of their first width, the decoder about 11.
+def _picture_of(size: tuple[int, int], width: int, positions: int, decoder: int, factor: int) -> Picture:
+    """What is computed on the way to one picture: by a guided call of the network, and by the decoder. The factors are those of
+    measured forward passes: a U-Net of Stable Diffusion 1 and DiT-XL keep about 60 activations of their first width, the decoder
+    about 11.
     """
-    return 4 * max(2 * 60 * positions * width, 11 * pixels * decoder)
+    return Picture(size, 4 * 2 * 60 * positions * width, 4 * 11 * size[0] * size[1] * decoder, factor)
 
 
-def _picture(configs: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[int, int], int] | None:
+def _picture(configs: Mapping[str, Mapping[str, Any]]) -> Picture | None:
     """The default picture of a network and its autoencoder, and what it takes."""
 
     def number(config: Mapping[str, Any], key: str, otherwise: int) -> int:
@@ -492,4 +512,4 @@ def _picture(configs: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[int, int],
         return None
     positions = (side // patch) ** 2
     pixels = side * factor * (2 if flux else 1)
-    return (pixels, pixels), _activations(width, positions, decoder, pixels * pixels)
+    return _picture_of((pixels, pixels), width, positions, decoder, factor)

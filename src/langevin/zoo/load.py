@@ -13,13 +13,17 @@ import torch
 from torch import nn
 
 from langevin.header import header_of
+from langevin.tasks import memory
+from langevin.tasks.generate import Generator
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry
+from langevin.zoo.budget import Ladder, fit
 from langevin.zoo.configs import read_config
+from langevin.zoo.detect import detect
 from langevin.zoo.family import Component, Config, built, fill
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import Single, components, opened
-from langevin.zoo.pipelines import Whole, generator, kind_of
+from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
 from langevin.zoo.store import open_weights, variants
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
@@ -45,6 +49,7 @@ def load(
     reference: bool = False,
     beside: str | Path | None = None,
     configs: Mapping[str, Config] | str | Path | None = None,
+    budget: str | int | Ladder | None = None,
 ) -> Any:
     """What is in a published folder or file.
 
@@ -60,6 +65,8 @@ def load(
         configs: of a single file, what no shape tells: configurations by name of the part, also of "scheduler" and "model_index",
             each with some keys or all; or a published folder, whose configurations are then taken. Models of published sizes need
             none.
+        budget: most memory, such as "8GB": as few steps of the ladder of `langevin.zoo.budget` are taken as it asks for; or a
+            ladder, see `ladder`. Of generators.
 
     Returns:
         `Generator` of a folder with model_index.json, and of a single file that is whole with what is beside it; of a folder with
@@ -73,7 +80,13 @@ def load(
     aside = None if beside is None else resolve(beside).path
     given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
     try:
-        return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
+        if budget is None:
+            return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
+        plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
+        if dtype is None and plan.dtype is not None:
+            dtype = getattr(torch, plan.dtype)
+        first = "cpu" if plan.offload or plan.int8 else device
+        return _within(_loaded(folder, _Where(dtype, first, variant, reference), aside, given), plan, device)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -99,6 +112,51 @@ def _loaded(folder: Path, where: _Where, beside: Path | None, configs: Mapping[s
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
+
+
+# Memory
+
+
+def ladder(
+    path: str | Path,
+    budget: str | int,
+    *,
+    device: torch.device | str | None = None,
+    size: tuple[int, int] | None = None,
+    beside: str | Path | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> Ladder:
+    """The plan of memory for a model, by names and headers, before anything is loaded. `print` it.
+
+    Args:
+        budget: such as "8GB". size: (width, height) of the pictures, in pixels. The rest as for `load`.
+
+    Raises:
+        ValueError: if the model does not fit with every step, saying what it takes then.
+    """
+    found = detect(resolve(path, revision, variant).path, variant)
+    here = {part.name for part in found.parts}
+    others = [] if beside is None else detect(resolve(beside).path, variant).parts
+    added = [p for p in others if p.name not in here and (p.name.startswith("text_encoder") or p.name in CODERS)]
+    kind = torch.device(device or "cpu").type
+    half = "float16" if kind == "cuda" and not torch.cuda.is_bf16_supported() else "bfloat16"
+    return fit(found, budget, kind, size, half, added)
+
+
+def _within(model: Any, plan: Ladder, device: torch.device | str | None) -> Any:
+    """What was loaded, in as little memory as planned."""
+    if not isinstance(model, Generator):
+        raise ValueError("budget plans whole models, and this is one part of one; leave it out.")
+    if plan.tile is not None:
+        model = memory.tiled(model, plan.tile)
+    if plan.int8:
+        model = memory.in_int8(model)
+    if plan.offload:
+        return memory.in_turns(model, device or "cpu")
+    for net in memory.networks(model):
+        net.to(device)
+    return model
 
 
 # Parts

@@ -10,12 +10,22 @@ from torch import Tensor, nn
 from langevin import spec
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.tasks.generate import Codec, Defaults, Generator
-from langevin.text.conditioning import CLIPPrompt, Conditioner, FluxPrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
+from langevin.text.conditioning import (
+    CLIPPrompt,
+    Conditioner,
+    FluxPrompt,
+    LanguagePrompt,
+    SD3Prompt,
+    SDXLPrompt,
+    Side,
+    T5Prompt,
+)
 from langevin.text.tokens import Tokenizer
 from langevin.variances import WithVariance
 from langevin.zoo import schedulers
 from langevin.zoo.codecs import codec as codec_of
 from langevin.zoo.family import Config
+from langevin.zoo.instructions import LUMINA, SANA
 
 TRUNKS = ("transformer", "unet", "prior")
 CODERS = ("vae", "vqvae", "movq")
@@ -96,7 +106,8 @@ class Kind:
 
 ENCODERS: dict[str, tuple[str, ...]] = {
     "": (), "clip": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2"), "sd3": ("text_encoder", "text_encoder_2"),
-    "flux": ("text_encoder", "text_encoder_2"), "pixart": ("text_encoder",),
+    "flux": ("text_encoder", "text_encoder_2"), "pixart": ("text_encoder",), "sana": ("text_encoder",),
+    "lumina": ("text_encoder",),
 }  # fmt: skip
 """The text encoders of each conditioner; Stable Diffusion 3 may have a third."""
 _SD = Defaults((512, 512), 50, 7.5)
@@ -112,6 +123,10 @@ KINDS: dict[str, Kind] = {
     "StableDiffusionXLInpaintPipeline": Kind("sdxl", _XL, takes="inpaint"),
     "StableDiffusion3Pipeline": Kind("sd3", Defaults((1024, 1024), 28, 7.0, multiple=16)),
     "FluxPipeline": Kind("flux", Defaults((1024, 1024), 28, 3.5, told=True, multiple=16), "flux"),
+    "FluxFillPipeline": Kind("flux", Defaults((1024, 1024), 50, 30.0, told=True, multiple=16), "flux", takes="fill"),
+    "FluxControlPipeline": Kind("flux", Defaults((1024, 1024), 28, 3.5, told=True, multiple=16), "flux", takes="control"),
+    "SanaPipeline": Kind("sana", Defaults((1024, 1024), 20, 4.5)),
+    **{f"Lumina2{name}Pipeline": Kind("lumina", Defaults((1024, 1024), 30, 4.0), "flux") for name in ("", "Text2Img")},
     "PixArtAlphaPipeline": Kind("pixart", Defaults((1024, 1024), 20, 4.5, multiple=16)),
     "PixArtSigmaPipeline": Kind("pixart", Defaults((1024, 1024), 20, 4.5, multiple=16)),
     "DiTPipeline": Kind("", Defaults((256, 256), 50, 4.0, multiple=16)),
@@ -159,6 +174,12 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
     if isinstance(net, Halved) or out != 2 * channels:
         scheduler = schedulers.without_variance(scheduler)
     defaults = _defaults(kind, config, codec, name)
+    if kind.text == "flux" and not config.get("guidance_embeds", False):
+        defaults = replace(defaults, steps=4, guidance=1.0)  # schnell, which is told none
+    if kind.text == "lumina":
+        defaults = replace(defaults, norm="rows" if reference else "sample")
+    if config.get("timestep_scale", 1.0) != 1:
+        raise ValueError(f"timestep_scale is {config['timestep_scale']}, and only the level itself, 1.0, is shown here.")
 
     def side(number: str) -> Side:
         return Side(made(f"text_encoder{number}"), whole.tokenizer(f"tokenizer{number}"))
@@ -218,7 +239,8 @@ def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: 
         made = replace(made, size=(sample[1] * factor, sample[0] * factor))
     elif isinstance(sample, int) and kind.text not in ("sd3", "flux"):
         made = replace(made, size=(sample * factor, sample * factor))
-    multiple = factor * int(config.get("patch_size") or 1) if config.get("patch_size") != 1 else factor * 2
+    packed = config.get("patch_size") == 1 and config["_class_name"] == "FluxTransformer2DModel"
+    multiple = factor * (2 if packed else int(config.get("patch_size") or 1))
     if "num_train_timesteps" not in config and codec is None:
         multiple = made.multiple
     made = replace(made, multiple=max(multiple, 1))
@@ -250,4 +272,8 @@ def _conditioner(kind: str, side: Callable[[str], Side], whole: Whole, config: C
         alpha = whole.kind == "PixArtAlphaPipeline"
         sized = alpha and config.get("sample_size") == 128 and config.get("use_additional_conditions") is not False
         return T5Prompt(side(""), 120 if alpha else 300, sized)
+    if kind == "sana":
+        return LanguagePrompt(side(""), 300, SANA, crop=True, lower=True)
+    if kind == "lumina":
+        return LanguagePrompt(side(""), 256, LUMINA, layer=-2)
     raise AssertionError(kind)

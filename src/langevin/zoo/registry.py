@@ -15,6 +15,7 @@ PLACES: dict[str, str] = {
     "Qwen2ForCausalLM": "language", "Qwen3Model": "language", "Qwen3ForCausalLM": "language",
     "Lumina2Transformer2DModel": "lumina", "PixArtTransformer2DModel": "pixart", "SanaTransformer2DModel": "sana",
     "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion",
+    "ReduxImageEncoder": "redux", "SiglipVisionModel": "redux",
     "SD3Transformer2DModel": "stable_diffusion_3", "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
     "UNet2DModel": "unconditional",
 }  # fmt: skip

@@ -99,10 +99,10 @@ class LevelEmbedding(nn.Module):
 class Conditions(nn.Module):
     """cond -> (a vector (B, E) to add to the level's embedding, tokens (B, L, E) to attend to, or None).
 
-    Conditions are "label" (B,) int64 and "tokens" (B, L, features). Samples in cond["drop"], and all samples when cond is
-    None, get the learned null condition. `scalars` names numbers (B,) that are embedded as the level is, such as "span" (how
-    far a flow map leaps) or "guidance"; a network that is given them knows nothing of them yet, and one that is not given a
-    value leaves it out.
+    Conditions are "label" (B,) int64, or its vectors (B, E), and "tokens" (B, L, features). Samples in cond["drop"], and all
+    samples when cond is None, get the learned null condition. `scalars` names numbers (B,) that are embedded as the level is,
+    such as "span" (how far a flow map leaps) or "guidance"; a network that is given them knows nothing of them yet, and one that
+    is not given a value leaves it out.
 
     Args:
         waves: with which scalars are embedded, in place of sinusoids.
@@ -133,7 +133,7 @@ class Conditions(nn.Module):
 
     def _labels(self, label: Tensor, batch: int) -> Tensor:
         if label.shape != (batch,) or label.dtype.is_floating_point:
-            raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}; give ({batch},) integers.")
+            raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}; give ({batch},) integers, or vectors.")
         # on a GPU the check would wait for the device, in a compiled network it would cut the graph
         checked = label.device.type == "cpu" and not torch.compiler.is_compiling()
         if checked and not (int(label.min()) >= 0 and int(label.max()) < (self.classes or 0)):
@@ -153,9 +153,12 @@ class Conditions(nn.Module):
         vector = context = None
         if self.label is not None and self.classes is not None:
             index = cond.get("label")
-            index = torch.full((batch,), self.classes, device=device) if index is None else self._labels(index, batch)
-            index = index if drop is None else torch.where(drop, self.classes, index)
-            vector = self.label(index)
+            if index is not None and index.is_floating_point() and index.shape == (batch, self.width):
+                vector = index if drop is None else torch.where(drop[:, None], self.label.weight[-1].to(index), index)
+            else:
+                index = torch.full((batch,), self.classes, device=device) if index is None else self._labels(index, batch)
+                index = index if drop is None else torch.where(drop, self.classes, index)
+                vector = self.label(index)
         for name, embedding in self.scalars.items():
             if name in cond:
                 if cond[name].shape != (batch,):

@@ -31,6 +31,13 @@ class DigitsData(Closed):
     """Grey levels, for form "categories"."""
     only: int | None = Field(default=None, ge=0, le=9)
     """One digit alone, whose label is then no condition."""
+    without: int | None = Field(default=None, ge=0, le=9)
+    """One digit that training never sees, and held-out data has."""
+    labels: bool = True
+    """False leaves labels out, so that they are no condition."""
+    spread: int = Field(default=0, ge=0, le=1000)
+    """Copies of the training split, the grey values of each spread anew over their cells, so that the data has a density; 0
+    leaves values on their grid."""
 
 
 class MnistData(Closed):
@@ -43,6 +50,8 @@ class MnistData(Closed):
     """Pictures held out, the last of the set."""
     only: int | None = Field(default=None, ge=0)
     """One class alone, whose label is then no condition."""
+    without: int | None = Field(default=None, ge=0)
+    """One class that training never sees, and held-out data has."""
     labels: bool = True
     """Without, labels are left unread, and the model knows no classes."""
 
@@ -130,9 +139,19 @@ class TransferData(Closed):
     """Sample k of one belongs to sample k of the other, as a sketch to its picture; with objective.coupling paired."""
 
 
+class UpscaleData(Closed):
+    """Pictures beside small copies of themselves, from which they are to be drawn. See `langevin.data.Lowered`."""
+
+    kind: Literal["upscale"] = "upscale"
+    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData = Field(default=DigitsData(), discriminator="kind")
+    """The pictures; their labels and captions are left out."""
+    factor: int = Field(default=2, ge=2)
+    """By how much copies are smaller."""
+
+
 DataConfig = Annotated[
     DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
-    | GraphsData | MoleculesData | TransferData,
+    | GraphsData | MoleculesData | TransferData | UpscaleData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -165,8 +184,12 @@ class CategoricalConfig(Closed):
     categories: int = Field(default=16, ge=2)
     """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
-    limit: Literal["uniform", "mask"] = "mask"
+    limit: Literal["uniform", "mask", "marginal"] = "mask"
+    """Where noise ends; marginal is the share of each category in training data."""
+    kernel: str | None = None
+    """In place of a limit, for categories in order: gaussian:steps=100,start=0.01,end=0.2 (D3PM), or ordinal:width=0.05."""
     prediction: str = "logits"
+    """logits, posterior, subs (masks), residual, or ratio; see `langevin.heads`."""
 
 
 class ProductConfig(Closed):
@@ -195,6 +218,9 @@ class UNetConfig(Closed):
     head_width: int = Field(default=32, ge=8)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     time: Literal["scale_shift", "add"] = "scale_shift"
+    style: Literal["plain", "ncsnpp"] = "plain"
+    """"ncsnpp": filtered changes of resolution, pyramids of pictures, Fourier features of ln(level), sums over sqrt(2)
+    (2011.13456, app. C.1); show it sigma."""
     patch: int = Field(default=1, ge=1)
     """Side of the patches in which pictures are read and answered."""
     transformer: int = Field(default=0, ge=0)
@@ -326,4 +352,6 @@ class Recipe(Closed):
     @property
     def drawn(self) -> Side:
         """What samples are to look like."""
+        if isinstance(self.data, UpscaleData):
+            return self.data.of
         return self.data.target if isinstance(self.data, TransferData) else self.data

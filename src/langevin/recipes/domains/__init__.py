@@ -19,6 +19,7 @@ _HOMES = {
     "shards": "pictures",
     "moons": "points",
     "sentences": "sentences",
+    "upscale": "upscaling",
     "text": "text",
     "graphs": "graphs",
     "molecules": "molecules",

@@ -62,7 +62,7 @@ class Domain(ABC):
 
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         """(process, prediction); dicts by leaf for a product."""
-        return make_process(cfg)
+        return make_process(cfg, facts.marginal)
 
     @abstractmethod
     def network(

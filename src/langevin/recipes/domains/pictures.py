@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from langevin import pictures
 from langevin.core.categorical import Categorical
+from langevin.core.noise import Noise
 from langevin.core.process import Process, Product
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
@@ -19,14 +20,15 @@ from langevin.evaluate import METRICS, Evaluation
 from langevin.evaluate.measure import known
 from langevin.files import staged, write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
-from langevin.networks.blocks import fixed_groups
-from langevin.networks.unet import Reading
+from langevin.networks.blocks import Fourier, fixed_groups, four_channels
+from langevin.networks.unet import Attending, Reading, Resampling
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.captions import Vocabulary, learn
 from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import asked_prompts, begins, draw
 from langevin.recipes.facts import Facts
+from langevin.tasks.likelihood import dequantised
 
 OF_RUNS = {
     **METRICS,
@@ -101,8 +103,7 @@ def read(
     """(training data, held-out data)."""
     if isinstance(cfg, c.MnistData):
         train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
-        splits = [_only(train, cfg.only), _only(test, cfg.only)]
-        return (splits[0], splits[1]) if cfg.labels else (Arrays(splits[0].x), Arrays(splits[1].x))
+        return _picked(train, test, cfg)
     if isinstance(cfg, c.ImagesData):
         train = Pictures(**cfg.model_dump(exclude={"kind"}))
         return train, train.part("test", aspect=False)
@@ -114,20 +115,42 @@ def read(
     if isinstance(cfg, c.ShardsData):
         train = Shards(cfg.folder, cfg.size, cfg.channels, cfg.held_out, "train", cfg.flip)
         return train, train.part("test")
-    splits = [_only(digits(s, cfg.levels if cfg.form == "categories" else None), cfg.only) for s in ("train", "test")]
+    if cfg.form != "image" and (cfg.spread or not cfg.labels):
+        raise ValueError(f"data.form is {cfg.form!r}; spread grey values, or leave labels out, with form 'image'.")
+    train, test = (digits(s, cfg.levels if cfg.form == "categories" else None) for s in ("train", "test"))
+    train, test = _picked(train, test, cfg)
     if cfg.form == "joint":
-        splits = [Arrays({"image": s.x, "label": s.cond["label"]}) for s in splits]  # pyright: ignore
-    return splits[0], splits[1]
+        return tuple(Arrays({"image": s.x, "label": s.cond["label"]}) for s in (train, test))  # pyright: ignore
+    return (_spread(train, cfg.spread) if cfg.spread else train), test
 
 
-def _only(every: Arrays, label: int | None) -> Arrays:
-    """The samples of one class, which is then no condition; all, with None."""
-    if label is None:
-        return every
-    rows = (every.cond or {})["label"] == label
-    if not bool(rows.any()):
-        raise ValueError(f"data.only is {label}, and there is no sample of that class; choose one that there is.")
-    return Arrays(leaves(every.x)[""][rows])
+def _picked(train: Arrays, test: Arrays, cfg: c.DigitsData | c.MnistData) -> tuple[Arrays, Arrays]:
+    """Both splits as the settings of classes have them."""
+    if cfg.only is not None and cfg.without is not None:
+        raise ValueError(f"data.only is {cfg.only} and data.without {cfg.without}; give one of them.")
+    return _classes(train, cfg.only, cfg.without, cfg.labels), _classes(test, cfg.only, None, cfg.labels)
+
+
+def _classes(every: Arrays, only: int | None, without: int | None, labels: bool) -> Arrays:
+    """The samples of one class, or of all but one; labels stay where there are several and they are asked for."""
+    label = (every.cond or {})["label"]
+    rows = torch.ones(len(label), dtype=torch.bool)
+    for name, asked in (("only", only), ("without", without)):
+        if asked is not None:
+            found = label == asked
+            if not bool(found.any()):
+                raise ValueError(f"data.{name} is {asked}, and there is no sample of that class; choose one that there is.")
+            rows &= found if name == "only" else ~found
+    x = leaves(every.x)[""]
+    if bool(rows.all()):
+        return every if labels else Arrays(x)
+    return Arrays(x[rows], {"label": label[rows]} if labels and only is None else None)
+
+
+def _spread(grey: Arrays, copies: int) -> Arrays:
+    """So many copies of the digits, each with grey values spread anew over their cells, of width 1/8."""
+    x, cond = leaves(grey.x)[""].repeat(copies, 1, 1, 1), {n: v.repeat(copies) for n, v in (grey.cond or {}).items()}
+    return Arrays(dequantised(x, 1 / 8, Noise.of(0, len(x))), cond or None)
 
 
 def classes_of(source: Any, recipe: c.Recipe) -> int | None:
@@ -151,10 +174,15 @@ def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
 
 
 def network(
-    cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+    cfg: c.NetworkConfig,
+    facts: Facts,
+    process: Process,
+    scalars: Sequence[str] = (),
+    tokens: int | None = None,
+    further: int = 0,
 ) -> nn.Module:
     """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
-    the data.
+    the data; a U-Net may read `further` channels in cond["concat"].
     """
     shape, classes = facts.shape, facts.classes
     parts = process.leaves()
@@ -195,14 +223,28 @@ def network(
         net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
                               widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
     elif isinstance(cfg, c.UNetConfig):
-        net = UNet(channels, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
-                              classes, tokens, cfg.time, out, cfg.patch, scalars)  # fmt: skip
+        net = UNet(channels + further, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
+                              classes, tokens, cfg.time, out, cfg.patch, scalars, **_style(cfg))  # fmt: skip
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
     return net
+
+
+def _style(cfg: c.UNetConfig) -> dict[str, Any]:
+    """What is not as in our other U-Nets."""
+    if cfg.style == "plain":
+        return {}
+    norm, root = four_channels(1e-6), math.sqrt(2)
+    return {
+        "norm": norm,
+        "attending": Attending(norm, middle_norm=norm, once=True),
+        "resampling": Resampling("filtered", "filtered", pyramid=True),
+        "waves": Fourier(2 * cfg.width),
+        "scales": (root, root),
+    }
 
 
 def as_pictures(run: Run, x: Any) -> Tensor:

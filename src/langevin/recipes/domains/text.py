@@ -43,7 +43,7 @@ class TextDomain(Domain):
         "entropy": "bits of the shares of tokens, of samples and of held-out text",
         "ngrams": f"bits per token of samples under runs of {ORDER} tokens counted on training text, and those of held-out text",
         "words": "share of words of samples that training text has, and of held-out text",
-        "copied": "share of runs of 32 tokens of samples that stand in training text, and of held-out text",
+        "copied": "share of runs of 32 tokens (a text, if shorter) of samples that training text has, and of held-out text",
     }
 
     def read(self, cfg: c.TextData) -> tuple[Any, Any]:
@@ -72,7 +72,8 @@ class TextDomain(Domain):
 
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         assert isinstance(cfg, c.CategoricalConfig) and facts.alphabet is not None
-        return make_process(cfg.model_copy(update={"categories": facts.alphabet.size + facts.ended}))
+        sized = cfg.model_copy(update={"categories": facts.alphabet.size + facts.ended})
+        return make_process(sized, facts.marginal)
 
     def network(
         self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
@@ -113,12 +114,13 @@ class TextDomain(Domain):
         count = min(asked.count, max(2, TOKENS // length))
         x = draw(run, count, seed=asked.seed, plan=asked.plan).cpu()
         train, test = np.asarray(run.train.tokens), np.asarray(run.test.tokens)
-        found = likelihood(run, count=max(2, 2 * TOKENS // length), seed=asked.seed).said()
+        found = likelihood(run, count=max(asked.count, TOKENS // length), seed=asked.seed).said()
         per_letter = len(test) / run.test.letters
         k = run.train.categories
         counted = NGrams(train, k, next(n for n in range(ORDER, 0, -1) if k**n < 2**62))
         drawn, held = list(x.numpy()), [test[i : i + length] for i in range(0, min(len(test) - length, TOKENS), length)]
-        words, runs = set(" ".join(_lines(run, train)).split()), _runs([train])
+        words, size = set(" ".join(_lines(run, train)).split()), min(32, length)
+        runs = _runs([train], size)
         real = _lines(run, np.concatenate(held))
         values: dict[str, Any] = {
             "bits_per_character": found["bits_per_element"] * per_letter,
@@ -126,10 +128,13 @@ class TextDomain(Domain):
             "entropy": entropy_bits(x.numpy(), k), "entropy_real": entropy_bits(test, k),
             "ngrams": counted.bits(drawn), "ngrams_real": counted.bits(held),
             "words": _share(" ".join(self.texts(run, x)).split(), words), "words_real": _share(" ".join(real).split(), words),
-            "copied": float(np.isin(_runs(drawn), runs).mean()), "copied_real": float(np.isin(_runs(held), runs).mean()),
+            "copied": float(np.isin(_runs(drawn, size), runs).mean()),
+            "copied_real": float(np.isin(_runs(held, size), runs).mean()),
         }  # fmt: skip
         told = {**self.metrics, "bits_per_character": f"{self.metrics['bits_per_character']}: {found['how']}"}
-        made = card({**sampled, "samples": count}, small=asked.small, pixels="none: texts", metrics=told)
+        blocks = -(-length // (getattr(run.denoiser.net, "block", None) or length))  # each has the plan's evaluations
+        sampled = {**sampled, "samples": count, "nfe": sampled["nfe"] * blocks}
+        made = card(sampled, small=asked.small, pixels="none: texts", metrics=told)
         return Evaluation(metrics=values, protocol=made)
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
@@ -153,7 +158,7 @@ def _lines(run: Run, tokens: np.ndarray) -> list[str]:
     return said(run.facts, torch.from_numpy(tokens.astype(np.int64))).split("\n")
 
 
-def _runs(texts: Sequence[np.ndarray], length: int = 32) -> np.ndarray:
+def _runs(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
     """A number for each run of so many tokens; arithmetic modulo 2^64 tells them apart."""
     factor, found = np.int64(6364136223846793005), []
     for text in texts:

@@ -76,13 +76,14 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="intended label 96.2 % of 1,000 at w = 1 and 99.7 % at w = 1.5, FD 1.39 of the real floor at w = 1, "
-        "nearest-neighbour ratio 1.04, with 9,000 pictures; 72 minutes, 65 of them on one core",
+        expects="intended label 96.3 % of 1,000 at w = 1 and 99.5 % at w = 1.5, FD 1.25 of the real floor at w = 1, "
+        "nearest-neighbour ratio 1.01, with 9,000 pictures; 65 minutes on one core in float32",
         data=MnistData(),
         network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         # under min-SNR the levels at which the digit is decided, near pure noise, hardly count
         objective=DenoisingConfig(weight="simple"),
-        train=TrainConfig(steps=8000, batch=64, lr=1.5e-3, precision="bfloat16"),
+        # with Muon a label is heeded after 700 updates in 71 % of samples, with AdamW in 43 %
+        train=TrainConfig(steps=7000, batch=64, lr=1.5e-3, optimiser="muon", precision="auto"),
     )
 
 
@@ -112,6 +113,20 @@ def emoji() -> Recipe:
         objective=DenoisingConfig(weight="min_snr"),
         train=TrainConfig(steps=6000, batch=64, lr=1e-3, precision="bfloat16"),
         sample=SampleConfig(plan="dpmpp:20", guidance=3.0),
+    )
+
+
+def drawings() -> Recipe:
+    """Molecules as drawn by hand."""
+    return Recipe(
+        name="drawings",
+        about="64x64 molecules as drawn by hand (langevin data drawings), grey: what drawings are augmented by",
+        expects="not trained to its end yet",
+        data=ImagesData(folder="data/drawings", size=64, channels=1, captions="captions.jsonl"),
+        process=GaussianConfig(schedule="cosine", prediction="v"),
+        network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=4),
+        objective=DenoisingConfig(weight="min_snr"),
+        train=TrainConfig(steps=6000, batch=32, lr=1.5e-3),
     )
 
 
@@ -216,6 +231,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-shortcut": digits_shortcut,
     "digits-consistency": digits_consistency,
     "digits-transfer": digits_transfer,
+    "drawings": drawings,
     "transfer": transfer,
     "images": images,
 }

@@ -77,7 +77,7 @@ def shakespeare_uniform() -> Recipe:
         name="shakespeare-uniform",
         about="the same with characters replaced by others instead of masked, which may be taken back as often as one likes",
         process=CategoricalConfig(limit="uniform", prediction="logits"),
-        network=SequenceConfig(width=192, depth=4, heads=6, timed=True),
+        network=SequenceConfig(width=160, depth=4, heads=5, timed=True),  # as large as the others with what it is told of levels
         objective=DenoisingConfig(weight="elbo", drop=0.0),
         sample=SampleConfig(plan="ddpm:128"),
     )

@@ -1,0 +1,171 @@
+"""What a classifier of digits gains when few are labelled: by classical augmentation, by diffusion, by both.
+
+    langevin train mnist-unlabelled --data.folder data/mnist
+    python bench/augment.py runs/mnist-unlabelled --data data/mnist --out bench/results/augment.csv
+
+200 labelled digits, 20 of each class, are drawn from the training split, `--subsets` times. Nothing here is told another label,
+save those of the 1,000 held-out digits that accuracy is measured on; the model has seen the 9,000 training pictures without
+theirs. The same classifier is trained for the same number of updates on
+
+    none            the 200 as they are
+    classical       shifts by up to 2 pixels and elastic bends, drawn anew for each batch
+    stripes         the 200, and what OCSAug makes of them: vertical and horizontal stripes of 4 pixels, one round
+    crossed         the 200, and the same in two rounds, one across the other, which keep a quarter of each digit
+    ..., checked    where a classifier of the 200 (the arm none) agrees
+    ... + classical the same under shifts and bends; who agrees is then the arm classical
+
+What was drawn is kept in `--work`: a bench that was stopped goes on. Beside the table: a plot, and a page of each kind.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import langevin as lv
+from langevin import pictures
+from langevin.data import Arrays
+from langevin.data.distort import elastic, shift
+from langevin.evaluate import PCA, extract, frechet, train_classifier
+from langevin.files import write
+from langevin.recipes.augmenting import Wanted, masks_of, page
+from langevin.tasks.augment import Augmented, augment
+
+FIELDS = ("measure", "arm", "subset", "value", "count")
+SHAPE = (1, 28, 28)
+
+
+def few(every: Any, count: int, seed: int) -> Arrays:
+    """The same number of each class, drawn at random."""
+    order = lv.Noise.of(seed, len(every)).at("few").uniform(()).argsort()
+    labels = every.cond["label"][order]
+    rows = torch.cat([order[labels == k][: count // 10] for k in range(10)])
+    return Arrays(every.x[rows], {"label": every.cond["label"][rows]})
+
+
+def classical(x: Tensor, noise: lv.Noise) -> Tensor:
+    return elastic(shift(x, noise), noise)
+
+
+def accuracies(source: Any, sets: dict[str, Augmented], test: Any, updates: int, seed: int, limit: float) -> dict[str, tuple]:
+    """(accuracy on the test split, number of new pictures) of each arm."""
+    x, y = source.x, source.cond["label"]
+    nets: dict[str, Any] = {}
+    found: dict[str, tuple] = {}
+
+    def taught(arm: str, made: Augmented | None, judge: Any, change: Callable[[Tensor, lv.Noise], Tensor] | None) -> None:
+        pictures, labels = x, y
+        if made is not None:
+            new, rows, _ = made.passing(made.check(limit, judge))
+            pictures, labels = torch.cat([x, new]), torch.cat([y, y[rows]])
+        nets[arm] = train_classifier(pictures, labels, 10, updates, 64, seed, change)
+        right = (nets[arm].label(test.x) == test.cond["label"]).double().mean()
+        found[arm] = float(right), len(pictures) - len(x)
+        print(f"  {arm:26} {found[arm][0]:.4f}  {found[arm][1]} new", flush=True)
+
+    for name, change in (("none", None), ("classical", classical)):
+        taught(name, None, None, change)
+        after = "" if change is None else " + classical"
+        for kind, made in sets.items():
+            taught(kind + after, made, None, change)
+            taught(f"{kind}, checked{after}", made, nets[name].label, change)
+    return found
+
+
+def by_thickness(model: Any, source: Arrays, work: Path, plan: Any, held: Tensor, net: PCA) -> list[tuple]:
+    """How far what is painted anew is from what was there, and from real digits, as stripes grow wider."""
+    lines = []
+    for wide in (2, 4, 8):
+        made = augment(model, source, masks_of(Wanted(thickness=(wide,)), SHAPE), work / f"thickness-{wide}", plan=plan, draws=1)
+        checked = made.check(9.0)
+        new = made.new(torch.arange(len(made))).flatten(0, 1)
+        lines.append(("rmse of the repainted", f"{wide} pixels", "", float(checked.repainted.square().mean().sqrt()), len(new)))
+        lines.append(("largest change of a kept pixel", f"{wide} pixels", "", float(checked.slip.max()), len(new)))
+        lines.append(("fd", f"{wide} pixels", "", frechet(extract(net, new), extract(net, held)), len(new)))
+    lines.append(("fd", "sources", "", frechet(extract(net, source.x), extract(net, held)), len(source)))
+    return lines
+
+
+def plot(lines: list[tuple], path: Path) -> None:
+    plt = pictures.pyplot()
+    by: dict[str, list[float]] = defaultdict(list)
+    for measure, arm, _, value, _ in lines:
+        if measure == "accuracy":
+            by[arm].append(100 * float(value))
+    figure, axes = plt.subplots(figsize=(8, 4), dpi=110)
+    for k, (arm, values) in enumerate(by.items()):
+        colour = "tab:blue" if "classical" in arm else "tab:orange"
+        axes.plot(values, [k] * len(values), "o", color=colour, alpha=0.5)
+        axes.plot([statistics.median(values)], [k], "|", color=colour, markersize=18, markeredgewidth=3)
+    axes.set_yticks(range(len(by)), list(by))
+    axes.invert_yaxis()
+    axes.set(xlabel="accuracy on 1,000 held-out digits, %; a bar is the median of the subsets", title="200 labelled digits")
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--data", required=True, help="folder with the idx files")
+    parser.add_argument("--work", type=Path, default=Path("runs/augment"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results/augment.csv"))
+    parser.add_argument("--labels", type=int, default=200)
+    parser.add_argument("--subsets", type=int, default=3)
+    parser.add_argument("--updates", type=int, default=600)
+    parser.add_argument("--plan", type=int, nargs=3, default=(250, 10, 10), help="steps, jump, resample; of stripes")
+    parser.add_argument("--crossed-plan", type=int, nargs=3, default=(50, 5, 3), help="the same of crossed, twice")
+    parser.add_argument("--draws", type=int, default=2)
+    parser.add_argument("--crossed-draws", type=int, default=2)
+    parser.add_argument("--limit", type=float, default=0.7)
+    parser.add_argument("--arms", nargs="*", default=("stripes", "crossed"))
+    parser.add_argument("--thickness", type=int, default=50, help="digits for the lines by thickness; 0 for none")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    model = lv.open_run(asked.run).denoiser
+    train, test = (lv.data.mnist(asked.data, split) for split in ("train", "test"))
+    plans = {"stripes": lv.plans.repaint(*asked.plan), "crossed": lv.plans.repaint(*asked.crossed_plan)}
+    draws, rounds = {"stripes": asked.draws, "crossed": asked.crossed_draws}, {"stripes": 1, "crossed": 2}
+    lines: list[tuple] = []
+
+    def save() -> None:
+        body = "\n".join(",".join(f"{v:.4f}" if isinstance(v, float) else f'"{v}"' if "," in str(v) else str(v) for v in line)
+                         for line in lines)  # fmt: skip
+        write(asked.out, ",".join(FIELDS) + "\n" + body + "\n")
+        if any(line[0] == "accuracy" for line in lines):
+            plot(lines, asked.out.with_suffix(".png"))
+
+    for subset in range(asked.subsets):
+        source, sets = few(train, asked.labels, subset), {}
+        for kind in asked.arms:
+            masks = masks_of(Wanted(), SHAPE)
+            sets[kind] = augment(
+                model, source, masks, asked.work / f"{kind}-{subset}", plan=plans[kind], draws=draws[kind], rounds=rounds[kind]
+            )
+            if not subset:
+                shown = page(sets[kind], 10)
+                pictures.save_images(shown, asked.out.with_name(f"{asked.out.stem}_{kind}.png"), columns=len(shown) // 10)
+        print(f"subset {subset}", flush=True)
+        found = accuracies(source, sets, test, asked.updates, subset, asked.limit)
+        lines += [("accuracy", arm, subset, value, count) for arm, (value, count) in found.items()]
+        save()
+    lines += [("median accuracy", arm, "", statistics.median([x[3] for x in lines if x[:2] == ("accuracy", arm)]), "")
+              for arm in dict.fromkeys(x[1] for x in lines)]  # fmt: skip
+    if asked.thickness:
+        source = few(train, asked.thickness, 0)
+        lines += by_thickness(model, source, asked.work, plans["stripes"], test.x, PCA(train.x))
+    save()
+    for row in csv.reader(asked.out.read_text().splitlines()):
+        print(*row, sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""langevin interpolate: a page of ways between held-out pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tyro.conf import Positional
+
+from langevin.cli.asking import Refusal, parse
+
+
+@dataclass(frozen=True)
+class _Interpolate:
+    run: Positional[Path]
+    """Run directory."""
+    out: Path
+    """Picture to write (.png)."""
+    rows: int = 6
+    """Pairs of held-out pictures."""
+    count: int = 8
+    """Pictures on each way, its ends among them."""
+    tolerance: float = 1e-4
+    """Of the flow, each step."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+def interpolate(args: Sequence[str]) -> None:
+    """Find the codes of held-out pictures, and draw what lies between them."""
+    asked = parse(_Interpolate, args, "langevin interpolate")
+    if asked.out.suffix != ".png":
+        raise Refusal(f"out is {asked.out}; write a .png.")
+    from langevin.recipes.build import open_run
+    from langevin.recipes.galleries import interpolation
+
+    off = interpolation(open_run(asked.run, device=asked.device), asked.out, asked.rows, asked.count, asked.tolerance)
+    print(f"ends within {off:.4f} of the pictures")
+    print(asked.out)

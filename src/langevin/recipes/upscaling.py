@@ -1,0 +1,84 @@
+"""Runs one after the other: small pictures, or samples of a first run, drawn larger by each."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from langevin import pictures
+from langevin.core.tree import leaves
+from langevin.data import Arrays
+from langevin.data.decode import decode, measure, to_unit
+from langevin.guidance import Tiles
+from langevin.recipes.build import Run, open_run
+from langevin.recipes.domains.pictures import as_pictures, write_numbers
+from langevin.recipes.drawing import draw
+from langevin.recipes.sampling import chosen
+from langevin.tasks import Stage, cascade
+
+
+def upscaled(
+    runs: Sequence[Path], source: Path, out: Path, *, count: int = 16, noise: float | None = None, plan: str | None = None,
+    tile: int | None = None, overlap: int | None = None, seed: int = 0, device: str = "cpu",
+) -> list[tuple[int, ...]]:  # fmt: skip
+    """Pictures of `source` (a picture, a .npy file, or a run that draws `count` of them) through all runs, to `out`, .png or
+    .npy. Returns their shape at first and after each run.
+
+    Args:
+        noise: level given to what each run sees; by default none for given pictures, 0.1 for drawn ones.
+        tile, overlap: sides in pixels. By default pictures larger than a run was trained on are seen in tiles of that size, which
+            overlap by half.
+
+    Raises:
+        ValueError: for a run that is no upscaler, or pictures of other channels than it knows.
+    """
+    opened = [open_run(path, device=device) for path in runs]
+    for path, run in zip(runs, opened, strict=True):
+        if run.facts.factor is None:
+            raise ValueError(f"{path} was not trained to upscale; train one on data 'upscale', or put a first model last, as IN.")
+    low, real = _read(source, opened[0], count, seed, device)
+    stages, shape = [], tuple(low.shape[1:])
+    for path, run in zip(runs, opened, strict=True):
+        trained, factor = run.facts.shape, run.facts.factor
+        assert isinstance(trained, tuple) and factor is not None
+        if shape[0] != trained[0]:
+            raise ValueError(f"pictures have {shape[0]} channels and {path} draws {trained[0]}; convert them first.")
+        shape = (shape[0], factor * shape[1], factor * shape[2])
+        stages.append(Stage(run.denoiser, chosen(run, plan), factor, _tiles(trained, shape, factor, tile, overlap)))
+    made = cascade(stages, low, noise=noise, real=real, seed=seed)
+    if out.suffix == ".npy":
+        write_numbers(made[-1], out)
+    else:
+        pictures.save_images(made[-1].cpu(), out, columns=min(8, len(low)))
+    return [tuple(x.shape) for x in (low, *made)]
+
+
+def _tiles(trained: tuple[int, ...], shape: tuple[int, ...], factor: int, tile: int | None, overlap: int | None) -> Tiles | None:
+    side = min(trained[1:])
+    if tile is None:
+        if overlap is not None:
+            raise ValueError(f"overlap is {overlap}, and there are no tiles that could; give tile as well.")
+        if max(shape[1:]) <= side:
+            return None
+        return Tiles(side, side // 2 // factor * factor)
+    return Tiles(tile, tile // 2 // factor * factor if overlap is None else overlap)
+
+
+def _read(source: Path, run: Run, count: int, seed: int, device: str) -> tuple[Tensor, bool]:
+    """Pictures (B, C, h, w) in [-1, 1], and whether they are real."""
+    if source.is_dir():
+        first = open_run(source, device=device)
+        if first.facts.factor is not None:
+            raise ValueError(f"{source} is an upscaler and comes last, as IN; give pictures, or a run that draws from noise.")
+        return as_pictures(first, draw(first, count, seed=seed)), False
+    if source.suffix == ".npy":
+        read = Arrays(source)
+        x = leaves(read.batch(torch.arange(len(read))).x)[""].float()
+        if x.ndim != 4:
+            raise ValueError(f"{source} holds arrays of shape {tuple(x.shape[1:])}; give pictures (N, C, h, w).")
+    else:
+        shape = run.facts.shape
+        assert isinstance(shape, tuple)
+        x = to_unit(decode(source, measure(source), shape[0]))[None]
+    return x.to(next(run.denoiser.parameters()).device), True

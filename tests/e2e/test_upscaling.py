@@ -1,0 +1,47 @@
+"""langevin upscale: train an upscaler, then pictures, arrays and samples through one or several."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from langevin import plans, tasks
+from langevin.cli import main
+from langevin.guidance import Tiles
+from langevin.recipes.build import open_run
+
+SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60", "--sample.plan", "ddim:2"]
+SMALL = ["--network.width", "8", "--network.blocks", "1", "--network.head-width", "8"]
+
+
+def test_small_pictures_go_through_any_number_of_runs(tmp_path, capsys):
+    up, base = tmp_path / "up", tmp_path / "base"
+    main(["train", "digits-4to8", *SHORT, *SMALL, "--out", str(up)])
+    assert (up / "samples.png").exists()
+    low = open_run(up).test.batch(torch.arange(2)).cond["low"]
+    np.save(tmp_path / "low.npy", low.numpy())
+    capsys.readouterr()
+    out = tmp_path / "large.npy"
+    main(["upscale", str(up), str(up), str(tmp_path / "low.npy"), "--out", str(out), "--device", "cpu"])
+    assert "4 x 4 -> 8 x 8 -> 16 x 16" in capsys.readouterr().out
+    run = open_run(up)
+    first = tasks.upscale(run.denoiser, plans.ddim(2), low, 2)
+    second = tasks.upscale(run.denoiser, plans.ddim(2), first, 2, noise=0.1, tiles=Tiles(8, 4), first_id=2**32)
+    assert torch.allclose(torch.from_numpy(np.load(out)), second, atol=1e-5)
+    # a picture of any sides
+    Image.fromarray(np.full((6, 10), 90, np.uint8)).save(tmp_path / "wide.png")
+    main(["upscale", str(up), str(tmp_path / "wide.png"), "--out", str(tmp_path / "wide.npy"), "--device", "cpu"])
+    assert np.load(tmp_path / "wide.npy").shape == (1, 1, 12, 20)
+    # what another run draws
+    main(["train", "digits-likelihood", *SHORT, *SMALL, "--data.spread", "0", "--out", str(base)])
+    main(["upscale", str(up), str(base), "--count", "3", "--out", str(tmp_path / "drawn.png"), "--device", "cpu"])
+    assert "8 x 8 -> 16 x 16" in capsys.readouterr().out and (tmp_path / "drawn.png").exists()
+    for words, said in (
+        ([str(base), str(tmp_path / "low.npy")], "was not trained to upscale"),
+        ([str(up), str(up)], "is an upscaler and comes last"),
+        ([str(up)], "needs a run and what to begin with"),
+        ([str(up), str(tmp_path / "low.npy"), "--overlap", "2"], "give tile as well"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["upscale", *words, "--out", str(out), "--device", "cpu"])
+        assert said in capsys.readouterr().err
