@@ -78,8 +78,8 @@ def molecule(graph: Graph, types: Sequence[str]) -> Any | None:
     """The graph as an rdkit molecule; None where valencies, or rings, forbid it. Nothing is corrected."""
     chem = rdkit()
     made = chem.RWMol()
-    for name in (types[k] for k in graph.nodes.tolist()):
-        element, charge = _parted(name)
+    for k in graph.nodes.tolist():
+        element, charge = _parted(types[int(k)])
         atom = chem.Atom(element)
         atom.SetFormalCharge(charge)
         made.AddAtom(atom)
@@ -224,7 +224,7 @@ _logp, _weight = _of_module("Crippen", "MolLogP"), _of_module("Descriptors", "Mo
 
 def _ease(mol: Any) -> float:
     """Synthetic accessibility after Ertl, from 10 (hard) to 1 (easy), as (10 - score) / 9: 1 is easy."""
-    from rdkit.Contrib.SA_Score import sascorer
+    from rdkit.Contrib.SA_Score import sascorer  # pyright: ignore[reportMissingImports]
 
     return (10 - float(sascorer.calculateScore(mol))) / 9
 

@@ -133,9 +133,10 @@ def elements_of(denoiser: BaseDenoiser, batch: Batch) -> dict[str, Tensor]:
     counts = {}
     for name, leaf in denoiser.process.leaves().items():
         x = leaves(batch.x)[name]
-        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
-        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
-        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
+        if isinstance(leaf, Categorical) and not (batch.mask is None and isinstance(leaf.space, Euclidean)):
+            counts[name] = _free(leaf, x, batch.mask).sum(1)
+        else:
+            counts[name] = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
     return counts
 
 
