@@ -107,7 +107,7 @@ def plot(lines: list[tuple], path: Path) -> None:
             by[arm].append(100 * float(value))
     figure, axes = plt.subplots(figsize=(8, 4), dpi=110)
     for k, (arm, values) in enumerate(by.items()):
-        colour = "tab:blue" if "classical" in arm else "tab:orange"
+        colour = "tab:blue" if arm.endswith(" + classical") or arm == "classical" else "tab:orange"
         axes.plot(values, [k] * len(values), "o", color=colour, alpha=0.5)
         axes.plot([statistics.median(values)], [k], "|", color=colour, markersize=18, markeredgewidth=3)
     axes.set_yticks(range(len(by)), list(by))
