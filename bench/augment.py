@@ -10,7 +10,8 @@ theirs. The same classifier is trained for the same number of updates on
     none            the 200 as they are
     classical       shifts by up to 2 pixels and elastic bends, drawn anew for each batch
     stripes         the 200, and what OCSAug makes of them: vertical and horizontal stripes of 4 pixels, one round
-    crossed         the 200, and the same in two rounds, one across the other, which keep a quarter of each digit
+    halves          the 200, and the same with stripes of 14 pixels, so that one half of the digit is drawn for the other: left,
+                    right, upper and lower
     ..., checked    where a classifier of the 200 (the arm none) agrees
     ... + classical the same under shifts and bends; who agrees is then the arm classical
 
@@ -121,19 +122,23 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=200)
     parser.add_argument("--subsets", type=int, default=3)
     parser.add_argument("--updates", type=int, default=600)
-    parser.add_argument("--plan", type=int, nargs=3, default=(250, 10, 10), help="steps, jump, resample; of stripes")
-    parser.add_argument("--crossed-plan", type=int, nargs=3, default=(50, 5, 3), help="the same of crossed, twice")
+    parser.add_argument(
+        "--plan",
+        type=int,
+        nargs=3,
+        default=(50, 5, 3),
+        help="steps, jump, resample; as published 250 10 10",
+    )
     parser.add_argument("--draws", type=int, default=2)
-    parser.add_argument("--crossed-draws", type=int, default=2)
-    parser.add_argument("--limit", type=float, default=0.7)
-    parser.add_argument("--arms", nargs="*", default=("stripes", "crossed"))
+    parser.add_argument("--limit", type=float, default=0.9)
+    parser.add_argument("--arms", nargs="*", default=("stripes", "halves"))
     parser.add_argument("--thickness", type=int, default=50, help="digits for the lines by thickness; 0 for none")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     model = lv.open_run(asked.run).denoiser
     train, test = (lv.data.mnist(asked.data, split) for split in ("train", "test"))
-    plans = {"stripes": lv.plans.repaint(*asked.plan), "crossed": lv.plans.repaint(*asked.crossed_plan)}
-    draws, rounds = {"stripes": asked.draws, "crossed": asked.crossed_draws}, {"stripes": 1, "crossed": 2}
+    wanted = {"stripes": Wanted(), "halves": Wanted(thickness=(14,), first=("new", "kept"))}
+    plan = lv.plans.repaint(*asked.plan)
     lines: list[tuple] = []
 
     def save() -> None:
@@ -146,10 +151,8 @@ def main() -> None:
     for subset in range(asked.subsets):
         source, sets = few(train, asked.labels, subset), {}
         for kind in asked.arms:
-            masks = masks_of(Wanted(), SHAPE)
-            sets[kind] = augment(
-                model, source, masks, asked.work / f"{kind}-{subset}", plan=plans[kind], draws=draws[kind], rounds=rounds[kind]
-            )
+            masks = masks_of(wanted[kind], SHAPE)
+            sets[kind] = augment(model, source, masks, asked.work / f"{kind}-{subset}", plan=plan, draws=asked.draws)
             if not subset:
                 shown = page(sets[kind], 10)
                 pictures.save_images(shown, asked.out.with_name(f"{asked.out.stem}_{kind}.png"), columns=len(shown) // 10)
@@ -161,7 +164,7 @@ def main() -> None:
               for arm in dict.fromkeys(x[1] for x in lines)]  # fmt: skip
     if asked.thickness:
         source = few(train, asked.thickness, 0)
-        lines += by_thickness(model, source, asked.work, plans["stripes"], test.x, PCA(train.x))
+        lines += by_thickness(model, source, asked.work, plan, test.x, PCA(train.x))
     save()
     for row in csv.reader(asked.out.read_text().splitlines()):
         print(*row, sep="\t")

@@ -59,7 +59,7 @@ class Table:
         if self.path is not None:
             head = not self.path.exists()
             with self.path.open("a", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
+                writer: Any = csv.DictWriter(file, FIELDS)
                 if head:
                     writer.writeheader()
                 writer.writerow(row)

@@ -116,9 +116,9 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
         texts = [*texts, cfg.prior]
     words = _trained(cfg, model, trunk)
     learns = any(p.requires_grad for p in model.conditioner.parameters())
-    net = Told(model.denoiser.net, model.conditioner, texts, (size, size), learns)
-    source = Pairs(latents, captions, kept, len(texts) - 1)
     own: Any = model.denoiser
+    net = Told(own.net, model.conditioner, texts, (size, size), learns)
+    source = Pairs(latents, captions, kept, len(texts) - 1)
     denoiser = Denoiser(net, own.process, own.predictions[""], source.shape)
     options: dict[str, Any] = {"levels": _levels(own), "drop": cfg.drop}
     objective = Denoising(**options) if kept is None else Preserving(cfg.prior_weight, **options)
@@ -254,7 +254,8 @@ def _preview(tuned: Tuned, out: Path, step: int) -> None:
 
 def _show(tuned: Tuned, path: Path, count: int = 4) -> Path:
     """Some captions as the model draws them now."""
-    size, seed = tuned.denoiser.net.size, tuned.cfg.seed  # pyright: ignore[reportAttributeAccessIssue]
+    told: Any = tuned.denoiser.net
+    size, seed = told.size, tuned.cfg.seed
     prompts = [tuned.texts[k % len(tuned.texts)] for k in range(count)]
     if tuned.cfg.prior is not None:
         prompts = [tuned.texts[0]] * (count // 2) + [tuned.cfg.prior] * (count - count // 2)

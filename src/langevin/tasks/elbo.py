@@ -105,7 +105,7 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
     low_rank = isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank)
     fixed = torch.zeros(count, dtype=torch.float64, device=place)
     each: list[Tensor] = []
-    if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None:
+    if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None and isinstance(leaf.space, Euclidean):
         tokens = math.prod(x[""].shape[1:])
         size = block_of(denoiser, tokens)
         draws = 1 if size == 1 else draws

@@ -57,7 +57,7 @@ class Told(nn.Module):
     """
 
     def __init__(
-        self, net: nn.Module, conditioner: Any, texts: Sequence[str], size: tuple[int, int], learns: bool, most: int = 512
+        self, net: nn.Module, conditioner: Any, texts: Sequence[str], size: tuple[int, int], learns: bool, most: int = 128
     ) -> None:
         super().__init__()
         self.net, self.texts, self.size, self.most = net, list(texts), size, most

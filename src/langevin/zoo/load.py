@@ -204,7 +204,7 @@ def of_folder(folder: Path, where: _Where) -> Whole:
     """The parts of a folder with model_index.json."""
     index = read_config(folder / "model_index.json")
     name = str(index.get("_class_name"))[:80]
-    kind = kind_of(name, str(folder))
+    kind_of(name, str(folder))  # refused before anything else is read
     named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     places = {part: folder / part for part in named}
     for part in [p for p in named if p.startswith("controlnet")]:  # several stand side by side
@@ -220,18 +220,13 @@ def of_folder(folder: Path, where: _Where) -> Whole:
         what=str(folder),
         kind=name,
         index=index,
-        scheduler=read_config(folder / "scheduler" / "scheduler_config.json"),
+        scheduler=lambda part: read_config(folder / part / "scheduler_config.json"),
         parts=list(places),
         network=net,
         tokenizer=lambda part: Tokenizer(folder / part),
-        low_res_scheduler=_scheduler_in(folder, "low_res_scheduler") if kind.takes == "upscale" else None,
         name=folder.name,
         fingerprint=fingerprint(folder),
     )
-
-
-def _scheduler_in(folder: Path, name: str) -> dict[str, Any]:
-    return read_config(folder / name / "scheduler_config.json")
 
 
 def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
@@ -276,11 +271,10 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
             what=str(file),
             kind=single.pipeline,
             index={**index, **told["model_index"]},
-            scheduler=scheduler,
+            scheduler={"scheduler": scheduler, "low_res_scheduler": {**_LOW_RES, **told["low_res_scheduler"]}}.__getitem__,
             parts=[*single.pieces, *outside],
             network=net,
             tokenizer=lambda part: Tokenizer((beside or file) / part),
-            low_res_scheduler={**_LOW_RES, **told["low_res_scheduler"]},
             name=file.stem,
             fingerprint=fingerprint(file),
         ),
@@ -293,7 +287,7 @@ def _configs_in(folder: Path, parts: list[str]) -> dict[str, Config]:
     files = {part: folder / part / "config.json" for part in parts}
     files |= {name: folder / name / "scheduler_config.json" for name in ("scheduler", "low_res_scheduler")}
     files["model_index"] = folder / "model_index.json"
-    found = {part: read_config(file) for part, file in files.items() if is_file(file)}
+    found: dict[str, Config] = {part: read_config(file) for part, file in files.items() if is_file(file)}
     if not found:
         raise ValueError(f"configs is {folder}, which holds no configuration of {', '.join(parts)}; give a published folder.")
     return found

@@ -38,7 +38,8 @@ class Whole:
     Args:
         what: where it comes from, for messages.
         kind: its published class.
-        index: what model_index.json says of it. scheduler: its scheduler_config.json; low_res_scheduler: of upscalers.
+        index: what model_index.json says of it.
+        scheduler: gives a scheduler_config.json by its name, "scheduler", or "low_res_scheduler" of upscalers.
         parts: names of the networks that there are.
         network: the network of a name with its weights, and its published configuration.
         tokenizer: that of a name such as "tokenizer_2".
@@ -48,11 +49,10 @@ class Whole:
     what: str
     kind: str
     index: Config
-    scheduler: Config
+    scheduler: Callable[[str], Config]
     parts: Collection[str]
     network: Callable[[str], tuple[nn.Module, Config]]
     tokenizer: Callable[[str], Tokenizer]
-    low_res_scheduler: Config | None = None
     name: str = ""
     fingerprint: str = ""
 
@@ -161,7 +161,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
 
     net = made(trunk)
     config = nets[trunk][1]
-    scheduler = schedulers.read(whole.scheduler, kind.family)
+    scheduler = schedulers.read(whole.scheduler("scheduler"), kind.family)
     auto = next((part for part in CODERS if part in whole.parts), None)
     codec: Codec | None = None if auto is None else codec_of(made(auto), nets[auto][1])
     if name == "ScoreSdeVePipeline":
@@ -190,9 +190,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         takes = ""  # an ordinary network, which inpaints by keeping what is known
     small = None
     if takes == "upscale":
-        if whole.low_res_scheduler is None:
-            raise ValueError(f"{whole.what} has no low_res_scheduler, by which the small picture is noised.")
-        small = schedulers.process_of(whole.low_res_scheduler)
+        small = schedulers.process_of(whole.scheduler("low_res_scheduler"))
     size = defaults.size
     factor = codec.factor if codec is not None else 1
     denoiser = Denoiser(net, scheduler.process, scheduler.prediction, (channels, size[1] // factor, size[0] // factor)).eval()
