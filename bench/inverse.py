@@ -158,14 +158,16 @@ def ours(m: Measured, budget: int) -> Iterator[Way]:
             yield from way("dps", f"ddpm({steps}), likelihood, scale {scale:g}", 2 * steps, a.ddpm(steps), by)
     if m.name == "known":
         by = lambda y, n: Replaced(operator=op, y=y, std=std, noise=lv.Noise.of(1, n))  # noqa: E731
-        for resample in (1, 2, 3, 5, 6, 8):
-            for jump in (1, 2):
+        for resample in (1, 2, 3, 5):
+            for jump, clean in ((1, False), (2, False), (1, True)):
+                if resample == 1 and (jump, clean) != (1, False):
+                    continue  # all the same
                 steps = budget // resample
-                while steps > jump and a.repaint(steps, jump, resample).on(SCHEDULE).nfe > budget:
+                while a.repaint(steps, jump, resample, clean=clean).on(SCHEDULE).nfe > budget:
                     steps -= 1
-                nfe = a.repaint(steps, jump, resample).on(SCHEDULE).nfe
-                if steps > jump and (jump == 1 or resample > 1):
-                    yield from way("repaint", f"repaint({steps}, {jump}, {resample})", nfe, a.repaint(steps, jump, resample), by)
+                plan = a.repaint(steps, jump, resample, clean=clean)
+                setting = f"repaint({steps}, {jump}, {resample}{', clean' if clean else ''})"
+                yield from way("repaint", setting, plan.on(SCHEDULE).nfe, plan, by)
 
 
 def theirs(m: Measured, budget: int) -> Iterator[Way]:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 
 from langevin import oracles, schedules
 from langevin.core.batch import Batch
@@ -126,6 +127,12 @@ def test_a_run_is_rebuilt_without_its_data_and_its_samples_come_back_as_graphs(t
     back = read_graphs(path)
     assert all(torch.equal(a, b) for k, g in enumerate(graphs) for a, b in zip(back[k], g, strict=True))
     assert write_samples(trained, tmp_path / "some.png", 5).stat().st_size > 1000
+    with Image.open(write_samples(trained, tmp_path / "some.gif", 5)) as film:
+        last, pictures = film.n_frames - 1, {}
+        for k in (0, last):
+            film.seek(k)
+            pictures[k] = film.convert("RGB").tobytes()
+        assert pictures[0] != pictures[last] and film.size == (600, 120)
     assert "_splits" not in trained.__dict__
 
 

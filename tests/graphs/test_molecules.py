@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from langevin.data.molecules import (
     NCI,
     graph_of_molecule,
     molecule_of,
+    picture,
     read_molecules,
     scores,
     shares,
@@ -60,3 +62,13 @@ def test_scores_are_those_of_rdkit():
     # as published for aspirin: QED 0.55, SA 1.58, Crippen's logP 1.31, 180.16 daltons, all of the rules
     assert table[0].tolist() == pytest.approx([0.5501, (10 - 1.580) / 9, 1.3101, 180.159, 1.0], abs=1e-3)
     assert all(math.isnan(v) for v in table[1])
+
+
+def test_pictures_say_what_is_no_molecule():
+    wrong = Graph(torch.tensor([1, 0, 0, 0]), torch.tensor([[0, 1], [0, 2], [0, 3]]), torch.tensor([1, 1, 1]))
+    ether = graph_of_molecule(molecule_of("COC"), ("C", "O"))
+    page = np.asarray(picture([ether, wrong], ("C", "O"), side=150).convert("L"))
+    assert page.shape == (150, 300)
+    middle = page[65:85, 160:290]
+    assert 20 < int((middle < 200).sum()) < 1000  # words, and nothing above or below them
+    assert bool((page[:60, 155:] == 255).all()) and int((page[:, :150] < 200).sum()) > 20

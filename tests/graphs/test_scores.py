@@ -1,5 +1,7 @@
 """Graphs by coupled scores (GDSS), by scores of adjacency alone (EDP-GNN), and out of their distribution (MOOD)."""
 
+import json
+
 import pytest
 import torch
 
@@ -16,8 +18,8 @@ from langevin.guidance import Exploration
 from langevin.plans.moves import Langevin, Split
 
 # nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
-# correction goes by norms, which mean something in many dimensions alone
-CHANNELS = 64
+# correction goes by the norms of its own sample, which widens what it rests at by 1 + 2 / D in D dimensions
+CHANNELS = 256
 MEAN = torch.tensor([0.3, -0.5, 0.4], dtype=torch.float64)
 COV = torch.tensor([[0.8, 0.3, 0.35], [0.3, 0.6, -0.2], [0.35, -0.2, 0.5]], dtype=torch.float64)
 
@@ -46,8 +48,8 @@ class Coupled(BaseDenoiser):
 @pytest.mark.parametrize("plan", ["predictor_corrector", "splitting"])
 @pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.05, 5.0)], ids=["vp", "ve"])
 def test_two_partial_scores_make_the_joint_law(plan, schedule):
-    exact, count = Coupled(schedules.vp_linear(), schedule), 300
-    made = plans.predictor_corrector(250, snr=0.05) if plan == "predictor_corrector" else plans.splitting(400, snr=0.05)
+    exact, count = Coupled(schedules.vp_linear(), schedule), 80
+    made = plans.predictor_corrector(250, snr=0.05) if plan == "predictor_corrector" else plans.splitting(250, snr=0.05)
     z = sample(exact, made, count, seed=1)
     assert torch.equal(z["edges"], z["edges"].transpose(1, 2)) and not z["edges"].diagonal(dim1=1, dim2=2).any()
     joint = torch.stack([z["nodes"][:, 0], z["nodes"][:, 1], z["edges"][:, 0, 1]], -1).reshape(-1, 3).double()
@@ -122,8 +124,9 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     from langevin.recipes.build import open_run, start
     from langevin.recipes.drawing import draw
 
-    cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6) for _ in range(4)]
-    (tmp_path / "cycles.json").write_text(__import__("json").dumps(cycles))
+    cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6)]
+    cycles += [{"n": n, "edges": [[j, k] for k in range(1, n) for j in range(0, k, m)]} for n in (3, 4, 5, 6) for m in (1, 2, 9)]
+    (tmp_path / "cycles.json").write_text(json.dumps(cycles))
     base = recipe("community-gdss").model_dump()
     base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3)
     base["network"].update(width=16, edge_width=8, whole=8, depth=1)
@@ -138,6 +141,10 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     assert x.dtype == torch.int64 and torch.equal(x, x.transpose(1, 2))
     graphs = run.domain.graphs(run, {"edges": x})
     assert all(3 <= len(g.nodes) <= 6 and bool((g.kinds == 1).all()) for g in graphs)
+    real = [run.train[k] for k in range(len(run.train))]
+    told = run.domain.judge(run, real)  # training graphs are as far from held-out ones as training graphs
+    assert told["degree"] == told["degree_floor"] > 0 and told["spectral"] == told["spectral_floor"] > 0
+    assert told["valid"] == 1 and told["novel"] == 0 and told["ratio"] <= 1
     numbers = read_graphs(tmp_path / "cycles.json").as_numbers().batch(torch.tensor([0])).x
     assert numbers["edges"][0, :3, :3].tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     with pytest.raises(ValueError, match=r"data\.form is 'types'"):

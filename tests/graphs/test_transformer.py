@@ -83,3 +83,21 @@ def test_graphs_come_back_from_batches():
         expected = torch.as_tensor(nx.to_numpy_array(one)).long()
         assert torch.equal(edges[i, :n, :n], expected) and not edges[i, n:].any()
     assert Graphs(made).digest() == data.digest() != Graphs(made[:2]).digest()
+
+
+def test_features_are_exact_under_reduced_precision():
+    seen = []
+
+    class Weigh:
+        widths = (1, 0, 0)
+
+        def __call__(self, nodes, edges, mask):
+            seen.append(nodes @ torch.tensor([[12.011], [14.007], [15.999]]))
+            return seen[-1], edges[..., :0], nodes[:, 0, :0]
+
+    net, z = GraphTransformer(NODES, EDGES, 16, 8, 8, 1, heads=2, features=Weigh()), graph(5)
+    level = {name: t.float() for name, t in LEVEL.items()}
+    net(z, level)
+    with torch.autocast("cpu", torch.bfloat16):
+        net(z, level)
+    assert torch.equal(*seen)  # 14.007 is 14.0 in bfloat16

@@ -173,6 +173,23 @@ def test_what_is_written_is_read_by_training_and_labels_stand_only_where_the_che
     assert len(Pictures(tmp_path / "pictures", 8, 1, split="all")) == 12 + strict["passed"] < 12 + said["passed"]
 
 
+def test_a_judge_of_the_command_line_is_trained_on_the_sources(tmp_path, monkeypatch):
+    source, seen = data.digits("train").split(12)[0], []
+
+    def stub(x, y, folder, digest):
+        seen.append((x, y, folder, digest))
+        return SimpleNamespace(label=lambda new: torch.full((len(new),), 3))
+
+    monkeypatch.setattr(augmenting, "kept_classifier", stub)
+    wanted = augmenting.Wanted(**{**vars(WANTED), "limit": 9.0, "judge": True, "first": ("new", "kept")})
+    said = augmenting.augmentation(run(), source, tmp_path, wanted)
+    (x, y, folder, digest), threes = seen[0], int((source.cond["label"] == 3).sum())
+    assert torch.equal(x, source.x) and torch.equal(y, source.cond["label"]) and (folder, digest) == (tmp_path, source.digest())
+    assert said["drawn"] == 12 * 8 and said["passed"] == threes * 8
+    names = {r["mask"] for r in csv.DictReader((tmp_path / "augmented.csv").read_text().splitlines())}
+    assert names == {"vertical-2", "horizontal-2", "vertical-kept-2", "horizontal-kept-2"}
+
+
 def test_a_judge_takes_labels_away_and_without_them_nothing_is_gained(tmp_path):
     few, plan = data.digits("train").split(6)[0], plans.repaint(4, 2, 1)
     made = augment(run().denoiser, few, {"m": lambda shape: stripes(shape[1:], 2)}, tmp_path, plan=plan)

@@ -229,6 +229,8 @@ def test_repaint_takes_the_published_walk():
     visited = {round(level, 9) for r in plan.rows for level in (r.start, r.stop)}
     assert visited == {round(level, 9) for level in levels}
     assert plans.Plan.from_json(plan.to_json()) == plan
+    every = plans.repaint(12, 1, 5, clean=True).on(schedules.cosine())
+    assert every.nfe == 60 and sum(isinstance(r, plans.Renoise) and r.start == 0 for r in every.rows) == 4
     plain = plans.repaint(50, resample=1).on(schedules.cosine())
     assert plain.rows == plans.ddpm(50).on(schedules.cosine()).rows
 

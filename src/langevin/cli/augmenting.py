@@ -27,6 +27,8 @@ class _Augment:
     """What is painted anew and kept in turn: stripes (vertical ones, and horizontal ones), vertical, or horizontal."""
     thickness: tuple[int, ...] = (4,)
     """Of the stripes in pixels; several make a set each."""
+    first: tuple[str, ...] = ("new",)
+    """What the stripe at the left or top edge is: new, as published, kept, or both: of half the side, the four halves."""
     draws: int = 2
     """New pictures of each picture and mask."""
     rounds: int = 1
@@ -39,6 +41,8 @@ class _Augment:
     """How often each stretch is walked down. 250, 10, 10 are 2410 evaluations; 50, 5, 3 are 140."""
     limit: float = 0.5
     """Largest RMSE, of pictures in [-1, 1], of a new picture to its source for the label to stand."""
+    judge: bool = False
+    """A small classifier, trained on the sources, has to see the same label: for wide stripes, which may change it."""
     untold: bool = False
     """Do not tell a class-conditional model the label."""
     no_originals: bool = False
@@ -73,9 +77,9 @@ def augment(args: Sequence[str]) -> None:
     source = read(asked.data, shape, asked.label, asked.count, held_out=held)
     test = None if asked.test is None else read(asked.test, shape, asked.test_label, split="test", held_out=held)
     wanted = Wanted(
-        mask=asked.mask, thickness=asked.thickness, draws=asked.draws, rounds=asked.rounds, steps=asked.steps, jump=asked.jump,
-        resample=asked.resample, limit=asked.limit, told=not asked.untold, originals=not asked.no_originals,
-        seed=asked.seed, batch=asked.batch,
+        mask=asked.mask, thickness=asked.thickness, first=asked.first, judge=asked.judge,
+        draws=asked.draws, rounds=asked.rounds, steps=asked.steps, jump=asked.jump, resample=asked.resample,
+        limit=asked.limit, told=not asked.untold, originals=not asked.no_originals, seed=asked.seed, batch=asked.batch,
     )  # fmt: skip
     print(json.dumps(augmentation(run, source, asked.out, wanted, test), indent=1))
     print(asked.out / "page.png")

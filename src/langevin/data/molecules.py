@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import ImageDraw
 from torch import Tensor
 
 from langevin.data.graphs import Graph, Graphs
@@ -77,8 +78,8 @@ def molecule(graph: Graph, types: Sequence[str]) -> Any | None:
     """The graph as an rdkit molecule; None where valencies, or rings, forbid it. Nothing is corrected."""
     chem = rdkit()
     made = chem.RWMol()
-    for name in (types[k] for k in graph.nodes.tolist()):
-        element, charge = _parted(name)
+    for k in graph.nodes.tolist():
+        element, charge = _parted(types[int(k)])
         atom = chem.Atom(element)
         atom.SetFormalCharge(charge)
         made.AddAtom(atom)
@@ -223,7 +224,7 @@ _logp, _weight = _of_module("Crippen", "MolLogP"), _of_module("Descriptors", "Mo
 
 def _ease(mol: Any) -> float:
     """Synthetic accessibility after Ertl, from 10 (hard) to 1 (easy), as (10 - score) / 9: 1 is easy."""
-    from rdkit.Contrib.SA_Score import sascorer
+    from rdkit.Contrib.SA_Score import sascorer  # pyright: ignore[reportMissingImports]
 
     return (10 - float(sascorer.calculateScore(mol))) / 9
 
@@ -291,10 +292,14 @@ def picture(
     """Structural formulas beside one another, as a PIL image; what is no molecule is an empty field that says so."""
     from rdkit.Chem import Draw
 
-    drawn = [molecule(g, types) for g in samples]
-    said = legends or ["" if mol is not None else "no molecule" for mol in drawn]
+    drawn, columns = [molecule(g, types) for g in samples], min(columns, len(samples))
     empty = rdkit().Mol()
-    return Draw.MolsToGridImage(
-        [empty if mol is None else mol for mol in drawn], molsPerRow=min(columns, len(drawn)), subImgSize=(side, side),
-        legends=list(said), returnPNG=False,
+    page = Draw.MolsToGridImage(
+        [empty if mol is None else mol for mol in drawn], molsPerRow=columns, subImgSize=(side, side),
+        legends=list(legends or [""] * len(drawn)), returnPNG=False,
     )  # fmt: skip
+    pen = ImageDraw.Draw(page)  # rdkit writes nothing where there is nothing
+    for k in (k for k, mol in enumerate(drawn) if mol is None):
+        middle = ((k % columns + 0.5) * side, (k // columns + 0.5) * side)
+        pen.text(middle, "no molecule", fill="#999999", anchor="mm")
+    return page

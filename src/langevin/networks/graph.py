@@ -175,7 +175,7 @@ class GraphTransformer(nn.Module):
         y = node_level.flatten(1, -2).mean(1) + edge_level.flatten(1, -2).mean(1)
         y = self._conditioned(y, cond)
         if self.features is not None:
-            with torch.no_grad():
+            with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # counts are exact
                 more = self.features(x, e, mask)
             x, e, y = (torch.cat([h, m.to(dtype)], -1) for h, m in zip((x, e, y), more, strict=True))
         x = self.enter_node(x) + self.to_node(F.silu(node_level))

@@ -19,6 +19,7 @@ from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.noise import Noise
+from langevin.core.space import Euclidean
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
 from langevin.objectives.levels import stratified
@@ -45,7 +46,8 @@ class Masking(Objective):
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         x, leaf = leaves(batch.x).get(""), model.process.leaves().get("")
-        if not isinstance(leaf, Categorical) or not leaf.masked or x is None or batch.mask is not None:
+        free = isinstance(leaf, Categorical) and leaf.masked and isinstance(leaf.space, Euclidean)
+        if not isinstance(leaf, Categorical) or not free or x is None or batch.mask is not None:
             raise ValueError("this bound counts the masks of one process, without padding; use Denoising(weight='elbo').")
         leaf.check_data(x)
         size = block_of(model, x[0].numel())

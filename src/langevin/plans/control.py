@@ -91,8 +91,8 @@ class Tilted(StateRow):
         tilt = None
         if isinstance(belief, TiltedPosterior):
             belief, tilt = belief.belief, belief.tilt
-        levels = (torch.tensor(v, dtype=torch.float64) for v in (self.start, self.stop))
-        probs = leaf.bridge_probs(z, belief.probs, *levels)
+        t, s = (torch.tensor(v, dtype=torch.float64) for v in (self.start, self.stop))
+        probs = leaf.bridge_probs(z, belief.probs, t, s)
         return probs if tilt is None else torch.softmax(probs.log() + tilt.double(), -1)
 
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:

@@ -18,7 +18,9 @@ from langevin.plans.grids import Grid, named
 from langevin.plans.moves import Renoise
 
 
-def repaint(steps: int = 250, jump: int = 10, resample: int = 10, eta: float = 1.0, grid: str | Grid = "uniform") -> Draft:
+def repaint(
+    steps: int = 250, jump: int = 10, resample: int = 10, eta: float = 1.0, grid: str | Grid = "uniform", clean: bool = False
+) -> Draft:
     """RePaint (2201.09865, alg. 1 and app. B): down `steps` levels, and from every `jump`-th of them `jump` steps back up and
     down again, `resample` - 1 times, so that what is new and what is known come to agree.
 
@@ -27,17 +29,17 @@ def repaint(steps: int = 250, jump: int = 10, resample: int = 10, eta: float = 1
 
     Args:
         jump: steps up at a time. resample: how often each stretch is walked down; 1 is plain ancestral sampling.
-        eta: 1 is ancestral.
+        eta: 1 is ancestral. clean: jump from clean data as well, as azula does with jump = 1.
     """
     check_steps(steps)
     if jump < 1 or resample < 1 or not 0 <= eta <= 1:
         raise ValueError(f"jump is {jump}, resample {resample} and eta {eta}; give whole numbers from 1, and eta in [0, 1].")
     levels_of = named(grid)
-    name = f"repaint({steps}, jump={jump}, resample={resample})"
+    name = f"repaint({steps}, jump={jump}, resample={resample}{', clean' if clean else ''})"
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)[::-1]  # clean data first; place k of the paper is level k + 1
-        left = dict.fromkeys(range(0, steps - jump, jump), resample - 1)
+        left = dict.fromkeys(range(-1 if clean else 0, steps - jump, jump), resample - 1)
         rows: list[Row | StateRow] = []
         place = steps - 1
         while place >= 0:

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures, mnist
 from langevin.data.progress import shown
-from langevin.evaluate import PCA, extract, frechet, train_classifier
+from langevin.evaluate import PCA, extract, frechet, kept_classifier, train_classifier
 from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
@@ -35,21 +36,25 @@ class Wanted:
 
     Args:
         mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
+        first: what the stripe at the edge is, "new", "kept", or a mask for either.
         draws: new pictures of each picture and mask. rounds: how often each is painted anew, under one mask after the other.
         steps, jump, resample: of `plans.repaint`.
         limit: largest RMSE of a picture whose label stands.
+        judge: a small classifier, trained on the sources under shifts and a little noise, has to see the same label.
         told: tell a class-conditional model the label.
         originals: the pictures as they were are written beside the new ones.
     """
 
     mask: str = "stripes"
     thickness: tuple[int, ...] = (4,)
+    first: tuple[str, ...] = ("new",)
     draws: int = 2
     rounds: int = 1
     steps: int = 250
     jump: int = 10
     resample: int = 10
     limit: float = 0.5
+    judge: bool = False
     told: bool = True
     originals: bool = True
     seed: int = 0
@@ -98,14 +103,17 @@ def read(
 
 
 def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """By name, such as "vertical-4"."""
+    """By name, such as "vertical-4", or "vertical-kept-4" where the first stripe is kept."""
     if wanted.mask not in MASKS:
         raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
-    if not wanted.thickness:
-        raise ValueError("thickness is empty; give at least one number of pixels.")
+    if not wanted.thickness or not wanted.first:
+        raise ValueError(f"thickness is {wanted.thickness} and first {wanted.first}; give at least one of each.")
     ways = DIRECTIONS if wanted.mask == "stripes" else (wanted.mask,)
     size = (shape[1], shape[2])
-    return {f"{way}-{wide}": stripes(size, wide, way) for wide in wanted.thickness for way in ways}
+    return {
+        f"{way}-{wide}" if first == "new" else f"{way}-{first}-{wide}": stripes(size, wide, way, first)
+        for wide, first, way in product(wanted.thickness, wanted.first, ways)
+    }
 
 
 def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = None) -> dict[str, Any]:
@@ -132,7 +140,7 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
         raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --untold, and it is told none.")
     made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
                    seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
-    checked = made.check(wanted.limit)
+    checked = made.check(wanted.limit, _judge(made, out) if wanted.judge else None)
     write_pictures(made, checked, out, wanted.originals)
     pictures.save_images(page(made), out / "page.png", columns=1 + len(masks) * (1 + wanted.draws))
     said: dict[str, Any] = {
@@ -144,6 +152,14 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
         said["accuracy"] = gain(made, checked, test)
     write(out / "report.json", json.dumps(said, indent=1) + "\n")
     return said
+
+
+def _judge(made: Augmented, out: Path) -> Callable[[Tensor], Tensor]:
+    """A classifier of the sources, kept in `out`."""
+    if made.labels is None:
+        raise ValueError("judge is asked for, and the pictures have no labels to learn; leave it out.")
+    x = leaves(made.source.batch(torch.arange(len(made))).x)[""]
+    return kept_classifier(x, made.labels, out, made.source.digest()).label  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def by_thickness(made: Augmented, checked: Checked) -> dict[str, float]:

@@ -124,7 +124,9 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
         drawn: list[Graph] = []
         if fresh:
             # the first round is the baseline, which nothing guides
-            guide = {"properties": asked.properties, "guidance": asked.guidance} if number else {"guidance": 1.0}
+            guide: dict[str, Any] = {"guidance": 1.0}
+            if number:
+                guide = {"properties": asked.properties, "guidance": asked.guidance}
             drawn += run.domain.graphs(run, draw(run, fresh, plan=asked.plan, seed=seed, **guide))
         if fresh < asked.count:
             drawn += _children(run, best, asked.count - fresh, table, asked.level, seed)

@@ -105,7 +105,7 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
     low_rank = isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank)
     fixed = torch.zeros(count, dtype=torch.float64, device=place)
     each: list[Tensor] = []
-    if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None:
+    if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None and isinstance(leaf.space, Euclidean):
         tokens = math.prod(x[""].shape[1:])
         size = block_of(denoiser, tokens)
         draws = 1 if size == 1 else draws
@@ -133,9 +133,10 @@ def elements_of(denoiser: BaseDenoiser, batch: Batch) -> dict[str, Tensor]:
     counts = {}
     for name, leaf in denoiser.process.leaves().items():
         x = leaves(batch.x)[name]
-        plain = not isinstance(leaf, Categorical) or (batch.mask is None and isinstance(leaf.space, Euclidean))
-        whole = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
-        counts[name] = whole if plain else _free(leaf, x, batch.mask).sum(1)
+        if isinstance(leaf, Categorical) and not (batch.mask is None and isinstance(leaf.space, Euclidean)):
+            counts[name] = _free(leaf, x, batch.mask).sum(1)
+        else:
+            counts[name] = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
     return counts
 
 

@@ -35,7 +35,7 @@ from langevin.recipes.facts import Facts, GraphFacts
 class GraphDomain(Domain):
     """Graphs whose nodes and edges are all of one type."""
 
-    formats: ClassVar[tuple[str, ...]] = (".png", ".json")
+    formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".json")
     metrics: ClassVar[Mapping[str, str]] = {
         **{name: f"squared MMD of {name}, Gaussian kernel of the earth mover's distance; as many samples as training graphs"
            for name in metrics.STATISTICS},
@@ -133,6 +133,20 @@ class GraphDomain(Domain):
         count = max(10, 2 * rows)
         x = draw(run, count, seed=seed, label=label, **options)
         return _saved(self.picture(run, self.graphs(run, x), 5), stem.with_suffix(".png"))
+
+    def animation(self, run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
+        """How graphs come about, each in the places that its nodes have in the end, in at most 40 pictures."""
+        steps = [self.graphs(run, x) for x in draw(run, count or 10, seed=seed, frames=True, **options)]
+        shown = sorted({round(k) for k in torch.linspace(0, len(steps) - 1, min(40, len(steps))).tolist()})
+        places = [drawing.layout(adjacency(g)) for g in steps[-1]]
+        frames = [
+            drawing.page([adjacency(g) for g in steps[k]], 5, 120, [g.nodes for g in steps[k]], places).quantize(32)
+            for k in shown
+        ]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with staged(path) as beside:
+            frames[0].save(beside, save_all=True, append_images=[*frames[1:], *[frames[-1]] * 10], duration=100, loop=0)
+        return path
 
     def write(self, run: Run, x: dict[str, Tensor], path: Path, **options: Any) -> Path:
         """A picture (.png), or a list of nodes and edges (.json), as `read_graphs` takes it."""

@@ -21,7 +21,7 @@ from langevin.recipes.facts import GraphFacts
 class MoleculeDomain(GraphDomain):
     """Molecules without their hydrogens."""
 
-    formats: ClassVar[tuple[str, ...]] = (".png", ".smi", ".json")
+    formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".smi", ".json")
     metrics: ClassVar[Mapping[str, str]] = {
         "valid": "share of samples that rdkit takes for molecules as they are, without any correction",
         "connected": "share of samples that are valid and in one piece",

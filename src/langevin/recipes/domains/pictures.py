@@ -200,6 +200,8 @@ def network(
     assert isinstance(shape, tuple)
     if isinstance(cfg, c.VectorsConfig):
         raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
+    if isinstance(cfg, c.SequenceConfig):
+        raise ValueError("network is 'sequence', which reads tokens; use it with data 'text'.")
     if isinstance(cfg, c.GraphTransformerConfig):
         raise ValueError("network is 'graph', which reads graphs; use it with data 'graphs' or 'molecules'.")
     if tokens is not None and isinstance(cfg, c.MLPConfig):
