@@ -5,8 +5,9 @@
 
 "inpaint": the lower half is hidden. A classifier of real pictures (trained on the training split) labels the truth, single
 samples, the mean of the samples, and the best estimate of the posterior mean that regression gives: ridge regression or a network
-trained to the squared error, whichever errs less on 1,000 training pictures kept from both. The bar is that samples show the
-digit as often.
+trained to the squared error, whichever errs less on 1,000 training pictures kept from both. The bar is that the samples tell
+the digit as often: by what most of them show, and by their mean. One sample alone is a draw from what the digit may be, and
+agrees with the truth less often than the likeliest digit does, however good the model is.
 
 "super-resolution": averages of 4 x 4 pixels. For both, how many 90 % intervals of `--count` samples hold the truth, over hidden
 pixels that vary in training data (deviation above .1; the others are black in all pictures), and the errors of mean and samples.
@@ -123,6 +124,9 @@ def main() -> None:
         row(task, "rmse of a sample", float(gap.square().mean().sqrt()))
         shown(task, "truth", truth, label)
         shown(task, "single samples", made.samples.flatten(0, 1), label.repeat(asked.count))
+        votes = judge.label(made.samples.flatten(0, 1).clamp(-1, 1)).reshape(asked.count, -1).mode(0).values
+        right = (votes == label).double()
+        row(task, "digit recognised, what most samples show", float(right.mean()), float(right.std() / len(right) ** 0.5))
         shown(task, "mean of samples", made.mean, label)
         if task == "inpaint":
             mark = ~hidden.flatten()

@@ -87,7 +87,7 @@ def in_int8(model: Generator) -> Generator:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from torchao.quantization import Int8WeightOnlyConfig, quantize_
+            from torchao.quantization import Int8WeightOnlyConfig, quantize_  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise ImportError("int8 weights need torchao; pip install 'langevin[quant]', or give a larger budget.") from None
         for net in networks(model):
