@@ -99,11 +99,22 @@ def folder(tmp_path_factory):
     (root / "emoji" / "captions.jsonl").write_text("\n".join(captions))
     lines = [f"name : {k}||A {food} pub is near the mill ." for k in range(30) for food in ("Thai", "Cuban")]
     (root / "e2e.txt").write_text("\n".join(lines))
+    rings = [
+        {"n": n, "edges": [*([i, (i + 1) % n] for i in range(n)), [0, chord]]} for n in (5, 6, 7, 8) for chord in range(2, 4)
+    ]
+    (root / "graphs.json").write_text(json.dumps(rings * 5))
+    chains = [head + "C" * k + tail for k in range(1, 6) for head in ("C", "N", "O=C", "C#C") for tail in ("", "O", "F")]
+    (root / "smiles.csv").write_text("\n".join(["smiles", *chains]))
     return root
 
 
 TEXTS = [name for name in RECIPES if recipe(name).data.kind == "text"]
 ENDING = {"e2e-embedding": ".txt", **dict.fromkeys(TEXTS, ".txt")}
+FILES = {
+    **dict.fromkeys([*TEXTS, "e2e-embedding"], "e2e.txt"),
+    **{name: "graphs.json" for name in RECIPES if recipe(name).data.kind == "graphs"},
+    **{name: "smiles.csv" for name in RECIPES if recipe(name).data.kind == "molecules"},
+}
 FOLDERS = {"drawings": "emoji", "emoji": "emoji", "images": "images", "mnist": "mnist", "mnist-unlabelled": "mnist"}
 SMALL = [
     "--data.length",
@@ -117,8 +128,15 @@ SMALL = [
     "--sample.plan",
     "ddpm:3",
 ]
+NARROW = ["--network.width", "16", "--network.edge-width", "8", "--network.whole", "8", "--network.depth", "1"]
+PLANS = {"community-edp": "annealed_langevin:2:per_level=2", "community-gdss": "splitting:3", "qm9-gdss": "splitting:3"}
 EXTRA = {
     **dict.fromkeys(TEXTS, SMALL),
+    **{
+        name: [*NARROW, "--sample.plan", PLANS.get(name, "ddpm:3")]
+        for name in RECIPES
+        if recipe(name).data.kind in ("graphs", "molecules")
+    },
     "drawings": ["--data.size", "16", "--data.held-out", "0.2", "--network.width", "16"],
     "shakespeare-blocks": [*SMALL, "--network.block", "4"],
     "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
@@ -144,8 +162,8 @@ EXTRA = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsys):
     extra, ending = [*EXTRA.get(name, [])], ENDING.get(name, ".png")
-    if name == "e2e-embedding" or name in TEXTS:
-        extra += ["--data.path", str(folder / "e2e.txt")]
+    if name in FILES:
+        extra += ["--data.path", str(folder / FILES[name])]
     if name in FOLDERS:
         extra += ["--data.folder", str(folder / FOLDERS[name])]
     if name == "transfer":
