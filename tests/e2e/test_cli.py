@@ -152,6 +152,7 @@ EXTRA = {
         "--text.vocabulary",
         "520",
     ],
+    "emoji-16to64": ["--network.width", "16"],
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
     "mnist-unlabelled": ["--network.width", "8", "--data.test", "20"],
@@ -166,6 +167,8 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
         extra += ["--data.path", str(folder / FILES[name])]
     if name in FOLDERS:
         extra += ["--data.folder", str(folder / FOLDERS[name])]
+    if name == "emoji-16to64":
+        extra += ["--data.of.folder", str(folder / "emoji"), "--data.of.size", "16", "--data.of.held-out", "0.2"]
     if name == "transfer":
         for side, kind in (("target", "a"), ("source", "b")):
             extra += [f"--data.{side}.folder", str(folder / "images" / kind)]
