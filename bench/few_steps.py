@@ -317,7 +317,7 @@ DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
 
 MNIST: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     "lcm": ("to:lcm", {"train.steps": 2400, "objective.w": (1.0, 1.5)}, ("consistency:1", TWO, FOUR)),
-    "shortcut": ("to:shortcut", {"train.steps": 4000, "train.optimiser": "muon"}, LEAPS),
+    "shortcut": ("to:shortcut", {"train.steps": 3600, "train.optimiser": "muon"}, LEAPS),
 }
 PICTURES = {"digits": DIGITS, "mnist": MNIST}
 

@@ -23,5 +23,7 @@ def recipe(name: str) -> Recipe:
         ValueError: naming the nearest.
     """
     if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}; did you mean {nearest(name, RECIPES)!r}? There are {', '.join(RECIPES)}.")
+        raise ValueError(
+            f"recipe is {name!r}; did you mean {nearest(name, RECIPES)!r}? `langevin recipes` lists all {len(RECIPES)}."
+        )
     return RECIPES[name]()
