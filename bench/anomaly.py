@@ -12,12 +12,12 @@ median in training data, so that a picture that is too likely counts as strange 
 """
 
 import argparse
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append
 from torch import Tensor
 
 import langevin as lv
@@ -80,12 +80,7 @@ def main() -> None:
                          "error": f"{drawn(values, outlier):.3f}", "outliers": int(outlier.sum()),
                          "others": int((~outlier).sum())})  # fmt: skip
             print(rows[-1], flush=True)
-    head = not asked.out.exists()
-    with asked.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if head:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(asked.out, FIELDS, rows)
 
 
 def drawn(values: Tensor, outlier: Tensor, times: int = 1000) -> float:

@@ -14,7 +14,6 @@ to the posterior's, in units of its deviation, the square root of the trace; `co
 """
 
 import argparse
-import csv
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append
 from torch import Tensor
 
 import langevin as lv
@@ -305,12 +305,7 @@ def main() -> None:
                             calls=model.calls, gradients=model.gradients, mean=f"{mean:.4f}", covariance=f"{covariance:.4f}",
                             seconds=f"{taken:.2f}",
                         )  # fmt: skip
-    head = not asked.out.exists()
-    with asked.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if head:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(asked.out, FIELDS, rows)
     table(rows)
 
 

@@ -15,12 +15,12 @@ The page of each has the truth, the measurement, samples, their mean and deviati
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append
 from torch import Tensor, nn
 
 import langevin as lv
@@ -82,7 +82,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
     parser.add_argument("--pages", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--pictures", type=int, default=100)
-    parser.add_argument("--count", type=int, default=19, help="samples of each; 19 is the least that tells a 90 % interval")
+    parser.add_argument("--count", type=int, default=19, help="samples of each; 19 is the least that tells a 90 %% interval")
     parser.add_argument("--method", default="mmps")
     parser.add_argument("--plan", default="default:20")
     parser.add_argument("--noise", type=float, default=0.05)
@@ -137,12 +137,7 @@ def main() -> None:
         asked.pages.mkdir(parents=True, exist_ok=True)
         short = tasks.Restored(made.samples[:, :6], made.y[:6])
         pictures.save_images(page(truth[:6], op, short), asked.pages / f"restored_{task.replace('-', '_')}.png", columns=10)
-    head = not asked.out.exists()
-    with asked.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if head:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(asked.out, FIELDS, rows)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ run (averaged, as real ones are) are drawn large again, with noise of each level
 """
 
 import argparse
-import csv
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import append
 
 import langevin as lv
 from langevin.core.tree import leaves
@@ -72,12 +72,7 @@ def main() -> None:
             lowered = F.avg_pool2d(drawn, factor)
             for level in asked.levels:
                 row("of generated small pictures", upscale(run.denoiser, plan, lowered, factor, noise=level), level, lowered)
-    head = not asked.out.exists()
-    with asked.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if head:
-            writer.writeheader()
-        writer.writerows(rows)
+    append(asked.out, FIELDS, rows)
 
 
 if __name__ == "__main__":
