@@ -83,6 +83,15 @@ def test_what_cannot_be_made_is_said(run, tmp_path, capsys):
         assert message in printed and printed.count("\n") == 1
 
 
+def asked(words: list[str]) -> list[str]:
+    """What to ask ``--help`` of: a recipe, a method of finetuning, or the command itself."""
+    if words[0] == "train":
+        return words[:2]
+    if words[0] == "finetune":
+        return [*words[:3], *words[words.index("--method") :][:2]]
+    return words[:1]
+
+
 @pytest.mark.parametrize("page", ["ema.md", "finetuning.md"])
 def test_the_flags_of_the_pages_exist(page, capsys):
     text = (Path(__file__).parents[2] / "docs" / page).read_text().replace("\\\n", " ")
@@ -90,7 +99,7 @@ def test_the_flags_of_the_pages_exist(page, capsys):
     assert len(lines) >= 4
     for words in lines:
         with pytest.raises(SystemExit):
-            main([*words[: 2 if words[0] == "train" else 1], "--help"])
+            main([*asked(words), "--help"])
         helped = capsys.readouterr().out
         for flag in filter(lambda w: w.startswith("--"), words):
             assert re.search(rf"{flag.replace('_', '[-_]')}\b", helped), (words, flag)
