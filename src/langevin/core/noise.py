@@ -19,8 +19,7 @@ _WORD = 1 << 64
 
 
 def _signed(word: int) -> int:
-    word %= _WORD
-    return word - _WORD if word >= _WORD // 2 else word
+    return (word + _WORD // 2) % _WORD - _WORD // 2
 
 
 _GOLDEN = _signed(0x9E3779B97F4A7C15)
@@ -34,6 +33,14 @@ def _mix(x: Tensor) -> Tensor:
     x.bitwise_xor_(shifted.bitwise_and_((1 << 34) - 1)).mul_(_MIX_1)
     x.bitwise_xor_(torch.bitwise_right_shift(x, 27, out=shifted).bitwise_and_((1 << 37) - 1)).mul_(_MIX_2)
     return x.bitwise_xor_(torch.bitwise_right_shift(x, 31, out=shifted).bitwise_and_((1 << 33) - 1))
+
+
+def _mixed(x: int) -> int:
+    """The same of one word: a tensor of one element costs twenty times as much."""
+    x &= _WORD - 1
+    x = ((x ^ (x >> 30)) * _MIX_1) & (_WORD - 1)
+    x = ((x ^ (x >> 27)) * _MIX_2) & (_WORD - 1)
+    return _signed(x ^ (x >> 31))
 
 
 def _name(purpose: str) -> int:
@@ -68,9 +75,11 @@ class Noise:
         return replace(self, purpose=f"{self.purpose}/{purpose}", step=self.step if step is None else step)
 
     def _bits(self, count: int) -> Tensor:
-        key = _mix(self.ids + _signed(_GOLDEN * (self.seed + 1)))
-        key = _mix(key ^ _mix(torch.tensor(_signed(self.step + 1), device=key.device)))
-        key = _mix(key ^ _name(self.purpose))
+        seed, step, name = _signed(_GOLDEN * (self.seed + 1)), _mixed(self.step + 1), _name(self.purpose)
+        if len(self.ids) <= 8 and self.ids.device.type == "cpu":
+            key = torch.tensor([_mixed(_mixed(_mixed(k + seed) ^ step) ^ name) for k in self.ids.tolist()], dtype=torch.int64)
+        else:
+            key = _mix(_mix(_mix(self.ids + seed).bitwise_xor_(step)).bitwise_xor_(name))
         index = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
         return _mix(index.mul_(_GOLDEN) + key[:, None])
 
