@@ -39,7 +39,8 @@ from langevin.data import Arrays
 from langevin.data.distort import elastic, shift
 from langevin.evaluate import PCA, extract, frechet, train_classifier
 from langevin.files import write
-from langevin.recipes.augmenting import Wanted, masks_of, page
+from langevin.recipes.augmenting import masks_of, page
+from langevin.recipes.config.augmenting import Wanted
 from langevin.tasks.augment import Augmented, augment
 
 FIELDS = ("measure", "arm", "subset", "value", "count")

@@ -30,7 +30,8 @@ from langevin.data.distort import elastic, shift
 from langevin.data.order import order
 from langevin.evaluate import PCA, extract, frechet
 from langevin.files import write
-from langevin.recipes.augmenting import Wanted, masks_of, page
+from langevin.recipes.augmenting import masks_of, page
+from langevin.recipes.config.augmenting import Wanted
 from langevin.tasks.augment import augment
 
 FIELDS = ("measure", "arm", "seed", "value", "count")

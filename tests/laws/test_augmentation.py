@@ -18,6 +18,7 @@ from langevin.data import Arrays, Pictures
 from langevin.data.distort import elastic, shift
 from langevin.recipes import augmenting
 from langevin.recipes.config import MnistData
+from langevin.recipes.config.augmenting import Wanted
 from langevin.recipes.domains import domain_of
 from langevin.tasks.augment import augment, stripes
 
@@ -128,7 +129,7 @@ def run(stop: int | None = None) -> Any:
     return SimpleNamespace(facts=facts, denoiser=Counting(), train=train, test=test)
 
 
-WANTED = augmenting.Wanted(thickness=(2,), draws=2, steps=8, jump=2, resample=2, batch=4, limit=0.4)
+WANTED = Wanted(thickness=(2,), draws=2, steps=8, jump=2, resample=2, batch=4, limit=0.4)
 
 
 def test_a_stop_changes_no_byte_and_the_seed_names_the_pictures(tmp_path):
@@ -146,8 +147,8 @@ def test_a_stop_changes_no_byte_and_the_seed_names_the_pictures(tmp_path):
     done = run()
     assert augmenting.augmentation(done, source, tmp_path / "whole", WANTED) == whole and not done.denoiser.calls
     with pytest.raises(ValueError, match="is stale: its encoder"):
-        augmenting.augmentation(run(), source, tmp_path / "whole", augmenting.Wanted(**{**vars(WANTED), "seed": 1}))
-    other = augmenting.augmentation(run(), source, tmp_path / "other", augmenting.Wanted(**{**vars(WANTED), "seed": 1}))
+        augmenting.augmentation(run(), source, tmp_path / "whole", Wanted(**{**vars(WANTED), "seed": 1}))
+    other = augmenting.augmentation(run(), source, tmp_path / "other", Wanted(**{**vars(WANTED), "seed": 1}))
     assert other["rmse by thickness"] != whole["rmse by thickness"]
 
 
@@ -169,7 +170,7 @@ def test_what_is_written_is_read_by_training_and_labels_stand_only_where_the_che
         kept, whole = mask[r["mask"]], read.batch(torch.tensor([place[f"{r['label']}/{int(r['source']):06d}.png"]])).x[0]
         assert read.classes[int(found.cond["label"])] == r["label"] and torch.equal(found.x[0, :, kept], whole[:, kept])
     # a stricter limit takes pictures away again
-    strict = augmenting.augmentation(run(), source, tmp_path, augmenting.Wanted(**{**vars(WANTED), "limit": 0.2}))
+    strict = augmenting.augmentation(run(), source, tmp_path, Wanted(**{**vars(WANTED), "limit": 0.2}))
     assert len(Pictures(tmp_path / "pictures", 8, 1, split="all")) == 12 + strict["passed"] < 12 + said["passed"]
 
 
@@ -181,7 +182,7 @@ def test_a_judge_of_the_command_line_is_trained_on_the_sources(tmp_path, monkeyp
         return SimpleNamespace(label=lambda new: torch.full((len(new),), 3))
 
     monkeypatch.setattr(augmenting, "kept_classifier", stub)
-    wanted = augmenting.Wanted(**{**vars(WANTED), "limit": 9.0, "judge": True, "first": ("new", "kept")})
+    wanted = Wanted(**{**vars(WANTED), "limit": 9.0, "judge": True, "first": ("new", "kept")})
     said = augmenting.augmentation(run(), source, tmp_path, wanted)
     (x, y, folder, digest), threes = seen[0], int((source.cond["label"] == 3).sum())
     assert torch.equal(x, source.x) and torch.equal(y, source.cond["label"]) and (folder, digest) == (tmp_path, source.digest())
@@ -251,10 +252,10 @@ def test_refusals(tmp_path):
         augment(model, few, good, tmp_path, plan=plans.repaint(2, 1, 1)).check(0)
     two = run()
     two.facts.classes = 2
-    with pytest.raises(ValueError, match=r"the run knows 2 classes; say --untold"):
+    with pytest.raises(ValueError, match=r"the run knows 2 classes; say --no-told"):
         augmenting.augmentation(two, few, tmp_path / "two", WANTED)
     with pytest.raises(ValueError, match="mask is 'dots'"):
-        augmenting.masks_of(augmenting.Wanted(mask="dots"), (1, 8, 8))
+        augmenting.masks_of(Wanted(mask="dots"), (1, 8, 8))
     with pytest.raises(ValueError, match="resize them first"):
         torch_file = tmp_path / "x.npy"
         import numpy as np

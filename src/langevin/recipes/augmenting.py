@@ -5,7 +5,6 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,43 +21,13 @@ from langevin.evaluate import PCA, extract, frechet, kept_classifier, train_clas
 from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
+from langevin.recipes.config.augmenting import Wanted
 from langevin.recipes.sampling import of_weights
 from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, stripes
 
 MASKS = ("stripes", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
 HEAD = ("file", "source", "mask", "draw", "label", "slip", "moved", "repainted", "passed")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is asked of an augmentation. See `langevin.tasks.augment`.
-
-    Args:
-        mask: "stripes" (vertical ones and horizontal ones), or of one direction. thickness: each in pixels.
-        first: what the stripe at the edge is, "new", "kept", or a mask for either.
-        draws: new pictures of each picture and mask. rounds: how often each is painted anew, under one mask after the other.
-        steps, jump, resample: of `plans.repaint`.
-        limit: largest RMSE of a picture whose label stands.
-        judge: a small classifier, trained on the sources under shifts and a little noise, has to see the same label.
-        told: tell a class-conditional model the label.
-        originals: the pictures as they were are written beside the new ones.
-    """
-
-    mask: str = "stripes"
-    thickness: tuple[int, ...] = (4,)
-    first: tuple[str, ...] = ("new",)
-    draws: int = 2
-    rounds: int = 1
-    steps: int = 250
-    jump: int = 10
-    resample: int = 10
-    limit: float = 0.5
-    judge: bool = False
-    told: bool = True
-    originals: bool = True
-    seed: int = 0
-    batch: int = 16
 
 
 def read(
@@ -137,7 +106,7 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
     told, labels = wanted.told and run.facts.classes is not None, labels_of(source)
     if told and labels is not None and int(labels.max()) >= (run.facts.classes or 0):
         last, known = int(labels.max()), run.facts.classes
-        raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --untold, and it is told none.")
+        raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --no-told, and it is told none.")
     made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
                    seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
     checked = made.check(wanted.limit, _judge(made, out) if wanted.judge else None)
