@@ -9,6 +9,7 @@ from PIL import Image
 from langevin import oracles, schedules
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.process import Product
 from langevin.core.space import SymmetricEdges
@@ -77,8 +78,6 @@ def test_the_bound_of_graphs_counts_each_edge_once_and_no_padding():
         def forward(self, z, level, cond=None, mask=None):
             return {"edges": share.log().float().expand(*z["edges"].shape, 2)}
 
-    from langevin.core.denoiser import Denoiser
-
     denoiser = Denoiser(Exact(), process, "logits", shape={"edges": (3, 3)})
     data = Graphs([{"n": 2, "edges": [[0, 1]]}, {"n": 3, "edges": []}])
     index = torch.arange(2000) % 2
@@ -87,6 +86,35 @@ def test_the_bound_of_graphs_counts_each_edge_once_and_no_padding():
     per_edge = loss.each["edges"].double()
     for found, expected in zip((per_edge[0::2], per_edge[1::2]), -share.log().flip(0), strict=True):
         assert abs(float(found.mean() - expected)) < 4 * float(found.std()) / len(found) ** 0.5
+
+
+def test_the_bound_of_masked_graphs_has_its_least_at_the_truth_whatever_the_padding():
+    # at the last level all is masked but padding and diagonal, which say nothing and must leave the gradient alone
+    leaf = Categorical(2, schedules.keep_cosine(), "mask", space=SymmetricEdges())
+    x = torch.tensor([[0, 1], [1, 0]])
+    level = torch.ones(1, 1, 1, dtype=torch.float64)
+    assert not leaf.evidence(x[None], level).any() and not leaf.evidence(torch.full((1, 2, 2), 2), level).any()
+    assert torch.equal(leaf.evidence(x[None], 0.5 * level).isneginf().sum(-1), torch.ones(1, 2, 2))  # a token seen is known
+
+    class Shares(torch.nn.Module):
+        def __init__(self, shares):
+            super().__init__()
+            self.logits = torch.nn.Parameter(torch.tensor(shares).log())
+
+        def forward(self, z, level, cond=None, mask=None):
+            return {"edges": self.logits.expand(*z["edges"].shape, 2)}
+
+    data = Graphs([{"n": 2, "edges": [[0, 1]]}, *[{"n": 3, "edges": []}] * 3])  # of graphs, a quarter have the edge
+    batch = data.batch(torch.arange(4000) % 4)
+    slopes = {}
+    for share in (0.1, 0.25, 0.5):
+        net = Shares([1 - share, share])
+        denoiser = Denoiser(net, Product({"edges": leaf}), "logits", shape={"edges": (3, 3)})
+        loss = ELBO(2)(denoiser, Batch(batch.x, None, batch.mask), Noise.of(0, 4000))
+        loss.total.backward()
+        slopes[share] = float(net.logits.grad[1])  # pyright: ignore
+    assert abs(slopes[0.25]) < 0.03 and slopes[0.1] == pytest.approx(-0.15, abs=0.03)
+    assert slopes[0.5] == pytest.approx(0.25, abs=0.03)
 
 
 @pytest.fixture(scope="module")

@@ -200,8 +200,10 @@ class Categorical(LeafProcess):
         return self.space.project(z, mask)
 
     def evidence(self, z: Tensor, t: Level) -> Tensor:
-        """log q(z_t = z | x = k) for each category k, (B, *shape, K) float64."""
-        return self.kernel.column(z, self._alpha(t, z))[..., : self.categories].log()
+        """log q(z_t = z | x = k) for each category k, (B, *shape, K) float64. A state that none makes, as where padding is a
+        category and all else is masked, says nothing."""
+        column = self.kernel.column(z, self._alpha(t, z))[..., : self.categories]
+        return torch.where(column.any(-1, keepdim=True), column, 1.0).log()
 
     def bridge_probs(self, z: Tensor, p: Tensor, t: Level, s: Level, eta: float = 1.0) -> Tensor:
         """q(z_s | z_t, belief), (B, *shape, S) float64, for p (B, *shape, K) the probabilities of x."""
@@ -281,11 +283,9 @@ class Categorical(LeafProcess):
             )
 
     def numbers(self, plan: Plan) -> list[_Numbers | None]:
-        def level(t: float) -> Tensor:
-            return torch.tensor(t, dtype=torch.float64)
-
+        ends = [torch.tensor([row.start, row.stop], dtype=torch.float64).unbind() for row in plan.rows]
         return [
-            _Numbers(level(row.start), level(row.stop), row.eta, row.mix) if isinstance(row, Row) else None for row in plan.rows
+            _Numbers(*at, row.eta, row.mix) if isinstance(row, Row) else None for row, at in zip(plan.rows, ends, strict=True)
         ]
 
     def observe(self, belief: CategoricalPosterior, z: Tensor, number: _Numbers) -> Tensor:
