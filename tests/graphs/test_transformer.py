@@ -101,3 +101,41 @@ def test_features_are_exact_under_reduced_precision():
     with torch.autocast("cpu", torch.bfloat16):
         net(z, level)
     assert torch.equal(*seen)  # 14.007 is 14.0 in bfloat16
+
+
+def test_levels_of_padding_and_of_the_diagonal_mean_nothing():
+    net, z = network(), graph(5)
+    generator = torch.Generator().manual_seed(1)
+    drawn = torch.rand(2, 2, 8, 8, generator=generator).double()
+    edges = drawn[0] + drawn[0].transpose(1, 2)
+    alone = net(z, {"nodes": drawn[1, :, 0, :5], "edges": edges[:, :5, :5]})
+    padded = {"nodes": torch.nn.functional.pad(z["nodes"], (0, 3)), "edges": torch.nn.functional.pad(z["edges"], (0, 3, 0, 3))}
+    other = torch.where(torch.eye(8, dtype=torch.bool), 0.9, edges)  # and all beyond the fifth node
+    beside = net(padded, {"nodes": drawn[1, :, 0], "edges": other}, mask=(torch.arange(8) < 5).expand(2, 8))
+    torch.testing.assert_close(beside["nodes"][:, :5], alone["nodes"], rtol=0, atol=1e-10)
+    torch.testing.assert_close(beside["edges"][:, :5, :5], alone["edges"], rtol=0, atol=1e-10)
+    one = {name: level.reshape(2, *[1] * k) for k, (name, level) in enumerate(LEVEL.items(), 1)}
+    every = {"nodes": one["nodes"].expand(2, 5), "edges": one["edges"].expand(2, 5, 5)}
+    for name, said in net(z, every).items():  # one level told of each is one level
+        torch.testing.assert_close(said, net(z, one)[name], rtol=0, atol=1e-10)
+
+
+def test_known_edges_are_told_both_ways():
+    edges = Categorical(2, lv.schedules.keep_linear(), space=SymmetricEdges())
+    denoiser = Denoiser(
+        GraphTransformer(1, 2, 16, 8, 8, 1, heads=2), Product({"edges": edges}), "logits", shape={"edges": (5, 5)}
+    )
+    given = torch.zeros(6, 5, 5, dtype=torch.int64)
+    given[:, 3, 0] = 1
+    known = torch.ones_like(given).bool()
+    for value, mark in (
+        (given, known.tril()),  # one direction alone is marked
+        (given, known),  # they are told otherwise
+        (given + given.transpose(1, 2) + torch.eye(5).long(), known),  # loops
+    ):
+        with pytest.raises(ValueError, match="two directions"):
+            lv.sample(denoiser, lv.plans.ddpm(5), 6, given={"edges": value}, known={"edges": mark})
+    both, some = given + given.transpose(1, 2), torch.zeros_like(known)
+    some[:, 3] = some[:, :, 3] = True
+    x = lv.sample(denoiser, lv.plans.ddpm(5), 6, given={"edges": both}, known={"edges": some})["edges"]
+    assert torch.equal(x, x.transpose(1, 2)) and torch.equal(x[some], both[some]) and bool(x[~some].any())

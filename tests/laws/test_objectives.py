@@ -13,6 +13,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.process import Product
+from langevin.core.space import Centred, SymmetricEdges
 from langevin.objectives import ELBO, Denoising
 from langevin.objectives.base import draw_levels, drop_conditions
 from langevin.objectives.coupling import OptimalTransport
@@ -237,6 +238,26 @@ def test_levels_of_a_product():
     assert abs(float(torch.corrcoef(torch.stack([a[both], b[both]]))[0, 1])) < 0.12
     every = draw_levels(Uniform(), parts, x, Noise.of(0, 2000), "elements", 0.0)
     assert every["a"].shape == (2000, 3) and every["b"].shape == (2000,)
+
+
+@pytest.mark.parametrize(
+    "leaf", [Gaussian(SCHEDULE, SymmetricEdges()), Categorical(2, schedules.keep_linear(), space=SymmetricEdges())]
+)
+def test_levels_of_elements_are_those_of_the_space(leaf):
+    x = leaf.prior((4, 4), Noise.of(0, 4000))
+    x = x if isinstance(leaf, Categorical) else x.double()
+    t = draw_levels(Uniform(), {"": leaf}, {"": x}, Noise.of(1, 4000), "elements", 0.0)[""]
+    assert torch.equal(t, t.transpose(1, 2))  # an edge has one level, and edges have levels of their own
+    free = t[:, torch.ones(4, 4, dtype=torch.bool).triu(1)]
+    assert float((torch.corrcoef(free.T) - torch.eye(6)).abs().max()) < 4 / 4000**0.5
+    assert float((free.mean(0) - 0.5).abs().max()) < 4 * (1 / 12 / 4000) ** 0.5
+    z = leaf.marginal(x, t, Noise.of(2, 4000))
+    assert torch.equal(leaf.space.project(z), z)
+
+
+def test_centred_points_have_no_levels_of_their_own():
+    with pytest.raises(ValueError, match="centred no more; use 'independent'"):
+        draw_levels(Uniform(), {"": Gaussian(SCHEDULE, Centred())}, {"": torch.zeros(2, 3, 3)}, Noise.of(0, 2), "elements", 0.0)
 
 
 def test_conditions_are_dropped_at_the_rate_asked():

@@ -114,9 +114,7 @@ class Denoiser(BaseDenoiser):
             labels[name] = self._label(name, leaf, state, t[name])
         out = leaves(self.net(tree(inputs), tree(labels), cond, mask))
         if set(out) != set(process):
-            raise ValueError(
-                f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each one."
-            )
+            raise ValueError(f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each.")
         for name, leaf in process.items():
             self.predictions[name].check_output(leaf, out[name], z[name])
         return out

@@ -288,9 +288,8 @@ def _known(
             raise ValueError("known marks elements of given, which is missing; pass given= as well.")
         return {}
     values, marks = leaves(given), leaves(known) if known is not None else {}
-    for name in [*values, *marks]:
-        if name not in parts:
-            raise ValueError(f"given names the leaf {name!r}, the process has {list(parts)}; name one of these.")
+    for name in [name for name in [*values, *marks] if name not in parts]:
+        raise ValueError(f"given names the leaf {name!r}, the process has {list(parts)}; name one of these.")
     held = {}
     for name, value in values.items():
         if value.shape != shapes[name]:
@@ -301,6 +300,10 @@ def _known(
             raise ValueError(f"known is {mark.dtype} of shape {tuple(mark.shape)}; give bools of shape {shapes[name]}.")
         if value.is_floating_point() and not bool(value[mark].isfinite().all()):
             raise ValueError("given holds values that are not finite where they are known; mark those as unknown.")
+        if (pairs := parts[name].space.real(value, None)) is not None:  # one mark for both directions of an edge
+            told = torch.where(mark, value.double(), torch.where(pairs, torch.inf, 0.0))
+            if not torch.equal(parts[name].space.project(told), told):
+                raise ValueError("given tells the two directions of an edge apart; give, and mark, both alike, and no loops.")
         held[name] = (value, mark)
     return held
 

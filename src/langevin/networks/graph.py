@@ -172,7 +172,10 @@ class GraphTransformer(nn.Module):
         x_in, e_in = x, e
         edge_level = self.level_edge(_level(level["edges"], 3))
         node_level = self.level_node(_level(level["nodes"], 2)) if "nodes" in level else torch.zeros_like(edge_level[:, 0])
-        y = node_level.flatten(1, -2).mean(1) + edge_level.flatten(1, -2).mean(1)
+        of_edges = _over(edge_level, pairs)
+        if edge_level.shape[1:-1].numel() > 1:  # nodes attend to themselves, at the level of the edges
+            edge_level = torch.where(pairs[..., None], edge_level, of_edges[:, None, None])
+        y = _over(node_level, mask) + of_edges
         y = self._conditioned(y, cond)
         if self.features is not None:
             with torch.no_grad(), torch.autocast(x.device.type, enabled=False):  # counts are exact
@@ -230,6 +233,14 @@ def _entered(z: Tensor, states: int, axes: int, dtype: torch.dtype) -> Tensor:
     if not z.is_floating_point():
         return F.one_hot(z, states).to(dtype)
     return (z if z.ndim > axes else z[..., None]).to(dtype)
+
+
+def _over(h: Tensor, real: Tensor) -> Tensor:
+    """The mean of h (B, ..., D), which may be one for all elements, over those that are real, (B, D)."""
+    if h.shape[1:-1].numel() == 1:
+        return h.flatten(1, -2)[:, 0]
+    weight = real[..., None].to(h.dtype).expand(*real.shape, h.shape[-1])
+    return (h * weight).flatten(1, -2).sum(1) / weight.flatten(1, -2).sum(1).clamp(min=1)
 
 
 def _level(level: Tensor, axes: int) -> Tensor:

@@ -11,6 +11,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess
+from langevin.core.space import Centred
 from langevin.objectives.levels import LevelDensity, stratified
 
 
@@ -88,14 +89,14 @@ def draw_levels(
     spread: str,
     clean: float,
 ) -> dict[str, Tensor]:
-    """A level for each leaf, expanded: one for all ("shared"), one per leaf ("independent"), or one per element.
+    """A level for each leaf, expanded: one for all ("shared"), one per leaf ("independent"), or one per element, where what a
+    space ties together (the two directions of an edge) is one.
 
     With probability `clean` one leaf, drawn at random, is at level 0: the model learns to be given it.
     """
     names = list(parts)
     if spread == "elements":
-        out = {n: density.quantile(noise.at(f"levels/{n}").uniform(tuple(x[n].shape[1:])), parts[n].schedule) for n in names}
-        out = {n: t.to(x[n].device) for n, t in out.items()}
+        out = {n: _of_elements(density, parts[n], x[n], noise.at(f"levels/{n}")) for n in names}
     else:
         purpose = {n: "levels" if spread == "shared" else f"levels/{n}" for n in names}
         draws = {n: density.quantile(stratified(noise.at(purpose[n])), parts[n].schedule) for n in names}
@@ -107,6 +108,17 @@ def draw_levels(
             given = ((u < clean) & (chosen == i)).reshape(-1, *[1] * (out[n].ndim - 1)).to(out[n].device)
             out[n] = torch.where(given, 0.0, out[n])
     return out
+
+
+def _of_elements(density: LevelDensity, leaf: LeafProcess, x: Tensor, noise: Noise) -> Tensor:
+    """A level for each element, (B, *shape)."""
+    if isinstance(leaf.space, Centred):
+        raise ValueError(
+            "spread is 'elements', and centred points at levels of their own are centred no more; use 'independent'."
+        )
+    t = density.quantile(noise.uniform(tuple(x.shape[1:])), leaf.schedule).to(x.device)
+    real = leaf.space.real(x, None)
+    return t if real is None else torch.where(real, leaf.space.project(t), t)
 
 
 def drop_conditions(cond: Cond, noise: Noise, share: float) -> Cond:
