@@ -26,7 +26,7 @@ from langevin.interpolants import GAMMAS, Interpolant
 from langevin.networks import MLP
 from langevin.objectives import Denoising, InterFlow
 from langevin.objectives.adversarial import Adversarial
-from langevin.objectives.coupling import Entropic, OptimalTransport, Paired, partners
+from langevin.objectives.coupling import Entropic, Independent, OptimalTransport, Paired, partners
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.levels import LevelDensity, Steps
 from langevin.objectives.mean_flow import MeanFlow
@@ -545,3 +545,16 @@ def test_the_likelihood_of_a_correlated_normal_from_its_belief():
     many, _ = log_likelihood(model, x, steps=10, low=low, probes=200)
     assert torch.allclose(many, log_likelihood(model, x, steps=10, low=low)[0], atol=0.15)
     assert not torch.allclose(log_likelihood(model, x, steps=10, low=low, probes=1)[0], truth, atol=1e-3)
+
+
+@pytest.mark.parametrize("coupling", [OptimalTransport(), Entropic(0.5)])
+def test_noise_stays_with_samples_of_its_size(coupling):
+    # a set of two nodes cannot take the noise of a set of three, nor one leaf the noise that another's plan gave away
+    leaf, x = Gaussian(schedules.flow()), torch.zeros(8, 3, 2)
+    mask = torch.arange(3) < torch.tensor([2, 3])[torch.arange(8) % 2][:, None]
+    e = partners(Independent(), leaf, Batch(x, None, mask), Noise.of(0, 8))
+    assert not e[~mask].any() and bool(e[mask].all())
+    with pytest.raises(ValueError, match="another's size"):
+        partners(coupling, leaf, Batch(x, None, mask), Noise.of(0, 8))
+    with pytest.raises(ValueError, match="leaf 'a' by itself"):
+        partners(coupling, leaf, Batch({"a": x, "b": x}), Noise.of(0, 8), "a")

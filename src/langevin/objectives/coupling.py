@@ -21,9 +21,10 @@ class Coupling(ABC):
 
     Attributes:
         paired: the data has to bring the other ends itself, as `Batch.source`.
+        moves: noise goes to another sample than the one it was drawn for.
     """
 
-    paired = False
+    paired, moves = False, True
 
     @abstractmethod
     def __call__(self, x: Tensor, e: Tensor, label: Tensor | None = None, noise: Noise | None = None) -> Tensor:
@@ -32,6 +33,8 @@ class Coupling(ABC):
 
 class Independent(Coupling):
     """Noise meets data as drawn; the only coupling whose marginals are those of the Gaussian process."""
+
+    moves = False
 
     def __call__(self, x: Tensor, e: Tensor, label: Tensor | None = None, noise: Noise | None = None) -> Tensor:
         return e
@@ -125,9 +128,16 @@ def partners(coupling: Coupling, leaf: Gaussian, batch: Batch, noise: Noise, nam
     """The other end of each sample's path, (B, *shape): the data's own source where it brings one, else fresh noise, as coupled.
 
     Raises:
-        ValueError: if the process or the coupling needs a source and the data brings none, or one of another shape.
+        ValueError: if the process or the coupling needs a source and the data brings none, or one of another shape, or if the
+            coupling hands noise from sample to sample and these differ in size.
     """
     x = leaves(batch.x)[name]
+    if coupling.moves and batch.mask is not None:
+        raise ValueError(f"coupling is {type(coupling).__name__}, which would give padded samples the noise of another's size; "
+                         "use 'independent'.")  # fmt: skip
+    if coupling.moves and name:
+        raise ValueError(f"coupling is {type(coupling).__name__}, which would match leaf {name!r} by itself, and a sample has "
+                         "one partner; use 'independent' for products.")  # fmt: skip
     source = None if batch.source is None else leaves(batch.source).get(name)
     if source is None:
         if coupling.paired or isinstance(leaf, Interpolant):
