@@ -15,6 +15,7 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior, lerp
 from langevin.core.sample import sample, trajectory
+from langevin.core.space import SymmetricEdges
 from langevin.embedded import Embedded, Logits
 from langevin.guidance import ClassifierGuidance
 from langevin.plans.bayesian_flow import BayesUpdate
@@ -389,3 +390,22 @@ def test_given_leaves_teach_nothing():
     free = [(loss.levels[name] > 0).float().mean() for name in ("x", "kind")]
     assert all(float(share) == pytest.approx(0.55, abs=0.1) for share in free)
     assert all((loss.each[name][loss.levels[name] == 0] == 0).all() for name in ("x", "kind"))
+
+
+@pytest.mark.parametrize("sampler", ["update", "redraw"])
+def test_drawn_categories_of_edges_are_those_of_a_graph(sampler):
+    # what is drawn before each step is one category an edge, so that states stay where graphs are
+    class Even(nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            return torch.zeros(*z.shape[:-1], 2)
+
+    leaf = Embedded(torch.tensor([[1.0, -1.0], [-1.0, 1.0]]), schedules.cosine(), space=SymmetricEdges())
+    model = Denoiser(Even(), leaf, Logits(evidence=False), shape=(4, 4, 2))
+    mask = (torch.arange(4) < torch.tensor([4, 3])[torch.arange(3000) % 2][:, None]).expand(3000, 4)
+    free = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    for step in trajectory(model, plans.bayesian_flow(4, sampler, end="draw"), 3000, mask=mask):
+        z = step.z
+        assert torch.equal(leaf.space.project(z, mask), z)
+        each = z[0::2][:, free][..., 0].flatten()
+        if sampler == "redraw":  # data of variance 1 keeps it on this schedule
+            assert float(each.var()) == pytest.approx(1.0, abs=4 * (2 / len(each)) ** 0.5)

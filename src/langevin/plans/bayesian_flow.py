@@ -62,7 +62,7 @@ class BayesUpdate(StateRow):
         return self.start if self.shown is None else self.shown
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        x = _believed(belief, "draw" if self.drawn else "mean", noise)
+        x = leaf.space.project(_believed(belief, "draw" if self.drawn else "mean", noise), mask)
         if self.redraw:
             return leaf.mix(x, leaf.noise(z, noise, mask), self.stop)
         return leaf.bridge(z, GaussianPosterior(x), self.start, self.stop, noise, 1.0, mask)
