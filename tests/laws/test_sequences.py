@@ -299,6 +299,28 @@ def test_texts_end():
         assert not len(ended) or (row[int(ended[0]) :] == 0).all()
 
 
+@pytest.mark.parametrize("top", [0.3, 0.7, 0.9, 0.99])
+def test_the_nucleus_is_of_the_belief_and_not_of_the_logits(top):
+    # tokens are replaced, so that the state speaks too: at level 0.4 for the category that the network holds unlikely
+    process = Categorical(4, schedules.keep_linear())
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    class Blind(BaseDenoiser):
+        shape = (1,)
+
+        def forward(self, z, t, cond, mask):
+            return CategoricalPosterior(logits.expand(*z[""].shape, 4), process.evidence(z[""], t[""]))
+
+    blind, z = Blind(), torch.tensor([[3]])
+    blind.process = process
+    whole, kept = blind(z, 0.4).probs[0, 0], Sharpened(top=top)(blind)(z, 0.4).probs[0, 0]
+    assert int(whole.argmax()) == 0 and int(whole.argsort()[-2]) == 3  # the state has raised the least likely to the second
+    order = whole.argsort(descending=True)
+    size = int((whole[order].cumsum(0) < top).sum()) + 1  # the fewest categories with that mass
+    expected = torch.zeros(4).index_copy(0, order[:size], whole[order[:size]] / whole[order[:size]].sum())
+    assert torch.allclose(kept.float(), expected.float(), atol=1e-6)
+
+
 def test_temperature_and_nucleus():
     belief, of_four = torch.tensor([0.5, 0.3, 0.15, 0.05]).log(), Categorical(4, schedules.keep_linear(), "mask")
 

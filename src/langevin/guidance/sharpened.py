@@ -12,7 +12,8 @@ from langevin.core.tree import tree_map
 
 class Sharpened:
     """A guidance for categories: logits over a temperature, and then no category beyond the likeliest ones of mass `top`
-    (nucleus sampling, 1904.09751). Report the entropy of samples beside whatever it improves.
+    (nucleus sampling, 1904.09751), under the belief, in which the state has its say. Report the entropy of samples beside
+    whatever it improves.
 
     Args:
         temperature: above 0; 1 changes nothing.
@@ -40,9 +41,10 @@ class _Sharp(BaseDenoiser):
     def _sharp(self, belief: Belief) -> Belief:
         if not isinstance(belief, CategoricalPosterior):
             return belief
-        logits = belief.logits / self.temperature
+        belief = belief.with_params(belief.logits / self.temperature)
         if self.top < 1:
-            probs, order = torch.softmax(logits, -1).sort(dim=-1, descending=True)
+            probs, order = torch.softmax(belief.log_probs, -1).sort(dim=-1, descending=True)
             beyond = probs.cumsum(-1) - probs >= self.top  # the likeliest is always kept
-            logits = logits.masked_fill(torch.zeros_like(beyond).scatter(-1, order, beyond), -1e4)
-        return belief.with_params(logits)
+            far = torch.zeros_like(beyond).scatter(-1, order, beyond)
+            belief = belief.with_params(belief.logits.masked_fill(far, -1e4))
+        return belief
