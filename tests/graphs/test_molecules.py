@@ -72,3 +72,18 @@ def test_pictures_say_what_is_no_molecule():
     middle = page[65:85, 160:290]
     assert 20 < int((middle < 200).sum()) < 1000  # words, and nothing above or below them
     assert bool((page[:60, 155:] == 255).all()) and int((page[:, :150] < 200).sum()) > 20
+
+
+@pytest.mark.parametrize("smiles", ["CN(=O)=O", "CN=N#N", "OCl(=O)(=O)=O"])
+def test_bonds_too_many_are_not_mended_by_charges(smiles):
+    from rdkit import Chem
+
+    mol = Chem.MolFromSmiles(smiles, sanitize=False)
+    types = sorted({atom.GetSymbol() for atom in mol.GetAtoms()})
+    drawn = graph_of_molecule(mol, types)
+    assert Chem.MolFromSmiles(smiles) is not None  # reading it rewrites it
+    assert smiles_of(drawn, types) is None and shares([drawn], types)["valid"] == 0
+    charged = Chem.MolFromSmiles(Chem.CanonSmiles(smiles))
+    Chem.Kekulize(charged, clearAromaticFlags=True)
+    named = sorted({*types, "N+", "N-", "O-", "Cl+3"})
+    assert smiles_of(graph_of_molecule(charged, named), named) == Chem.CanonSmiles(smiles)  # drawn with its charges it is one

@@ -87,8 +87,11 @@ def molecule(graph: Graph, types: Sequence[str]) -> Any | None:
     for (i, j), kind in zip(graph.pairs.tolist(), graph.kinds.tolist(), strict=True):
         made.AddBond(i, j, kinds[kind])
     mol = made.GetMol()
+    flags = chem.SanitizeFlags
+    # rdkit's clean-up writes charges in place of bonds too many: what it mends was no molecule
+    asis = flags.SANITIZE_ALL ^ flags.SANITIZE_CLEANUP ^ flags.SANITIZE_CLEANUP_ORGANOMETALLICS
     try:
-        chem.SanitizeMol(mol)
+        chem.SanitizeMol(mol, asis)
     except ValueError:  # rdkit's own errors are of this kind
         return None
     return mol
