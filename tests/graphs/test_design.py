@@ -1,5 +1,6 @@
 """Design: goals are met to the share that is said, parents come back from little noise, and rounds go on where they stopped."""
 
+import copy
 import json
 import math
 from dataclasses import replace
@@ -7,8 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from langevin import plans
+from langevin.core.denoiser import BaseDenoiser
 from langevin.data import molecules
-from langevin.recipes.design import Asked, _children, design, goals_of, score
+from langevin.recipes.design import Asked, _best, _children, design, goals_of, score
 from langevin.recipes.drawing import draw
 from tests.graphs.test_digress import trained  # noqa: F401
 
@@ -30,8 +33,6 @@ def test_children_of_little_noise_are_their_parents(trained):  # noqa: F811
     types = trained.facts.graph.node_types
     graphs = [molecules.graph_of_molecule(molecules.molecule_of(s), types) for s in ("CC=O", "C1CC1", "CCO")]
     parents = [molecules.smiles_of(g, types) for g in graphs]
-    from langevin import plans
-
     made = _children(trained, parents, 30, plans.ddpm(3), 0.01, seed=0)
     same = [molecules.smiles_of(g, types) == parents[k % 3] for k, g in enumerate(made)]
     assert sum(same) > 27  # alpha is 0.9999 there
@@ -62,3 +63,56 @@ def test_properties_are_conditions_in_their_own_units(trained):  # noqa: F811
     # w = 1 is the conditional model, w = 0 the model that is told nothing
     plain = draw(trained, 4, seed=5)
     assert torch.equal(draw(trained, 4, seed=5, properties={"logp": 3.0}, guidance=0.0)["edges"], plain["edges"])
+
+
+class Told(BaseDenoiser):
+    """Sure that all atoms are of the first type where a property is told, and of the second where none is."""
+
+    def __init__(self, denoiser):
+        super().__init__()
+        self.denoiser, self.process, self.shape = denoiser, denoiser.process, denoiser.shape
+
+    def forward(self, z, t, cond, mask):
+        belief = self.denoiser.believe(z, t, None, mask)
+        told = torch.zeros(len(z["edges"]), dtype=torch.bool) if not cond else cond["logp"] == 0.5
+        told = told & ~cond["drop"] if cond and "drop" in cond else told
+        logits = torch.zeros_like(belief["nodes"].logits)
+        logits[..., 0], logits[..., 1] = 100.0 * told[:, None], 100.0 * ~told[:, None]
+        return {**belief, "nodes": belief["nodes"].with_params(logits)}
+
+
+def test_children_are_asked_for_properties_too(trained):  # noqa: F811
+    run = trained.holding(Told(trained.denoiser))
+    for properties, w, kind in ((None, None, 1), ({"logp": 1.0}, 1.0, 0), ({"logp": 1.0}, 0.0, 1), ({"logp": 2.0}, 1.0, 1)):
+        made = _children(run, ["CCO", "CC"], 8, plans.ddpm(3), 1.0, 0, properties, w)
+        assert torch.cat([g.nodes for g in made]).tolist() == [kind] * (4 * 3 + 4 * 2)
+
+
+def test_what_does_not_fit_is_refused_before_the_first_round(trained, tmp_path):  # noqa: F811
+    asked = Asked(goals_of(["qed"]), rounds=1, count=4, properties={"qed": 0.5})
+    with pytest.raises(ValueError, match="property is 'qed'"):
+        design(trained, asked, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    graph = trained.facts.graph.model_copy(update={"properties": ("logp", "qed")})
+    both = replace(trained, facts=trained.facts.model_copy(update={"graph": graph}))
+    with pytest.raises(ValueError, match="property 'logp' is not given"):
+        draw(both, 2, properties={"qed": 0.5})
+    assert set(both.domain.conditions(both, {"qed": 0.5, "logp": 1.0}, 2)) == {"logp", "qed"}
+
+
+def test_designs_of_other_weights_are_not_gone_on_from(trained, tmp_path):  # noqa: F811
+    asked = Asked(goals_of(["qed"]), rounds=1, count=4)
+    first = design(trained, asked, tmp_path, say=lambda line: None)
+    other = trained.holding(copy.deepcopy(trained.denoiser))
+    assert json.dumps(design(other, asked, tmp_path)) == json.dumps(first)  # the same weights are the same run
+    with torch.no_grad():
+        next(other.denoiser.parameters())[0] += 1e-3
+    with pytest.raises(ValueError, match="of other weights"):
+        design(other, replace(asked, rounds=2), tmp_path)
+
+
+def test_designs_with_atoms_of_no_type_are_passed_over(trained):  # noqa: F811
+    assert "Xe" not in trained.facts.graph.node_types
+    best = _best(trained, {"F[Xe]F": 1.0, "CCO": 0.9, "CC": 0.8, "CN": 0.7}, 2)
+    types = trained.facts.graph.node_types
+    assert [(s, molecules.smiles_of(g, types)) for s, g in best.items()] == [("CCO", "CCO"), ("CC", "CC")]

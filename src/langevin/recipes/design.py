@@ -25,7 +25,7 @@ from langevin.recipes.build import Run
 from langevin.recipes.domains.graphs import of
 from langevin.recipes.domains.molecules import MoleculeDomain
 from langevin.recipes.drawing import BATCH, draw
-from langevin.recipes.sampling import chosen
+from langevin.recipes.sampling import chosen, guided, of_weights
 
 Goals = Mapping[str, tuple[float, float] | None]
 """What is wanted of each property: a range, or as much as can be where it is None."""
@@ -79,7 +79,8 @@ class Asked:
         level: of the noise they are raised to: near 0 keeps them, 1 forgets them.
         fresh: share of a round that is drawn anew.
         rules: keep only those to which all four of Lipinski's rules apply.
-        properties: conditions of a run that has such, in their own units, and `guidance` w of them.
+        properties: conditions of a run that has such, in their own units, and `guidance` w of them, the recipe's by default; from
+            the second round on, for what is drawn anew and for what is made of others.
         plan: the recipe's by default.
         seed: of all draws.
     """
@@ -109,17 +110,19 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
     What is found in `out` is gone on from: a round is a function of the seed, its number, and the designs before it.
 
     Raises:
-        ValueError: for a run that is not of molecules, or `out` of other goals.
+        ValueError: for a run that is not of molecules, properties that it does not have, or `out` of other goals or weights.
     """
     if not isinstance(run.domain, MoleculeDomain):
         raise ValueError("this run is not of molecules; design with one that is, such as of qm9-graph.")
     table = chosen(run, asked.plan, asked.guidance)
     if isinstance(table, Plan):
         raise ValueError(f"plan is {asked.plan!r}, which is written out; name one that can begin late, such as ddpm:100.")
-    told, pool = _before(out, asked)
+    if asked.properties:
+        run.domain.conditions(run, asked.properties, 1)  # refused now rather than after a round
+    told, pool = _before(run, out, asked)
     for number in range(len(told), asked.rounds):
         seed = asked.seed * 1000 + number
-        best = sorted(pool, key=lambda s: (-pool[s], s))[: asked.parents]
+        best = list(_best(run, pool, asked.parents))
         fresh = asked.count if not best else round(asked.fresh * asked.count)
         drawn: list[Graph] = []
         if fresh:
@@ -129,15 +132,29 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
                 guide = {"properties": asked.properties, "guidance": asked.guidance}
             drawn += run.domain.graphs(run, draw(run, fresh, plan=asked.plan, seed=seed, **guide))
         if fresh < asked.count:
-            drawn += _children(run, best, asked.count - fresh, table, asked.level, seed)
+            drawn += _children(run, best, asked.count - fresh, table, asked.level, seed, asked.properties, asked.guidance)
         told.append(_round(run, asked, drawn, pool, number))
         _keep(run, out, told, pool, asked)
         say("  ".join(f"{name} {value:.3g}" for name, value in told[-1].items()))
     return told
 
 
-def _children(run: Run, parents: Sequence[str], count: int, table: Any, level: float, seed: int) -> list[Graph]:
+def _best(run: Run, pool: Mapping[str, float], most: int) -> dict[str, Graph]:
+    """The best so far and their graphs; what is read back with atoms that are no types of the run's is passed over."""
+    types, found = of(run.facts).node_types, {}
+    for s in sorted(pool, key=lambda s: (-pool[s], s)):
+        mol = molecules.molecule_of(s) if len(found) < most else None
+        if mol is not None and set(molecules.types_of(mol)) <= set(types):
+            found[s] = molecules.graph_of_molecule(mol, types)
+    return found
+
+
+def _children(
+    run: Run, parents: Sequence[str], count: int, table: Any, level: float, seed: int,
+    properties: Mapping[str, float] | None = None, guidance: float | None = None,
+) -> list[Graph]:  # fmt: skip
     """Molecules near others: their graphs raised to a level, and denoised."""
+    assert isinstance(run.domain, MoleculeDomain)
     known = of(run.facts)
     graphs = [molecules.graph_of_molecule(molecules.molecule_of(s), known.node_types) for s in parents]
     source = Graphs(graphs, known.node_types, known.edge_types, size=len(known.sizes) - 1)
@@ -152,7 +169,9 @@ def _children(run: Run, parents: Sequence[str], count: int, table: Any, level: f
             t = torch.full((now, *[1] * (batch.x[name].ndim - 1)), level, dtype=torch.float64)
             start[name] = leaf.marginal(batch.x[name], t, noise.at("parents").at(name), batch.mask).to(device)
         plan = plans.begin(table, level)
-        x = sample(run.denoiser, plan, now, start=start, mask=batch.mask, seed=seed, first_id=first)
+        w = run.recipe.sample.guidance if guidance is None else guidance
+        told = guided(run, run.domain.conditions(run, properties, now), now, w) if properties else {}
+        x = sample(run.denoiser, plan, now, start=start, mask=batch.mask, seed=seed, first_id=first, **told)
         made += run.domain.graphs(run, run.domain.finish(x, {"mask": batch.mask}))  # pyright: ignore
     return made
 
@@ -186,13 +205,15 @@ def _settings(asked: Asked) -> dict[str, Any]:
     return {name: value for name, value in said.items() if name != "rounds"}
 
 
-def _before(out: Path, asked: Asked) -> tuple[list[dict[str, float]], dict[str, float]]:
+def _before(run: Run, out: Path, asked: Asked) -> tuple[list[dict[str, float]], dict[str, float]]:
     file = out / "designs.json"
     if not file.exists():
         return [], {}
     found = json.loads(file.read_text())
     if found["asked"] != _settings(asked):
         raise ValueError(f"{out} holds designs that were asked for otherwise; ask for the same, or choose another directory.")
+    if found.get("weights", of_weights(run)) != of_weights(run):
+        raise ValueError(f"{out} holds designs of other weights than this run's; put those back, or choose another directory.")
     return found["rounds"], found["designs"]
 
 
@@ -201,10 +222,10 @@ def _keep(run: Run, out: Path, told: list[dict[str, float]], pool: dict[str, flo
     best = sorted(pool, key=lambda s: (-pool[s], s))
     write(out / "best.smi", "".join(f"{s}\t{pool[s]:.4f}\n" for s in best[:1000]))
     write(out / "rounds.jsonl", "".join(f"{json.dumps(line)}\n" for line in told))
-    if best:
-        types = of(run.facts).node_types
-        shown = [molecules.graph_of_molecule(molecules.molecule_of(s), types) for s in best[:20]]
+    if shown := _best(run, pool, 20):
         with staged(out / "best.png") as beside:
-            molecules.picture(shown, types, 5, [f"{pool[s]:.3f}" for s in best[:20]]).save(beside)
+            legends = [f"{pool[s]:.3f}" for s in shown]
+            molecules.picture(list(shown.values()), of(run.facts).node_types, 5, legends).save(beside)
     # last: it is what says that the round is done
-    write(out / "designs.json", json.dumps({"asked": _settings(asked), "rounds": told, "designs": pool}))
+    said = {"asked": _settings(asked), "weights": of_weights(run), "rounds": told, "designs": pool}
+    write(out / "designs.json", json.dumps(said))

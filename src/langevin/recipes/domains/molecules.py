@@ -55,6 +55,8 @@ class MoleculeDomain(GraphDomain):
         for name in properties:
             if name not in known:
                 raise ValueError(f"property is {name!r}; this run has {', '.join(known) or 'none'}.")
+        if missing := [name for name in known if name not in properties]:  # training drops all of them or none
+            raise ValueError(f"property {missing[0]!r} is not given, and this run learned its properties together; give each.")
         return {name: torch.full((count,), value / molecules.PROPERTIES[name][1]) for name, value in properties.items()}
 
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
