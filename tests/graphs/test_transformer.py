@@ -1,5 +1,7 @@
 """The graph transformer knows graphs and not their drawing: order of nodes, padding and direction of edges mean nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from langevin.core.process import Product
 from langevin.core.sample import trajectory
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
+from langevin.data.graphs import graph_of
 from langevin.networks import GraphTransformer
 
 NODES, EDGES = 3, 4
@@ -139,3 +142,19 @@ def test_known_edges_are_told_both_ways():
     some[:, 3] = some[:, :, 3] = True
     x = lv.sample(denoiser, lv.plans.ddpm(5), 6, given={"edges": both}, known={"edges": some})["edges"]
     assert torch.equal(x, x.transpose(1, 2)) and torch.equal(x[some], both[some]) and bool(x[~some].any())
+
+
+def test_types_are_told_and_not_guessed_from_features():
+    edges = torch.tensor([[0, 1], [1, 2]])
+    kinds = torch.tensor([0, 2])
+    types = torch.tensor([2, 0, 1])
+    hot, hot_kinds = torch.eye(3)[types], torch.eye(3)[kinds]
+    for x, attr in ((types, kinds), (types[:, None].float(), kinds[:, None].float()), (hot, hot_kinds), (hot.bool(), hot_kinds)):
+        read = graph_of(SimpleNamespace(edge_index=edges, x=x, edge_attr=attr, num_nodes=3))
+        assert torch.equal(read.nodes, types) and torch.equal(read.kinds, kinds + 1)
+    charged = torch.cat([hot, torch.tensor([[0.2], [-0.1], [1.4]])], 1)  # a charge beside the type
+    for x in (charged, hot + torch.eye(3), 0 * hot, 0.5 * hot, types + 0.5, torch.randn(3, 11, generator=torch.Generator())):
+        with pytest.raises(ValueError, match=r"x of shape .* tells no types"):
+            graph_of(SimpleNamespace(edge_index=edges, x=x, edge_attr=kinds, num_nodes=3))
+    with pytest.raises(ValueError, match=r"edge_attr of shape .* tells no types"):
+        graph_of(SimpleNamespace(edge_index=edges, x=hot, edge_attr=charged[:2], num_nodes=3))

@@ -244,14 +244,14 @@ def graph_of(thing: Any) -> Graph:
     Loops are refused, directions and repetitions dropped.
 
     Raises:
-        ValueError: for anything else, for loops, and for ends that are no nodes.
+        ValueError: for anything else, for loops, for ends that are no nodes, and for features that are no types.
     """
     if isinstance(thing, Graph):
         return _checked(*thing)
     told: Any = thing  # by what it has
     if hasattr(told, "edge_index"):
         pairs = torch.as_tensor(told.edge_index, dtype=torch.int64).reshape(2, -1).T
-        nodes, kinds = (_types(getattr(told, name, None)) for name in ("x", "edge_attr"))
+        nodes, kinds = (_types(name, getattr(told, name, None)) for name in ("x", "edge_attr"))
         count = getattr(told, "num_nodes", None)
         n = int(pairs.max()) + 1 if count is None else int(count)
         return _checked(
@@ -317,11 +317,20 @@ def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
     return Graph(nodes, torch.stack([low, high], 1)[kept], kinds[kept])
 
 
-def _types(values: Any) -> Tensor | None:
+def _types(name: str, values: Any) -> Tensor | None:
     if values is None:
         return None
     t = torch.as_tensor(values)
-    return t.argmax(1) if t.ndim == 2 and t.shape[1] > 1 else t.reshape(-1).long()
+    if t.ndim == 2 and t.shape[1] > 1:
+        whole = bool(((t == 0) | (t == 1)).all()) and bool((t.sum(1) == 1).all())
+        found = t.long().argmax(1)
+    else:
+        found = t.reshape(-1).long()
+        whole = t.ndim in (1, 2) and bool((found == t.reshape(-1)).all())
+    if not whole:
+        raise ValueError(f"{name} of shape {tuple(t.shape)} tells no types: give whole numbers, or rows of zeros and a single 1; "
+                         f"of features keep the columns of the type, as in data.{name} = data.{name}[:, :K].")  # fmt: skip
+    return found
 
 
 def _names(types: int | Sequence[str] | None, found: int) -> tuple[str, ...]:
