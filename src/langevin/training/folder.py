@@ -19,7 +19,7 @@ FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", 
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 
-def free(schedule: str, resolutions: Sequence[Any], paced: bool) -> set[str]:
+def free(schedule: str, resolutions: Sequence[Any], paced: bool = False) -> set[str]:
     """`FREE`, and the length of a run whose rate, resolution and objective do not depend on it."""
     bound = paced or resolutions or schedule not in ("constant", "inverse_sqrt")
     return FREE if bound else FREE | {"steps", "samples"}
