@@ -52,13 +52,16 @@ def flush(path: Path) -> None:
 def staged(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write a file under; it takes the place of `path` in one step if the block ends well.
 
-    The name keeps the suffix, which some writers go by. After an error it is gone, and `path` is as it was.
+    A folder that is not there is made: what took long to compute is not lost for want of one. The name keeps the suffix, which
+    some writers go by. After an error it is gone, and `path` is as it was.
 
     Raises:
         DiskFull: if there is no space.
         OSError: if the folder cannot be written.
     """
     path = Path(path)
+    with telling(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
     try:
         with telling(path):

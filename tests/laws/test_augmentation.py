@@ -125,8 +125,9 @@ def run(stop: int | None = None) -> Any:
                 raise Stopped
             return self.model(z[""], t[""], cond, mask)
 
-    facts = SimpleNamespace(shape=(1, 8, 8), classes=None)
-    return SimpleNamespace(facts=facts, denoiser=Counting(), train=train, test=test)
+    facts = SimpleNamespace(shape=(1, 8, 8), classes=None, factor=None)
+    told = SimpleNamespace(objective=SimpleNamespace(ends=False, kind="denoising"))
+    return SimpleNamespace(facts=facts, denoiser=Counting(), train=train, test=test, recipe=told)
 
 
 WANTED = Wanted(thickness=(2,), draws=2, steps=8, jump=2, resample=2, batch=4, limit=0.4)
@@ -172,6 +173,8 @@ def test_what_is_written_is_read_by_training_and_labels_stand_only_where_the_che
     # a stricter limit takes pictures away again
     strict = augmenting.augmentation(run(), source, tmp_path, Wanted(**{**vars(WANTED), "limit": 0.2}))
     assert len(Pictures(tmp_path / "pictures", 8, 1, split="all")) == 12 + strict["passed"] < 12 + said["passed"]
+    bare = augmenting.augmentation(run(), source, tmp_path, Wanted(**{**vars(WANTED), "originals": False}))
+    assert len(Pictures(tmp_path / "pictures", 8, 1, split="all")) == bare["passed"]
 
 
 def test_a_judge_of_the_command_line_is_trained_on_the_sources(tmp_path, monkeypatch):

@@ -16,7 +16,9 @@ from langevin.recipes import restoring
 def run() -> Any:
     held = data.digits("test")
     model = oracles.dataset(Gaussian(schedules.cosine()), held.batch(torch.arange(60)).x)
-    return SimpleNamespace(facts=SimpleNamespace(shape=(1, 8, 8)), denoiser=model, test=held)
+    objective = SimpleNamespace(ends=False, kind="denoising")
+    facts = SimpleNamespace(shape=(1, 8, 8), factor=None)
+    return SimpleNamespace(facts=facts, denoiser=model, test=held, recipe=SimpleNamespace(objective=objective))
 
 
 def test_what_is_known_well_is_restored_whole(tmp_path):
@@ -40,6 +42,11 @@ def test_refusals(tmp_path, capsys):
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match="is 9 x 8, and the run draws 8 x 8"):
         restoring.restoration(run(), "sense", tmp_path / "s.png", pictures_of=tmp_path / "wide.png")
+    upscaler, student, flat = run(), run(), run()
+    upscaler.facts.factor, student.recipe.objective.ends, flat.facts.shape = 2, True, (64,)
+    for of, said in ((upscaler, "is an upscaler"), (student, "ask its teacher"), (flat, "is not of pictures")):
+        with pytest.raises(ValueError, match=said):
+            restoring.restoration(of, "sense", tmp_path / "s.png")
     with pytest.raises(SystemExit):
         main(["restore", str(tmp_path), "--task", "inpaint", "--out", "page.jpg"])
     assert "write a .png" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import langevin as lv
 from langevin.config import TrainConfig
+from langevin.objectives.consistency import Consistency, slowing
 from langevin.training import Trainer, load_latest
 from tests.field.test_complaints import trainer, weights
 
@@ -22,6 +23,13 @@ class Seeing(torch.nn.Module):
 
     def forward(self, z, level, cond=None, mask=None):
         self.seen.append(tuple(z.shape[-2:]))
+        return self.layer(z)
+
+
+class Leaping(Seeing):
+    """A network that is told where a leap ends."""
+
+    def forward(self, z, level, cond=None, mask=None):
         return self.layer(z)
 
 
@@ -47,6 +55,43 @@ def test_the_length_of_a_run_of_rising_resolution_stays(tmp_path):
     run.close()
     with pytest.raises(ValueError, match="samples is 30 but the run"):
         rising(tmp_path, resume=True, schedule="constant", samples=30)
+
+
+def test_the_length_of_a_run_stays_where_its_objective_goes_by_the_share_that_is_done(tmp_path):
+    def run(decay, folder, steps, resume=False):
+        torch.manual_seed(0)
+        model = lv.FlowMap(Leaping(), lv.Gaussian(lv.schedules.flow()), "velocity")
+        objective = Consistency(None, 4, decay, grid="uniform")
+        config = TrainConfig(steps=steps, batch=4, schedule="constant")
+        return Trainer(model, lv.data.digits(), objective, config, tmp_path / folder, resume)
+
+    for folder, decay in (("paced", slowing), ("even", 0.9)):
+        begun = run(decay, folder, 8)
+        begun.update()
+        begun.save()
+        begun.close()
+    with pytest.raises(ValueError, match="steps is 80 but the run"):
+        run(slowing, "paced", 80, resume=True)
+    assert run(0.9, "even", 80, resume=True).step == 1
+
+
+def test_a_resumed_run_goes_on_in_the_numbers_it_began_in(tmp_path, monkeypatch):
+    from langevin.training import precision
+
+    def run(resume=False):
+        torch.manual_seed(0)
+        model = lv.Denoiser(Seeing(), lv.Gaussian(lv.schedules.cosine()), "v")
+        config = TrainConfig(steps=8, batch=4, precision="auto")
+        return Trainer(model, lv.data.digits(), Keeping(), config, tmp_path, resume)
+
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: True)
+    begun = run()
+    assert begun.precision == torch.bfloat16
+    begun.update()
+    begun.save()
+    begun.close()
+    monkeypatch.setattr(precision, "multiplies_bfloat16", lambda device: False)
+    assert run(resume=True).precision == torch.bfloat16
 
 
 @pytest.mark.parametrize(

@@ -177,8 +177,10 @@ def test_a_cascade_is_its_stages_and_gives_noise_to_what_was_drawn():
     assert heard == [0.0, pytest.approx(0.1), pytest.approx(0.1)]
     assert torch.equal(made[0], tasks.upscale(Local(1), plans.ddim(1), low, 2, seed=4))
     heard.clear()
-    tasks.cascade(stages[:1], low, real=False)
+    drawn = tasks.cascade(stages[:1], low, real=False, seed=4)[0]
     assert heard == [pytest.approx(0.1)]
+    # samples of a model took the noise of these ids already, which what is drawn from them must not depend on
+    assert not torch.allclose(drawn, tasks.upscale(Local(1), plans.ddim(1), low, 2, noise=0.1, seed=4), atol=0.1)
 
 
 def test_a_run_learns_from_small_copies_of_its_pictures():

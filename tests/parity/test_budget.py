@@ -102,3 +102,6 @@ def test_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit):
         main(["generate", str(folder), "a cat", "--budget", "1kB", *out])
     assert "with every step of the ladder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["generate", str(folder), "a cat", "--budget", "8GB", "--dtype", "float32", *out])
+    assert "dtype is float32, and the plan of budget 8GB" in capsys.readouterr().err

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from langevin.tensors import save
-from langevin.zoo.embeddings import embedding_of, read_embedding, word_of
+from langevin.tensors import load, metadata, save
+from langevin.zoo.embeddings import embedding_of, read_embedding, word_of, write_embedding
 from langevin.zoo.layouts import flat
 
 
@@ -49,6 +49,9 @@ def test_sdxl_has_one_for_each_encoder(tmp_path: Path) -> None:
     path = save(tmp_path / "xl.safetensors", {"clip_l": first, "clip_g": second})
     assert torch.equal(read_embedding(path), first)
     assert torch.equal(read_embedding(path, "text_encoder_2"), second)
+    # ours note their word, which the names of their tensors and of the file do not tell
+    ours = write_embedding(tmp_path / "mytoy.safetensors", "<my toy>", {"text_encoder": first, "text_encoder_2": second})
+    assert word_of(load(ours), ours, metadata(ours)) == "<my toy>"
     path = save(tmp_path / "half.safetensors", {"clip_l": first})
     with pytest.raises(ValueError, match=r"none for the text_encoder_2 \(clip_g\)"):
         read_embedding(path, "text_encoder_2")

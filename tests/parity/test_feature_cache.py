@@ -67,3 +67,13 @@ def test_what_has_no_trunk_is_refused(goldens: Goldens, tmp_path: Any, capsys: p
     with pytest.raises(SystemExit):
         main([*command, "--cache", "tailor"])
     assert "did you mean 'taylor'" in capsys.readouterr().err
+
+
+def test_the_sample_that_changes_most_decides() -> None:
+    """A batch is one decision, so that no sample is left with what another would not have had."""
+    before, still = torch.ones(2, 3, 4), torch.ones(2, 3, 4) * torch.tensor([1.02, 1.15])[:, None, None]
+    memory = Memory()
+    memory.first = before
+    assert not FirstBlock(0.1).known(memory, still)
+    memory.first = before[:1]
+    assert FirstBlock(0.1).known(memory, still[:1])

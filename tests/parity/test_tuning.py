@@ -1,5 +1,7 @@
 """Published models fine-tuned: the loss falls, only what is meant to moves, and others read what comes out."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from langevin.cli import main
 from langevin.core.noise import Noise
 from langevin.recipes.config.tuning import METHODS, Tuning
 from langevin.recipes.tuning import Tuned, begin, keep, tune
-from langevin.tensors import load
+from langevin.tensors import load, save
 from langevin.training.trainer import Trainer
 from langevin.zoo import adapting
 from tests.parity.goldens import Goldens
@@ -122,6 +124,32 @@ def test_all_weights_are_learned_and_leave_as_a_folder(folder: Path, toys: Path,
     assert {p.relative_to(tmp_path / "model") for p in (tmp_path / "model").rglob("*") if p.is_file()} == theirs
 
 
+def test_weights_of_half_precision_are_trained_in_float32(folder: Path, toys: Path, tmp_path: Path) -> None:
+    """In bfloat16 a weight of .05 does not move by less than 2e-4: an update of 1e-5 would be rounded away."""
+    half = tmp_path / "half"
+    shutil.copytree(folder, half)
+    for file in half.rglob("*.safetensors"):
+        save(file, {n: v.bfloat16() if v.is_floating_point() else v for n, v in load(file).items()}, {"format": "pt"})
+    tuned = begin(_settings("full", half, toys, 4, 1e-5), tmp_path / "run", say=lambda line: None)
+    before = {n: p.detach().clone() for n, p in tuned.denoiser.net.named_parameters()}
+    Trainer(tuned.denoiser, tuned.source, tuned.objective, tuned.cfg.train).run(progress=False)
+    moved = torch.cat([(p.detach() - before[n]).abs().flatten() for n, p in tuned.denoiser.net.named_parameters()])
+    assert (moved > 0).float().mean() > 0.9 and float(moved.max()) < 5e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_folder_that_names_a_safety_checker_opens_in_the_peer(folder: Path, toys: Path, tmp_path: Path) -> None:
+    diffusers = pytest.importorskip("diffusers")
+    named = tmp_path / "named"
+    shutil.copytree(folder, named)
+    index = json.loads((named / "model_index.json").read_text())
+    index |= {"safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"], "requires_safety_checker": True}
+    (named / "model_index.json").write_text(json.dumps(index))
+    tuned = begin(_settings("full", named, toys, 1, 1e-3), tmp_path / "run", say=lambda line: None)
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(keep(tuned, tmp_path)))
+    assert pipe.safety_checker is None
+
+
 def test_a_word_is_learned_and_nothing_else(folder: Path, toys: Path, tmp_path: Path) -> None:
     cfg = _settings("textual-inversion", folder, toys, 40, 0.3, word="<toy>", vectors=2)
     tuned, before, after = _trained(cfg, tmp_path)
@@ -159,6 +187,8 @@ def test_what_the_model_knew_of_the_kind_is_preserved(folder: Path, toys: Path, 
         assert float((_picture(tuned.model, "a square") - plain).abs().max()) > 0
     assert moved[4.0] < moved[0.0]
     assert len(list((tmp_path / "prior").glob("*.png"))) == 4  # drawn once
+    with pytest.raises(ValueError, match=r"prior is 'a circle' but the pictures in .* were drawn with 'a square'"):
+        begin(cfg.model_copy(update={"prior": "a circle"}), tmp_path)
 
 
 def test_from_the_command_line(folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

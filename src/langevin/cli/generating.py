@@ -98,6 +98,10 @@ def generate(args: Sequence[str]) -> None:
     device = asked.device or ("cuda" if torch.cuda.is_available() else "cpu")
     plan = None
     if asked.budget is not None:
+        if asked.dtype is not None:
+            raise Refusal(
+                f"dtype is {asked.dtype}, and the plan of budget {asked.budget} says how wide numbers are; leave one out."
+            )
         size = None if sides is None else (int(sides[0]), int(sides[1]))
         plan = ladder(asked.path, asked.budget, device=device, size=size, beside=asked.beside, revision=asked.revision)
         print(plan)

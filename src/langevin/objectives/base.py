@@ -47,11 +47,13 @@ class Objective(nn.Module, ABC):
         wants_losses: it follows the losses it is told of, by `observe`.
         turns: not every update has a gradient for every parameter.
         own_rate: the learning rate of its own parameters, relative to that of the model's.
+        paced: it goes by the share of the run that is done, so the length of a run cannot change on the way.
     """
 
     wants_losses = False
     turns = False
     own_rate = 1.0
+    paced = False
 
     def __call__(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         """The loss of one batch; `noise.ids` names each sample, so the loss is a function of data and ids alone."""

@@ -75,6 +75,7 @@ class ContinuousConsistency(Objective):
             raise ValueError(f"knots is {knots}; a broken line has at least 1 piece.")
         self.levels = levels_named(levels)
         self.warmup, self.normalise, self.guidance, self.drop = warmup, normalise, guidance, drop
+        self.paced = warmup > 0
         self.coupling, self.nets, self.done = coupling_named(coupling), Networks(), 1.0
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)

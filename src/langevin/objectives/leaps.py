@@ -176,6 +176,10 @@ class Leaps(Objective):
     def extra_repr(self) -> str:
         return self.says
 
+    @property
+    def paced(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return any(callable(value) for value in (self.decay, getattr(self, "steps", None)))
+
     def prepare(self, model: Denoiser) -> None:
         if self.decay is not None:
             self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()

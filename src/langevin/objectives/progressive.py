@@ -101,6 +101,10 @@ class Progressive(Leaps):
         self.nets["last"] = copy.deepcopy(model).requires_grad_(False).eval()
         super().prepare(model)
 
+    @property
+    def paced(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return True
+
     def begin(self, model: Denoiser, step: int, done: float) -> None:
         super().begin(model, step, done)
         stage = int(self.stage)

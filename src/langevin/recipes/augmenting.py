@@ -22,7 +22,7 @@ from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
 from langevin.recipes.config.augmenting import Wanted
-from langevin.recipes.sampling import of_weights
+from langevin.recipes.sampling import of_pictures, of_weights
 from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, stripes
 
 MASKS = ("stripes", *DIRECTIONS)
@@ -95,11 +95,10 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
         The report.
 
     Raises:
-        ValueError: for a run that is not of pictures, and as `tasks.augment`.
+        ValueError: for a run that does not draw pictures from noise alone, or leaps to the end of its flow, and as
+            `tasks.augment`.
     """
-    shape = run.facts.shape
-    if not isinstance(shape, tuple) or len(shape) != 3:
-        raise ValueError("this run is not of pictures; augment works on pictures.")
+    shape = of_pictures(run, "augment")
     out.mkdir(parents=True, exist_ok=True)
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
@@ -213,6 +212,8 @@ def write_pictures(made: Augmented, checked: Checked, out: Path, originals: bool
         if originals:
             _save(leaves(made.source.batch(at).x)[""][0], into / f"{i:06d}.png")
             captions.append((into / f"{i:06d}.png", i))
+        else:
+            (into / f"{i:06d}.png").unlink(missing_ok=True)
     write(out / "augmented.csv", table.getvalue())
     if texts is not None:
         said = [json.dumps({"file": str(f.relative_to(home)), "text": texts[i]}) for f, i in captions]

@@ -7,6 +7,7 @@ import torch
 from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.recipes.build import Run
+from langevin.recipes.sampling import of_pictures
 from langevin.tasks import gallery
 
 
@@ -17,14 +18,7 @@ def interpolation(run: Run, out: Path, rows: int = 6, count: int = 8, tolerance:
     Raises:
         ValueError: for a run that is not of pictures, or says where its flow ends and not which way it goes.
     """
-    shape = run.facts.shape
-    if not isinstance(shape, tuple) or len(shape) != 3 or run.facts.factor is not None:
-        raise ValueError(
-            "this run does not draw pictures from noise alone; interpolate needs one that does, tasks.gallery does not."
-        )
-    if run.recipe.objective.ends:
-        kind = run.recipe.objective.kind
-        raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
+    of_pictures(run, "interpolate")
     if not 1 <= rows <= len(run.test) // 2:
         raise ValueError(f"rows is {rows}, and there are {len(run.test) // 2} pairs of held-out pictures; give 1 to as many.")
     device = next(run.denoiser.parameters()).device

@@ -18,6 +18,7 @@ from langevin.data import Arrays
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
+from langevin.recipes.sampling import follows
 from langevin.tasks.elbo import elbo, elements_of, of_categories
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
@@ -73,11 +74,11 @@ def likelihood(
     `of_categories`, where Gaussian leaves of a product stop short of the decoder.
 
     Raises:
-        ValueError: for a run that leaps to the end of its flow, or data of another shape.
+        ValueError: for a run that leaps to the end of its flow, an upscaler, or data of another shape.
     """
-    if run.recipe.objective.ends:
-        kind = run.recipe.objective.kind
-        raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
+    follows(run)
+    if run.facts.factor is not None:
+        raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
     source = run.test if data is None else _read(data, run.facts.shape)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")

@@ -8,12 +8,13 @@ from PIL import Image
 from torch import Tensor
 
 from langevin import pictures
+from langevin.core.denoiser import home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.guidance import operators
 from langevin.guidance.operators import Operator
 from langevin.recipes.build import Run
-from langevin.recipes.sampling import chosen
+from langevin.recipes.sampling import chosen, of_pictures
 from langevin.tasks import Restored, coverage, restore
 
 TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense")
@@ -48,11 +49,10 @@ def restoration(
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
     Raises:
-        ValueError: for a run that is not of pictures under one Gaussian process, or a file of another size.
+        ValueError: for a run that does not draw pictures from noise alone, or leaps to the end of its flow, or a file of another
+            size.
     """
-    shape = run.facts.shape
-    if not isinstance(shape, tuple) or len(shape) != 3:
-        raise ValueError("this run is not of pictures; restore works on pictures, tasks.restore on everything.")
+    shape = of_pictures(run, "restore")
     if rows < 1:
         raise ValueError(f"rows is {rows}; restore at least 1 picture.")
     cond: dict[str, Tensor] | None = None
@@ -61,8 +61,9 @@ def restoration(
         truth = leaves(batch.x)[""]
     else:
         truth = _read(pictures_of, shape)
+    truth = truth.to(home(run.denoiser)[0])
     op = operator_of(task, shape, amount)
-    drawn = Noise.of(seed, len(truth)).at("measurement").normal(op.measured)
+    drawn = Noise.of(seed, len(truth), device=truth.device).at("measurement").normal(op.measured)
     y = op(truth) + noise * drawn
     way = None if plan is None else chosen(run, plan)
     made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, cond=cond)

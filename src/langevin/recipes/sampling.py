@@ -95,6 +95,31 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 
 
+def follows(run: Run) -> None:
+    """
+    Raises:
+        ValueError: for a run that leaps to the end of its flow.
+    """
+    if run.recipe.objective.ends:
+        kind = run.recipe.objective.kind
+        raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
+
+
+def of_pictures(run: Run, what: str) -> tuple[int, ...]:
+    """The shape of the pictures that a run draws from noise alone, following its flow.
+
+    Raises:
+        ValueError: for other runs, in words that begin with the task.
+    """
+    shape = run.facts.shape
+    if not isinstance(shape, tuple) or len(shape) != 3:
+        raise ValueError(f"{what} works on pictures, and this run is not of pictures.")
+    if run.facts.factor is not None:
+        raise ValueError(f"{what} needs a run that draws from noise alone, and this one is an upscaler.")
+    follows(run)
+    return shape
+
+
 def _options(run: Run, count: int, w: float) -> dict[str, Any]:
     if isinstance(run.denoiser.process, Product):
         raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")

@@ -146,6 +146,17 @@ def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[s
     """Pictures of the kind by the model as it is; those that are there already are not drawn again."""
     folder = out / "prior"
     folder.mkdir(parents=True, exist_ok=True)
+    asked = {"prior": cfg.prior, "origin": cfg.origin, "count": cfg.prior_count, "steps": cfg.prior_steps, "size": size,
+             "seed": cfg.seed}  # fmt: skip
+    if (record := folder / "asked.json").exists():
+        was = parse_json(read_plain(record, 2**16), record)
+        if differing := [k for k in asked if was.get(k) != asked[k]]:
+            k = differing[0]
+            raise ValueError(
+                f"{k} is {asked[k]!r} but the pictures in {folder} were drawn with {was.get(k)!r}; remove them, or choose "
+                "another directory."
+            )
+    write(record, json.dumps(asked, indent=1))
     todo = [k for k in range(cfg.prior_count) if not (folder / f"{k:05d}.png").exists()]
     if todo:
         say(f"drawing {len(todo)} pictures of {cfg.prior!r} first, to be preserved, in {folder}")
@@ -177,7 +188,8 @@ def _trained(cfg: Tuning, model: Generator, trunk: str) -> dict[str, nn.Paramete
                 )
         return words
     if not cfg.rank or cfg.method == "full":
-        own.net.requires_grad_(True)
+        # an update is smaller than the steps between numbers of half precision
+        own.net.float().requires_grad_(True)
         return {}
     for part, where in adapting.targets(model).items():
         if part == trunk or cfg.text:
@@ -294,7 +306,10 @@ def publish(model: Generator, trunk: str, origin: str, folder: Path) -> Path:
             if place.is_dir() and place.name not in (trunk, "safety_checker"):
                 shutil.copytree(place, folder / place.name, dirs_exist_ok=True)
             elif place.name == "model_index.json":
-                shutil.copyfile(place, folder / place.name)
+                index = parse_json(read_plain(place, 2**20), place)
+                if "safety_checker" in index:  # it is not copied, and a peer looks for what the index names
+                    index |= {"safety_checker": [None, None], "requires_safety_checker": False}
+                write(folder / place.name, json.dumps(index, indent=2))
     net, config = model.parts[trunk]
     part = registry.component(str(config["_class_name"]))
     (folder / trunk).mkdir(exist_ok=True)

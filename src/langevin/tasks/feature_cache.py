@@ -87,8 +87,10 @@ class FeatureCache(ABC):
 class FirstBlock(FeatureCache):
     """Leave the other blocks out while the first adds nearly what it added when they were last computed (first-block cache).
 
+    The batch is one decision: the sample that changes most makes it, so others are computed more often than they were alone.
+
     Args:
-        threshold: largest relative change, of means of magnitudes, of what the first block adds.
+        threshold: largest relative change, of means of magnitudes, of what the first block adds to any sample.
         most: evaluations in a row that leave them out.
 
     Raises:
@@ -106,7 +108,8 @@ class FirstBlock(FeatureCache):
         before = memory.first
         if before is None or before.shape != first.shape or memory.since >= self.most:
             return False
-        return float((first - before).abs().mean() / before.abs().mean().clamp(min=1e-12)) <= self.threshold
+        changed, size = ((v.abs().flatten(1).mean(1)) for v in (first - before, before))
+        return float((changed / size.clamp(min=1e-12)).max()) <= self.threshold
 
 
 @dataclass(frozen=True)

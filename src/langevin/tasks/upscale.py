@@ -87,8 +87,8 @@ def cascade(
     made: list[Tensor] = []
     for i, stage in enumerate(stages):
         level = noise if noise is not None else 0.0 if real and i == 0 else GENERATED
-        # stage by stage other noise, or the first steps of all would begin alike
-        at = first_id + i * 2**32
+        # stage by stage other noise, and other than that of samples of a model: else what a stage draws would depend on its input
+        at = first_id + (i + (not real)) * 2**32
         made.append(
             upscale(stage.denoiser, stage.plan, made[-1] if made else low, stage.factor, noise=level, tiles=stage.tiles,
                     seed=seed, first_id=at)

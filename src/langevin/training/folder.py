@@ -19,9 +19,10 @@ FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", 
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 
-def free(schedule: str, resolutions: Sequence[Any]) -> set[str]:
-    """`FREE`, and the length of a run whose rate and resolution do not depend on it."""
-    return FREE | ({"steps", "samples"} if schedule in ("constant", "inverse_sqrt") and not resolutions else set())
+def free(schedule: str, resolutions: Sequence[Any], paced: bool = False) -> set[str]:
+    """`FREE`, and the length of a run whose rate, resolution and objective do not depend on it."""
+    bound = paced or resolutions or schedule not in ("constant", "inverse_sqrt")
+    return FREE if bound else FREE | {"steps", "samples"}
 
 
 class RunFolder:
@@ -32,12 +33,15 @@ class RunFolder:
         resume: continue the run in it.
         config, what: settings and facts that a run to be resumed must share.
         keep: checkpoints to keep.
+        paced: the objective goes by the share of the run that is done.
 
     Raises:
         ValueError: if it holds a run and resume is False, or the run was begun otherwise.
     """
 
-    def __init__(self, path: Path, resume: bool, config: dict[str, Any], what: dict[str, str], keep: int = 2) -> None:
+    def __init__(
+        self, path: Path, resume: bool, config: dict[str, Any], what: dict[str, str], keep: int = 2, paced: bool = False
+    ) -> None:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
         self.snapshots = Snapshots(path / "averages")
@@ -48,7 +52,7 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
-            may_change = free(config["schedule"], config["resolutions"])
+            may_change = free(config["schedule"], config["resolutions"], paced)
             for k, now in {**config, **what}.items():
                 if k not in may_change and was.get(k, now) != now:
                     raise ValueError(

@@ -10,6 +10,11 @@ def autocast_type(name: str, device: torch.device) -> torch.dtype:
     return PRECISIONS["bfloat16" if multiplies_bfloat16(device) else "float32"] if name == "auto" else PRECISIONS[name]
 
 
+def named(precision: torch.dtype) -> str:
+    """Its name in `PRECISIONS`."""
+    return next(name for name, value in PRECISIONS.items() if value == precision)
+
+
 def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has units for products of bfloat16 matrices.
 

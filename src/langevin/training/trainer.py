@@ -33,7 +33,7 @@ from langevin.training.checkpoint import Checkpoint
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
-from langevin.training.precision import autocast_type
+from langevin.training.precision import PRECISIONS, autocast_type, named
 from langevin.training.rates import rate
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
@@ -161,7 +161,7 @@ class Trainer:
     def _open(self, out: Path, resume: bool) -> RunFolder:
         with self.group.agreed():
             out.mkdir(parents=True, exist_ok=True)
-            folder = RunFolder(out, resume, self._settings, self._facts, self.config.keep)
+            folder = RunFolder(out, resume, self._settings, self._facts, self.config.keep, self.objective.paced)
         if folder.found is not None:
             self._restore(folder.found)
         return folder
@@ -169,6 +169,8 @@ class Trainer:
     def _restore(self, found: Checkpoint) -> None:
         self.step, self.samples = found.step, found.state["samples"]
         self.refused = sorted({*self.refused, *found.state.get("refused", [])})
+        if self.config.precision == "auto":  # chosen by the machine that began the run
+            self.precision = PRECISIONS[found.state.get("precision", named(self.precision))]
         divided = self.group.divided
         model = self.denoiser.state_dict()
         self.denoiser.load_state_dict(divided(found.tensors["model"], model))
@@ -438,6 +440,7 @@ class Trainer:
             "refused": self.refused,
             "levels": self.bins.state(),
             "scaler": self.scaler.state_dict(),
+            "precision": named(self.precision),
             "processes": self.group.world,
         }
         for average in self.averages:

@@ -19,7 +19,7 @@ from langevin import adapters, spec
 from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
 from langevin.tasks.variation import Varied
-from langevin.tensors import load
+from langevin.tensors import load, metadata
 from langevin.text.conditioning import Side
 from langevin.zoo import lora, registry
 from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
@@ -133,7 +133,7 @@ def add_word(model: Generator, path: str | Path, word: str | None = None) -> str
         ValueError: if the file holds no vectors for a text encoder of the model, or the model has such a word already.
     """
     tensors = load(path)
-    word = word or word_of(tensors, path)
+    word = word or word_of(tensors, path, metadata(path))
     found = sides(model)
     both = set(ENCODERS.values()) & set(tensors)
     taught = [part for part in found if part in ENCODERS and (not both or ENCODERS[part] in both)]

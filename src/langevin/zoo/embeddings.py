@@ -61,8 +61,11 @@ def embedding_of(tensors: Mapping[str, Tensor], encoder: str = "text_encoder", w
     return value.to(torch.float32)
 
 
-def word_of(tensors: Mapping[str, Tensor], path: str | Path) -> str:
-    """The word of a file: the name of its tensor where that is one (diffusers), else the file's name without its ending."""
+def word_of(tensors: Mapping[str, Tensor], path: str | Path, noted: Mapping[str, str] | None = None) -> str:
+    """The word of a file: what its metadata note (ours), the name of its tensor where that is one (diffusers), else the file's
+    name without its ending."""
+    if noted is not None and "word" in noted:
+        return noted["word"]
     names = [n for n in tensors if n not in ("emb_params", *ENCODERS.values()) and not n.startswith("string_to_")]
     return names[0] if len(tensors) == 1 and names else Path(path).stem
 
