@@ -1,5 +1,6 @@
 """DiGress, end to end: marginal noise, the likelihood of its own sampler, guidance, and a run from its recipe to its files."""
 
+import json
 import math
 
 import pytest
@@ -171,3 +172,38 @@ def test_likelihood_of_graphs_has_the_number_of_nodes_in_it(trained):
     sizes = trained.test.sizes[:6]
     assert found.elements == pytest.approx(float((sizes + sizes * (sizes - 1) // 2).double().mean()))
     assert math.isfinite(float(found.nats.mean())) and bool((found.nats < math.log(max(trained.facts.graph.sizes))).all())
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+    pytest.importorskip("rdkit")
+    from langevin.recipes import recipe
+    from langevin.recipes.build import open_run, start
+
+    file, facts = tmp_path / "some.smi", tmp_path / "run" / "facts.json"
+    some = ["C" * k + end for k in range(2, 7) for end in ("N", "O", "C(C)N")] + ["NCCN", "NCCCN"]
+    file.write_text("\n".join(some))
+    base = recipe("nci-graph").model_dump()
+    base["data"].update(path=str(file), held_out=0.3)
+    base["network"].update(width=16, edge_width=8, whole=8, depth=1)
+    base["train"].update(steps=4, batch=8, save_every=4, preview_every=1000, warmup=8)
+    made = type(recipe("nci-graph")).model_validate(base)
+
+    def go_on():
+        _, trainer = start(made, tmp_path / "run", resume=True)
+        trainer.run()
+        trainer.close()
+
+    go_on()
+    before = facts.read_text()
+    assert json.loads(before)["graph"]["node_types"] == ["C", "N", "O"]
+    file.write_text("\n".join(some).translate(str.maketrans("NO", "ON")))  # as long, with more of the other
+    with pytest.raises(ValueError, match=r"graph\.node_types is now \('C', 'O', 'N'\)"):
+        go_on()
+    assert facts.read_text() == before
+    file.write_text("\n".join(some))
+    older = json.loads(before)
+    del older["graph"]["molecules"], older["ended"]  # as before there were such
+    older["graph"]["nodes"][0] *= 1 + 1e-15
+    facts.write_text(json.dumps(older))
+    go_on()
+    assert open_run(tmp_path / "run").facts.graph.molecules

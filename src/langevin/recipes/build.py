@@ -28,7 +28,7 @@ from langevin.objectives import Objective
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
-from langevin.recipes.facts import Facts
+from langevin.recipes.facts import Facts, unlike
 from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
@@ -188,7 +188,7 @@ def start(
         device: "auto" is a GPU where there is one. shard: divide the weights between the processes (FSDP2).
 
     Raises:
-        ValueError: if `out` holds another run, or another trainer is at work in it.
+        ValueError: if `out` holds another run, or one of other data, or another trainer is at work in it.
     """
     out = Path(out)
     saved = out / RECIPE_FILE
@@ -206,6 +206,10 @@ def start(
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     run = build(recipe, weights=weights)
+    if resume and (out / FACTS_FILE).exists() and (other := unlike(_read(out / FACTS_FILE, Facts), run.facts)):
+        fact, was, now = other  # categories would change places under the weights
+        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(was)[:99]}; "
+                         "put the data back as it was, or choose another directory.")  # fmt: skip
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)

@@ -1,5 +1,8 @@
 """What a run has to know of its data to be rebuilt without it."""
 
+import math
+from typing import Any
+
 from langevin.config import Closed
 from langevin.recipes.captions import Vocabulary
 from langevin.text.alphabets import Alphabet
@@ -52,3 +55,27 @@ class Facts(Closed):
     def conditional(self) -> bool:
         """Whether there is a condition that guidance can strengthen."""
         return self.classes is not None or self.vocabulary is not None or bool(self.graph and self.graph.properties)
+
+
+APART = ("origin", "teacher", "vocabulary.examples")
+"""Facts that are not of the data a run learns from, or are compared by themselves."""
+
+
+def unlike(was: Closed, now: Closed, within: str = "") -> tuple[str, Any, Any] | None:
+    """The first of the facts written down that is another now, with both; what an older file does not tell is not asked."""
+    for name in was.__class__.model_fields:
+        a, b, said = getattr(was, name), getattr(now, name), within + name
+        if name not in was.model_fields_set or said in APART:
+            continue
+        if isinstance(a, Closed) and isinstance(b, Closed):
+            if found := unlike(a, b, f"{said}."):
+                return found
+        elif not _alike(a, b):
+            return said, a, b
+    return None
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b
