@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.core.process import Product
+from langevin.core.schedule import Formula
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
 from langevin.objectives import ELBO
+from langevin.tasks.elbo import of_categories
 
 TABLE = torch.tensor([[0.35, 0.05, 0.05], [0.05, 0.2, 0.02], [0.03, 0.05, 0.2]], dtype=torch.float64)
 
@@ -118,6 +121,26 @@ def test_the_bound_of_masked_graphs_has_its_least_at_the_truth_whatever_the_padd
     assert slopes[0.5] == pytest.approx(0.25, abs=0.03)
 
 
+def test_the_bound_of_a_product_has_the_prior_in_it():
+    # half of what is known of an edge is left at level 1: without KL(q(z_1 | x) || p(z_1)) the bound would be below the entropy
+    share = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    schedule = Formula("half", lambda t: 1 - 0.5 * t, None, "flow")
+    process = Product({"edges": Categorical(2, schedule, share, space=SymmetricEdges())})
+
+    class Exact(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            return {"edges": share.log().float().expand(*z["edges"].shape, 2)}
+
+    denoiser = Denoiser(Exact(), process, "logits", shape={"edges": (3, 3)})
+    graphs = [{"n": 3, "edges": [[0, 1], [1, 2], [0, 2]][:k]} for k in (3, 3, 3, 3, 3, 3, 3, 0, 0, 0)]
+    batch = Graphs(graphs).batch(torch.arange(1000) % 10)  # 7 of 10 edges are there
+    found, _ = of_categories(denoiser, batch, draws=40)
+    error = 4 * float(found.error.square().sum().sqrt()) / 1000 / 3
+    entropy = float(torch.special.entr(share).sum())
+    left = float(process.leaves()["edges"].prior_kl(torch.tensor([0, 1])) @ share)
+    assert left > 0.12 > 2 * error and float(found.nats.mean()) / 3 == pytest.approx(-entropy, abs=error)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A run of a few steps on molecules."""
@@ -207,3 +230,24 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
     facts.write_text(json.dumps(older))
     go_on()
     assert open_run(tmp_path / "run").facts.graph.molecules
+
+
+def test_a_graph_of_unseen_size_costs_what_is_said_and_not_infinitely_many(trained):
+    from langevin.recipes.likelihood import EVEN, likelihood
+
+    before = likelihood(trained, count=6, draws=2)
+    assert "never met" not in before.how
+    n, law = int(trained.test.sizes[0]), list(trained.facts.graph.sizes)
+    seen = law[n]
+    law[n] = 0.0
+    graph = trained.facts.graph.model_copy(update={"sizes": tuple(law)})
+    unseen = replace(trained, facts=trained.facts.model_copy(update={"graph": graph}))
+    unseen.__dict__["_splits"] = trained._splits
+    after = likelihood(unseen, count=6, draws=2)
+    largest = len(law) - 1
+    those = trained.test.sizes[:6] == n
+    assert f"{int(those.sum())} graphs have a number of nodes" in after.how
+    moved = math.log(EVEN / largest) - math.log((1 - EVEN) * seen + EVEN / largest)
+    assert torch.allclose(after.nats - before.nats, torch.where(those, moved, 0.0).double(), atol=1e-6)
+    total = sum((1 - EVEN) * p + EVEN / largest for p in trained.facts.graph.sizes[1:])
+    assert total == pytest.approx(1)  # a law still

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from langevin import plans, schedules
+from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
@@ -13,9 +14,10 @@ from langevin.core.plan import Plan
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.process import Product
 from langevin.core.sample import sample
-from langevin.core.space import SymmetricEdges
+from langevin.core.space import Centred, SymmetricEdges
 from langevin.guidance import Exploration
 from langevin.plans.moves import Langevin, Split
+from langevin.tasks.elbo import elements_of, of_categories
 
 # nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
 # correction goes by the norms of its own sample, which widens what it rests at by 1 + 2 / D in D dimensions
@@ -116,6 +118,43 @@ def test_the_pull_of_a_property_is_as_large_as_the_score_whatever_its_units():
     score = (alpha * plain["nodes"].mean - z["nodes"]) / sigma**2
     expected = 0.4 * 0.1**0.5 * score.abs().sum((1, 2)) * sigma**2 / alpha
     assert torch.allclose(shifts[0][:, 0, 0], expected, rtol=1e-3) and not shifts[0][:, 1].abs().gt(1e-4).any()
+
+
+def test_the_bound_of_scores_counts_what_is_free_and_the_prior():
+    # independent normals, so that the bound is a known number for each coordinate of a node and for each edge, however padded
+    schedule, v, low = schedules.ve(0.05, 2.0), 0.7, schedules.ve(0.05, 2.0).floor
+    process = Product({"nodes": Gaussian(schedule), "edges": Gaussian(schedule, SymmetricEdges())})
+
+    class Normals(BaseDenoiser):
+        shape = {"nodes": (5, 2), "edges": (5, 5)}  # noqa: RUF012
+
+        def forward(self, z, t, cond, mask):
+            return {n: GaussianPosterior(z[n] * (v / (v + schedule.sigma(t[n]) ** 2)).float()) for n in z}
+
+    exact = Normals()
+    exact.process = process
+    level = torch.linspace(low, 1, 101, dtype=torch.float64)
+    noise = schedule.sigma(level) ** 2
+    chain = 0.5 * ((1 / noise[:-1] - 1 / noise[1:]) * v * noise[1:] / (v + noise[1:])).sum()
+    each = float(chain + 0.5 * v / noise[-1])  # and KL(N(x, sigma_1^2) || N(0, sigma_1^2))
+    count = 600
+    mask = torch.arange(5) < torch.tensor([5, 3])[torch.arange(count) % 2][:, None]
+    drawn = {n: leaf.noise(torch.zeros(count, *exact.shape[n]), Noise.of(7, count).at(n), mask) * v**0.5
+             for n, leaf in process.leaves().items()}  # fmt: skip
+    batch = Batch(drawn, None, mask)
+    sizes = elements_of(exact, batch)
+    assert sizes["nodes"].unique().tolist() == [6, 10] and sizes["edges"].unique().tolist() == [3, 10]
+    found, _ = of_categories(exact, batch, draws=8)
+    for nats, free in ((found.nats[0::2], 10 + 10), (found.nats[1::2], 6 + 3)):
+        assert abs(float(nats.mean()) + each * free) < 4 * float(nats.std()) / len(nats) ** 0.5
+
+
+def test_centred_points_count_all_their_coordinates():
+    exact = Coupled(schedules.vp_linear(), schedules.vp_linear())
+    exact.process = Gaussian(schedules.vp_linear(), Centred())
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    assert elements_of(exact, Batch(torch.zeros(2, 3, 3), None, mask))[""].tolist() == [6, 9]
+    assert elements_of(exact, Batch(torch.zeros(2, 3, 3)))[""].tolist() == [9, 9]
 
 
 def test_a_run_of_scores_has_graphs_for_samples(tmp_path):

@@ -21,6 +21,7 @@ from langevin.core.categorical import Categorical, LowRank
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan, StateRow, joined
 from langevin.core.posterior import CategoricalPosterior, draw
+from langevin.core.process import LeafProcess
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
@@ -357,7 +358,7 @@ def _blank(leaf: Categorical, z: Tensor) -> Tensor:
     return (z == leaf.categories).reshape(len(z), -1)
 
 
-def _free(leaf: Categorical, z: Tensor, mask: Tensor | None) -> Tensor:
+def _free(leaf: LeafProcess, z: Tensor, mask: Tensor | None) -> Tensor:
     """(B, P) bool, the positions to be drawn: no padding, and of positions that the space ties together the first."""
     index = torch.arange(1, math.prod(z.shape[1:]) + 1, device=z.device).reshape(z.shape[1:]).expand(z.shape)
     return (leaf.space.project(index, mask) == index).reshape(len(z), -1)

@@ -17,8 +17,10 @@ from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
-from langevin.core.space import Euclidean
+from langevin.core.process import LeafProcess
+from langevin.core.space import Centred, Euclidean
 from langevin.core.tree import leaves
+from langevin.embedded import Embedded
 from langevin.objectives import ELBO, Denoising, Objective
 from langevin.objectives.masking import block_of, counted
 from langevin.plans.unmasking import _free
@@ -92,8 +94,10 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
     """A lower bound of log p(x) for any process, in continuous time where there is such a bound, and how it was had.
 
         a mask                   by counting masks (`langevin.objectives.Masking`); exact where blocks are single tokens
-        low-rank kernels         the score entropy, with the prior's term
+        low-rank kernels         the score entropy
         other processes          the sum of 100 steps, `langevin.objectives.ELBO`
+
+    The last two with the prior's term of each leaf; Gaussian leaves stop short of the decoder.
 
     Args:
         draws: numbers of masks, or levels, for each sample; numbers of masks are spread evenly.
@@ -117,8 +121,8 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
         how = "exact, one token after the other" if size == 1 else f"the bound in continuous time, {draws} numbers of masks"
     else:
         objective: Objective = Denoising("elbo") if low_rank else ELBO(100)
-        if isinstance(leaf, Categorical) and low_rank:
-            fixed = leaf.prior_kl(x[""]).flatten(1).sum(1)
+        for name, part in parts.items():
+            fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
         for k in range(draws):
             loss = objective(denoiser, batch, noise.at(f"draw {k}"))
             each.append(torch.stack([loss.each[name].double() * size for name, size in sizes.items()]).sum(0))
@@ -130,14 +134,26 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
 
 def elements_of(denoiser: BaseDenoiser, batch: Batch) -> dict[str, Tensor]:
     """Elements of each sample by leaf, (B,): without padding, and what a space ties together (an edge told twice) once."""
-    counts = {}
-    for name, leaf in denoiser.process.leaves().items():
-        x = leaves(batch.x)[name]
-        if isinstance(leaf, Categorical) and not (batch.mask is None and isinstance(leaf.space, Euclidean)):
-            counts[name] = _free(leaf, x, batch.mask).sum(1)
-        else:
-            counts[name] = torch.full((len(x),), math.prod(x.shape[1:]), device=x.device)
-    return counts
+    x = leaves(batch.x)
+    return {name: _counted(leaf, x[name], batch.mask).sum(1) for name, leaf in denoiser.process.leaves().items()}
+
+
+def _counted(leaf: LeafProcess, x: Tensor, mask: Tensor | None) -> Tensor:
+    """(B, P) bool, the elements whose nats add up: all coordinates of centred points, whose squares are those of the whole."""
+    real = leaf.space.real(x, mask)
+    if real is None:
+        return torch.ones(len(x), math.prod(x.shape[1:]), dtype=torch.bool, device=x.device)
+    return real.expand(x.shape).flatten(1) if isinstance(leaf.space, Centred) else _free(leaf, x, mask)
+
+
+def _prior(leaf: LeafProcess, x: Tensor) -> Tensor:
+    """KL(q(z_1 | x) || p(z_1)) of each element, (B, P) nats."""
+    if isinstance(leaf, Categorical):
+        return leaf.prior_kl(x).flatten(1)
+    alpha, sigma = (float(v) for v in leaf.schedule(1.0))
+    points = leaf.embed(x) if isinstance(leaf, Embedded) else x
+    square = points.double().square().reshape(len(x), math.prod(x.shape[1:]), -1).sum(-1)
+    return 0.5 * (alpha / sigma) ** 2 * square
 
 
 def _of_values(leaf: Gaussian, x: Tensor, values: Tensor, low: float, noise: Noise) -> Tensor:
