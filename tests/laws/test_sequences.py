@@ -393,11 +393,41 @@ def test_counted_patterns_are_witten_and_bells():
 def test_packed_texts_are_whole_and_numbered(tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(["ab", "c", "abc", "b", "ca"]))
     texts = Documents(tmp_path / "a.txt", alphabet="characters", length=5, split="all", held_out=0)
-    packed = Packed(texts, 4, 2)
+    packed = Packed(texts, 4, 2, apart=True)
     assert packed.tokens.tolist() == [0, 1, 3, 2, 3, 0, 1, 2, 3, 1, 3, 2, 0, 3] and packed.letters == 14
     batch: Any = packed.batch(torch.tensor([0, 1, 2]))
     assert batch.x.tolist() == [[0, 1, 3, 2], [3, 2, 3, 0], [3, 0, 1, 2]]
     assert batch.cond["document"].tolist() == [[0, 0, 0, 1], [0, 1, 1, 2], [0, 1, 1, 1]]
-    assert len(packed) == 6 and packed.digest() != Packed(texts, 4).digest()
+    assert len(packed) == 6 and packed.digest() != Packed(texts, 4, apart=True).digest()
+    joined = Packed(texts, 4, 2)
+    assert joined.digest() != packed.digest() and torch.equal(joined.batch(torch.arange(6)).x, packed.batch(torch.arange(6)).x)
     with pytest.raises(ValueError, match="fewer than a window of 20"):
         Packed(texts, 20)
+
+
+def test_the_bound_of_packed_texts_is_of_the_texts_with_their_ends(tmp_path):
+    # texts of one letter (but the last) say nothing but how long they are, and a network may read whatever it is told
+    (tmp_path / "a.txt").write_text(
+        "\n".join("a" * n for n in (1, 2, 3, 1, 1, 4, 2, 2, 3, 5, 1, 3, 2, 4, 1, 2, 1, 3, 3, 1)) + "\nb"
+    )
+    process = Categorical(3, schedules.keep_linear(), "mask")
+
+    class Reader(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            logits = torch.zeros(*z.shape, 3)
+            if cond and "document" in cond:
+                ends = cond["document"][:, 1:] != cond["document"][:, :-1]
+                logits[:, :-1] = 50.0 * torch.stack([~ends, torch.zeros_like(ends), ends], -1)
+            return logits
+
+    texts = Documents(tmp_path / "a.txt", alphabet="characters", length=8, split="all", held_out=0)
+    model, total = Denoiser(Reader(), process, "subs", shape=(4,)), {}
+    for how, packed in (("joined", Packed(texts, 4, 1)), ("apart", Packed(texts, 4, 1, apart=True))):
+        batch = packed.batch(torch.arange(len(packed)))
+        index = torch.tensor([int(k[0]) for w in batch.x.unique(dim=0) if len(k := (batch.x == w).all(1).nonzero()[:, 0])])
+        cond = None if batch.cond is None else {n: v[index] for n, v in batch.cond.items()}
+        found, _ = of_categories(model, Batch(batch.x[index], cond), draws=8)
+        total[how] = float(found.nats.exp().sum())
+        assert len(index) > 4
+    assert total["joined"] <= 1 + 1e-6  # of windows that exclude each other
+    assert total["apart"] > 2  # no law of texts: their lengths were told

@@ -93,7 +93,7 @@ def likelihood(
     elements, how, unseen = 0.0, "", 0
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
-        told = {name: v.to(device) for name, v in (read.cond or {}).items() if given or name in run.domain.layout}
+        told = {name: v.to(device) for name, v in (read.cond or {}).items() if given}
         cond = told or None
         mask = None if read.mask is None else read.mask.to(device)
         x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)

@@ -14,7 +14,7 @@ class TextData(Closed):
     path: tuple[str, ...] = ("data/text.txt",)
     """Files, or folders of .txt files."""
     lines: bool = False
-    """Each line is a text of its own, which ends; tokens then see their own text alone."""
+    """Each line is a text of its own, which ends; a sample is a window of them, one after the other."""
     key: str | None = None
     """Of lines: what parts the name of a text from the text; texts of one name are all in one split."""
     alphabet: Literal["bytes", "characters", "pieces"] = "characters"

@@ -47,8 +47,6 @@ class Domain(ABC):
 
     formats: ClassVar[tuple[str, ...]] = (".npy",)
     metrics: ClassVar[Mapping[str, str]] = {}
-    layout: ClassVar[tuple[str, ...]] = ()
-    """Conditions that say how samples are laid out and nothing of what they are: likelihoods are always given these."""
 
     # Before there is a run
 

@@ -36,7 +36,6 @@ class TextDomain(Domain):
     """Texts as categories."""
 
     formats: ClassVar[tuple[str, ...]] = (".txt", ".npy")
-    layout: ClassVar[tuple[str, ...]] = ("document",)
     metrics: ClassVar[Mapping[str, str]] = {
         "bits_per_character": "of held-out text, an upper bound where the model has one",
         "perplexity": "exp of the nats per token of the same",
@@ -92,7 +91,7 @@ class TextDomain(Domain):
         return go_on(model, plan, **kept)
 
     def texts(self, run: Run, x: Tensor) -> list[str]:
-        """What samples (N, L) say. Of packed lines each is a line, of which the last one may be cut."""
+        """What samples (N, L) say. Of packed lines each is a line, of which the first and the last may be cut."""
         return [said(run.facts, ids) for ids in x.cpu()]
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
