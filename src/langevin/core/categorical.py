@@ -284,7 +284,7 @@ class Categorical(LeafProcess):
 
     def numbers(self, plan: Plan) -> list[_Numbers | None]:
         ends = [torch.tensor([row.start, row.stop], dtype=torch.float64).unbind() for row in plan.rows]
-        return [_Numbers(*at, row.eta, row.mix) if isinstance(row, Row) else None for row, at in zip(plan.rows, ends)]
+        return [_Numbers(at[0], at[1], row.eta, row.mix) if isinstance(row, Row) else None for row, at in zip(plan.rows, ends)]
 
     def observe(self, belief: CategoricalPosterior, z: Tensor, number: _Numbers) -> Tensor:
         return belief.logits
