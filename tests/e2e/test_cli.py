@@ -269,6 +269,14 @@ def test_animation_and_labels(run, tmp_path):
     main(["sample", str(run), "--count", "4", "--label", "3", "--guidance", "1.5", "--out", str(tmp_path / "a.gif")])
     with Image.open(tmp_path / "a.gif") as gif:
         assert gif.n_frames > 5  # pyright: ignore  # frames that are alike are stored once
+    drawn = ["sample", str(run), "--count", "3", "--plan", "euler:1"]
+    main([*drawn, "--out", str(tmp_path / "each")])
+    main([*drawn, "--out", str(tmp_path / "x.npy")])
+    x = np.load(tmp_path / "x.npy")
+    for k, path in enumerate(sorted((tmp_path / "each").iterdir())):
+        with Image.open(path) as one:
+            assert np.array_equal(np.asarray(one), np.round((x[k, 0].clip(-1, 1) + 1) * 127.5).astype(np.uint8))
+    assert path.name == "000002.png"
 
 
 def test_resume_of_a_finished_run_trains_no_further(run, capsys):
@@ -352,8 +360,9 @@ REFUSED = {
     ("plan", "show", "dmpp:20"): "did you mean 'dpmpp'",
     ("plan", "show", "ddim:5", "--process", "cosin"): "did you mean 'cosine'",
     ("sample", "nowhere", "--out", "x.png"): "is no run directory",
-    ("sample", "RUN", "--out", "x.bmp"): "write a .png, .gif or .npy",
+    ("sample", "RUN", "--out", "x.bmp"): "write a .png, .gif, .npy or folder",
     ("sample", "RUN", "--out", "x.png", "--count", "0"): "count is 0",
+    ("train", "images", "--data.captions", "txt", "--out", "NEW"): "recipe images reads no texts; train emoji",
     ("sample", "RUN", "--out", "x.png", "--label", "12"): "classes run from 0 to 9",
     ("sample", "RUN", "--out", "x.png", "--plan", "dpmpp:many"): "steps is 'many'; give a int",
     ("train", "digits", "--out", "RUN"): "already holds a run at step 2",

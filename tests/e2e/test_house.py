@@ -198,6 +198,13 @@ def test_documents_speak_of_what_exists():
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
+def test_an_objective_and_a_schedule_of_your_own_run_as_written():
+    page = (ROOT / "docs" / "objectives.md").read_text()
+    space: dict[str, object] = {}
+    exec(compile(re.findall(r"```python\n(.*?)```", page, re.S)[-1], "objectives.md", "exec"), space)
+    assert space["x"].shape == (100, 2) and space["x"].std() > 0.1  # pyright: ignore
+
+
 def test_the_tutorial_runs_as_written():
     import torch
 

@@ -35,6 +35,19 @@ def test_molecules_come_back_from_graphs():
     assert len(train) + len(test) == 400 and not set(train.keys) & set(test.keys)
 
 
+def test_tables_are_read_by_their_heading(tmp_path):
+    kept = []
+    for name, text in {
+        "first.smi": "CCO ethanol\nCO methanol\n",
+        "headed.csv": "smiles\nCCO\nCO\n",
+        "named.csv": 'mol_id,name,SMILES,gap\n1,"ethanol, of wine",CCO,.3\n2,methanol,CO,.4\n',
+        "tabs.tsv": "id\tsmiles\n1\tCCO\n2\tCO\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+        kept.append(read_molecules(tmp_path / name).keys)
+    assert all(keys == ["CCO", "CO"] for keys in kept)
+
+
 def test_what_is_no_molecule_is_none_and_nothing_is_corrected():
     types = ("C", "O")
     fluoro = Graph(torch.tensor([1, 0, 0, 0]), torch.tensor([[0, 1], [0, 2], [0, 3]]), torch.tensor([1, 1, 1]))

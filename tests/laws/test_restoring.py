@@ -32,6 +32,12 @@ def test_what_is_known_well_is_restored_whole(tmp_path):
     Image.new("L", (8, 8), 128).save(tmp_path / "one.png")
     for task, measured in (("super-resolution", (1, 4, 4)), ("deblur", (1, 8, 8)), ("sense", (16,))):
         assert restoring.operator_of(task, (1, 8, 8)).measured == measured
+    hidden = Image.new("L", (8, 8))
+    hidden.paste(255, (2, 3, 5, 8))
+    hidden.save(tmp_path / "mask.png")
+    op = restoring.operator_of("inpaint", (1, 8, 8), mask=tmp_path / "mask.png")
+    kept = op(torch.ones(1, 1, 8, 8))[0, 0]
+    assert not kept[3:8, 2:5].any() and kept.sum() == 64 - 15
     one = restoring.restoration(run(), "sense", tmp_path / "s.png", method="ddrm", pictures_of=tmp_path / "one.png", count=2)
     assert "coverage of 90 %" not in one
 
@@ -42,6 +48,12 @@ def test_refusals(tmp_path, capsys):
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     with pytest.raises(ValueError, match="is 9 x 8, and the run draws 8 x 8"):
         restoring.restoration(run(), "sense", tmp_path / "s.png", pictures_of=tmp_path / "wide.png")
+    for task, amount, said in (("deblur", None, "leave it out"), ("inpaint", 0.5, "leave it out")):
+        with pytest.raises(ValueError, match=said):
+            restoring.operator_of(task, (1, 8, 8), amount, tmp_path / "wide.png")
+    Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
+    with pytest.raises(ValueError, match="which hides all"):
+        restoring.operator_of("inpaint", (1, 8, 8), mask=tmp_path / "white.png")
     upscaler, student, flat = run(), run(), run()
     upscaler.facts.factor, student.recipe.objective.ends, flat.facts.shape = 2, True, (64,)
     for of, said in ((upscaler, "is an upscaler"), (student, "ask its teacher"), (flat, "is not of pictures")):

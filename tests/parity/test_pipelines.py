@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import langevin as lv
 from langevin.cli import main
 from langevin.pictures import read_record
 from langevin.zoo import registry, schedulers
@@ -168,6 +169,19 @@ def test_from_the_command_line(goldens, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["generate", str(folder / "unet"), "a cat", "--out", str(out)])
     assert "model_index.json" in capsys.readouterr().err
+
+
+def test_a_plan_takes_the_steps_that_are_asked_for(goldens):
+    """A sampler named without a number takes `steps`, and the record says what was evaluated."""
+    model = lv.load(goldens.case("sd1", "txt2img_sampler").dir / "pipeline")
+    asked = {"size": (32, 32), "seed": 1}
+    named, numbered = (model.run("a cat", plan=p, **o, **asked) for p, o in (("ddim", {"steps": 2}), ("ddim:2", {})))
+    assert torch.equal(named.tensor, numbered.tensor) and named.info[0]["steps"] == numbered.info[0]["steps"] == 2
+    gridded = model.run("a cat", plan="ddim:grid=uniform", steps=3, **asked)
+    assert gridded.info[0]["steps"] == 3 and gridded.info[0]["plan"] == "ddim:3:grid=uniform"
+    for plan in ("ddim:4", lv.plans.ddim(4)):
+        with pytest.raises(ValueError, match=r"steps is 2.*leave steps out"):
+            model.run("a cat", plan=plan, steps=2, **asked)
 
 
 def test_what_is_no_model_is_refused_by_name(tmp_path):

@@ -20,6 +20,8 @@ class _Restore:
     """Picture to write (.png): truth, measurement, samples, mean, deviation."""
     amount: float | None = None
     """Factor of super-resolution, pixels of the blur, share sensed, or share of the height hidden."""
+    mask: Path | None = None
+    """Of inpaint: a picture of the run's size, white where pictures are hidden; the lower half by default."""
     noise: float = 0.05
     """Standard deviation of the noise in the measurement; pictures span [-1, 1]."""
     method: str = "mmps"
@@ -49,7 +51,7 @@ def restore(args: Sequence[str]) -> None:
     run = open_run(asked.run, device=asked.device)
     said = restoration(
         run, asked.task, asked.out, amount=asked.amount, noise=asked.noise, method=asked.method, plan=asked.plan,
-        pictures_of=asked.picture, rows=asked.rows, count=asked.count, seed=asked.seed,
+        pictures_of=asked.picture, mask=asked.mask, rows=asked.rows, count=asked.count, seed=asked.seed,
     )  # fmt: skip
     print(json.dumps(said))
     print(asked.out)

@@ -18,7 +18,8 @@ class _Sample:
     run: Positional[Path]
     """Run directory."""
     out: Path
-    """File to write: .png, .gif for the whole way, .npy for the numbers themselves; what else there is depends on the data."""
+    """File to write: .png, .gif for the whole way, .npy for the numbers themselves; a name without an ending is a folder of
+    pictures, one each; what else there is depends on the data."""
     count: int | None = None
     """How many; 16 by default, or as many as there are in --source."""
     source: Path | None = None

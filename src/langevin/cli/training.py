@@ -98,6 +98,12 @@ def train(args: Sequence[str]) -> None:
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
         asked = replace(asked, recipe=asked.recipe.model_copy(update={"finetune": changed}))
+    captions = getattr(asked.recipe.data, "captions", None)
+    if captions is not None and asked.recipe.text is None and captions != getattr(usual.data, "captions", None):
+        raise Refusal(
+            f"data.captions is {captions}, and recipe {name} reads no texts; train emoji with --data.folder and --data.captions, "
+            "or leave captions out."
+        )
     made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
     if made is None:
         return

@@ -4,8 +4,9 @@ Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is 
 formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
 """
 
+import csv
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,20 @@ def properties_of(mol: Any, names: Sequence[str]) -> list[float]:
     return [PROPERTIES[name][0](mol) for name in names]
 
 
+def _words(file: Path) -> Iterator[str]:
+    """What stands for a molecule in each line."""
+    with file.open(newline="") as lines:
+        head = lines.readline()
+        between = "\t" if "\t" in head else ","
+        named = [name.strip().lower() for name in next(csv.reader([head], delimiter=between), [])]
+        if len(named) > 1 and "smiles" in named:
+            place = named.index("smiles")
+            yield from (row[place].strip() for row in csv.reader(lines, delimiter=between) if len(row) > place)
+            return
+        for line in (head, *lines):
+            yield next(iter(line.replace(",", " ").split()), "")
+
+
 def read_molecules(
     path: str | Path,
     *,
@@ -122,7 +137,8 @@ def read_molecules(
     Left out are molecules in several pieces, with radicals, isotopes, bonds of other kinds, or beside what is asked for.
 
     Args:
-        path: lines that begin with SMILES, up to a blank, a comma or a tab, under a heading or none; or "nci".
+        path: lines that begin with SMILES, up to a blank, a comma or a tab, under a heading or none; a table (.csv, .tsv) whose
+            heading names a column "smiles"; or "nci".
         least, largest: heavy atoms.
         elements: those that may occur; all by default.
         properties: conditions, of `PROPERTIES`, each divided by its usual size.
@@ -141,9 +157,8 @@ def read_molecules(
     chem = rdkit()
     molecules: dict[str, Any] = {}
     atoms: Counter[str] = Counter()
-    for line in file.read_text().splitlines():
-        word = line.replace(",", " ").split()
-        mol = chem.MolFromSmiles(word[0]) if word else None
+    for word in _words(file):
+        mol = chem.MolFromSmiles(word) if word else None
         if mol is None or not least <= mol.GetNumAtoms() <= (largest or mol.GetNumAtoms()):
             continue
         key = chem.MolToSmiles(mol, isomericSmiles=False)  # of aromatic atoms, as those of samples are

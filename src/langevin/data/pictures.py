@@ -37,6 +37,7 @@ class Pictures:
         keep: bytes of decoded pictures kept in memory, in each process that reads.
         scan_file: JSON in which the scan is remembered, for pictures whose size and time of change stay as they are.
         progress: show a bar while scanning, on a terminal.
+        labels: False leaves the subfolders' names unread.
 
     Attributes:
         paths: of the split's pictures.
@@ -65,6 +66,7 @@ class Pictures:
         keep: int = 1 << 29,
         scan_file: str | Path | None = None,
         progress: bool = True,
+        labels: bool = True,
     ) -> None:
         if broken not in ("fail", "skip"):
             raise ValueError(f"broken is {broken!r}; choose 'fail' or 'skip'.")
@@ -86,7 +88,7 @@ class Pictures:
         good = [p for p in found if p not in bad]
         parents = [p.relative_to(self.folder).parts[0] if p.parent != self.folder else "" for p in good]
         names = sorted(set(parents))
-        self.classes = names if "" not in names and len(names) > 1 else None
+        self.classes = names if labels and "" not in names and len(names) > 1 else None
         self._paths, self._texts = good, [texts[p] for p in good] if captions is not None else None
         self._labels = torch.tensor([names.index(p) for p in parents]) if self.classes else None
         self._groups = torch.tensor([_nearest(seen[p], self.sizes) for p in good]) if aspect else None

@@ -21,7 +21,7 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
         ValueError: for an ending that is not for this kind of data.
     """
     if path.suffix not in run.domain.formats:
-        *rest, last = run.domain.formats
+        *rest, last = (ending or "folder" for ending in run.domain.formats)
         said = f"{', '.join(rest)} or {last}" if rest else last
         raise ValueError(f"out is {path}; write a {said}.")
     if path.suffix == ".gif":

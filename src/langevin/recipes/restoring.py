@@ -20,13 +20,26 @@ from langevin.tasks import Restored, coverage, restore
 TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense")
 
 
-def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None) -> Operator:
+def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, mask: Path | None = None) -> Operator:
     """A named measurement of pictures (C, H, W).
 
     Args:
         amount: factor of super-resolution (2 by default), pixels of the blur (1), share of coefficients sensed (.25), share of
             the height that is hidden from below in inpainting (.5).
+        mask: of inpainting, a picture that is white where pictures are hidden, in place of an amount.
+
+    Raises:
+        ValueError: for another task, a mask of another size, or one that hides nothing or all.
     """
+    if mask is not None:
+        if task != "inpaint" or amount is not None:
+            raise ValueError(f"mask is {mask}, which says what task inpaint hides, in place of an amount; leave it out.")
+        hidden = (_read(mask, (1, *shape[1:]))[0] > 0).expand(shape)
+        if bool(hidden.all()) or not bool(hidden.any()):
+            raise ValueError(
+                f"mask is {mask}, which hides {'all' if bool(hidden.all()) else 'nothing'}; white is what is hidden."
+            )
+        return operators.inpaint(~hidden)
     if task == "super-resolution":
         return operators.super_resolution(shape, int(amount or 2))
     if task == "deblur":
@@ -44,7 +57,8 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None) 
 
 def restoration(
     run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps",
-    plan: str | None = None, pictures_of: Path | None = None, rows: int = 6, count: int = 8, seed: int = 0,
+    plan: str | None = None, pictures_of: Path | None = None, mask: Path | None = None, rows: int = 6, count: int = 8,
+    seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
@@ -62,7 +76,7 @@ def restoration(
     else:
         truth = _read(pictures_of, shape)
     truth = truth.to(home(run.denoiser)[0])
-    op = operator_of(task, shape, amount)
+    op = operator_of(task, shape, amount, mask)
     drawn = Noise.of(seed, len(truth), device=truth.device).at("measurement").normal(op.measured)
     y = op(truth) + noise * drawn
     way = None if plan is None else chosen(run, plan)

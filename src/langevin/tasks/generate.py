@@ -182,7 +182,8 @@ class Generator:
             prompt: one for all, or one for each picture. negative: what to lead away from.
             label: of models of classes.
             size: (width, height) in pixels.
-            steps: evaluations. seed, first_id: picture k is that of (seed, first_id + k), whatever the batch.
+            steps: evaluations, also of a plan that is named without a number. seed, first_id: picture k is that of
+                (seed, first_id + k), whatever the batch.
             count: pictures of each prompt.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
             rescale: see `CFG`; of the network's output (guidance_rescale of others).
@@ -250,7 +251,7 @@ class Generator:
         free = self.takes in ("", "control")  # to begin at a picture, and to keep what is known of it
         if pictures is not None and free and strength is None and mask is None:
             raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
-        many = steps or self.defaults.steps
+        plan, many = _counted(plan, steps, self.defaults.steps)
         if level == 0 and pictures is not None:
             return self._untouched(_sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
         filled = self._filled(plan, many, level, shape)
@@ -287,6 +288,8 @@ class Generator:
             # what was not to be painted is the picture's own, to the pixel
             own = _sized(pictures, size).to(x)
             x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
+        if plan is not None:
+            many = filled.nfe
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
         return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
 
@@ -480,6 +483,29 @@ class Generator:
     def but(self, **changes: Any) -> "Generator":
         """The same generator with other parts; weights are shared."""
         return dataclasses.replace(self, **changes)
+
+
+def _counted(plan: str | Plan | Draft | None, steps: int | None, usual: int) -> tuple[str | Plan | Draft | None, int]:
+    """A plan that says how many evaluations there are, where a name alone leaves that open.
+
+    Raises:
+        ValueError: if both say it, and differ.
+    """
+    if plan is None or (isinstance(plan, str) and plan.endswith(".json")):
+        if plan is not None and steps is not None:
+            raise ValueError(f"steps is {steps}, and the saved plan {plan} has its own; leave steps out.")
+        return plan, steps or usual
+    if not isinstance(plan, str):
+        if steps is not None:
+            raise ValueError(f"steps is {steps}, and the plan that is given has its own; leave steps out.")
+        return plan, usual
+    name, _, options = plan.partition(":")
+    first = options.split(":")[0].split(",")[0]
+    if first.isdigit() or "steps=" in options:
+        if steps is not None and (not first.isdigit() or int(first) != steps):
+            raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
+        return plan, usual
+    return f"{name}:{steps or usual}{':' if options else ''}{options}", steps or usual
 
 
 class _Previews:

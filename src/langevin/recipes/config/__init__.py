@@ -80,6 +80,8 @@ class ImagesData(Closed):
     """Training sees half of the pictures mirrored."""
     captions: str | None = None
     """"txt" for picture.txt beside picture.png, or a JSONL file in the folder with "file" and "text"; none is broken."""
+    labels: bool = True
+    """Without, subfolders are no classes, and the model knows none."""
 
 
 class ArraysData(Closed):

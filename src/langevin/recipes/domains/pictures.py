@@ -40,7 +40,7 @@ OF_RUNS = {
 class PictureDomain(Domain):
     """Pictures with or without labels and captions; vectors from .npy files."""
 
-    formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy")
+    formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy", "")
     metrics: ClassVar[Mapping[str, str]] = OF_RUNS
 
     def read(self, cfg: Any) -> tuple[Any, Any]:
@@ -60,9 +60,12 @@ class PictureDomain(Domain):
         return picture_of_samples(run, stem.with_suffix(".png"), rows, seed, label, **options)
 
     def write(self, run: Run, x: Any, path: Path, **options: Any) -> Path:
-        """A picture (.png), or numbers (.npy); a product's labels go to .json beside it."""
+        """A picture (.png), numbers (.npy), or a folder of pictures; a product's labels go to .json beside it."""
         count = len(next(iter(leaves(x).values())))
-        if path.suffix == ".npy":
+        if not path.suffix:
+            for k, one in enumerate(as_pictures(run, x)):
+                pictures.save_png(pictures.grid(one[None], 1, scale=1, gap=0), path / f"{k:06d}.png")
+        elif path.suffix == ".npy":
             write_numbers(x["image"] if isinstance(x, dict) else x, path)
         else:
             texts = asked_prompts(run, count, options.get("prompts", ()))
