@@ -21,7 +21,8 @@ def qm9_graph() -> Recipe:
     return Recipe(
         name="qm9-graph",
         about="molecules of up to 9 heavy atoms (QM9) as graphs of atoms and bonds, by DiGress",
-        expects="not trained to its end yet",
+        expects="of 1,000 samples, none corrected, 97.1 % valid, 96.0 % valid and in one piece, 99.7 % different, 43 % new; with "
+        "ddpm:50 97.8, 97.1, 99.7, 40 %, with defog:50 97.1, 96.3, 99.9, 40 %; 75 minutes on one core",
         data=MoleculesData(path="data/qm9.csv"),
         process=GraphConfig(),
         network=GraphTransformerConfig(features=("cycles", "pieces", "spectrum", "walks", "size", "valencies")),
@@ -37,6 +38,7 @@ def qm9_graph_logp() -> Recipe:
         qm9_graph(),
         name="qm9-graph-logp",
         about="the molecules of qm9-graph with logP for a condition, to be guided by (langevin sample --property logp=2)",
+        expects="not trained to its end yet",
         data=MoleculesData(path="data/qm9.csv", properties=("logp",)),
     )
 
@@ -47,6 +49,7 @@ def qm9_gdss() -> Recipe:
         qm9_graph(),
         name="qm9-gdss",
         about="the molecules of qm9-graph by coupled scores of atoms and bonds (GDSS)",
+        expects="not trained to its end yet",
         data=MoleculesData(path="data/qm9.csv", form="numbers"),
         process=GraphScoresConfig(nodes="vp_linear", edges="ve:sigma_min=0.1,sigma_max=4"),
         network=GraphTransformerConfig(),
@@ -61,6 +64,8 @@ def nci_graph() -> Recipe:
         qm9_graph(),
         name="nci-graph",
         about="the molecules of 3 to 9 heavy atoms among the first of the NCI set, which rdkit brings, by DiGress",
+        expects="of 500 samples, none corrected, 92.4 % valid, 86.6 % valid and in one piece, 94.6 % different, 92 % new, from "
+        "391 molecules; 14 minutes on one core",
         data=MoleculesData(path="nci", least=3, largest=9, elements=("C", "N", "O", "F"), held_out=0.1),
         train=TrainConfig(steps=4000, batch=64, lr=1e-3, ema=0.995, preview_every=2000, warmup=3200),
         sample=SampleConfig(plan="ddpm:100"),
@@ -72,7 +77,8 @@ def community() -> Recipe:
     return Recipe(
         name="community",
         about="graphs of 12 to 20 nodes in two communities, by DiGress",
-        expects="not trained to its end yet",
+        expects="squared MMD of degrees, clustering, orbits and spectra 0.96 of that of training against held-out graphs (100 "
+        "samples, 14 held out); 78 % in one piece; 20 minutes on one core",
         data=GraphsData(path="data/community_small.json"),
         process=GraphConfig(),
         network=GraphTransformerConfig(width=64, edge_width=32, depth=4),
@@ -88,6 +94,7 @@ def community_gdss() -> Recipe:
         community(),
         name="community-gdss",
         about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
+        expects="not trained to its end yet",
         data=GraphsData(path="data/community_small.json", form="numbers"),
         process=GraphScoresConfig(),
         sample=SampleConfig(plan="splitting:250:snr=0.1"),
@@ -100,6 +107,7 @@ def community_edp() -> Recipe:
         community_gdss(),
         name="community-edp",
         about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
+        expects="not trained to its end yet",
         process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6"),
         sample=SampleConfig(plan="annealed_langevin:6:per_level=100,size=0.05"),
     )
@@ -111,6 +119,7 @@ def ego() -> Recipe:
         community(),
         name="ego",
         about="the neighbourhoods of papers in Citeseer, 4 to 17 nodes, by DiGress",
+        expects="not trained to its end yet",
         data=GraphsData(path="data/ego_small.json"),
     )
 
@@ -121,6 +130,7 @@ def enzymes() -> Recipe:
         community(),
         name="enzymes",
         about="tertiary structures of enzymes (BRENDA), 10 to 125 nodes, by DiGress",
+        expects="not trained to its end yet",
         data=GraphsData(path="data/enzymes.json"),
         train=TrainConfig(steps=50_000, batch=16, lr=3e-4, ema=0.999, preview_every=5000),
         sample=SampleConfig(plan="ddpm:500"),
@@ -133,6 +143,7 @@ def grid() -> Recipe:
         enzymes(),
         name="grid",
         about="grids of 110 to 361 nodes, by DiGress; needs a GPU",
+        expects="not trained to its end yet",
         data=GraphsData(path="data/grid.json"),
         train=TrainConfig(steps=50_000, batch=8, accumulate=4, lr=3e-4, ema=0.999, preview_every=5000),
     )
@@ -144,6 +155,7 @@ def planar() -> Recipe:
         community(),
         name="planar",
         about="200 triangulations of 64 points of the plane, by DiGress",
+        expects="not trained to its end yet",
         data=GraphsData(path="planar"),
         network=GraphTransformerConfig(width=64, edge_width=32, depth=6),
         train=TrainConfig(steps=30_000, batch=32, lr=5e-4, ema=0.999, preview_every=5000),
