@@ -23,7 +23,7 @@ class _Design:
     """Molecules a round."""
     parents: int = 20
     """How many of the best the next round is made from."""
-    level: float = 0.5
+    level: float = 0.2
     """Noise that they are raised to: near 0 keeps them, 1 forgets them."""
     fresh: float = 0.25
     """Share of a round that is drawn anew."""

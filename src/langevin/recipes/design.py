@@ -89,7 +89,7 @@ class Asked:
     rounds: int = 5
     count: int = 200
     parents: int = 20
-    level: float = 0.5
+    level: float = 0.2
     fresh: float = 0.25
     rules: bool = True
     properties: Mapping[str, float] | None = None
