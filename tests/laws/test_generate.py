@@ -124,7 +124,7 @@ def test_strength_is_a_noise_level_the_same_for_every_plan():
         "heun:3:grid=uniform;start=0.4",
     ):
         net.asked.clear()
-        model.run("cat", image=PICTURE, strength=0.4, seed=2, plan=plan, steps=7, guidance=1.0)
+        model.run("cat", image=PICTURE, strength=0.4, seed=2, plan=plan, steps=7 if plan is None else None, guidance=1.0)
         begun.append(net.asked[0])
     assert all(torch.equal(begun[0], z) for z in begun[1:])
     latents = Blocks().encode(PICTURE)

@@ -103,8 +103,8 @@ def read_npy(data: bytes) -> np.ndarray:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(file)
-    except Exception:
-        raise Unreadable("damaged, or no .npy file") from None
+    except Exception as error:
+        raise Unreadable(f"damaged, or no .npy file ({type(error).__name__})") from None
     if dtype.hasobject:
         raise Unreadable("it holds Python objects")
     body = data[file.tell() :]

@@ -164,8 +164,10 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice
                     raise ValueError(item.text)
                 raise ChildProcessError(f"reading step {item.step} failed in a worker: {item.text}")
             yield item
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        # a worker that dies while it hands a batch over is first met as a broken connection
+    except ChildProcessError:
+        raise
+    except (RuntimeError, OSError, EOFError) as error:
+        # a worker that dies while it hands a batch over is first met as a broken connection, or one whose file is gone
         if isinstance(error, RuntimeError) and not _of_a_worker(error):
             raise
         raise ChildProcessError("a data worker died, most likely for want of memory; use fewer workers.") from None

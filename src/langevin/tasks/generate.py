@@ -491,11 +491,9 @@ def _counted(plan: str | Plan | Draft | None, steps: int | None, usual: int) -> 
     Raises:
         ValueError: if both say it, and differ.
     """
-    if plan is None or (isinstance(plan, str) and plan.endswith(".json")):
-        if plan is not None and steps is not None:
-            raise ValueError(f"steps is {steps}, and the saved plan {plan} has its own; leave steps out.")
+    if plan is None:
         return plan, steps or usual
-    if not isinstance(plan, str):
+    if not isinstance(plan, str) or plan.endswith(".json"):
         if steps is not None:
             raise ValueError(f"steps is {steps}, and the plan that is given has its own; leave steps out.")
         return plan, usual
