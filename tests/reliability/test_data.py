@@ -419,3 +419,26 @@ def test_a_stream_needs_a_sample_for_every_pass(tmp_path):
     path = shard(tmp_path / "s.tar", *[(f"{k}.npy", X) for k in range(4)])
     with pytest.raises(ValueError, match=r"batch is 2 for 1 processes of 3 passes"):
         loader(Stream(str(path)), InOrder(0, 2), accumulate=3)
+
+
+def test_an_interpreter_that_stumbles_once_is_asked_again(monkeypatch):
+    """The parser of CPython before 3.11.9 raises SystemError where garbage is collected at the wrong moment (gh-106905)."""
+    import io
+
+    from langevin.data import decode
+
+    file, calls, real = io.BytesIO(), [], np.lib.format.read_array_header_1_0
+    np.save(file, np.arange(6).reshape(2, 3))
+
+    def stumbling(f):
+        calls.append(f.tell())
+        if len(calls) == 1:
+            f.read()
+            raise SystemError("AST constructor recursion depth mismatch")
+        return real(f)
+
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", stumbling)
+    assert np.array_equal(decode.read_npy(file.getvalue()), np.arange(6).reshape(2, 3)) and calls == [8, 8]
+    monkeypatch.setattr(np.lib.format, "read_array_header_1_0", lambda f: (_ for _ in ()).throw(SystemError()))
+    with pytest.raises(decode.Unreadable, match="SystemError"):
+        decode.read_npy(file.getvalue())

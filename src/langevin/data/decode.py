@@ -92,6 +92,13 @@ def _why(file: Path | IO[bytes], error: Exception) -> Unreadable:
     return Unreadable("damaged, or no picture")
 
 
+def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    file.seek(0)
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(file)
+
+
 def read_npy(data: bytes) -> np.ndarray:
     """An array from the bytes of an .npy file.
 
@@ -100,9 +107,11 @@ def read_npy(data: bytes) -> np.ndarray:
     """
     file = io.BytesIO(data)
     try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
+        try:
+            shape, fortran, dtype = _npy_header(file)
+        except SystemError:
+            # before 3.11.9 and 3.12.3 the interpreter's parser fails where garbage is collected while it is at work (gh-106905)
+            shape, fortran, dtype = _npy_header(file)
     except Exception as error:
         raise Unreadable(f"damaged, or no .npy file ({type(error).__name__})") from None
     if dtype.hasobject:
