@@ -22,6 +22,7 @@ from langevin.core.sample import sample
 from langevin.data import Graph, Graphs, molecules
 from langevin.files import staged, write
 from langevin.recipes.build import Run
+from langevin.recipes.config.designing import Rounds
 from langevin.recipes.domains.graphs import of
 from langevin.recipes.domains.molecules import MoleculeDomain
 from langevin.recipes.drawing import BATCH, draw
@@ -68,34 +69,17 @@ def score(values: Tensor, goals: Goals) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Asked(Rounds):
     """How to design.
 
     Args:
         goals: what is wanted.
-        rounds: how often, the first of which nothing guides.
-        count: molecules a round.
-        parents: how many of the best the next round is made from.
-        level: of the noise they are raised to: near 0 keeps them, 1 forgets them.
-        fresh: share of a round that is drawn anew.
-        rules: keep only those to which all four of Lipinski's rules apply.
-        properties: conditions of a run that has such, in their own units, and `guidance` w of them, the recipe's by default; from
-            the second round on, for what is drawn anew and for what is made of others.
-        plan: the recipe's by default.
-        seed: of all draws.
+        properties: conditions of a run that has such, in their own units; from the second round on, for what is drawn anew and
+            for what is made of others.
     """
 
     goals: Goals
-    rounds: int = 5
-    count: int = 200
-    parents: int = 20
-    level: float = 0.2
-    fresh: float = 0.25
-    rules: bool = True
     properties: Mapping[str, float] | None = None
-    guidance: float | None = None
-    plan: str | None = None
-    seed: int = 0
 
     def __post_init__(self) -> None:
         if self.rounds < 1 or self.count < 2 or self.parents < 1:
