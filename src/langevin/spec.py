@@ -47,6 +47,16 @@ def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: st
     return table[name](**given)
 
 
+def completed(text: str, first: str, value: object) -> tuple[str, str | None]:
+    """A spec in which `first` is said, by `value` where it is not yet; and how it said it itself, None if it did not."""
+    name, *parts = text.split(":")
+    if parts and "=" not in parts[0]:
+        return text, parts[0]
+    said = (option.partition("=") for part in parts for option in part.split(","))
+    own = next((number for key, _, number in said if key == first), None)
+    return (":".join([name, str(value), *parts]) if own is None else text), own
+
+
 def _value(key: str, text: str, default: object) -> object:
     try:
         if isinstance(default, bool):

@@ -79,6 +79,7 @@ __all__ = [
     "begin",
     "candidates",
     "compare",
+    "counted",
     "grids",
     "inversion",
     "join",
@@ -89,6 +90,11 @@ __all__ = [
     "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip
+
+
+def counted(text: str, steps: int) -> tuple[str, str | None]:
+    """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none."""
+    return spec.completed(text, "steps", steps)
 
 
 def parse(text: str) -> Draft | Plan:

@@ -26,7 +26,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, Step, trajectory
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
-from langevin.plans import parse
+from langevin.plans import counted, parse
 from langevin.text.conditioning import Conditioner, Request
 
 Picture = Image.Image | Tensor
@@ -251,7 +251,9 @@ class Generator:
         free = self.takes in ("", "control")  # to begin at a picture, and to keep what is known of it
         if pictures is not None and free and strength is None and mask is None:
             raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
-        plan, many = _counted(plan, steps, self.defaults.steps)
+        many = steps or self.defaults.steps
+        if plan is not None:
+            plan = _counted(plan, steps, many)
         if level == 0 and pictures is not None:
             return self._untouched(_sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
         filled = self._filled(plan, many, level, shape)
@@ -485,25 +487,20 @@ class Generator:
         return dataclasses.replace(self, **changes)
 
 
-def _counted(plan: str | Plan | Draft | None, steps: int | None, usual: int) -> tuple[str | Plan | Draft | None, int]:
+def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Plan | Draft:
     """A plan that says how many evaluations there are, where a name alone leaves that open.
 
     Raises:
         ValueError: if both say it, and differ.
     """
-    if plan is None:
-        return plan, steps or usual
     if not isinstance(plan, str) or plan.endswith(".json"):
         if steps is not None:
             raise ValueError(f"steps is {steps}, and the plan that is given has its own; leave steps out.")
-        return plan, usual
-    name, _, options = plan.partition(":")
-    first = options.split(":")[0].split(",")[0]
-    if first.isdigit() or "steps=" in options:
-        if steps is not None and (not first.isdigit() or int(first) != steps):
-            raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
-        return plan, usual
-    return f"{name}:{steps or usual}{':' if options else ''}{options}", steps or usual
+        return plan
+    made, own = counted(plan, many)
+    if steps is not None and own not in (None, str(steps)):
+        raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
+    return made
 
 
 class _Previews:
