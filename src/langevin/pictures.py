@@ -45,7 +45,6 @@ def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -
 def save_images(x: Tensor, path: str | Path, columns: int = 10) -> Path:
     """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as beside:
         grid(x, columns).save(beside)
     return path
@@ -67,7 +66,6 @@ def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: i
         rows = textwrap.wrap(text, max(4, wide // 6))[:lines]
         pen.text((left, top + height * scale + 1), "\n".join(rows), fill="black", font=font, spacing=1)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as beside:
         sheet.save(beside)
     return path
@@ -94,7 +92,6 @@ def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | N
     if text is not None:
         info.add_text(RECORD, text)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
@@ -125,7 +122,6 @@ def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: 
     """Write an animation of grids; the last frame stays for `hold` ms."""
     pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
     durations = [ms] * (len(pictures) - 1) + [hold]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as beside:
         pictures[0].save(beside, save_all=True, append_images=pictures[1:], duration=durations, loop=0)
     return Path(path)

@@ -288,8 +288,9 @@ def _known(
             raise ValueError("known marks elements of given, which is missing; pass given= as well.")
         return {}
     values, marks = leaves(given), leaves(known) if known is not None else {}
-    for name in [name for name in [*values, *marks] if name not in parts]:
-        raise ValueError(f"given names the leaf {name!r}, the process has {list(parts)}; name one of these.")
+    for name in [*values, *marks]:
+        if name not in parts:
+            raise ValueError(f"given names the leaf {name!r}, the process has {list(parts)}; name one of these.")
     held = {}
     for name, value in values.items():
         if value.shape != shapes[name]:

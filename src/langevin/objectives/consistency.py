@@ -92,6 +92,10 @@ class Consistency(Leaps):
         self.says += f", steps={_said(steps)}, decay={_said(decay)}, order={order}, grid={self.grid.says}, weighting={weighting}"
         self.says += f", density={density}, mean={mean:g}, std={std:g}, guidance={guidance:g}"
 
+    @property
+    def paced(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return super().paced or callable(self.steps)
+
     def ladder(self, process: Gaussian) -> Tensor:
         """Levels 0 = t_0 < t_1 < ... < t_N = 1 of this part of the run, float64."""
         return self.grid(process.schedule, now(self.steps, self.done))

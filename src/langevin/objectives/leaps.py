@@ -178,7 +178,7 @@ class Leaps(Objective):
 
     @property
     def paced(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return any(callable(value) for value in (self.decay, getattr(self, "steps", None)))
+        return callable(self.decay)
 
     def prepare(self, model: Denoiser) -> None:
         if self.decay is not None:

@@ -91,6 +91,8 @@ def likelihood(
     nats: list[Tensor] = []
     errors: list[Tensor] = []
     elements, how, unseen = 0.0, "", 0
+    known = () if run.facts.graph is None else run.facts.graph.sizes
+    sizes = torch.tensor(known, dtype=torch.float64, device=device)
     for first in range(0, total, BATCH):
         read = source.batch(torch.arange(first, min(first + BATCH, total)))
         told = {name: v.to(device) for name, v in (read.cond or {}).items() if given}
@@ -101,10 +103,10 @@ def likelihood(
         if not flows:
             found, how = of_categories(run.denoiser, batch, draws=draws, seed=seed, first_id=first)
             if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
-                law, n = torch.tensor(run.facts.graph.sizes, dtype=torch.float64, device=device), mask.sum(1)
-                unseen += int((law[n] == 0).sum())
-                law[1:] = (1 - EVEN) * law[1:] + EVEN / (len(law) - 1)
-                found = replace(found, nats=found.nats + law.log()[n])
+                n = mask.sum(1)
+                unseen += int((sizes[n] == 0).sum())
+                even = (1 - EVEN) * sizes[n] + EVEN / (len(sizes) - 1)
+                found = replace(found, nats=found.nats + even.log())
         else:
             x = leaves(batch.x)[""]
             x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))

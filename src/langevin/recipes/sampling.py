@@ -39,7 +39,6 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
 
 def save(plan: Plan, file: Path) -> Path:
     """Write a plan whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     return write(file, plan.to_json())
 
 

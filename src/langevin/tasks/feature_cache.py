@@ -108,7 +108,7 @@ class FirstBlock(FeatureCache):
         before = memory.first
         if before is None or before.shape != first.shape or memory.since >= self.most:
             return False
-        changed, size = ((v.abs().flatten(1).mean(1)) for v in (first - before, before))
+        changed, size = (v.abs().flatten(1).mean(1) for v in (first - before, before))
         return float((changed / size.clamp(min=1e-12)).max()) <= self.threshold
 
 

@@ -82,9 +82,9 @@ def load(
     try:
         if budget is None:
             return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
-        plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
         if dtype is not None:
             raise ValueError(f"dtype is {dtype}, and the plan of a budget says how wide numbers are; leave one of them out.")
+        plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
         if plan.dtype is not None:
             dtype = getattr(torch, plan.dtype)
         first = "cpu" if plan.offload or plan.int8 else device

@@ -143,7 +143,6 @@ class GraphDomain(Domain):
             drawing.page([adjacency(g) for g in steps[k]], 5, 120, [g.nodes for g in steps[k]], places).quantize(32)
             for k in shown
         ]
-        path.parent.mkdir(parents=True, exist_ok=True)
         with staged(path) as beside:
             frames[0].save(beside, save_all=True, append_images=[*frames[1:], *[frames[-1]] * 10], duration=100, loop=0)
         return path
@@ -220,7 +219,6 @@ def _leaves(facts: Facts) -> list[str]:
 
 
 def _saved(image: Image.Image, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with staged(path) as beside:
         image.save(beside)
     return path
