@@ -9,6 +9,7 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.objectives import Batch
 from langevin.objectives.coupling import Coupling
+from langevin.objectives.leaps import aim
 
 C = 0.25
 """Variance of the data, whose mean is 0."""
@@ -42,7 +43,7 @@ class ExactFlow(FlowMap):
             s = expand(cond["to"], state)
             landed = cast(spread(self.leaf, s, self.c) / spread(self.leaf, level, self.c), state) * state
             same = (s == level).expand(state.shape)
-            x = torch.where(same, x, self.leaf.aim(state, landed, level, torch.where(s == level, level / 2, s)))
+            x = torch.where(same, x, aim(self.leaf, state, landed, level, torch.where(s == level, level / 2, s)))
         return GaussianPosterior(self.gain * x)
 
 

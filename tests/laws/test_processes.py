@@ -6,13 +6,15 @@ import pytest
 import torch
 
 from langevin import oracles as oracle
-from langevin import schedules
+from langevin import plans, schedules
 from langevin.core.categorical import Categorical, LowRank
+from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior, GaussianPosterior
 from langevin.core.process import Product
+from langevin.core.sample import sample
 from langevin.core.space import Centred, SymmetricEdges
 from langevin.kernels import ordinal_rates
 from tests.rows import CATEGORICAL, SCHEDULES, Fixed, f64
@@ -298,3 +300,31 @@ def test_a_product_is_its_leaves():
     down = product.bridge(z, belief, {"a": 0.3, "b": 0.8}, {"a": 0.1, "b": 0.4}, noise)
     assert torch.equal(down["b"], CATEGORICAL["mask"].bridge(z["b"], belief["b"], 0.8, 0.4, noise.at("b")))
     assert set(product.kl(x, belief, z, 0.5, 0.25)) == {"a", "b"}
+
+
+# spaces
+
+
+class Unruly(torch.nn.Module):
+    """A network that knows nothing of spaces: it mixes all elements of a sample."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.inner = torch.nn.Linear(size, size)
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.inner(z.flatten(1)).reshape(z.shape)
+
+
+@pytest.mark.parametrize("plan", [plans.ddpm(6), plans.dpmpp(6), plans.predictor_corrector(6), plans.adaptive()], ids=str)
+@pytest.mark.parametrize(("space", "shape", "padded"), [
+    (Centred(), (4, 3), False), (Centred(), (4, 3), True), (None, (4, 3), True),
+    (SymmetricEdges(), (4, 4, 2), False), (SymmetricEdges(), (4, 4, 2), True),
+], ids=["centred", "centred, padded", "padded", "edges", "edges, padded"])  # fmt: skip
+def test_samples_lie_in_their_space_whatever_the_network_says(space, shape, padded, plan):
+    torch.manual_seed(0)
+    process = Gaussian(schedules.vp_linear(), space)
+    model = Denoiser(Unruly(torch.Size(shape).numel()).double(), process, "v", shape=shape)
+    mask = torch.tensor([[True, True, True, False]] * 5) if padded else None
+    z = sample(model, plan, 5, seed=2, mask=mask)
+    assert torch.allclose(process.space.project(z, mask), z, atol=1e-9) and float(z.abs().max()) > 0.1

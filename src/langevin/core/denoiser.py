@@ -17,6 +17,7 @@ from langevin.core.tree import Tree, leaves, spread, tree
 
 Shape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
 Cond: TypeAlias = Mapping[str, Tensor] | None
+_Parts: TypeAlias = dict[str, Tensor]
 """Conditions by name, each (B, ...). The name "drop", (B,) bool, marks samples whose conditions are dropped; a network
 answers for them with its own learned null condition, as it does for all samples when cond is None."""
 
@@ -134,13 +135,13 @@ class Denoiser(BaseDenoiser):
             self._labels[key] = self.predictions[name].label(leaf, t).to(state.device)
         return self._labels[key].repeat(len(state))  # the network's own, to do with as it likes
 
-    def posteriors(self, out: dict[str, Tensor], z: dict[str, Tensor], t: dict[str, Tensor]) -> Belief:
-        """Beliefs from what the network said."""
-        process = self.process.leaves()
-        return tree({n: self.predictions[n].posterior(leaf, out[n], z[n], t[n]) for n, leaf in process.items()})
+    def posteriors(self, out: _Parts, z: _Parts, t: _Parts, mask: Tensor | None = None) -> Belief:
+        """Beliefs from what the network said; means lie in the space of their leaf, whatever the network knows of it."""
+        process, told = self.process.leaves(), self.predictions
+        return tree({n: leaf.confined(told[n].posterior(leaf, out[n], z[n], t[n]), mask) for n, leaf in process.items()})
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
-        return self.posteriors(self.outputs(z, t, cond, mask), z, t)
+        return self.posteriors(self.outputs(z, t, cond, mask), z, t, mask)
 
 
 def dropped(cond: Cond, drop: Tensor) -> Cond:

@@ -55,6 +55,9 @@ class Gaussian(LeafProcess):
         check_ids(like, noise)
         return self.space.project(noise.normal(tuple(like.shape[1:]), like.dtype).to(like.device), mask)
 
+    def confined(self, belief: GaussianPosterior, mask: Tensor | None) -> GaussianPosterior:
+        return belief if (mean := self.space.project(belief.mean, mask)) is belief.mean else belief.with_params(mean)
+
     def check_data(self, x: Tensor, what: str = "data") -> None:
         if not x.is_floating_point():
             raise ValueError(f"{what} for a Gaussian process is {x.dtype}; give floats, scaled to about unit variance.")
@@ -89,14 +92,6 @@ class Gaussian(LeafProcess):
         """z_s by the deterministic bridge from z_t with belief x: the bridge at eta = 0."""
         x_part, z_part, _ = self._bridge(broadcastable(t, z), broadcastable(s, z), 0.0)
         return cast(x_part, z) * x + cast(z_part, z) * z
-
-    def aim(self, z: Tensor, landed: Tensor, t: Level, s: Level) -> Tensor:
-        """The x with which the deterministic bridge from z_t lands at z_s, s < t: the inverse of `land`.
-
-        It is the target of progressive distillation (2202.00512, appendix G) and of all that leaps.
-        """
-        x_part, z_part, _ = self._bridge(broadcastable(t, z), broadcastable(s, z), 0.0)
-        return (landed - cast(z_part, z) * z) / cast(x_part, z)
 
     def _bridge(self, t: Tensor, s: Tensor, eta: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(weight of x, weight of z_t, standard deviation) of z_s, in float64."""

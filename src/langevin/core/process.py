@@ -43,6 +43,10 @@ class LeafProcess(Process):
     def leaves(self) -> "dict[str, LeafProcess]":
         return {"": self}
 
+    def confined(self, belief: Any, mask: Tensor | None) -> Any:
+        """A belief whose mean lies in the space; beliefs in categories are where states are drawn."""
+        return belief
+
     @abstractmethod
     def check_data(self, x: Tensor, what: str = "data") -> None:
         """Refuse data of the wrong type, or out of range."""

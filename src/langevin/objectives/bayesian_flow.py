@@ -75,7 +75,7 @@ class BayesianFlow(Objective):
         for name, leaf in parts.items():
             z[name] = leaf.marginal(x[name], t[name], noise.at("noise").at(name), batch.mask)
             told[name] = leaf.levels(t[name], x[name]) if isinstance(leaf, Embedded) else t[name]
-        belief = leaves(model.posteriors(model.outputs(z, told, cond, batch.mask), z, told))
+        belief = leaves(model.posteriors(model.outputs(z, told, cond, batch.mask), z, told, batch.mask))
         total, logs, levels, losses = torch.zeros((), device=next(iter(z.values())).device), {}, {}, {}
         for name, leaf in parts.items():
             tag = f"/{name}" if name else ""
@@ -146,7 +146,7 @@ class BayesianFlow(Objective):
         zero = torch.zeros((), dtype=torch.float64)
         z = {n: leaf.marginal(x[n], zero, noise.at("reconstruction").at(n), batch.mask) for n, leaf in parts.items()}
         t = dict.fromkeys(parts, zero)
-        belief = leaves(model.posteriors(model.outputs(z, t, cond, batch.mask), z, t))  # pyright: ignore
+        belief = leaves(model.posteriors(model.outputs(z, t, cond, batch.mask), z, t, batch.mask))  # pyright: ignore
         out = {}
         for name, leaf in parts.items():
             if isinstance(belief[name], CategoricalPosterior):

@@ -105,7 +105,7 @@ class Embedding(Objective):
         leaf = _process(model.process.leaves())
         point, told = leaf.embed(ids), {"": t[..., None]}
         z = {"": leaf.mix(x0, e, told[""])}
-        belief = leaves(model.posteriors(model.outputs(z, told, cond, mask), z, told))[""]
+        belief = leaves(model.posteriors(model.outputs(z, told, cond, mask), z, told, mask))[""]
         rounding = -self.rounding * leaf.log_probs(x0).gather(-1, ids[..., None])[..., 0]
         if self.form == "bound":
             steps = self._steps(leaf)

@@ -59,6 +59,15 @@ def one_gaussian(process: Process, renoised: bool = False) -> Gaussian:
     return process
 
 
+def aim(process: Gaussian, z: Tensor, landed: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """The x with which the deterministic bridge from z_t lands at z_s, s < t: the inverse of `Gaussian.land`.
+
+    It is the target of progressive distillation (2202.00512, appendix G) and of all that leaps.
+    """
+    still = process.land(z, torch.zeros_like(z), t, s)
+    return (landed - still) / process.land(torch.zeros_like(z), torch.ones_like(z), t, s)
+
+
 def belief(model: BaseDenoiser, z: Tensor, t: Tensor, s: Tensor | None, cond: Cond, mask: Tensor | None = None) -> Tensor:
     """The model's x (B, *shape) at level t for the leap to s; t and s expanded, s None for a denoiser's belief."""
     if s is not None and model.leaps:
@@ -228,7 +237,7 @@ class Leaps(Objective):
                 back()
                 ahead = self.ahead(model)
                 landed = process.land(between, belief(ahead, between, u, self.onward(u, s), cond, batch.mask), u, s)
-                target = process.aim(z, landed, t, s)
+                target = aim(process, z, landed, t, s)
             back()
             own = belief(model, z, t, s, cond, batch.mask)
         each = self.distance(own, target) * cast(self.weight(process, t, u, s), own).reshape(-1)
