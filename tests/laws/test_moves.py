@@ -346,3 +346,20 @@ def plans_with_typo():
         sample(exact(), plans.ddim(2), 1, sede=3)  # pyright: ignore
     except TypeError as error:
         raise ValueError(str(error)) from None
+
+
+@pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.01, 50)], ids=["vp", "ve"])
+@pytest.mark.parametrize("plan", [plans.predictor_corrector(60), plans.splitting(100)], ids=["corrector", "splitting"])
+def test_corrections_keep_the_law_in_few_dimensions(schedule, plan):
+    # the score of one sample is often near 0 there; a step that is divided by it has no mean (std 2 to 200 instead of 1)
+    for size in (1, 2):
+        normal = oracle.gaussian(Gaussian(schedule), torch.zeros(size), torch.eye(size))
+        z = sample(normal, plan, 3000, seed=1)
+        assert 0.9 < float(z.double().std()) < 1.2 and float(z.abs().max()) < 8
+
+
+def test_paths_give_rows_that_draw_twice_two_draws():
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 1.0]])
+    normal = oracle.gaussian(Gaussian(schedules.vp_linear()), torch.zeros(2), covariance)
+    z = sample(normal, plans.splitting(100, snr=0.0), 6000, seed=1, noise="path")
+    assert torch.allclose(torch.cov(z.double().T), covariance.double(), atol=0.08)

@@ -72,7 +72,7 @@ class Noise:
 
     def at(self, purpose: str, step: int | None = None) -> "Noise":
         """The same samples, another draw."""
-        return replace(self, purpose=f"{self.purpose}/{purpose}", step=self.step if step is None else step)
+        return Noise(self.seed, self.ids, self.step if step is None else step, f"{self.purpose}/{purpose}", self.among)
 
     def _bits(self, count: int) -> Tensor:
         seed, step, name = _signed(_GOLDEN * (self.seed + 1)), _mixed(self.step + 1), _name(self.purpose)
@@ -123,9 +123,10 @@ class Path:
         self._value: list[Tensor | float] = []
         self._asked: dict[int, int] = {}
 
-    def between(self, start: float, stop: float) -> "Increment":
-        """The source whose normals are the path's increments from lam = start up to stop, scaled to unit variance."""
-        return Increment(**vars(self.noise), path=self, start=start, stop=stop)
+    def between(self, start: float, stop: float, row: Noise | None = None) -> "Increment":
+        """The source whose normals are the path's increments from lam = start up to stop, scaled to unit variance. All other
+        draws, and those for a purpose, are the row's own."""
+        return Increment(**vars(row or self.noise), path=self, start=start, stop=stop)
 
     def increment(self, start: float, stop: float, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         start, stop = max(start, -40.0), max(stop, -39.0)
@@ -135,9 +136,6 @@ class Path:
         return (late - early) / math.sqrt(math.exp(stop) - math.exp(start))
 
     def _at(self, lam: float, shape: tuple[int, ...], dtype: torch.dtype) -> Any:
-        place = bisect.bisect_left(self._clock, lam)
-        if place < len(self._clock) and self._clock[place] == lam:
-            return self._value[place]
         cell = math.floor(lam / self.WIDTH)
         if not self._clock:
             self._clock, self._value = [cell * self.WIDTH], [0.0]

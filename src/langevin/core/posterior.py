@@ -88,7 +88,7 @@ def lerp(a: Belief, b: Belief, weight: Any) -> Belief:
     """a + weight (b - a) in the tensor where beliefs mix: means for Gaussians, logits for categories."""
 
     def one(a: Posterior, b: Posterior, w: Any) -> Posterior:
-        w = w.to(a.params.dtype) if isinstance(w, Tensor) and w.ndim else w
+        w = w.to(a.params) if isinstance(w, Tensor) and w.ndim else w
         if isinstance(w, Tensor) and 0 < w.ndim < a.params.ndim:
             w = w[..., None]
         return b.with_params(a.params + w * (b.params - a.params))

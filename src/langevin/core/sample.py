@@ -106,7 +106,7 @@ class _Run:
         model: Any = denoiser if guidance is None else guidance(denoiser)
         self.noise = Noise.of(options.get("seed", 0), count, options.get("first_id", 0), device)
         shapes = {n: (count, *s) for n, s in spread(shape, list(parts), "shape").items()}
-        self.held = _known(options.get("given"), options.get("known"), parts, shapes)
+        self.held = _known(options.get("given"), options.get("known"), parts, shapes, device)
         begun = _begun(options.get("start"), parts, shapes, plans)
         _warn_of_unseen_levels(denoiser, self.held)
         driven = any(isinstance(row, DrivingRow) for p in plans.values() for row in p.rows)
@@ -159,7 +159,7 @@ class _Run:
         if name not in self.held:
             return state
         value, mark = self.held[name]
-        return torch.where(mark.to(state.device), value.to(state.device, state.dtype), state)
+        return torch.where(mark, value.to(state.dtype), state)
 
     def levels_at(self, i: int) -> dict[str, Any]:
         out = {}
@@ -203,10 +203,11 @@ class _Run:
         self.z = moved
 
     def drawing(self, name: str, row: Row) -> Noise:
-        if name in self.paths:
-            path, lam = self.paths[name]
-            return path.between(lam[row.start], lam[row.stop])
-        return Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
+        own = Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
+        if name not in self.paths:
+            return own
+        path, lam = self.paths[name]
+        return path.between(lam[row.start], lam[row.stop], own)
 
 
 def trajectory(
@@ -280,9 +281,9 @@ def sample(
 
 
 def _known(
-    given: Tree | None, known: Tree | None, parts: Mapping[str, LeafProcess], shapes: Mapping[str, tuple[int, ...]]
+    given: Tree | None, known: Tree | None, parts: Mapping[str, LeafProcess], shapes: Mapping[str, Shape], device: torch.device
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """(value, mark) of each leaf that is known in part or whole."""
+    """(value, mark) of each leaf that is known in part or whole, on the device."""
     if given is None:
         if known is not None:
             raise ValueError("known marks elements of given, which is missing; pass given= as well.")
@@ -305,7 +306,7 @@ def _known(
             told = torch.where(mark, value.double(), torch.where(pairs, torch.inf, 0.0))
             if not torch.equal(parts[name].space.project(told), told):
                 raise ValueError("given tells the two directions of an edge apart; give, and mark, both alike, and no loops.")
-        held[name] = (value, mark)
+        held[name] = (value.to(device), mark.to(device))
     return held
 
 

@@ -15,6 +15,8 @@ from langevin.plans.dormand_prince import State, integrate
 from langevin.plans.integrals import level_of, polar
 from langevin.variances import step_deviation
 
+_STEADY = 8
+
 
 def _gaussian(leaf: Any, row: StateRow) -> None:
     if not isinstance(leaf, Gaussian):
@@ -56,6 +58,15 @@ class Renoise(StateRow):
         return carried + (raised - carried) * self.factor
 
 
+def _ratio(leaf: Gaussian, z: Tensor, score: Tensor, alpha: float, sigma: float, mask: Tensor | None) -> Tensor:
+    """|n|^2 / |s|^2 of each sample, steadied: n is worth the number of its elements, and both have eight further elements, at
+    which data is normal of unit variance."""
+    across = tuple(range(1, z.ndim))
+    real = leaf.space.real(z, mask)
+    count = z[0].numel() if real is None else real.expand_as(z).sum(across, keepdim=True)
+    return (count + _STEADY) / (score.double().square().sum(across, keepdim=True) + _STEADY / (alpha**2 + sigma**2))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Langevin(StateRow):
     """One step of Langevin dynamics at one level (2011.13456, alg. 4 and 5): z + e s + sqrt(2 e) n, s the score.
@@ -63,7 +74,8 @@ class Langevin(StateRow):
     Args:
         start, stop: the level.
         snr: r; the step size is e = 2 alpha^2 (r |n| / |s|)^2 with the norms of each sample, so that a sample does not
-            depend on its batch (the published code takes means over the batch).
+            depend on its batch (the published code takes means over the batch). In few dimensions a score is often near 0, and
+            steps that are longer there spoil the law: both norms therefore count eight further elements of normal data.
         size: the step size itself, in units of sigma^2, instead of r (annealed Langevin, 1907.05600, alg. 1).
         shown: the level the network is told, and the score computed at, where a peer tells it another than the state's.
         together: the norms are means over the batch, as in the published code.
@@ -94,10 +106,12 @@ class Langevin(StateRow):
         if self.size is not None:
             size: Any = self.size * sigma**2
         else:
-            across = tuple(range(1, z.ndim))
-            norms = [u.double().square().sum(across, keepdim=True) for u in (fresh, score)]
-            norms = [n.sqrt().mean().square() for n in norms] if self.together else norms
-            ratio = norms[0] / norms[1]
+            if self.together:
+                across = tuple(range(1, z.ndim))
+                means = [u.double().square().sum(across).sqrt().mean().square() for u in (fresh, score)]
+                ratio = means[0] / means[1]
+            else:
+                ratio = _ratio(leaf, z, score, alpha, sigma, mask)
             size = (2 * (max(alpha, 1e-4) * self.snr) ** 2 * ratio).to(z.dtype)
         return z + size * score + (2 * size) ** 0.5 * fresh
 
@@ -135,9 +149,8 @@ class Split(StateRow):
         score = (belief.mean * float(alpha_t) - z) / float(sigma_t) ** 2
         if self.snr:
             fresh = leaf.noise(z, noise.at("correction"), mask)
-            across = tuple(range(1, z.ndim))
-            norms = [u.double().square().sum(across, keepdim=True) for u in (fresh, score)]
-            size = (2 * (max(float(alpha_t), 1e-4) * self.snr) ** 2 * norms[0] / norms[1]).to(z.dtype)
+            ratio = _ratio(leaf, z, score, float(alpha_t), float(sigma_t), mask)
+            size = (2 * (max(float(alpha_t), 1e-4) * self.snr) ** 2 * ratio).to(z.dtype)
             z = z + size * score + self.scale * (2 * size) ** 0.5 * fresh
         alpha_rate, sigma_rate = leaf.schedule.rates(middle)
         squared = 2 * sigma * sigma_rate - 2 * alpha_rate / alpha * sigma**2  # g^2 half way
