@@ -106,12 +106,18 @@ class Restored(StateRow):
         self, leaf: Gaussian, z: Tensor, x: Tensor, fresh: Tensor, s: Any, measured: Tensor, known: Tensor, spread: Tensor
     ) -> Tensor:
         weight, keep, deviation = leaf.bridge_numbers(self.start, self.stop, self.eta)
-        # the noise that y brings into the step must not be more than the step draws
-        share = torch.where(spread > 0, (deviation / (weight * spread).clamp(min=1e-30)).clamp(max=1), 1.0)
-        left = (deviation**2 - (weight * share * spread) ** 2).clamp(min=0).sqrt()
-        gap = share * (known - s.right(x))
+        alpha, sigma = (float(v) for v in leaf.schedule(self.stop))
         free = weight * x + keep * z + deviation * fresh
-        return free + s.back(torch.where(measured, weight * gap + (left - deviation) * s.right(fresh), 0.0))
+        # y's noise is the same in every step: while the noise of the next state covers it, it stands for that much of it, and
+        # below y leads less and less (the published code's rule; the paper's takes it off each step's own draw, and errors of
+        # one y then add up over the steps)
+        covers = sigma >= alpha * spread
+        loud = alpha * known + (sigma**2 - (alpha * spread) ** 2).clamp(min=0).sqrt() * s.right(fresh)
+        share = sigma * (1 - self.eta**2) ** 0.5 / (alpha * spread).clamp(min=1e-30)
+        u, plain = s.right(x), s.right(free)
+        quiet = alpha * (u + share * (known - u)) + self.eta * sigma * s.right(fresh)
+        told = torch.where(spread > 0, torch.where(covers, loud, quiet), plain + weight * (known - u))
+        return free + s.back(torch.where(measured, told - plain, 0.0))
 
 
 def _restoring(name: str, steps: int, grid: str | Grid, **settings: Any) -> Draft:
@@ -132,6 +138,7 @@ def ddrm(steps: int = 20, eta: float = 0.85, eta_b: float = 1.0, grid: str | Gri
 
 
 def ddnm(steps: int = 100, eta: float = 0.85, grid: str | Grid = "uniform") -> Draft:
-    """DDNM+ (2212.00490, sec. 3.3), under `guidance.Observed`: beliefs take the measured part of y, as far as the step's fresh
-    noise covers the noise of y, which is taken off it. Without noise in y it is `guidance.Known` under ddim(steps, eta)."""
+    """DDNM+ (2212.00490, sec. 3.3), under `guidance.Observed`: states take the measured part of y as long as their noise covers
+    that of y, which stands for part of it; below, beliefs are led towards y, less and less, by steps of this eta (at eta 1 not
+    at all). Without noise in y it is `guidance.Known` under ddim(steps, eta)."""
     return _restoring(f"ddnm({steps}, eta={eta:g})", steps, grid, eta=eta, rule="ddnm")
