@@ -143,14 +143,15 @@ class NormalOracle(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
         leaf, state = self.process.leaves()[""], z[""]
-        alpha, sigma = leaf.schedule(t[""])
+        alpha, sigma = (c.to(state.device) for c in leaf.schedule(t[""]))
         alpha, sigma = (c.expand(state.shape) if c.ndim else c.expand(1, state.shape[1]) for c in (alpha, sigma))
-        cross = self.covariance * alpha[:, None, :]  # cov(x, z)
+        own, covariance = self.mean.to(state.device), self.covariance.to(state.device)
+        cross = covariance * alpha[:, None, :]  # cov(x, z)
         total = alpha[:, :, None] * cross + torch.diag_embed(sigma**2)
         gain = torch.linalg.solve(total, cross, left=False)
-        off = state.double() - alpha * self.mean
-        mean = self.mean + (off @ gain[0].T if len(gain) == 1 else torch.einsum("bij,bj->bi", gain, off))
-        left = self.covariance - gain @ cross.transpose(1, 2)
+        off = state.double() - alpha * own
+        mean = own + (off @ gain[0].T if len(gain) == 1 else torch.einsum("bij,bj->bi", gain, off))
+        left = covariance - gain @ cross.transpose(1, 2)
         return GaussianPosterior(mean.to(state.dtype), left.diagonal(dim1=1, dim2=2).expand(state.shape).to(state.dtype))
 
 

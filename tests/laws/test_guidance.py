@@ -11,7 +11,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.sample import sample
-from langevin.guidance import CFG, ClassifierGuidance
+from langevin.guidance import CFG, ClassifierGuidance, Exploration
 
 PROCESS = Gaussian(schedules.cosine())
 MEANS, LABEL = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64), torch.tensor([0, 1, 1])
@@ -167,3 +167,35 @@ def test_lerp_on_a_tree():
     a, b = EXACT(Z, 0.3), EXACT(Z, 0.6)
     mixed = lerp({"x": a}, {"x": b}, 0.25)
     assert torch.allclose(mixed["x"].mean, 0.75 * a.mean + 0.25 * b.mean)
+
+
+class Labelled(torch.nn.Module):
+    """A network that hears of classes."""
+
+    def forward(self, z, level, cond=None, mask=None):
+        dropped = cond.get("drop", torch.zeros(len(z), dtype=torch.bool))
+        return z * torch.where(dropped, 0.3, 0.5)[:, None] + torch.arange(3) * torch.where(dropped, 0.0, 1.0)[:, None]
+
+
+@pytest.mark.parametrize(
+    "guidance", [CFG(3.0, rescale=0.7, of="output"), CFG(3.0, norm="sample"), CFG(3.0, norm="rows")], ids=str
+)
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_what_is_known_leaves_rescaled_outputs_finite_and_is_no_part_of_them(guidance, prediction):
+    model = Denoiser(Labelled(), PROCESS, prediction, shape=(3,))
+    given, known = torch.full((2, 3), 0.2), torch.tensor([[True, False, False]] * 2)
+    cond = {"label": torch.zeros(2, dtype=torch.int64)}
+    z = sample(model, plans.ddim(5), 2, cond=cond, given=given, known=known, guidance=guidance)
+    assert z.isfinite().all() and torch.equal(z[:, 0], given[:, 0])
+    # the deviation is that of the unknown: what is known, and clean, may be anything
+    state, t = torch.tensor([[0.2, 0.4, -0.3]] * 2).double(), torch.tensor([[0.0, 0.5, 0.5]] * 2).double()
+    other = state.clone()
+    other[:, 0] = 5.0
+    one, two = (guidance(model)(s, t, cond).mean for s in (state, other))
+    assert torch.allclose(one[:, 1:], two[:, 1:], atol=1e-12) and torch.allclose(two[:, 0], other[:, 0])
+
+
+def test_exploration_says_nothing_where_nothing_is_seen():
+    normal = oracle.gaussian(PROCESS, torch.zeros(2), torch.eye(2))
+    z = sample(normal, plans.ddpm(100), 2000, guidance=Exploration(lam=0.04), seed=1)
+    assert 1.0 < float(z.double().std()) < 1.6  # flatter than the data, by as much as on schedules that never forget

@@ -18,7 +18,7 @@ from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 from langevin.guidance.means import with_mean
 
-Change = Callable[[GaussianPosterior, GaussianPosterior], GaussianPosterior]
+Change = Callable[[GaussianPosterior, GaussianPosterior, Tensor | None], GaussianPosterior]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ class CFG:
             raise ValueError("rescale acts on the deviation of means, and this process has a categorical leaf; set rescale=0.")
         if self.rescale and self.of == "output" and not isinstance(denoiser, Denoiser):
             raise ValueError("of is 'output', and this denoiser has no network of its own; guide a Denoiser, or take of='mean'.")
+        if (self.norm or (self.rescale and self.of == "output")) and kinds != ["gaussian"]:
+            raise ValueError(f"norm and of='output' are of one Gaussian process, and this has {len(kinds)}; take of='mean'.")
         return _ClassifierFree(denoiser, self)
 
 
@@ -96,14 +98,19 @@ class _ClassifierFree(BaseDenoiser):
         if not g.rescale:
             return guided
         if g.of == "output":
-            return self._by_output(guided, conditional, tree(z), tree(t), lambda a, b: _rescaled(a, b, g.rescale))
+            return self._by_output(guided, conditional, tree(z), tree(t), lambda a, b, free: _rescaled(a, b, g.rescale, free))
         return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
 
     def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, change: Change) -> Belief:
         assert isinstance(self.denoiser, Denoiser)
         prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
-        said = [GaussianPosterior(prediction.output(process, b.mean, z, t)) for b in (guided, conditional)]
-        return prediction.posterior(process, change(said[0], said[1]).mean, z, t)
+        said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
+        free = None
+        if t.ndim:  # the network says nothing of what is known, which is clean
+            free = process.schedule.sigma(t).to(z.device).expand(z.shape) > 0  # pyright: ignore[reportAttributeAccessIssue]
+            said = [torch.where(free, s, 0.0) for s in said]
+        changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
+        return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
 
     def _weight(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval
@@ -120,21 +127,32 @@ def _half(posterior: Any, part: slice) -> Any:
     return dataclasses.replace(posterior, **{name: value[part] for name, value in held.items() if value is not None})
 
 
-def _rescaled(guided: GaussianPosterior, conditional: GaussianPosterior, amount: float) -> GaussianPosterior:
+def _deviation(x: Tensor, axes: tuple[int, ...], free: Tensor | None) -> Tensor:
+    """Over the elements marked free, 1 where these are not two; over all where none is marked."""
+    if free is None:
+        return x.std(axes, keepdim=True)
+    count = free.sum(axes, keepdim=True)
+    off = torch.where(free, x - (x * free).sum(axes, keepdim=True) / count.clamp(min=1), 0.0)
+    return torch.where(count > 1, (off.square().sum(axes, keepdim=True) / (count - 1).clamp(min=1)).sqrt(), 1.0)
+
+
+def _rescaled(
+    guided: GaussianPosterior, conditional: GaussianPosterior, amount: float, free: Tensor | None = None
+) -> GaussianPosterior:
     if guided.mean[0].numel() < 2:
         return guided  # one number has no deviation
     axes = tuple(range(1, guided.mean.ndim))
-    ratio = conditional.mean.std(axes, keepdim=True) / guided.mean.std(axes, keepdim=True).clamp(min=1e-12)
+    ratio = _deviation(conditional.mean, axes, free) / _deviation(guided.mean, axes, free).clamp(min=1e-12)
     return with_mean(guided, guided.mean * (amount * ratio + (1 - amount)))
 
 
-def _no_longer(guided: GaussianPosterior, conditional: GaussianPosterior) -> GaussianPosterior:
+def _no_longer(guided: GaussianPosterior, conditional: GaussianPosterior, free: Tensor | None = None) -> GaussianPosterior:
     own, wanted = (p.mean.flatten(1).norm(dim=1) for p in (guided, conditional))
     factor = (wanted / own.clamp(min=1e-12)).clamp(max=1.0)
     return with_mean(guided, guided.mean * factor.reshape(-1, *[1] * (guided.mean.ndim - 1)))
 
 
-def _as_long_by_rows(guided: GaussianPosterior, conditional: GaussianPosterior) -> GaussianPosterior:
+def _as_long_by_rows(guided: GaussianPosterior, conditional: GaussianPosterior, free: Tensor | None = None) -> GaussianPosterior:
     own, wanted = (p.mean.norm(dim=-1, keepdim=True) for p in (guided, conditional))
     return with_mean(guided, guided.mean * (wanted / own))
 

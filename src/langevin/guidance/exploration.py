@@ -81,5 +81,7 @@ class _Exploring(BaseDenoiser):
                 axes = tuple(range(1, slope.ndim))
                 ratio = score.abs().sum(axes, keepdim=True) / slope.abs().sum(axes, keepdim=True).clamp(min=1e-12)
                 moved = moved + g.w * cast(g.decay ** t[name], slope) * ratio * slope
-            out[name] = with_mean(beliefs[name], (z[name] + sigma**2 * moved) / alpha.clamp(min=1e-12))
+            mean = (z[name] + sigma**2 * moved) / alpha.clamp(min=1e-12)
+            # where next to nothing is seen of the data a score says nothing of it, and would be divided by nothing
+            out[name] = with_mean(beliefs[name], torch.where(alpha >= 0.05 * sigma, mean, beliefs[name].mean))
         return tree(out)

@@ -86,9 +86,17 @@ class _Tiled(BaseDenoiser):
 
 
 def _cut(value: Tensor, box: tuple[int, int, int, int], sides: tuple[int, int], name: str) -> Tensor:
-    """The part of a picture, or of one that is r times smaller, in a box of the full one; other values as they are."""
+    """The part of a picture, or of one that is r times smaller or larger, in a box of the full one; other values as they are."""
     if value.ndim != 4 or value.shape[-2:] == (1, 1):
         return value
+    if value.shape[-2] > sides[0]:  # a hint in pixels, of states in latents
+        scale = value.shape[-2] // sides[0]
+        if tuple(value.shape[-2:]) != (sides[0] * scale, sides[1] * scale):
+            raise ValueError(
+                f"{name} is {value.shape[-2]} x {value.shape[-1]} for states of {sides[0]} x {sides[1]}; make it a multiple."
+            )
+        top, left, high, wide = (edge * scale for edge in box)
+        return value[..., top : top + high, left : left + wide]
     ratio = sides[0] // value.shape[-2]
     if tuple(value.shape[-2:]) != (sides[0] // ratio, sides[1] // ratio) or any(edge % ratio for edge in (*box, *sides)):
         raise ValueError(
