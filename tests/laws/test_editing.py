@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from langevin import guidance, oracles, plans, schedules, tasks
+from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.sample import sample
 from langevin.guidance import CFG
 from langevin.plans import grids
+from langevin.tasks import likelihood
+from langevin.tasks.elbo import elbo
 from tests.laws.leaping import C, ExactFlow, normal
 
 COSINE = Gaussian(schedules.cosine())
@@ -207,3 +210,37 @@ def test_the_page_runs_as_written():
     assert torch.equal(space["halves"][known], pictures[:4][known])
     assert torch.allclose(large.unfold(2, 2, 2).unfold(3, 2, 2).mean((-1, -2)), small, atol=1e-6)
     assert space["free"].shape == space["clean"].shape == (4, 1, 8, 8) and space["way"].shape == (8, 1, 8, 8)
+
+
+class Local(torch.nn.Module):
+    """A network for pictures of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.inner(z)
+
+
+def test_edits_take_the_size_of_a_picture_from_the_picture():
+    torch.manual_seed(0)
+    model, picture = Denoiser(Local(), Gaussian(schedules.cosine()), "v", shape=(1, 16, 16)), torch.zeros(2, 1, 8, 8)
+    plan, known = plans.ddim(3), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    made = [
+        *(tasks.image_to_image(model, plan, picture, s) for s in (0.5, 1.0)), tasks.inpaint(model, plan, picture, known),
+        *(tasks.image_to_image(model, plan, picture, s, shape=(1, 8, 8)) for s in (0.5, 1.0)),
+        tasks.super_resolve(model, plan, picture[..., :4, :4], 2), tasks.denoise(model, picture, 0.4),
+        tasks.stroke(model, plans.begin(plan, 0.6), picture), tasks.invert(model, picture, 3),
+    ]  # fmt: skip
+    assert {tuple(x.shape) for x in made} == {(2, 1, 8, 8)}
+
+
+def test_likelihoods_and_codes_meet_the_precision_of_the_weights():
+    torch.manual_seed(0)
+    model, x = Denoiser(Local().double(), Gaussian(schedules.cosine()), "v", shape=(1, 4, 4)), torch.randn(2, 1, 4, 4)
+    how = {"solver": "rk4", "steps": 4}
+    assert torch.equal(likelihood.encode(model, x, **how), likelihood.encode(model, x.double(), **how))
+    assert torch.equal(likelihood.log_prob(model, x, **how).nats, likelihood.log_prob(model, x.double(), **how).nats)
+    assert torch.equal(elbo(model, x).nats, elbo(model, x.double()).nats)
+    assert torch.equal(tasks.strangeness(model, x), tasks.strangeness(model, x.double()))

@@ -368,6 +368,10 @@ def test_likelihoods_of_categories_are_the_bound_in_continuous_time():
     found, how = of_categories(Told(oracle.enumerated(uniform, TRIPLE), "logits"), Batch(x.repeat(20, 1)), draws=20)
     mean = found.nats.reshape(20, 27).mean(0)
     assert "continuous" in how and -float(weight @ mean) == pytest.approx(entropy, abs=0.1)
+    # a schedule that stops short of data leaves the decoder its term
+    short = Categorical(3, schedules.clipped(schedules.keep_cosine(), 0.1))
+    found, _ = of_categories(Told(oracle.enumerated(short, TRIPLE), "logits"), Batch(x.repeat(60, 1)), draws=20)
+    assert -float(weight @ found.nats.reshape(60, 27).mean(0)) == pytest.approx(entropy, abs=0.1)
     model = Denoiser(network(1), PROCESS, "subs", shape=(L,))
     found, how = of_categories(model, Batch(TEXT))
     with torch.no_grad():

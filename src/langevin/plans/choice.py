@@ -130,7 +130,8 @@ class Starts:
         for name, value in (cond or {}).items():
             if len(value) != len(start):
                 raise ValueError(f"cond[{name!r}] has {len(value)} entries for {len(start)} starts; give one each.")
-        start = start.detach()
+        device, dtype = home(denoiser)
+        start = start.detach() if dtype is None else start.detach().to(device, dtype)
         cond = None if cond is None else {name: value.to(start.device) for name, value in cond.items()}
         made = Starts(denoiser, start, start, cond, guidance)
         return dataclasses.replace(made, end=made.run(trig(fine, 4), batch))

@@ -11,6 +11,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
+from langevin.tasks.likelihood import at_home
 
 
 def strangeness(
@@ -40,6 +41,7 @@ def strangeness(
         raise ValueError(f"this score is of one Gaussian process, and this is {denoiser.process}; use elbo.")
     if not lams or draws < 1:
         raise ValueError(f"lams is {tuple(lams)} and draws {draws}; give at least one of each.")
+    x, cond = at_home(denoiser, x, cond)
     noise, was = Noise.of(seed, len(x), first_id, x.device).at("strangeness"), denoiser.training
     denoiser.eval()
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)

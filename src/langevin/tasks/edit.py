@@ -42,6 +42,7 @@ def colourise(
 
 def _kept(denoiser: BaseDenoiser, plan: Plan | Draft, known: parts.Known, count: int, options: dict[str, Any]) -> Tensor:
     inner = options.pop("guidance", None)
+    options.setdefault("shape", tuple(known.value.shape[1:]))
     drawn = sample(denoiser, plan, count, guidance=lambda d: known(d if inner is None else inner(d)), **options)
     # plans that do not end on a belief (those that mix velocities) meet what is known up to their own error
     return known.keep(drawn)
@@ -61,6 +62,7 @@ def stroke(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, **option
     level = plans_for(process, plan)[""].rows[0].start
     noise = Noise.of(options.get("seed", 0), len(picture), options.get("first_id", 0)).at("stroke")
     start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
+    options.setdefault("shape", tuple(picture.shape[1:]))
     return sample(denoiser, plan, len(picture), start=start, **options)
 
 
@@ -81,14 +83,15 @@ def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, 
     if strength == 0:
         return picture
     if strength == 1:
-        return sample(denoiser, plan, len(picture), shape=tuple(picture.shape[1:]), **options)
+        return sample(denoiser, plan, len(picture), **{"shape": tuple(picture.shape[1:]), **options})
     return stroke(denoiser, begin(plan, strength), picture, **options)
 
 
 def invert(denoiser: BaseDenoiser, picture: Tensor, steps: int = 50, exact: bool = True, **options: Any) -> Tensor:
     """The noise (B, *shape) that `ddim(steps)` makes `picture` of; see `plans.inversion`. `sample(..., start=)` goes back."""
     _gaussian(denoiser)
-    return sample(denoiser, inversion(steps, exact), len(picture), start=picture, shape=tuple(picture.shape[1:]), **options)
+    options.setdefault("shape", tuple(picture.shape[1:]))
+    return sample(denoiser, inversion(steps, exact), len(picture), start=picture, **options)
 
 
 def change(
@@ -150,6 +153,7 @@ def denoise(denoiser: BaseDenoiser, z: Tensor, level: float, **options: Any) -> 
     Args:
         level: above 0; `process.schedule.invert(lam)` is that of a log-SNR.
     """
+    options.setdefault("shape", tuple(z.shape[1:]))
     return sample(denoiser, ddim(1, grid=uniform(start=level)), len(z), start=z, **options)
 
 

@@ -19,12 +19,12 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess
 from langevin.core.space import Centred, Euclidean
-from langevin.core.tree import leaves
+from langevin.core.tree import leaves, tree
 from langevin.embedded import Embedded
 from langevin.objectives import ELBO, Denoising, Objective
 from langevin.objectives.masking import block_of, counted
 from langevin.plans.unmasking import _free
-from langevin.tasks.likelihood import LogProb
+from langevin.tasks.likelihood import LogProb, at_home
 
 
 @torch.no_grad()
@@ -61,6 +61,7 @@ def elbo(
         raise ValueError(f"this bound is of one Gaussian process in Euclidean space, and this is {leaf}.")
     if draws < 1:
         raise ValueError(f"draws is {draws}; take at least 1.")
+    x, cond = at_home(denoiser, x, cond)
     low = leaf.schedule.floor if low is None else low
     elements, noise = math.prod(x.shape[1:]), Noise.of(seed, len(x), first_id, x.device).at("bound")
     alpha_1, sigma_1 = (float(v) for v in leaf.schedule(1.0))
@@ -97,7 +98,8 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
         low-rank kernels         the score entropy
         other processes          the sum of 100 steps, `langevin.objectives.ELBO`
 
-    The last two with the prior's term of each leaf; Gaussian leaves stop short of the decoder.
+    The last two with the prior's term of each leaf, and that of the decoder, -log p(x | z_0), where categories have a schedule
+    that stops short of data (`schedules.clipped`); Gaussian leaves stop short of the decoder.
 
     Args:
         draws: numbers of masks, or levels, for each sample; numbers of masks are spread evenly.
@@ -125,7 +127,8 @@ def of_categories(denoiser: Denoiser, batch: Batch, *, draws: int = 16, seed: in
             fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
         for k in range(draws):
             loss = objective(denoiser, batch, noise.at(f"draw {k}"))
-            each.append(torch.stack([loss.each[name].double() * size for name, size in sizes.items()]).sum(0))
+            nats = torch.stack([loss.each[name].double() * size for name, size in sizes.items()]).sum(0)
+            each.append(nats + _decoded(denoiser, batch, noise.at(f"decoder {k}")))
         how = f"the bound {'in continuous time' if low_rank else 'of 100 steps'}, {draws} draws"
     terms = torch.stack(each, 1)
     spread = terms.std(1) / draws**0.5 if draws > 1 else torch.full_like(fixed, 0.0 if "exact" in how else math.nan)
@@ -144,6 +147,22 @@ def _counted(leaf: LeafProcess, x: Tensor, mask: Tensor | None) -> Tensor:
     if real is None:
         return torch.ones(len(x), math.prod(x.shape[1:]), dtype=torch.bool, device=x.device)
     return real.expand(x.shape).flatten(1) if isinstance(leaf.space, Centred) else _free(leaf, x, mask)
+
+
+def _decoded(denoiser: Denoiser, batch: Batch, noise: Noise) -> Tensor:
+    """-log p(x | z_0) (B,), nats, of one draw of z_0, of categories that level 0 does not show as they are."""
+    x, parts = leaves(batch.x), denoiser.process.leaves()
+    total = torch.zeros(len(noise.ids), dtype=torch.float64, device=noise.ids.device)
+    short = {n: leaf for n, leaf in parts.items() if isinstance(leaf, Categorical) and float(leaf.schedule(0.0)[0]) < 1}
+    if not short:
+        return total
+    zero = torch.zeros((), dtype=torch.float64)
+    z = {n: leaf.marginal(x[n], zero, noise.at(n), batch.mask) for n, leaf in parts.items()}
+    belief = leaves(denoiser(tree(z), zero, batch.cond, batch.mask))
+    for name, leaf in short.items():
+        nats = -belief[name].log_probs.double().gather(-1, x[name][..., None])[..., 0]
+        total = total + (nats.flatten(1) * _counted(leaf, x[name], batch.mask)).sum(1)
+    return total
 
 
 def _prior(leaf: LeafProcess, x: Tensor) -> Tensor:

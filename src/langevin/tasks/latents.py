@@ -7,7 +7,7 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser
 from langevin.tasks.edit import slerp
-from langevin.tasks.likelihood import Carrying, decode, encode
+from langevin.tasks.likelihood import Carrying, decode, encode, one_condition
 
 
 def shifted(
@@ -36,14 +36,15 @@ def shifted(
 
 def gallery(denoiser: BaseDenoiser, a: Tensor, b: Tensor, count: int = 8, **how: Unpack[Carrying]) -> Tensor:
     """Ways (B, count, *shape) from pictures a to pictures b, (B, *shape) each, along great circles between their codes; the ends
-    are the pictures themselves, to the tolerance.
+    are the pictures themselves, to the tolerance. Conditions are one for all ways, (1, ...) each.
 
     Raises:
-        ValueError: if count is below 2, or for another process than one Gaussian process.
+        ValueError: if count is below 2, conditions are several, or for another process than one Gaussian process.
     """
     if count < 2 or a.shape != b.shape:
         raise ValueError(f"count is {count} for pictures {tuple(a.shape)} and {tuple(b.shape)}; give at least 2, and one shape.")
-    first, last = encode(denoiser, torch.cat([a, b]), **how).chunk(2)
+    ends, ways = (one_condition(how, many * len(a)) for many in (2, count))
+    first, last = encode(denoiser, torch.cat([a, b]), **ends).chunk(2)
     share = torch.linspace(0, 1, count, dtype=torch.float64, device=a.device).repeat(len(a)).reshape(-1, *[1] * (a.ndim - 1))
     codes = slerp(first.repeat_interleave(count, 0), last.repeat_interleave(count, 0), share)
-    return decode(denoiser, codes, **how).unflatten(0, (len(a), count))
+    return decode(denoiser, codes, **ways).unflatten(0, (len(a), count))

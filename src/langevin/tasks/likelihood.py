@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, expand
 from langevin.core.noise import Noise
@@ -214,6 +214,7 @@ def log_prob(
         ValueError: for another process, or an interpolant without log_prior.
     """
     _check(solver, steps)
+    x, cond = at_home(denoiser, x, cond)
     flow = _Flow(denoiser, cond, low, along, data_std, most if solver == "adaptive" else None)
     if log_prior is None:
         if type(flow.leaf) is not Gaussian:
@@ -240,6 +241,15 @@ def log_prob(
     # a density of z is one of z / n, divided by n for each element
     stretched = elements * (math.log(flow.scale(1.0)) - math.log(flow.scale(flow.low)))
     return LogProb(log_prior(z).to(total) + total + stretched, error, elements, z, flow.calls)
+
+
+def at_home(denoiser: BaseDenoiser, x: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
+    """Data and conditions where the weights are and in their precision; as they are where there are no weights."""
+    device, dtype = home(denoiser)
+    if dtype is None:
+        return x, cond
+    told = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
+    return x.to(device, dtype if x.is_floating_point() else None), told
 
 
 def _check(solver: str, steps: int) -> None:
@@ -346,16 +356,34 @@ def decode(denoiser: BaseDenoiser, code: Tensor, **how: Unpack[Carrying]) -> Ten
 
 def between(denoiser: BaseDenoiser, a: Tensor, b: Tensor, count: int = 8, **how: Unpack[Carrying]) -> Tensor:
     """`count` samples (count, *shape) on the way from a picture a to another b, each (*shape): their codes are turned into each
-    other along the great circle (`slerp`), and decoded.
+    other along the great circle (`slerp`), and decoded. Conditions are one for the whole way, (1, ...) each.
 
     Raises:
-        ValueError: if count is below 2, or for another process than one Gaussian process.
+        ValueError: if count is below 2, conditions are several, or for another process than one Gaussian process.
     """
     if count < 2:
         raise ValueError(f"count is {count}; a way has two ends, so ask for at least 2.")
-    first, last = encode(denoiser, torch.stack([a, b]), **how)
+    ends, way = (one_condition(how, many) for many in (2, count))
+    first, last = encode(denoiser, torch.stack([a, b]), **ends)
     share = torch.linspace(0, 1, count, dtype=torch.float64, device=first.device).reshape(-1, *[1] * a.ndim)
-    return decode(denoiser, slerp(first.expand(count, *a.shape), last.expand(count, *a.shape), share), **how)
+    return decode(denoiser, slerp(first.expand(count, *a.shape), last.expand(count, *a.shape), share), **way)
+
+
+def one_condition(how: Carrying, count: int) -> Carrying:
+    """What is asked of a way, with its one condition, (1, ...) each, once for every one of `count` states.
+
+    Raises:
+        ValueError: for more than one: ends and states between them are differently many.
+    """
+    cond = how.get("cond")
+    if cond is None:
+        return how
+    for name, value in cond.items():
+        if len(value) != 1:
+            raise ValueError(
+                f"cond[{name!r}] has {len(value)} entries; a way has one condition from end to end, so give (1, ...)."
+            )
+    return {**how, "cond": {name: value.expand(count, *value.shape[1:]) for name, value in cond.items()}}
 
 
 @torch.no_grad()
@@ -364,7 +392,8 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     solver, steps, rtol, atol = (given[name] for name in ("solver", "steps", "rtol", "atol"))
     _check(solver, steps)
     most = how.get("most", 4000) if solver == "adaptive" else None
-    flow = _Flow(denoiser, how.get("cond"), how.get("low"), "angle", how.get("data_std", 1.0), most)
+    z, cond = at_home(denoiser, z, how.get("cond"))
+    flow = _Flow(denoiser, cond, how.get("low"), "angle", how.get("data_std", 1.0), most)
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))
     begin, end = (flow.scale(t) for t in ends)
