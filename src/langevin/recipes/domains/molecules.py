@@ -1,5 +1,7 @@
 """Molecules: drawn by rdkit, judged by what is valid, in one piece, unique and new, and by their descriptors."""
 
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,7 +17,7 @@ from langevin.graphs.features import Valencies
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains.graphs import GraphDomain, halves, of
-from langevin.recipes.facts import GraphFacts
+from langevin.recipes.facts import Facts, GraphFacts
 
 
 class MoleculeDomain(GraphDomain):
@@ -32,10 +34,21 @@ class MoleculeDomain(GraphDomain):
     }
 
     def read(self, cfg: c.MoleculesData) -> tuple[Graphs, Graphs]:
+        """(training molecules, held-out molecules); what became of the rows of the file is said on stderr."""
         every = molecules.read_molecules(
-            cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count
-        )
+            cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count,
+            column=cfg.column,
+        )  # fmt: skip
+        if os.environ.get("RANK", "0") == "0":  # one of several processes says it
+            print(every.rows, file=sys.stderr)
         return halves(every, cfg)
+
+    def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
+        assert isinstance(train, molecules.Molecules)
+        known = super().facts(train, test, recipe)
+        # the weights learned a column in these units; what was left out they never saw, so that it is none of the facts
+        measured = tuple((name, *units) for name, units in train.measured.items())
+        return known.model_copy(update={"graph": of(known).model_copy(update={"measured": measured})})
 
     def valencies(self, known: GraphFacts) -> Valencies:
         return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types))
@@ -57,7 +70,12 @@ class MoleculeDomain(GraphDomain):
                 raise ValueError(f"property is {name!r}; this run has {', '.join(known) or 'none'}.")
         if missing := [name for name in known if name not in properties]:  # training drops all of them or none
             raise ValueError(f"property {missing[0]!r} is not given, and this run learned its properties together; give each.")
-        return {name: torch.full((count,), value / molecules.PROPERTIES[name][1]) for name, value in properties.items()}
+        units = {name: (mean, deviation) for name, mean, deviation in of(run.facts).measured}
+        cond = {}
+        for name, value in properties.items():
+            mean, size = units[name] if name in units else (0.0, molecules.PROPERTIES[name][1])
+            cond[name] = torch.full((count,), (value - mean) / size)
+        return cond
 
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
         types = of(run.facts).node_types
