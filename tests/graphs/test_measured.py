@@ -1,16 +1,21 @@
-"""A chemist's own table: what was measured is a condition like what is computed."""
+"""A chemist's own table: what was measured is a condition like what is computed, and how near samples come is told."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from langevin.cli import main
-from langevin.data.molecules import read_molecules
+from langevin.data import Graph
+from langevin.data.molecules import read_molecules, scores
 from langevin.recipes import recipe
 from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import MoleculesData
 from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import evaluate
+from tests.graphs.test_design import Told
+from tests.graphs.test_digress import trained  # noqa: F401
 
 pytest.importorskip("rdkit")
 
@@ -104,8 +109,62 @@ def test_a_column_of_a_name_that_no_condition_can_have_is_refused(name, tmp_path
 
 
 def test_settings_take_names_apart_by_commas_and_another_heading(assay, tmp_path):
-    assert MoleculesData(properties="logp, pIC50").properties == MoleculesData(properties=("logp", "pIC50,logp")).properties
+    assert MoleculesData(properties=("logp, pIC50",)).properties == MoleculesData(properties=("logp", "pIC50,logp")).properties
     file, _ = assay
     own = tmp_path / "own.csv"
     own.write_text(file.read_text().replace("canonical_smiles", "structure"))
     assert build(_of(own, column="structure")).train.keys == build(_of(file)).train.keys
+
+
+class Loose(Told):
+    """Sure beside that no two atoms are bound: a sample is a number of methanes where logp=1 is told, and else of others."""
+
+    def forward(self, z, t, cond, mask):
+        belief = super().forward(z, t, cond, mask)
+        logits = torch.zeros_like(belief["edges"].logits)
+        logits[..., 0] = 100.0
+        return {**belief, "edges": belief["edges"].with_params(logits)}
+
+
+def test_nearness_to_what_is_asked_for_is_told_beside_samples_that_are_asked_for_nothing(trained):  # noqa: F811
+    run = trained.holding(Loose(trained.denoiser))
+    found = evaluate(run, count=40, small=True, properties={"logp": 1.0}, guidance=1.0)
+    types, (of_carbon, of_others) = run.facts.graph.node_types, properties_of_atoms(run)
+    sizes = (draw(run, 40, seed=1)["nodes"] >= 0).sum(1).double()  # the same in both, as the noise is
+    assert types[0] == "C" and found["valid"].value == 1  # Crippen's logP is a sum over atoms
+    assert found["logp_mae"].value == pytest.approx(float((sizes * of_carbon - 1).abs().mean()), rel=1e-6)
+    assert found["logp_mae_unconditional"].value == pytest.approx(float((sizes * of_others - 1).abs().mean()), rel=1e-6)
+    assert "asked for logp=1;" in found.protocol.metrics["logp_mae"] and found.protocol.guidance == (1.0,)
+    plain = evaluate(run, count=40, small=True)
+    assert not any("mae" in name for name in plain.names()) and not plain.protocol.guidance
+
+
+def properties_of_atoms(run):
+    """logP of methane, and of a hydride of the second type."""
+    bare = torch.zeros(0, 2, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
+    alone = [Graph(torch.tensor([k]), *bare) for k in (0, 1)]
+    return scores(alone, run.facts.graph.node_types, ("logp",))[:, 0].tolist()
+
+
+def test_what_was_measured_cannot_be_computed_of_samples(assay, capsys):
+    _, out = assay
+    run = open_run(out)
+    found = evaluate(run, count=8, small=True, properties={"pIC50": 7.0, "logp": 1.0})
+    assert "pIC50 was measured, and cannot be computed of samples" in capsys.readouterr().err
+    assert not any("pIC50" in name for name in found.names())
+    assert run.facts.graph is not None
+    graph = run.facts.graph.model_copy(update={"properties": ("pIC50",)})
+    alone = replace(run, facts=run.facts.model_copy(update={"graph": graph}))
+    with pytest.raises(ValueError, match="property is 'pIC50': pIC50 was measured"):
+        evaluate(alone, count=8, small=True, properties={"pIC50": 7.0})
+    with pytest.raises(ValueError, match="'logp' is not given"):
+        evaluate(run, count=8, small=True, properties={"pIC50": 7.0})
+
+
+def test_nearness_on_the_command_line(trained, tmp_path, capsys):  # noqa: F811
+    main(["evaluate", str(trained.folder), "--small", "--count", "60", "--property", "logp=1", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["metrics"]["logp_mae"] > 0 and found["metrics"]["logp_mae_unconditional"] > 0
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(tmp_path), "--against", str(tmp_path), "--property", "logp=1"])
+    assert "property is ('logp=1',), but two folders" in capsys.readouterr().err
