@@ -35,9 +35,9 @@ def properties_of(words: Sequence[str]) -> dict[str, float] | None:
     """
     found = {}
     for word in words:
-        name, _, value = word.partition("=")
+        name, _, value = word.rpartition("=")  # a heading may have one of its own
         try:
-            found[name] = float(value)
+            found[name] = float(value if name else "")
         except ValueError:
             raise Refusal(f"property is {word!r}; give a name and a number, as in logp=2.") from None
     return found or None

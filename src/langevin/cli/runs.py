@@ -84,6 +84,8 @@ class _Evaluate:
     """Seed of the samples, and of what metrics draw."""
     guidance: float | None = None
     """One w; 1 and 1.5 by default."""
+    property: tuple[str, ...] = ()
+    """Conditions that are numbers, as in logp=2: how near samples come to them, beside those that are asked for nothing."""
     weights: Path | None = None
     """A safetensors file in place of the run's own average, such as langevin ema writes."""
     lora: tuple[str, ...] = ()
@@ -101,7 +103,7 @@ def evaluate(args: Sequence[str]) -> None:
     asked = parse(_Evaluate, args, "langevin evaluate")
     shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
     if asked.against is not None:
-        for name in ("count", "plan", "guidance", "weights", "lora"):
+        for name in ("count", "plan", "guidance", "property", "weights", "lora"):
             if (value := getattr(asked, name)) not in (None, ()):
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
         from langevin.recipes.folders import evaluate_folders
@@ -115,7 +117,7 @@ def evaluate(args: Sequence[str]) -> None:
 
         result = measure(
             open_run(asked.run, asked.weights, strengths(asked.lora)), count=asked.count, plan=asked.plan,
-            guidance=asked.guidance, folder=asked.run, device=asked.device, **shared,
+            guidance=asked.guidance, properties=properties_of(asked.property), folder=asked.run, device=asked.device, **shared,
         )  # fmt: skip
     print(result.model_dump_json(indent=1) if asked.json else result)
 

@@ -4,9 +4,10 @@ Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is 
 formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
 """
 
-import csv
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import ImageDraw
 from torch import Tensor
 
 from langevin.data.graphs import Graph, Graphs
+from langevin.data.smiles import Listing
 
 BONDS = ("none", "single", "double", "triple")
 ORDERS = (0.0, 1.0, 2.0, 3.0)
@@ -109,18 +111,42 @@ def properties_of(mol: Any, names: Sequence[str]) -> list[float]:
     return [PROPERTIES[name][0](mol) for name in names]
 
 
-def _words(file: Path) -> Iterator[str]:
-    """What stands for a molecule in each line."""
-    with file.open(newline="") as lines:
-        head = lines.readline()
-        between = "\t" if "\t" in head else ","
-        named = [name.strip().lower() for name in next(csv.reader([head], delimiter=between), [])]
-        if len(named) > 1 and "smiles" in named:
-            place = named.index("smiles")
-            yield from (row[place].strip() for row in csv.reader(lines, delimiter=between) if len(row) > place)
-            return
-        for line in (head, *lines):
-            yield next(iter(line.replace(",", " ").split()), "")
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows of a file of molecules; `str` says it in a sentence.
+
+    Args:
+        read: rows that are not blank, without the heading.
+        molecules: those that were taken.
+        left_out: how many were not, by the reason, in words such as "in several pieces"; a row has one reason, the first.
+        whole: whether the file was read to its end.
+    """
+
+    read: int
+    molecules: int
+    left_out: Mapping[str, int]
+    whole: bool = True
+
+    def __str__(self) -> str:
+        said = f"read {'' if self.whole else 'the first '}{_counted(self.read, 'row')}: {_counted(self.molecules, 'molecule')}"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items())
+        return f"{said}; left out {reasons}" if reasons else said
+
+
+class Molecules(Graphs):
+    """Graphs of molecules, named by their canonical SMILES.
+
+    Attributes:
+        rows: what became of the rows of the file they were read from.
+        measured: (mean, deviation) of each condition that was read from the file; what was measured is mean + deviation * cond.
+    """
+
+    def __init__(
+        self, graphs: Sequence[Graph], types: Sequence[str], keys: Sequence[str], rows: Rows,
+        cond: Mapping[str, Tensor] | None = None, measured: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:  # fmt: skip
+        super().__init__(graphs, types, BONDS, keys, cond)
+        self.rows, self.measured = rows, dict(measured or {})
 
 
 def read_molecules(
@@ -131,59 +157,93 @@ def read_molecules(
     elements: Sequence[str] = (),
     properties: Sequence[str] = (),
     count: int | None = None,
-) -> Graphs:
+    column: str | None = None,
+) -> Molecules:
     """Molecules of a file of SMILES, each once; `keys` are canonical SMILES, so that a molecule is in one split alone.
 
-    Left out are molecules in several pieces, with radicals, isotopes, bonds of other kinds, or beside what is asked for.
+    Left out are molecules in several pieces, with radicals, isotopes, bonds of other kinds, or beside what is asked for, and all
+    but the first telling of one; how many of each kind is in `rows`. Stereo is dropped: what differs in nothing else is one.
 
     Args:
-        path: lines that begin with SMILES, up to a blank, a comma or a tab, under a heading or none; a table (.csv, .tsv) whose
-            heading names a column "smiles"; or "nci".
+        path: lines that begin with SMILES, up to a blank, a comma, a semicolon or a tab, under a heading or none; a table, its
+            cells apart by tabs, semicolons, commas or blanks, whose heading names a column "canonical_smiles", "smiles" or
+            "isomeric_smiles" (in any case); or "nci".
         least, largest: heavy atoms.
         elements: those that may occur; all by default.
-        properties: conditions, of `PROPERTIES`, each divided by its usual size.
+        properties: conditions: names of `PROPERTIES`, each divided by its usual size, and headings of columns of numbers, less
+            their mean and divided by their deviation. Rows whose cell is no number are left out.
         count: the first so many alone.
+        column: the heading of the column of SMILES, where it is another.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it has no such molecules, or a property is unknown.
+        ValueError: if it has no such molecules, no column can be told to be of SMILES, or a property is neither known nor a
+            heading, or has one value throughout.
     """
-    for name in properties:
-        if name not in PROPERTIES:
-            raise ValueError(f"properties has {name!r}; there are {', '.join(PROPERTIES)}.")
     file = _nci() if str(path) == NCI else Path(path)
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a file of SMILES, or {NCI!r}.")
     chem = rdkit()
+    listing = Listing.of(file, column, lambda word: bool(word) and chem.MolFromSmiles(word) is not None)
+    places: dict[str, int] = {}
+    for name in properties:
+        if name in PROPERTIES:
+            continue
+        if (place := listing.find(name)) is None:
+            there = f"the headings {', '.join(map(repr, listing.headings))}" if listing.headings else "no headings"
+            raise ValueError(f"properties has {name!r}, which is none of those that are computed ({', '.join(PROPERTIES)}), and "
+                             f"{file} has {there}; give one of these.")  # fmt: skip
+        places[name] = place
     molecules: dict[str, Any] = {}
     atoms: Counter[str] = Counter()
-    for word in _words(file):
-        mol = chem.MolFromSmiles(word) if word else None
-        if mol is None or not least <= mol.GetNumAtoms() <= (largest or mol.GetNumAtoms()):
-            continue
-        key = chem.MolToSmiles(mol, isomericSmiles=False)  # of aromatic atoms, as those of samples are
-        if "." in key or key in molecules:
+    left_out: Counter[str] = Counter()
+    told: list[list[float]] = []
+    for word, cells in listing.rows(list(places.values())):
+        mol: Any = chem.MolFromSmiles(word) if word else None
+        numbers = [_number(cell) for cell in cells]
+        key, why = "", _refused(mol, least, largest, elements)
+        if why is None and None in numbers:
+            why = f"without a number in {list(places)[numbers.index(None)]!r}"
+        if why is None:
+            key = chem.MolToSmiles(mol, isomericSmiles=False)  # of aromatic atoms, as those of samples are
+            why = "repeated" if key in molecules else None
+        if why is not None:
+            left_out[why] += 1
             continue
         chem.Kekulize(mol, clearAromaticFlags=True)
-        if not _plain(mol, elements):
+        if any(bond.GetBondTypeAsDouble() not in ORDERS[1:] for bond in mol.GetBonds()):
+            left_out["with other bonds"] += 1
             continue
         molecules[key] = mol
+        told.append([number for number in numbers if number is not None])
         atoms.update(types_of(mol))
         if len(molecules) == count:
             break
+    reasons = sorted(left_out.items(), key=lambda item: -item[1])
+    rows = Rows(len(molecules) + left_out.total(), len(molecules), dict(reasons), len(molecules) != count)
     if not molecules:
-        raise ValueError(f"{file} has no molecule of what is asked for; ask for more, or give a file of SMILES.")
+        raise ValueError(f"{file} has no molecule of what is asked for ({rows}); ask for more, or give a file of SMILES.")
     types = [name for name, _ in sorted(atoms.items(), key=lambda item: (-item[1], item[0]))]
     number = {name: k for k, name in enumerate(types)}
     graphs = [graph_of_molecule(mol, number) for mol in molecules.values()]
-    cond = None
-    if properties:
-        table = []
+    cond: dict[str, Tensor] = {}
+    measured: dict[str, tuple[float, float]] = {}
+    columns = dict(zip(places, torch.tensor(told, dtype=torch.float64).reshape(len(told), -1).unbind(1), strict=True))
+    if any(name in PROPERTIES for name in properties):
         for mol in molecules.values():
             chem.SanitizeMol(mol)
-            table.append([value / PROPERTIES[n][1] for n, value in zip(properties, properties_of(mol, properties), strict=True)])
-        cond = dict(zip(properties, torch.tensor(table).unbind(1), strict=True))
-    return Graphs(graphs, types, BONDS, list(molecules), cond)
+    for name in properties:
+        if name in PROPERTIES:
+            ask, size = PROPERTIES[name]
+            cond[name] = torch.tensor([ask(mol) / size for mol in molecules.values()])
+            continue
+        values = columns[name]
+        mean, deviation = float(values.mean()), float(values.std(correction=0))
+        if bool((values == values[0]).all()):
+            raise ValueError(f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken; leave it out.")
+        measured[name] = mean, deviation
+        cond[name] = ((values - mean) / deviation).float()
+    return Molecules(graphs, types, list(molecules), rows, cond, measured)
 
 
 def valencies(types: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
@@ -200,11 +260,33 @@ def valencies(types: Sequence[str]) -> tuple[list[float], list[float], list[floa
     return usual, charges, weights
 
 
-def _plain(mol: Any, elements: Sequence[str]) -> bool:
-    atoms = mol.GetAtoms()
-    if any(a.GetNumRadicalElectrons() or a.GetIsotope() or (elements and a.GetSymbol() not in elements) for a in atoms):
-        return False
-    return all(bond.GetBondTypeAsDouble() in ORDERS[1:] for bond in mol.GetBonds())
+def _refused(mol: Any, least: int, largest: int | None, elements: Sequence[str]) -> str | None:
+    """Why a molecule, None for what is none, is not taken, in words that go with a number; None if it is."""
+    if mol is None:
+        return "unreadable"
+    if len(rdkit().GetMolFrags(mol)) > 1:
+        return "in several pieces"
+    size, atoms = mol.GetNumAtoms(), list(mol.GetAtoms())
+    if not least <= size <= (largest or size):
+        return "too small" if size < least else "too large"
+    if elements and any(atom.GetSymbol() not in elements for atom in atoms):
+        return "of other elements"
+    if any(atom.GetNumRadicalElectrons() or atom.GetIsotope() for atom in atoms):
+        return "with radicals or isotopes"
+    return None
+
+
+def _number(cell: str) -> float | None:
+    """A finite number; None for what is none, such as "", "n.d." and ">10"."""
+    try:
+        value = float(cell)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count:,} {thing}" if count == 1 else f"{count:,} {thing}s"
 
 
 def _signed(charge: int) -> str:

@@ -14,6 +14,9 @@ from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, zero
 from langevin.networks.blocks.embeddings import refuse_unknown
 from langevin.networks.linear import Linear
 
+_TAKEN = ("drop", "guidance", "ids", "label")
+"""Conditions that are no properties."""
+
 
 class Extra(NamedTuple):
     """Features of a noisy graph, beside its own: of nodes (B, N, F), of edges (B, N, N, C), of the whole graph (B, Y)."""
@@ -118,6 +121,9 @@ class GraphTransformer(nn.Module):
         residual: whether the state that enters is added to the answer.
         classes: number of labels for cond["label"].
         properties: names of numbers (B,) in cond, of about unit size, each with a null of its own for samples in cond["drop"].
+
+    Raises:
+        ValueError: for a width that the heads do not divide, or a property of a name that other conditions or torch have.
     """
 
     def __init__(
@@ -150,7 +156,11 @@ class GraphTransformer(nn.Module):
         self.level_node, self.level_edge = (LevelEmbedding(whole) for _ in range(2))
         self.to_node, self.to_edge = zero(Linear(whole, width)), zero(Linear(whole, edge_width))
         self.conditions = Conditions(whole, classes)
-        self.properties = nn.ModuleDict({name: Property(whole) for name in properties})
+        self.properties = nn.ModuleDict()
+        for name in properties:
+            if not name or "." in name or name in _TAKEN or hasattr(self.properties, name):
+                raise ValueError(f"properties has {name!r}, which no condition can be called; take another name, without dots.")
+            self.properties[name] = Property(whole)
         self.trunk = nn.ModuleList(GraphBlock(width, edge_width, whole, heads, dropout) for _ in range(depth))
         self.leave_node, self.leave_edge = _two(width, nodes), _two(edge_width, edges)
         zero(self.leave_node[-1])

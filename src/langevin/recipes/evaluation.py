@@ -1,7 +1,7 @@
 """How a run is judged: numbers with the protocol card that made them. What is measured depends on the kind of data."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ SMALL = 1000
 
 def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | None = None, guidance: float | None = None,
              features: str | Path = "auto", metrics: Sequence[str] | None = None, small: bool = False, device: str = "cpu",
-             folder: Path | None = None, against: Any = None) -> Evaluation:  # fmt: skip
+             folder: Path | None = None, against: Any = None,
+             properties: Mapping[str, float] | None = None) -> Evaluation:  # fmt: skip
     """Metrics of a run against its held-out real data.
 
     Args:
@@ -33,13 +34,18 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         device: where to sample and to take features.
         folder: keeps the classifier, and closest.png: the samples nearest to training pictures, each above its neighbour.
         against: what `run.domain.reference` made before, in place of `features`, `folder` and its device.
+        properties: conditions that are numbers, in their own units, for a run that has such: all metrics are then of samples
+            that are asked for them, with how near these come beside samples that are asked for nothing.
 
     Raises:
-        ValueError: for samples too few without `small`, an unknown metric, or one that this run cannot have.
+        ValueError: for samples too few without `small`, an unknown metric, or one that this run cannot have; for properties
+            that it does not have, or of which none can be computed of samples.
     """
     count = (SMALL if small else 10_000) if count is None else count
     if count < 2:
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
+    if properties:
+        run.domain.conditions(run, properties, 1)  # refused now rather than after sampling
     plan = plan or run.recipe.sample.plan
     run.denoiser.to(_device(device))
     found = chosen(run, plan, guidance)
@@ -50,7 +56,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
-    asked = Asked(count, seed, plan, guidance, features, tuple(metrics or ()), small, device, folder, against)
+    asked = Asked(count, seed, plan, guidance, features, tuple(metrics or ()), small, device, folder, against, properties)
     return run.domain.evaluate(run, asked, sampled)
 
 

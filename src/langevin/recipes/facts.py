@@ -22,6 +22,8 @@ class GraphFacts(Closed):
     """How often graphs have 0, 1, 2, ... nodes."""
     properties: tuple[str, ...] = ()
     """Conditions that are numbers."""
+    measured: tuple[tuple[str, float, float], ...] = ()
+    """Those that were read from a table rather than computed: name, mean and deviation, in the units of the table."""
     molecules: bool = False
 
 

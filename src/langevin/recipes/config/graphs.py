@@ -1,8 +1,8 @@
 """The settings of runs on graphs and molecules. Imports no torch."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from langevin.config import Closed
 
@@ -14,20 +14,32 @@ class MoleculesData(Closed):
 
     kind: Literal["molecules"] = "molecules"
     path: str = "data/qm9.csv"
-    """File of SMILES, one a line; "nci" for those that rdkit brings."""
+    """File of SMILES, one a line, or a table whose heading names the column; "nci" for those that rdkit brings."""
+    column: str | None = None
+    """Heading of the column of SMILES; by default canonical_smiles, smiles or isomeric_smiles, in any case."""
     least: int = Field(default=2, ge=1)
     """Heavy atoms of the smallest."""
     largest: int | None = Field(default=None, ge=1)
     """Heavy atoms of the largest; None for all."""
     elements: tuple[str, ...] = ()
     """Those that may occur; none named for all."""
-    properties: tuple[Literal["qed", "sa", "logp", "weight", "lipinski"], ...] = ()
-    """Conditions."""
+    properties: tuple[str, ...] = ()
+    """Conditions: what is computed (qed, sa, logp, weight, lipinski, polar, rings, saturated, donors, acceptors, rotatable), and
+    headings of columns of numbers, as in logp,pIC50."""
     count: int | None = Field(default=None, ge=10)
     """The first so many alone."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     form: Literal["types", "numbers"] = "types"
     """"types" for process graph; "numbers" for graph-scores."""
+
+    @field_validator("properties", mode="before")
+    @classmethod
+    def _apart(cls, value: Any) -> Any:
+        """Names that one word holds, apart by commas; each once."""
+        words = [value] if isinstance(value, str) else value
+        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+            return value
+        return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
 
 
 class GraphsData(Closed):

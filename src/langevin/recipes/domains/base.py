@@ -35,6 +35,8 @@ class Asked:
     device: str = "cpu"
     folder: Path | None = None
     against: Any = None
+    properties: Mapping[str, float] | None = None
+    """What samples are asked for, in its own units."""
 
 
 class Domain(ABC):

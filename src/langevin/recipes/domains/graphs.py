@@ -166,10 +166,19 @@ class GraphDomain(Domain):
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if str(asked.features) != "auto" or asked.metrics:
             raise ValueError("graphs are judged by all of their measures at once; leave out metrics and features.")
-        x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance)
-        values = self.judge(run, self.graphs(run, x))
-        made = card(sampled, small=asked.small, pixels="none: graphs", metrics=dict(self.metrics))
+        x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, properties=asked.properties)
+        samples = self.graphs(run, x)
+        values, meant, strengths = self.judge(run, samples), dict(self.metrics), ()
+        if asked.properties:
+            more, words = self.nearness(run, asked, samples)
+            values, meant = {**values, **more}, {**meant, **words}
+            strengths = (run.recipe.sample.guidance if asked.guidance is None else asked.guidance,)
+        made = card(sampled, small=asked.small, pixels="none: graphs", metrics=meant, guidance=strengths)
         return Evaluation(metrics=values, protocol=made)
+
+    def nearness(self, run: Run, asked: Asked, samples: Sequence[Graph]) -> tuple[dict[str, float], dict[str, str]]:
+        """How near samples come to the properties they are asked for: (values, what they mean)."""
+        return {}, {}
 
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
         """Measures of samples against held-out graphs."""
