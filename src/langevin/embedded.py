@@ -96,6 +96,9 @@ class Embedded(Gaussian):
         """Whether points have coordinates, so that states have one axis more than ids."""
         return self.table.ndim == 2
 
+    def confined(self, belief: Any, mask: Tensor | None) -> Any:
+        return belief  # it mixes in logits, and its mean is one of points
+
     def check_data(self, x: Tensor, what: str = "data") -> None:
         if x.is_floating_point():
             if self.vectors and (not x.ndim or x.shape[-1] != self.table.shape[1]):

@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from langevin.cli import main
+from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import open_run, read_recipe, start
+from langevin.recipes.build import build, open_run, read_recipe, start
 from langevin.recipes.distillation import STUDENTS, student
+from langevin.recipes.sampling import chosen
 from langevin.training import load_latest
 
 SMALL = ["--train.batch", "4", "--train.warmup", "0", "--train.save-every", "2", "--samples", "100"]
@@ -135,3 +137,21 @@ def test_adapters_of_a_student_are_used_on_another_fine_tune_of_its_teacher(teac
     torch.testing.assert_close(made, own, atol=1e-4, rtol=1e-4)
     assert float((made - bare).abs().max()) > 1e-3
     main(["sample", str(tuned), "--lora", str(file), "--plan", "consistency:1", "--count", "3", "--out", str(tmp_path / "x.npy")])
+
+
+def test_what_says_where_the_flow_ends_is_not_sampled_by_following_it(tmp_path, capsys):
+    # a perfect consistency function under dpmpp:20 has twice the variance of the data
+    made, _ = of_kinds(recipe("digits"), ["--objective.kind", "consistency"])
+    assert made.sample.plan.startswith("consistency:2")
+    run, trainer = start(quick(made, 2), tmp_path)
+    trainer.run(progress=False)
+    for plan in ("consistency:4", "lcm:2", "ddim:1"):
+        assert chosen(run, plan) is not None
+    for plan in ("dpmpp:20", "ddim:2", "heun:4", "predictor_corrector:4"):
+        with pytest.raises(ValueError, match="says where it ends; leap there by consistency:1"):
+            chosen(run, plan)
+    assert "which follows the flow" in refused(
+        capsys, "sample", str(tmp_path), "--plan", "dpmpp:20", "--out", str(tmp_path / "x.npy")
+    )
+    with pytest.raises(ValueError, match="which follows the flow"):
+        build(made.model_copy(update={"sample": made.sample.model_copy(update={"plan": "dpmpp:20"})}))

@@ -144,6 +144,11 @@ def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
         for name in reversed(path.split(".")[1:]):
             part = getattr(made, path.split(".")[0]).model_copy(update={name: part})
         made = made.model_copy(update={path.split(".")[0]: part})
+        if path == "objective" and part.ends:
+            from langevin.recipes.distillation import STUDENTS
+
+            # what says where the flow ends is not sampled by a solver of the flow
+            made = made.model_copy(update={"sample": made.sample.model_copy(update={"plan": STUDENTS[kind](2)[1]})})
     return made, rest
 
 

@@ -340,7 +340,7 @@ def _warn_of_unseen_levels(denoiser: BaseDenoiser, held: Mapping[str, tuple[Tens
     if any(not bool(mark.all()) for _, mark in held.values()) or (held and seen == "shared"):
         warnings.warn(
             f"this model was trained with spread={seen!r}, and never saw some elements clean beside noisy ones; "
-            "train with Denoising(spread='elements') (or 'independent' for whole leaves) to sample well given them.",
+            "train with spread='elements' (--objective.spread elements; 'independent' for whole leaves) to sample well so.",
             stacklevel=4,
         )
 

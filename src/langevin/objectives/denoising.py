@@ -99,6 +99,11 @@ class Denoising(Objective):
         """Refuse what this objective cannot train."""
         for name, leaf in process.leaves().items():
             at = f"leaf {name!r}" if name else "the process"
+            if not isinstance(leaf, (Gaussian, Categorical)):
+                raise ValueError(
+                    f"{at} is {type(leaf).__name__}, neither Gaussian nor Categorical; extend one of these, or write an "
+                    "objective of your own, which knows what its network should have said."
+                )
             if isinstance(leaf, Categorical):
                 if self.weight.name not in ("simple", *_BOUNDS) or (
                     self.weight.name in _BOUNDS and not isinstance(leaf.kernel, LowRank)

@@ -16,6 +16,8 @@ from langevin.adapters import merge
 from langevin.config import Closed
 from langevin.core.denoiser import Denoiser
 from langevin.core.flow_map import FlowMap
+from langevin.core.plan import Draft, Plan, Row
+from langevin.core.process import Process
 from langevin.core.sample import plans_for
 from langevin.data import Pairs, Pictures, Unpaired
 from langevin.files import parse_json, read_plain, write
@@ -130,11 +132,27 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     adapt(denoiser, recipe.finetune, recipe.train.seed)
     denoiser.spread = getattr(recipe.objective, "spread", None)
     if not recipe.sample.plan.startswith("auto:"):
-        plans_for(denoiser.process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+        fits(recipe, denoiser.process, plans.parse(recipe.sample.plan))  # refused now rather than after training
     run = Run(recipe, denoiser, facts)
     if splits is not None:
         run.__dict__["_splits"] = splits
     return run
+
+
+def fits(recipe: c.Recipe, process: Process, plan: Plan | Draft) -> None:
+    """Refuse a plan that the recipe's model cannot be sampled by.
+
+    Raises:
+        ValueError: in one sentence; also for a solver of the flow, where the model answers with the flow's end.
+    """
+    tables = plans_for(process, plan)
+    rows = [row for table in tables.values() for row in table.rows if row.level is not None]
+    if recipe.objective.ends and not all(isinstance(row, Row) and (row.stop == 0 or row.a == 0) for row in rows):
+        name = next(iter(tables.values())).name
+        raise ValueError(
+            f"plan is {name}, which follows the flow, and a model of the objective {recipe.objective.kind!r} says where it ends; "
+            "leap there by consistency:1, consistency:2 or lcm:4."
+        )
 
 
 def _check_ends(recipe: c.Recipe) -> None:

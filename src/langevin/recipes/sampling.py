@@ -11,7 +11,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
 from langevin.files import write
 from langevin.guidance import CFG
-from langevin.recipes.build import Run
+from langevin.recipes.build import Run, fits
 from langevin.training.distributed import full
 
 
@@ -23,7 +23,9 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
     """
     text = plan or run.recipe.sample.plan
     if text.partition(":")[0] != "auto":
-        return plans.parse(text)
+        found = plans.parse(text)
+        fits(run.recipe, run.denoiser.process, found)
+        return found
     _, _, steps = text.partition(":")
     if not steps.isdigit() or int(steps) < 1:
         raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
