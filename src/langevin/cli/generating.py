@@ -69,6 +69,8 @@ class _Generate:
     """Where to compute; a GPU if there is one."""
     revision: str | None = None
     """Of the repository."""
+    variant: str | None = None
+    """Of the weights, such as fp16; where there is one alone, that is taken."""
     beside: str | None = None
     """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
     budget: str | None = None
@@ -103,7 +105,15 @@ def generate(args: Sequence[str]) -> None:
                 f"dtype is {asked.dtype}, and the plan of budget {asked.budget} says how wide numbers are; leave one out."
             )
         size = None if sides is None else (int(sides[0]), int(sides[1]))
-        plan = ladder(asked.path, asked.budget, device=device, size=size, beside=asked.beside, revision=asked.revision)
+        plan = ladder(
+            asked.path,
+            asked.budget,
+            device=device,
+            size=size,
+            beside=asked.beside,
+            revision=asked.revision,
+            variant=asked.variant,
+        )
         print(plan)
         if (asked.lora or asked.word) and (plan.int8 or plan.offload):
             raise Refusal(
@@ -112,7 +122,7 @@ def generate(args: Sequence[str]) -> None:
             )
     model = load(
         asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
-        budget=plan,
+        variant=asked.variant, budget=plan,
     )  # fmt: skip
     if isinstance(model, dict):
         raise Refusal(

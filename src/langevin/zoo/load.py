@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import os
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from langevin.zoo.family import Component, Config, built, fill
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import Single, components, opened
 from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
-from langevin.zoo.store import open_weights, variants
+from langevin.zoo.store import check_variant, open_weights, sole, variants
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
 _LOW_RES = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
@@ -37,6 +38,8 @@ class _Where:
     device: torch.device | str | None
     variant: str | None = None
     reference: bool = False
+    taken: dict[str, str] = field(default_factory=dict)
+    """The variant of each part that has no other weights, where none was asked for."""
 
 
 def load(
@@ -58,7 +61,8 @@ def load(
             with "@revision"; what exists here comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
-        variant: which of several sets of weights, such as "fp16".
+        variant: which of several sets of weights, such as "fp16", of the parts that have it (of a single file, of what is beside
+            it). By default the ordinary one, or the only one there is.
         reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
         beside: of a single file, a published folder (or the id of one) with what it lacks: tokenizers, which no such file holds,
             and the text encoders and the autoencoder, where they are not in it.
@@ -79,16 +83,35 @@ def load(
     folder = resolve(path, revision, variant).path
     aside = None if beside is None else resolve(beside).path
     given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
-    try:
-        if budget is None:
-            return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
+    plan, first = None, device
+    if variant is not None:
+        _check_variant(variant, folder, aside)
+    if budget is not None:
         if dtype is not None:
             raise ValueError(f"dtype is {dtype}, and the plan of a budget says how wide numbers are; leave one of them out.")
         plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
         if plan.dtype is not None:
             dtype = getattr(torch, plan.dtype)
         first = "cpu" if plan.offload or plan.int8 else device
-        return _within(_loaded(folder, _Where(dtype, first, variant, reference), aside, given), plan, device)
+    where = _Where(dtype, first, variant, reference)
+    model = _read(folder, where, aside, given)
+    if where.taken:
+        taken = ", ".join(f"{kind!r} of {part}" for part, kind in where.taken.items())
+        warnings.warn(f"{folder} has variants of its weights alone, and {taken} was taken; choose it by variant=.", stacklevel=2)
+    return model if plan is None else _within(model, plan, device)
+
+
+def _check_variant(variant: str, folder: Path, beside: Path | None) -> None:
+    place = beside if folder.is_file() else folder
+    if place is None:
+        raise ValueError(f"variant is {variant!r}, and {folder} is no folder with variants; leave it out.")
+    check_variant(place, variant)
+
+
+def _read(folder: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
+    """What is there, with one kind of refusal whatever stands in the files."""
+    try:
+        return _loaded(folder, where, beside, configs)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -185,7 +208,10 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
-    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
+    there = variants(folder)
+    if where.variant is None and (only := sole(there)) is not None:
+        where.taken[folder.name] = only
+    weights = open_weights(folder, None if None in there and where.variant not in there else where.variant)
     return _made(part, config, weights, str(folder), where)
 
 
