@@ -428,6 +428,11 @@ class Generator:
     def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
         given = control if isinstance(control, Sequence) else [control]
         hints = [hint for hint in given if hint is not None]
+        if hints and not self.controls:
+            raise ValueError(
+                f"control has {len(hints)} hints for 0 networks; add a ControlNet by add_control(model, FOLDER) of "
+                "langevin.zoo.adapting, or --controlnet FOLDER."
+            )
         if len(hints) != len(self.controls):
             raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
         made = {}

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +52,8 @@ def load(
     reference: bool = False,
     beside: str | Path | None = None,
     configs: Mapping[str, Config] | str | Path | None = None,
+    lora: Mapping[str, float] | Mapping[Path, float] | None = None,
+    controlnet: str | Path | Sequence[str | Path] = (),
     budget: str | int | Ladder | None = None,
 ) -> Any:
     """What is in a published folder or file.
@@ -69,8 +71,13 @@ def load(
         configs: of a single file, what no shape tells: configurations by name of the part, also of "scheduler" and "model_index",
             each with some keys or all; or a published folder, whose configurations are then taken. Models of published sizes need
             none.
-        budget: most memory, such as "8GB": as few steps of the ladder of `langevin.zoo.budget` are taken as it asks for; or a
-            ladder, see `ladder`. Of generators.
+        lora: files of adapters with their strengths, {"style.safetensors": 0.8}, merged into the weights in this order; for
+            strengths that are switched later see `langevin.zoo.adapting.add_lora`. Of generators.
+        controlnet: a folder of a ControlNet as it is published (or its id), or several; see `langevin.zoo.adapting.add_control`.
+            Of generators.
+        budget: most memory on the device (the CPU where none is given), such as "8GB": as few steps of the ladder of
+            `langevin.zoo.budget` are taken as it asks for, after adapters were merged; or a ladder, see `ladder`, that can be
+            printed first. Of generators.
 
     Returns:
         `Generator` of a folder with model_index.json, and of a single file that is whole with what is beside it; of a folder with
@@ -83,13 +90,18 @@ def load(
     folder = resolve(path, revision, variant).path
     aside = None if beside is None else resolve(beside).path
     given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
+    if lora is not None and not isinstance(lora, Mapping):
+        raise ValueError(f'lora is {lora!r}; give files with their strengths, as in {{"style.safetensors": 0.8}}.')
+    controls = _several(controlnet)
     plan, first = None, device
     if variant is not None:
         _check_variant(variant, folder, aside)
     if budget is not None:
         if dtype is not None:
             raise ValueError(f"dtype is {dtype}, and the plan of a budget says how wide numbers are; leave one of them out.")
-        plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
+        plan = budget
+        if not isinstance(plan, Ladder):
+            plan = ladder(folder, plan, device=device, beside=aside, variant=variant, controlnet=controls)
         if plan.dtype is not None:
             dtype = getattr(torch, plan.dtype)
         first = "cpu" if plan.offload or plan.int8 else device
@@ -98,7 +110,32 @@ def load(
     if where.taken:
         taken = ", ".join(f"{kind!r} of {part}" for part, kind in where.taken.items())
         warnings.warn(f"{folder} has variants of its weights alone, and {taken} was taken; choose it by variant=.", stacklevel=2)
+    if lora or controls:
+        model = _with(model, lora or {}, controls, folder)
     return model if plan is None else _within(model, plan, device)
+
+
+def _with(model: Any, files: Mapping[str, float] | Mapping[Path, float], controls: Sequence[Path], folder: Path) -> Generator:
+    """A generator with adapters in its weights, and under ControlNets."""
+    from langevin.zoo import adapting  # which loads parts itself
+
+    if not isinstance(model, Generator):
+        name = "lora" if files else "controlnet"
+        raise ValueError(
+            f"{name} is added to whole models, and {folder} is no whole one; give a folder with model_index.json, or beside= "
+            "with what a single file lacks."
+        )
+    for k, (file, strength) in enumerate(files.items()):
+        name = f"{k}_{adapting.name_of(file)}"
+        adapting.add_lora(model, file, strength, name)
+        adapting.merge(model, name)  # a plain model again, as fast as without
+    for control in controls:
+        model = adapting.add_control(model, control)
+    return model
+
+
+def _several(folders: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [resolve(one).path for one in ([folders] if isinstance(folders, (str, Path)) else folders)]
 
 
 def _check_variant(variant: str, folder: Path, beside: Path | None) -> None:
@@ -151,11 +188,13 @@ def ladder(
     beside: str | Path | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    controlnet: str | Path | Sequence[str | Path] = (),
 ) -> Ladder:
-    """The plan of memory for a model, by names and headers, before anything is loaded. `print` it.
+    """The plan of memory for a model, by names and headers, before anything is loaded. `print` it, and give it to `load`.
 
     Args:
-        budget: such as "8GB". size: (width, height) of the pictures, in pixels. The rest as for `load`.
+        budget: such as "8GB". size: (width, height) of the pictures, in pixels; the model's own by default.
+        device: to plan for, where `load` is to put the model; by default the CPU, as there. The rest as for `load`.
 
     Raises:
         ValueError: if the model does not fit with every step, saying what it takes then.
@@ -164,6 +203,7 @@ def ladder(
     here = {part.name for part in found.parts}
     others = [] if beside is None else detect(resolve(beside).path, variant).parts
     added = [p for p in others if p.name not in here and (p.name.startswith("text_encoder") or p.name in CODERS)]
+    added += [part for one in _several(controlnet) for part in detect(one).parts]
     kind = torch.device(device or "cpu").type
     half = "float16" if kind == "cuda" and not torch.cuda.is_bf16_supported() else "bfloat16"
     return fit(found, budget, kind, size, half, added)
