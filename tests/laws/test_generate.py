@@ -130,8 +130,53 @@ def test_strength_is_a_noise_level_the_same_for_every_plan():
     latents = Blocks().encode(PICTURE)
     noise = (begun[0] - 0.6 * latents) / 0.4
     assert abs(float(noise.mean())) < 0.25 and abs(float(noise.std()) - 1) < 0.2
-    with pytest.raises(ValueError, match=r"start=0\.4"):
-        model.run("cat", image=PICTURE, strength=0.4, plan="ddim:5")
+
+
+@pytest.mark.parametrize(
+    ("plan", "cut"),
+    [
+        ("default:4", lambda: plans.multistep(4, "x0", "lam", 2, True, grid="angle;center=1.05;power=0.62;start=0.4")),
+        ("trig:4", lambda: plans.trig(4, grid="angle;center=0.5;power=0.73;start=0.4")),
+        ("dpmpp:4:grid=karras", lambda: plans.dpmpp(4, grid="karras;start=0.4")),
+        ("ddim:5:grid=uniform;start=0.8", lambda: plans.ddim(5, grid=uniform(0.4))),
+        # timesteps 751, 501, 251, 1 of 1000, drawn together until the first stands at 0.4
+        ("ddim:4:grid=leading", lambda: plans.ddim(4, grid=plans.grids.given([0.4 * k / 752 for k in (752, 502, 252, 2, 0)]))),
+    ],
+)
+def test_another_sampler_takes_all_its_steps_below_the_strength(plan, cut):
+    model = make()
+    asked = {"image": PICTURE, "strength": 0.4, "seed": 2}
+    ours, by_hand = model.run("cat", plan=plan, **asked), model.run("cat", plan=cut(), **asked)
+    assert torch.allclose(ours.latents, by_hand.latents, atol=1e-5)
+    assert ours.info[0]["plan"] == plan and ours.info[0]["steps"] == by_hand.info[0]["steps"]
+    assert not torch.allclose(ours.latents, model.run("cat", plan=plan, seed=2).latents, atol=1e-2)
+
+
+def test_a_peers_sampler_begins_at_the_strength_too():
+    process = Gaussian(schedules.betas("scaled_linear"))
+    model = make(denoiser=Denoiser(Net(), process, "v", (4, 6, 8)).eval())
+    # Karras' seven roots between the noise at the strength and at the lowest of the thousand levels below it
+    high, low = (float(s / a) for a, s in (process.schedule(0.5), process.schedule(0.5 / 1000)))
+    ratios = torch.tensor([(high ** (1 / 7) + k / 3 * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for k in range(4)]).double()
+    levels = [0.5, *process.schedule.invert(-2 * ratios.log()).tolist()[1:], 0.0]
+    asked = {"image": PICTURE, "strength": 0.5, "seed": 2}
+    ours = model.run("cat", plan="diffusers:4:sampler=dpmpp_2m,sigmas=karras", **asked).latents
+    by_hand = model.run("cat", plan=plans.dpmpp(4, grid=plans.grids.given(levels)), **asked).latents
+    assert torch.allclose(ours, by_hand, atol=1e-3)  # the peer tells its network whole timesteps
+    with pytest.raises(ValueError, match="above the schedule's"):
+        model.run("cat", plan="edm:4", **asked)
+
+
+def test_a_plan_that_is_written_out_is_not_moved():
+    model = make()
+    written = plans.ddim(5).on(schedules.flow())
+    with pytest.raises(ValueError, match=r"written out from level 1, and 0\.4 is asked.*plans\.after"):
+        model.run("cat", image=PICTURE, strength=0.4, plan=written)
+    model.run("cat", image=PICTURE, strength=0.4, plan=plans.after(written, 0.4))
+    with pytest.raises(ValueError, match=r"begins at level 0\.3 at most, and 0\.4 is asked; give its grid start=1"):
+        model.run("cat", image=PICTURE, strength=0.4, plan="ddim:5:grid=uniform;start=0.3")
+    with pytest.raises(ValueError, match=r"begins at level 0\.25 by itself, and 0\.4 is asked"):
+        model.run("cat", image=PICTURE, strength=0.4, plan=f"k_diffusion:4:sigma_max={1 / 3!r}")
 
 
 def test_what_a_mask_leaves_is_the_picture_itself():

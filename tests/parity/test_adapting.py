@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import langevin as lv
 from langevin import adapters
 from langevin.cli import main
+from langevin.tasks import memory
 from langevin.tensors import save
 from langevin.zoo import adapting, lora
+from langevin.zoo.budget import Ladder, fit
+from langevin.zoo.detect import detect
 from langevin.zoo.embeddings import write_embedding
+from langevin.zoo.load import ladder
 from tests.parity.goldens import Goldens
 
 ASKED: dict[str, Any] = {"prompt": "a red cat", "steps": 2, "seed": 5, "size": (32, 32)}
@@ -76,11 +81,147 @@ def test_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "cat.png"
     command = ["generate", str(folder), "a <toy> cat", "--steps", "2", "--seed", "5", "--size", "32x32", "--out", str(out)]
     main([*command, "--lora", f"{one}:0.5", "--word", str(word)])
-    from PIL import Image
+    assert _off(out, _picture(model, prompt="a <toy> cat")) <= 1
 
-    drawn = torch.frombuffer(bytearray(Image.open(out).tobytes()), dtype=torch.uint8).reshape(32, 32, 3).permute(2, 0, 1)
-    ours = (_picture(model, prompt="a <toy> cat")[0] + 1) * 127.5
-    assert float((drawn.float() - ours).abs().max()) <= 1
+
+def _off(path: Path, ours: Tensor) -> float:
+    """The largest difference between a file and a picture, in grey levels of 255."""
+    with Image.open(path) as image:
+        drawn = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(32, 32, 3).permute(2, 0, 1)
+    return float((drawn.float() - (ours[0] + 1) * 127.5).abs().max())
+
+
+def _plan(folder: Path, device: str, step: int) -> Ladder:
+    """The plan that ends at this step of the ladder."""
+    plan = fit(detect(folder), fit(detect(folder), 10**15, device, (32, 32)).needs[step] or 0, device, (32, 32))
+    assert plan.taken == step
+    return plan
+
+
+@pytest.mark.parametrize("way", ["turns", "int8"])
+def test_adapters_are_merged_before_a_budget_arranges_the_weights(folder: Path, tmp_path: Path, way: str) -> None:
+    if way == "int8":
+        pytest.importorskip("torchao")
+    plan = _plan(folder, "cuda", 3) if way == "turns" else _plan(folder, "cpu", 4)
+    one = _adapters(folder, tmp_path / "one.safetensors", 0)
+    files = {one: 0.8, _adapters(folder, tmp_path / "two.safetensors", 1, "kohya", "*conv1*"): 0.5}
+    plain, adapted = _picture(lv.load(folder)), _picture(lv.load(folder, lora=files))
+    model = lv.load(folder, lora=files, budget=plan, device="cpu")
+    ours = _picture(model)
+    by_hand = lv.load(folder, dtype=torch.bfloat16)
+    for file, strength in files.items():
+        adapting.add_lora(by_hand, file, strength)
+        adapting.merge(by_hand, file.stem)
+    by_hand = memory.tiled(by_hand, plan.tile or 0)
+    assert torch.equal(ours, _picture(memory.in_int8(by_hand) if way == "int8" else by_hand))
+    assert float((ours - adapted).std()) < 0.3 * float((plain - adapted).std())
+    # what came later would not travel with the layers, or would be rounded with the weights
+    with pytest.raises(ValueError, match=r"loaded in a budget, where its .* (in turn|in int8); say load\(\.\.\., lora="):
+        adapting.add_lora(model, one)
+    assert torch.equal(_picture(model), ours)
+
+
+def test_adapters_and_words_in_a_budget_from_the_command_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("torchao")
+    files = {_adapters(folder, tmp_path / f"{seed}.safetensors", seed): 0.8 - 0.3 * seed for seed in (0, 1)}
+    word = write_embedding(tmp_path / "toy.safetensors", "<toy>", {"text_encoder": _vectors(folder, 2)})
+    plan = _plan(folder, "cpu", 4)
+    command = ["generate", str(folder), "a <toy> cat", "--steps", "2", "--seed", "5", "--size", "32x32", "--device", "cpu"]
+    command += ["--lora", *(f"{file}:{strength}" for file, strength in files.items()), "--word", str(word)]
+    main([*command, "--budget", str(plan.budget), "--out", str(tmp_path / "cat.png")])
+    assert "-> 5. int8" in capsys.readouterr().out
+    model = lv.load(folder, lora=files, budget=plan)
+    adapting.add_word(model, word)
+    assert _off(tmp_path / "cat.png", _picture(model, prompt="a <toy> cat")) <= 1
+
+
+def test_a_budget_without_a_device_plans_for_the_cpu(folder: Path) -> None:
+    least = fit(detect(folder), 10**15, "cuda").needs[4] or 0
+    with pytest.raises(ValueError, match="with every step of the ladder"):
+        lv.load(folder, budget=least)  # where layers take turns it would do
+    assert ladder(folder, 10**15).needs == ladder(folder, 10**15, device="cpu").needs
+    with pytest.raises(ValueError, match=r"lora is .*; give files with their strengths"):
+        lv.load(folder, lora="style.safetensors")  # pyright: ignore
+    with pytest.raises(ValueError, match="lora is added to whole models"):
+        lv.load(folder / "unet", lora={"style.safetensors": 1.0})
+
+
+@pytest.fixture
+def controlled(goldens: Goldens) -> Path:
+    return goldens.case("controlnet", "pipeline").dir / "pipeline"
+
+
+def _without(folder: Path, to: Path) -> Path:
+    """The pipeline before a ControlNet was put into it."""
+    shutil.copytree(folder, to, ignore=shutil.ignore_patterns("controlnet*"))
+    index = json.loads((to / "model_index.json").read_text())
+    del index["controlnet"]
+    (to / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
+    return to
+
+
+HINT = torch.sin(torch.arange(3 * 32 * 32.0)).reshape(3, 32, 32)
+
+
+def test_a_controlnet_of_its_own_is_the_one_that_came_in_the_pipeline(controlled: Path, tmp_path: Path) -> None:
+    plain = _without(controlled, tmp_path / "plain")
+    published, model = lv.load(controlled), lv.load(plain)
+    uncontrolled = _picture(model)
+    with pytest.raises(
+        ValueError, match=r"control has 1 hints for 0 networks; add a ControlNet by add_control.*--controlnet FOLDER"
+    ):
+        _picture(model, control=HINT)
+    made = adapting.add_control(model, controlled / "controlnet")
+    ours = _picture(made, control=HINT)
+    assert torch.equal(ours, _picture(published, control=HINT)) and not torch.allclose(ours, uncontrolled, atol=0.01)
+    assert torch.equal(_picture(model), uncontrolled) and list(made.parts) == list(published.parts)
+    # several add up, each by its scale and told its own hint
+    both = adapting.add_control(made, controlled / "controlnet")
+    assert [name for name in both.parts if name.startswith("control")] == ["controlnet", "controlnet_1"]
+    halves = _picture(both, control=[HINT, HINT], control_scale=[0.25, 0.75])
+    torch.testing.assert_close(halves, ours, rtol=0, atol=1e-4)
+    one = _picture(both, control=[HINT, -HINT], control_scale=[1.0, 0.0])
+    torch.testing.assert_close(one, ours, rtol=0, atol=1e-4)
+    with pytest.raises(ValueError, match="control has 1 hints for 2 networks; give one each"):
+        _picture(both, control=HINT)
+
+
+def test_what_is_no_controlnet_of_the_model_is_refused(controlled: Path, goldens: Goldens) -> None:
+    model = lv.load(controlled)
+    with pytest.raises(ValueError, match="is no ControlNet but a UNet"):
+        adapting.add_control(model, controlled / "unet")
+    xl = lv.load(goldens.case("sdxl", "txt2img").dir / "pipeline")
+    with pytest.raises(ValueError, match=r"made for another model, of width of the text \d+; this one has \d+"):
+        adapting.add_control(xl, controlled / "controlnet")
+    with pytest.raises(ValueError, match="beside a U-Net, and the model's network is a"):
+        adapting.add_control(lv.load(goldens.case("pixart", "sigma_pipeline").dir / "pipeline"), controlled / "controlnet")
+
+
+def test_a_controlnet_in_a_budget(controlled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = _without(controlled, tmp_path / "plain")
+    control = controlled / "controlnet"
+    size = sum(file.stat().st_size for file in control.glob("*.safetensors"))
+    more, without = ladder(plain, 10**15, controlnet=control).needs[0], ladder(plain, 10**15).needs[0]
+    assert more is not None and without is not None and abs(more - without - size) < 0.05 * size
+    turns = _plan(plain, "cuda", 3)
+    model = lv.load(plain, controlnet=control, budget=turns, device="cpu")
+    by_hand = memory.tiled(adapting.add_control(lv.load(plain, dtype=torch.bfloat16), control), turns.tile or 0)
+    assert torch.equal(_picture(model, control=HINT), _picture(by_hand, control=HINT))
+    assert memory.arranged(by_hand) is None
+    with pytest.raises(ValueError, match=r"in turn; say load\(\.\.\., controlnet="):
+        adapting.add_control(model, control)
+
+    Image.fromarray(((HINT + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()).save(tmp_path / "hint.png")
+    command = ["generate", str(plain), "a red cat", "--steps", "2", "--seed", "5", "--size", "32x32", "--device", "cpu"]
+    main([*command, "--controlnet", str(control), "--control", str(tmp_path / "hint.png"), "--out", str(tmp_path / "cat.png")])
+    with Image.open(tmp_path / "hint.png") as hint:
+        ours = _picture(lv.load(controlled), control=hint.convert("RGB"))
+    assert _off(tmp_path / "cat.png", ours) <= 1
+    with pytest.raises(SystemExit):
+        main([*command, "--controlnet", str(control)])
+    assert "controlnet follows the hints that control names" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,5 +1,6 @@
 """`langevin.load` on single files in the layout of their authors."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,53 @@ def test_what_is_neither_is_one_sentence(tmp_path):
         with pytest.raises(ValueError, match=said) as caught:
             lv.load(path)
         assert "\n" not in str(caught.value)
+
+
+def _in_variants(folder: Path, to: Path, variants: dict[str, torch.dtype], plain: bool = False) -> Path:
+    """The folder with its weights in variants."""
+    shutil.copytree(folder, to)
+    for file in list(to.rglob("*.safetensors")):
+        weights = open_weights(file)
+        for name, dtype in variants.items():
+            cast = {n: weights[n].to(dtype) if weights[n].is_floating_point() else weights[n] for n in weights}
+            save(file.with_name(f"{file.stem}.{name}.safetensors"), cast)
+        if not plain:
+            file.unlink()
+    return to
+
+
+def test_the_only_variant_there_is_is_taken(goldens: Goldens, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    whole = goldens.case("sd1", "txt2img_sampler").dir / "pipeline"
+    asked: dict[str, Any] = {"prompt": "a red cat", "steps": 2, "seed": 5, "size": (32, 32)}
+    folder = _in_variants(whole, tmp_path / "half", {"fp16": torch.float16})
+    with pytest.warns(UserWarning, match=r"'fp16' of unet.* was taken; choose it by variant="):
+        taken = lv.load(folder, dtype=torch.float32)
+    named = lv.load(folder, variant="fp16", dtype=torch.float32)
+    assert torch.equal(taken.run(**asked).tensor, named.run(**asked).tensor)
+    assert float((named.run(**asked).tensor - lv.load(whole).run(**asked).tensor).abs().max()) < 0.05
+    # another is in some part or it is refused, though parts without it are read in what they have
+    for where in (folder, whole):
+        with pytest.raises(
+            ValueError, match=r"variant is 'fp61', of which no part of .* has weights; (it has 'fp16'|leave it out)"
+        ):
+            lv.load(where, variant="fp61")
+    some = _in_variants(whole, tmp_path / "some", {"fp16": torch.float16}, plain=True)
+    (some / "vae" / "diffusion_pytorch_model.fp16.safetensors").unlink()
+    mixed = lv.load(some, variant="fp16").parts
+    assert (
+        next(mixed["vae"][0].parameters()).dtype == torch.float32 and next(mixed["unet"][0].parameters()).dtype == torch.float16
+    )
+    with pytest.raises(ValueError, match="is no folder with variants; leave it out"):
+        lv.load(next(some.rglob("*.safetensors")), variant="fp16")
+
+    out = ["--steps", "1", "--size", "32x32", "--dtype", "float32", "--out", str(tmp_path / "cat.png")]
+    main(["generate", str(folder), "a cat", "--variant", "fp16", *out])
+    with pytest.raises(SystemExit):
+        main(["inspect", str(folder), "--variant", "bf16"])
+    assert "it has 'fp16'" in capsys.readouterr().err
+    both = _in_variants(whole, tmp_path / "both", {"fp16": torch.float16, "bf16": torch.bfloat16})
+    with pytest.raises(SystemExit):
+        main(["generate", str(both), "a cat", *out])
+    assert "choose variant='bf16' (there are 'bf16', 'fp16')" in capsys.readouterr().err
+    main(["generate", str(both), "a cat", "--variant", "bf16", "--budget", "8GB", *out[:4], *out[-2:]])
+    assert (tmp_path / "cat.png").exists()

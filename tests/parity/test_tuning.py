@@ -213,6 +213,25 @@ def test_from_the_command_line(folder: Path, toys: Path, tmp_path: Path, capsys:
         assert said in capsys.readouterr().err, said
 
 
+def test_the_origin_is_read_in_the_variant_that_is_asked(
+    folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    half = shutil.copytree(folder, tmp_path / "half")
+    for file in list(half.rglob("*.safetensors")):
+        tensors = {n: v.half() if v.is_floating_point() else v for n, v in load(file).items()}
+        save(file.with_name(f"{file.stem}.fp16.safetensors"), tensors)
+        file.unlink()
+    out = tmp_path / "run"
+    command = ["finetune", str(half), str(toys), "--method", "lora", "--prompt", "a red square", "--size", "32", "--rank", "2"]
+    main(
+        [*command, "--prior_steps", "1", "--train.steps", "1", "--train.save_every", "1", "--variant", "fp16", "--out", str(out)]
+    )
+    assert f"--variant fp16 --lora {out / 'lora.safetensors'}" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--variant", "fp61", "--out", str(tmp_path / "other")])
+    assert "variant is 'fp61', of which no part" in capsys.readouterr().err
+
+
 def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(folder: Path, toys: Path, tmp_path: Path) -> None:
     cfg = _settings("lora", folder, toys, 4, 1e-2, rank=2, prior_steps=1)
     whole = tune(cfg, tmp_path / "whole", say=lambda line: None, progress=False)

@@ -912,11 +912,16 @@ def test_variants_are_chosen_by_name(good, tmp_path):
     tensors = {n: v.half() if v.is_floating_point() else v for n, v in open_weights(good["text"]).items()}
     (path / "config.json").write_text(json.dumps(TEXT))
     save(path / "model.fp16.safetensors", tensors)
-    with pytest.raises(ValueError, match="choose variant='fp16'"):
-        open_weights(path)
+    assert same(dict(open_weights(path)), tensors)  # there is no other
+    with pytest.warns(UserWarning, match="'fp16' of x was taken"):
+        assert load(path).token.weight.dtype == torch.float16
     with pytest.raises(ValueError, match="no weights of the variant 'bf16'; it has 'fp16'"):
         open_weights(path, "bf16")
     assert same(dict(open_weights(path, "fp16")), tensors)
+    save(path / "model.bf16.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"choose variant='bf16' \(there are 'bf16', 'fp16'\)"):
+        open_weights(path)
+    (path / "model.bf16.safetensors").unlink()
     (path / "model.safetensors").write_bytes((good["text"] / "model.safetensors").read_bytes())
     assert load(path).token.weight.dtype == torch.float32 and load(path, variant="fp16").token.weight.dtype == torch.float16
 

@@ -60,6 +60,7 @@ def finetune(args: Sequence[str]) -> None:
     if made is None:
         raise Refusal(f"stopped; continue with: langevin finetune {' '.join(args)} --resume")
     beside = "" if cfg.beside is None else f" --beside {cfg.beside}"
+    beside += "" if cfg.variant is None else f" --variant {cfg.variant}"
     if made.is_dir():
         print(f'{made}: use it as langevin generate {made} "{cfg.prompt or ""}"')
     else:

@@ -42,7 +42,9 @@ class _Generate:
     mask: Path | None = None
     """White where the picture is painted anew."""
     control: tuple[Path, ...] = ()
-    """Hints, one for each control network of the model."""
+    """Hints, one for each control network of the model, its own first."""
+    controlnet: tuple[str, ...] = ()
+    """Folders or ids of ControlNets, as they are published, each of which takes a hint."""
     control_scale: float = 1.0
     """How much hints count."""
     clip_skip: int = 0
@@ -69,6 +71,8 @@ class _Generate:
     """Where to compute; a GPU if there is one."""
     revision: str | None = None
     """Of the repository."""
+    variant: str | None = None
+    """Of the weights, such as fp16; where there is one alone, that is taken."""
     beside: str | None = None
     """Of a single file: a published folder, or its id, with what the file lacks: tokenizers, text encoders, autoencoder."""
     budget: str | None = None
@@ -87,6 +91,8 @@ def generate(args: Sequence[str]) -> None:
     sides = None if asked.size is None else asked.size.split("x")
     if sides is not None and (len(sides) != 2 or not all(side.isdigit() for side in sides)):
         raise Refusal(f"size is {asked.size!r}; give width and height in pixels, as in 768x512.")
+    if asked.controlnet and not asked.control:
+        raise Refusal("controlnet follows the hints that control names; say both, or neither.")
     import torch
 
     from langevin.pictures import save_png
@@ -103,16 +109,20 @@ def generate(args: Sequence[str]) -> None:
                 f"dtype is {asked.dtype}, and the plan of budget {asked.budget} says how wide numbers are; leave one out."
             )
         size = None if sides is None else (int(sides[0]), int(sides[1]))
-        plan = ladder(asked.path, asked.budget, device=device, size=size, beside=asked.beside, revision=asked.revision)
+        plan = ladder(
+            asked.path,
+            asked.budget,
+            device=device,
+            size=size,
+            beside=asked.beside,
+            revision=asked.revision,
+            variant=asked.variant,
+            controlnet=asked.controlnet,
+        )
         print(plan)
-        if (asked.lora or asked.word) and (plan.int8 or plan.offload):
-            raise Refusal(
-                f"budget is {asked.budget}, at which weights are in int8 or wait, and adapters are merged into weights; "
-                "give more, or leave the adapters out."
-            )
     model = load(
         asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
-        budget=plan,
+        variant=asked.variant, lora=strengths(asked.lora), controlnet=asked.controlnet, budget=plan,
     )  # fmt: skip
     if isinstance(model, dict):
         raise Refusal(
@@ -121,8 +131,10 @@ def generate(args: Sequence[str]) -> None:
         )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
-    if asked.lora or asked.word:
-        _adapt(model, asked)
+    for file in asked.word:
+        from langevin.zoo.adapting import add_word
+
+        print(f"{file}: in the prompt as {add_word(model, file)}")
     if (asked.redux is None) != (not asked.like):
         raise Refusal("redux varies the pictures that like names; say both, or neither.")
     if asked.redux is not None:
@@ -169,17 +181,6 @@ def generate(args: Sequence[str]) -> None:
         print(save_png(image, path, record))
         if asked.count == 1:
             print(json.dumps(record))
-
-
-def _adapt(model: Any, asked: _Generate) -> None:
-    from langevin.zoo import adapting
-
-    for k, (file, strength) in enumerate(strengths(asked.lora).items()):
-        name = f"{k}_{adapting.name_of(file)}"
-        adapting.add_lora(model, file, strength, name)
-        adapting.merge(model, name)  # a plain model again, as fast as without
-    for file in asked.word:
-        print(f"{file}: in the prompt as {adapting.add_word(model, file)}")
 
 
 def _open(path: Path) -> Any:

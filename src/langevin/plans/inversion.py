@@ -151,30 +151,59 @@ class _Lower(Schedule):
 
 
 def begin(plan: Plan | Draft, level: float) -> Plan | Draft:
-    """The plan with all its steps below `level`: it is filled on that part of the schedule.
+    """The plan with all its steps below `level`, the first of which begins there: it is filled on that part of the schedule.
+
+    A draft whose grid begins below the schedule's top ("leading", or one with start=) is filled on so much more of it.
 
     Raises:
-        ValueError: if level leaves (0, 1], or the plan is written out and begins elsewhere.
+        ValueError: if level leaves (0, 1], or the plan is written out and begins elsewhere; as a draft is filled, if it cannot
+            begin there, being bound to levels of its own.
     """
     if not 0 < level <= 1:
         raise ValueError(f"level is {level}; a plan begins above 0 and at most at 1.")
     if isinstance(plan, Plan):
-        if plan.rows[0].start != level:
+        if abs(plan.rows[0].start - level) > _CLOSE:
             raise ValueError(
-                f"plan {plan.name} is written out from level {plan.rows[0].start:g}, and {level:g} is asked: give a draft."
+                f"plan {plan.name} is written out from level {plan.rows[0].start:g}, and {level:g} is asked: give a draft such "
+                "as dpmpp(20), or what plans.after leaves of it there."
             )
         return plan
     if level == 1:
         return plan
 
     def fill(schedule: Schedule) -> Plan:
-        made = plan.on(_Lower(schedule, level))
-
-        def moved(row: Any) -> Any:
-            fields = [n for n in ("level", "start", "stop", "shown") if n in {f.name for f in dataclasses.fields(row)}]
-            values = {n: getattr(row, n) for n in fields}
-            return dataclasses.replace(row, **{n: None if v is None else v * level for n, v in values.items()})
-
-        return dataclasses.replace(made, rows=tuple(moved(row) for row in made.rows))
+        made = _below(plan, schedule, level)
+        if 0 < (first := made.rows[0].start) < level - _CLOSE:
+            top = level * level / first
+            if top > 1 + _CLOSE:
+                raise ValueError(
+                    f"plan {plan.name} begins at level {first / level:g} at most, and {level:g} is asked; give its grid start=1."
+                )
+            made = _below(plan, schedule, 1.0 if top > 1 - _CLOSE else top)
+        if abs((first := made.rows[0].start) - level) > _CLOSE:
+            raise ValueError(
+                f"plan {plan.name} begins at level {first:g} by itself, and {level:g} is asked; leave out what binds it."
+            )
+        return made
 
     return Draft(plan.name, fill)
+
+
+_CLOSE = 1e-9  # levels that differ by rounding alone
+
+
+def _below(plan: Draft, schedule: Schedule, top: float) -> Plan:
+    """The plan on the part of a schedule below `top`, in the schedule's own levels."""
+    if top == 1:
+        return plan.on(schedule)
+    made = plan.on(_Lower(schedule, top))
+
+    def moved(row: Any) -> Any:
+        fields = [n for n in ("level", "start", "stop", "shown") if n in {f.name for f in dataclasses.fields(row)}]
+        values = {n: getattr(row, n) for n in fields}
+        values = {n: None if v is None else v * top for n, v in values.items()}
+        if values.get("shown") is not None:
+            values["shown"] = max(values["shown"], schedule.floor)  # networks know no level below it
+        return dataclasses.replace(row, **values)
+
+    return dataclasses.replace(made, rows=tuple(moved(row) for row in made.rows))

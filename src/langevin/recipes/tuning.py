@@ -98,7 +98,7 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     Raises:
         ValueError: for a model that draws no pictures of texts, a pattern that matches no layer, or pictures that cannot be read.
     """
-    model = load(cfg.origin, beside=cfg.beside, device=device)
+    model = load(cfg.origin, beside=cfg.beside, variant=cfg.variant, device=device)
     if not isinstance(model, Generator) or model.conditioner is None or model.codec is None:
         raise ValueError(f"origin is {cfg.origin}, which draws no pictures of texts; give a text-to-image model.")
     if model.takes:
@@ -147,7 +147,7 @@ def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[s
     folder = out / "prior"
     folder.mkdir(parents=True, exist_ok=True)
     asked = {"prior": cfg.prior, "origin": cfg.origin, "count": cfg.prior_count, "steps": cfg.prior_steps, "size": size,
-             "seed": cfg.seed}  # fmt: skip
+             "seed": cfg.seed, "variant": cfg.variant}  # fmt: skip
     if (record := folder / "asked.json").exists():
         was = parse_json(read_plain(record, 2**16), record)
         if differing := [k for k in asked if was.get(k) != asked[k]]:
@@ -178,6 +178,8 @@ def _trained(cfg: Tuning, model: Generator, trunk: str) -> dict[str, nn.Paramete
     own: Any = model.denoiser
     for net, _ in model.parts.values():
         net.requires_grad_(False)
+    if cfg.train.precision == "float32":
+        own.net.float()  # no autocast brings the states to the half precision of the files
     if cfg.method == "textual-inversion":
         words = {}
         for part, side in adapting.sides(model).items():
@@ -294,12 +296,12 @@ def keep(tuned: Tuned, out: Path) -> Path:
     if cfg.rank and cfg.method != "full":
         held = {p: t for p, t in adapting.targets(model).items() if adapters.adapted(t.net, NAME)}
         return lora.save_lora(held, out / "lora.safetensors", "peft", NAME)
-    return publish(model, tuned.trunk, cfg.origin, out / "model")
+    return publish(model, tuned.trunk, cfg.origin, out / "model", cfg.variant)
 
 
-def publish(model: Generator, trunk: str, origin: str, folder: Path) -> Path:
+def publish(model: Generator, trunk: str, origin: str, folder: Path, variant: str | None = None) -> Path:
     """A published folder again, with the network of a name as it is now. Of a single file, the network's folder alone."""
-    came = resolve(origin).path
+    came = resolve(origin, variant=variant).path
     folder.mkdir(parents=True, exist_ok=True)
     if came.is_dir():
         for place in sorted(came.iterdir()):

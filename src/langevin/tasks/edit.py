@@ -70,7 +70,7 @@ def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, 
     """Pictures like `picture` (B, *shape): noise up to level `strength`, and down again by all of the plan's steps.
 
     Args:
-        plan: any that begins at level 1; it is filled on the levels below `strength`.
+        plan: any draft; it is filled on the levels below `strength`, see `plans.begin`.
         strength: a noise level, so it means the same under every plan. 0 gives `picture` itself, without asking the model; 1
             forgets it.
 

@@ -26,7 +26,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, Step, trajectory
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
-from langevin.plans import counted, parse
+from langevin.plans import begin, counted, parse
 from langevin.text.conditioning import Conditioner, Request
 
 Picture = Image.Image | Tensor
@@ -187,7 +187,7 @@ class Generator:
             count: pictures of each prompt.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
             rescale: see `CFG`; of the network's output (guidance_rescale of others).
-            plan: another sampler, such as "dpmpp:20:grid=karras".
+            plan: another sampler, such as "dpmpp:20:grid=karras"; under a strength all its steps are below it (`plans.begin`).
             image: a picture to begin at, to inpaint, or to upscale.
             strength: the noise level that `image` is raised to; 0 leaves it as it is, 1 forgets it. The same for every plan.
             mask: white where `image` is to be painted anew. paste: elsewhere the result is `image` to the pixel.
@@ -262,8 +262,7 @@ class Generator:
         if pictures is not None and self.takes != "upscale" and (level < 1 or (mask is not None and free)):
             latents = self._encode(_sized(pictures, size).expand(batch, -1, -1, -1), noise, device, dtype)
         if latents is not None and level < 1 and start is None:
-            begin = filled.rows[0].start
-            start = process.marginal(latents, expand(begin, latents), noise.at("start"))
+            start = process.marginal(latents, expand(filled.rows[0].start, latents), noise.at("start"))
         if start is None and filled.rows[0].start < 1:
             # publishers' grids begin a little below 1 with the noise of level 1; that is meant, and no reason to warn
             start = process.prior(shape, noise.at("prior").at(""), dtype=dtype)
@@ -364,12 +363,8 @@ class Generator:
         if plan is None:
             tokens = shape[1] // self.patch * (shape[2] // self.patch)
             return self.plan(steps, start=level, tokens=tokens).on(schedule)
-        filled = (parse(plan) if isinstance(plan, str) else plan).on(schedule)
-        if level < 1 and abs(filled.rows[0].start - level) > 1e-9:
-            begin = filled.rows[0].start
-            raise ValueError(f"plan {filled.name} begins at level {begin:g} and strength is {level:g}; give its grid "
-                             f"start={level:g}, or leave one of the two out.")  # fmt: skip
-        return filled
+        given = parse(plan) if isinstance(plan, str) else plan
+        return (given if level == 1 else begin(given, level)).on(schedule)
 
     def _guidance(
         self, asked: float | Guidance | None, w: float | None, guided: bool, null: Cond, rescale: float, conditioned: bool
@@ -433,6 +428,11 @@ class Generator:
     def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
         given = control if isinstance(control, Sequence) else [control]
         hints = [hint for hint in given if hint is not None]
+        if hints and not self.controls:
+            raise ValueError(
+                f"control has {len(hints)} hints for 0 networks; add a ControlNet by add_control(model, FOLDER) of "
+                "langevin.zoo.adapting, or --controlnet FOLDER."
+            )
         if len(hints) != len(self.controls):
             raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
         made = {}

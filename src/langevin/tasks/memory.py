@@ -62,6 +62,21 @@ def in_turns(model: Generator, device: torch.device | str) -> Generator:
     return model
 
 
+def arranged(model: Generator) -> str | None:
+    """Why nothing can be added to the networks of a generator any more, in words; None if it can.
+
+    What takes turns is listed as the turns are arranged: weights that come later would stay where they are made. To weights in
+    int8 nothing can be added without rounding them again.
+    """
+    for net in networks(model):
+        hooks = (hook for module in net.modules() for hook in module._forward_pre_hooks.values())
+        if any(isinstance(getattr(hook, "__self__", None), Turns) for hook in hooks):
+            return "its layers visit the device in turn"
+        if any(type(p.data) is not Tensor for p in net.parameters()):
+            return "its weights are in int8"
+    return None
+
+
 def networks(model: Generator) -> list[nn.Module]:
     """The networks of a generator, each once."""
     found = [net for net, _ in model.parts.values()]
@@ -79,7 +94,7 @@ def tiled(model: Generator, tile: int) -> Generator:
 def in_int8(model: Generator) -> Generator:
     """The same generator with the weights of linear layers in int8, each row with a scale of its own (torchao).
 
-    Adapters are to be merged before.
+    What is added to weights, adapters, is to be merged before.
 
     Raises:
         ImportError: naming the extra.

@@ -1,10 +1,11 @@
-"""A loaded model with what others add to it: adapters (LoRA) and learned words (textual inversion).
+"""A loaded model with what others add to it: adapters (LoRA), ControlNets, learned words (textual inversion).
 
     model = lv.load("stable-diffusion-v1-5/stable-diffusion-v1-5")
     add_lora(model, "style.safetensors", 0.8)
     add_lora(model, "lines.safetensors", 0.5)
     set_strengths(model, {"style": 0.2, "lines": 0.0})
     word = add_word(model, "toy.safetensors")
+    model = add_control(model, "lllyasviel/sd-controlnet-canny")
 
 Strengths are numbers on the device: another one recompiles nothing. They belong to the model, not to a request.
 """
@@ -16,19 +17,26 @@ from typing import Any
 from torch import nn
 
 from langevin import adapters, spec
+from langevin.core.denoiser import home
+from langevin.networks.controlnet import ControlNet
+from langevin.networks.unet import UNet
+from langevin.tasks import memory
 from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
 from langevin.tasks.variation import Varied
 from langevin.tensors import load, metadata
 from langevin.text.conditioning import Side
 from langevin.zoo import lora, registry
+from langevin.zoo.configs import read_config
 from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
 from langevin.zoo.hub import is_file, resolve
 from langevin.zoo.load import load as load_part
 from langevin.zoo.lora import Target
+from langevin.zoo.pipelines import controlled
 
 __all__ = [
-    "add_lora", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides", "targets",
+    "add_control", "add_lora", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides",
+    "targets",
 ]  # fmt: skip
 
 
@@ -68,9 +76,63 @@ def add_lora(model: Generator, path: str | Path, strength: float = 1.0, name: st
         Names of the layers, by part.
 
     Raises:
-        ValueError: naming a tensor that fits no layer, with the nearest; nothing is added then.
+        ValueError: naming a tensor that fits no layer, with the nearest, or for a model that was arranged in a budget of memory,
+            which takes adapters by `load(lora=...)`; nothing is added then.
     """
+    _extensible(model, "lora={FILE: STRENGTH}")
     return lora.load_lora(targets(model), path, strength, name or name_of(path))
+
+
+def add_control(
+    model: Generator, path: str | Path, revision: str | None = None, variant: str | None = None, **options: Any
+) -> Generator:
+    """The model under a ControlNet (2302.05543), beside those it is under already; each is told one hint of `control=`, in order.
+
+    `model = add_control(model, folder)`, and `model(prompt, control=picture, control_scale=0.7)`. Weights are shared with the
+    model that is given, which stays as it is.
+
+    Args:
+        path: the folder of a ControlNet as it is published, with config.json; or its id. revision, variant: of it.
+        options: of `langevin.load`, such as dtype and device; those of the model by default.
+
+    Raises:
+        ValueError: for a folder that is no ControlNet, one that was made for another family of models, or a model that was
+            arranged in a budget of memory, which takes it by `load(controlnet=...)`.
+    """
+    _extensible(model, "controlnet=[FOLDER]")
+    net = getattr(model.denoiser, "net", None)
+    if not isinstance(net, UNet):
+        raise ValueError(f"a ControlNet stands beside a U-Net, and the model's network is a {type(net).__name__}; leave it out.")
+    folder = resolve(path, revision, variant).path
+    device, dtype = home(model.denoiser)
+    control = load_part(folder, variant=variant, **{"device": device, "dtype": dtype, **options})
+    if not isinstance(control, ControlNet):
+        raise ValueError(
+            f"{folder} is no ControlNet but a {type(control).__name__}; give a folder whose config.json says it is one."
+        )
+    made_for = {
+        "widths": (net.widths, control.widths),
+        "blocks": (net.blocks, control.blocks),
+        "width of the text": (net.reading and net.reading.context, control.reading and control.reading.context),
+        "channels": (_channels(model), control.enter.in_channels),
+    }
+    for what, (ours, theirs) in made_for.items():
+        if ours != theirs:
+            raise ValueError(f"{folder} was made for another model, of {what} {theirs}; this one has {ours}, and needs its own.")
+    name = f"controlnet_{len(model.controls)}" if model.controls else "controlnet"
+    parts = {**model.parts, name: (control, read_config(folder / "config.json"))}
+    return model.but(controls=(*model.controls, control), controlled=controlled, parts=parts)
+
+
+def _channels(model: Generator) -> int | None:
+    shape = model.denoiser.shape
+    return shape[0] if isinstance(shape, tuple) else None
+
+
+def _extensible(model: Generator, instead: str) -> None:
+    """Refuse a model whose networks are arranged in a budget."""
+    if (why := memory.arranged(model)) is not None:
+        raise ValueError(f"the model was loaded in a budget, where {why}; say load(..., {instead}), which adds it before.")
 
 
 def add_redux(model: Generator, path: str | Path, **options: Any) -> Generator:

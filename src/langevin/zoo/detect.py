@@ -13,7 +13,7 @@ from typing import Any
 
 from langevin.header import Entry
 from langevin.zoo.hub import is_file, read_object
-from langevin.zoo.store import OLD, open_weights, variants
+from langevin.zoo.store import OLD, check_variant, open_weights, variants
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -127,10 +127,12 @@ def detect(path: str | Path, variant: str | None = None) -> Found:
         variant: of the weights that are told; by default the ordinary ones, else what there is.
 
     Raises:
-        ValueError: if it is none that is known, or something in it is damaged.
+        ValueError: if it is none that is known, or something in it is damaged, or none of its parts has the variant.
     """
     path = Path(path)
     if path.is_dir():
+        if variant is not None:
+            check_variant(path, variant)
         if is_file(path / "model_index.json"):
             return _pipeline(path, variant)
         if is_file(path / "config.json"):

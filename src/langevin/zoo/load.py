@@ -3,8 +3,9 @@
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from langevin.zoo.family import Component, Config, built, fill
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import Single, components, opened
 from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
-from langevin.zoo.store import open_weights, variants
+from langevin.zoo.store import check_variant, open_weights, sole, variants
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
 _LOW_RES = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
@@ -37,6 +38,8 @@ class _Where:
     device: torch.device | str | None
     variant: str | None = None
     reference: bool = False
+    taken: dict[str, str] = field(default_factory=dict)
+    """The variant of each part that has no other weights, where none was asked for."""
 
 
 def load(
@@ -49,6 +52,8 @@ def load(
     reference: bool = False,
     beside: str | Path | None = None,
     configs: Mapping[str, Config] | str | Path | None = None,
+    lora: Mapping[str, float] | Mapping[Path, float] | None = None,
+    controlnet: str | Path | Sequence[str | Path] = (),
     budget: str | int | Ladder | None = None,
 ) -> Any:
     """What is in a published folder or file.
@@ -58,15 +63,21 @@ def load(
             with "@revision"; what exists here comes first.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
-        variant: which of several sets of weights, such as "fp16".
+        variant: which of several sets of weights, such as "fp16", of the parts that have it (of a single file, of what is beside
+            it). By default the ordinary one, or the only one there is.
         reference: as diffusers computes it, where that departs from the original (DiT's frequencies, SD3's shift).
         beside: of a single file, a published folder (or the id of one) with what it lacks: tokenizers, which no such file holds,
             and the text encoders and the autoencoder, where they are not in it.
         configs: of a single file, what no shape tells: configurations by name of the part, also of "scheduler" and "model_index",
             each with some keys or all; or a published folder, whose configurations are then taken. Models of published sizes need
             none.
-        budget: most memory, such as "8GB": as few steps of the ladder of `langevin.zoo.budget` are taken as it asks for; or a
-            ladder, see `ladder`. Of generators.
+        lora: files of adapters with their strengths, {"style.safetensors": 0.8}, merged into the weights in this order; for
+            strengths that are switched later see `langevin.zoo.adapting.add_lora`. Of generators.
+        controlnet: a folder of a ControlNet as it is published (or its id), or several; see `langevin.zoo.adapting.add_control`.
+            Of generators.
+        budget: most memory on the device (the CPU where none is given), such as "8GB": as few steps of the ladder of
+            `langevin.zoo.budget` are taken as it asks for, after adapters were merged; or a ladder, see `ladder`, that can be
+            printed first. Of generators.
 
     Returns:
         `Generator` of a folder with model_index.json, and of a single file that is whole with what is beside it; of a folder with
@@ -79,16 +90,65 @@ def load(
     folder = resolve(path, revision, variant).path
     aside = None if beside is None else resolve(beside).path
     given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
-    try:
-        if budget is None:
-            return _loaded(folder, _Where(dtype, device, variant, reference), aside, given)
+    if lora is not None and not isinstance(lora, Mapping):
+        raise ValueError(f'lora is {lora!r}; give files with their strengths, as in {{"style.safetensors": 0.8}}.')
+    controls = _several(controlnet)
+    plan, first = None, device
+    if variant is not None:
+        _check_variant(variant, folder, aside)
+    if budget is not None:
         if dtype is not None:
             raise ValueError(f"dtype is {dtype}, and the plan of a budget says how wide numbers are; leave one of them out.")
-        plan = budget if isinstance(budget, Ladder) else ladder(folder, budget, device=device, beside=aside, variant=variant)
+        plan = budget
+        if not isinstance(plan, Ladder):
+            plan = ladder(folder, plan, device=device, beside=aside, variant=variant, controlnet=controls)
         if plan.dtype is not None:
             dtype = getattr(torch, plan.dtype)
         first = "cpu" if plan.offload or plan.int8 else device
-        return _within(_loaded(folder, _Where(dtype, first, variant, reference), aside, given), plan, device)
+    where = _Where(dtype, first, variant, reference)
+    model = _read(folder, where, aside, given)
+    if where.taken:
+        taken = ", ".join(f"{kind!r} of {part}" for part, kind in where.taken.items())
+        warnings.warn(f"{folder} has variants of its weights alone, and {taken} was taken; choose it by variant=.", stacklevel=2)
+    if lora or controls:
+        model = _with(model, lora or {}, controls, folder)
+    return model if plan is None else _within(model, plan, device)
+
+
+def _with(model: Any, files: Mapping[str, float] | Mapping[Path, float], controls: Sequence[Path], folder: Path) -> Generator:
+    """A generator with adapters in its weights, and under ControlNets."""
+    from langevin.zoo import adapting  # which loads parts itself
+
+    if not isinstance(model, Generator):
+        name = "lora" if files else "controlnet"
+        raise ValueError(
+            f"{name} is added to whole models, and {folder} is no whole one; give a folder with model_index.json, or beside= "
+            "with what a single file lacks."
+        )
+    for k, (file, strength) in enumerate(files.items()):
+        name = f"{k}_{adapting.name_of(file)}"
+        adapting.add_lora(model, file, strength, name)
+        adapting.merge(model, name)  # a plain model again, as fast as without
+    for control in controls:
+        model = adapting.add_control(model, control)
+    return model
+
+
+def _several(folders: str | Path | Sequence[str | Path]) -> list[Path]:
+    return [resolve(one).path for one in ([folders] if isinstance(folders, (str, Path)) else folders)]
+
+
+def _check_variant(variant: str, folder: Path, beside: Path | None) -> None:
+    place = beside if folder.is_file() else folder
+    if place is None:
+        raise ValueError(f"variant is {variant!r}, and {folder} is no folder with variants; leave it out.")
+    check_variant(place, variant)
+
+
+def _read(folder: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
+    """What is there, with one kind of refusal whatever stands in the files."""
+    try:
+        return _loaded(folder, where, beside, configs)
     except torch.OutOfMemoryError:
         raise
     except ValueError as error:
@@ -128,11 +188,13 @@ def ladder(
     beside: str | Path | None = None,
     variant: str | None = None,
     revision: str | None = None,
+    controlnet: str | Path | Sequence[str | Path] = (),
 ) -> Ladder:
-    """The plan of memory for a model, by names and headers, before anything is loaded. `print` it.
+    """The plan of memory for a model, by names and headers, before anything is loaded. `print` it, and give it to `load`.
 
     Args:
-        budget: such as "8GB". size: (width, height) of the pictures, in pixels. The rest as for `load`.
+        budget: such as "8GB". size: (width, height) of the pictures, in pixels; the model's own by default.
+        device: to plan for, where `load` is to put the model; by default the CPU, as there. The rest as for `load`.
 
     Raises:
         ValueError: if the model does not fit with every step, saying what it takes then.
@@ -141,6 +203,7 @@ def ladder(
     here = {part.name for part in found.parts}
     others = [] if beside is None else detect(resolve(beside).path, variant).parts
     added = [p for p in others if p.name not in here and (p.name.startswith("text_encoder") or p.name in CODERS)]
+    added += [part for one in _several(controlnet) for part in detect(one).parts]
     kind = torch.device(device or "cpu").type
     half = "float16" if kind == "cuda" and not torch.cuda.is_bf16_supported() else "bfloat16"
     return fit(found, budget, kind, size, half, added)
@@ -185,7 +248,10 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
 
 
 def _filled(folder: Path, part: Component, config: dict[str, Any], where: _Where) -> nn.Module:
-    weights = open_weights(folder, where.variant if where.variant in variants(folder) else None)
+    there = variants(folder)
+    if where.variant is None and (only := sole(there)) is not None:
+        where.taken[folder.name] = only
+    weights = open_weights(folder, None if None in there and where.variant not in there else where.variant)
     return _made(part, config, weights, str(folder), where)
 
 

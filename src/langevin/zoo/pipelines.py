@@ -202,7 +202,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         conditioner=conditioner,
         defaults=defaults,
         controls=tuple(controls),
-        controlled=_controlled if controls else None,
+        controlled=controlled if controls else None,
         takes=takes,
         small=small,
         most=int(whole.index.get("max_noise_level") or 350),
@@ -223,7 +223,8 @@ def kind_of(name: str, what: str) -> Kind:
     return KINDS[name]
 
 
-def _controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
+def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
+    """The network under ControlNets, see `Generator`."""
     from langevin.networks.controlnet import Controlled
 
     return Controlled(net, controls, scales)

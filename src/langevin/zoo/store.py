@@ -108,7 +108,8 @@ def open_weights(path: str | Path, variant: str | None = None) -> Weights:
     Args:
         path: a folder with diffusion_pytorch_model.safetensors, model.safetensors, or either in several files with an index; or
             a file. Links are followed in the cache of huggingface_hub alone.
-        variant: "fp16", "bf16", "non_ema", ...: what stands in the names of the files, of a folder only.
+        variant: "fp16", "bf16", "non_ema", ...: what stands in the names of the files, of a folder only; by default the ordinary
+            ones, else the only variant there is.
 
     Raises:
         ValueError: naming the file and what is wrong, or the variants that there are; for older files, what converts them.
@@ -121,6 +122,7 @@ def open_weights(path: str | Path, variant: str | None = None) -> Weights:
     if path.is_symlink():
         raise ValueError(f"{path} is a link, and may lead anywhere; give the folder that it leads to.")
     there = variants(path)
+    variant = sole(there) if variant is None else variant
     if variant not in there:
         raise ValueError(_absent(path, variant, there))
     file = there[variant]
@@ -143,6 +145,24 @@ def variants(folder: Path) -> dict[str | None, Path]:
     return found
 
 
+def sole(there: Mapping[str | None, Path]) -> str | None:
+    """The only variant of weights that are there in one variant alone; None where there are ordinary ones, or several."""
+    return next(iter(there)) if len(there) == 1 else None
+
+
+def check_variant(folder: Path, variant: str) -> None:
+    """Refuse a variant that no part of a published folder has: parts without it are read in their ordinary weights.
+
+    Raises:
+        ValueError: naming the variants that there are.
+    """
+    held = [variants(place) for place in (folder, *sorted(p for p in folder.iterdir() if p.is_dir() and not p.is_symlink()))]
+    found = sorted({name for there in held for name in there if name is not None})
+    if variant not in found:
+        has = f"it has {', '.join(repr(name) for name in found)}" if found else "leave it out"
+        raise ValueError(f"variant is {variant!r}, of which no part of {folder} has weights; {has}.")
+
+
 def _names(folder: Path) -> list[str]:
     try:
         return sorted(os.listdir(folder))
@@ -161,7 +181,7 @@ def _absent(folder: Path, variant: str | None, there: Mapping[str | None, Path])
     if there:
         kinds = ", ".join("the ordinary one" if v is None else repr(v) for v in there)
         return f"{folder} holds no weights of the variant {variant!r}; it has {kinds}." if variant else (
-            f"{folder} holds variants of its weights only; choose variant={next(iter(there))!r} (there is {kinds})."
+            f"{folder} holds variants of its weights only; choose variant={next(iter(there))!r} (there are {kinds})."
         )  # fmt: skip
     old = [name for name in _names(folder) if name.endswith(OLD)]
     if old:

@@ -19,6 +19,8 @@ class Tuning(Closed):
     """A published folder, the id of a repository, or a single file."""
     beside: str | None = None
     """Of a single file, see `langevin.load`."""
+    variant: str | None = None
+    """Of the origin's weights, such as fp16; see `langevin.load`."""
     data: str = ""
     """Folder of pictures."""
     captions: str | None = None
