@@ -95,8 +95,8 @@ def mnist_unlabelled() -> Recipe:
         mnist(),
         name="mnist-unlabelled",
         about="28x28 MNIST whose labels are left unread, half as wide: the model behind langevin augment",
-        expects="FD-PCA 0.94 of the train-against-test floor (1,000 samples), nearest-neighbour ratio 1.09; 33 minutes of one core "
-        "in float32",
+        expects="FD-PCA 0.94 of the train-against-test floor (1,000 samples), nearest-neighbour ratio 1.09; 33 minutes of one "
+        "core in float32",
         data=MnistData(labels=False),
         network=UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         train=TrainConfig(steps=6000, batch=64, lr=1.5e-3),
