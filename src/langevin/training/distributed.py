@@ -8,7 +8,7 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -168,9 +168,13 @@ class _Losses(nn.Module):
     def __init__(self, denoiser: Denoiser, objective: Objective) -> None:
         super().__init__()
         self.denoiser, self.objective = denoiser, objective
+        # DDP that looks for weights without a gradient warns where it finds none; this one never has any
+        self.spare = nn.Parameter(torch.zeros(1, device=next(denoiser.parameters()).device))
 
     def forward(self, batch: Batch, noise: Noise) -> Loss:
-        return self.objective(self.denoiser, batch, noise)
+        loss = self.objective(self.denoiser, batch, noise)
+        # DDP takes for used whatever an output depends on, and waits for its gradient: only the total will bring one
+        return replace(loss, logs={name: value.detach() for name, value in loss.logs.items()})
 
 
 class Pass:
@@ -185,8 +189,11 @@ class Pass:
             from torch.nn.parallel import DistributedDataParallel
 
             device = [group.device] if group.device.type == "cuda" else None
+            # always: a network may have weights that no output depends on (the last block of a graph transformer), or use some
+            # in some batches alone. Without it DDP would leave gradients as each process has them, and fail or wait for ever at
+            # the next update. The search is a walk over the graph in C++: within the noise for 300 small weights on two CPUs
             self.call = DistributedDataParallel(
-                self.losses, device_ids=device, gradient_as_bucket_view=True, find_unused_parameters=objective.turns
+                self.losses, device_ids=device, gradient_as_bucket_view=True, find_unused_parameters=True
             )
 
     def __call__(self, batch: Batch, noise: Noise) -> Loss:
