@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 def train(out, steps, world, *options, fails=False):
     launcher = [] if world == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command = [sys.executable, *launcher, "-m", "tests.reliability.worker", str(out), str(steps), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     assert fails == (done.returncode != 0), done.stderr
     found = load_latest(out / "checkpoints")
     assert found is not None
@@ -55,6 +55,23 @@ def test_two_processes_are_one(alone, tmp_path, options):
     found = train(tmp_path, 50, 2, *options)
     assert furthest(found, alone[1]) < 1e-5
     torch.testing.assert_close(losses(tmp_path), losses(alone[0]), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [("accumulate=2",), ("shard",)], ids=["DDP, two passes", "FSDP2"])
+def test_weights_that_reach_no_output_stay_as_they_are_in_all_processes(tmp_path, options):
+    one, two = train(tmp_path / "one", 8, 1, "graph"), train(tmp_path / "two", 8, 2, "graph", *options)
+    assert furthest(two, one) < 1e-5
+    idle = [name for name in one.tensors["model"] if ".trunk.1.own." in name]
+    assert idle and not any(name.startswith(tuple(idle)) for name in two.tensors["optimiser"])  # never moved, nor decayed
+
+
+def test_a_preview_that_fails_before_it_draws_in_one_of_those_that_share_the_weights(alone, tmp_path):
+    found = train(tmp_path, 50, 2, "shard", "fail=0")
+    assert furthest(found, alone[1]) < 1e-5
+
+
+def test_a_slow_preview_is_waited_for_longer_than_a_gradient(tmp_path):
+    assert train(tmp_path, 8, 2, "slow").step == 8
 
 
 def test_levels_that_follow_the_loss_follow_that_of_all_processes(tmp_path):

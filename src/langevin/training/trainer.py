@@ -68,11 +68,12 @@ class Trainer:
         out: run directory; None keeps nothing.
         resume: continue from the newest whole checkpoint in `out`.
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
-            writes, the first process alone should write. Others go into `hooks`.
+            writes, the first process alone should write. What it raises is said, and training goes on. Others go into `hooks`.
         group: this process among its peers (see `Group.join`); alone by default.
 
     Attributes:
-        hooks: (every so many steps, what is called as `preview` is).
+        hooks: (every so many steps, what is called as `preview` is). Where weights are divided between processes all need the
+            same hooks, for they call the network together; a hook that fails in one process is given up in all.
         total: samples of the whole run, which schedules are counted in.
         step, samples: updates and samples so far, those left out among them.
         refused: steps whose batches never reached the weights.
@@ -375,6 +376,7 @@ class Trainer:
         self._ran = True
         c, began, before = self.config, time.monotonic(), self.samples
         last = began + 3600 * c.hours if c.hours else math.inf
+        self.group.check_alike([every for every, _ in self.hooks])
         with self.group.agreed():
             if self.folder is not None and self.group.first:
                 self.folder.open()
@@ -460,7 +462,8 @@ class Trainer:
         with self.ema.swapped(self.denoiser):
             for hook in hooks:
                 try:
-                    hook(self.denoiser.eval(), self.step)
+                    with self.group.together(self.denoiser.net):  # shards must be alone again before their weights change back
+                        hook(self.denoiser.eval(), self.step)
                 except Exception as error:  # a picture is not worth a run
                     print(f"no preview at step {self.step}: {error}", file=sys.stderr)
 
