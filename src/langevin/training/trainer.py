@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
-from langevin.training.checkpoint import Checkpoint
+from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
@@ -369,7 +369,8 @@ class Trainer:
 
         Raises:
             ValueError: if it ran before, for the weights are averaged ones now.
-            OSError: if the last checkpoint could not be written, or several in a row.
+            OSError: if the last checkpoint could not be written, or several in a row, or a line of the log. What was trained
+                until then is saved, if the disk lets it be.
         """
         if self._ran:
             raise ValueError("this trainer has run; make a new one with resume=True to go on.")
@@ -385,15 +386,16 @@ class Trainer:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
                     line = self.update()
                     due = self.step % c.log_every == 0 or self.finished
-                    if due or "refused" in line:
-                        if due:
-                            self._join_bins()
-                            line |= self.bins.logs()
-                        speed = (self.samples - before) / (time.monotonic() - began)
-                        self._write({**line, "samples_per_second": round(speed, 1)})
+                    with self._rescued():
+                        if due or "refused" in line:
+                            if due:
+                                self._join_bins()
+                                line |= self.bins.logs()
+                            speed = (self.samples - before) / (time.monotonic() - began)
+                            self._write({**line, "samples_per_second": round(speed, 1)})
+                        if self.step % c.save_every == 0 and not self.finished:
+                            self.save(wait=c.wait)
                     show(self.step, line["loss"])
-                    if self.step % c.save_every == 0 and not self.finished:
-                        self.save(wait=c.wait)
                     if not self.finished:
                         self._show([hook for every, hook in self.hooks if self.step % every == 0])
                 self.save(last=True)
@@ -412,8 +414,22 @@ class Trainer:
         return self.step >= self.config.steps or self.samples >= self.total
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.folder is not None and self.group.first:
-            self.folder.write(line)
+        with self.group.agreed():
+            if self.folder is not None and self.group.first:
+                self.folder.write(line)
+
+    @contextmanager
+    def _rescued(self) -> Iterator[None]:
+        """Around what is written as training goes. Where that ends the run, its state is written once more: what failed may have
+        been a moment's, or of another file. To be entered by all."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.save(last=True)
+                if self.group.first and self.folder is not None:
+                    print(f"the run ends, and can be resumed: step {self.step} was saved after all.", file=sys.stderr)
+            raise
 
     def save(self, wait: bool = True, last: bool = False) -> None:
         """Write a checkpoint now. To be called by all processes.
@@ -421,6 +437,9 @@ class Trainer:
         Args:
             wait: False writes while training goes on.
             last: nothing comes after it, so that a full disk is an error at once.
+
+        Raises:
+            OSError: in all processes, if it could not be written and is the `last`, or several in a row could not.
         """
         if self.folder is None:
             return
@@ -432,8 +451,12 @@ class Trainer:
             "optimiser": whole(optimisers.state_tensors(self.optimiser, self._players)),
             "objective": whole(self.objective.state_dict()),
         }
-        if not self.group.first:
-            return
+        with self.group.agreed():
+            if self.group.first:
+                self._save(tensors, wait, last)
+
+    def _save(self, tensors: Parts, wait: bool, last: bool) -> None:
+        assert self.folder is not None
         state = {
             "config": self._settings,
             "what": self._facts,
