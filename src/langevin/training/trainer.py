@@ -117,6 +117,9 @@ class Trainer:
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
             recompute(denoiser.net)
+        # a part of a network that reads conditions may refuse some of them
+        checks = [getattr(part, "check_conditions", None) for part in denoiser.net.modules()]
+        self._checks: list[Callable[[Any], None]] = [check for check in checks if callable(check)]
         self.losses = self.group.ready(denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self._beside = [p for p in objective.parameters() if p.requires_grad]
@@ -210,8 +213,19 @@ class Trainer:
 
     # The loop
 
+    def _check(self, batch: Batch) -> None:
+        """Refuse categories and labels that are out of range while they are on the host: on a GPU a look at them would wait for
+        the device, so that nobody looks there."""
+        parts = self.denoiser.process.leaves()
+        for name, x in leaves(batch.x).items():
+            if hasattr(parts.get(name), "categories") and not x.is_floating_point():
+                parts[name].check_data(x)
+        for check in self._checks:
+            check(batch.cond)
+
     def _batch(self, piece: Slice) -> Batch:
         batch = piece.batch
+        self._check(batch)
         cond = None if batch.cond is None else {n: self._moved(c) for n, c in batch.cond.items()}
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
         side = self._side()
