@@ -11,6 +11,7 @@ import torch
 import langevin as lv
 from langevin.data import Order
 from langevin.training import load_latest
+from tests.field.test_complaints import trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,6 +73,42 @@ def test_a_preview_that_fails_before_it_draws_in_one_of_those_that_share_the_wei
 
 def test_a_slow_preview_is_waited_for_longer_than_a_gradient(tmp_path):
     assert train(tmp_path, 8, 2, "slow").step == 8
+
+
+FITTING = """
+import sys, torch
+import langevin as lv
+torch.manual_seed(0)
+net = lv.networks.MLP(2, 16, 2, classes=2)
+for k in range(2):
+    denoiser = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v")
+    lv.fit(denoiser, lv.data.two_moons(100), steps=6, batch=12, out=f"{sys.argv[1]}/{k}", progress=False)
+print(sum(float(p.detach().double().abs().sum()) for p in net.parameters()))
+"""
+
+
+def test_fit_under_a_launcher_is_one_training_and_another_after_it(tmp_path):
+    script = tmp_path / "fitting.py"
+    script.write_text(FITTING)
+    sums = {}
+    for world in (1, 2):
+        launcher = [] if world == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        command = [sys.executable, *launcher, str(script), str(tmp_path / str(world))]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        sums[world] = [float(line) for line in done.stdout.split()]
+    assert len(sums[2]) == 2 and sums[2] == pytest.approx(2 * sums[1], rel=1e-6)
+    for k in range(2):
+        one, two = (load_latest(tmp_path / str(world) / str(k) / "checkpoints") for world in (1, 2))
+        assert one is not None and two is not None and furthest(one, two) < 1e-5 and two.state["processes"] == 2
+
+
+def test_a_trainer_that_was_not_told_of_the_others_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match=r"WORLD_SIZE is 2, .*each process would train a model of its own; pass group=Group\.join"
+    ):
+        trainer(None)
 
 
 def test_levels_that_follow_the_loss_follow_that_of_all_processes(tmp_path):

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import Denoiser, home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, loader
@@ -30,7 +30,7 @@ from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
 from langevin.training.checkpoint import Checkpoint, Parts
-from langevin.training.distributed import Group, gradient_norm
+from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.precision import PRECISIONS, autocast_type, named
@@ -69,7 +69,7 @@ class Trainer:
         resume: continue from the newest whole checkpoint in `out`.
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
             writes, the first process alone should write. What it raises is said, and training goes on. Others go into `hooks`.
-        group: this process among its peers (see `Group.join`); alone by default.
+        group: this process among its peers (see `Group.join`); alone by default, where a launcher started one.
 
     Attributes:
         hooks: (every so many steps, what is called as `preview` is). Where weights are divided between processes all need the
@@ -79,7 +79,8 @@ class Trainer:
         refused: steps whose batches never reached the weights.
 
     Raises:
-        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
+        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`; if a launcher started
+            several processes and none was told of the others.
     """
 
     def __init__(
@@ -104,6 +105,11 @@ class Trainer:
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
         if config.resolutions and getattr(data, "groups", None) is not None:
             raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
+        if group is None and asked_world() > 1:
+            raise ValueError(
+                f"WORLD_SIZE is {asked_world()}, and without a group each process would train a model of its own; pass "
+                "group=Group.join(device), group=Group(device) if that is meant, or start one process."
+            )
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
@@ -529,10 +535,11 @@ def fit(
     progress: bool = True,
     **settings: Any,
 ) -> Denoiser:
-    """Train `denoiser` in place on `data`.
+    """Train `denoiser` in place on `data`: in all processes together, replicated, if a launcher such as torchrun started several.
 
     Args:
-        denoiser: what to train. It ends up holding the averaged weights, in eval mode.
+        denoiser: what to train. It ends up holding the averaged weights, in eval mode, in every process. On a GPU, each of
+            several processes moves it to its own.
         data: e.g. `langevin.data.digits()`.
         objective: `Denoising(drop=0.1)` by default.
         out: run directory, for checkpoints and the log; None keeps nothing.
@@ -547,8 +554,14 @@ def fit(
             it returns, and resume=True goes on.
     """
     config = TrainConfig(**settings)
-    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume)
+    group = None
+    if asked_world() > 1:
+        group = Group.join(home(denoiser)[0])
+        denoiser.to(group.device)
+    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume, group=group)
     averaged = trainer.run(progress)
+    if group is not None:  # which stays for what a script does next: torch does not start a second one in its place
+        group.wait()
     if trainer.stopped:
         raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
     return averaged
