@@ -71,6 +71,11 @@ def test_a_preview_that_fails_before_it_draws_in_one_of_those_that_share_the_wei
     assert furthest(found, alone[1]) < 1e-5
 
 
+def test_hooks_of_one_process_alone_are_refused_where_all_share_the_weights(tmp_path):
+    train(tmp_path, 2, 1)
+    assert train(tmp_path, 20, 2, "shard", "lonely", fails=True).step == 2
+
+
 def test_a_slow_preview_is_waited_for_longer_than_a_gradient(tmp_path):
     assert train(tmp_path, 8, 2, "slow").step == 8
 

@@ -1,8 +1,8 @@
 """One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [graph] [bad=SAMPLE] [accumulate=N] [die=S]
-[fail=RANK] [slow].
+[fail=RANK] [slow] [lonely].
 
 Every process draws previews, as divided weights ask for. `fail` names one whose first preview fails before it draws; with `slow`
-the first process takes longer for one than a launcher's group waits.
+the first process takes longer for one than a launcher's group waits; `lonely` ones are of the first process alone.
 """
 
 import math
@@ -71,7 +71,8 @@ def main(out: str, steps: int, *options: str) -> None:
             time.sleep(8)
         lv.sample(model, lv.plans.ddpm(2), 2)
 
-    trainer = Trainer(denoiser, data, objective, config, out, resume=True, preview=preview, group=group)
+    shown = None if "lonely" in options and not group.first else preview
+    trainer = Trainer(denoiser, data, objective, config, out, resume=True, preview=shown, group=group)
     if "die" in given and group.rank == group.world - 1:
         threading.Timer(float(given["die"]), os.kill, (os.getpid(), signal.SIGKILL)).start()
     trainer.run(progress=False)

@@ -143,12 +143,12 @@ class Group:
         def others_gone(left: bool) -> int:
             return int(self.sum(torch.tensor(int(left))))
 
-        @torch.compiler.disable
         def meet(*_: Any) -> None:
             if others_gone(False):
                 raise RuntimeError("another process could not go on")
 
-        hook = net.register_forward_pre_hook(meet, prepend=True)  # before that of FSDP2, which gathers the weights
+        first: Any = torch.compiler.disable(meet)
+        hook = net.register_forward_pre_hook(first, prepend=True)  # before that of FSDP2, which gathers the weights
         try:
             yield
         finally:

@@ -125,7 +125,7 @@ class Trainer:
             recompute(denoiser.net)
         # a part of a network that reads conditions may refuse some of them
         checks = [getattr(part, "check_conditions", None) for part in denoiser.net.modules()]
-        self._checks: list[Callable[[Any], None]] = [check for check in checks if callable(check)]
+        self._checks: list[Callable[..., object]] = [check for check in checks if callable(check)]
         self.losses = self.group.ready(denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self._beside = [p for p in objective.parameters() if p.requires_grad]
