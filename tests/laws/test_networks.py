@@ -182,6 +182,17 @@ def test_wrong_conditions_are_refused():
         DiT(1, 9, 2)
 
 
+@pytest.mark.parametrize("label", [-1, 3, 4])
+def test_a_label_that_nobody_checked_is_never_the_null(monkeypatch, label):
+    # as on a GPU or in a compiled network, where the table is the last to look
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    conditions = Conditions(8, classes=3)
+    with pytest.raises(IndexError):
+        conditions({"label": torch.tensor([0, label])}, 2, torch.device("cpu"))
+    right, _ = conditions({"label": torch.tensor([0, 2])}, 2, torch.device("cpu"))
+    assert torch.equal(right, conditions.label.weight[[0, 2]])  # pyright: ignore
+
+
 def test_the_recipes_ncsnpp_is_the_published_network():
     """The same parameters, and the same numbers for a field of channels and levels; published answers are divided by sigma."""
     from langevin.core.gaussian import Gaussian

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 import langevin as lv
 from langevin.config import TrainConfig
+from langevin.embedded import Embedded
 from langevin.objectives.consistency import Consistency, slowing
 from langevin.training import Trainer, load_latest
 from tests.field.test_complaints import trainer, weights
@@ -195,3 +196,24 @@ def test_rising_resolution_is_refused_for_buckets():
     run.data.groups = torch.zeros(len(run.data), dtype=torch.int64)
     with pytest.raises(ValueError, match="resolutions makes pictures squares, but the data has aspect buckets"):
         Trainer(run.denoiser, run.data, run.objective, run.config)
+
+
+@pytest.mark.parametrize("what", ["label", "categories", "ids"])
+def test_what_is_out_of_range_is_refused_while_it_is_on_the_host(what):
+    # on a GPU nobody looks, and the label after the last would be the null; a device without values stands for one
+    x, cond, process = torch.zeros(8, 2), None, lv.Gaussian(lv.schedules.cosine())
+    if what == "label":
+        cond = {"label": torch.arange(8) % 3}
+    else:
+        x = torch.arange(16).reshape(8, 2) % 4
+        process = (
+            lv.Categorical(3, lv.schedules.cosine()) if what == "categories" else Embedded(torch.eye(3), lv.schedules.flow())
+        )
+    net = lv.networks.MLP(2, 8, 1, classes=2)
+    prediction = {"label": "v", "categories": "logits", "ids": "x0"}[what]
+    run = Trainer(
+        lv.Denoiser(net, process, prediction), lv.data.Arrays(x, cond), lv.objectives.Denoising(), TrainConfig(steps=1, batch=8)
+    )
+    run.device = torch.device("meta")
+    with pytest.raises(ValueError, match=f"{'label' if what == 'label' else 'data'} spans 0 .. [23]; .* run from 0 to [12]"):
+        run._batch(run._read()[0])

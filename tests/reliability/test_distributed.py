@@ -11,6 +11,7 @@ import torch
 import langevin as lv
 from langevin.data import Order
 from langevin.training import load_latest
+from tests.field.test_complaints import trainer
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 def train(out, steps, world, *options, fails=False):
     launcher = [] if world == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
     command = [sys.executable, *launcher, "-m", "tests.reliability.worker", str(out), str(steps), *options]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
     assert fails == (done.returncode != 0), done.stderr
     found = load_latest(out / "checkpoints")
     assert found is not None
@@ -55,6 +56,64 @@ def test_two_processes_are_one(alone, tmp_path, options):
     found = train(tmp_path, 50, 2, *options)
     assert furthest(found, alone[1]) < 1e-5
     torch.testing.assert_close(losses(tmp_path), losses(alone[0]), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("options", [("accumulate=2",), ("shard",)], ids=["DDP, two passes", "FSDP2"])
+def test_weights_that_reach_no_output_stay_as_they_are_in_all_processes(tmp_path, options):
+    one, two = train(tmp_path / "one", 8, 1, "graph"), train(tmp_path / "two", 8, 2, "graph", *options)
+    assert furthest(two, one) < 1e-5
+    idle = [name for name in one.tensors["model"] if ".trunk.1.own." in name]
+    assert idle and not any(name.startswith(tuple(idle)) for name in two.tensors["optimiser"])  # never moved, nor decayed
+
+
+def test_a_preview_that_fails_before_it_draws_in_one_of_those_that_share_the_weights(alone, tmp_path):
+    found = train(tmp_path, 50, 2, "shard", "fail=0")
+    assert furthest(found, alone[1]) < 1e-5
+
+
+def test_hooks_of_one_process_alone_are_refused_where_all_share_the_weights(tmp_path):
+    train(tmp_path, 2, 1)
+    assert train(tmp_path, 20, 2, "shard", "lonely", fails=True).step == 2
+
+
+def test_a_slow_preview_is_waited_for_longer_than_a_gradient(tmp_path):
+    assert train(tmp_path, 8, 2, "slow").step == 8
+
+
+FITTING = """
+import sys, torch
+import langevin as lv
+torch.manual_seed(0)
+net = lv.networks.MLP(2, 16, 2, classes=2)
+for k in range(2):
+    denoiser = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v")
+    lv.fit(denoiser, lv.data.two_moons(100), steps=6, batch=12, out=f"{sys.argv[1]}/{k}", progress=False)
+print(sum(float(p.detach().double().abs().sum()) for p in net.parameters()))
+"""
+
+
+def test_fit_under_a_launcher_is_one_training_and_another_after_it(tmp_path):
+    script = tmp_path / "fitting.py"
+    script.write_text(FITTING)
+    sums = {}
+    for world in (1, 2):
+        launcher = [] if world == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={world}"]
+        command = [sys.executable, *launcher, str(script), str(tmp_path / str(world))]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        sums[world] = [float(line) for line in done.stdout.split()]
+    assert len(sums[2]) == 2 and sums[2] == pytest.approx(2 * sums[1], rel=1e-6)
+    for k in range(2):
+        one, two = (load_latest(tmp_path / str(world) / str(k) / "checkpoints") for world in (1, 2))
+        assert one is not None and two is not None and furthest(one, two) < 1e-5 and two.state["processes"] == 2
+
+
+def test_a_trainer_that_was_not_told_of_the_others_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        ValueError, match=r"WORLD_SIZE is 2, .*each process would train a model of its own; pass group=Group\.join"
+    ):
+        trainer(None)
 
 
 def test_levels_that_follow_the_loss_follow_that_of_all_processes(tmp_path):

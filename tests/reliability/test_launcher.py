@@ -1,9 +1,11 @@
 """`langevin train --processes N`: a signal to stop reaches the launcher once, and what it saves is waited for."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -40,3 +42,29 @@ def test_a_signal_to_the_group_stops_the_launcher_once(number):
     finally:
         parent.kill()
     assert (said, errors, parent.returncode) == (f"saved after {int(number)}\n", "", 7)
+
+
+SRUN = """#!/bin/bash
+# trains two more steps of four, and then fails to evaluate
+n=$(ls -d runs/images/checkpoints/step-0000000[24] 2>/dev/null | wc -l)
+[ "$n" -ge 2 ] || mkdir -p runs/images/checkpoints/step-0000000$((2 * n + 2)) runs/images/checkpoints/step-00000009.partial
+[ -z "$METRICS" ] || [ "$n" -lt 2 ] || touch runs/images/metrics.json
+"""
+
+
+@pytest.mark.parametrize("metrics", ["", "1"])
+def test_the_job_of_the_documents_is_queued_again_while_it_gets_further(tmp_path, metrics):
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text()
+    job = re.search(r"    #!/bin/bash\n(?:    .*\n)+", page)
+    assert job is not None
+    bin = tmp_path / "bin"
+    bin.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", '#!/bin/bash\n[ "$1" = show ] && echo here || echo again >> queued\n')):
+        (bin / name).write_text(text)
+        (bin / name).chmod(0o755)
+    told = {**os.environ, "PATH": f"{bin}:{os.environ['PATH']}", "SLURM_JOB_ID": "1", "METRICS": metrics}
+    queued = []
+    for _ in range(3):
+        subprocess.run(["bash"], input=job[0].replace("\n    ", "\n").strip(), text=True, cwd=tmp_path, env=told, check=False)
+        queued.append((tmp_path / "queued").read_text().count("again"))
+    assert queued == [1, 2, 2]  # the third found nothing to train

@@ -216,13 +216,47 @@ def test_patience_goes_on_in_memory_and_gives_up_in_the_end(folder, wait, capsys
     assert patience.failures == 3
 
 
-def test_other_errors_are_not_borne(folder, monkeypatch):
+@pytest.mark.parametrize("wait", [True, False])
+def test_any_failure_of_a_disk_is_borne_and_no_other_error(folder, monkeypatch, capsys, wait):
+    kept, patience = Checkpoints(folder), Patience(2)
+
     def broken(*args):
-        raise PermissionError("not here")
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saving, "write_into", broken)
+        assert patience.save(kept, 30, SMALL, {}, wait) is None
+        if not wait:
+            kept._thread.join()  # pyright: ignore
+    assert patience.save(kept, 40, SMALL, {}) == folder / "step-00000040" and patience.failures == 0
+    assert "Input/output error. Training goes on, and tries again at the next save." in capsys.readouterr().err
+    with pytest.raises(ValueError, match="not what JSON can say"):
+        patience.save(kept, 50, SMALL, {"loss": float("nan")}, wait)
+    monkeypatch.setattr(saving, "write_into", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        for step in (60, 70, 80):
+            patience.save(kept, step, SMALL, {}, wait)
+
+
+def test_a_run_that_its_disk_ends_is_saved_once_more(tmp_path, monkeypatch, capsys):
+    real = saving.write_into
+
+    def broken(folder, step, *rest):
+        if step < 8:
+            raise OSError(errno.EIO, "Input/output error")
+        return real(folder, step, *rest)
 
     monkeypatch.setattr(saving, "write_into", broken)
-    with pytest.raises(PermissionError):
-        Patience(3).save(Checkpoints(folder), 30, SMALL, {})
+    run = trainer(tmp_path / "part", steps=20, save_every=2)
+    with pytest.raises(OSError, match="Input/output error"):  # steps 2, 4 and 6, each of which is known at the next
+        run.run(progress=False)
+    assert "step 8 was saved after all" in capsys.readouterr().err
+    again = trainer(tmp_path / "part", steps=20, save_every=2, resume=True)
+    assert again.step == 8
+    again.run(progress=False)
+    whole = trainer(None, steps=20)
+    whole.run(progress=False)
+    assert torch.equal(weights(again.denoiser), weights(whole.denoiser))
 
 
 def test_other_files_are_whole_or_as_they_were(tmp_path, capsys):
@@ -246,7 +280,7 @@ def test_a_log_on_a_full_disk_stops_the_run_which_goes_on_later(tmp_path, capsys
     size = (tmp_path / "whole" / "log.jsonl").stat().st_size
     part = trainer(tmp_path / "part", steps=8, save_every=100)
     with no_file_above(size // 2), pytest.raises(DiskFull, match=r"^no space is left to write .*log\.jsonl"):
-        part.run(progress=False)
+        part.run(progress=False)  # nor is there space for a checkpoint
     again = trainer(tmp_path / "part", steps=8, resume=True, save_every=100)
     again.run(progress=False)
     assert torch.equal(weights(again.denoiser), weights(whole.denoiser))

@@ -17,7 +17,7 @@ import torch
 import langevin as lv
 from langevin.config import TrainConfig
 from langevin.files import DiskFull
-from langevin.training import Trainer, checkpoint, snapshots
+from langevin.training import Trainer, checkpoint, saving, snapshots
 from tests.field.test_complaints import trainer, weights
 from tests.reliability.poison import Poisoned
 from tests.reliability.test_kill import VICTIM, final, log, train
@@ -188,6 +188,28 @@ def test_snapshots_bear_a_full_disk_and_are_of_one_run(tmp_path, monkeypatch, ca
     shorter.run(progress=False)
     assert [s.samples for s in snapshots.Snapshots(tmp_path / "averages").read()] == [48]
     assert len(list((tmp_path / "averages" / "earlier").iterdir())) == 3
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_a_save_of_many_files_on_a_full_disk_is_one_failure(tmp_path, monkeypatch, capsys, wait):
+    settings = {"steps": 12, "save_every": 2, "wait": wait, "averages": ("power:sigma_rel=0.1", "power:sigma_rel=0.05")}
+    run = trainer(tmp_path, **settings)
+    real, written = snapshots.save, saving.write_into
+
+    def at_times(write):
+        def writing(path, *rest):
+            if run.step in (2, 4):
+                raise DiskFull(path)
+            return write(path, *rest)
+
+        return writing
+
+    monkeypatch.setattr(snapshots, "save", at_times(real))
+    monkeypatch.setattr(saving, "write_into", at_times(written))
+    if not wait:  # so that the step is still that of the save
+        run.hooks.append((2, lambda model, step: run.folder.checkpoints._thread.join()))  # pyright: ignore
+    run.run(progress=False)
+    assert run.finished and capsys.readouterr().err.count("tries again") == 6
 
 
 def test_schedules_of_short_batches_end_with_the_run():

@@ -112,6 +112,8 @@ class _Run:
         driven = any(isinstance(row, DrivingRow) for p in plans.values() for row in p.rows)
         if self.held and driven:
             raise ValueError("adaptive steps move all elements at one level, so none can be given; use a plan such as trig.")
+        for module in denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
+            getattr(module, "check_conditions", dict)(cond)
         cond = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
         z = {
@@ -156,10 +158,8 @@ class _Run:
 
     def hold(self, name: str, state: Tensor) -> Tensor:
         """The state, with what is known put back."""
-        if name not in self.held:
-            return state
-        value, mark = self.held[name]
-        return torch.where(mark, value.to(state.dtype), state)
+        value, mark = self.held.get(name, (state, None))
+        return state if mark is None else torch.where(mark, value.to(state.dtype), state)
 
     def levels_at(self, i: int) -> dict[str, Any]:
         out = {}
@@ -204,10 +204,8 @@ class _Run:
 
     def drawing(self, name: str, row: Row) -> Noise:
         own = Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
-        if name not in self.paths:
-            return own
-        path, lam = self.paths[name]
-        return path.between(lam[row.start], lam[row.stop], own)
+        path, lam = self.paths.get(name, (None, {}))
+        return own if path is None else path.between(lam[row.start], lam[row.stop], own)
 
 
 def trajectory(

@@ -161,6 +161,9 @@ class GraphTransformer(nn.Module):
             if not name or "." in name or name in _TAKEN or hasattr(self.properties, name):
                 raise ValueError(f"properties has {name!r}, which no condition can be called; take another name, without dots.")
             self.properties[name] = Property(whole)
+        # nothing reads the last block's whole graph, so what makes it (own, pool_*, out_whole, its forward and norms) never has a
+        # gradient; without the leaf "nodes" neither has what makes the last nodes. They stay: checkpoints have their names, and
+        # the weights drawn after them their places in the generator
         self.trunk = nn.ModuleList(GraphBlock(width, edge_width, whole, heads, dropout) for _ in range(depth))
         self.leave_node, self.leave_edge = _two(width, nodes), _two(edge_width, edges)
         zero(self.leave_node[-1])

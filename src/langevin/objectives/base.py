@@ -45,13 +45,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         wants_losses: it follows the losses it is told of, by `observe`.
-        turns: not every update has a gradient for every parameter.
         own_rate: the learning rate of its own parameters, relative to that of the model's.
         paced: it goes by the share of the run that is done, so the length of a run cannot change on the way.
     """
 
     wants_losses = False
-    turns = False
     own_rate = 1.0
     paced = False
 

@@ -51,8 +51,6 @@ class DistributionMatching(Objective):
         drop: probability that a sample's conditions are dropped.
     """
 
-    turns = True
-
     def __init__(
         self,
         teacher: BaseDenoiser,

@@ -43,7 +43,6 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
 
     def show(model: Denoiser, step: int) -> None:
         now = run.holding(model)
-        (out / "previews").mkdir(exist_ok=True)
         run.domain.overview(now, out / "previews" / f"step-{step:08d}", rows=4)
         with suppress(ImportError):  # said at the end
             picture_of_levels(out)

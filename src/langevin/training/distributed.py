@@ -8,7 +8,8 @@ import gc
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from langevin.objectives import Loss, Objective
 from langevin.training.activations import blocks
 
 _LONGEST = 1000  # bytes of an error that is passed on
+LONGEST_WAIT = timedelta(hours=24)
+"""How long a process waits where another may be at work alone: at a preview, an evaluation, a checkpoint on a slow disk. torch
+gives up after 10 minutes (nccl) or 30 (gloo), which stays so for gradients. A process that dies is not waited for: its launcher
+ends the others, and so does its closed connection."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Group:
 
     Args:
         device: where this process computes. rank, world: which of how many. shard: divide weights between them (FSDP2) instead
-            of holding them in each (DDP). host: where tensors on the CPU meet, if the default group takes none.
+            of holding them in each (DDP). host: where tensors on the CPU meet and processes wait; the default group if None.
     """
 
     device: torch.device
@@ -46,7 +51,7 @@ class Group:
         Raises:
             ValueError: if weights are to be sharded and there is nobody to share them with.
         """
-        world = int(os.environ.get("WORLD_SIZE", "1"))
+        world = asked_world()
         if world == 1:
             if shard:
                 raise ValueError("shard is set, but there is one process; start several with --processes N or torchrun.")
@@ -54,11 +59,9 @@ class Group:
         if device.type == "cuda":
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
             torch.cuda.set_device(device)
-        host = None
         if not dist.is_initialized():
             dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-        elif "cpu:" not in dist.get_backend_config():  # a launcher's own, for GPUs alone
-            host = dist.new_group(backend="gloo")
+        host = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
         return Group(device, dist.get_rank(), world, shard, host)
 
     @property
@@ -91,7 +94,7 @@ class Group:
     def wait(self) -> None:
         """Until all have come here."""
         if self.world > 1:
-            dist.barrier()
+            dist.barrier(group=self.host)
 
     def leave(self) -> None:
         """The group is done, and nothing that meets in it may be used any more. To be called by all."""
@@ -101,16 +104,18 @@ class Group:
             dist.destroy_process_group()
 
     def agree(self, error: Exception | None) -> None:
-        """Raise in all processes what one of them met, so that none waits for the others forever."""
+        """Raise in all processes what one of them met, so that none waits for the others forever: an OSError, or a ValueError
+        for anything else."""
         if self.world > 1:
             said = torch.zeros(_LONGEST, dtype=torch.uint8)
-            text = b"" if error is None else (str(error) or type(error).__name__).encode()[:_LONGEST]
+            kind = b"O" if isinstance(error, OSError) else b"V"
+            text = b"" if error is None else (kind + (str(error) or type(error).__name__).encode())[:_LONGEST]
             said[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else 0
             everyone = [torch.empty_like(said) for _ in range(self.world)]
             dist.all_gather(everyone, said, group=self._of(said))
             met = next((bytes(s.tolist()).rstrip(b"\0").decode(errors="replace") for s in everyone if s.any()), None)
             if error is None and met:
-                raise ValueError(met)
+                raise (OSError if met[0] == "O" else ValueError)(met[1:])
         if error is not None:
             raise error
 
@@ -123,6 +128,48 @@ class Group:
         except (ValueError, OSError) as met:
             error = met
         self.agree(error)
+
+    @contextmanager
+    def together(self, net: nn.Module) -> Iterator[None]:
+        """Around what calls a network in all processes and may fail in one of them: a preview. To be entered by all.
+
+        Where weights are divided, the others fail at their next call of the network, rather than wait in it for the one that is
+        gone; all leave together, and none holds the whole weights any more.
+        """
+        if not self.shard:
+            yield
+            return
+
+        def others_gone(left: bool) -> int:
+            return int(self.sum(torch.tensor(int(left))))
+
+        def meet(*_: Any) -> None:
+            if others_gone(False):
+                raise RuntimeError("another process could not go on")
+
+        first: Any = torch.compiler.disable(meet)
+        hook = net.register_forward_pre_hook(first, prepend=True)  # before that of FSDP2, which gathers the weights
+        try:
+            yield
+        finally:
+            hook.remove()
+            while others_gone(True) < self.world:
+                pass
+            reshard(net)
+
+    def check_alike(self, intervals: Sequence[int]) -> None:
+        """Refuse hooks of some processes alone where weights are divided: they would wait in the network for the others. To be
+        called by all.
+
+        Raises:
+            ValueError: in all processes.
+        """
+        if self.shard:
+            mine = torch.tensor([len(intervals), sum(intervals), sum(n * n for n in intervals)])
+            alike = torch.equal(self.sum(mine.clone()), self.world * mine)
+            error = ValueError("hooks differ between the processes, and divided weights (shard) are whole only where all call "
+                               "the network; give each process the same hooks, and write in the first alone.")  # fmt: skip
+            self.agree(None if alike else error)
 
     # Tensors
 
@@ -168,9 +215,13 @@ class _Losses(nn.Module):
     def __init__(self, denoiser: Denoiser, objective: Objective) -> None:
         super().__init__()
         self.denoiser, self.objective = denoiser, objective
+        # DDP that looks for weights without a gradient warns where it finds none; this one never has any
+        self.spare = nn.Parameter(torch.zeros(1, device=next(denoiser.parameters()).device))
 
     def forward(self, batch: Batch, noise: Noise) -> Loss:
-        return self.objective(self.denoiser, batch, noise)
+        loss = self.objective(self.denoiser, batch, noise)
+        # DDP takes for used whatever an output depends on, and waits for its gradient: only the total will bring one
+        return replace(loss, logs={name: value.detach() for name, value in loss.logs.items()})
 
 
 class Pass:
@@ -185,8 +236,11 @@ class Pass:
             from torch.nn.parallel import DistributedDataParallel
 
             device = [group.device] if group.device.type == "cuda" else None
+            # always: a network may have weights that no output depends on (the last block of a graph transformer), or use some
+            # in some batches alone. Without it DDP would leave gradients as each process has them, and fail or wait for ever at
+            # the next update. The search is a walk over the graph in C++: within the noise for 300 small weights on two CPUs
             self.call = DistributedDataParallel(
-                self.losses, device_ids=device, gradient_as_bucket_view=True, find_unused_parameters=objective.turns
+                self.losses, device_ids=device, gradient_as_bucket_view=True, find_unused_parameters=True
             )
 
     def __call__(self, batch: Batch, noise: Noise) -> Loss:
@@ -224,6 +278,16 @@ def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
     return float(total)
 
 
+def reshard(net: nn.Module) -> None:
+    """Let go of whole weights: FSDP2 keeps those of the root after a forward pass that no backward pass follows, and would go
+    on with them however the shards change meanwhile."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in net.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
 def _is_sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")
 
@@ -231,6 +295,11 @@ def _is_sharded(value: Tensor) -> bool:
 def full(value: Tensor) -> Tensor:
     """A tensor that may be sharded, whole. To be called by all."""
     return value.full_tensor() if _is_sharded(value) else value  # pyright: ignore
+
+
+def asked_world() -> int:
+    """How many processes a launcher has started, this one among them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _fully_shard(net: nn.Module, device: torch.device) -> None:

@@ -98,24 +98,24 @@ class RunFolder:
                 left = left[self._log.write(left) :]
 
     def keep(self, average: Average, step: int) -> None:
-        """A snapshot of an average. A full disk is borne as by `save`."""
+        """A snapshot of an average. An OSError is said; what ends a run is the checkpoint of the same step, if it fails too."""
         self.open()
         try:
             self.snapshots.save(average, step)
-        except files.DiskFull as error:
-            self._patience.bear(error)
+        except OSError as error:
+            self._patience.say(error)
 
     def save(self, step: int, tensors: Parts, state: dict[str, Any], wait: bool, last: bool = False) -> None:
-        """A checkpoint. A full disk is said and outlived: training goes on, and the next save tries again.
+        """A checkpoint. A full disk, or any other OSError, is said and outlived: training goes on, and the next save tries again.
 
         Raises:
-            DiskFull: at the last of several in a row, and if this is the `last` of the run.
+            OSError: at the last of several in a row, and if this is the `last` of the run.
         """
         self.open()
         self._patience.save(self.checkpoints, step, tensors, state, wait, last)
 
     def settle(self) -> None:
-        """Until the checkpoint that is being written is there, or cannot be; a full disk is borne."""
+        """Until the checkpoint that is being written is there, or cannot be; an OSError is borne."""
         self._patience.wait(self.checkpoints)
 
     def close(self) -> None:

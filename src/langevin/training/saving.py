@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.files import DiskFull, flush, telling
+from langevin.files import flush, telling
 from langevin.manifest import MANIFEST, Manifest, named_manifest, read_manifest, step_name, step_of, steps, verify
 from langevin.training.checkpoint import Checkpoint, Parts, describe_all, load_latest, read, write_into
 
@@ -288,15 +288,16 @@ def _free(path: Path) -> Path:
 
 
 class Patience:
-    """What a run does when the disk is full: goes on in memory, tries again at the next save, and in the end gives up.
+    """What a run does when the disk is full, or fails otherwise: goes on in memory, tries again at the next save, and in the end
+    gives up.
 
     Args:
-        limit: at so many failures in a row `DiskFull` is raised.
+        limit: at so many saves in a row that failed, the last error is raised.
     """
 
     def __init__(self, limit: int = 3) -> None:
         if limit < 1:
-            raise ValueError(f"limit is {limit}; give 1 to stop at the first full disk, or more.")
+            raise ValueError(f"limit is {limit}; give 1 to stop at the first save that fails, or more.")
         self.limit, self.failures = limit, 0
         self._begun = False
 
@@ -309,16 +310,16 @@ class Patience:
         wait: bool = True,
         last: bool = False,
     ) -> Path | None:
-        """As `Checkpoints.save`, but says a full disk on stderr and returns None, until patience ends; for the `last` there is
+        """As `Checkpoints.save`, but says an OSError on stderr and returns None, until patience ends; for the `last` there is
         none."""
         if last:
-            with suppress(DiskFull):
+            with suppress(OSError):  # of an earlier save, which this one makes up for
                 checkpoints.wait()
             return checkpoints.save(step, tensors, state)
         self.wait(checkpoints)
         try:
             made = checkpoints.save(step, tensors, state, wait)
-        except DiskFull as error:
+        except OSError as error:
             self.bear(error)
             return None
         if made is None:
@@ -328,17 +329,21 @@ class Patience:
         return made
 
     def wait(self, checkpoints: Checkpoints) -> None:
-        """As `Checkpoints.wait`, bearing a full disk."""
+        """As `Checkpoints.wait`, bearing an OSError."""
         try:
             checkpoints.wait()
             self.failures = 0 if self._begun else self.failures
-        except DiskFull as error:
+        except OSError as error:
             self.bear(error)
         self._begun = False
 
-    def bear(self, error: DiskFull) -> None:
-        """Say that the disk is full; raise at the last of several in a row."""
+    def bear(self, error: OSError) -> None:
+        """Count a save that failed, and say so; raise at the last of several in a row."""
         self.failures += 1
         if self.failures >= self.limit:
             raise error
-        print(f"{error} Training goes on, and tries again at the next save.", file=sys.stderr)
+        self.say(error)
+
+    def say(self, error: OSError) -> None:
+        """Say what failed beside a checkpoint, which itself will count if it fails as well."""
+        print(f"{str(error).removesuffix('.')}. Training goes on, and tries again at the next save.", file=sys.stderr)

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import Denoiser, home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, loader
@@ -29,8 +29,8 @@ from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
-from langevin.training.checkpoint import Checkpoint
-from langevin.training.distributed import Group, gradient_norm
+from langevin.training.checkpoint import Checkpoint, Parts
+from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.precision import PRECISIONS, autocast_type, named
@@ -68,17 +68,19 @@ class Trainer:
         out: run directory; None keeps nothing.
         resume: continue from the newest whole checkpoint in `out`.
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
-            writes, the first process alone should write. Others go into `hooks`.
-        group: this process among its peers (see `Group.join`); alone by default.
+            writes, the first process alone should write. What it raises is said, and training goes on. Others go into `hooks`.
+        group: this process among its peers (see `Group.join`); alone by default, where a launcher started one.
 
     Attributes:
-        hooks: (every so many steps, what is called as `preview` is).
+        hooks: (every so many steps, what is called as `preview` is). Where weights are divided between processes all need the
+            same hooks, for they call the network together; a hook that fails in one process is given up in all.
         total: samples of the whole run, which schedules are counted in.
         step, samples: updates and samples so far, those left out among them.
         refused: steps whose batches never reached the weights.
 
     Raises:
-        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`.
+        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`; if a launcher started
+            several processes and none was told of the others.
     """
 
     def __init__(
@@ -103,6 +105,11 @@ class Trainer:
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
         if config.resolutions and getattr(data, "groups", None) is not None:
             raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
+        if group is None and asked_world() > 1:
+            raise ValueError(
+                f"WORLD_SIZE is {asked_world()}, and without a group each process would train a model of its own; pass "
+                "group=Group.join(device), group=Group(device) if that is meant, or start one process."
+            )
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
@@ -116,6 +123,9 @@ class Trainer:
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
             recompute(denoiser.net)
+        # a part of a network that reads conditions may refuse some of them
+        checks = [getattr(part, "check_conditions", None) for part in denoiser.net.modules()]
+        self._checks: list[Callable[..., object]] = [check for check in checks if callable(check)]
         self.losses = self.group.ready(denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self._beside = [p for p in objective.parameters() if p.requires_grad]
@@ -209,8 +219,19 @@ class Trainer:
 
     # The loop
 
+    def _check(self, batch: Batch) -> None:
+        """Refuse categories and labels that are out of range while they are on the host: on a GPU a look at them would wait for
+        the device, so that nobody looks there."""
+        parts = self.denoiser.process.leaves()
+        for name, x in leaves(batch.x).items():
+            if hasattr(parts.get(name), "categories") and not x.is_floating_point():
+                parts[name].check_data(x)
+        for check in self._checks:
+            check(batch.cond)
+
     def _batch(self, piece: Slice) -> Batch:
         batch = piece.batch
+        self._check(batch)
         cond = None if batch.cond is None else {n: self._moved(c) for n, c in batch.cond.items()}
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
         side = self._side()
@@ -368,13 +389,15 @@ class Trainer:
 
         Raises:
             ValueError: if it ran before, for the weights are averaged ones now.
-            OSError: if the last checkpoint could not be written, or several in a row.
+            OSError: if the last checkpoint could not be written, or several in a row, or a line of the log. What was trained
+                until then is saved, if the disk lets it be.
         """
         if self._ran:
             raise ValueError("this trainer has run; make a new one with resume=True to go on.")
         self._ran = True
         c, began, before = self.config, time.monotonic(), self.samples
         last = began + 3600 * c.hours if c.hours else math.inf
+        self.group.check_alike([every for every, _ in self.hooks])
         with self.group.agreed():
             if self.folder is not None and self.group.first:
                 self.folder.open()
@@ -383,15 +406,16 @@ class Trainer:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
                     line = self.update()
                     due = self.step % c.log_every == 0 or self.finished
-                    if due or "refused" in line:
-                        if due:
-                            self._join_bins()
-                            line |= self.bins.logs()
-                        speed = (self.samples - before) / (time.monotonic() - began)
-                        self._write({**line, "samples_per_second": round(speed, 1)})
+                    with self._rescued():
+                        if due or "refused" in line:
+                            if due:
+                                self._join_bins()
+                                line |= self.bins.logs()
+                            speed = (self.samples - before) / (time.monotonic() - began)
+                            self._write({**line, "samples_per_second": round(speed, 1)})
+                        if self.step % c.save_every == 0 and not self.finished:
+                            self.save(wait=c.wait)
                     show(self.step, line["loss"])
-                    if self.step % c.save_every == 0 and not self.finished:
-                        self.save(wait=c.wait)
                     if not self.finished:
                         self._show([hook for every, hook in self.hooks if self.step % every == 0])
                 self.save(last=True)
@@ -410,8 +434,22 @@ class Trainer:
         return self.step >= self.config.steps or self.samples >= self.total
 
     def _write(self, line: dict[str, Any]) -> None:
-        if self.folder is not None and self.group.first:
-            self.folder.write(line)
+        with self.group.agreed():
+            if self.folder is not None and self.group.first:
+                self.folder.write(line)
+
+    @contextmanager
+    def _rescued(self) -> Iterator[None]:
+        """Around what is written as training goes. Where that ends the run, its state is written once more: what failed may have
+        been a moment's, or of another file. To be entered by all."""
+        try:
+            yield
+        except OSError:
+            with suppress(OSError):
+                self.save(last=True)
+                if self.group.first and self.folder is not None:
+                    print(f"the run ends, and can be resumed: step {self.step} was saved after all.", file=sys.stderr)
+            raise
 
     def save(self, wait: bool = True, last: bool = False) -> None:
         """Write a checkpoint now. To be called by all processes.
@@ -419,6 +457,9 @@ class Trainer:
         Args:
             wait: False writes while training goes on.
             last: nothing comes after it, so that a full disk is an error at once.
+
+        Raises:
+            OSError: in all processes, if it could not be written and is the `last`, or several in a row could not.
         """
         if self.folder is None:
             return
@@ -430,8 +471,12 @@ class Trainer:
             "optimiser": whole(optimisers.state_tensors(self.optimiser, self._players)),
             "objective": whole(self.objective.state_dict()),
         }
-        if not self.group.first:
-            return
+        with self.group.agreed():
+            if self.group.first:
+                self._save(tensors, wait, last)
+
+    def _save(self, tensors: Parts, wait: bool, last: bool) -> None:
+        assert self.folder is not None
         state = {
             "config": self._settings,
             "what": self._facts,
@@ -460,7 +505,8 @@ class Trainer:
         with self.ema.swapped(self.denoiser):
             for hook in hooks:
                 try:
-                    hook(self.denoiser.eval(), self.step)
+                    with self.group.together(self.denoiser.net):  # shards must be alone again before their weights change back
+                        hook(self.denoiser.eval(), self.step)
                 except Exception as error:  # a picture is not worth a run
                     print(f"no preview at step {self.step}: {error}", file=sys.stderr)
 
@@ -489,10 +535,11 @@ def fit(
     progress: bool = True,
     **settings: Any,
 ) -> Denoiser:
-    """Train `denoiser` in place on `data`.
+    """Train `denoiser` in place on `data`: in all processes together, replicated, if a launcher such as torchrun started several.
 
     Args:
-        denoiser: what to train. It ends up holding the averaged weights, in eval mode.
+        denoiser: what to train. It ends up holding the averaged weights, in eval mode, in every process. On a GPU, each of
+            several processes moves it to its own.
         data: e.g. `langevin.data.digits()`.
         objective: `Denoising(drop=0.1)` by default.
         out: run directory, for checkpoints and the log; None keeps nothing.
@@ -507,8 +554,14 @@ def fit(
             it returns, and resume=True goes on.
     """
     config = TrainConfig(**settings)
-    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume)
+    group = None
+    if asked_world() > 1:
+        group = Group.join(home(denoiser)[0])
+        denoiser.to(group.device)
+    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume, group=group)
     averaged = trainer.run(progress)
+    if group is not None:  # which stays for what a script does next: torch does not start a second one in its place
+        group.wait()
     if trainer.stopped:
         raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
     return averaged

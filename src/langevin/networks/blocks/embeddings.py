@@ -134,12 +134,18 @@ class Conditions(nn.Module):
     def _labels(self, label: Tensor, batch: int) -> Tensor:
         if label.shape != (batch,) or label.dtype.is_floating_point:
             raise ValueError(f"label is {label.dtype} of shape {tuple(label.shape)}; give ({batch},) integers, or vectors.")
-        # on a GPU the check would wait for the device, in a compiled network it would cut the graph
-        checked = label.device.type == "cpu" and not torch.compiler.is_compiling()
-        if checked and not (int(label.min()) >= 0 and int(label.max()) < (self.classes or 0)):
-            last = (self.classes or 0) - 1
-            raise ValueError(f"label spans {int(label.min())} .. {int(label.max())}; classes run from 0 to {last}.")
-        return label.long()
+        label = label.long()
+        if label.device.type == "cpu" and not torch.compiler.is_compiling():
+            _check_label(label, self.classes or 0)
+            return label
+        # on a GPU the check would wait for the device, in a compiled network it would cut the graph. The row after the last class
+        # is the null: a label beyond the last is moved past that, where the table itself has an end and says so
+        return label + (label >= (self.classes or 0))
+
+    def check_conditions(self, cond: Cond) -> None:
+        """Refuse labels that are no classes; to be asked while they are on the host, for on a GPU nobody looks."""
+        if self.classes is not None:
+            _check_labels_of(cond, self.classes)
 
     def forward(self, cond: Cond, batch: int, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
         cond = cond or {}
@@ -262,6 +268,11 @@ class TextConditions(nn.Module):
         more = ["label"] if self.label is not None else []
         return ["tokens", "tokens_mask", *more, *(["pooled", "size"] if self.added is not None else [])]
 
+    def check_conditions(self, cond: Cond) -> None:
+        """As `Conditions.check_conditions`."""
+        if self.label is not None:
+            _check_labels_of(cond, self.label.num_embeddings)
+
     def forward(self, cond: Cond, batch: int) -> tuple[Tensor | None, Tensor, Tensor | None]:
         given = _needed(cond, self.names, {"tokens_mask"})
         vector = None if self.label is None else self.label(given["label"].long())
@@ -271,6 +282,17 @@ class TextConditions(nn.Module):
             entered = self.second(F.silu(self.first(features.to(self.first.weight.dtype))))
             vector = entered if vector is None else vector + entered
         return vector, given["tokens"], given.get("tokens_mask")
+
+
+def _check_labels_of(cond: Cond, classes: int) -> None:
+    label = None if cond is None else cond.get("label")
+    if label is not None and not label.is_floating_point():
+        _check_label(label, classes)
+
+
+def _check_label(label: Tensor, classes: int) -> None:
+    if label.device.type == "cpu" and label.numel() and not (int(label.min()) >= 0 and int(label.max()) < classes):
+        raise ValueError(f"label spans {int(label.min())} .. {int(label.max())}; classes run from 0 to {classes - 1}.")
 
 
 def _needed(cond: Cond, names: Sequence[str], optional: Collection[str]) -> Mapping[str, Tensor]:

@@ -99,7 +99,8 @@ class Domain(ABC):
 
     @abstractmethod
     def overview(self, run: "Run", stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-        """A page of samples at `stem` with the ending of the domain; other options are those of `draw`."""
+        """A page of samples at `stem` with the ending of the domain; other options are those of `draw`. All is drawn before
+        anything is written: processes that share the weights draw together, and a disk fails in one of them."""
 
     @abstractmethod
     def write(self, run: "Run", x: Any, path: Path, **options: Any) -> Path:
