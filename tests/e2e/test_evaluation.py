@@ -10,10 +10,12 @@ from safetensors.torch import save_file
 
 import langevin as lv
 from langevin.cli import main
+from langevin.core.tree import leaves
 from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
 from langevin.recipes import recipe
 from langevin.recipes.build import open_run, start
 from langevin.recipes.config import Recipe
+from langevin.recipes.domains import judging
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.folders import evaluate_folders
 from langevin.recipes.in_loop import evaluator
@@ -74,6 +76,25 @@ def test_a_run_by_features_of_a_file(run, net, capsys):
     assert not list(run.glob("classifier*"))  # none was needed
     main(["evaluate", str(run), *asked, "--metrics", "fd"])
     assert "small n" in capsys.readouterr().out
+
+
+def test_a_perfect_model_is_at_the_floor_of_its_size(run, monkeypatch):
+    opened, train = open_run(run), leaves(lv.data.digits("train").x)[""]
+
+    def measured(x, seed=1):
+        monkeypatch.setattr(judging, "_draw", lambda run, count, **options: x)
+        options = {"features": "pca", "metrics": ["fd"], "guidance": 1.0, "plan": "ddim:1", "small": True}
+        return evaluate(opened, count=len(x), seed=seed, against=against, **options)
+
+    against = opened.domain.reference(opened, "pca", None, "cpu")
+    orders = [torch.randperm(len(train), generator=torch.Generator().manual_seed(seed)) for seed in range(8)]
+    for size in (100, 400):
+        ratios = [measured(train[order[:size]], seed)["w=1.fd_ratio"].value for seed, order in enumerate(orders)]
+        assert np.mean(ratios) == pytest.approx(1, abs=0.1)  # against all 1,500 training pictures it is 3 for 100 samples
+    # more samples than training pictures: as many make the ratio, all of them the distance
+    found = measured(torch.cat([train, -train]))
+    assert found["w=1.fd_ratio"].value == 1 and found["w=1.fd"].value > 2 * found["fd_real"].value
+    assert found.protocol.metrics["fd_real"] == "fd of 1500 training pictures, drawn by the seed"
 
 
 def test_two_folders(folders, net, capsys):

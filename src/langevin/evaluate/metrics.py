@@ -42,7 +42,7 @@ def _sum(kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Te
     return torch.stack([kernel(part, b).sum() for part in rows(a, b)]).sum()
 
 
-def _drawn(count: int, size: int, seed: int, draw: int, purpose: str) -> Tensor:
+def drawn(count: int, size: int, seed: int, draw: int, purpose: str) -> Tensor:
     """`size` different places of `count`, a function of (seed, draw, purpose)."""
     return Noise(seed, torch.arange(count), draw, purpose).uniform(()).argsort()[:size]
 
@@ -69,7 +69,7 @@ def frechet_infinity(a: Tensor, b: Tensor, points: int = 15, seed: int = 0) -> f
     if points < 2 or len(a) < 10 * points:
         raise ValueError(f"a line through {points} sizes of {len(a)} samples is no fit; give at least {10 * max(points, 2)}.")
     sizes = torch.linspace(len(a) / 10, len(a), points).round().long()
-    at = torch.tensor([frechet(a[_drawn(len(a), int(n), seed, i, "fd")], b) for i, n in enumerate(sizes)], dtype=torch.float64)
+    at = torch.tensor([frechet(a[drawn(len(a), int(n), seed, i, "fd")], b) for i, n in enumerate(sizes)], dtype=torch.float64)
     line = torch.stack([torch.ones(points, dtype=torch.float64), 1 / sizes.double()], 1)
     return float(torch.linalg.lstsq(line, at[:, None]).solution[0])
 
@@ -99,7 +99,7 @@ def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, se
 
     found = []
     for k in range(subsets):
-        x, y = a[_drawn(len(a), size, seed, k, "kid/a")], b[_drawn(len(b), size, seed, k, "kid/b")]
+        x, y = a[drawn(len(a), size, seed, k, "kid/a")], b[drawn(len(b), size, seed, k, "kid/b")]
         found.append(within(x) + within(y) - 2 * _sum(kernel, x, y) / size**2)
     values = torch.stack(found)
     return float(values.mean()), float(values.std(correction=0))

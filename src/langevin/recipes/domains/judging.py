@@ -27,6 +27,7 @@ from langevin.evaluate import (
     memorisation,
 )
 from langevin.evaluate.measure import known, ready
+from langevin.evaluate.metrics import drawn
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
 from langevin.recipes.domains import Asked
@@ -83,17 +84,20 @@ class Reference:
         return quantised(self.run, _real(self.run, self.run.test))
 
     @cached_property
-    def train_features(self) -> Tensor:
-        return extract(self.net, self.train)
-
-    @cached_property
     def test_features(self) -> Tensor:
         return extract(self.net, self.test)
 
     @cached_property
-    def floor(self) -> float:
-        """The Frechet distance of real training data: what a perfect model has at that size."""
-        return frechet(self.train_features, self.test_features)
+    def _floors(self) -> dict[tuple[int, int], float]:
+        return {}
+
+    def floor(self, size: int, seed: int) -> float:
+        """The Frechet distance of `size` training pictures, drawn by `seed`: what a perfect model has with as many samples."""
+        if (size, seed) not in self._floors:
+            picked = drawn(len(self.run.train), size, seed, 0, "floor").sort().values
+            real = quantised(self.run, as_pictures(self.run, self.run.train.batch(picked).x))
+            self._floors[size, seed] = frechet(extract(self.net, real), self.test_features)
+        return self._floors[size, seed]
 
     @cached_property
     def accuracy(self) -> float:
@@ -117,13 +121,17 @@ def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
     said = {name: OF_RUNS[name] for name in wanted}
     if "labels" in wanted:
         said["labels"] += f", {against.judge.digest()}"
+    size = min(count, len(run.train))  # of samples and of training pictures: the distance is biased by how many there are
+    if "fd" in wanted:
+        said["fd_real"] = f"fd of {size} training pictures, drawn by the seed"
+        said["fd_ratio"] = f"fd of the first {size} samples, over fd_real"
     with torch.no_grad():
         if compared:
             ready(against.net, against.test_features, compared)
             seen = card_of(against.net, against.test_features)
             few = refused(wanted, count, len(run.test), seen.width, asked.small)
         sets = _samples(run, count, seed, asked.plan, asked.guidance, "labels" in wanted)
-        values, spread = _judged(sets, against, wanted, seed, folder)
+        values, spread = _judged(sets, against, wanted, seed, folder, size)
     made = card(
         sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
         features=seen, metrics=said, guidance=tuple(s.guidance for s in sets),
@@ -180,27 +188,30 @@ def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> C
     return agreement
 
 
-def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None) -> tuple[Any, Any]:
+def _judged(
+    sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None, size: int
+) -> tuple[Any, Any]:
     """(metrics by name or group, spreads by full name)."""
     out: dict[str, Any] = {}
     spread: dict[str, float] = {}
     of_features = [name for name in wanted if name in METRICS]
     if "labels" in wanted:
         out["classifier_accuracy_real"] = against.accuracy
-    if "fd" in wanted:
-        out["fd_real"] = against.floor
     for one in sets:
         group: dict[str, float] = {}
         if "labels" in wanted:
             group |= one.labels(against.judge)
         if of_features:
-            found = measure(against.net, extract(against.net, one.pictures), against.test_features, of_features, seed)
+            features = extract(against.net, one.pictures)
+            found = measure(against.net, features, against.test_features, of_features, seed)
             for name, (value, deviation) in found.items():
                 group[name] = value
                 if deviation is not None:
                     spread[name if one.group is None else f"{one.group}.{name}"] = deviation
             if "fd" in found:
-                group["fd_ratio"] = group["fd"] / against.floor
+                out["fd_real"] = against.floor(size, seed)
+                fd = group["fd"] if size == len(features) else frechet(features[:size], against.test_features)
+                group["fd_ratio"] = fd / out["fd_real"]
         if "memory" in wanted:
             near = memorisation(one.pictures, against.train, against.test)
             group |= {
