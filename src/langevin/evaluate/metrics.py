@@ -74,8 +74,11 @@ def frechet_infinity(a: Tensor, b: Tensor, points: int = 15, seed: int = 0) -> f
     return float(torch.linalg.lstsq(line, at[:, None]).solution[0])
 
 
-def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, seed: int = 0) -> tuple[float, float]:
+def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, seed: int = 0) -> tuple[float, float | None]:
     """Kernel distance between features a (N, D) and b (M, D): mean and standard deviation over random subsets.
+
+    Subsets overlap the more, the nearer `size` is to N and M, and their deviation then says too little of the error of the mean.
+    Where they are all of both sets it says nothing: the distance is computed once, and the deviation is None.
 
     The squared maximum mean discrepancy of the kernel (x.y / D + 1)^3, by its unbiased estimate (1801.01401, section 4), so
     it may come out below 0.
@@ -97,12 +100,12 @@ def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, se
         itself = ((x * x).sum(1) / x.shape[1] + 1) ** 3
         return (_sum(kernel, x, x) - itself.sum()) / (len(x) * (len(x) - 1))
 
-    found = []
-    for k in range(subsets):
+    found, same = [], len(a) == len(b) == size
+    for k in range(1 if same else subsets):
         x, y = a[drawn(len(a), size, seed, k, "kid/a")], b[drawn(len(b), size, seed, k, "kid/b")]
         found.append(within(x) + within(y) - 2 * _sum(kernel, x, y) / size**2)
     values = torch.stack(found)
-    return float(values.mean()), float(values.std(correction=0))
+    return float(values.mean()), None if same else float(values.std(correction=0))
 
 
 def cmmd(a: Tensor, b: Tensor, sigma: float = 10.0, scale: float = 1000.0) -> float:
