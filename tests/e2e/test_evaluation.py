@@ -13,7 +13,7 @@ from langevin.cli import main
 from langevin.core.tree import leaves
 from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
 from langevin.recipes import recipe
-from langevin.recipes.build import open_run, start
+from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import Recipe
 from langevin.recipes.domains import judging
 from langevin.recipes.evaluation import evaluate
@@ -143,6 +143,26 @@ def test_a_model_is_measured_as_it_trains(tmp_path):
     alone.run(progress=False)
     for one, other in zip(trainer.denoiser.parameters(), alone.denoiser.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_cannot_be_measured_is_refused_before_the_first_step(tmp_path, net):
+    made = {"plan": "ddim:1", "count": 200, "features": "pca", "metrics": ("fd",)}
+
+    def refusal(data, **changes):
+        unlabelled = Recipe.model_validate({**recipe("digits").model_dump(), "data": data})
+        with pytest.raises(ValueError) as error:
+            evaluator(build(unlabelled), out=tmp_path, **{**made, **changes})
+        return str(error.value)
+
+    digits, few = {"kind": "digits"}, {"kind": "digits", "labels": False}
+    assert "'is' needs class probabilities" in refusal(digits, metrics=("is",))
+    assert "'is' needs class probabilities" in refusal(digits, metrics=("is",), features=net)
+    assert "'labels' needs labels" in refusal(few, metrics=("labels",))
+    assert "'fd_infinity' takes 150 samples, and there are 149" in refusal(digits, metrics=("fd", "fd_infinity"), count=149)
+    assert "'prdc' takes 6 samples" in refusal(digits, metrics=("prdc",), count=5)
+    assert "'is' takes 10 samples" in refusal(digits, metrics=("is",), features="classifier", count=9)
+    assert "did you mean 'ddim'" in refusal(digits, plan="ddimm:1")
+    assert not [*tmp_path.iterdir()]  # no classifier was trained for it
 
 
 def test_a_recipe_is_measured_as_it_trains_from_the_command_line(tmp_path, capsys):

@@ -129,12 +129,17 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
     denoiser.spread = getattr(recipe.objective, "spread", None)
-    if not recipe.sample.plan.startswith("auto:"):
-        plans_for(denoiser.process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+    check_plan(denoiser, recipe.sample.plan)
     run = Run(recipe, denoiser, facts)
     if splits is not None:
         run.__dict__["_splits"] = splits
     return run
+
+
+def check_plan(denoiser: Denoiser, plan: str) -> None:
+    """Refuse now, rather than after training, a plan that is none, or none for this model. Raises ValueError."""
+    if not plan.startswith("auto:"):
+        plans_for(denoiser.process, plans.parse(plan))
 
 
 def _check_ends(recipe: c.Recipe) -> None:

@@ -111,12 +111,16 @@ class Domain(ABC):
     def evaluate(self, run: "Run", asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         """The judgement of a run against its held-out data; `sampled` is what the card says of how it was sampled."""
 
+    def check(self, run: "Run", asked: Asked) -> None:
+        """Refuse, before anything is drawn, what `evaluate` could not measure. Raises ValueError."""
+        return
+
     def reference(self, run: "Run", features: str | Path, folder: Path | None, device: str) -> Any:
         """What does not change from one evaluation of a run to the next (`Asked.against`); None for nothing."""
         return None
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        """Metrics that are measured as a model trains, of those that the recipe names. Raises ValueError for unknown ones."""
+        """Metrics that are measured as a model trains, of those that the recipe names."""
         return tuple(metrics)
 
     def pages(self, run: "Run", out: Path) -> Iterator[Callable[[], Path | None]]:

@@ -26,7 +26,7 @@ from langevin.evaluate import (
     measure,
     memorisation,
 )
-from langevin.evaluate.measure import known, ready
+from langevin.evaluate.measure import enough, known, ready
 from langevin.evaluate.metrics import drawn
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
@@ -58,6 +58,13 @@ class Reference:
         if str(self.features) == "classifier" and self.run.facts.classes is None:
             raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
 
+    @property
+    def kind(self) -> str:
+        """Of features: "classifier", "pca", or the path of a file."""
+        if str(self.features) == "auto":
+            return "pca" if self.run.facts.classes is None else "classifier"
+        return str(self.features)
+
     @cached_property
     def judge(self) -> Classifier:
         """Of labels."""
@@ -68,12 +75,9 @@ class Reference:
     @cached_property
     def net(self) -> FeatureNet:
         """Of features."""
-        kind = str(self.features)
-        if kind == "auto":
-            kind = "pca" if self.run.facts.classes is None else "classifier"
-        if kind == "classifier":
+        if self.kind == "classifier":
             return self.judge
-        return PCA(self.train) if kind == "pca" else load_features(kind, _device(self.device))
+        return PCA(self.train) if self.kind == "pca" else load_features(self.kind, _device(self.device))
 
     @cached_property
     def train(self) -> Tensor:
@@ -105,19 +109,32 @@ class Reference:
         return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
 
 
-def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
-    """Metrics of samples as pictures, at every strength of guidance asked for."""
-    count, seed, folder, against = asked.count, asked.seed, asked.folder, asked.against
+def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
+    """(names of the metrics, what samples are compared with); what cannot be measured is refused before anything is drawn.
+
+    Raises:
+        ValueError: for an unknown metric, or one that this data, these features or so few samples cannot have.
+    """
     wanted = list(asked.metrics) or ["fd", "labels", "memory"]
     known(wanted, list(OF_RUNS))
     if run.facts.classes is None and "labels" in wanted:
         if asked.metrics:
             raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
         wanted.remove("labels")
-    refused(wanted, count, len(run.test), 0, asked.small)  # before anything that takes time
-    if against is None:
-        against = Reference(run, asked.features, folder, asked.device)
-    compared, few, seen = [name for name in wanted if name in METRICS], False, None
+    refused(wanted, asked.count, len(run.test), 0, asked.small)  # before anything that takes time
+    enough(wanted, asked.count, len(run.test))
+    against = asked.against or Reference(run, asked.features, asked.folder, asked.device)
+    compared = [name for name in wanted if name in METRICS]
+    if compared and against.kind != "classifier":  # which takes time to train, and can be had of labelled pictures
+        ready(against.net, extract(against.net, _real(run, run.test, 1)), compared)
+    return wanted, against
+
+
+def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+    """Metrics of samples as pictures, at every strength of guidance asked for."""
+    wanted, against = checked(run, asked)
+    count, seed, folder = asked.count, asked.seed, asked.folder
+    few, seen = False, None
     said = {name: OF_RUNS[name] for name in wanted}
     if "labels" in wanted:
         said["labels"] += f", {against.judge.digest()}"
@@ -126,8 +143,7 @@ def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         said["fd_real"] = f"fd of {size} training pictures, drawn by the seed"
         said["fd_ratio"] = f"fd of the first {size} samples, over fd_real"
     with torch.no_grad():
-        if compared:
-            ready(against.net, against.test_features, compared)
+        if any(name in METRICS for name in wanted):
             seen = card_of(against.net, against.test_features)
             few = refused(wanted, count, len(run.test), seen.width, asked.small)
         sets = _samples(run, count, seed, asked.plan, asked.guidance, "labels" in wanted)
@@ -237,8 +253,8 @@ def _draw(run: Run, count: int, **options: Any) -> Any:
     return tree_map(Tensor.cpu, draw(run, count, **options))
 
 
-def _real(run: Run, source: Any) -> Tensor:
-    return as_pictures(run, source.batch(torch.arange(len(source))).x)
+def _real(run: Run, source: Any, count: int | None = None) -> Tensor:
+    return as_pictures(run, source.batch(torch.arange(len(source) if count is None else count)).x)
 
 
 def _share(a: Tensor, b: Tensor) -> float:

@@ -17,7 +17,6 @@ from langevin.core.process import Process, Product
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
 from langevin.evaluate import METRICS, Evaluation
-from langevin.evaluate.measure import known
 from langevin.files import staged, write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.networks.blocks import Fourier, fixed_groups, four_channels
@@ -84,17 +83,15 @@ class PictureDomain(Domain):
 
         return judge(run, asked, sampled)
 
+    def check(self, run: Run, asked: Asked) -> None:
+        from langevin.recipes.domains.judging import checked
+
+        checked(run, asked)
+
     def reference(self, run: Run, features: str | Path, folder: Path | None, device: str) -> Any:
         from langevin.recipes.domains.judging import Reference
 
-        against = Reference(run, features, folder, device)
-        if str(features) not in ("auto", "classifier", "pca"):
-            _ = against.net  # a file that is no such network is refused now rather than hours later
-        return against
-
-    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        known(list(metrics), list(OF_RUNS))
-        return tuple(metrics)
+        return Reference(run, features, folder, device)
 
 
 DOMAIN = PictureDomain()
