@@ -299,19 +299,35 @@ def test_recipes_read_every_kind(tmp_path, album):
     np.save(tmp_path / "y.npy", np.arange(20) % 4)
     base = lv.recipe("images")
     for data, shape, classes in [
-        ({"kind": "shards", "folder": str(tmp_path), "size": 8, "channels": 1, "flip": True}, (1, 8, 8), 3),
+        ({"kind": "shards", "folder": str(tmp_path), "size": 8, "channels": 1, "flip": True, "held_out": 0.3}, (1, 8, 8), 3),
         ({"kind": "arrays", "x": str(tmp_path / "x.npy"), "label": str(tmp_path / "y.npy"), "test": 5}, (1, 8, 8), 4),
-        ({"kind": "images", "folder": str(album), "size": 16, "aspect": True, "held_out": 0.5}, (3, 16, 16), None),
+        ({"kind": "images", "folder": str(album), "size": 16, "aspect": True, "held_out": 0.8}, (3, 16, 16), None),
     ]:
         run = build(type(base).model_validate({**base.model_dump(), "data": data}))
         assert (run.facts.shape, run.facts.classes) == (shape, classes)
         for source in (run.train, run.test):
             assert source.batch(torch.arange(len(source))).x.shape[1:] == shape
         assert (run.reading.groups is not None) if data["kind"] == "images" else (run.reading is run.train)
+    one = {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 1}  # found after training otherwise
+    with pytest.raises(
+        ValueError, match=r"data.test holds out 1 of this data's samples, and evaluation takes at least 2; raise it"
+    ):
+        build(type(base).model_validate({**base.model_dump(), "data": one}))
     with pytest.raises(ValueError, match=r"data.test is 20 of 20 rows"):
         build(
             type(base).model_validate({**base.model_dump(), "data": {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 20}})
         )
+
+
+def test_captions_of_shards_are_read_to_the_end(tmp_path):
+    bundle(tmp_path)
+    base = lv.recipe("emoji").model_dump()
+    base["network"]["transformer"] = 0  # it has labels too
+    data = {"kind": "shards", "folder": str(tmp_path), "size": 8, "held_out": 0.3}
+    run = build(type(lv.recipe("emoji")).model_validate({**base, "data": data}))
+    assert run.train is run.reading and set(run.train.batch(torch.arange(2)).cond) == {"ids", "label", "text"}
+    other = run.train.part("test")
+    assert torch.equal(other.batch(torch.arange(2)).cond["ids"], run.test.batch(torch.arange(2)).cond["ids"])
 
 
 def test_the_pages_cache_runs_as_written_and_is_made_once():

@@ -87,7 +87,7 @@ class Run:
     def train(self) -> Any:
         """Training data in the one shape of `facts`, for evaluation."""
         data = self._splits[0]
-        shaped = isinstance(data, (Pictures, Captioned)) and data.groups is not None
+        shaped = isinstance(data, (Pictures, Captioned)) and getattr(data, "groups", None) is not None
         return data.part("train", aspect=False) if shaped else data
 
     @property
@@ -111,11 +111,15 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         weights: to begin with, before any adapter is added; by default they are drawn, as a function of the recipe's seed.
 
     Raises:
-        ValueError: for parts that do not fit one another.
+        ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
     """
     splits = None
     if facts is None:
         splits = data(recipe.data)
+        if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
+            where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
+            said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
+            raise ValueError(f"{said}; raise it, or add samples.")
         facts = domain_of(recipe.data).facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         splits = _captioned(splits, facts.vocabulary)

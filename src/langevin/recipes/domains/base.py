@@ -43,10 +43,12 @@ class Domain(ABC):
     Attributes:
         formats: endings of the files that samples can be written to, the usual one first.
         metrics: what its samples can be judged by: names, and what they mean.
+        least: held-out samples that its evaluation takes.
     """
 
     formats: ClassVar[tuple[str, ...]] = (".npy",)
     metrics: ClassVar[Mapping[str, str]] = {}
+    least: ClassVar[int] = 1
 
     # Before there is a run
 

@@ -40,6 +40,7 @@ class PictureDomain(Domain):
     """Pictures with or without labels and captions; vectors from .npy files."""
 
     formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy", "")
+    least: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, str]] = OF_RUNS
 
     def read(self, cfg: Any) -> tuple[Any, Any]:
