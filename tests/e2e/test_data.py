@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import langevin as lv
+from langevin.data.lowered import Lowered
 from langevin.data.mnist import read_idx
 from langevin.data.pictures import buckets
 from langevin.recipes.build import build
@@ -153,6 +154,16 @@ def test_pictures_flip_in_training_only(tmp_path):
     assert torch.equal(torch.where(turned[:, None, None, None], before.flip(-1), before), after)
     assert abs(float(turned.float().mean()) - 0.5) < 4 * 0.5 / 120**0.5
     assert torch.equal(flipped.batch(torch.arange(6)).x, plain.batch(torch.arange(6)).x)  # pyright: ignore
+    # what is made of two pictures, or of one twice, is flipped as one
+    for source in (Lowered(flipped, 2), lv.data.Pairs(flipped, flipped)):
+        seen = [s.batch for (s,) in islice(lv.data.loader(source, plan), 20)]
+        assert torch.equal(torch.cat([b.x for b in seen]), after)  # pyright: ignore
+        if isinstance(source, Lowered):
+            assert all(torch.equal(b.cond["low"], torch.nn.functional.avg_pool2d(b.x, 2)) for b in seen)  # pyright: ignore
+        else:
+            assert all(torch.equal(b.source, b.x) for b in seen)  # pyright: ignore
+    with pytest.raises(ValueError, match="flip is True for the samples and False for their beginnings"):
+        lv.data.Pairs(flipped, plain)
 
 
 def test_arrays_in_files_are_not_loaded(tmp_path):
