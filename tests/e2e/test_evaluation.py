@@ -1,6 +1,9 @@
 """Evaluation as a user meets it: runs, folders of pictures, and models in training."""
 
 import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +12,15 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import langevin as lv
+from langevin import plans
 from langevin.cli import main
 from langevin.core.tree import leaves
 from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
-from langevin.recipes import recipe
+from langevin.recipes import recipe, sampling
 from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import Recipe
 from langevin.recipes.domains import judging
+from langevin.recipes.domains.judging import _draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.folders import evaluate_folders
 from langevin.recipes.in_loop import evaluator
@@ -60,7 +65,7 @@ def folders(tmp_path):
 
 
 def test_a_run_by_features_of_a_file(run, net, capsys):
-    asked = ["--small", "--count", "40", "--plan", "ddim:2", "--guidance", "1", "--features", str(net)]
+    asked = ["--small", "--count", "40", "--plan", "ddim:2", "--guidance", "1", "--features", str(net), "--device", "cpu"]
     main(["evaluate", str(run), *asked, "--metrics", "fd", "kid", "prdc", "memory", "--json"])
     found = Evaluation.model_validate_json(capsys.readouterr().out)
     again = evaluate(open_run(run), count=40, plan="ddim:2", guidance=1.0, features=net, metrics=["fd", "kid", "prdc", "memory"],
@@ -95,6 +100,28 @@ def test_a_perfect_model_is_at_the_floor_of_its_size(run, monkeypatch):
     found = measured(torch.cat([train, -train]))
     assert found["w=1.fd_ratio"].value == 1 and found["w=1.fd"].value > 2 * found["fd_real"].value
     assert found.protocol.metrics["fd_real"] == "fd of 1500 training pictures, drawn by the seed"
+
+
+def test_every_strength_is_drawn_by_the_plan_that_its_card_names(run, monkeypatch):
+    opened, drawn, found = open_run(run), {}, _draw
+    kept = {1.0: plans.ddim(3).fill(opened.denoiser.process.schedule), 1.5: plans.dpmpp(3).fill(opened.denoiser.process.schedule)}
+    monkeypatch.setattr(sampling.plans, "auto", lambda *a, **told: SimpleNamespace(plan=kept[_strength(told["guidance"])]))
+
+    def draw(run, count, plan, guidance, **options):
+        drawn[guidance] = plan
+        return found(run, count, plan=plan, guidance=guidance, **options)
+
+    monkeypatch.setattr(judging, "_draw", draw)
+    card = evaluate(replace(opened, folder=None), count=10, plan="auto:3", features="pca", metrics=["fd"], small=True,
+                    device="auto").protocol  # fmt: skip
+    assert drawn == kept and card.nfe == 3 and card.guidance == (1.0, 1.5)
+    for part, (w, plan) in zip((card.plan or "").split("; "), kept.items(), strict=True):
+        assert re.fullmatch(rf"w={w:g}: auto:3 \({re.escape(plan.name)}, [0-9a-f]{{16}}\)", part)
+    assert card.device == ("cuda" if torch.cuda.is_available() else "cpu")  # not "auto"
+
+
+def _strength(guidance):
+    return 1.0 if guidance is None else guidance.w
 
 
 def test_two_folders(folders, net, capsys):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from langevin.core.plan import Draft, Plan
 from langevin.core.sample import trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
@@ -17,13 +18,13 @@ from langevin.recipes.sampling import chosen, guided
 BATCH = 500
 
 
-def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
+def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
          prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them.
 
     Args:
-        plan: a word such as "dpmpp:20"; the recipe's by default.
+        plan: a word such as "dpmpp:20", or a plan; the recipe's by default.
         label: one class, or (count,) of them: the condition, or for a product the known leaf. By default classes in turn
             for a condition, and drawn for a product.
         guidance: w; the recipe's by default. 1 is unguided.

@@ -1,7 +1,7 @@
 """How a run is judged: numbers with the protocol card that made them. What is measured depends on the kind of data."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         features: of pictures: see `langevin.recipes.domains.judging.Reference`.
         metrics: names from `run.domain.metrics`; for pictures fd, labels and memory by default, for points the energy distance.
         small: accept fewer samples, or less real data, than published practice takes. The card says so.
-        device: where to sample and to take features.
+        device: where to sample and to take features; "auto" is a GPU where there is one.
         folder: keeps the classifier, and closest.png: the samples nearest to training pictures, each above its neighbour.
         against: what `run.domain.reference` made before, in place of `features`, `folder` and its device.
 
@@ -40,17 +40,17 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     count = (SMALL if small else 10_000) if count is None else count
     if count < 2:
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
-    plan = plan or run.recipe.sample.plan
-    run.denoiser.to(_device(device))
-    found = chosen(run, plan, guidance)
+    place, plan = _device(device), plan or run.recipe.sample.plan
+    run.denoiser.to(place)
+    found = {w: chosen(run, plan, w) for w in run.domain.strengths(run, guidance)}
     sampled = {
         "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}",
-        "plan": _said(plan, found), "seeds": (seed,), "device": device, "samples": count,
-        "nfe": max(p.nfe for p in plans_for(run.denoiser.process, found).values()),
+        "plan": _said(plan, found), "seeds": (seed,), "device": str(place), "samples": count,
+        "nfe": max(p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
-    asked = Asked(count, seed, plan, guidance, features, tuple(metrics or ()), small, device, folder, against)
+    asked = Asked(count, seed, found, guidance, features, tuple(metrics or ()), small, str(place), folder, against)
     return run.domain.evaluate(run, asked, sampled)
 
 
@@ -59,11 +59,13 @@ def refused(wanted: Sequence[str], count: int, real: int, width: int, small: boo
     return any(name in BIASED for name in wanted) and refuse_small(count, real, width, small)
 
 
-def _said(plan: str, found: Plan | Draft) -> str:
-    """The words of a plan; one that was searched, learned or edited is named by its table's hash too."""
-    if not isinstance(found, Plan):
-        return plan
-    return f"{plan} ({found.name}, {hashlib.sha256(found.to_json().encode()).hexdigest()[:16]})"
+def _said(plan: str, found: Mapping[float, Plan | Draft]) -> str:
+    """The words of a plan; one that was searched, learned or edited is named by its table's hash too, for each strength where
+    they differ."""
+    each = {w: f"{plan} ({p.name}, {hashlib.sha256(p.to_json().encode()).hexdigest()[:16]})" if isinstance(p, Plan) else plan
+            for w, p in found.items()}  # fmt: skip
+    same = len(set(each.values())) == 1
+    return next(iter(each.values())) if same else "; ".join(f"w={w:g}: {said}" for w, said in each.items())
 
 
 def card(shared: dict[str, Any], **fields: Any) -> Card:

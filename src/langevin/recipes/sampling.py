@@ -15,12 +15,14 @@ from langevin.recipes.build import Run
 from langevin.training.distributed import full
 
 
-def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | Draft:
-    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default.
+def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = None) -> Plan | Draft:
+    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default. A plan is itself.
 
     "auto:10" tries the ready-made plans of 10 evaluations on the model, under this guidance, and keeps the answer in the
     run's folder, where it is found the next time.
     """
+    if isinstance(plan, (Plan, Draft)):
+        return plan
     text = plan or run.recipe.sample.plan
     if text.partition(":")[0] != "auto":
         return plans.parse(text)

@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from langevin.core.denoiser import BaseDenoiser
+from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
 from langevin.core.sample import sample
 from langevin.evaluate import Evaluation
@@ -26,7 +27,8 @@ class Asked:
 
     count: int
     seed: int = 1
-    plan: str = ""
+    plans: Mapping[float, Plan | Draft] = field(default_factory=dict)
+    """By the strength of guidance, for each of `Domain.strengths`."""
     guidance: float | None = None
     features: str | Path = "auto"
     metrics: tuple[str, ...] = ()
@@ -35,6 +37,11 @@ class Asked:
     device: str = "cpu"
     folder: Path | None = None
     against: Any = None
+
+    @property
+    def plan(self) -> Plan | Draft:
+        """That of the first strength."""
+        return next(iter(self.plans.values()))
 
 
 class Domain(ABC):
@@ -112,6 +119,10 @@ class Domain(ABC):
     @abstractmethod
     def evaluate(self, run: "Run", asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         """The judgement of a run against its held-out data; `sampled` is what the card says of how it was sampled."""
+
+    def strengths(self, run: "Run", guidance: float | None) -> tuple[float, ...]:
+        """Strengths of guidance that `evaluate` draws under, of those asked for; None for the usual ones."""
+        return (run.recipe.sample.guidance if guidance is None else guidance,)
 
     def check(self, run: "Run", asked: Asked) -> None:
         """Refuse, before anything is drawn, what `evaluate` could not measure. Raises ValueError."""

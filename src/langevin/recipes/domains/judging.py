@@ -1,6 +1,6 @@
 """How runs of pictures are judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from langevin import pictures
+from langevin.core.plan import Draft, Plan
 from langevin.core.tree import tree_map
 from langevin.evaluate import (
     METRICS,
@@ -146,7 +147,7 @@ def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if any(name in METRICS for name in wanted):
             seen = card_of(against.net, against.test_features)
             few = refused(wanted, count, len(run.test), seen.width, asked.small)
-        sets = _samples(run, count, seed, asked.plan, asked.guidance, "labels" in wanted)
+        sets = _samples(run, count, seed, asked.plans, "labels" in wanted)
         values, spread = _judged(sets, against, wanted, seed, folder, size)
     made = card(
         sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
@@ -165,27 +166,24 @@ class _Set:
     labels: Callable[[Classifier], dict[str, float]]
 
 
-def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None, labels: bool) -> list[_Set]:
-    classes, used = run.facts.classes, run.recipe.sample.guidance if guidance is None else guidance
-    if isinstance(run.recipe.process, c.ProductConfig):
-        joint = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
-        agreement = _product_labels(run, joint, count, seed, plan) if labels else lambda judge: {}
-        return [_Set(None, used, quantised(run, as_pictures(run, joint)), agreement)]
-    if classes is None:
-        x = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
-        return [_Set(None, used, quantised(run, as_pictures(run, x)), lambda judge: {})]
+def _samples(run: Run, count: int, seed: int, plans: Mapping[float, Plan | Draft], labels: bool) -> list[_Set]:
+    """A set for each strength of guidance."""
+    classes, sets = run.facts.classes, []
+    if isinstance(run.recipe.process, c.ProductConfig) or classes is None:
+        ((w, plan),) = plans.items()
+        x = _draw(run, count, seed=seed, plan=plan, guidance=w)
+        agreement: Callable[[Classifier], dict[str, float]] = lambda judge: {}  # noqa: E731
+        if classes is not None and labels:
+            agreement = _product_labels(run, x, count, seed, plan)
+        return [_Set(None, w, quantised(run, as_pictures(run, x)), agreement)]
     intended = torch.arange(count) % classes
-    sets = []
-    # a model that never learned without its condition has nothing to be guided away from
-    able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
-    usual = [1.0, 1.5] if able else [1.0]
-    for w in usual if guidance is None else [guidance]:
+    for w, plan in plans.items():
         x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
         sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
     return sets
 
 
-def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> Callable[[Classifier], dict[str, float]]:
+def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: Plan | Draft) -> Callable[[Classifier], dict[str, float]]:
     """Do image and label agree: drawn jointly, and each given the other?"""
     assert run.facts.classes is not None
     labels = torch.arange(count) % run.facts.classes

@@ -84,6 +84,13 @@ class PictureDomain(Domain):
 
         return judge(run, asked, sampled)
 
+    def strengths(self, run: Run, guidance: float | None) -> tuple[float, ...]:
+        if guidance is not None or run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig):
+            return super().strengths(run, guidance)
+        # a model that never learned without its condition has nothing to be guided away from
+        able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
+        return (1.0, 1.5) if able else (1.0,)
+
     def check(self, run: Run, asked: Asked) -> None:
         from langevin.recipes.domains.judging import checked
 
