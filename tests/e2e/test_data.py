@@ -1,5 +1,6 @@
 """Data: the digits are scikit-learn's, every source reads what was written, caches hold what the encoder made."""
 
+import errno
 import io
 import json
 import re
@@ -277,6 +278,25 @@ def test_caches_hold_what_the_encoder_made(tmp_path):
     assert sorted(seen) == list(range(12))
     with pytest.raises(ValueError, match="flips pictures at random"):
         lv.data.cached(lv.data.Pictures(tmp_path, 16, flip=True), torch.clone, tmp_path / "x", "e")
+
+
+def test_a_whole_cache_is_only_read_and_one_is_made_without_locks(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def none(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    data = lv.data.Arrays(torch.arange(12.0).reshape(6, 2))
+    monkeypatch.setattr(fcntl, "flock", none)
+    made = lv.data.cached(data, torch.neg, tmp_path / "c", "neg")
+    assert "cannot be locked here; let one process make it" in capsys.readouterr().err
+    (tmp_path / "c" / "lock").unlink()
+    again = lv.data.cached(data, lambda x: pytest.fail("it is made"), tmp_path / "c", "neg")
+    index = torch.arange(6)
+    assert torch.equal(again.batch(index).x, -data.x) and again.digest() == made.digest()  # pyright: ignore
+    assert not (tmp_path / "c" / "lock").exists() and capsys.readouterr().err == ""  # so that a read-only disk will do
+    with pytest.raises(ValueError, match="is stale"):
+        lv.data.cached(data, torch.neg, tmp_path / "c", "other")
 
 
 def test_hugging_face_data_sets():

@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import langevin as lv
-from langevin import plans
+from langevin import plans, schedules
 from langevin.cli import main
 from langevin.core.tree import leaves
-from langevin.evaluate import DINOv2, Evaluation, extract, frechet, kid, prdc
+from langevin.evaluate import DINOv2, Evaluation, classifier, extract, frechet, kid, prdc
 from langevin.recipes import recipe, sampling
 from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import Recipe
@@ -118,6 +118,19 @@ def test_every_strength_is_drawn_by_the_plan_that_its_card_names(run, monkeypatc
     for part, (w, plan) in zip((card.plan or "").split("; "), kept.items(), strict=True):
         assert re.fullmatch(rf"w={w:g}: auto:3 \({re.escape(plan.name)}, [0-9a-f]{{16}}\)", part)
     assert card.device == ("cuda" if torch.cuda.is_available() else "cpu")  # not "auto"
+
+
+def test_a_folder_that_cannot_be_written_costs_no_numbers(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    train = classifier.train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda x, y, classes: train(x, y, classes, steps=3))
+    no = tmp_path / "file" / "run"  # which nobody can write, root neither
+    monkeypatch.setattr(sampling.plans, "auto", lambda *a, **told: SimpleNamespace(plan=plans.ddim(1).on(schedules.cosine())))
+    found = evaluate(replace(open_run(run), folder=no), count=10, small=True, guidance=1.0, folder=no, plan="auto:1")
+    assert {"w=1.fd", "w=1.nearest_ratio", "w=1.intended_label"} <= set(found.names())
+    said = capsys.readouterr().err
+    for name in ("plans/auto-1-w1", "classifier-", "closest.png"):
+        assert re.search(rf"{no}/{name}\S* cannot be written", said)
 
 
 def _strength(guidance):

@@ -14,6 +14,7 @@ from langevin import tensors
 from langevin.core.noise import Noise
 from langevin.data.distort import shift
 from langevin.data.order import order
+from langevin.files import best_effort
 from langevin.training.trainer import seeded
 
 DIGEST = "digest"
@@ -102,7 +103,7 @@ def kept_classifier(x: Tensor, y: Tensor, folder: Path | None, data: str) -> Cla
     """The classifier of x (N, C, H, W) and y (N,), from `folder` if it was trained before, else trained and kept there.
 
     A file that is torn, changed, or of another version is trained again and replaced whole: it is named after the hash of the
-    data, and holds that of its weights.
+    data, and holds that of its weights. Where it cannot be written this is said, and the classifier is returned all the same.
     """
     classes = int(y.max()) + 1
     file = None if folder is None else folder / f"classifier-{data}.safetensors"
@@ -111,7 +112,8 @@ def kept_classifier(x: Tensor, y: Tensor, folder: Path | None, data: str) -> Cla
     with torch.enable_grad():
         model = train_classifier(x, y, classes)
     if file is not None:
-        tensors.save(file, {**model.state_dict(), DIGEST: torch.tensor(list(model.digest().encode()))})
+        with best_effort(file):
+            tensors.save(file, {**model.state_dict(), DIGEST: torch.tensor(list(model.digest().encode()))})
     return model
 
 

@@ -32,6 +32,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         small: accept fewer samples, or less real data, than published practice takes. The card says so.
         device: where to sample and to take features; "auto" is a GPU where there is one.
         folder: keeps the classifier, and closest.png: the samples nearest to training pictures, each above its neighbour.
+            What cannot be written there is said on stderr, and the numbers are returned.
         against: what `run.domain.reference` made before, in place of `features`, `folder` and its device.
 
     Raises:

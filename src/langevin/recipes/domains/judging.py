@@ -29,6 +29,7 @@ from langevin.evaluate import (
 )
 from langevin.evaluate.measure import enough, known, ready
 from langevin.evaluate.metrics import drawn
+from langevin.files import best_effort
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
 from langevin.recipes.domains import Asked
@@ -233,7 +234,8 @@ def _judged(
                 "nearest_share": near.share,
             }  # fmt: skip
             if folder is not None and one is sets[0]:
-                closest_pairs(one.pictures, against.train, near, folder / "closest.png")
+                with best_effort(folder / "closest.png"):
+                    closest_pairs(one.pictures, against.train, near, folder / "closest.png")
         if one.group is None:
             out |= group
         else:
