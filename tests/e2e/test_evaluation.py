@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -151,6 +152,19 @@ def test_two_folders(folders, net, capsys):
     assert found.protocol.real.size == 60 and found.protocol.plan is None and found.protocol.seeds == (1,)
     same = evaluate_folders(real, real, "pca", small=True)
     assert same["fd"].value == pytest.approx(0, abs=1e-4)
+
+
+def test_the_page_can_be_followed(run, folders, net, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+    train = classifier.train_classifier
+    monkeypatch.setattr(classifier, "train_classifier", lambda x, y, classes: train(x, y, classes, steps=3))
+    code = re.findall(r"```python\n(.*?)```", page, re.S)[0].replace("runs/digits", str(run)).replace("count=1000", "count=20")
+    space = {"lv": lv, "evaluate": lambda run, **options: evaluate(run, plan="ddim:1", **options)}
+    exec(compile(code, "evaluation.md", "exec"), space)
+    (command,) = re.findall(r"`langevin (evaluate samples --against [^`]*)`", page)
+    of = {"samples": str(folders[0]), "photos": str(folders[1]), "inception.safetensors": str(net)}
+    main([of.get(word, word) for word in command.split()] + ["--small"])  # of fewer pictures than the page's
+    assert capsys.readouterr().out.startswith("fd ")
 
 
 def test_folders_of_different_sizes_are_refused(folders, net):
