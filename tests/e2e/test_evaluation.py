@@ -17,10 +17,11 @@ from langevin import plans, schedules
 from langevin.cli import main
 from langevin.core.tree import leaves
 from langevin.evaluate import DINOv2, Evaluation, classifier, extract, frechet, kid, prdc
-from langevin.recipes import recipe, sampling
+from langevin.recipes import drawing, recipe, sampling
 from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import Recipe
 from langevin.recipes.domains import judging
+from langevin.recipes.domains import pictures as domain
 from langevin.recipes.domains.judging import _draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.folders import evaluate_folders
@@ -136,6 +137,31 @@ def test_a_folder_that_cannot_be_written_costs_no_numbers(run, tmp_path, monkeyp
 
 def _strength(guidance):
     return 1.0 if guidance is None else guidance.w
+
+
+def test_pages_show_ten_classes_of_a_thousand(run, tmp_path, monkeypatch):
+    opened, asked = open_run(run), []
+
+    def draw(run, count, label, frames=False, **options):
+        asked.append((count, label.tolist()))
+        x = torch.zeros(count, 1, 8, 8)
+        return [x, x] if frames else x
+
+    monkeypatch.setattr(domain, "draw", draw)
+    for classes, columns in ((1000, [*range(0, 1000, 111)]), (10, [*range(10)]), (3, [0, 1, 2])):
+        many = replace(opened, facts=opened.facts.model_copy(update={"classes": classes}))
+        many.domain.overview(many, tmp_path / "page", rows=4)
+        many.domain.animation(many, tmp_path / "way.gif")
+        assert asked == [(rows * len(columns), columns * rows) for rows in (4, 2)]
+        asked.clear()
+
+
+def test_a_way_is_drawn_in_batches_that_do_not_change_it(run, monkeypatch):
+    opened = open_run(run)
+    whole = drawing.draw(opened, 7, plan="ddim:3", frames=True)
+    monkeypatch.setattr(drawing, "BATCH", 3)
+    parts = drawing.draw(opened, 7, plan="ddim:3", frames=True)
+    assert len(parts) == len(whole) and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(parts, whole, strict=True))
 
 
 def test_two_folders(folders, net, capsys):

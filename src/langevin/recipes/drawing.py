@@ -32,7 +32,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
         prompts: captions, in turn, for a run that reads them; held-out ones by default.
         properties: conditions that are numbers, in their own units, for a run that has such.
-        frames: return the states after every step, of one batch.
+        frames: return the states after every step.
     """
     settings, model = run.recipe.sample, run.denoiser
     table = chosen(run, plan, guidance)
@@ -62,14 +62,22 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
                 "start": None if starts is None else starts[first : first + now],
                 **run.domain.options(run, now, seed, first)}  # fmt: skip
 
-    if frames:
-        told_all = options(0, count)
-        return [run.domain.finish(step.z, told_all) for step in trajectory(model, table, **told_all)]
-    batches = [options(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
-    parts = [run.domain.finish(run.domain.sample(model, table, **told_now), told_now) for told_now in batches]
+    def sampled(told: dict[str, Any]) -> list[Any]:
+        """Of one batch: the states after every step, or the samples alone."""
+        if frames:
+            return [run.domain.finish(step.z, told) for step in trajectory(model, table, **told)]
+        return [run.domain.finish(run.domain.sample(model, table, **told), told)]
+
+    batches = [sampled(options(first, min(BATCH, count - first))) for first in range(0, count, BATCH)]
+    states = [_joined(parts) for parts in zip(*batches, strict=True)]
+    return states if frames else states[0]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Batches as one."""
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    return torch.cat(parts)
+    return torch.cat(list(parts))
 
 
 def asked_prompts(run: Run, count: int, prompts: Sequence[str] = ()) -> list[str] | None:

@@ -35,6 +35,9 @@ OF_RUNS = {
     "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
 }
 
+COLUMNS = 10
+"""Of a page of samples, at most; more classes than that would cost as much as training."""
+
 
 class PictureDomain(Domain):
     """Pictures with or without labels and captions; vectors from .npy files."""
@@ -56,7 +59,7 @@ class PictureDomain(Domain):
         return network(cfg, facts, process, scalars, tokens)
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-        """A grid with one column per class where there are classes."""
+        """A grid with one column per class where there are classes, of at most 10 of them, spread evenly."""
         return picture_of_samples(run, stem.with_suffix(".png"), rows, seed, label, **options)
 
     def write(self, run: Run, x: Any, path: Path, **options: Any) -> Path:
@@ -75,8 +78,10 @@ class PictureDomain(Domain):
         return path
 
     def animation(self, run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
-        columns = run.facts.classes or 10
-        frames = list(draw(run, count or 2 * columns, seed=seed, frames=True, **options))
+        columns = min(run.facts.classes or COLUMNS, COLUMNS)
+        if count is None and options.get("label") is None and not isinstance(run.recipe.process, c.ProductConfig):
+            options["label"] = shown(run, 2)
+        frames = draw(run, count or 2 * columns, seed=seed, frames=True, **options)
         return pictures.save_gif([as_pictures(run, z) for z in frames], path, columns)
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
@@ -278,15 +283,19 @@ def quantised(run: Run, x: Tensor) -> Tensor:
     return (((x.clamp(-1, 1) + 1) / 2 * steps).round() / steps) * 2 - 1
 
 
+def shown(run: Run, rows: int = 1) -> Tensor | None:
+    """Labels of so many rows whose columns are classes: all, or 10 that are spread evenly over more; None without classes."""
+    classes = run.facts.classes
+    if classes is None:
+        return None
+    return torch.linspace(0, classes - 1, min(classes, COLUMNS), dtype=torch.float64).round().long().repeat(rows)
+
+
 def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-    """A grid with one column per class where there are classes."""
-    classes = run.facts.classes if label is None else None
-    columns = classes or rows
-    if isinstance(run.recipe.process, c.ProductConfig) and label is None:
-        # labels are given, so that columns are classes
-        options["label"] = torch.arange(rows * columns) % columns
-    elif label is not None:
-        options["label"] = label
+    """A grid with one column per class where there are classes, of at most 10 of them."""
+    labels = shown(run, rows) if label is None else None
+    columns = rows if labels is None else len(labels) // rows
+    options["label"] = labels if label is None else label  # of a product as well, so that columns are classes
     x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
     return _page(x, begins(run, len(x), None), path, columns, asked_prompts(run, len(x), options.get("prompts", ())))
 
