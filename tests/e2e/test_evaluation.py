@@ -16,7 +16,7 @@ import langevin as lv
 from langevin import plans, schedules
 from langevin.cli import main
 from langevin.core.tree import leaves
-from langevin.evaluate import DINOv2, Evaluation, classifier, extract, frechet, kid, prdc
+from langevin.evaluate import DINOv2, Evaluation, classifier, extract, frechet, kid, neighbours, prdc
 from langevin.recipes import drawing, recipe, sampling
 from langevin.recipes.build import build, open_run, start
 from langevin.recipes.config import Recipe
@@ -162,6 +162,39 @@ def test_a_way_is_drawn_in_batches_that_do_not_change_it(run, monkeypatch):
     monkeypatch.setattr(drawing, "BATCH", 3)
     parts = drawing.draw(opened, 7, plan="ddim:3", frames=True)
     assert len(parts) == len(whole) and all(torch.allclose(a, b, atol=1e-5) for a, b in zip(parts, whole, strict=True))
+
+
+def test_large_samples_are_drawn_few_at_a_time_and_fewer_where_memory_is_short(run, monkeypatch):
+    opened, sizes, room = open_run(run), [], [9]
+    loop = opened.domain.sample
+    whole = drawing.draw(opened, 7, plan="ddim:3")
+
+    def sample(model, plan, count, **options):
+        sizes.append(count)
+        if count > room[0]:
+            raise torch.OutOfMemoryError
+        return loop(model, plan, count=count, **options)
+
+    monkeypatch.setattr(opened.domain, "sample", sample)
+    for room[0], most, asked in ((9, 5 * 64, [5, 2]), (2, 5 * 64, [5, 2, 2, 2, 1]), (9, 10, [1] * 7)):
+        monkeypatch.setattr(drawing, "VALUES", most)
+        assert torch.allclose(drawing.draw(opened, 7, plan="ddim:3"), whole, atol=1e-5) and sizes == asked
+        sizes.clear()
+    room[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        drawing.draw(opened, 7, plan="ddim:3")
+
+
+def test_the_training_set_is_read_a_part_at_a_time(run, net, monkeypatch):
+    opened, asked = open_run(run), {"count": 10, "plan": "ddim:1", "guidance": 1.0, "metrics": ["fd", "memory"], "small": True}
+    whole = evaluate(opened, features=net, **asked)
+    read, sizes = opened.train.batch, []
+    monkeypatch.setattr(opened.train, "batch", lambda index: sizes.append(len(index)) or read(index))
+    monkeypatch.setattr(neighbours, "VALUES", 64 * 100)
+    parts = evaluate(opened, features=net, **asked)
+    assert max(sizes) == 100 and sum(sizes) >= 2 * len(opened.train)
+    for name in whole.names():
+        assert parts[name].value == pytest.approx(whole[name].value, rel=1e-5)
 
 
 def test_two_folders(folders, net, capsys):

@@ -1,5 +1,6 @@
 """Samples of a run, whatever they are of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.sampling import chosen, guided
 
-BATCH = 500
+BATCH, VALUES = 500, 500 * 3 * 64 * 64
+"""Samples drawn at once, and numbers in them: at most as many of either."""
 
 
 def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
          prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
-    """Samples of a run, in batches that do not change them.
+    """Samples of a run, in batches that do not change them: of 500, fewer of large ones, half as many where memory is short.
 
     Args:
         plan: a word such as "dpmpp:20", or a plan; the recipe's by default.
@@ -68,7 +70,18 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
             return [run.domain.finish(step.z, told) for step in trajectory(model, table, **told)]
         return [run.domain.finish(run.domain.sample(model, table, **told), told)]
 
-    batches = [sampled(options(first, min(BATCH, count - first))) for first in range(0, count, BATCH)]
+    batches, first = [], 0
+    size = max(1, min(BATCH, VALUES // sum(math.prod(shape) for shape in leaves(run.facts.shape).values())))
+    while first < count:
+        now = min(size, count - first)
+        try:
+            batches.append(sampled(options(first, now)))
+        except torch.OutOfMemoryError:
+            if now == 1:
+                raise
+            size = now // 2
+            continue
+        first += now
     states = [_joined(parts) for parts in zip(*batches, strict=True)]
     return states if frames else states[0]
 
@@ -134,5 +147,7 @@ def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool)
 
 def labels_of(source: Any) -> Tensor:
     """The real labels, (N,)."""
+    if (known := getattr(source, "labels", None)) is not None:
+        return known  # without reading x
     batch = source.batch(torch.arange(len(source)))
     return batch.x["label"] if isinstance(batch.x, dict) else batch.cond["label"]

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from langevin import pictures
+from langevin.core.batch import Batch
 from langevin.core.plan import Draft, Plan
 from langevin.core.tree import tree_map
+from langevin.data import Source
 from langevin.evaluate import (
     METRICS,
     PCA,
@@ -71,7 +73,7 @@ class Reference:
     def judge(self) -> Classifier:
         """Of labels."""
         train = self.run.train
-        made = kept_classifier(_real(self.run, train), labels_of(train), self.folder, train.digest())
+        made = kept_classifier(_Real(self.run, train, levels=False), labels_of(train), self.folder, train.digest())
         return made.to(_device(self.device))
 
     @cached_property
@@ -79,15 +81,15 @@ class Reference:
         """Of features."""
         if self.kind == "classifier":
             return self.judge
-        return PCA(self.train) if self.kind == "pca" else load_features(self.kind, _device(self.device))
+        return PCA(self.train.whole()) if self.kind == "pca" else load_features(self.kind, _device(self.device))
 
-    @cached_property
-    def train(self) -> Tensor:
-        return quantised(self.run, _real(self.run, self.run.train))
+    @property
+    def train(self) -> "_Real":
+        return _Real(self.run, self.run.train)
 
-    @cached_property
-    def test(self) -> Tensor:
-        return quantised(self.run, _real(self.run, self.run.test))
+    @property
+    def test(self) -> "_Real":
+        return _Real(self.run, self.run.test)
 
     @cached_property
     def test_features(self) -> Tensor:
@@ -101,14 +103,13 @@ class Reference:
         """The Frechet distance of `size` training pictures, drawn by `seed`: what a perfect model has with as many samples."""
         if (size, seed) not in self._floors:
             picked = drawn(len(self.run.train), size, seed, 0, "floor").sort().values
-            real = quantised(self.run, as_pictures(self.run, self.run.train.batch(picked).x))
-            self._floors[size, seed] = frechet(extract(self.net, real), self.test_features)
+            self._floors[size, seed] = frechet(extract(self.net, _Real(self.run, self.run.train, picked)), self.test_features)
         return self._floors[size, seed]
 
     @cached_property
     def accuracy(self) -> float:
         """The judge's, on held-out pictures."""
-        return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
+        return _share(self.judge.label(_Real(self.run, self.run.test, levels=False).whole()), labels_of(self.run.test))
 
 
 def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
@@ -128,7 +129,7 @@ def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
     against = asked.against or Reference(run, asked.features, asked.folder, asked.device)
     compared = [name for name in wanted if name in METRICS]
     if compared and against.kind != "classifier":  # which takes time to train, and can be had of labelled pictures
-        ready(against.net, extract(against.net, _real(run, run.test, 1)), compared)
+        ready(against.net, extract(against.net, _Real(run, run.test, torch.tensor([0]))), compared)
     return wanted, against
 
 
@@ -228,7 +229,7 @@ def _judged(
                 fd = group["fd"] if size == len(features) else frechet(features[:size], against.test_features)
                 group["fd_ratio"] = fd / out["fd_real"]
         if "memory" in wanted:
-            near = memorisation(one.pictures, against.train, against.test)
+            near = memorisation(one.pictures, against.train, against.test.whole())
             group |= {
                 "nearest": float(near.distance.mean()), "nearest_real": float(near.real.mean()), "nearest_ratio": near.ratio,
                 "nearest_share": near.share,
@@ -243,18 +244,40 @@ def _judged(
     return out, spread
 
 
-def closest_pairs(samples: Tensor, train: Tensor, near: Memorisation, path: Path, count: int = 10) -> Path:
+def closest_pairs(samples: Tensor, train: Source, near: Memorisation, path: Path, count: int = 10) -> Path:
     """The samples nearest to training pictures, nearest first, each above its neighbour."""
     first = near.closest(count)
-    return pictures.save_images(torch.cat([samples[first], train[near.index[first]]]), path, columns=len(first))
+    return pictures.save_images(torch.cat([samples[first], train.batch(near.index[first]).x]), path, columns=len(first))
 
 
 def _draw(run: Run, count: int, **options: Any) -> Any:
     return tree_map(Tensor.cpu, draw(run, count, **options))
 
 
-def _real(run: Run, source: Any, count: int | None = None) -> Tensor:
-    return as_pictures(run, source.batch(torch.arange(len(source) if count is None else count)).x)
+class _Real:
+    """Real data as pictures, of which only a part at a time need be in memory.
+
+    Args:
+        places: of those that are meant; all by default.
+        levels: round to the data's own grey levels.
+    """
+
+    def __init__(self, run: Run, source: Any, places: Tensor | None = None, levels: bool = True) -> None:
+        self._run, self._source, self._levels, self.shape = run, source, levels, source.shape
+        self._places = torch.arange(len(source)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, index: Tensor) -> Batch:
+        x = as_pictures(self._run, self._source.batch(self._places[index]).x)
+        return Batch(quantised(self._run, x) if self._levels else x)
+
+    def whole(self) -> Tensor:
+        """(N, C, H, W)."""
+        x = self.batch(torch.arange(len(self))).x
+        assert isinstance(x, Tensor)
+        return x
 
 
 def _share(a: Tensor, b: Tensor) -> float:
