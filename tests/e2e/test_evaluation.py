@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,7 +107,8 @@ def test_a_perfect_model_is_at_the_floor_of_its_size(run, monkeypatch):
 
 def test_every_strength_is_drawn_by_the_plan_that_its_card_names(run, monkeypatch):
     opened, drawn, found = open_run(run), {}, _draw
-    kept = {1.0: plans.ddim(3).fill(opened.denoiser.process.schedule), 1.5: plans.dpmpp(3).fill(opened.denoiser.process.schedule)}
+    schedule: Any = opened.denoiser.process.schedule
+    kept = {1.0: plans.ddim(3).on(schedule), 1.5: plans.dpmpp(3).on(schedule)}
     monkeypatch.setattr(sampling.plans, "auto", lambda *a, **told: SimpleNamespace(plan=kept[_strength(told["guidance"])]))
 
     def draw(run, count, plan, guidance, **options):
@@ -221,8 +223,9 @@ def test_the_page_can_be_followed(run, folders, net, monkeypatch, capsys):
     space = {"lv": lv, "evaluate": lambda run, **options: evaluate(run, plan="ddim:1", **options)}
     exec(compile(code, "evaluation.md", "exec"), space)
     (command,) = re.findall(r"`langevin (evaluate samples --against [^`]*)`", page)
-    of = {"samples": str(folders[0]), "photos": str(folders[1]), "inception.safetensors": str(net)}
-    main([of.get(word, word) for word in command.split()] + ["--small"])  # of fewer pictures than the page's
+    of: dict[str, str] = {"samples": str(folders[0]), "photos": str(folders[1]), "inception.safetensors": str(net)}
+    words: list[str] = command.split()
+    main([*(of.get(word, word) for word in words), "--small"])  # of fewer pictures than the page's
     assert capsys.readouterr().out.startswith("fd ")
 
 

@@ -63,6 +63,7 @@ class Pairs(_Joined):
 
     def augment(self, batch: Batch, noise: Noise) -> Batch:
         """The batch as training sees it: both sides changed by the same noise."""
+        assert batch.source is not None
         seen, met = batch, Batch(batch.source)
         if own := getattr(self.data, "augment", None):
             seen = own(seen, noise)

@@ -12,7 +12,7 @@ from torch import Tensor
 from langevin import pictures
 from langevin.core.batch import Batch
 from langevin.core.plan import Draft, Plan
-from langevin.core.tree import tree_map
+from langevin.core.tree import leaves, tree_map
 from langevin.data import Source
 from langevin.evaluate import (
     METRICS,
@@ -247,7 +247,9 @@ def _judged(
 def closest_pairs(samples: Tensor, train: Source, near: Memorisation, path: Path, count: int = 10) -> Path:
     """The samples nearest to training pictures, nearest first, each above its neighbour."""
     first = near.closest(count)
-    return pictures.save_images(torch.cat([samples[first], train.batch(near.index[first]).x]), path, columns=len(first))
+    return pictures.save_images(
+        torch.cat([samples[first], leaves(train.batch(near.index[first]).x)[""]]), path, columns=len(first)
+    )
 
 
 def _draw(run: Run, count: int, **options: Any) -> Any:
