@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,37 @@ def telling(path: Path) -> Iterator[None]:
         if error.errno in _FULL:
             raise DiskFull(path) from None
         raise
+
+
+@contextmanager
+def best_effort(path: Path) -> Iterator[None]:
+    """For files that only spare work or show something: where one cannot be written this is said, and all else goes on."""
+    try:
+        yield
+    except OSError as error:
+        print(f"{path} cannot be written ({error}); all else goes on.", file=sys.stderr)
+
+
+def lock(handle: int, wait: bool) -> bool:
+    """Hold the system's lock on an open file, which goes with its holder; False where the file system has no locks.
+
+    Args:
+        wait: for another holder; otherwise it is an error.
+
+    Raises:
+        BlockingIOError: if another process holds it, and without `wait`.
+    """
+    try:
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except ImportError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+            raise
+        return False
+    return True
 
 
 def flush(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Data: the digits are scikit-learn's, every source reads what was written, caches hold what the encoder made."""
 
+import errno
 import io
 import json
 import re
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 import langevin as lv
+from langevin.data.lowered import Lowered
 from langevin.data.mnist import read_idx
 from langevin.data.pictures import buckets
 from langevin.recipes.build import build
@@ -153,6 +155,16 @@ def test_pictures_flip_in_training_only(tmp_path):
     assert torch.equal(torch.where(turned[:, None, None, None], before.flip(-1), before), after)
     assert abs(float(turned.float().mean()) - 0.5) < 4 * 0.5 / 120**0.5
     assert torch.equal(flipped.batch(torch.arange(6)).x, plain.batch(torch.arange(6)).x)  # pyright: ignore
+    # what is made of two pictures, or of one twice, is flipped as one
+    for source in (Lowered(flipped, 2), lv.data.Pairs(flipped, flipped)):
+        seen = [s.batch for (s,) in islice(lv.data.loader(source, plan), 20)]
+        assert torch.equal(torch.cat([b.x for b in seen]), after)  # pyright: ignore
+        if isinstance(source, Lowered):
+            assert all(torch.equal(b.cond["low"], torch.nn.functional.avg_pool2d(b.x, 2)) for b in seen)  # pyright: ignore
+        else:
+            assert all(torch.equal(b.source, b.x) for b in seen)  # pyright: ignore
+    with pytest.raises(ValueError, match="flip is True for the samples and False for their beginnings"):
+        lv.data.Pairs(flipped, plain)
 
 
 def test_arrays_in_files_are_not_loaded(tmp_path):
@@ -268,6 +280,25 @@ def test_caches_hold_what_the_encoder_made(tmp_path):
         lv.data.cached(lv.data.Pictures(tmp_path, 16, flip=True), torch.clone, tmp_path / "x", "e")
 
 
+def test_a_whole_cache_is_only_read_and_one_is_made_without_locks(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def none(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    data = lv.data.Arrays(torch.arange(12.0).reshape(6, 2))
+    monkeypatch.setattr(fcntl, "flock", none)
+    made = lv.data.cached(data, torch.neg, tmp_path / "c", "neg")
+    assert "cannot be locked here; let one process make it" in capsys.readouterr().err
+    (tmp_path / "c" / "lock").unlink()
+    again = lv.data.cached(data, lambda x: pytest.fail("it is made"), tmp_path / "c", "neg")
+    index = torch.arange(6)
+    assert torch.equal(again.batch(index).x, -data.x) and again.digest() == made.digest()  # pyright: ignore
+    assert not (tmp_path / "c" / "lock").exists() and capsys.readouterr().err == ""  # so that a read-only disk will do
+    with pytest.raises(ValueError, match="is stale"):
+        lv.data.cached(data, torch.neg, tmp_path / "c", "other")
+
+
 def test_hugging_face_data_sets():
     datasets = pytest.importorskip("datasets")
     pyarrow = pytest.importorskip("pyarrow")
@@ -299,19 +330,35 @@ def test_recipes_read_every_kind(tmp_path, album):
     np.save(tmp_path / "y.npy", np.arange(20) % 4)
     base = lv.recipe("images")
     for data, shape, classes in [
-        ({"kind": "shards", "folder": str(tmp_path), "size": 8, "channels": 1, "flip": True}, (1, 8, 8), 3),
+        ({"kind": "shards", "folder": str(tmp_path), "size": 8, "channels": 1, "flip": True, "held_out": 0.3}, (1, 8, 8), 3),
         ({"kind": "arrays", "x": str(tmp_path / "x.npy"), "label": str(tmp_path / "y.npy"), "test": 5}, (1, 8, 8), 4),
-        ({"kind": "images", "folder": str(album), "size": 16, "aspect": True, "held_out": 0.5}, (3, 16, 16), None),
+        ({"kind": "images", "folder": str(album), "size": 16, "aspect": True, "held_out": 0.8}, (3, 16, 16), None),
     ]:
         run = build(type(base).model_validate({**base.model_dump(), "data": data}))
         assert (run.facts.shape, run.facts.classes) == (shape, classes)
         for source in (run.train, run.test):
             assert source.batch(torch.arange(len(source))).x.shape[1:] == shape
         assert (run.reading.groups is not None) if data["kind"] == "images" else (run.reading is run.train)
+    one = {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 1}  # found after training otherwise
+    with pytest.raises(
+        ValueError, match=r"data.test holds out 1 of this data's samples, and evaluation takes at least 2; raise it"
+    ):
+        build(type(base).model_validate({**base.model_dump(), "data": one}))
     with pytest.raises(ValueError, match=r"data.test is 20 of 20 rows"):
         build(
             type(base).model_validate({**base.model_dump(), "data": {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 20}})
         )
+
+
+def test_captions_of_shards_are_read_to_the_end(tmp_path):
+    bundle(tmp_path)
+    base = lv.recipe("emoji").model_dump()
+    base["network"]["transformer"] = 0  # it has labels too
+    data = {"kind": "shards", "folder": str(tmp_path), "size": 8, "held_out": 0.3}
+    run = build(type(lv.recipe("emoji")).model_validate({**base, "data": data}))
+    assert run.train is run.reading and set(run.train.batch(torch.arange(2)).cond) == {"ids", "label", "text"}
+    other = run.train.part("test")
+    assert torch.equal(other.batch(torch.arange(2)).cond["ids"], run.test.batch(torch.arange(2)).cond["ids"])
 
 
 def test_the_pages_cache_runs_as_written_and_is_made_once():

@@ -62,7 +62,13 @@ def test_extrapolated_frechet_loses_the_bias_of_few_samples():
 def test_kid_by_hand():
     # k(x, y) = (x y + 1)^3: within a 1, within b 27, across (1 + 1 + 8 + 27) / 4
     a, b = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [2.0]])
-    assert evaluate.kid(a, b, subsets=3) == (1 + 27 - 2 * 37 / 4, 0.0)
+    assert evaluate.kid(a, b, subsets=3) == (1 + 27 - 2 * 37 / 4, None)
+
+
+def test_kid_of_all_there_is_has_no_deviation():
+    a, b = normal(40, 4), normal(40, 4, 1)
+    assert evaluate.kid(a, b) == evaluate.kid(a, b, subsets=1) and evaluate.kid(a, b)[1] is None  # rather than 0, which none has
+    assert evaluate.kid(a, b, size=39)[1] > 0 and evaluate.kid(a, normal(41, 4, 1))[1] > 0  # pyright: ignore
 
 
 def test_kid_is_unbiased_and_its_subsets_are_a_function_of_the_seed():
@@ -70,7 +76,7 @@ def test_kid_is_unbiased_and_its_subsets_are_a_function_of_the_seed():
     assert abs(found.mean()) < 3 * found.std() / math.sqrt(len(found))
     a, b = normal(100, 4), normal(100, 4, 1) + 1
     one, again, other = (evaluate.kid(a, b, subsets=5, size=50, seed=s) for s in (0, 0, 1))
-    assert one == again != other and one[1] > 0
+    assert one == again != other and one[1] is not None and one[1] > 0
 
 
 def test_cmmd_is_the_biased_discrepancy_of_unit_vectors():

@@ -92,7 +92,7 @@ class _Evaluate:
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
     size: int | None = None
     """Side to which the pictures of two folders are brought; their own by default."""
-    device: str = "cpu"
+    device: str = "auto"
     """cpu, cuda, or auto."""
     json: bool = False
     """Print JSON, with the protocol card."""

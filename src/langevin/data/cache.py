@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +24,7 @@ from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree
 from langevin.data.progress import shown
-from langevin.files import write
+from langevin.files import lock, write
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -67,7 +68,8 @@ def cached(
 ) -> "Cached":
     """A source that reads what `encode` made of `source`, making first what is missing.
 
-    Making can be stopped at any moment, and goes on where it was. Of several processes one makes and the others wait.
+    Making can be stopped at any moment, and goes on where it was. Of several processes one makes and the others wait, where the
+    file system has locks. A cache that is whole is only read.
 
     Args:
         source: with `digest()`; for text, with `captions`.
@@ -102,6 +104,9 @@ def cached(
     digest = source.digest() if what == "latent" else hashlib.sha256(json.dumps(captions).encode()).hexdigest()[:16]
     wanted = _Manifest(FORMAT, what, digest, key, dtype, [len(m) for m in members], {}, {}, 0)
     folder = Path(folder)
+    manifest = _read(folder, wanted)
+    if manifest.done == len(source) > 0:  # whole: nothing is written, so that it can be read where nothing can be
+        return Cached(source, folder, manifest, members)
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
         manifest = _read(folder, wanted)
@@ -260,7 +265,7 @@ def _read(folder: Path, wanted: _Manifest) -> _Manifest:
             isinstance(found.done, int) and 0 <= found.done <= total and all(n == "" or n.isidentifier() for n in found.shapes)
         ):
             raise ValueError
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return wanted
     except (OSError, ValueError, TypeError, RecursionError, AttributeError):
         raise ValueError(f"{path} is damaged; delete {folder} to make it anew.") from None
@@ -274,8 +279,7 @@ def _read(folder: Path, wanted: _Manifest) -> _Manifest:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Only one process at a time; the lock goes with its holder, however that ends."""
-    import fcntl  # not everywhere: only caches need it
-
     with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not lock(file.fileno(), wait=True):
+            print(f"{folder} cannot be locked here; let one process make it.", file=sys.stderr)
         yield

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langevin.core.batch import Batch
+from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.data.source import Source
 
@@ -28,12 +29,20 @@ class Lowered:
         if factor < 2 or shape[1] % factor or shape[2] % factor:
             raise ValueError(f"factor is {factor} for pictures of {shape[1]} x {shape[2]}; give one from 2 that divides both.")
         self.source, self.factor, self.shape = source, factor, shape
+        self.flip = getattr(source, "flip", False)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def batch(self, index: Tensor) -> Batch:
-        read = self.source.batch(index)
+        return self._lowered(self.source.batch(index))
+
+    def augment(self, batch: Batch, noise: Noise) -> Batch:
+        """The batch as training sees it: the small copies are of pictures that the source has changed at random."""
+        own = getattr(self.source, "augment", None)
+        return batch if own is None else self._lowered(own(batch, noise))
+
+    def _lowered(self, read: Batch) -> Batch:
         return replace(read, cond={"low": F.avg_pool2d(leaves(read.x)[""], self.factor)})
 
     def digest(self) -> str:

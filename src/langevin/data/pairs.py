@@ -43,17 +43,33 @@ class Pairs(_Joined):
         data: where paths end, x.
         source: where they begin; its x becomes `Batch.source`, its conditions are left out.
 
+    What training changes at random, such as flips, is the same on both sides.
+
     Raises:
-        ValueError: if shapes or sizes differ, or the rows of one are grouped by shape.
+        ValueError: if shapes or sizes differ, the rows of one are grouped by shape, or one side alone is flipped.
     """
 
     def __init__(self, data: Source, source: Source) -> None:
         super().__init__(data, source)
         if len(data) != len(source):
             raise ValueError(f"there are {len(data)} samples and {len(source)} beginnings; give one each, or use Unpaired.")
+        self.flip, flip = (getattr(side, "flip", False) for side in (data, source))
+        if self.flip != flip:
+            raise ValueError(f"flip is {self.flip} for the samples and {flip} for their beginnings, which would part pairs; give "
+                             "both the same.")  # fmt: skip
 
     def batch(self, index: Tensor) -> Batch:
         return replace(self.data.batch(index), source=self.source.batch(index).x)
+
+    def augment(self, batch: Batch, noise: Noise) -> Batch:
+        """The batch as training sees it: both sides changed by the same noise."""
+        assert batch.source is not None
+        seen, met = batch, Batch(batch.source)
+        if own := getattr(self.data, "augment", None):
+            seen = own(seen, noise)
+        if own := getattr(self.source, "augment", None):
+            met = own(met, noise)
+        return replace(seen, source=met.x)
 
 
 class Unpaired(_Joined):

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torch import Tensor, nn
 
 from langevin import tensors
 from langevin.core.noise import Noise
+from langevin.data import Source
 from langevin.data.distort import shift
 from langevin.data.order import order
+from langevin.files import best_effort
 from langevin.training.trainer import seeded
 
 DIGEST = "digest"
@@ -98,20 +101,27 @@ def train_classifier(
     return model.eval()
 
 
-def kept_classifier(x: Tensor, y: Tensor, folder: Path | None, data: str) -> Classifier:
-    """The classifier of x (N, C, H, W) and y (N,), from `folder` if it was trained before, else trained and kept there.
+def kept_classifier(x: Tensor | Source, y: Tensor, folder: Path | None, data: str) -> Classifier:
+    """The classifier of x (N, C, H, W), or a source of it, and y (N,), from `folder` if it was trained before, else trained and
+    kept there.
 
     A file that is torn, changed, or of another version is trained again and replaced whole: it is named after the hash of the
-    data, and holds that of its weights.
+    data, and holds that of its weights. Where it cannot be written this is said, and the classifier is returned all the same.
     """
     classes = int(y.max()) + 1
     file = None if folder is None else folder / f"classifier-{data}.safetensors"
-    if file is not None and (before := _read(file, Classifier(x.shape[1], x.shape[-1], classes))) is not None:
+
+    def real(count: int) -> Any:
+        return x[:count] if isinstance(x, Tensor) else x.batch(torch.arange(count)).x
+
+    _, channels, _, size = real(1).shape
+    if file is not None and (before := _read(file, Classifier(channels, size, classes))) is not None:
         return before
     with torch.enable_grad():
-        model = train_classifier(x, y, classes)
+        model = train_classifier(real(len(x)), y, classes)
     if file is not None:
-        tensors.save(file, {**model.state_dict(), DIGEST: torch.tensor(list(model.digest().encode()))})
+        with best_effort(file):
+            tensors.save(file, {**model.state_dict(), DIGEST: torch.tensor(list(model.digest().encode()))})
     return model
 
 

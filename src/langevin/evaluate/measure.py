@@ -9,12 +9,15 @@ from langevin.evaluate.metrics import frechet, frechet_infinity, inception_score
 from langevin.evaluate.neighbours import prdc
 from langevin.spec import nearest
 
+POINTS, SPLITS, NEIGHBOURS = 15, 10, 5
+"""Of fd_infinity, is and prdc."""
+
 METRICS = {
     "fd": "Frechet distance of the features, to the real ones",
-    "fd_infinity": "Frechet distance extrapolated to endless samples, over 15 sizes",
+    "fd_infinity": f"Frechet distance extrapolated to endless samples, over {POINTS} sizes",
     "kid": "unbiased cubic-kernel distance of the features, 100 subsets of 1000 (or all, if fewer)",
-    "is": "Inception score of the class probabilities, 10 splits",
-    "prdc": "precision, recall, density and coverage, 5 nearest neighbours",
+    "is": f"Inception score of the class probabilities, {SPLITS} splits",
+    "prdc": f"precision, recall, density and coverage, {NEIGHBOURS} nearest neighbours",
 }
 BIASED = ("fd", "fd_infinity", "kid", "is")
 """Those that published practice takes 10,000 samples or more for."""
@@ -31,6 +34,19 @@ def known(metrics: Sequence[str], table: Sequence[str]) -> None:
     for name in metrics:
         if name not in table:
             raise ValueError(f"metrics has {name!r}; did you mean {nearest(name, list(table))!r}? There are {', '.join(table)}.")
+
+
+def enough(metrics: Sequence[str], samples: int, real: int) -> None:
+    """Refuse metrics that cannot be had of so few samples, or real ones.
+
+    Raises:
+        ValueError: naming how many it takes.
+    """
+    needs = {"fd": (2, 2), "fd_infinity": (10 * POINTS, 2), "kid": (2, 2), "is": (SPLITS, 0), "prdc": (NEIGHBOURS + 1,) * 2}
+    for name in metrics:
+        for what, n, least in zip(("samples", "real samples"), (samples, real), needs.get(name, (0, 0)), strict=True):
+            if n < least:
+                raise ValueError(f"metric {name!r} takes {least} {what}, and there are {n}; take more, or leave it out.")
 
 
 def ready(net: FeatureNet, real: Tensor, metrics: Sequence[str]) -> None:
@@ -53,25 +69,26 @@ def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[st
         seed: of random subsets.
 
     Raises:
-        ValueError: as `ready`.
+        ValueError: as `ready` and `enough`.
     """
     ready(net, real, metrics)
+    enough(metrics, len(samples), len(real))
 
     def score() -> tuple[float, float]:
         p = net.probabilities(samples)
         assert p is not None
-        return inception_score(p)
+        return inception_score(p, SPLITS)
 
     each: dict[str, Callable[[], tuple[float, float | None]]] = {
         "fd": lambda: (frechet(samples, real), None),
-        "fd_infinity": lambda: (frechet_infinity(samples, real, seed=seed), None),
+        "fd_infinity": lambda: (frechet_infinity(samples, real, POINTS, seed), None),
         "kid": lambda: kid(samples, real, seed=seed),
         "is": score,
     }
     found: Found = {}
     for name in metrics:
         if name == "prdc":
-            found |= {part: (value, None) for part, value in prdc(samples, real)._asdict().items()}
+            found |= {part: (value, None) for part, value in prdc(samples, real, NEIGHBOURS)._asdict().items()}
         else:
             found[name] = each[name]()
     return found

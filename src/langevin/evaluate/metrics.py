@@ -42,7 +42,7 @@ def _sum(kernel: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Te
     return torch.stack([kernel(part, b).sum() for part in rows(a, b)]).sum()
 
 
-def _drawn(count: int, size: int, seed: int, draw: int, purpose: str) -> Tensor:
+def drawn(count: int, size: int, seed: int, draw: int, purpose: str) -> Tensor:
     """`size` different places of `count`, a function of (seed, draw, purpose)."""
     return Noise(seed, torch.arange(count), draw, purpose).uniform(()).argsort()[:size]
 
@@ -69,13 +69,16 @@ def frechet_infinity(a: Tensor, b: Tensor, points: int = 15, seed: int = 0) -> f
     if points < 2 or len(a) < 10 * points:
         raise ValueError(f"a line through {points} sizes of {len(a)} samples is no fit; give at least {10 * max(points, 2)}.")
     sizes = torch.linspace(len(a) / 10, len(a), points).round().long()
-    at = torch.tensor([frechet(a[_drawn(len(a), int(n), seed, i, "fd")], b) for i, n in enumerate(sizes)], dtype=torch.float64)
+    at = torch.tensor([frechet(a[drawn(len(a), int(n), seed, i, "fd")], b) for i, n in enumerate(sizes)], dtype=torch.float64)
     line = torch.stack([torch.ones(points, dtype=torch.float64), 1 / sizes.double()], 1)
     return float(torch.linalg.lstsq(line, at[:, None]).solution[0])
 
 
-def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, seed: int = 0) -> tuple[float, float]:
+def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, seed: int = 0) -> tuple[float, float | None]:
     """Kernel distance between features a (N, D) and b (M, D): mean and standard deviation over random subsets.
+
+    Subsets overlap the more, the nearer `size` is to N and M, and their deviation then says too little of the error of the mean.
+    Where they are all of both sets it says nothing: the distance is computed once, and the deviation is None.
 
     The squared maximum mean discrepancy of the kernel (x.y / D + 1)^3, by its unbiased estimate (1801.01401, section 4), so
     it may come out below 0.
@@ -97,12 +100,12 @@ def kid(a: Tensor, b: Tensor, *, subsets: int = 100, size: int | None = None, se
         itself = ((x * x).sum(1) / x.shape[1] + 1) ** 3
         return (_sum(kernel, x, x) - itself.sum()) / (len(x) * (len(x) - 1))
 
-    found = []
-    for k in range(subsets):
-        x, y = a[_drawn(len(a), size, seed, k, "kid/a")], b[_drawn(len(b), size, seed, k, "kid/b")]
+    found, same = [], len(a) == len(b) == size
+    for k in range(1 if same else subsets):
+        x, y = a[drawn(len(a), size, seed, k, "kid/a")], b[drawn(len(b), size, seed, k, "kid/b")]
         found.append(within(x) + within(y) - 2 * _sum(kernel, x, y) / size**2)
     values = torch.stack(found)
-    return float(values.mean()), float(values.std(correction=0))
+    return float(values.mean()), None if same else float(values.std(correction=0))
 
 
 def cmmd(a: Tensor, b: Tensor, sigma: float = 10.0, scale: float = 1000.0) -> float:

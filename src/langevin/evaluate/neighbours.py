@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from langevin.data import Source
 from langevin.evaluate.metrics import CELLS, checked, rows
+
+VALUES = 2**26
+"""Numbers of training data held at once: 256 MiB of float32."""
 
 
 class PRDC(NamedTuple):
@@ -55,14 +59,23 @@ def _reach(x: Tensor, k: int) -> Tensor:
     return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in rows(x, x)])
 
 
-def nearest(samples: Tensor, train: Tensor, chunk: int = 1000) -> tuple[Tensor, Tensor]:
+def nearest(samples: Tensor, train: Tensor | Source, chunk: int = 1000) -> tuple[Tensor, Tensor]:
     """(N,) Euclidean distance of each sample to the nearest training sample, and its place, from (N, *shape) floats.
 
-    Distances come from inner products: that of an exact copy may read as a thousandth of its norm.
+    Distances come from inner products: that of an exact copy may read as a thousandth of its norm. A source is read a part at a
+    time.
     """
-    flat = train.flatten(1)
-    found = [torch.cdist(part.flatten(1), flat).min(1) for part in samples.split(max(1, min(chunk, CELLS // len(flat))))]
-    return torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+    size = len(train) if isinstance(train, Tensor) else max(1, VALUES // samples[0].numel())
+    distance = samples.new_full((len(samples),), torch.inf)
+    place = torch.zeros(len(samples), dtype=torch.int64, device=samples.device)
+    for index in torch.arange(len(train)).split(size):
+        x: Any = train if isinstance(train, Tensor) else train.batch(index).x
+        flat = x.flatten(1)
+        found = [torch.cdist(part.flatten(1), flat).min(1) for part in samples.split(max(1, min(chunk, CELLS // len(flat))))]
+        values, places = torch.cat([f.values for f in found]), torch.cat([f.indices for f in found])
+        nearer = ~(values >= distance)  # what is no number stays seen
+        distance, place = torch.where(nearer, values, distance), torch.where(nearer, places + int(index[0]), place)
+    return distance, place
 
 
 @dataclass(frozen=True)
@@ -92,8 +105,9 @@ class Memorisation:
         return self.distance.argsort(stable=True)[:count]
 
 
-def memorisation(samples: Tensor, train: Tensor, held: Tensor, alpha: float = 0.05) -> Memorisation:
-    """Compare samples (N, *shape) and held-out real data (M, *shape) with the training data (K, *shape)."""
+def memorisation(samples: Tensor, train: Tensor | Source, held: Tensor, alpha: float = 0.05) -> Memorisation:
+    """Compare samples (N, *shape) and held-out real data (M, *shape) with the training data (K, *shape), which a
+    source reads a part at a time."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha}; it is a share, between 0 and 1.")
     distance, index = nearest(samples, train)

@@ -89,7 +89,7 @@ class Run:
     def train(self) -> Any:
         """Training data in the one shape of `facts`, for evaluation."""
         data = self._splits[0]
-        shaped = isinstance(data, (Pictures, Captioned)) and data.groups is not None
+        shaped = isinstance(data, (Pictures, Captioned)) and getattr(data, "groups", None) is not None
         return data.part("train", aspect=False) if shaped else data
 
     @property
@@ -113,11 +113,15 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         weights: to begin with, before any adapter is added; by default they are drawn, as a function of the recipe's seed.
 
     Raises:
-        ValueError: for parts that do not fit one another.
+        ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
     """
     splits = None
     if facts is None:
         splits = data(recipe.data)
+        if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
+            where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
+            said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
+            raise ValueError(f"{said}; raise it, or add samples.")
         facts = domain_of(recipe.data).facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         splits = _captioned(splits, facts.vocabulary)
@@ -131,12 +135,17 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
     denoiser.spread = getattr(recipe.objective, "spread", None)
-    if not recipe.sample.plan.startswith("auto:"):
-        fits(recipe, denoiser.process, plans.parse(recipe.sample.plan))  # refused now rather than after training
+    check_plan(recipe, denoiser.process, recipe.sample.plan)
     run = Run(recipe, denoiser, facts)
     if splits is not None:
         run.__dict__["_splits"] = splits
     return run
+
+
+def check_plan(recipe: c.Recipe, process: Process, plan: str) -> None:
+    """Refuse now, rather than after training, a plan that is none, or none for this model. Raises ValueError."""
+    if not plan.startswith("auto:"):
+        fits(recipe, process, plans.parse(plan))
 
 
 def fits(recipe: c.Recipe, process: Process, plan: Plan | Draft) -> None:

@@ -123,9 +123,9 @@ class Captioned:
     def __len__(self) -> int:
         return len(self.source)
 
-    def part(self, split: str, aspect: bool = True) -> "Captioned":
-        """Another split of the source, read by the same vocabulary."""
-        return Captioned(self.source.part(split, aspect), self.vocabulary)
+    def part(self, split: str, **options: Any) -> "Captioned":
+        """Another split of the source, read by the same vocabulary; options are those of the source's `part`."""
+        return Captioned(self.source.part(split, **options), self.vocabulary)
 
     def batch(self, index: Tensor) -> Batch:
         read = self.source.batch(index)

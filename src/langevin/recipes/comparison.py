@@ -13,7 +13,7 @@ from langevin.core.sample import plans_for
 from langevin.files import write
 from langevin.recipes import config as c
 from langevin.recipes.build import RECIPE_FILE, Run, open_run
-from langevin.recipes.domains.pictures import as_pictures
+from langevin.recipes.domains.pictures import as_pictures, shown
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.sampling import chosen, of_weights, tune_into
@@ -92,9 +92,10 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
 
 def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:
     """Each row of the table as one row of pictures, all from the same noise."""
-    shown = rows[0][1].facts.classes or 10
-    x = [as_pictures(run, draw(run, shown, plan=plan, seed=0, guidance=w)).cpu() for _, run, plan, w in rows]
-    return pictures.save_images(torch.cat(x), path, columns=shown)
+    label = shown(rows[0][1])
+    columns = 10 if label is None else len(label)
+    x = [as_pictures(run, draw(run, columns, plan=plan, seed=0, label=label, guidance=w)).cpu() for _, run, plan, w in rows]
+    return pictures.save_images(torch.cat(x), path, columns=columns)
 
 
 NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall": "recall", "energy_distance": "energy distance"}

@@ -1,5 +1,6 @@
 """Samples of a run, whatever they are of."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from langevin.core.plan import Draft, Plan
 from langevin.core.sample import trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
@@ -14,16 +16,17 @@ from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.sampling import chosen, guided
 
-BATCH = 500
+BATCH, VALUES = 500, 500 * 3 * 64 * 64
+"""Samples drawn at once, and numbers in them: at most as many of either."""
 
 
-def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label: Tensor | int | None = None,
+def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
          prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
-    """Samples of a run, in batches that do not change them.
+    """Samples of a run, in batches that do not change them: of 500, fewer of large ones, half as many where memory is short.
 
     Args:
-        plan: a word such as "dpmpp:20"; the recipe's by default.
+        plan: a word such as "dpmpp:20", or a plan; the recipe's by default.
         label: one class, or (count,) of them: the condition, or for a product the known leaf. By default classes in turn
             for a condition, and drawn for a product.
         guidance: w; the recipe's by default. 1 is unguided.
@@ -31,7 +34,7 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
         source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
         prompts: captions, in turn, for a run that reads them; held-out ones by default.
         properties: conditions that are numbers, in their own units, for a run that has such.
-        frames: return the states after every step, of one batch.
+        frames: return the states after every step.
     """
     settings, model = run.recipe.sample, run.denoiser
     table = chosen(run, plan, guidance)
@@ -61,14 +64,33 @@ def draw(run: Run, count: int, *, plan: str | None = None, seed: int = 0, label:
                 "start": None if starts is None else starts[first : first + now],
                 **run.domain.options(run, now, seed, first)}  # fmt: skip
 
-    if frames:
-        told_all = options(0, count)
-        return [run.domain.finish(step.z, told_all) for step in trajectory(model, table, **told_all)]
-    batches = [options(first, min(BATCH, count - first)) for first in range(0, count, BATCH)]
-    parts = [run.domain.finish(run.domain.sample(model, table, **told_now), told_now) for told_now in batches]
+    def sampled(told: dict[str, Any]) -> list[Any]:
+        """Of one batch: the states after every step, or the samples alone."""
+        if frames:
+            return [run.domain.finish(step.z, told) for step in trajectory(model, table, **told)]
+        return [run.domain.finish(run.domain.sample(model, table, **told), told)]
+
+    batches, first = [], 0
+    size = max(1, min(BATCH, VALUES // sum(math.prod(shape) for shape in leaves(run.facts.shape).values())))
+    while first < count:
+        now = min(size, count - first)
+        try:
+            batches.append(sampled(options(first, now)))
+        except torch.OutOfMemoryError:
+            if now == 1:
+                raise
+            size = now // 2
+            continue
+        first += now
+    states = [_joined(parts) for parts in zip(*batches, strict=True)]
+    return states if frames else states[0]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Batches as one."""
     if isinstance(parts[0], dict):
         return {name: torch.cat([p[name] for p in parts]) for name in parts[0]}
-    return torch.cat(parts)
+    return torch.cat(list(parts))
 
 
 def asked_prompts(run: Run, count: int, prompts: Sequence[str] = ()) -> list[str] | None:
@@ -125,5 +147,7 @@ def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool)
 
 def labels_of(source: Any) -> Tensor:
     """The real labels, (N,)."""
+    if (known := getattr(source, "labels", None)) is not None:
+        return known  # without reading x
     batch = source.batch(torch.arange(len(source)))
     return batch.x["label"] if isinstance(batch.x, dict) else batch.cond["label"]

@@ -31,8 +31,9 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         features: of pictures: see `langevin.recipes.domains.judging.Reference`.
         metrics: names from `run.domain.metrics`; for pictures fd, labels and memory by default, for points the energy distance.
         small: accept fewer samples, or less real data, than published practice takes. The card says so.
-        device: where to sample and to take features.
+        device: where to sample and to take features; "auto" is a GPU where there is one.
         folder: keeps the classifier, and closest.png: the samples nearest to training pictures, each above its neighbour.
+            What cannot be written there is said on stderr, and the numbers are returned.
         against: what `run.domain.reference` made before, in place of `features`, `folder` and its device.
         properties: conditions that are numbers, in their own units, for a run that has such: all metrics are then of samples
             that are asked for them, with how near these come beside samples that are asked for nothing.
@@ -46,17 +47,17 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
     if properties:
         run.domain.conditions(run, properties, 1)  # refused now rather than after sampling
-    plan = plan or run.recipe.sample.plan
-    run.denoiser.to(_device(device))
-    found = chosen(run, plan, guidance)
+    place, plan = _device(device), plan or run.recipe.sample.plan
+    run.denoiser.to(place)
+    found = {w: chosen(run, plan, w) for w in run.domain.strengths(run, guidance)}
     sampled = {
         "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}",
-        "plan": _said(plan, found), "seeds": (seed,), "device": device, "samples": count,
-        "nfe": max(p.nfe for p in plans_for(run.denoiser.process, found).values()),
+        "plan": _said(plan, found), "seeds": (seed,), "device": str(place), "samples": count,
+        "nfe": max(p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
-    asked = Asked(count, seed, plan, guidance, features, tuple(metrics or ()), small, device, folder, against, properties)
+    asked = Asked(count, seed, found, guidance, features, tuple(metrics or ()), small, str(place), folder, against, properties)
     return run.domain.evaluate(run, asked, sampled)
 
 
@@ -65,11 +66,13 @@ def refused(wanted: Sequence[str], count: int, real: int, width: int, small: boo
     return any(name in BIASED for name in wanted) and refuse_small(count, real, width, small)
 
 
-def _said(plan: str, found: Plan | Draft) -> str:
-    """The words of a plan; one that was searched, learned or edited is named by its table's hash too."""
-    if not isinstance(found, Plan):
-        return plan
-    return f"{plan} ({found.name}, {hashlib.sha256(found.to_json().encode()).hexdigest()[:16]})"
+def _said(plan: str, found: Mapping[float, Plan | Draft]) -> str:
+    """The words of a plan; one that was searched, learned or edited is named by its table's hash too, for each strength where
+    they differ."""
+    each = {w: f"{plan} ({p.name}, {hashlib.sha256(p.to_json().encode()).hexdigest()[:16]})" if isinstance(p, Plan) else plan
+            for w, p in found.items()}  # fmt: skip
+    same = len(set(each.values())) == 1
+    return next(iter(each.values())) if same else "; ".join(f"w={w:g}: {said}" for w, said in each.items())
 
 
 def card(shared: dict[str, Any], **fields: Any) -> Card:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from langevin.data import Pictures
 from langevin.evaluate import METRICS, PCA, Evaluation, FeatureNet, Split, card_of, extract, load_features, measure
-from langevin.evaluate.measure import known, ready
+from langevin.evaluate.measure import enough, known, ready
 from langevin.recipes.build import _device
 from langevin.recipes.evaluation import card, refused
 
@@ -30,18 +30,20 @@ def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metri
     known(wanted, list(METRICS))
     if str(features) in ("auto", "classifier"):
         raise ValueError(f"features is {str(features)!r}; two folders are compared by the path of a feature network, or 'pca'.")
+    place = _device(device)
     side = size or _common_side(folder, against)
     ours, real = (Pictures(f, side, split="all") for f in (folder, against))
+    enough(wanted, len(ours), len(real))
     if str(features) == "pca":
         net: FeatureNet = PCA(real.batch(torch.arange(len(real))).x)  # pyright: ignore[reportArgumentType]
     else:
-        net = load_features(features, _device(device))
+        net = load_features(features, place)
     held = extract(net, real)
     ready(net, held, wanted)
     few = refused(wanted, len(ours), len(real), held.shape[1], small)
     found = measure(net, extract(net, ours), held, wanted, seed)
     made = card(
-        {"samples": len(ours), "device": device, "seeds": (seed,)}, small=few, weights=f"pictures, {ours.digest()}",
+        {"samples": len(ours), "device": str(place), "seeds": (seed,)}, small=few, weights=f"pictures, {ours.digest()}",
         real=Split(name=against.name, size=len(real), hash=real.digest()),
         pixels=f"8 bits as in the files, cropped to a square and resized to {side} by Lanczos where they differ",
         features=card_of(net, held), metrics={name: METRICS[name] for name in wanted},

@@ -7,7 +7,8 @@ from pathlib import Path
 from langevin.core.denoiser import Denoiser
 from langevin.files import lines_up_to, write
 from langevin.recipes import config as c
-from langevin.recipes.build import Run
+from langevin.recipes.build import Run, check_plan
+from langevin.recipes.domains import Asked
 from langevin.recipes.evaluation import SMALL, evaluate
 
 
@@ -26,12 +27,16 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
         device: of the networks that judge.
 
     Raises:
-        ValueError: for an unknown metric, or features that are no such network; now rather than hours later.
+        ValueError: for an unknown metric or plan, features that are no such network, or what `evaluate` would refuse of them all
+            before it draws; now rather than hours later.
     """
     path = out / "evaluation.jsonl"
     strength = None if not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig) else guidance
     measured = run.domain.in_loop(metrics)
     against = run.domain.reference(run, features, out, device)
+    run.domain.check(run, Asked(count, metrics=measured, small=True, against=against))
+    if plan is not None:
+        check_plan(run.recipe, run.denoiser.process, plan)
 
     def hook(model: Denoiser, step: int) -> None:
         kept = lines_up_to(step - 1, path.read_text().splitlines() if path.exists() else [])

@@ -8,7 +8,7 @@ from typing import Any
 from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.evaluate import Evaluation
-from langevin.files import write
+from langevin.files import best_effort, write
 from langevin.recipes.build import Run, _device
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
@@ -51,17 +51,22 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
 
 
 def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print, *, device: str = "cpu") -> Evaluation:
-    """Samples, plots and metrics.json of a trained run, each path said as it is written. All is computed on `device`."""
+    """Samples, plots and metrics.json of a trained run, each path said as it is written. All is computed on `device`.
+
+    What cannot be written is said on stderr; the numbers are returned.
+    """
     run.denoiser.to(_device(device))
     for make in _pages(run, out):
         try:
-            if (path := make()) is not None:
-                say(str(path))
+            with best_effort(out):  # a full disk takes the pages, not the numbers
+                if (path := make()) is not None:
+                    say(str(path))
         except ImportError as error:  # plots are an extra; the numbers below are not
             say(str(error))
     say(f"measuring {count} samples of each kind, which takes as long as drawing them")
     result = evaluate(run, count=count, small=True, folder=out, device=device)
-    say(str(write(out / "metrics.json", result.model_dump_json(indent=1))))
+    with best_effort(out / "metrics.json"):
+        say(str(write(out / "metrics.json", result.model_dump_json(indent=1))))
     return result
 
 

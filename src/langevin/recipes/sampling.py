@@ -9,18 +9,20 @@ import torch
 from langevin import plans
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
-from langevin.files import write
+from langevin.files import best_effort, write
 from langevin.guidance import CFG
 from langevin.recipes.build import Run, fits
 from langevin.training.distributed import full
 
 
-def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | Draft:
-    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default.
+def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = None) -> Plan | Draft:
+    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default. A plan is itself.
 
     "auto:10" tries the ready-made plans of 10 evaluations on the model, under this guidance, and keeps the answer in the
-    run's folder, where it is found the next time.
+    run's folder, if that can be written, where it is found the next time.
     """
+    if isinstance(plan, (Plan, Draft)):
+        return plan
     text = plan or run.recipe.sample.plan
     if text.partition(":")[0] != "auto":
         found = plans.parse(text)
@@ -35,7 +37,8 @@ def chosen(run: Run, plan: str | None, guidance: float | None = None) -> Plan | 
         return Plan.from_json(file.read_text())
     found = plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan
     if file is not None:
-        save(found, file)
+        with best_effort(file):
+            save(found, file)
     return found
 
 

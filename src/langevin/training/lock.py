@@ -1,6 +1,5 @@
 """One trainer to a run directory."""
 
-import errno
 import os
 import socket
 import sys
@@ -8,7 +7,7 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 
-from langevin.files import telling
+from langevin.files import lock, telling
 
 FILE = ".lock"
 
@@ -45,17 +44,12 @@ class Lock:
     def _hold(self) -> None:
         assert self._handle is not None
         try:
-            import fcntl
-
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not lock(self._handle, wait=False):
+                print(f"{self.path.parent} cannot be locked here; start one trainer on it at a time.", file=sys.stderr)
         except BlockingIOError:
             who = os.pread(self._handle, 200, 0).decode(errors="replace").strip()
             who = who if who.isprintable() and who else "another process"
             raise ValueError(f"{self.path.parent} is being trained by {who}; stop it, or choose another directory.") from None
-        except (ImportError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
-                raise
-            print(f"{self.path.parent} cannot be locked here; start one trainer on it at a time.", file=sys.stderr)
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
 

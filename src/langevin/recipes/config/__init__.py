@@ -71,7 +71,7 @@ class ImagesData(Closed):
     max_skipped: float = Field(default=0.01, ge=0, le=1)
     """Largest share of pictures that "skip" may leave out."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of pictures kept for testing."""
+    """Share of pictures kept for testing; 2 at least."""
     aspect: bool = False
     """Train on pictures in their own shapes, in batches of one shape each; testing is on squares."""
     bucket_step: int = Field(default=8, ge=1)
@@ -107,7 +107,7 @@ class ShardsData(Closed):
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of samples kept for testing."""
+    """Share of samples kept for testing; 2 at least."""
     flip: bool = False
     """Training sees half of the pictures mirrored."""
 

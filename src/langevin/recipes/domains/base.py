@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
 from langevin.core.denoiser import BaseDenoiser
+from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
 from langevin.core.sample import sample
 from langevin.evaluate import Evaluation
@@ -26,7 +27,8 @@ class Asked:
 
     count: int
     seed: int = 1
-    plan: str = ""
+    plans: Mapping[float, Plan | Draft] = field(default_factory=dict)
+    """By the strength of guidance, for each of `Domain.strengths`."""
     guidance: float | None = None
     features: str | Path = "auto"
     metrics: tuple[str, ...] = ()
@@ -38,6 +40,11 @@ class Asked:
     properties: Mapping[str, float] | None = None
     """What samples are asked for, in its own units."""
 
+    @property
+    def plan(self) -> Plan | Draft:
+        """That of the first strength."""
+        return next(iter(self.plans.values()))
+
 
 class Domain(ABC):
     """A kind of data, such as pictures.
@@ -45,10 +52,12 @@ class Domain(ABC):
     Attributes:
         formats: endings of the files that samples can be written to, the usual one first.
         metrics: what its samples can be judged by: names, and what they mean.
+        least: held-out samples that its evaluation takes.
     """
 
     formats: ClassVar[tuple[str, ...]] = (".npy",)
     metrics: ClassVar[Mapping[str, str]] = {}
+    least: ClassVar[int] = 1
 
     # Before there is a run
 
@@ -114,12 +123,20 @@ class Domain(ABC):
     def evaluate(self, run: "Run", asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         """The judgement of a run against its held-out data; `sampled` is what the card says of how it was sampled."""
 
+    def strengths(self, run: "Run", guidance: float | None) -> tuple[float, ...]:
+        """Strengths of guidance that `evaluate` draws under, of those asked for; None for the usual ones."""
+        return (run.recipe.sample.guidance if guidance is None else guidance,)
+
+    def check(self, run: "Run", asked: Asked) -> None:
+        """Refuse, before anything is drawn, what `evaluate` could not measure. Raises ValueError."""
+        return
+
     def reference(self, run: "Run", features: str | Path, folder: Path | None, device: str) -> Any:
         """What does not change from one evaluation of a run to the next (`Asked.against`); None for nothing."""
         return None
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        """Metrics that are measured as a model trains, of those that the recipe names. Raises ValueError for unknown ones."""
+        """Metrics that are measured as a model trains, of those that the recipe names."""
         return tuple(metrics)
 
     def pages(self, run: "Run", out: Path) -> Iterator[Callable[[], Path | None]]:

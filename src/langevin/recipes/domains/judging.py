@@ -1,6 +1,6 @@
 """How runs of pictures are judged."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from langevin import pictures
-from langevin.core.tree import tree_map
+from langevin.core.batch import Batch
+from langevin.core.plan import Draft, Plan
+from langevin.core.tree import leaves, tree_map
+from langevin.data import Source
 from langevin.evaluate import (
     METRICS,
     PCA,
@@ -26,7 +29,9 @@ from langevin.evaluate import (
     measure,
     memorisation,
 )
-from langevin.evaluate.measure import known, ready
+from langevin.evaluate.measure import enough, known, ready
+from langevin.evaluate.metrics import drawn
+from langevin.files import best_effort
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, _device
 from langevin.recipes.domains import Asked
@@ -57,73 +62,95 @@ class Reference:
         if str(self.features) == "classifier" and self.run.facts.classes is None:
             raise ValueError("features is 'classifier', but this run has no labels to train one on; use 'pca' or a file.")
 
+    @property
+    def kind(self) -> str:
+        """Of features: "classifier", "pca", or the path of a file."""
+        if str(self.features) == "auto":
+            return "pca" if self.run.facts.classes is None else "classifier"
+        return str(self.features)
+
     @cached_property
     def judge(self) -> Classifier:
         """Of labels."""
         train = self.run.train
-        made = kept_classifier(_real(self.run, train), labels_of(train), self.folder, train.digest())
+        made = kept_classifier(_Real(self.run, train, levels=False), labels_of(train), self.folder, train.digest())
         return made.to(_device(self.device))
 
     @cached_property
     def net(self) -> FeatureNet:
         """Of features."""
-        kind = str(self.features)
-        if kind == "auto":
-            kind = "pca" if self.run.facts.classes is None else "classifier"
-        if kind == "classifier":
+        if self.kind == "classifier":
             return self.judge
-        return PCA(self.train) if kind == "pca" else load_features(kind, _device(self.device))
+        return PCA(self.train.whole()) if self.kind == "pca" else load_features(self.kind, _device(self.device))
 
-    @cached_property
-    def train(self) -> Tensor:
-        return quantised(self.run, _real(self.run, self.run.train))
+    @property
+    def train(self) -> "_Real":
+        return _Real(self.run, self.run.train)
 
-    @cached_property
-    def test(self) -> Tensor:
-        return quantised(self.run, _real(self.run, self.run.test))
-
-    @cached_property
-    def train_features(self) -> Tensor:
-        return extract(self.net, self.train)
+    @property
+    def test(self) -> "_Real":
+        return _Real(self.run, self.run.test)
 
     @cached_property
     def test_features(self) -> Tensor:
         return extract(self.net, self.test)
 
     @cached_property
-    def floor(self) -> float:
-        """The Frechet distance of real training data: what a perfect model has at that size."""
-        return frechet(self.train_features, self.test_features)
+    def _floors(self) -> dict[tuple[int, int], float]:
+        return {}
+
+    def floor(self, size: int, seed: int) -> float:
+        """The Frechet distance of `size` training pictures, drawn by `seed`: what a perfect model has with as many samples."""
+        if (size, seed) not in self._floors:
+            picked = drawn(len(self.run.train), size, seed, 0, "floor").sort().values
+            self._floors[size, seed] = frechet(extract(self.net, _Real(self.run, self.run.train, picked)), self.test_features)
+        return self._floors[size, seed]
 
     @cached_property
     def accuracy(self) -> float:
         """The judge's, on held-out pictures."""
-        return _share(self.judge.label(_real(self.run, self.run.test)), labels_of(self.run.test))
+        return _share(self.judge.label(_Real(self.run, self.run.test, levels=False).whole()), labels_of(self.run.test))
 
 
-def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
-    """Metrics of samples as pictures, at every strength of guidance asked for."""
-    count, seed, folder, against = asked.count, asked.seed, asked.folder, asked.against
+def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
+    """(names of the metrics, what samples are compared with); what cannot be measured is refused before anything is drawn.
+
+    Raises:
+        ValueError: for an unknown metric, or one that this data, these features or so few samples cannot have.
+    """
     wanted = list(asked.metrics) or ["fd", "labels", "memory"]
     known(wanted, list(OF_RUNS))
     if run.facts.classes is None and "labels" in wanted:
         if asked.metrics:
             raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
         wanted.remove("labels")
-    refused(wanted, count, len(run.test), 0, asked.small)  # before anything that takes time
-    if against is None:
-        against = Reference(run, asked.features, folder, asked.device)
-    compared, few, seen = [name for name in wanted if name in METRICS], False, None
+    refused(wanted, asked.count, len(run.test), 0, asked.small)  # before anything that takes time
+    enough(wanted, asked.count, len(run.test))
+    against = asked.against or Reference(run, asked.features, asked.folder, asked.device)
+    compared = [name for name in wanted if name in METRICS]
+    if compared and against.kind != "classifier":  # which takes time to train, and can be had of labelled pictures
+        ready(against.net, extract(against.net, _Real(run, run.test, torch.tensor([0]))), compared)
+    return wanted, against
+
+
+def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
+    """Metrics of samples as pictures, at every strength of guidance asked for."""
+    wanted, against = checked(run, asked)
+    count, seed, folder = asked.count, asked.seed, asked.folder
+    few, seen = False, None
     said = {name: OF_RUNS[name] for name in wanted}
     if "labels" in wanted:
         said["labels"] += f", {against.judge.digest()}"
+    size = min(count, len(run.train))  # of samples and of training pictures: the distance is biased by how many there are
+    if "fd" in wanted:
+        said["fd_real"] = f"fd of {size} training pictures, drawn by the seed"
+        said["fd_ratio"] = f"fd of the first {size} samples, over fd_real"
     with torch.no_grad():
-        if compared:
-            ready(against.net, against.test_features, compared)
+        if any(name in METRICS for name in wanted):
             seen = card_of(against.net, against.test_features)
             few = refused(wanted, count, len(run.test), seen.width, asked.small)
-        sets = _samples(run, count, seed, asked.plan, asked.guidance, "labels" in wanted)
-        values, spread = _judged(sets, against, wanted, seed, folder)
+        sets = _samples(run, count, seed, asked.plans, "labels" in wanted)
+        values, spread = _judged(sets, against, wanted, seed, folder, size)
     made = card(
         sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
         features=seen, metrics=said, guidance=tuple(s.guidance for s in sets),
@@ -141,27 +168,24 @@ class _Set:
     labels: Callable[[Classifier], dict[str, float]]
 
 
-def _samples(run: Run, count: int, seed: int, plan: str, guidance: float | None, labels: bool) -> list[_Set]:
-    classes, used = run.facts.classes, run.recipe.sample.guidance if guidance is None else guidance
-    if isinstance(run.recipe.process, c.ProductConfig):
-        joint = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
-        agreement = _product_labels(run, joint, count, seed, plan) if labels else lambda judge: {}
-        return [_Set(None, used, quantised(run, as_pictures(run, joint)), agreement)]
-    if classes is None:
-        x = _draw(run, count, seed=seed, plan=plan, guidance=guidance)
-        return [_Set(None, used, quantised(run, as_pictures(run, x)), lambda judge: {})]
+def _samples(run: Run, count: int, seed: int, plans: Mapping[float, Plan | Draft], labels: bool) -> list[_Set]:
+    """A set for each strength of guidance."""
+    classes, sets = run.facts.classes, []
+    if isinstance(run.recipe.process, c.ProductConfig) or classes is None:
+        ((w, plan),) = plans.items()
+        x = _draw(run, count, seed=seed, plan=plan, guidance=w)
+        agreement: Callable[[Classifier], dict[str, float]] = lambda judge: {}  # noqa: E731
+        if classes is not None and labels:
+            agreement = _product_labels(run, x, count, seed, plan)
+        return [_Set(None, w, quantised(run, as_pictures(run, x)), agreement)]
     intended = torch.arange(count) % classes
-    sets = []
-    # a model that never learned without its condition has nothing to be guided away from
-    able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
-    usual = [1.0, 1.5] if able else [1.0]
-    for w in usual if guidance is None else [guidance]:
+    for w, plan in plans.items():
         x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
         sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
     return sets
 
 
-def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> Callable[[Classifier], dict[str, float]]:
+def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: Plan | Draft) -> Callable[[Classifier], dict[str, float]]:
     """Do image and label agree: drawn jointly, and each given the other?"""
     assert run.facts.classes is not None
     labels = torch.arange(count) % run.facts.classes
@@ -180,35 +204,39 @@ def _product_labels(run: Run, joint: Any, count: int, seed: int, plan: str) -> C
     return agreement
 
 
-def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None) -> tuple[Any, Any]:
+def _judged(
+    sets: list[_Set], against: Reference, wanted: list[str], seed: int, folder: Path | None, size: int
+) -> tuple[Any, Any]:
     """(metrics by name or group, spreads by full name)."""
     out: dict[str, Any] = {}
     spread: dict[str, float] = {}
     of_features = [name for name in wanted if name in METRICS]
     if "labels" in wanted:
         out["classifier_accuracy_real"] = against.accuracy
-    if "fd" in wanted:
-        out["fd_real"] = against.floor
     for one in sets:
         group: dict[str, float] = {}
         if "labels" in wanted:
             group |= one.labels(against.judge)
         if of_features:
-            found = measure(against.net, extract(against.net, one.pictures), against.test_features, of_features, seed)
+            features = extract(against.net, one.pictures)
+            found = measure(against.net, features, against.test_features, of_features, seed)
             for name, (value, deviation) in found.items():
                 group[name] = value
                 if deviation is not None:
                     spread[name if one.group is None else f"{one.group}.{name}"] = deviation
             if "fd" in found:
-                group["fd_ratio"] = group["fd"] / against.floor
+                out["fd_real"] = against.floor(size, seed)
+                fd = group["fd"] if size == len(features) else frechet(features[:size], against.test_features)
+                group["fd_ratio"] = fd / out["fd_real"]
         if "memory" in wanted:
-            near = memorisation(one.pictures, against.train, against.test)
+            near = memorisation(one.pictures, against.train, against.test.whole())
             group |= {
                 "nearest": float(near.distance.mean()), "nearest_real": float(near.real.mean()), "nearest_ratio": near.ratio,
                 "nearest_share": near.share,
             }  # fmt: skip
             if folder is not None and one is sets[0]:
-                closest_pairs(one.pictures, against.train, near, folder / "closest.png")
+                with best_effort(folder / "closest.png"):
+                    closest_pairs(one.pictures, against.train, near, folder / "closest.png")
         if one.group is None:
             out |= group
         else:
@@ -216,18 +244,42 @@ def _judged(sets: list[_Set], against: Reference, wanted: list[str], seed: int, 
     return out, spread
 
 
-def closest_pairs(samples: Tensor, train: Tensor, near: Memorisation, path: Path, count: int = 10) -> Path:
+def closest_pairs(samples: Tensor, train: Source, near: Memorisation, path: Path, count: int = 10) -> Path:
     """The samples nearest to training pictures, nearest first, each above its neighbour."""
     first = near.closest(count)
-    return pictures.save_images(torch.cat([samples[first], train[near.index[first]]]), path, columns=len(first))
+    return pictures.save_images(
+        torch.cat([samples[first], leaves(train.batch(near.index[first]).x)[""]]), path, columns=len(first)
+    )
 
 
 def _draw(run: Run, count: int, **options: Any) -> Any:
     return tree_map(Tensor.cpu, draw(run, count, **options))
 
 
-def _real(run: Run, source: Any) -> Tensor:
-    return as_pictures(run, source.batch(torch.arange(len(source))).x)
+class _Real:
+    """Real data as pictures, of which only a part at a time need be in memory.
+
+    Args:
+        places: of those that are meant; all by default.
+        levels: round to the data's own grey levels.
+    """
+
+    def __init__(self, run: Run, source: Any, places: Tensor | None = None, levels: bool = True) -> None:
+        self._run, self._source, self._levels, self.shape = run, source, levels, source.shape
+        self._places = torch.arange(len(source)) if places is None else places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def batch(self, index: Tensor) -> Batch:
+        x = as_pictures(self._run, self._source.batch(self._places[index]).x)
+        return Batch(quantised(self._run, x) if self._levels else x)
+
+    def whole(self) -> Tensor:
+        """(N, C, H, W)."""
+        x = self.batch(torch.arange(len(self))).x
+        assert isinstance(x, Tensor)
+        return x
 
 
 def _share(a: Tensor, b: Tensor) -> float:

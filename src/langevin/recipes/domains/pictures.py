@@ -17,7 +17,6 @@ from langevin.core.process import Process, Product
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
 from langevin.evaluate import METRICS, Evaluation
-from langevin.evaluate.measure import known
 from langevin.files import staged, write
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.networks.blocks import Fourier, fixed_groups, four_channels
@@ -36,11 +35,15 @@ OF_RUNS = {
     "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
 }
 
+COLUMNS = 10
+"""Of a page of samples, at most; more classes than that would cost as much as training."""
+
 
 class PictureDomain(Domain):
     """Pictures with or without labels and captions; vectors from .npy files."""
 
     formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy", "")
+    least: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, str]] = OF_RUNS
 
     def read(self, cfg: Any) -> tuple[Any, Any]:
@@ -56,7 +59,7 @@ class PictureDomain(Domain):
         return network(cfg, facts, process, scalars, tokens)
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-        """A grid with one column per class where there are classes."""
+        """A grid with one column per class where there are classes, of at most 10 of them, spread evenly."""
         return picture_of_samples(run, stem.with_suffix(".png"), rows, seed, label, **options)
 
     def write(self, run: Run, x: Any, path: Path, **options: Any) -> Path:
@@ -75,8 +78,10 @@ class PictureDomain(Domain):
         return path
 
     def animation(self, run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
-        columns = run.facts.classes or 10
-        frames = list(draw(run, count or 2 * columns, seed=seed, frames=True, **options))
+        columns = min(run.facts.classes or COLUMNS, COLUMNS)
+        if count is None and options.get("label") is None and not isinstance(run.recipe.process, c.ProductConfig):
+            options["label"] = shown(run, 2)
+        frames = draw(run, count or 2 * columns, seed=seed, frames=True, **options)
         return pictures.save_gif([as_pictures(run, z) for z in frames], path, columns)
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
@@ -84,17 +89,22 @@ class PictureDomain(Domain):
 
         return judge(run, asked, sampled)
 
+    def strengths(self, run: Run, guidance: float | None) -> tuple[float, ...]:
+        if guidance is not None or run.facts.classes is None or isinstance(run.recipe.process, c.ProductConfig):
+            return super().strengths(run, guidance)
+        # a model that never learned without its condition has nothing to be guided away from
+        able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
+        return (1.0, 1.5) if able else (1.0,)
+
+    def check(self, run: Run, asked: Asked) -> None:
+        from langevin.recipes.domains.judging import checked
+
+        checked(run, asked)
+
     def reference(self, run: Run, features: str | Path, folder: Path | None, device: str) -> Any:
         from langevin.recipes.domains.judging import Reference
 
-        against = Reference(run, features, folder, device)
-        if str(features) not in ("auto", "classifier", "pca"):
-            _ = against.net  # a file that is no such network is refused now rather than hours later
-        return against
-
-    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        known(list(metrics), list(OF_RUNS))
-        return tuple(metrics)
+        return Reference(run, features, folder, device)
 
 
 DOMAIN = PictureDomain()
@@ -273,15 +283,19 @@ def quantised(run: Run, x: Tensor) -> Tensor:
     return (((x.clamp(-1, 1) + 1) / 2 * steps).round() / steps) * 2 - 1
 
 
+def shown(run: Run, rows: int = 1) -> Tensor | None:
+    """Labels of so many rows whose columns are classes: all, or 10 that are spread evenly over more; None without classes."""
+    classes = run.facts.classes
+    if classes is None:
+        return None
+    return torch.linspace(0, classes - 1, min(classes, COLUMNS), dtype=torch.float64).round().long().repeat(rows)
+
+
 def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-    """A grid with one column per class where there are classes."""
-    classes = run.facts.classes if label is None else None
-    columns = classes or rows
-    if isinstance(run.recipe.process, c.ProductConfig) and label is None:
-        # labels are given, so that columns are classes
-        options["label"] = torch.arange(rows * columns) % columns
-    elif label is not None:
-        options["label"] = label
+    """A grid with one column per class where there are classes, of at most 10 of them."""
+    labels = shown(run, rows) if label is None else None
+    columns = rows if labels is None else len(labels) // rows
+    options["label"] = labels if label is None else label  # of a product as well, so that columns are classes
     x = as_pictures(run, draw(run, rows * columns, seed=seed, **options))
     return _page(x, begins(run, len(x), None), path, columns, asked_prompts(run, len(x), options.get("prompts", ())))
 

@@ -27,8 +27,8 @@ def digits() -> Recipe:
     return Recipe(
         name="digits",
         about="class-conditional 8x8 handwritten digits, a 1.1M U-Net, v-prediction",
-        expects="intended label 98.5 % of 1,000 at w = 1 and 99.9 % at w = 1.5 (at least 98 and 99.5), FD 0.82 of the real floor "
-        "at w = 1, nearest-neighbour ratio 1.05; 3 to 6 minutes in all on 2 cores",
+        expects="intended label 98.5 % of 1,000 at w = 1 and 99.9 % at w = 1.5 (at least 98 and 99.5), FD 0.82 of "
+        "the floor of all training data at w = 1, nearest-neighbour ratio 1.05; 3 to 6 minutes in all on 2 cores",
         data=DigitsData(),
         process=GaussianConfig(schedule="cosine", prediction="v"),
         network=UNetConfig(dropout=0.05),
@@ -44,8 +44,8 @@ def digits_discrete() -> Recipe:
         digits(),
         name="digits-discrete",
         about="the digits as strings of 16 grey levels: masked discrete diffusion on pixels",
-        expects="intended label 98.5 % of 1,000 at w = 1 and 99.8 % at w = 1.5, FD 0.91 of the real floor at w = 1; "
-        "5 minutes on 2 cores",
+        expects="intended label 98.5 % of 1,000 at w = 1 and 99.8 % at w = 1.5, FD 0.91 of the floor of all "
+        "training data at w = 1; 5 minutes on 2 cores",
         data=DigitsData(form="categories", levels=16),
         process=CategoricalConfig(categories=16, limit="mask", prediction="subs"),
         objective=DenoisingConfig(weight="elbo"),
@@ -60,7 +60,7 @@ def digits_product() -> Recipe:
         name="digits-product",
         about="image and label as one product: jointly, image given label, label given image",
         expects="label and image agree in 94.9 % of joint samples; 95.9 % given the label; labels given images 98.7 % right; "
-        "FD 1.11 of the real floor; 10 minutes on 2 cores",
+        "FD 1.11 of the floor of all training data; 10 minutes on 2 cores",
         data=DigitsData(form="joint"),
         process=ProductConfig(),
         network=DiTConfig(patch=2, width=128, depth=6, heads=4, stem=32),
@@ -76,8 +76,8 @@ def mnist() -> Recipe:
         digits(),
         name="mnist",
         about="class-conditional 28x28 MNIST from idx files, a U-Net with three resolutions",
-        expects="intended label 98.5 % of 2,000 at w = 1 and 99.8 % at w = 1.5, FD 1.27 of the real floor at w = 1, "
-        "nearest-neighbour ratio 0.99, with 9,000 pictures; 65 minutes on one core in float32",
+        expects="intended label 98.5 % of 2,000 at w = 1 and 99.8 % at w = 1.5, FD 1.27 of the floor of all "
+        "training data at w = 1, nearest-neighbour ratio 0.99, with 9,000 pictures; 65 minutes on one core in float32",
         data=MnistData(),
         network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         # under min-SNR the levels at which the digit is decided, near pure noise, hardly count
@@ -140,8 +140,8 @@ def digits_mean_flow() -> Recipe:
         digits(),
         name="digits-mean-flow",
         about="the digits in one step, trained from scratch by improved MeanFlow",
-        expects="in 1 step intended label 97.3 % of 1,000 and FD 0.97 of the real floor; in 2 steps 99.3 % and 1.03; in 4 steps "
-        "99.1 % and 1.01 (the recipe digits, 20 steps: 98.6 % and 0.82); 14 minutes on one core",
+        expects="in 1 step intended label 97.3 % of 1,000 and FD 0.97 of the floor of all training data; "
+        "in 2 steps 99.3 % and 1.03; in 4 steps 99.1 % and 1.01 (digits in 20 steps: 98.6 % and 0.82); 14 minutes on one core",
         process=GaussianConfig(schedule="flow", prediction="velocity:level=t"),
         objective=MeanFlowConfig(),
         train=TrainConfig(steps=2000, batch=64, lr=1.5e-3),
@@ -155,8 +155,8 @@ def digits_shortcut() -> Recipe:
         digits(),
         name="digits-shortcut",
         about="the digits in 1, 2, 4, ... steps, trained from scratch as a shortcut model",
-        expects="in 1 step intended label 99.2 % of 1,000 and FD 1.08 of the real floor; in 2 steps 99.1 % and 0.95; in 4 steps "
-        "98.9 % and 0.90 (the recipe digits, 20 steps: 98.6 % and 0.82); 12 minutes on one core",
+        expects="in 1 step intended label 99.2 % of 1,000 and FD 1.08 of the floor of all training data; "
+        "in 2 steps 99.1 % and 0.95; in 4 steps 98.9 % and 0.90 (digits in 20 steps: 98.6 % and 0.82); 12 minutes on one core",
         process=GaussianConfig(schedule="flow", prediction="velocity"),
         # each doubling is learned from the slow copy of the one before: a slower one would need a longer run
         objective=ShortcutConfig(finest=6, decay=0.95),
@@ -171,8 +171,8 @@ def digits_consistency() -> Recipe:
         digits(),
         name="digits-consistency",
         about="the digits in one or two steps, trained from scratch by improved consistency training",
-        expects="in 1 step intended label 98.3 % of 1,000 and FD 1.01 of the real floor; in 2 steps 98.3 % and 1.01; in 4 steps "
-        "97.8 % and 0.90 (the recipe digits, 20 steps: 98.6 % and 0.82); 11 minutes on one core",
+        expects="in 1 step intended label 98.3 % of 1,000 and FD 1.01 of the floor of all training data; "
+        "in 2 steps 98.3 % and 1.01; in 4 steps 97.8 % and 0.90 (digits in 20 steps: 98.6 % and 0.82); 11 minutes on one core",
         process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.75,level=250log_sigma"),
         objective=ConsistencyConfig(improved=True, steps=160, distance="pseudo_huber", mean=-0.5),
         train=TrainConfig(steps=3000, batch=64, lr=1.5e-3),

@@ -16,7 +16,7 @@ def digits_likelihood() -> Recipe:
         name="digits-likelihood",
         about="a density of the digits, grey values spread over their cells: for likelihoods, codes and outliers",
         expects="1.841 +- 0.024 bits per dimension by its flow (at most 2.2), a bound of 1.901, on 100 held-out digits; a normal "
-        "density has 2.94; FD-PCA 1.46 of the real floor; about 6 minutes on one core",
+        "density has 2.94; FD-PCA 1.46 of the floor of all training data; about 6 minutes on one core",
         data=DigitsData(labels=False, spread=32),
         process=GaussianConfig(schedule="vp_linear", prediction="v:level=250log_sigma"),
         network=UNetConfig(dropout=0.05),
