@@ -113,7 +113,7 @@ class _Run:
         if self.held and driven:
             raise ValueError("adaptive steps move all elements at one level, so none can be given; use a plan such as trig.")
         for module in denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
-            getattr(module, "check_conditions", dict)(cond)
+            getattr(module, "check_conditions", lambda cond: None)(cond)
         cond = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
         z = {

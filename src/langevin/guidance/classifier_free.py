@@ -107,7 +107,7 @@ class _ClassifierFree(BaseDenoiser):
         said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
         free = None
         if t.ndim:  # the network says nothing of what is known, which is clean
-            free = process.schedule.sigma(t).to(z.device).expand(z.shape) > 0  # pyright: ignore[reportAttributeAccessIssue]
+            free = process.leaves()[""].schedule.sigma(t).to(z.device).expand(z.shape) > 0
             said = [torch.where(free, s, 0.0) for s in said]
         changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
         return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)

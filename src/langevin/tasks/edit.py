@@ -82,8 +82,9 @@ def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, 
     _gaussian(denoiser)
     if strength == 0:
         return picture
+    options.setdefault("shape", tuple(picture.shape[1:]))
     if strength == 1:
-        return sample(denoiser, plan, len(picture), **{"shape": tuple(picture.shape[1:]), **options})
+        return sample(denoiser, plan, len(picture), **options)
     return stroke(denoiser, begin(plan, strength), picture, **options)
 
 
