@@ -48,7 +48,9 @@ def inked(grey: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 
 def hues(x: Tensor) -> Tensor:
     """Degrees of all ink of pictures (..., 3, H, W) together."""
-    u, v = torch.einsum("pc,...chw->p...", plane().to(x), x + 1)
+    luma = torch.tensor(LUMA).to(x)
+    grey = torch.einsum("c,...chw->...hw", luma, x + 1)[..., None, :, :] / luma.sum()
+    u, v = torch.einsum("pc,...chw->p...", plane().to(x), x + 1 - grey)
     return torch.atan2(v, u) * 180 / math.pi
 
 
@@ -98,6 +100,7 @@ def main() -> None:
     right = off.abs() < 18
     note = f"{asked.pictures} pictures, {asked.count} samples, {asked.method}, {asked.plan}, noise {asked.noise:g}"
     row("hue of its digit, samples", right.double().mean(0), note)
+    assert apart(hues(truth), true).abs().max() < 0.01
     row("hue of its digit, truth", apart(true, 36.0 * of).abs() < 18)
     row("spread of hues, samples", float(off[right].square().mean().sqrt()), "degrees, of those within 18")
     law = torch.randn(200_000, generator=torch.Generator().manual_seed(0)) * SPREAD
