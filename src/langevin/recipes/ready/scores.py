@@ -46,8 +46,8 @@ def digits_4to8() -> Recipe:
         digits(),
         name="digits-4to8",
         about="digits of 8 x 8 pixels drawn from averages of 2 x 2: an upscaler with noise augmentation",
-        expects="of held-out digits PSNR 15.7 for a sample and 18.9 for the mean of 16 (ridge regression 16.4), FD-PCA 0.20 (real "
-        "pictures 0.34, regression 1.86); 6 minutes on one core",
+        expects="of held-out digits PSNR 15.7 for a sample and 18.9 for the mean of 16 (ridge regression 16.4), FD-PCA 0.20 "
+        "(real pictures 0.34, regression 1.86); 6 minutes on one core",
         data=UpscaleData(),
         objective=DenoisingConfig(drop=0.0, augment=1.0),
         train=TrainConfig(steps=2000, batch=64, lr=1.5e-3),
