@@ -16,8 +16,8 @@ from langevin.core.process import LeafProcess, Process
 from langevin.core.tree import Tree, leaves, spread, tree
 
 Shape: TypeAlias = tuple[int, ...] | Mapping[str, tuple[int, ...]]
-Cond: TypeAlias = Mapping[str, Tensor] | None
 _Parts: TypeAlias = dict[str, Tensor]
+Cond: TypeAlias = Mapping[str, Tensor] | None
 """Conditions by name, each (B, ...). The name "drop", (B,) bool, marks samples whose conditions are dropped; a network
 answers for them with its own learned null condition, as it does for all samples when cond is None."""
 
