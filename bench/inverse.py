@@ -16,6 +16,7 @@ azula: pip install --no-deps --target FOLDER azula.
 """
 
 import argparse
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -152,13 +153,12 @@ def ours(m: Measured, budget: int) -> Iterator[Way]:
     for name, plan in (("trig", a.trig), *ends.items()):
         steps = budget // 2
         yield from way("pgdm", f"{name}({steps})", 2 * steps, plan(steps), lambda y, n: PiGDM(operator=op, y=y, std=std))
-    for eta in (0.0, 1.0):
-        for scale in (0.5, 0.7, 1.0):
-            steps = budget // 2
-            by = lambda y, n, e=eta, k=scale, steps=steps: PiGDM(  # noqa: E731
-                operator=op, y=y, std=std, form="step", steps=steps, eta=e, scale=k
-            )
-            yield from way("pgdm", f"ddim({steps}), eta {eta:g}, step, scale {scale:g}", 2 * steps, a.ddim(steps, eta=eta), by)
+    steps = budget // 2
+    for form, eta, scale in itertools.product(("step", "clean"), (0.0, 0.5, 1.0), (0.4, 0.5, 0.6, 0.7, 1.0)):
+        by = lambda y, n, f=form, e=eta, k=scale, steps=steps: PiGDM(  # noqa: E731
+            operator=op, y=y, std=std, form=f, steps=steps, eta=e, scale=k
+        )
+        yield from way("pgdm", f"ddim({steps}), eta {eta:g}, {form}, scale {scale:g}", 2 * steps, a.ddim(steps, eta=eta), by)
     for scale in (0.2, 0.35, 0.5, 0.7, 1.0):
         steps = budget // 2
         by = lambda y, n, k=scale, steps=steps: DPS(operator=op, y=y, std=std, scale=k, steps=steps)  # noqa: E731
@@ -226,7 +226,7 @@ def theirs(m: Measured, budget: int) -> Iterator[Way]:
                 return sampler(guidance.MMPSDenoiser(d, y, op.forward, noise, iterations=i), n)
 
             yield from way("mmps", f"{name}({steps}), {iterations} iterations", steps * (iterations + 2), moments)
-    for eta in (0.0, 1.0):
+    for eta in (0.0, 0.5, 1.0):
         steps = budget // 2
         make = lambda d, y, e=eta, steps=steps: guidance.PGDMSampler(d, y, op.forward, op.inverse, eta=e, steps=steps, **told)  # noqa: E731
         yield from way("pgdm", f"DDIM({steps}), eta {eta:g}", 2 * steps, make)

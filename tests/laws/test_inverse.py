@@ -134,10 +134,12 @@ def test_pseudo_inverse_guidance_is_exact_where_data_is_white():
     assert not torch.allclose(PiGDM(operator=MATRIX, y=Y[MATRIX], std=0.3)(model)(z, 0.6).mean, exact, atol=1e-3)
 
 
+@pytest.mark.parametrize("form", ["step", "clean"])
 @pytest.mark.parametrize("eta", [0.0, 0.6])
-def test_pseudo_inverse_guidance_by_steps_is_the_papers_algorithm(eta):
-    """Algorithm 1: a DDIM step of the plain belief, and alpha_t J^T A^+ (y - A x^), whatever the step's length."""
-    guided = PiGDM(operator=MATRIX, y=Y[MATRIX], form="step", steps=8, eta=eta)(MODEL)
+def test_pseudo_inverse_guidance_by_steps_is_the_papers_algorithm(eta, form):
+    """Algorithm 1: a DDIM step of the plain belief, and alpha_t J^T A^+ (y - A x^), whatever the step's length; "clean" pushes
+    what is multiplied by alpha_s alone."""
+    guided = PiGDM(operator=MATRIX, y=Y[MATRIX], form=form, steps=8, eta=eta)(MODEL)
     pseudo = torch.linalg.pinv(dense(MATRIX))
     for t, s in ((0.875, 0.75), (0.5, 0.375), (0.125, 0.0)):
         z = normal(5, D).requires_grad_()
@@ -145,7 +147,7 @@ def test_pseudo_inverse_guidance_by_steps_is_the_papers_algorithm(eta):
         (push,) = torch.autograd.grad(x, z, (Y[MATRIX] - x.detach() @ dense(MATRIX).T) @ pseudo.T)
         weight, _, _ = COSINE.bridge_numbers(t, s, eta)
         moved = weight * (guided(z.detach(), t).mean - x.detach())
-        expected = COSINE.schedule(torch.tensor(t))[0] * push
+        expected = COSINE.schedule(torch.tensor(t))[0] * push * (COSINE.schedule(torch.tensor(s))[0] if form == "clean" else 1)
         assert torch.allclose(moved, expected, atol=1e-9, rtol=1e-6)
 
 

@@ -167,11 +167,14 @@ class PiGDM(Measurement):
     mode of mixtures more often, and make samples of normal data too alike. As a belief it is that push divided by what a step of
     1 / steps makes of beliefs, so under `plans.ddim(steps, eta)` it is the algorithm. Noise of y damps it as in the other form.
 
+    form "clean" pushes the clean part of each such step alone, z_s = alpha_s (x^ + alpha_t J^T A^+ (y - A x^)) + ..., and leaves
+    the estimated noise as it is (azula has it so): the step form times alpha_s, gentler where much noise is left.
+
     Args:
         variance: v, of the data; 1 is the paper's.
         iterations: of GMRES, for operators whose singular values are not known; they cost no evaluation.
-        steps, eta: of the plan, for form "step".
-        scale: of its pushes; 1 is the paper's.
+        steps, eta: of the plan, for forms "step" and "clean".
+        scale: of their pushes; 1 is the paper's.
     """
 
     variance: float = 1.0
@@ -183,8 +186,8 @@ class PiGDM(Measurement):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.form not in ("likelihood", "step"):
-            raise ValueError(f"form is {self.form!r}; there are 'likelihood' and 'step'.")
+        if self.form not in ("likelihood", "step", "clean"):
+            raise ValueError(f"form is {self.form!r}; there are 'likelihood', 'step' and 'clean'.")
 
     def believe(self, ask: Ask, z: Tensor, t: Tensor, leaf: Gaussian) -> GaussianPosterior:
         at = Tangent(ask, z, t, leaf)
@@ -203,10 +206,17 @@ class PiGDM(Measurement):
                 solve(lambda v: self.std**2 * v + across * a.forward(a.transposed(v)), residual, self.iterations)
             )
         shift = at.covariance(carried)
-        if self.form == "step":
+        if self.form != "likelihood":
             push = self.scale * r2 * cast(leaf.schedule.alpha(t), z) / (at.gamma * share(leaf, t, self.steps, self.eta))
+            if self.form == "clean":
+                push = push * cast(leaf.schedule.alpha(after(t, self.steps)), z)
             shift = push.reshape(-1, *[1] * (z.ndim - 1)) * shift
         return at.with_mean(at.mean + shift)
+
+
+def after(t: Tensor, steps: int) -> Tensor:
+    """The level that a step of 1 / steps from t comes to."""
+    return (t - 1 / steps).clamp(min=0.0)
 
 
 def share(leaf: Gaussian, t: Tensor, steps: int, eta: float) -> float:
@@ -217,7 +227,7 @@ def share(leaf: Gaussian, t: Tensor, steps: int, eta: float) -> float:
     """
     if t.ndim:
         raise ValueError("this form follows steps of one level, and these differ; use form='likelihood'.")
-    return leaf.bridge_numbers(float(t), max(float(t) - 1 / steps, 0.0), eta)[0]
+    return leaf.bridge_numbers(float(t), float(after(t, steps)), eta)[0]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
