@@ -216,6 +216,20 @@ def test_stochastic_plans_sample_the_law(name):
     assert ((z.var(0) / variance - 1).abs() < 4 * (2 / n) ** 0.5 + 0.03).all()
 
 
+def test_eulers_grid_suits_the_schedule():
+    """Equal steps of t on flows; steps of sigma/alpha, on Karras's grid, where that is moderate."""
+    flow, edm = schedules.flow(), schedules.edm()
+    for plan in (plans.euler(5), plans.euler_ancestral(5)):
+        assert plan.on(flow).levels == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+        assert plan.on(edm).levels == pytest.approx(grids.karras()(edm, 5))
+    exact = oracle.mixture(Gaussian(flow), MEANS, 0.3)
+    start = torch.randn(200, MEANS.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    end = sample(exact, plans.heun(50, grid="uniform"), 200, start=start)
+    off = {name: float((sample(exact, plan, 200, start=start) - end).square().mean().sqrt())
+           for name, plan in (("euler", plans.euler(10)), ("karras", plans.euler(10, grid="karras")))}  # fmt: skip
+    assert off["euler"] < 0.6 * off["karras"]
+
+
 def test_a_learned_schedule_samples():
     schedule = schedules.learned()
     exact = oracle.mixture(Gaussian(schedule), MEANS.float(), 0.3)

@@ -6,7 +6,7 @@ DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ i
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
-from langevin.plans.grids import Grid, named
+from langevin.plans.grids import Grid, named, natural
 from langevin.plans.moves import LearnedVariance
 from langevin.variances import towards_noise
 
@@ -65,11 +65,17 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
     return Draft(name, fill)
 
 
-def euler(steps: int = 30, grid: str | Grid = "karras") -> Draft:
-    """Euler's method on the probability flow in sigma/alpha (2206.00364, alg. 1 without correction): DDIM's update."""
-    return _first_order(f"euler({steps})", steps, 0.0, grid)
+def euler(steps: int = 30, grid: str | Grid | None = None) -> Draft:
+    """Euler's method on the probability flow (2206.00364, alg. 1 without correction): DDIM's update, and on straight paths the
+    step of flow matching.
+
+    Args:
+        grid: by default "karras" where t = 1 still holds signal, else "uniform" (`grids.natural`).
+    """
+    return _first_order(f"euler({steps})", steps, 0.0, natural(grid))
 
 
-def euler_ancestral(steps: int = 30, eta: float = 1.0, grid: str | Grid = "karras") -> Draft:
-    """Euler to a lower level, then noise back up: the ancestral sampler of k-diffusion, which is the bridge at `eta`."""
-    return _first_order(f"euler_ancestral({steps}, eta={eta:g})", steps, eta, grid)
+def euler_ancestral(steps: int = 30, eta: float = 1.0, grid: str | Grid | None = None) -> Draft:
+    """Euler to a lower level, then noise back up: the ancestral sampler of k-diffusion, which is the bridge at `eta`; grid as
+    for `euler`."""
+    return _first_order(f"euler_ancestral({steps}, eta={eta:g})", steps, eta, natural(grid))

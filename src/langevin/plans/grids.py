@@ -181,6 +181,22 @@ def named(grid: str | Grid) -> Grid:
     return spec.parse(f"{name}:{','.join(options)}", GRIDS, "grid")
 
 
+_FAINT = -2 * math.log(1000)
+
+
+def shows_signal(schedule: Schedule) -> bool:
+    """Whether t = 1 still holds signal: sigma/alpha stays below 1000 there, so that steps in it are of moderate size."""
+    return float(schedule.lam(1.0)) > _FAINT
+
+
+def natural(grid: str | Grid | None) -> Grid:
+    """A grid by name, or the one given. None is "karras" where t = 1 still holds signal (EDM, VP by betas) and "uniform" where
+    steps of sigma/alpha would leap over most of the way (flows, cosine)."""
+    if grid is not None:
+        return named(grid)
+    return lambda schedule, steps: named("karras" if shows_signal(schedule) else "uniform")(schedule, steps)
+
+
 def _enough(steps: int, timesteps: int) -> None:
     if steps > timesteps:
         raise ValueError(f"{steps} steps asked of {timesteps} published timesteps; ask for at most {timesteps}.")

@@ -14,7 +14,7 @@ import torch
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
-from langevin.plans.grids import Grid, named
+from langevin.plans.grids import Grid, named, shows_signal
 from langevin.plans.moves import Renoise
 
 Stage: TypeAlias = tuple[float, tuple[float, ...]]
@@ -27,9 +27,6 @@ TABLEAUS: dict[str, tuple[int, list[Stage]]] = {
     "heun3": (3, [(1 / 3, (1.0,)), (2 / 3, (1.0, 0.0)), (1.0, (3 / 4, 0.0, 1 / 4))]),
     "rk4": (4, [(1 / 2, (1.0,)), (1 / 2, (1.0, 0.0)), (1.0, (1.0, 0.0, 0.0)), (1.0, (1 / 6, 1 / 3, 1 / 3, 1 / 6))]),
 }
-
-
-_FAINT = -2 * math.log(1000)
 
 
 def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], float]) -> list[Row]:
@@ -71,7 +68,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     order, stages = TABLEAUS[method]
 
     def fill(schedule: Schedule) -> Plan:
-        chosen = basis or ("eps" if float(schedule.lam(1.0)) > _FAINT else "velocity")
+        chosen = basis or ("eps" if shows_signal(schedule) else "velocity")
         levels = (asked or named("karras" if chosen == "eps" else "uniform"))(schedule, steps)
         rows: list[Row] = []
         for t, s in joined(levels):
