@@ -137,8 +137,8 @@ class Trainer:
             beside=self._beside, beside_rate=objective.own_rate,
         )  # fmt: skip
         self.ema, *self.averages = [Average(denoiser, profile) for profile in (config.ema, *config.averages)]
-        if self.group.shard and (config.optimiser != "adamw" or config.averages):
-            raise ValueError("sharded weights go with optimiser 'adamw' and one average; use these, or do not shard.")
+        if self.group.shard and config.optimiser == "adafactor":  # whose state is rows and columns of whole matrices
+            raise ValueError("optimiser is 'adafactor', and weights are sharded; use adamw or muon, or leave --shard out.")
         if self.group.shard and next(objective.parameters(), None) is not None:
             raise ValueError("the objective brings networks of its own, which are not sharded; leave --shard out.")
         self.precision = autocast_type(config.precision, self.device)
@@ -488,9 +488,9 @@ class Trainer:
             "precision": named(self.precision),
             "processes": self.group.world,
         }
-        for average in self.averages:
+        for part, average in self._averages().items():
             if isinstance(average.profile, Power):
-                self.folder.keep(average, self.step)
+                self.folder.keep(average, self.step, tensors[part])
         self.folder.save(self.step, tensors, state, wait, last)
 
     def close(self) -> None:
