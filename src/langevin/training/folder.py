@@ -17,7 +17,7 @@ from langevin.training.saving import Checkpoints, Patience
 from langevin.training.snapshots import Snapshots
 
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
-        "largest_gradient", "activation_checkpointing"}  # fmt: skip
+        "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 

@@ -33,7 +33,7 @@ from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
-from langevin.training.precision import PRECISIONS, autocast_type, named
+from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
@@ -282,6 +282,14 @@ class Trainer:
             FloatingPointError: if loss or gradient is not finite, or the gradient larger than `largest_gradient`, and the policy
                 says so; the weights are as they were before the update.
         """
+        try:
+            with one_order(self.config.deterministic):
+                return self._update()
+        except BaseException:
+            self._reading = None  # what was read belongs to this step, which did not happen
+            raise
+
+    def _update(self) -> dict[str, float]:
         c, scale = self.config, self.scaler.get_scale()
         self.denoiser.train()
         self.objective.begin(self.denoiser, self.step, self.samples / self.total)
