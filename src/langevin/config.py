@@ -58,6 +58,8 @@ class TrainConfig(Closed):
     units for its matrices (tensor cores, AMX), float32 elsewhere, where bfloat16 is slower."""
     compile: bool = False
     """Compile the network (torch.compile)."""
+    deterministic: bool = False
+    """On a GPU, use only algorithms whose sums have one order, so that a run repeats to the bit; slower. A CPU does so anyway."""
     activation_checkpointing: bool = False
     """Compute the inside of each block again in the backward pass instead of keeping it: less memory, a third more time, the
     same gradients."""

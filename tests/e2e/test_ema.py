@@ -68,6 +68,26 @@ def test_a_width_that_was_stored_comes_back_and_is_sampled_and_judged(run, tmp_p
     assert json.loads(metadata(half)["record"])["samples"] == 256
 
 
+def test_every_average_of_a_run_and_its_last_weights_are_taken_by_name(run, tmp_path, capsys):
+    found = load_latest(run / "checkpoints")
+    assert found is not None
+    parts = {None: "ema", "ema": "ema", "last": "model", "ema.1": "ema.1", "power:sigma_rel=0.1": "ema.2"}
+    for name, part in parts.items():
+        opened = open_run(run, name)
+        assert all(
+            torch.equal(v, found.tensors[part][n]) for n, v in opened.denoiser.state_dict().items() if n in found.tensors[part]
+        )
+    assert open_run(run, "ema.2").weights == "power:sigma_rel=0.1" and open_run(run, "last").weights == "last, of step 64"
+    drawn = []
+    for name in ("ema.1", "last"):
+        main(["sample", str(run), "--count", "5", "--out", str(tmp_path / "x.npy"), "--weights", name])
+        drawn.append(np.load(tmp_path / "x.npy"))
+    assert not np.array_equal(*drawn)
+    with pytest.raises(SystemExit):
+        main(["sample", str(run), "--out", str(tmp_path / "x.npy"), "--weights", "ema.3"])
+    assert "it has ema, last, power:sigma_rel=0.05, power:sigma_rel=0.1." in capsys.readouterr().err
+
+
 def test_what_cannot_be_made_is_said(run, tmp_path, capsys):
     bare = tmp_path / "bare"
     trained(bare)

@@ -173,6 +173,60 @@ def test_precision_auto_is_bfloat16_where_the_machine_has_units_for_it(monkeypat
 
 
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++"))), reason="torch.compile needs a C++ compiler on a CPU")
+class Looking(lv.objectives.Denoising):
+    """Denoising that looks whether sums are to have one order."""
+
+    def forward(self, model, batch, noise):
+        self.seen = torch.are_deterministic_algorithms_enabled()
+        if getattr(self, "fails", False):
+            raise RuntimeError("no such algorithm")
+        return super().forward(model, batch, noise)
+
+
+def test_one_order_of_sums_is_asked_for_during_updates_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    ends = []
+    for asked in (True, False):
+        run = trainer(None, steps=4, deterministic=asked)
+        run.objective = run.losses.losses.objective = Looking()
+        run.update()
+        assert run.objective.seen == asked and not torch.are_deterministic_algorithms_enabled()
+        run.objective.fails = True
+        with pytest.raises(RuntimeError, match="no such"):
+            run.update()
+        assert not torch.are_deterministic_algorithms_enabled()
+        run.objective.fails = False
+        run.update()
+        ends.append(weights(run.denoiser))
+    assert torch.equal(*ends)
+    trainer(tmp_path, deterministic=False).run(progress=False)
+    trainer(tmp_path, resume=True, deterministic=True).run(progress=False)  # how, not what
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, where sums have no order of their own")
+def test_a_run_on_a_gpu_repeats_to_the_bit_and_is_resumed_so(tmp_path):
+    def run(out, *stops):
+        for stop in (*stops, None):
+            with torch.random.fork_rng():
+                torch.manual_seed(0)
+                net = lv.networks.UNet(1, 16, (1, 2), 1, (1,), 16, dropout=0.1, classes=10)
+            model = lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v").cuda()
+            config = TrainConfig(steps=12, batch=16, precision="bfloat16", deterministic=True, log_every=1)
+            part = Trainer(model, lv.data.digits(), lv.objectives.Denoising(drop=0.1), config, out, resume=True)
+            while stop is not None and part.step < stop:
+                part.update()
+            if stop is None:
+                part.run(progress=False)
+            else:
+                part.save()
+                part.close()
+        return load_latest(out / "checkpoints")
+
+    whole, parts = run(tmp_path / "whole"), run(tmp_path / "parts", 3, 7)
+    for part, tensors in whole.tensors.items():
+        assert all(torch.equal(v, parts.tensors[part][n]) for n, v in tensors.items())
+
+
 def test_compiled_training_is_the_same_run():
     runs = [trainer(None, steps=4, compile=c) for c in (False, True)]
     for run in runs:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import langevin as lv
 from langevin.data import Order
@@ -56,6 +57,23 @@ def test_two_processes_are_one(alone, tmp_path, options):
     found = train(tmp_path, 50, 2, *options)
     assert furthest(found, alone[1]) < 1e-5
     torch.testing.assert_close(losses(tmp_path), losses(alone[0]), atol=1e-6, rtol=1e-5)
+
+
+def test_muon_and_further_averages_go_with_divided_weights(tmp_path):
+    """Saved by two that share the weights and continued by one, and the other way, as by one alone."""
+    options = ("muon", "averages")
+    one = train(tmp_path / "one", 12, 1, *options)
+    train(tmp_path / "two", 6, 2, "shard", *options)
+    train(tmp_path / "two", 9, 1, *options)
+    two = train(tmp_path / "two", 12, 2, "shard", *options)
+    assert furthest(two, one) < 1e-5
+    for part in ("ema.1", "ema.2"):
+        for name, value in one.tensors[part].items():
+            torch.testing.assert_close(two.tensors[part][name], value, atol=1e-5, rtol=0)
+    kept, same = (sorted((tmp_path / name / "averages").iterdir()) for name in ("two", "one"))
+    assert kept[-1].name == same[-1].name
+    last, alike = (load_file(path) for path in (kept[-1], same[-1]))
+    assert last.keys() == alike.keys() and all(float((last[n] - v).abs().max()) < 1e-5 for n, v in alike.items())
 
 
 @pytest.mark.parametrize("options", [("accumulate=2",), ("shard",)], ids=["DDP, two passes", "FSDP2"])

@@ -1,5 +1,5 @@
-"""One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [graph] [bad=SAMPLE] [accumulate=N] [die=S]
-[fail=RANK] [slow] [lonely].
+"""One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [graph] [muon] [averages] [bad=SAMPLE]
+[accumulate=N] [die=S] [fail=RANK] [slow] [lonely].
 
 Every process draws previews, as divided weights ask for. `fail` names one whose first preview fails before it draws; with `slow`
 the first process takes longer for one than a launcher's group waits; `lonely` ones are of the first process alone.
@@ -55,6 +55,8 @@ def main(out: str, steps: int, *options: str) -> None:
         preview_every=6,
         log_every=1,
         lr=1e-3,
+        optimiser="muon" if "muon" in options else "adamw",
+        averages=("power:sigma_rel=0.1", "half_life:samples=200") if "averages" in options else (),
         activation_checkpointing="checkpointing" in options,
         nonfinite="rollback" if "bad" in given else "stop",
     )

@@ -34,7 +34,7 @@ class _Likelihood:
     each: Path | None = None
     """Write the nats of each sample to a .npy file."""
     weights: Path | None = None
-    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     seed: int = 0
     """Of the probes, of the noise that spreads grey values over their cells, and of the draws of a bound."""
     device: str = "auto"

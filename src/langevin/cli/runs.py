@@ -37,7 +37,7 @@ class _Sample:
     guidance: float | None = None
     """Classifier-free w; 1 is unguided."""
     weights: Path | None = None
-    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
     device: str = "auto"
@@ -87,7 +87,7 @@ class _Evaluate:
     property: tuple[str, ...] = ()
     """Conditions that are numbers, as in logp=2: how near samples come to them, beside those that are asked for nothing."""
     weights: Path | None = None
-    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
     size: int | None = None

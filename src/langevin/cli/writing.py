@@ -32,7 +32,7 @@ class _Write:
     seed: int = 0
     """Any integer; text k is the same whatever the count."""
     weights: Path | None = None
-    """A safetensors file in place of the run's own average, such as langevin ema writes."""
+    """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     out: Path | None = None
     """A .txt to write; texts are printed by default."""
     device: str = "auto"

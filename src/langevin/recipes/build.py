@@ -34,7 +34,7 @@ from langevin.recipes.facts import Facts, unlike
 from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
-from langevin.recipes.weights import adapt, described, merge_files, put
+from langevin.recipes.weights import adapt, described, held, merge_files, put
 from langevin.tensors import digest, load
 from langevin.training import load_latest
 from langevin.training.distributed import Group
@@ -359,7 +359,8 @@ def open_run(
     """A trained run, by default with the averaged weights of its newest whole checkpoint, in eval mode.
 
     Args:
-        weights: a safetensors file of all weights to use instead, such as `langevin ema` writes.
+        weights: a safetensors file of all weights to use instead, such as `langevin ema` writes; or another of the run's own, by
+            name (`recipes.weights.held`): one of `train.averages`, or "last".
         adapters: strengths by file, such as `langevin lora` writes; they are merged into the weights.
         device: of the weights; "auto" is a GPU where there is one.
 
@@ -368,15 +369,14 @@ def open_run(
     """
     path, place = Path(path), _device(device)
     run = build(read_recipe(path), _read(path / FACTS_FILE, Facts))
-    if weights is None:
-        found = load_latest(path / "checkpoints", parts=("model", "ema"))
-        if found is None:
-            raise ValueError(f"{path} has no whole checkpoint yet; train it, or wait for its first.")
-        put(run.denoiser, {**found.tensors["model"], **found.tensors["ema"]}, path)  # what was frozen is not averaged
-    else:
+    if weights is not None and Path(weights).suffix == ".safetensors":
         put(run.denoiser, load(weights), weights)
+        words = described(Path(weights))
+    else:
+        tensors, words = held(path, run.recipe.train, weights)
+        put(run.denoiser, tensors, path)
     merge_files(run.denoiser, adapters or {})
     run.denoiser.to(place).eval().requires_grad_(False)
-    said = [f"EMA {run.recipe.train.ema:g}" if weights is None else described(Path(weights))]
+    said = [words]
     said += [f"adapters {file.name} at {strength:g}" for file, strength in (adapters or {}).items()]
     return replace(run, folder=path, weights=" with ".join(said))

@@ -12,7 +12,7 @@ from langevin.core.process import Product
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
 from langevin.recipes.build import Run, fits
-from langevin.training.distributed import full
+from langevin.training.sharding import full
 
 
 def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = None) -> Plan | Draft:

@@ -8,9 +8,11 @@ from typing import Any
 from torch import Tensor
 
 from langevin import adapters
+from langevin.config import TrainConfig
 from langevin.core.denoiser import Denoiser
 from langevin.recipes import config as c
 from langevin.tensors import metadata, save
+from langevin.training import load_latest
 from langevin.training.snapshots import average_run
 
 FORMAT = "langevin-weights-1"
@@ -96,6 +98,30 @@ def write_average(model: Denoiser, run: Path, sigma_rel: float, out: Path, at: i
     said = {"format": FORMAT, "average": words, "record": json.dumps(record)}
     out.parent.mkdir(parents=True, exist_ok=True)
     return save(out, model.state_dict(), said), record
+
+
+def held(run: Path, train: TrainConfig, weights: str | Path | None) -> tuple[dict[str, Tensor], str]:
+    """The weights of the newest whole checkpoint of a run, and which they are, in words.
+
+    Args:
+        weights: None or "ema" for the run's average; one of `train.averages` by its words, or "ema.1", "ema.2", ... by its place;
+            "last" for the weights as they are.
+
+    Raises:
+        ValueError: if there is no whole checkpoint, or none of these is meant.
+    """
+    parts = {"last": "model", "ema": "ema"} | {f"ema.{k}": f"ema.{k}" for k in range(1, len(train.averages) + 1)}
+    parts |= {words: f"ema.{k}" for k, words in enumerate(train.averages, 1)}
+    name = "ema" if weights is None else str(weights)
+    if name not in parts:
+        kinds = ", ".join(["ema", "last", *train.averages])
+        raise ValueError(f"weights is {name}, which is no .safetensors file, nor an average of {run}: it has {kinds}.")
+    found = load_latest(run / "checkpoints", parts=tuple(dict.fromkeys(("model", parts[name]))))
+    if found is None:
+        raise ValueError(f"{run} has no whole checkpoint yet; train it, or wait for its first.")
+    said = {"ema": f"EMA {train.ema:g}", "model": f"last, of step {found.step}"}
+    words = said.get(parts[name]) or train.averages[int(parts[name].removeprefix("ema.")) - 1]
+    return {**found.tensors["model"], **found.tensors[parts[name]]}, words  # what was frozen is not averaged
 
 
 def described(file: Path) -> str:

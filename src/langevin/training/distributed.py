@@ -21,6 +21,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
 from langevin.objectives import Loss, Objective
 from langevin.training.activations import blocks
+from langevin.training.sharding import divided_as, full, is_sharded
 
 _LONGEST = 1000  # bytes of an error that is passed on
 LONGEST_WAIT = timedelta(hours=24)
@@ -190,14 +191,11 @@ class Group:
         """Whole tensors as this process holds those of `like`: its own part of what is sharded."""
         if not self.shard:
             return dict(tensors)
-        from torch.distributed.tensor import DTensor, distribute_tensor
-
         out = {}
         for name, value in tensors.items():
-            shape = like.get(name)
-            if isinstance(shape, DTensor) and value.shape == shape.shape:
-                value = distribute_tensor(value.to(self.device), shape.device_mesh, shape.placements, src_data_rank=None)
-            out[name] = value
+            own = like.get(name)
+            fits = own is not None and is_sharded(own) and value.shape == own.shape
+            out[name] = divided_as(value.to(self.device), own) if fits else value  # pyright: ignore[reportArgumentType]
         return out
 
     # Models
@@ -230,7 +228,7 @@ class Pass:
     def __init__(self, group: Group, denoiser: Denoiser, objective: Objective) -> None:
         self.group, self.losses = group, _Losses(denoiser, objective)
         trained = [p for p in denoiser.parameters() if p.requires_grad]
-        self.alone = [p for p in trained if group.shard and not _is_sharded(p)]
+        self.alone = [p for p in trained if group.shard and not is_sharded(p)]
         self.call: Any = self.losses
         if group.world > 1 and not group.shard:
             from torch.nn.parallel import DistributedDataParallel
@@ -271,7 +269,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
-    groups = [[g for g in grads if _is_sharded(g)], [g for g in grads if not _is_sharded(g)]]
+    groups = [[g for g in grads if is_sharded(g)], [g for g in grads if not is_sharded(g)]]
     norms = [full(nn.utils.get_total_norm(group)) for group in groups if group]
     total = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
     nn.utils.clip_grads_with_norm_(list(parameters), clip, total)
@@ -286,15 +284,6 @@ def reshard(net: nn.Module) -> None:
     for module in net.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
-
-
-def _is_sharded(value: Tensor) -> bool:
-    return hasattr(value, "full_tensor")
-
-
-def full(value: Tensor) -> Tensor:
-    """A tensor that may be sharded, whole. To be called by all."""
-    return value.full_tensor() if _is_sharded(value) else value  # pyright: ignore
 
 
 def asked_world() -> int:

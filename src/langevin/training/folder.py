@@ -2,9 +2,11 @@
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
+
+from torch import Tensor
 
 from langevin import files
 from langevin.training import checkpoint
@@ -15,7 +17,7 @@ from langevin.training.saving import Checkpoints, Patience
 from langevin.training.snapshots import Snapshots
 
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
-        "largest_gradient", "activation_checkpointing"}  # fmt: skip
+        "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 
 
@@ -97,11 +99,12 @@ class RunFolder:
             while left:  # a disk that fills up takes a part
                 left = left[self._log.write(left) :]
 
-    def keep(self, average: Average, step: int) -> None:
-        """A snapshot of an average. An OSError is said; what ends a run is the checkpoint of the same step, if it fails too."""
+    def keep(self, average: Average, step: int, tensors: Mapping[str, Tensor]) -> None:
+        """A snapshot of an average, whose tensors are given whole. An OSError is said; what ends a run is the checkpoint of the
+        same step, if it fails too."""
         self.open()
         try:
-            self.snapshots.save(average, step)
+            self.snapshots.save(average, step, tensors=tensors)
         except OSError as error:
             self._patience.say(error)
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from langevin.training.sharding import divided_as, full, is_sharded
+
 Kind = Literal["adamw", "muon", "adafactor"]
 
 EDGES = (
@@ -130,6 +132,9 @@ class Muon(Optimizer):
     A kernel (out, in, h, w) is the matrix (out, in h w). The update of an A x B matrix is scaled by 0.2 sqrt(max(A, B)), so that
     its root mean square is that of AdamW's (2502.16982): one lr and one weight decay serve both.
 
+    Kernels may be divided between processes (FSDP2): momentum stays divided, and the update of one matrix at a time is put
+    together in every process, for no row of it can be made orthogonal without the others.
+
     Args:
         kernels: parameters with two or more axes.
         others: AdamW's groups.
@@ -178,12 +183,13 @@ class Muon(Optimizer):
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         alike = defaultdict(list)  # matrices of one shape are made orthogonal together
         for p, update in zip(parameters, updates, strict=True):
-            alike[(len(p), p[0].numel())].append((p, update.reshape(len(p), -1)))
-        for shape, members in alike.items():
-            directions = orthogonal(torch.stack([update for _, update in members]))
-            scale = group["lr"] * 0.2 * math.sqrt(max(shape))
-            for (p, _), direction in zip(members, directions, strict=True):
-                p.add_(direction.reshape(p.shape).to(p.dtype), alpha=-scale)
+            alike[(len(p), p.numel() // len(p), is_sharded(p))].append((p, update))
+        for (rows, columns, sharded), members in alike.items():
+            scale = group["lr"] * 0.2 * math.sqrt(max(rows, columns))
+            for some in [[member] for member in members] if sharded else [members]:  # whole ones are large: one by one
+                directions = orthogonal(torch.stack([full(update).reshape(rows, columns) for _, update in some]))
+                for (p, _), direction in zip(some, directions, strict=True):
+                    p.add_(divided_as(direction.reshape(p.shape).to(p.dtype), p), alpha=-scale)
 
 
 def _names(optimiser: Optimizer, model: nn.Module) -> list[str]:

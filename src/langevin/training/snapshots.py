@@ -57,13 +57,16 @@ class Snapshots:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
-    def save(self, average: Average, step: int, dtype: torch.dtype | None = None) -> Path:
+    def save(
+        self, average: Average, step: int, dtype: torch.dtype | None = None, tensors: Mapping[str, Tensor] | None = None
+    ) -> Path:
         """Store an average. Each tensor has a checksum in the metadata.
 
         Args:
             average: of a `Power` profile.
             step: number of updates so far.
             dtype: of the averaged tensors in the file; as they are by default.
+            tensors: the average's, put together where they are divided between processes; its own by default.
 
         Raises:
             ValueError: if the profile is another.
@@ -73,7 +76,7 @@ class Snapshots:
             raise ValueError(f"the average has profile {average.profile}; only Power(sigma_rel) can be combined later.")
         tensors = {
             name: value.detach().to(None if name in average.buffers else dtype).cpu().contiguous()
-            for name, value in average.tensors().items()
+            for name, value in (average.tensors() if tensors is None else tensors).items()
         }
         said = {
             "format": FORMAT, "sigma_rel": repr(average.profile.sigma_rel), "samples": str(average.samples), "step": str(step),

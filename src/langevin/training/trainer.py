@@ -33,7 +33,7 @@ from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
-from langevin.training.precision import PRECISIONS, autocast_type, named
+from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
@@ -137,8 +137,8 @@ class Trainer:
             beside=self._beside, beside_rate=objective.own_rate,
         )  # fmt: skip
         self.ema, *self.averages = [Average(denoiser, profile) for profile in (config.ema, *config.averages)]
-        if self.group.shard and (config.optimiser != "adamw" or config.averages):
-            raise ValueError("sharded weights go with optimiser 'adamw' and one average; use these, or do not shard.")
+        if self.group.shard and config.optimiser == "adafactor":  # whose state is rows and columns of whole matrices
+            raise ValueError("optimiser is 'adafactor', and weights are sharded; use adamw or muon, or leave --shard out.")
         if self.group.shard and next(objective.parameters(), None) is not None:
             raise ValueError("the objective brings networks of its own, which are not sharded; leave --shard out.")
         self.precision = autocast_type(config.precision, self.device)
@@ -282,6 +282,14 @@ class Trainer:
             FloatingPointError: if loss or gradient is not finite, or the gradient larger than `largest_gradient`, and the policy
                 says so; the weights are as they were before the update.
         """
+        try:
+            with one_order(self.config.deterministic):
+                return self._update()
+        except BaseException:
+            self._reading = None  # what was read belongs to this step, which did not happen
+            raise
+
+    def _update(self) -> dict[str, float]:
         c, scale = self.config, self.scaler.get_scale()
         self.denoiser.train()
         self.objective.begin(self.denoiser, self.step, self.samples / self.total)
@@ -488,9 +496,9 @@ class Trainer:
             "precision": named(self.precision),
             "processes": self.group.world,
         }
-        for average in self.averages:
+        for part, average in self._averages().items():
             if isinstance(average.profile, Power):
-                self.folder.keep(average, self.step)
+                self.folder.keep(average, self.step, tensors[part])
         self.folder.save(self.step, tensors, state, wait, last)
 
     def close(self) -> None:
