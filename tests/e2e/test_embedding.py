@@ -1,5 +1,6 @@
 """The recipe of words as points, from lines of text to pages of samples."""
 
+import pytest
 import torch
 
 from langevin import tasks
@@ -10,6 +11,7 @@ from langevin.embedded import Embedded
 from langevin.guidance import Control
 from langevin.plans import controlled
 from langevin.recipes.build import open_run
+from langevin.recipes.written import written
 
 FOOD, PLACE = ("Thai", "Greek", "Cuban", "Irish"), ("river", "park", "mill")
 
@@ -47,6 +49,62 @@ def test_a_run_of_sentences_is_trained_resumed_sampled_and_judged(tmp_path, caps
     main(["evaluate", str(tmp_path / "run"), "--small", "--count", "20"])
     said = capsys.readouterr().out
     assert all(name in said for name in ("rounding", "words", "pairs", "unique", "copies"))
+
+
+def test_sentences_are_written_given_what_is_known_and_asked_for(tmp_path, capsys):
+    run_of(tmp_path, "--train.lr", "0.01", "--objective.spread", "elements")
+    run, marked = str(tmp_path / "run"), "A Thai ___ is by the river ."
+
+    def said(*more):
+        capsys.readouterr()
+        main(["write", run, "--count", "12", "--seed", "3", *more])
+        texts = capsys.readouterr().out[:-1].split("\n----\n")
+        assert len(texts) == 12
+        return texts
+
+    assert all(text.startswith("A Greek") for text in said("--prefix", "A Greek"))
+    filled = said("--infill", marked)
+    assert all(text[:7] == marked[:7] and text[-17:] == marked[-17:] for text in filled if len(text) == len(marked))
+    assert any(len(text) == len(marked) for text in filled) and len(set(filled)) > 1
+    for more, error in (
+        (("--temperature", "0.5"), "this one is of sentences"),
+        (("--contains", "k", "--plan", "ddim:5"), "moves the steps of 'controlled:N' alone"),
+        (("--tokens", "40"), "has 1 to 39"),
+        (("--best-of", "0"), "best_of is 0"),
+        (("--contains", "k", "--clamp", "0.5"), "leave it out"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["write", run, *more])
+        assert error in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_what_is_asked_of_a_sentence_is_what_its_steps_are_moved_by(tmp_path, monkeypatch, fresh):
+    run = run_of(tmp_path, *(("--sample.plan", "consistency:5") if fresh else ()))
+    seen = {}
+
+    def watched(model, plan, count, **options):
+        seen.update(options, plan=plan)
+        return sample(model, plan, count, **options)
+
+    monkeypatch.setattr("langevin.recipes.written.sample", watched)
+    written(run, count=2, words=["pub", "mill"], tokens=7)
+    process, alphabet = points_of(run), run.test.alphabet
+    assert seen["plan"].name == controlled(5, fresh=fresh).name
+    assert isinstance(seen["guidance"], Control)
+    x = Noise.of(0, 3).normal((40, 16))
+    wanted = tasks.of_length(process, run.test.end, 7)(x, 0.5, None)
+    for word in ("pub", "mill"):
+        wanted = wanted + tasks.contains(process, [int(k) for k in alphabet.ids(word)])(x, 0.5, None)
+    assert torch.allclose(seen["guidance"].log_prob(x, 0.5, None), wanted)
+
+
+def test_the_best_of_several_is_the_one_the_others_are_most_like(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    made = iter([["a b c", "x y z", "a b d", "q q q", "r s t", "r s u"]])
+    monkeypatch.setattr(type(run.test), "text", lambda self, row: next(texts))
+    texts = iter(next(made))
+    assert written(run, count=2, best_of=3) == ["a b c", "r s t"]
 
 
 def test_wordings_are_probabilities_of_what_they_say(tmp_path):

@@ -12,7 +12,7 @@ from langevin.cli.asking import Refusal, parse
 @dataclass(frozen=True)
 class _Write:
     run: Positional[Path]
-    """Run directory, of a recipe of texts."""
+    """Run directory, of a recipe of texts or of sentences."""
     prefix: str = ""
     """What texts begin with."""
     infill: str | None = None
@@ -29,6 +29,14 @@ class _Write:
     """Below 1 texts are surer and less diverse."""
     top: float = 1.0
     """Tokens are drawn from the likeliest of so much probability."""
+    contains: tuple[str, ...] = ()
+    """Words that are to stand in the text; for runs of sentences (Diffusion-LM)."""
+    tokens: int | None = None
+    """Tokens that the text is to have; for runs of sentences."""
+    clamp: float | None = None
+    """Level below which beliefs are taken to the nearest word; for runs of sentences."""
+    best_of: int = 1
+    """Of so many texts each, the one that the others are most like."""
     seed: int = 0
     """Any integer; text k is the same whatever the count."""
     weights: Path | None = None
@@ -54,7 +62,8 @@ def write(args: Sequence[str]) -> None:
 
     texts = written(
         open_run(asked.run, asked.weights, device=asked.device), count=asked.count, prefix=asked.prefix, infill=asked.infill,
-        blank=asked.blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top, seed=asked.seed,
+        blank=asked.blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top,
+        words=asked.contains, tokens=asked.tokens, clamp=asked.clamp, best_of=asked.best_of, seed=asked.seed,
     )  # fmt: skip
     page = "\n----\n".join(texts) + "\n"
     if asked.out is None:

@@ -1,30 +1,61 @@
 """Texts of a run, from letters to letters."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from langevin.guidance import Sharpened
+from langevin import plans
+from langevin.core.sample import sample
+from langevin.embedded import Embedded
+from langevin.guidance import Clamp, Control, Sharpened
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains.text import said
 from langevin.recipes.sampling import chosen
+from langevin.tasks.risk import least_risk
+from langevin.tasks.wording import contains, of_length
 from langevin.tasks.writing import blanks_of, write
 from langevin.tasks.writing import infill as fill
 
 
 def written(
     run: Run, *, count: int = 1, prefix: str = "", infill: str | None = None, blank: str = "_", length: int | None = None,
-    plan: str | None = None, temperature: float = 1.0, top: float = 1.0, seed: int = 0,
+    plan: str | None = None, temperature: float = 1.0, top: float = 1.0, words: Sequence[str] = (), tokens: int | None = None,
+    clamp: float | None = None, best_of: int = 1, seed: int = 0,
 ) -> list[str]:  # fmt: skip
     """Texts that begin with `prefix`, or `infill` with its blanks filled; see `langevin.tasks.writing`.
+
+    Args:
+        length, temperature, top: for runs of categories.
+        words: that are to stand in the text; tokens: that it is to have; clamp: the level below which beliefs are taken to the
+            nearest point. For runs of points of words (Diffusion-LM), which are steered by gradients.
+        best_of: of so many texts each, the one that the others are most like (`langevin.tasks.least_risk`).
 
     Raises:
         ValueError: for a run of something else, a letter that it does not know, or a text that it does not see at once.
     """
+    if best_of < 1:
+        raise ValueError(f"best_of is {best_of}; choose among at least 1 text.")
+    if best_of > 1:
+        told: dict[str, Any] = {
+            "prefix": prefix, "infill": infill, "blank": blank, "length": length, "plan": plan, "temperature": temperature,
+            "top": top, "words": words, "tokens": tokens, "clamp": clamp, "seed": seed,
+        }  # fmt: skip
+        every = written(run, count=count * best_of, **told)
+        groups = [every[k : k + best_of] for k in range(0, len(every), best_of)]
+        return [group[least_risk([text.split() for text in group])] for group in groups]
+    if isinstance(run.recipe.data, c.SentencesData):
+        if length is not None or (temperature, top) != (1.0, 1.0):
+            raise ValueError(
+                "length, temperature and top are for runs of data 'text', and this one is of sentences; leave them out."
+            )
+        return _sentences(run, count, prefix, infill, blank, plan, words, tokens, clamp, seed)
     if not isinstance(run.recipe.data, c.TextData):
-        raise ValueError(f"this run is of {run.recipe.data.kind}, and texts are written by runs of data 'text'.")
+        raise ValueError(f"this run is of {run.recipe.data.kind}, and texts are written by runs of data 'text' or 'sentences'.")
+    if words or tokens is not None or clamp is not None:
+        raise ValueError("words, tokens and clamp steer points of words, and this run is of data 'text'; use one of 'sentences'.")
     alphabet: Any = run.facts.alphabet
     end = alphabet.size if run.facts.ended else None
     table, sharp = chosen(run, plan), None
@@ -42,3 +73,62 @@ def written(
     else:
         found = write(run.denoiser, table, count, length, prefix=ids(prefix), end=end, seed=seed, guidance=sharp)
     return [said(run.facts, row) for row in found]
+
+
+def _sentences(
+    run: Run, count: int, prefix: str, infill: str | None, blank: str, plan: str | None, words: Sequence[str],
+    tokens: int | None, clamp: float | None, seed: int,
+) -> list[str]:  # fmt: skip
+    """By points of words: what is known stays on its points, and what is asked for is asked of beliefs (2205.14217, sec. 4.3)."""
+    process, alphabet, end = run.denoiser.process, run.test.alphabet, run.test.end
+    assert isinstance(process, Embedded)
+    shape = run.facts.shape
+    assert isinstance(shape, tuple)
+    size = int(shape[0])
+
+    def ids(text: str) -> Tensor:
+        return torch.as_tensor(alphabet.ids(text)).long()
+
+    text, hole = (ids(prefix), None) if infill is None else blanks_of(infill, blank, ids)
+    if len(text) >= size:
+        raise ValueError(f"the text has {len(text)} tokens, and the model says at most {size - 1} and an end; give less.")
+    line, known = torch.full((size,), end), torch.zeros(size, dtype=torch.bool)
+    line[: len(text)], known[: len(text)] = text, True
+    if hole is not None:
+        known[:] = True  # a whole text, whose end is known as well
+        known[: len(text)] = ~hole
+    given: dict[str, Any] = {}
+    if bool(known.any()):
+        place = process.table.device
+        points = process.embed(line.to(place)).expand(count, *shape)
+        given = {"given": points, "known": known.to(place)[None, :, None].expand_as(points)}
+    asked = [contains(process, _word(alphabet, word)) for word in words]
+    if tokens is not None:
+        if not 0 < tokens < size:
+            raise ValueError(f"tokens is {tokens}; a text of this model has 1 to {size - 1}.")
+        asked.append(of_length(process, end, tokens))
+    guidance: Any = None if clamp is None else Clamp(below=clamp)
+    table: Any = chosen(run, plan)
+    if asked:
+        if clamp is not None:
+            raise ValueError(
+                f"clamp is {clamp:g}, and clamped beliefs have no gradient for words and tokens to steer by; leave it out."
+            )
+        if plan is not None and not plan.startswith("controlled"):
+            raise ValueError(f"plan is {plan!r}, and what is asked of a text moves the steps of 'controlled:N' alone; use that.")
+        if plan is None:  # the recipe's way to step, with a place for control in each
+            steps = table.on(process.schedule).nfe
+            table = plans.controlled(steps, fresh=run.recipe.sample.plan.startswith("consistency"))
+        guidance = Control(lambda x, t, cond: torch.stack([said(x, t, cond) for said in asked]).sum(0), of="belief", rate=0.1,
+                           pull=0.001)  # fmt: skip
+    drawn = sample(run.denoiser, table, count, seed=seed, guidance=guidance, **given)
+    found = process.round(drawn).cpu()
+    found = torch.where(known, line, found)
+    return [run.test.text(row) for row in found]
+
+
+def _word(alphabet: Any, word: str) -> list[int]:
+    """The tokens of a word within a text: of pieces, those that begin with the space before it."""
+    ids = [int(k) for k in alphabet.ids(f" {word}")]
+    alone = [int(k) for k in alphabet.ids(word)]
+    return alone if ids[1:] == alone else ids  # letters, whose space is a token of its own
