@@ -7,12 +7,11 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 """
 
 import dataclasses
-import math
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -27,9 +26,13 @@ from langevin.core.sample import Guidance, Step, trajectory
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
 from langevin.plans import begin, counted, parse
+from langevin.tasks.asked import refuse_unread
+from langevin.tasks.inputs import Picture, as_bytes, mask_of, sized, tensor_of
+from langevin.tasks.previews import Previews
 from langevin.text.conditioning import Conditioner, Request
 
-Picture = Image.Image | Tensor
+SMALL_LEVEL = 20
+"""By how much a small picture is noised for upscaling, where a request does not say."""
 
 
 class Codec(Protocol):
@@ -100,13 +103,7 @@ class Result:
 
     @property
     def images(self) -> list[Image.Image]:
-        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in _bytes(self.tensor)]
-
-
-def _bytes(x: Tensor) -> np.ndarray[Any, Any]:
-    if not bool(x.isfinite().all()):
-        raise ValueError("the pictures hold values that are not finite; the model or the plan diverged.")
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in as_bytes(self.tensor)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +163,7 @@ class Generator:
         paste: bool = True,
         control: Picture | Sequence[Picture] | None = None,
         control_scale: float | Sequence[float] = 1.0,
-        noise_level: int = 20,
+        noise_level: int = SMALL_LEVEL,
         clip_skip: int = 0,
         weighted: bool = False,
         long: bool = False,
@@ -193,15 +190,19 @@ class Generator:
             mask: white where `image` is to be painted anew. paste: elsewhere the result is `image` to the pixel.
             control: hints, one for each network in `controls`, or for the one that takes it. control_scale: how much each counts.
             noise_level: of the small picture, in upscaling.
-            clip_skip, weighted, long, length: see `langevin.text`.
+            clip_skip, weighted, long, length: see `langevin.text.conditioning.Request`; a family reads some of them.
             start: the first state (B, C, h, w), in place of noise of the seed.
             cache: a feature cache, see `langevin.tasks.feature_cache`.
             callback: told each step.
-            extra: what a family's conditioner takes, such as original_size and crop.
+            extra: what a family's conditioner takes (`Conditioner.options`), such as original_size and crop.
 
         Raises:
             ValueError: naming what does not fit the model, and what does.
         """
+        refuse_unread(
+            {"clip_skip": clip_skip, "weighted": weighted, "long": long, "length": length}, extra, OPTIONS, self.conditioner
+        )
+        self._refuse_idle(negative, control_scale, noise_level)
         pictures = None if image is None else self._pictures(image)
         prompts, labels = self._asked(prompt, label, count)
         batch = len(prompts) if prompts is not None else len(labels) if labels is not None else count
@@ -228,8 +229,6 @@ class Generator:
             request = Request(prompts, against, size, wants, clip_skip, weighted, long, length, said)
             found, away = self.conditioner(request)
             cond, null = dict(found), None if away is None else dict(away)
-        elif extra:
-            raise ValueError(f"the model has no option {min(extra)!r}.")
         if labels is not None:
             cond["label"] = torch.tensor(labels)
         if mask is not None and pictures is None:
@@ -255,12 +254,12 @@ class Generator:
         if plan is not None:
             plan = _counted(plan, steps, many)
         if level == 0 and pictures is not None:
-            return self._untouched(_sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
+            return self._untouched(sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
         filled = self._filled(plan, many, level, shape)
         process = self._process()
         latents = None
         if pictures is not None and self.takes != "upscale" and (level < 1 or (mask is not None and free)):
-            latents = self._encode(_sized(pictures, size).expand(batch, -1, -1, -1), noise, device, dtype)
+            latents = self._encode(sized(pictures, size).expand(batch, -1, -1, -1), noise, device, dtype)
         if latents is not None and level < 1 and start is None:
             start = process.marginal(latents, expand(filled.rows[0].start, latents), noise.at("start"))
         if start is None and filled.rows[0].start < 1:
@@ -271,7 +270,7 @@ class Generator:
         if mask is not None and self.takes not in ("inpaint", "fill"):
             if latents is None:
                 raise ValueError("this model enlarges pictures and paints no masks; leave mask= out.")
-            hole = F.interpolate(_mask(mask, size), shape[1:], mode="area").to(device) > 0
+            hole = F.interpolate(mask_of(mask, size), shape[1:], mode="area").to(device) > 0
             kept = parts.inpaint(latents, ~hole.expand(batch, *shape))
             chain = _around(kept, chain)
 
@@ -287,8 +286,8 @@ class Generator:
         x = self.decode(z)
         if paste and mask is not None and pictures is not None and self.takes != "upscale":
             # what was not to be painted is the picture's own, to the pixel
-            own = _sized(pictures, size).to(x)
-            x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
+            own = sized(pictures, size).to(x)
+            x = torch.where(mask_of(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
         if plan is not None:
             many = filled.nfe
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
@@ -302,6 +301,15 @@ class Generator:
         return Result(x.float(), self._encode(x, noise, device, dtype or torch.float32), info)
 
     # What a request is made of
+
+    def _refuse_idle(self, negative: Any, scale: Any, level: int) -> None:
+        """Refuse what other models read and this one does not."""
+        if negative is not None and self.conditioner is None:
+            raise ValueError("this model reads no text, so nothing can be led away from; leave negative= out.")
+        if scale != 1.0 and not self.controls:
+            raise ValueError(f"control_scale is {scale}, and the model is under no ControlNet; leave it out.")
+        if level != SMALL_LEVEL and self.takes != "upscale":
+            raise ValueError(f"noise_level is {level}, which models read that enlarge a picture; leave it out.")
 
     def _asked(
         self, prompt: str | Sequence[str] | None, label: int | Sequence[int] | None, count: int
@@ -355,8 +363,8 @@ class Generator:
 
     def _pictures(self, image: Picture | Sequence[Picture]) -> Tensor:
         if isinstance(image, (Image.Image, Tensor)):
-            return _tensor(image)
-        return torch.cat([_tensor(one) for one in image])
+            return tensor_of(image)
+        return torch.cat([tensor_of(one) for one in image])
 
     def _filled(self, plan: str | Plan | Draft | None, steps: int, level: float, shape: tuple[int, ...]) -> Plan:
         schedule = self._process().schedule
@@ -404,7 +412,7 @@ class Generator:
         if self.takes == "control":
             if not isinstance(control, (Image.Image, Tensor)):
                 raise ValueError("this model follows a hint, such as a map of depths or edges; give one picture, control=.")
-            hint = _sized(_tensor(control), size).expand(batch, -1, -1, -1)
+            hint = sized(tensor_of(control), size).expand(batch, -1, -1, -1)
             return {"concat": self._encode(hint, noise.at("hint"), device, dtype)}
         if self.takes == "upscale":
             assert pictures is not None and self.small is not None
@@ -416,8 +424,8 @@ class Generator:
             return {"concat": noised, "label": torch.full((batch,), level)}
         if pictures is None or mask is None:
             raise ValueError("this model paints what a mask marks in a picture; give image= and mask=.")
-        hole = _mask(mask, size)
-        own = _sized(pictures, size) * (hole < 0.5)
+        hole = mask_of(mask, size)
+        own = sized(pictures, size) * (hole < 0.5)
         masked = self._encode(own.expand(batch, -1, -1, -1), noise.at("masked"), device, dtype)
         if self.takes == "fill":
             whole = F.pixel_unshuffle((hole >= 0.5).to(masked), self.codec.factor if self.codec is not None else 1)
@@ -438,7 +446,7 @@ class Generator:
         made = {}
         for i, hint in enumerate(hints):
             # hints are in [0, 1]
-            x = (_sized(_tensor(hint), size) + 1) / 2
+            x = (sized(tensor_of(hint), size) + 1) / 2
             made[f"hint{i or ''}"] = x.expand(batch, -1, -1, -1)
         return made
 
@@ -455,7 +463,7 @@ class Generator:
     def _walk(
         self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
     ) -> Tensor:
-        walk, previews = trajectory(denoiser, plan, batch, **options), _Previews(self)
+        walk, previews = trajectory(denoiser, plan, batch, **options), Previews(self)
         while True:
             try:
                 step = next(walk)
@@ -487,6 +495,10 @@ class Generator:
         return dataclasses.replace(self, **changes)
 
 
+OPTIONS = tuple(name for name in inspect.signature(Generator.run).parameters if name not in ("self", "extra"))
+"""The names of a request's own options."""
+
+
 def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Plan | Draft:
     """A plan that says how many evaluations there are, where a name alone leaves that open.
 
@@ -503,65 +515,9 @@ def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Pl
     return made
 
 
-class _Previews:
-    """What is believed, as small pictures. The first is decoded; a linear map from latents to colours is fitted to it, and makes
-    the others."""
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-        self.map: Tensor | None = None
-
-    def __call__(self, step: Step) -> Tensor:
-        belief: Any = step.belief
-        z = step.z if belief is None else belief.mean
-        codec = self.generator.codec
-        if codec is None:
-            return z.float().clamp(-1, 1)
-        rows = F.pad(z.float().movedim(1, -1), (0, 1), value=1.0)
-        if self.map is None:
-            small = F.avg_pool2d(self.generator.decode(z), codec.factor)
-            flat, colours = rows.reshape(-1, rows.shape[-1]).double(), small.movedim(1, -1).reshape(-1, small.shape[1]).double()
-            # a little of nothing is asked for as well, so that few latents do not fit by chance
-            gram = flat.T @ flat + 1e-3 * len(flat) * torch.eye(flat.shape[1], dtype=torch.float64, device=flat.device)
-            self.map = torch.linalg.solve(gram, flat.T @ colours).float()
-            return small
-        return (rows @ self.map).movedim(-1, 1).clamp(-1, 1)
-
-
 def _around(known: parts.Known, inner: Guidance | None) -> Guidance:
     return known if inner is None else lambda denoiser: known(inner(denoiser))
 
 
 def _repeated(values: list[Any] | None, count: int) -> list[Any] | None:
     return None if values is None else [value for value in values for _ in range(count)]
-
-
-def _tensor(image: Picture) -> Tensor:
-    """A picture (1, 3, H, W) in [-1, 1]."""
-    if isinstance(image, Tensor):
-        x = image if image.ndim == 4 else image[None]
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or not bool(x.isfinite().all()) or float(x.abs().max()) > 1.001:
-            raise ValueError(
-                f"a picture has shape {tuple(image.shape)}; give (3, H, W) or (B, 3, H, W) in [-1, 1], or a PIL image."
-            )
-        return x.float()
-    array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
-    return torch.from_numpy(array).permute(2, 0, 1)[None]
-
-
-def _mask(mask: Picture, size: tuple[int, int]) -> Tensor:
-    """(1, 1, H, W) in [0, 1]; tensors are taken as they are."""
-    if isinstance(mask, Tensor):
-        x = mask.float().reshape(1, 1, *mask.shape[-2:])
-        if float(x.min()) < 0 or float(x.max()) > 1:
-            raise ValueError(f"mask spans [{x.min():g}, {x.max():g}]; give 1 where the picture is painted anew and 0 elsewhere.")
-    else:
-        x = torch.from_numpy(np.asarray(mask.convert("L"), dtype=np.float32) / 255)[None, None]
-    return x if x.shape[-2:] == (size[1], size[0]) else F.interpolate(x, (size[1], size[0]))
-
-
-def _sized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[-2:] == (size[1], size[0]):
-        return x
-    shrinking = math.prod(x.shape[-2:]) > size[0] * size[1]
-    return F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=shrinking).clamp(-1, 1)
