@@ -8,6 +8,7 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -216,6 +217,10 @@ class Generator:
         told = self.defaults.told
         w = guidance if isinstance(guidance, (int, float)) else self.defaults.guidance if guidance is None else None
         guided = not told and w is not None and w != 1
+        if guided and w == 0 and self.conditioner is not None:
+            warnings.warn(
+                "guidance is 0, which draws the negative prompt alone here; 1 is none, what others call 0.", stacklevel=2
+            )
 
         # conditions
         cond: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
 """From the parts of a published pipeline, wherever they lie, to a generator."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -173,7 +173,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
             net = Halved(net, channels)  # guided as they are, these leave the variance out
     if isinstance(net, Halved) or out != 2 * channels:
         scheduler = schedulers.without_variance(scheduler)
-    defaults = _defaults(kind, config, codec, name)
+    defaults = _defaults(kind, config, codec, name, scheduler)
     if kind.text == "flux" and not config.get("guidance_embeds", False):
         defaults = replace(defaults, steps=4, guidance=1.0)  # schnell, which is told none
     if kind.text == "lumina":
@@ -230,7 +230,7 @@ def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn
     return Controlled(net, controls, scales)
 
 
-def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: str) -> Defaults:
+def _defaults(kind: Kind, config: Config, codec: Codec | None, name: str, scheduler: schedulers.Scheduler) -> Defaults:
     factor = codec.factor if codec is not None else 1
     made = kind.defaults
     sample = config.get("sample_size")
@@ -245,8 +245,10 @@ def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: 
     made = replace(made, multiple=max(multiple, 1))
     if name == "DiTPipeline":
         made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
-    if name == "ConsistencyModelPipeline" and config.get("num_class_embeds"):
+    if not kind.text and config.get("num_class_embeds") and config.get("class_embed_type") is None:
         made = replace(made, classes=int(config["num_class_embeds"]))
+    if kind.text in ("clip", "sdxl") and not made.told and schedulers.turbo(scheduler):
+        made = replace(made, steps=1, guidance=1.0)
     return made
 
 
