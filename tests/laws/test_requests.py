@@ -1,16 +1,17 @@
-"""What a request may say of its text: every option is read, or refused by name."""
+"""What a request may say: every option is read, or refused by name; and as many of each as there are pictures."""
 
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from langevin.tasks.asked import PEERS, TEXT
-from langevin.tasks.generate import OPTIONS
+from langevin.tasks.generate import DEFAULTS
 from langevin.tasks.variation import Varied
 from langevin.text.conditioning import CLIPPrompt, FluxPrompt, LanguagePrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt
-from tests.laws.test_generate import make
+from tests.laws.test_generate import SIZE, make
 
 
 def _side() -> Side:
@@ -65,7 +66,7 @@ def test_each_family_says_what_it_reads():
     assert "aesthetic_score" in ALL["refiner"].options and "target_size" not in ALL["refiner"].options
     with pytest.raises(ValueError, match=r"no option 'aesthetic_score'; did you mean"):
         make(conditioner=ALL["sdxl"]).run("a cat", aesthetic_score=5.0)
-    options = set(OPTIONS).union(*(conditioner.options for conditioner in ALL.values()))
+    options = set(DEFAULTS).union(*(conditioner.options for conditioner in ALL.values()))
     assert set(PEERS.values()) <= options and not set(PEERS) & options
 
 
@@ -83,3 +84,93 @@ def test_each_family_says_what_it_reads():
 def test_what_other_models_read_is_refused(changes, asked, words):
     with pytest.raises(ValueError, match=words):
         make(**changes).run(None if "conditioner" in changes and changes["conditioner"] is None else "cat", **asked)
+
+
+def _picture(k: int, size: tuple[int, int] = SIZE) -> Tensor:
+    return torch.sin(torch.arange(3.0 * size[0] * size[1]) * (1 + k / 3)).reshape(1, 3, size[1], size[0])
+
+
+def _hole(k: int) -> Tensor:
+    hole = torch.zeros(1, 12, 16)
+    hole[:, 2 * k : 6, 4:12] = 1
+    return hole
+
+
+BATCHES: dict[str, tuple[Any, dict[str, Any], Any]] = {
+    # what is asked at once, and picture by picture
+    "prompts": (["cat", "dog"], {"count": 2}, lambda k: (["cat", "dog"][k // 2], {})),
+    "negatives, one for each prompt": (
+        ["cat", "dog"], {"count": 2, "negative": ["a", "b"]}, lambda k: (["cat", "dog"][k // 2], {"negative": "ab"[k // 2]})),
+    "negatives, one for each picture": ("cat", {"count": 2, "negative": ["a", "b"]}, lambda k: ("cat", {"negative": "ab"[k]})),
+    "images under one prompt": (
+        "cat", {"image": [_picture(0), _picture(1)], "strength": 0.6},
+        lambda k: ("cat", {"image": _picture(k), "strength": 0.6})),
+    "images, one for each prompt": (
+        ["cat", "dog"], {"count": 2, "image": torch.cat([_picture(0), _picture(1)]), "strength": 0.6},
+        lambda k: (["cat", "dog"][k // 2], {"image": _picture(k // 2), "strength": 0.6})),
+    "images, one for each picture": (
+        "cat", {"count": 2, "image": [_picture(0), _picture(1)], "strength": 0.6},
+        lambda k: ("cat", {"image": _picture(k), "strength": 0.6})),
+    "images of two sizes": (
+        "cat", {"image": [_picture(0), _picture(1, (8, 8))], "strength": 0.6, "size": SIZE},
+        lambda k: ("cat", {"image": _picture(k, (SIZE, (8, 8))[k]), "strength": 0.6, "size": SIZE})),
+    "masks": (
+        "cat", {"image": _picture(0), "mask": [_hole(0), _hole(1)]}, lambda k: ("cat", {"image": _picture(0), "mask": _hole(k)})),
+    "masks and images": (
+        "cat", {"image": [_picture(0), _picture(1)], "mask": torch.stack([_hole(0), _hole(1)]), "count": 2},
+        lambda k: ("cat", {"image": _picture(k // 2), "mask": _hole(k // 2)})),
+    "strength nothing": (
+        "cat", {"image": [_picture(0), _picture(1)], "strength": 0}, lambda k: ("cat", {"image": _picture(k), "strength": 0})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_picture_k_of_many_is_picture_k_alone(name):
+    prompt, asked, alone = BATCHES[name]
+    if name == "masks and images":
+        prompt = ["cat", "cat"]
+    model = make()
+    whole = model.run(prompt, seed=3, first_id=5, **asked)
+    assert len(whole.tensor) == (4 if isinstance(prompt, list) else 2)
+    for k, picture in enumerate(whole.tensor):
+        own, options = alone(k)
+        one = model.run(own, seed=3, first_id=5 + k, **options)
+        assert torch.allclose(picture, one.tensor[0], atol=1e-5)
+        assert whole.info[k] == one.info[0]
+    # however few are in one call
+    net = model.denoiser.net
+    for batch in (1, 3):
+        net.asked.clear()
+        parts = model.run(prompt, seed=3, first_id=5, batch=batch, **asked)
+        assert torch.allclose(parts.tensor, whole.tensor, atol=1e-5) and torch.allclose(parts.latents, whole.latents, atol=1e-5)
+        assert parts.info == whole.info and all(len(z) <= 2 * batch for z in net.asked)
+
+
+def test_a_start_is_split_with_its_pictures():
+    model, start = make(), torch.cos(torch.arange(3 * 4 * 6 * 8.0)).reshape(3, 4, 6, 8)
+    whole = model.run("cat", count=3, start=start).tensor
+    assert torch.allclose(model.run("cat", count=3, start=start, batch=2).tensor, whole, atol=1e-5)
+    with pytest.raises(ValueError, match="start has 3 states for 2 pictures"):
+        model.run("cat", count=2, start=start)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"image": torch.cat([_picture(0)] * 2), "strength": 0.5, "count": 4}, "image has 2 for 4 pictures; give one, one for"),
+        ({"image": [_picture(0), _picture(1, (8, 8))], "strength": 0.5}, r"pictures of 8 x 8 and 16 x 12 pixels; give size="),
+        ({"image": [], "strength": 0.5}, "a list of pictures is empty"),
+        ({"image": _picture(0), "mask": [_hole(0)] * 3, "count": 2}, "mask has 3 for 2 pictures"),
+        ({"negative": ["a"] * 3, "count": 2}, "negative has 3 for 2 pictures"),
+        ({"batch": 0}, "batch is 0"),
+        ({"batch": 1, "count": 2, "cache": lambda d: d}, "batch is 1; give at least 1, and leave it out with a cache"),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(asked, words):
+    with pytest.raises(ValueError, match=words):
+        make().run("cat", **asked)
+
+
+def test_an_empty_list_of_prompts_is_refused():
+    with pytest.raises(ValueError, match="list of prompts or labels is empty"):
+        make().run([])

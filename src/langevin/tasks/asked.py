@@ -1,7 +1,7 @@
 """What a request may say: the options that a model reads, and peers' names for them."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from langevin.text.conditioning import Conditioner
@@ -10,7 +10,8 @@ PEERS: Mapping[str, str] = {
     "guidance_scale": "guidance", "true_cfg_scale": "guidance", "cfg_scale": "guidance", "guidance_rescale": "rescale",
     "num_inference_steps": "steps", "num_steps": "steps", "timesteps": "plan", "sigmas": "plan", "scheduler": "plan",
     "sampler": "plan", "negative_prompt": "negative", "generator": "seed", "num_images_per_prompt": "count",
-    "batch_size": "count", "class_labels": "label", "width": "size", "height": "size", "latents": "start",
+    "batch_size": "batch", "guess_mode": "guess", "control_guidance_start": "control_levels",
+    "control_guidance_end": "control_levels", "class_labels": "label", "width": "size", "height": "size", "latents": "start",
     "init_image": "image", "denoising_strength": "strength", "mask_image": "mask", "control_image": "control",
     "controlnet_conditioning_scale": "control_scale", "max_sequence_length": "length", "callback_on_step_end": "callback",
     "crops_coords_top_left": "crop", "negative_crops_coords_top_left": "negative_crop", "ip_adapter_image": "like",
@@ -26,7 +27,7 @@ def refuse_unread(
     """Refuse what would change nothing.
 
     Args:
-        said: the options of `TEXT`. extra: options by further names. own: the names of a request's own options.
+        said: options, those of `TEXT` among them. extra: options by further names. own: the names of a request's own options.
 
     Raises:
         ValueError: naming an option that the model does not read, and the nearest that it does.
@@ -47,3 +48,20 @@ def refuse_unread(
     length = said["length"]
     if length is not None and length < 1:
         raise ValueError(f"length is {length}; it is the most tokens of a prompt, at least 1.")
+
+
+def rows(values: Sequence[Any], what: str, asked: int, count: int) -> list[Any]:
+    """One value for each of `asked` x `count` pictures: of one for all, one for each that is asked for, or one for each picture.
+
+    Raises:
+        ValueError: for any other number.
+    """
+    if len(values) == 1:
+        return list(values) * (asked * count)
+    if len(values) == asked:
+        return [value for value in values for _ in range(count)]
+    if len(values) == asked * count:
+        return list(values)
+    raise ValueError(
+        f"{what} has {len(values)} for {asked * count} pictures; give one, one for each prompt, or one for each picture."
+    )

@@ -1,13 +1,16 @@
 """From the parts of a published pipeline, wherever they lie, to a generator."""
 
+import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from langevin import spec
+from langevin.adapters import Adapters, LoRA
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import (
@@ -209,6 +212,8 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         name=whole.name,
         fingerprint=whole.fingerprint,
         parts=nets,
+        loaded={"reference": True} if reference else {},
+        facts=facts,
     )
 
 
@@ -223,11 +228,32 @@ def kind_of(name: str, what: str) -> Kind:
     return KINDS[name]
 
 
-def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
+def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float], guess: bool = False) -> nn.Module:
     """The network under ControlNets, see `Generator`."""
     from langevin.networks.controlnet import Controlled
 
-    return Controlled(net, controls, scales)
+    return Controlled(net, controls, scales, guess)
+
+
+def facts(model: Generator) -> dict[str, Any]:
+    """What was added to a model after it was loaded, for the record of its pictures: the strengths of adapters by name, learned
+    words, and of ControlNets a hash of some of their weights."""
+    strengths: dict[str, float] = {}
+    for net, _ in model.parts.values():
+        for module in net.modules():
+            if isinstance(module, Adapters):
+                strengths |= {name: adapter.strength for name, adapter in module.items() if isinstance(adapter, LoRA)}
+    sides = [] if model.conditioner is None else [m for m in model.conditioner.modules() if isinstance(m, Side)]
+    words = sorted({word for side in sides for word in side.tokenizer.words})
+    controls = [_some_weights(control) for control in model.controls]
+    told = {"adapters": strengths, "words": words, "controlnets": controls}
+    return {name: value for name, value in told.items() if value}
+
+
+def _some_weights(net: nn.Module) -> str:
+    """16 hexadecimal digits of the first number of each weight."""
+    some = [p.detach().reshape(-1)[:1].float().cpu() for p in net.parameters() if p.is_floating_point()]
+    return hashlib.sha256(torch.cat(some).numpy().tobytes()).hexdigest()[:16]
 
 
 def _defaults(kind: Kind, config: Config, codec: Codec | None, name: str, scheduler: schedulers.Scheduler) -> Defaults:
