@@ -138,7 +138,7 @@ def test_picture_k_of_many_is_picture_k_alone(name):
         assert torch.allclose(picture, one.tensor[0], atol=1e-5)
         assert whole.info[k] == one.info[0]
     # however few are in one call
-    net = model.denoiser.net
+    net: Any = model.denoiser.net
     for batch in (1, 3):
         net.asked.clear()
         parts = model.run(prompt, seed=3, first_id=5, batch=batch, **asked)

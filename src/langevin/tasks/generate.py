@@ -277,7 +277,7 @@ class Generator:
             cond={n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()},
             null=null and {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in null.items()},
             pictures=pictures and rows([p if small else sized(p, size) for p in pictures], "image", asked, count),
-            masks=masks and rows([mask_of(m, size) for m in masks], "mask", asked, count),
+            masks=None if masks is None else rows([mask_of(m, size) for m in masks], "mask", asked, count),
             hints=[rows([sized(h, size) for h in hint], "control", asked, count) for hint in hints],
             level=level,
             noise_level=noise_level,
@@ -294,7 +294,7 @@ class Generator:
         x, z = (torch.cat(list(part)) for part in zip(*parts, strict=True))
         hashes = {
             "image": pictures and rows([digest(p) for p in pictures], "image", asked, count),
-            "mask": masks and rows([digest(mask_of(m)) for m in masks], "mask", asked, count),
+            "mask": None if masks is None else rows([digest(mask_of(m)) for m in masks], "mask", asked, count),
             "control": [rows([digest(h) for h in hint], "control", asked, count) for hint in hints],
         }
         likes = {"like": [digest(p) for p in several(extra["like"])]} if extra.get("like") is not None else {}
