@@ -7,7 +7,7 @@ from pathlib import Path
 from langevin.files import read_json
 from langevin.header import Entry, read_header
 from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manifest, steps, verify
-from langevin.record import read_record
+from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
 
@@ -53,6 +53,7 @@ def _picture(path: Path) -> str:
     if not record:
         return f"{path.name}: a picture that does not say how it was made"
     said = [f"  {name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
+    said = [printable(line) for line in said]
     return "\n".join([f"{path.name}: a picture of langevin; `langevin generate PATH --again {path.name}` draws it again", *said])
 
 

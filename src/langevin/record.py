@@ -9,6 +9,11 @@ RECORD = "langevin"
 LONGEST = 2**16
 
 
+def printable(text: str) -> str:
+    """A text of a file as it may be shown on a terminal, which obeys some characters."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def read_record(path: str | Path) -> dict[str, Any]:
     """How a PNG was made, as `pictures.save_png` wrote it; empty if it does not say.
 

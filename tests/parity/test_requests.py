@@ -322,7 +322,9 @@ def test_from_the_command_line_and_again(goldens: Goldens, tmp_path: Path, capsy
         record = {**read_record(one), "out": str(tmp_path / "else.png"), "loaded": {"controlnet": ["who/knows"]}}
         save_png(image, one, record)
         assert "controlnet who/knows, which is not here" in refused(str(folder), "--again", str(one), *pictures)
-        save_png(image, one, {**record, "loaded": {}, "seed": "many"})
+        save_png(image, one, {**record, "loaded": {}, "seed": "many", "negative": "\x1b[2J"})
+    main(["inspect", str(one)])
+    assert r"negative = \x1b[2J" in capsys.readouterr().out
     assert "many" in refused(str(folder), "--again", str(one), *pictures) and not (tmp_path / "else.png").exists()
     main(["inspect", str(photo)])
     assert "does not say how it was made" in capsys.readouterr().out

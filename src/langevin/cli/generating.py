@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from langevin.cli.again import PICTURES, refuse_another, warn_of_others, words
 from langevin.cli.asking import Refusal, parse, taken
 from langevin.cli.weights import strengths
+from langevin.record import printable
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def generate(args: Sequence[str]) -> None:
     again, _ = taken("--again", args)
     told, prompt = ([], None) if again is None else words(Path(again), (*PLAIN, *SIZES, *LOADED, "control_scale", "cache"), args)
     if told:
-        print(f"as {again}: {shlex.join(told)}")
+        print(f"as {again}: {printable(shlex.join(told))}")
     default: Any = tyro.MISSING_NONPROP if prompt is None else _Generate(tyro.MISSING, prompt)
     asked = parse(_Generate, [*args, *told], "langevin generate", default)
     if asked.out.suffix.lower() != ".png":
