@@ -51,7 +51,7 @@ def one(folder: Path) -> dict[str, object]:
     result = model.run(**asked)
     return {
         "pipeline": index["_class_name"], "checkpoint": folder.parent.name, "scheduler": scheduler["_class_name"],
-        "prediction": model.denoiser.predictions[""].name, "plan": result.info[0]["plan"],
+        "prediction": model.denoiser.predictions[""].name, "plan": result.info[0]["sampler"],
         "default_steps": model.defaults.steps, "default_evaluations": evaluations(model, model.defaults.steps),
         "default_guidance": model.defaults.guidance, "told": model.defaults.told,
         "calls_of_4_steps": calls[0] or "not counted", "seconds": round(time.perf_counter() - began, 2),

@@ -7,6 +7,7 @@ from pathlib import Path
 from langevin.files import read_json
 from langevin.header import Entry, read_header
 from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manifest, steps, verify
+from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
 
@@ -17,7 +18,7 @@ def is_ours(path: Path) -> bool:
 
 
 def describe(path: str | Path, check: bool = False) -> str:
-    """A few lines about a run directory, a checkpoint, or a safetensors file.
+    """A few lines about a run directory, a checkpoint, a safetensors file, or a picture (.png) that says how it was made.
 
     Args:
         check: read every file of a checkpoint and compare its hash.
@@ -37,7 +38,23 @@ def describe(path: str | Path, check: bool = False) -> str:
         return "\n".join([f"{path.name}: {_amount(header.entries)}", *said, *names])
     if not path.exists():
         raise ValueError(f"{path} does not exist.")
-    raise ValueError(f"{path} is no run directory, checkpoint or safetensors file; give one of these.")
+    if is_picture(path):
+        return _picture(path)
+    raise ValueError(f"{path} is no run directory, checkpoint, safetensors file or picture; give one of these.")
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a path is the file of a picture, by its name."""
+    return path.suffix.lower() == ".png" and path.is_file()
+
+
+def _picture(path: Path) -> str:
+    record = read_record(path)
+    if not record:
+        return f"{path.name}: a picture that does not say how it was made"
+    said = [f"  {name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
+    said = [printable(line) for line in said]
+    return "\n".join([f"{path.name}: a picture of langevin; `langevin generate PATH --again {path.name}` draws it again", *said])
 
 
 def _run(path: Path, check: bool) -> str:

@@ -12,6 +12,12 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from langevin.files import staged
+from langevin.record import LONGEST, RECORD, read_record
+
+__all__ = [
+    "LONGEST", "RECORD", "grid", "plot_levels", "plot_loss", "plot_plan", "plot_points", "pyplot", "read_record",
+    "save_captioned", "save_gif", "save_images", "save_png", "to_uint8",
+]  # fmt: skip
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -71,11 +77,6 @@ def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: i
     return path
 
 
-RECORD = "langevin"
-"""The name of the text in a PNG that says how it was made."""
-LONGEST = 2**16
-
-
 def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
     """Write a PNG that says how it was made; `read_record` reads it back.
 
@@ -95,27 +96,6 @@ def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | N
     with staged(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
-
-
-def read_record(path: str | Path) -> dict[str, Any]:
-    """How a PNG was made, as `save_png` wrote it; empty if it does not say.
-
-    Raises:
-        ValueError: if what it says is no record.
-    """
-    with Image.open(path, formats=["PNG"]) as image:
-        text = image.info.get(RECORD)
-    if text is None:
-        return {}
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise ValueError(f"the record of {path} is longer than {LONGEST} characters; it was not written here.")
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        record = None
-    if not isinstance(record, dict):
-        raise ValueError(f"the record of {path} is no object; it was not written here.")
-    return record
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:

@@ -15,8 +15,9 @@ ROOMS = {
     "header": {"files"},
     "tensors": {"files", "header"},
     "manifest": {"files", "header"},
-    "pictures": {"files"},
-    "inspection": {"files", "header", "manifest"},
+    "record": set(),
+    "pictures": {"files", "record"},
+    "inspection": {"files", "header", "manifest", "record"},
     "networks": set(),
     "graphs": set(),
     "core": set(),
@@ -94,7 +95,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data", "files"},
+    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "record", "zoo", "data", "files"},
 }
 
 

@@ -1,16 +1,20 @@
 """langevin generate: pictures with a published model."""
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import tyro
 from tyro.conf import Positional
 
-from langevin.cli.asking import Refusal, parse
+from langevin.cli.again import PICTURES, refuse_another, warn_of_others, words
+from langevin.cli.asking import Refusal, parse, taken
 from langevin.cli.weights import strengths
+from langevin.record import printable
 
 
 @dataclass(frozen=True)
@@ -29,30 +33,66 @@ class _Generate:
     """Evaluations of the network."""
     seed: int = 0
     """Picture k is that of the seed and of k, whatever the count."""
+    first_id: int = 0
+    """Number of the first picture; the others follow."""
     count: int = 1
-    """How many pictures."""
+    """How many pictures of the prompt, or of each image."""
+    batch: int | None = None
+    """Most pictures in one call of the network; all by default."""
+    again: Path | None = None
+    """Picture (.png) that was drawn here: whatever is not said is as its record tells. The model must be the same."""
     guidance: float | None = None
     """Strength of guidance, 1 for none."""
+    rescale: float = 0.0
+    """How far the deviation of guided outputs is pulled back to the conditional's, 0 to 1."""
     plan: str | None = None
     """Another sampler than the publisher's, such as dpmpp:20:grid=karras."""
-    image: Path | None = None
-    """Picture to begin at, to paint in, or to enlarge."""
+    image: tuple[Path, ...] = ()
+    """Picture to begin at, to paint in, or to enlarge; or several."""
     strength: float | None = None
     """Noise level that the picture is raised to, 0 to 1."""
-    mask: Path | None = None
-    """White where the picture is painted anew."""
+    mask: tuple[Path, ...] = ()
+    """White where the picture is painted anew; one for all, or one for each image."""
+    paste: bool = True
+    """Elsewhere keep the image to the pixel."""
+    noise_level: int | None = None
+    """Of the small picture, for models that enlarge."""
     control: tuple[Path, ...] = ()
     """Hints, one for each control network of the model, its own first."""
     controlnet: tuple[str, ...] = ()
     """Folders or ids of ControlNets, as they are published, each of which takes a hint."""
-    control_scale: float = 1.0
-    """How much hints count."""
+    control_scale: tuple[float, ...] = (1.0,)
+    """How much hints count: one number for all, or one for each network."""
+    control_levels: tuple[float, float] = (1.0, 0.0)
+    """From which noise level down to which hints count."""
+    guess: bool = False
+    """Let hints count without a text, and guidance lead away from what is drawn without them."""
     clip_skip: int = 0
     """Layers of CLIP left out from the end."""
     weighted: bool = False
     """Read weights in the prompt, (word:1.3)."""
     long: bool = False
     """Read prompts of any length, in parts."""
+    length: int | None = None
+    """Most tokens of T5 or of a language model."""
+    original_size: str | None = None
+    """SDXL: size that the network is told the picture had, as in 768x512."""
+    crop: tuple[int, int] | None = None
+    """SDXL: top and left of the cut that the network is told of."""
+    target_size: str | None = None
+    """SDXL: size that the network is told to draw for."""
+    aesthetic_score: float | None = None
+    """SDXL's refiner: score that the network is told."""
+    negative_original_size: str | None = None
+    """Of the half that is led away from, as the four above."""
+    negative_crop: tuple[int, int] | None = None
+    """See negative-original-size."""
+    negative_target_size: str | None = None
+    """See negative-original-size."""
+    negative_aesthetic_score: float | None = None
+    """See negative-original-size."""
+    negative_clip_skip: int | None = None
+    """Layers of CLIP left out for what is led away from; clip-skip by default."""
     lora: tuple[str, ...] = ()
     """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
     word: tuple[Path, ...] = ()
@@ -61,6 +101,8 @@ class _Generate:
     """Folder or id of FLUX.1 Redux, for variations of a picture."""
     like: tuple[Path, ...] = ()
     """With redux: pictures to vary, one for all or one for each."""
+    like_scale: float | None = None
+    """With redux: how much these pictures count."""
     cache: str | None = None
     """Leave blocks of a transformer out where they repeat themselves: first_block:threshold=0.1 or taylor:every=3,order=1."""
     measure: bool = False
@@ -83,20 +125,85 @@ class _Generate:
     """File to write (.png); pictures of a count above 1 are numbered."""
 
 
+SIZES = ("size", "original_size", "target_size", "negative_original_size", "negative_target_size")
+PLAIN = (
+    "negative", "label", "steps", "seed", "first_id", "count", "batch", "guidance", "rescale", "plan", "strength", "paste",
+    "noise_level", "control_levels", "guess", "clip_skip", "weighted", "long", "length", "crop", "aesthetic_score",
+    "negative_crop", "negative_aesthetic_score", "negative_clip_skip", "like_scale",
+)  # fmt: skip
+"""Flags that are options of a request as they are."""
+LOADED = ("dtype", "revision", "variant", "beside", "configs", "budget", "lora", "controlnet", "word", "redux")
+"""Flags that say how the model is loaded, for the record."""
+
+
 def generate(args: Sequence[str]) -> None:
     """Draw pictures with a published model; each PNG says how it was made."""
-    asked = parse(_Generate, args, "langevin generate")
+    again, _ = taken("--again", args)
+    told, prompt = ([], None) if again is None else words(Path(again), (*PLAIN, *SIZES, *LOADED, "control_scale", "cache"), args)
+    if told:
+        print(f"as {again}: {printable(shlex.join(told))}")
+    default: Any = tyro.MISSING_NONPROP if prompt is None else _Generate(tyro.MISSING, prompt)
+    asked = parse(_Generate, [*args, *told], "langevin generate", default)
     if asked.out.suffix.lower() != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
-    sides = None if asked.size is None else asked.size.split("x")
-    if sides is not None and (len(sides) != 2 or not all(side.isdigit() for side in sides)):
-        raise Refusal(f"size is {asked.size!r}; give width and height in pixels, as in 768x512.")
+    sizes = {name: _size(name, getattr(asked, name)) for name in SIZES if getattr(asked, name) is not None}
     if asked.controlnet and not asked.control:
         raise Refusal("controlnet follows the hints that control names; say both, or neither.")
+    if (asked.redux is None) != (not asked.like):
+        raise Refusal("redux varies the pictures that like names; say both, or neither.")
+    model = _model(asked, sizes.get("size"))
+    if asked.again is not None:
+        refuse_another(asked.again, model, asked.path)
+    for file in asked.word:
+        from langevin.zoo.adapting import add_word
+
+        print(f"{file}: in the prompt as {add_word(model, file)}")
+    known = {f.name: f.default for f in fields(_Generate)}
+    given: dict[str, Any] = {name: value for name in PLAIN if (value := getattr(asked, name)) != known[name]} | sizes
+    if asked.control_scale != known["control_scale"]:
+        given["control_scale"] = asked.control_scale[0] if len(asked.control_scale) == 1 else asked.control_scale
+    for name in PICTURES:
+        if getattr(asked, name):
+            given[name] = [_open(file) for file in getattr(asked, name)]
+    cache: Any = None
+    if asked.cache is not None:
+        from langevin.zoo.adapting import feature_cache
+
+        cache = feature_cache(asked.cache)
+    line = _Line()
+    result = model.run(
+        asked.prompt, cache=cache, callback=lambda progress: line(progress.step.row + 1, progress.step.rows), **given
+    )
+    line.end()
+    if cache is not None:
+        print(result.memory)
+    if cache is not None and asked.measure:
+        from langevin.zoo.adapting import compared
+
+        print(compared(result, model.run(asked.prompt, **given)))
+    if asked.again is not None:
+        warn_of_others(asked.again, result.info[0])
+    from langevin.pictures import save_png
+
+    many = len(result.images) > 1
+    for k, (image, record) in enumerate(zip(result.images, result.info, strict=True)):
+        print(save_png(image, asked.out.with_stem(f"{asked.out.stem}-{k}") if many else asked.out, record))
+        if not many:
+            print(json.dumps(record))
+
+
+def _size(name: str, said: str) -> tuple[int, int]:
+    sides = said.split("x")
+    if len(sides) != 2 or not all(side.isdigit() for side in sides):
+        raise Refusal(f"{name} is {said!r}; give width and height in pixels, as in 768x512.")
+    return int(sides[0]), int(sides[1])
+
+
+def _model(asked: Any, size: tuple[int, int] | None) -> Any:
+    """The model that is asked for, which knows for the record how it was loaded."""
     import torch
 
-    from langevin.pictures import save_png
-    from langevin.zoo.load import ladder, load
+    from langevin.zoo.load import fingerprint, ladder, load
 
     dtypes: dict[str | None, Any] = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
     if asked.dtype not in dtypes:
@@ -108,7 +215,6 @@ def generate(args: Sequence[str]) -> None:
             raise Refusal(
                 f"dtype is {asked.dtype}, and the plan of budget {asked.budget} says how wide numbers are; leave one out."
             )
-        size = None if sides is None else (int(sides[0]), int(sides[1]))
         plan = ladder(
             asked.path,
             asked.budget,
@@ -131,56 +237,14 @@ def generate(args: Sequence[str]) -> None:
         )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
-    for file in asked.word:
-        from langevin.zoo.adapting import add_word
-
-        print(f"{file}: in the prompt as {add_word(model, file)}")
-    if (asked.redux is None) != (not asked.like):
-        raise Refusal("redux varies the pictures that like names; say both, or neither.")
     if asked.redux is not None:
         from langevin.zoo.adapting import add_redux
 
         model = add_redux(model, asked.redux, dtype=dtypes[asked.dtype], device=device)
-    given: dict[str, Any] = {
-        name: getattr(asked, name)
-        for name in ("negative", "label", "steps", "guidance", "plan", "strength")
-        if getattr(asked, name) is not None
-    }
-    if sides is not None:
-        given["size"] = (int(sides[0]), int(sides[1]))
-    for name in ("image", "mask"):
-        if (file := getattr(asked, name)) is not None:
-            given[name] = _open(file)
-    if asked.like:
-        given["like"] = [_open(file) for file in asked.like]
-    if asked.control:
-        given |= {"control": [_open(file) for file in asked.control], "control_scale": asked.control_scale}
-    cache: Any = None
-    if asked.cache is not None:
-        from langevin.zoo.adapting import feature_cache
-
-        cache = feature_cache(asked.cache)
-    told = _Line()
-    result = model.run(
-        asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
-        cache=cache, callback=lambda progress: told(progress.step.row + 1, progress.step.rows), **given,
-    )  # fmt: skip
-    told.end()
-    if cache is not None:
-        print(result.memory)
-    if cache is not None and asked.measure:
-        from langevin.zoo.adapting import compared
-
-        plain = model.run(
-            asked.prompt, seed=asked.seed, count=asked.count, clip_skip=asked.clip_skip, weighted=asked.weighted, long=asked.long,
-            **given,
-        )  # fmt: skip
-        print(compared(result, plain))
-    for k, (image, record) in enumerate(zip(result.images, result.info, strict=True)):
-        path = asked.out if asked.count == 1 else asked.out.with_stem(f"{asked.out.stem}-{k}")
-        print(save_png(image, path, record))
-        if asked.count == 1:
-            print(json.dumps(record))
+    said = {name: value for name in LOADED if (value := getattr(asked, name))}
+    files = {str(file): fingerprint(Path(file)) for file in (*strengths(asked.lora), *asked.word)}
+    plain = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in said.items()}
+    return model.but(loaded={**model.loaded, **plain, **({"files": files} if files else {})})
 
 
 def _open(path: Path) -> Any:

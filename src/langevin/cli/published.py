@@ -44,7 +44,8 @@ def convert(args: Sequence[str]) -> None:
 @dataclass(frozen=True)
 class _Inspect:
     path: Positional[str]
-    """A run directory, a checkpoint, a published folder or file, or the id of a repository that was fetched before."""
+    """A run directory, a checkpoint, a published folder or file, the id of a repository that was fetched before, or a picture
+    (.png) that was drawn here."""
     verify: bool = False
     """Read every file of its checkpoints and compare the hashes."""
     variant: str | None = None
@@ -54,12 +55,12 @@ class _Inspect:
 def inspect(args: Sequence[str]) -> None:
     """Say what a path is and what it needs. Reads names and headers only, unless asked to verify; imports no torch."""
     asked = parse(_Inspect, args, "langevin inspect")
-    from langevin.inspection import describe, is_ours
+    from langevin.inspection import describe, is_ours, is_picture
     from langevin.zoo.detect import detect
     from langevin.zoo.hub import resolve
 
     path = Path(asked.path)
-    if is_ours(path):
+    if is_ours(path) or (is_picture(path) and not asked.verify):
         print(describe(path, asked.verify))
         return
     if asked.verify:

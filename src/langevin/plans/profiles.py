@@ -23,6 +23,7 @@ from langevin.core.schedule import Schedule
 from langevin.plans import few_step
 from langevin.plans.first_order import check_steps, ddim, euler, euler_ancestral
 from langevin.plans.grids import Grid, given, shift_level
+from langevin.plans.inversion import begin
 from langevin.plans.moves import Clipped, Langevin, Renoise
 from langevin.plans.multistep import ADAMS, dpm_solver_multistep, dpmpp, lms, unipc
 from langevin.plans.runge_kutta import dpm_2, dpmpp_single, edm_stochastic, heun
@@ -359,16 +360,24 @@ def flow_solver(
     return Draft(name, fill)
 
 
-def lcm(steps: int = 4, original: int = 50, timesteps: int = 1000, scaling: float = 10.0, sigma_data: float = 0.5) -> Draft:
+def lcm(
+    steps: int = 4,
+    original: int = 50,
+    timesteps: int = 1000,
+    scaling: float = 10.0,
+    sigma_data: float = 0.5,
+    start: float = 1.0,
+) -> Draft:
     """diffusers' LCMScheduler: `plans.lcm`, whose leaps keep c_skip of the state and take c_out of the belief (2310.04378, app.).
 
     Args:
         scaling, sigma_data: c_skip = sigma_data^2 / ((scaling i)^2 + sigma_data^2) at timestep i.
+        start: the level to begin at, for a picture that is noised to it; all leaps are from levels at and below it.
     """
     name = f"lcm({steps}, boundary)"
 
     def fill(schedule: Schedule) -> Plan:
-        plan = few_step.lcm(steps, original, timesteps).on(schedule)
+        plan = begin(few_step.lcm(steps, original, timesteps), start).on(schedule)
         rows = []
         for row in plan.rows:
             if isinstance(row, Row):
@@ -381,16 +390,22 @@ def lcm(steps: int = 4, original: int = 50, timesteps: int = 1000, scaling: floa
     return Draft(name, fill)
 
 
-def tcd(steps: int = 4, gamma: float = 0.3, original: int = 50, timesteps: int = 1000) -> Draft:
+def tcd(steps: int = 4, gamma: float = 0.3, original: int = 50, timesteps: int = 1000, start: float = 1.0) -> Draft:
     """diffusers' TCDScheduler (2402.19159, alg. 2): leap to the timestep floor((1 - gamma) next), and noise up to the next; the
     last leap ends at timestep 0, which is not quite clean data. `steps` evaluations.
+
+    Args:
+        start: as of `lcm`.
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma is {gamma}; it lies in [0, 1], 0 deterministic and 1 a leap to clean data each time.")
     name = f"tcd({steps}, gamma={gamma:g})"
 
     def fill(schedule: Schedule) -> Plan:
-        levels = [row.start for row in few_step.lcm(steps, original, timesteps).on(schedule).rows if isinstance(row, Row)]
+        plan = begin(few_step.lcm(steps, original, timesteps), start).on(schedule)
+        levels = [row.start for row in plan.rows if isinstance(row, Row) and (start == 1 or row.start > 1 / timesteps)]
+        if not levels:
+            raise ValueError(f"start is {start:g}, and {name} ends at level {1 / timesteps:g}; begin above it.")
         rows: list[Row | StateRow] = []
         for t, s in joined([*levels, 1 / timesteps]):
             low = (math.floor((1 - gamma) * round(s * timesteps - 1)) + 1) / timesteps

@@ -12,7 +12,7 @@ For the networks of DiT, PixArt, Sana, Stable Diffusion 3, FLUX and Lumina 2. A 
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import torch
@@ -59,6 +59,13 @@ class FeatureCache(ABC):
     """Denoiser -> denoiser; a new run begins with nothing remembered."""
 
     kept: int = field(default=1, init=False)
+
+    @property
+    def word(self) -> str | None:
+        """How it is written, "first_block:threshold=0.2", with what differs from the defaults; None of a class without a name."""
+        name = next((name for name, kind in CACHES.items() if kind is type(self)), None)
+        own = [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self) if f.init and getattr(self, f.name) != f.default]
+        return name if name is None or not own else f"{name}:{','.join(own)}"
 
     @abstractmethod
     def known(self, memory: Memory, first: Tensor) -> bool:

@@ -7,18 +7,18 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 """
 
 import dataclasses
-import math
+import inspect
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, home
+from langevin.core.denoiser import BaseDenoiser, Cond, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
@@ -27,9 +27,12 @@ from langevin.core.sample import Guidance, Step, trajectory
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
 from langevin.plans import begin, counted, parse
+from langevin.tasks.asked import refuse_unread, rows
+from langevin.tasks.inputs import Pictures, as_bytes, each, mask_of, several, sized
+from langevin.tasks.previews import Previews
+from langevin.tasks.reading import FREE, further, refuse_missing, under_hints
+from langevin.tasks.recorded import digest, options_of
 from langevin.text.conditioning import Conditioner, Request
-
-Picture = Image.Image | Tensor
 
 
 class Codec(Protocol):
@@ -100,13 +103,7 @@ class Result:
 
     @property
     def images(self) -> list[Image.Image]:
-        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in _bytes(self.tensor)]
-
-
-def _bytes(x: Tensor) -> np.ndarray[Any, Any]:
-    if not bool(x.isfinite().all()):
-        raise ValueError("the pictures hold values that are not finite; the model or the plan diverged.")
-    return ((x.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in as_bytes(self.tensor)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,12 +115,14 @@ class Generator:
         plan: `plan(steps, start=1.0, tokens=None)`, the publisher's sampler.
         codec: see `Codec`.
         conditioner: from prompts to conditions; None for models of classes and for those without conditions.
-        controls: networks that read pictures of hints. controlled: `controlled(net, controls, scales)`, the network under them.
+        controls: networks that read pictures of hints. controlled: `controlled(net, controls, scales, guess)`, the network under
+            them.
         takes: further channels that the network reads: "" none, "inpaint" (mask and masked latents), "fill" (masked latents and
             the mask in full), "control" (the latents of a hint), "upscale" (a small picture).
         small: the process that noises a small picture, for upscaling. most: its highest noise level.
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
-        name, fingerprint: of the model, for the record.
+        name, fingerprint: of the model, for the record. loaded: how it was loaded, in plain values. facts: what else is
+            recorded of it, told at every request, such as the strengths of adapters.
         parts: its networks under their published names, each with its published configuration, where it was published.
     """
 
@@ -141,6 +140,8 @@ class Generator:
     name: str = ""
     fingerprint: str = ""
     parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]] = field(default_factory=dict, repr=False)
+    loaded: Mapping[str, Any] = field(default_factory=dict)
+    facts: Callable[["Generator"], Mapping[str, Any]] | None = None
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""
@@ -157,15 +158,18 @@ class Generator:
         seed: int = 0,
         count: int = 1,
         first_id: int = 0,
+        batch: int | None = None,
         guidance: float | Guidance | None = None,
         rescale: float = 0.0,
         plan: str | Plan | Draft | None = None,
-        image: Picture | Sequence[Picture] | None = None,
+        image: Pictures | None = None,
         strength: float | None = None,
-        mask: Picture | None = None,
+        mask: Pictures | None = None,
         paste: bool = True,
-        control: Picture | Sequence[Picture] | None = None,
+        control: Pictures | Sequence[Pictures] | None = None,
         control_scale: float | Sequence[float] = 1.0,
+        control_levels: tuple[float, float] = (1.0, 0.0),
+        guess: bool = False,
         noise_level: int = 20,
         clip_skip: int = 0,
         weighted: bool = False,
@@ -178,69 +182,76 @@ class Generator:
     ) -> Result:
         """Pictures, latents and their record.
 
+        Prompts, labels, images and what else is one for each picture are each repeated `count` times, one after the other.
+
         Args:
             prompt: one for all, or one for each picture. negative: what to lead away from.
             label: of models of classes.
             size: (width, height) in pixels.
             steps: evaluations, also of a plan that is named without a number. seed, first_id: picture k is that of
                 (seed, first_id + k), whatever the batch.
-            count: pictures of each prompt.
+            count: pictures of each prompt, or of each image where there is one prompt.
+            batch: most pictures in one call of the network; all by default. They are the same either way, up to rounding.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
             rescale: see `CFG`; of the network's output (guidance_rescale of others).
             plan: another sampler, such as "dpmpp:20:grid=karras"; under a strength all its steps are below it (`plans.begin`).
-            image: a picture to begin at, to inpaint, or to upscale.
+            image: a picture to begin at, to inpaint, or to upscale; or several.
             strength: the noise level that `image` is raised to; 0 leaves it as it is, 1 forgets it. The same for every plan.
             mask: white where `image` is to be painted anew. paste: elsewhere the result is `image` to the pixel.
-            control: hints, one for each network in `controls`, or for the one that takes it. control_scale: how much each counts.
+            control: hints, one for each network in `controls`, or for the one that takes it; each for all pictures, or several.
+            control_scale: how much each counts. control_levels: from which noise level down to which they count.
+            guess: hints count without a text: coarse resolutions more than fine ones, and the half of guidance that is led away
+                from sees none.
             noise_level: of the small picture, in upscaling.
-            clip_skip, weighted, long, length: see `langevin.text`.
+            clip_skip, weighted, long, length: see `langevin.text.conditioning.Request`; a family reads some of them.
             start: the first state (B, C, h, w), in place of noise of the seed.
             cache: a feature cache, see `langevin.tasks.feature_cache`.
-            callback: told each step.
-            extra: what a family's conditioner takes, such as original_size and crop.
+            callback: told each step, of one batch after the other.
+            extra: what a family's conditioner takes (`Conditioner.options`), such as original_size and crop.
 
         Raises:
             ValueError: naming what does not fit the model, and what does.
         """
-        pictures = None if image is None else self._pictures(image)
-        prompts, labels = self._asked(prompt, label, count)
-        batch = len(prompts) if prompts is not None else len(labels) if labels is not None else count
-        size = self._size(size, pictures)
+        said = dict(locals())
+        refuse_unread(said, extra, DEFAULTS, self.conditioner)
+        self._refuse_idle(said)
+        pictures = None if image is None else several(image)
+        masks = None if mask is None else each(mask)
+        hints = [] if control is None else [several(c) for c in (control if isinstance(control, Sequence) else [control])]
+        found = [len(values) for values in (pictures, masks, *hints) if values is not None]
+        prompts, labels, asked = self._asked(prompt, label, count, max(found, default=1))
+        refuse_missing(self, image, mask, hints, noise_level)
+        total, size = asked * count, self._size(size, pictures)
+        if batch is not None and (batch < 1 or (cache is not None and batch < total)):
+            raise ValueError(f"batch is {batch}; give at least 1, and leave it out with a cache, which remembers one run.")
         device, dtype = home(self.denoiser)
         dtype = dtype or torch.float32
-        noise = Noise.of(seed, batch, first_id, device)
-        width, height = size
         factor = self.codec.factor if self.codec is not None else 1
-        shape = (self._channels(), height // factor, width // factor)
+        shape = (self._channels(), size[1] // factor, size[0] // factor)
         told = self.defaults.told
         w = guidance if isinstance(guidance, (int, float)) else self.defaults.guidance if guidance is None else None
         guided = not told and w is not None and w != 1
+        if guided and w == 0 and self.conditioner is not None:
+            told_off = "guidance is 0, which draws the negative prompt alone here; 1 is none, what others call 0."
+            warnings.warn(told_off, stacklevel=2)
 
         # conditions
         cond: dict[str, Tensor] = {}
         null: dict[str, Tensor] | None = None
+        against = None
         if prompts is not None and self.conditioner is not None:
-            against = None if negative is None else [negative] * batch if isinstance(negative, str) else list(negative)
-            if against is not None and len(against) != batch:
-                raise ValueError(f"negative has {len(against)} prompts for {batch} pictures; give one, or one for each.")
-            said = {**extra, **({"guidance": w} if told and w is not None else {})}
+            if negative is not None:
+                against = rows([negative] if isinstance(negative, str) else list(negative), "negative", asked, count)
+            more = {**extra, **({"guidance": w} if told and w is not None else {})}
             wants = guided or (guidance is not None and w is None)
-            request = Request(prompts, against, size, wants, clip_skip, weighted, long, length, said)
-            found, away = self.conditioner(request)
-            cond, null = dict(found), None if away is None else dict(away)
-        elif extra:
-            raise ValueError(f"the model has no option {min(extra)!r}.")
+            request = Request(prompts, against, size, wants, clip_skip, weighted, long, length, more)
+            read, away = self.conditioner(request)
+            cond, null = dict(read), None if away is None else dict(away)
         if labels is not None:
             cond["label"] = torch.tensor(labels)
-        if mask is not None and pictures is None:
-            raise ValueError("mask marks what to paint anew of an image, and there is none; give image= as well.")
-        if self.takes:
-            cond.update(self._further(pictures, control, mask, noise_level, noise, batch, size))
-        if self.takes != "control" and (control is not None or self.controls):
-            cond.update(self._hints(control, batch, size))
-        cond = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in cond.items()}
-        if null is not None:
-            null = {name: value.to(device, dtype if value.is_floating_point() else None) for name, value in null.items()}
+        if guess:
+            cond["control"] = torch.ones(total)
+            null = null if null is None else {**null, "control": torch.zeros(1)}
 
         # where to begin, and how to go
         level = 1.0 if strength is None else float(strength)
@@ -248,64 +259,130 @@ class Generator:
             raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
         if strength is not None and pictures is None:
             raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
-        free = self.takes in ("", "control")  # to begin at a picture, and to keep what is known of it
-        if pictures is not None and free and strength is None and mask is None:
+        if pictures is not None and self.takes in FREE and strength is None and mask is None:
             raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
+        if start is not None and len(start) != total:
+            raise ValueError(f"start has {len(start)} states for {total} pictures; give one each.")
         many = steps or self.defaults.steps
         if plan is not None:
             plan = _counted(plan, steps, many)
-        if level == 0 and pictures is not None:
-            return self._untouched(_sized(pictures, size).expand(batch, -1, -1, -1), noise, prompts, seed, first_id)
-        filled = self._filled(plan, many, level, shape)
-        process = self._process()
+        filled = None if level == 0 and pictures is not None else self._filled(plan, many, level, shape)
+        denoiser = under_hints(self, control_scale, control_levels, guess)
+        if cache is not None:
+            denoiser = cache(denoiser)
+        small = self.takes == "upscale"
+        job = _Job(
+            size=size,
+            shape=shape,
+            cond={n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()},
+            null=null and {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in null.items()},
+            pictures=pictures and rows([p if small else sized(p, size) for p in pictures], "image", asked, count),
+            masks=None if masks is None else rows([mask_of(m, size) for m in masks], "mask", asked, count),
+            hints=[rows([sized(h, size) for h in hint], "control", asked, count) for hint in hints],
+            level=level,
+            noise_level=noise_level,
+            start=start,
+            filled=filled,
+            denoiser=denoiser,
+            guidance=lambda null: self._guidance(guidance, w, guided, null, rescale, bool(cond)),
+            paste=paste,
+            seed=seed,
+            first_id=first_id,
+            callback=callback,
+        )
+        parts = [self._draw(job, k, min(k + (batch or total), total)) for k in range(0, total, batch or total)]
+        x, z = (torch.cat(list(part)) for part in zip(*parts, strict=True))
+        hashes = {
+            "image": pictures and rows([digest(p) for p in pictures], "image", asked, count),
+            "mask": None if masks is None else rows([digest(mask_of(m)) for m in masks], "mask", asked, count),
+            "control": [rows([digest(h) for h in hint], "control", asked, count) for hint in hints],
+        }
+        likes = {"like": [digest(p) for p in several(extra["like"])]} if extra.get("like") is not None else {}
+        shared = {
+            **self._about(),
+            "dtype": str(dtype).removeprefix("torch."),
+            "size": list(size),
+            "steps": many if plan is None or filled is None else filled.nfe,
+            "seed": seed,
+            "guidance": w,
+            "plan": plan if isinstance(plan, str) else None,
+            "sampler": None if filled is None else filled.name,
+            **options_of(said, DEFAULTS, extra, likes),
+        }
+        own = {"prompt": prompts, "negative": against, "label": labels, "image": hashes["image"], "mask": hashes["mask"]}
+        info: list[dict[str, Any]] = []
+        for k in range(total):
+            one = {"id": first_id + k, **{name: values[k] for name, values in own.items() if values is not None}}
+            one["control"] = [hint[k] for hint in hashes["control"]] or None
+            info.append({name: value for name, value in {**one, **shared}.items() if value is not None})
+        return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
+
+    def _draw(self, job: "_Job", first: int, last: int) -> tuple[Tensor, Tensor]:
+        """Pictures and latents of the rows first, ..., last - 1 of a request."""
+        device, dtype = home(self.denoiser)
+        dtype, count = dtype or torch.float32, last - first
+        noise = Noise.of(job.seed, count, job.first_id + first, device)
+        x = None if job.pictures is None else torch.cat(job.pictures[first:last])
+        hole = None if job.masks is None else torch.cat(job.masks[first:last])
+        if job.filled is None:  # strength 0: the pictures themselves, and the model is not asked
+            assert x is not None
+            x = sized(x, job.size)
+            return x.float(), self.encode(x, noise, device, dtype)
+        cond = {name: value[first:last] for name, value in job.cond.items()}
+        hints = [torch.cat(hint[first:last]) for hint in job.hints]
+        for name, value in further(self, x, hole, hints, job.noise_level, noise).items():
+            cond[name] = value.to(device, dtype if value.is_floating_point() else None)
+        null = job.null and {name: v[first:last] if len(v) > 1 else v for name, v in job.null.items()}
+        filled, process, start = job.filled, self._process(), None if job.start is None else job.start[first:last]
         latents = None
-        if pictures is not None and self.takes != "upscale" and (level < 1 or (mask is not None and free)):
-            latents = self._encode(_sized(pictures, size).expand(batch, -1, -1, -1), noise, device, dtype)
-        if latents is not None and level < 1 and start is None:
+        if x is not None and self.takes != "upscale" and (job.level < 1 or (hole is not None and self.takes in FREE)):
+            latents = self.encode(x, noise, device, dtype)
+        if latents is not None and job.level < 1 and start is None:
             start = process.marginal(latents, expand(filled.rows[0].start, latents), noise.at("start"))
         if start is None and filled.rows[0].start < 1:
             # publishers' grids begin a little below 1 with the noise of level 1; that is meant, and no reason to warn
-            start = process.prior(shape, noise.at("prior").at(""), dtype=dtype)
-        chain = self._guidance(guidance, w, guided, null, rescale, bool(cond))
+            start = process.prior(job.shape, noise.at("prior").at(""), dtype=dtype)
+        chain = job.guidance(null)
         kept: parts.Known | None = None
-        if mask is not None and self.takes not in ("inpaint", "fill"):
-            if latents is None:
-                raise ValueError("this model enlarges pictures and paints no masks; leave mask= out.")
-            hole = F.interpolate(_mask(mask, size), shape[1:], mode="area").to(device) > 0
-            kept = parts.inpaint(latents, ~hole.expand(batch, *shape))
+        if hole is not None and self.takes in FREE:
+            assert latents is not None
+            small = F.interpolate(hole, job.shape[1:], mode="area").to(device) > 0
+            kept = parts.inpaint(latents, ~small.expand(count, *job.shape))
             chain = _around(kept, chain)
-
-        denoiser = self._denoiser(control_scale)
-        if cache is not None:
-            denoiser = cache(denoiser)
-        options: dict[str, Any] = {"shape": shape, "seed": seed, "first_id": first_id, "guidance": chain, "cond": cond or None}
-        if start is not None:
-            options["start"] = start
-        z = self._walk(denoiser, filled, batch, options, callback)
+        options: dict[str, Any] = {"shape": job.shape, "seed": job.seed, "first_id": job.first_id + first, "guidance": chain}
+        options |= {"cond": cond or None, **({} if start is None else {"start": start})}
+        z = self._walk(job.denoiser, filled, count, options, job.callback)
         if kept is not None:
             z = kept.keep(z)
-        x = self.decode(z)
-        if paste and mask is not None and pictures is not None and self.takes != "upscale":
+        made = self.decode(z)
+        if job.paste and hole is not None and x is not None:
             # what was not to be painted is the picture's own, to the pixel
-            own = _sized(pictures, size).to(x)
-            x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
-        if plan is not None:
-            many = filled.nfe
-        info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
-        return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
-
-    def _untouched(self, x: Tensor, noise: Noise, prompts: list[str] | None, seed: int, first_id: int) -> Result:
-        """What strength 0 gives: the pictures themselves. The model is not asked."""
-        device, dtype = home(self.denoiser)
-        info = [{"prompt": None if prompts is None else prompts[k], "seed": seed, "id": first_id + k, "strength": 0.0}
-                for k in range(len(x))]  # fmt: skip
-        return Result(x.float(), self._encode(x, noise, device, dtype or torch.float32), info)
+            made = torch.where(hole.to(made.device) >= 0.5, made, x.to(made))
+        return made, z
 
     # What a request is made of
 
+    def _refuse_idle(self, said: Mapping[str, Any]) -> None:
+        """Refuse what other models read and this one does not."""
+        if said["negative"] is not None and self.conditioner is None:
+            raise ValueError("this model reads no text, so nothing can be led away from; leave negative= out.")
+        for name in ("control_scale", "control_levels", "guess"):
+            if said[name] != DEFAULTS[name] and not self.controls:
+                raise ValueError(f"{name} is {said[name]}, and the model is under no ControlNet; leave it out.")
+        if said["guess"] and callable(said["guidance"]):
+            raise ValueError("guess leaves hints out of the half that is led away from; give guidance as a number.")
+        if said["noise_level"] != DEFAULTS["noise_level"] and self.takes != "upscale":
+            raise ValueError(f"noise_level is {said['noise_level']}, which models read that enlarge a picture; leave it out.")
+
+    def _about(self) -> dict[str, Any]:
+        """What is recorded of the model."""
+        named = {"model": self.name, "fingerprint": self.fingerprint, "loaded": dict(self.loaded)}
+        return {**{name: value for name, value in named.items() if value}, **({} if self.facts is None else self.facts(self))}
+
     def _asked(
-        self, prompt: str | Sequence[str] | None, label: int | Sequence[int] | None, count: int
-    ) -> tuple[list[str] | None, list[int] | None]:
+        self, prompt: str | Sequence[str] | None, label: int | Sequence[int] | None, count: int, pictures: int
+    ) -> tuple[list[str] | None, list[int] | None, int]:
+        """Prompts and labels of all pictures, and for how many these were asked: for several pictures, where one was for one."""
         if count < 1:
             raise ValueError(f"count is {count}; ask for at least 1 picture.")
         if prompt is not None and self.conditioner is None:
@@ -318,23 +395,34 @@ class Generator:
             raise ValueError(f"this model draws classes; give label= from 0 to {self.defaults.classes - 1}.")
         prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
         labels = None if label is None else [label] if isinstance(label, int) else list(label)
+        if prompts == [] or labels == []:
+            raise ValueError("the list of prompts or labels is empty; give one at least.")
         for one in labels or []:
             if not 0 <= one < (self.defaults.classes or 0):
                 raise ValueError(f"label is {one}; there are {self.defaults.classes}, counted from 0.")
-        return _repeated(prompts, count), _repeated(labels, count)
+        asked = len(prompts or labels or [None])
+        if asked * count == 1:
+            asked = pictures
+        return prompts and rows(prompts, "prompt", asked, count), labels and rows(labels, "label", asked, count), asked
 
-    def _size(self, size: tuple[int, int] | None, pictures: Tensor | None) -> tuple[int, int]:
+    def _size(self, size: tuple[int, int] | None, pictures: Sequence[Tensor] | None) -> tuple[int, int]:
+        seen = {(p.shape[-1], p.shape[-2]) for p in pictures or ()}
+        if len(seen) > 1 and (size is None or self.takes == "upscale"):
+            said = " and ".join(f"{width} x {height}" for width, height in sorted(seen))
+            hint = "enlarge them one by one" if self.takes == "upscale" else "give size=, to which all are scaled"
+            raise ValueError(f"image has pictures of {said} pixels; {hint}.")
+        wide, high = next(iter(seen), (0, 0))
         if self.takes == "upscale":
-            if pictures is None:
+            if not seen:
                 raise ValueError("this model enlarges a picture; give image=.")
             factor = self.codec.factor if self.codec is not None else 1
-            grown = (pictures.shape[-1] * factor, pictures.shape[-2] * factor)
+            grown = (wide * factor, high * factor)
             if size not in (None, grown):
                 raise ValueError(f"size is {size}, and this model makes {grown} of the image; leave size= out.")
             return grown
         each = self.defaults.multiple
-        if size is None and pictures is not None:
-            size = (max(pictures.shape[-1] // each, 1) * each, max(pictures.shape[-2] // each, 1) * each)
+        if size is None and seen:
+            size = (max(wide // each, 1) * each, max(high // each, 1) * each)
         width, height = size or self.defaults.size
         if width < 1 or height < 1 or width % each or height % each:
             raise ValueError(f"size is {width} x {height}; give multiples of {each} pixels.")
@@ -352,11 +440,6 @@ class Generator:
         if not isinstance(self.denoiser.process, Gaussian):
             raise ValueError(f"pictures are drawn by one Gaussian process, and the model's is {self.denoiser.process}.")
         return self.denoiser.process
-
-    def _pictures(self, image: Picture | Sequence[Picture]) -> Tensor:
-        if isinstance(image, (Image.Image, Tensor)):
-            return _tensor(image)
-        return torch.cat([_tensor(one) for one in image])
 
     def _filled(self, plan: str | Plan | Draft | None, steps: int, level: float, shape: tuple[int, ...]) -> Plan:
         schedule = self._process().schedule
@@ -379,7 +462,8 @@ class Generator:
             return None
         return CFG(w, null=null, rescale=rescale, of="output", norm=self.defaults.norm)
 
-    def _encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
+    def encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] as latents, drawn by `noise` where the encoder's are."""
         if self.codec is None:
             return x.to(device, dtype)
         codec = self.codec
@@ -394,68 +478,10 @@ class Generator:
             x = z if self.codec is None else torch.cat([self.codec.decode(one[None]) for one in z])
         return x.float().clamp(-1, 1)
 
-    def _further(
-        self, pictures: Tensor | None, control: Any, mask: Picture | None, level: int, noise: Noise, batch: int,
-        size: tuple[int, int],
-    ) -> dict[str, Tensor]:  # fmt: skip
-        """What the network reads beside the state."""
-        device, dtype = home(self.denoiser)
-        dtype = dtype or torch.float32
-        if self.takes == "control":
-            if not isinstance(control, (Image.Image, Tensor)):
-                raise ValueError("this model follows a hint, such as a map of depths or edges; give one picture, control=.")
-            hint = _sized(_tensor(control), size).expand(batch, -1, -1, -1)
-            return {"concat": self._encode(hint, noise.at("hint"), device, dtype)}
-        if self.takes == "upscale":
-            assert pictures is not None and self.small is not None
-            if not 0 <= level <= self.most:
-                raise ValueError(f"noise_level is {level}; give a whole number from 0 to {self.most}.")
-            few = pictures.expand(batch, -1, -1, -1).to(device, dtype)
-            table: Any = self.small.schedule
-            noised = self.small.marginal(few, expand((level + 1) / table.size, few), noise.at("small"))
-            return {"concat": noised, "label": torch.full((batch,), level)}
-        if pictures is None or mask is None:
-            raise ValueError("this model paints what a mask marks in a picture; give image= and mask=.")
-        hole = _mask(mask, size)
-        own = _sized(pictures, size) * (hole < 0.5)
-        masked = self._encode(own.expand(batch, -1, -1, -1), noise.at("masked"), device, dtype)
-        if self.takes == "fill":
-            whole = F.pixel_unshuffle((hole >= 0.5).to(masked), self.codec.factor if self.codec is not None else 1)
-            return {"concat": torch.cat([masked, whole.expand(batch, -1, -1, -1)], 1)}
-        small = F.interpolate((hole >= 0.5).float(), masked.shape[-2:]).to(masked)
-        return {"concat": torch.cat([small.expand(batch, -1, -1, -1), masked], 1)}
-
-    def _hints(self, control: Picture | Sequence[Picture] | None, batch: int, size: tuple[int, int]) -> dict[str, Tensor]:
-        given = control if isinstance(control, Sequence) else [control]
-        hints = [hint for hint in given if hint is not None]
-        if hints and not self.controls:
-            raise ValueError(
-                f"control has {len(hints)} hints for 0 networks; add a ControlNet by add_control(model, FOLDER) of "
-                "langevin.zoo.adapting, or --controlnet FOLDER."
-            )
-        if len(hints) != len(self.controls):
-            raise ValueError(f"control has {len(hints)} hints for {len(self.controls)} networks; give one each.")
-        made = {}
-        for i, hint in enumerate(hints):
-            # hints are in [0, 1]
-            x = (_sized(_tensor(hint), size) + 1) / 2
-            made[f"hint{i or ''}"] = x.expand(batch, -1, -1, -1)
-        return made
-
-    def _denoiser(self, scale: float | Sequence[float]) -> BaseDenoiser:
-        if not self.controls or self.controlled is None:
-            return self.denoiser
-        if not isinstance(self.denoiser, Denoiser):
-            raise ValueError("hints are read beside one network; take the denoiser without guidance.")
-        scales = [float(scale)] * len(self.controls) if isinstance(scale, (int, float)) else [float(s) for s in scale]
-        net = self.controlled(self.denoiser.net, self.controls, scales)
-        made = Denoiser(net, self.denoiser.process, self.denoiser.predictions[""], self.denoiser.shape)
-        return made.train(self.denoiser.training)
-
     def _walk(
         self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
     ) -> Tensor:
-        walk, previews = trajectory(denoiser, plan, batch, **options), _Previews(self)
+        walk, previews = trajectory(denoiser, plan, batch, **options), Previews(self)
         while True:
             try:
                 step = next(walk)
@@ -464,27 +490,38 @@ class Generator:
             if callback is not None:
                 callback(Progress(step, lambda s=step: previews(s)))
 
-    def _record(
-        self, prompts: list[str] | None, negative: Any, labels: list[int] | None, size: tuple[int, int], steps: int, seed: int,
-        first_id: int, batch: int, w: float | None, plan: Any, filled: Plan, strength: float | None,
-    ) -> list[dict[str, Any]]:  # fmt: skip
-        shared = {"model": self.name, "fingerprint": self.fingerprint, "size": list(size), "steps": steps, "seed": seed,
-                  "guidance": w, "plan": plan if isinstance(plan, str) else filled.name, "strength": strength}  # fmt: skip
-        made = []
-        for k in range(batch):
-            own: dict[str, Any] = {"id": first_id + k}
-            if prompts is not None:
-                own["prompt"] = prompts[k]
-            if negative is not None:
-                own["negative"] = negative if isinstance(negative, str) else negative[k]
-            if labels is not None:
-                own["label"] = labels[k]
-            made.append({n: v for n, v in {**own, **shared}.items() if v not in (None, "")})
-        return made
-
     def but(self, **changes: Any) -> "Generator":
         """The same generator with other parts; weights are shared."""
         return dataclasses.replace(self, **changes)
+
+
+DEFAULTS: Mapping[str, Any] = {
+    name: told.default for name, told in inspect.signature(Generator.run).parameters.items() if name not in ("self", "extra")
+}
+"""A request's own options, and what each is where it is not said."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """A request whose options are resolved, row by row."""
+
+    size: tuple[int, int]
+    shape: tuple[int, ...]
+    cond: Mapping[str, Tensor]
+    null: Mapping[str, Tensor] | None
+    pictures: list[Tensor] | None
+    masks: list[Tensor] | None
+    hints: list[list[Tensor]]
+    level: float
+    noise_level: int
+    start: Tensor | None
+    filled: Plan | None
+    denoiser: BaseDenoiser
+    guidance: Callable[[Cond], Guidance | None]
+    paste: bool
+    seed: int
+    first_id: int
+    callback: Callable[[Progress], None] | None
 
 
 def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Plan | Draft:
@@ -503,65 +540,5 @@ def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Pl
     return made
 
 
-class _Previews:
-    """What is believed, as small pictures. The first is decoded; a linear map from latents to colours is fitted to it, and makes
-    the others."""
-
-    def __init__(self, generator: Generator) -> None:
-        self.generator = generator
-        self.map: Tensor | None = None
-
-    def __call__(self, step: Step) -> Tensor:
-        belief: Any = step.belief
-        z = step.z if belief is None else belief.mean
-        codec = self.generator.codec
-        if codec is None:
-            return z.float().clamp(-1, 1)
-        rows = F.pad(z.float().movedim(1, -1), (0, 1), value=1.0)
-        if self.map is None:
-            small = F.avg_pool2d(self.generator.decode(z), codec.factor)
-            flat, colours = rows.reshape(-1, rows.shape[-1]).double(), small.movedim(1, -1).reshape(-1, small.shape[1]).double()
-            # a little of nothing is asked for as well, so that few latents do not fit by chance
-            gram = flat.T @ flat + 1e-3 * len(flat) * torch.eye(flat.shape[1], dtype=torch.float64, device=flat.device)
-            self.map = torch.linalg.solve(gram, flat.T @ colours).float()
-            return small
-        return (rows @ self.map).movedim(-1, 1).clamp(-1, 1)
-
-
 def _around(known: parts.Known, inner: Guidance | None) -> Guidance:
     return known if inner is None else lambda denoiser: known(inner(denoiser))
-
-
-def _repeated(values: list[Any] | None, count: int) -> list[Any] | None:
-    return None if values is None else [value for value in values for _ in range(count)]
-
-
-def _tensor(image: Picture) -> Tensor:
-    """A picture (1, 3, H, W) in [-1, 1]."""
-    if isinstance(image, Tensor):
-        x = image if image.ndim == 4 else image[None]
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or not bool(x.isfinite().all()) or float(x.abs().max()) > 1.001:
-            raise ValueError(
-                f"a picture has shape {tuple(image.shape)}; give (3, H, W) or (B, 3, H, W) in [-1, 1], or a PIL image."
-            )
-        return x.float()
-    array = np.asarray(image.convert("RGB"), dtype=np.float32) / 127.5 - 1
-    return torch.from_numpy(array).permute(2, 0, 1)[None]
-
-
-def _mask(mask: Picture, size: tuple[int, int]) -> Tensor:
-    """(1, 1, H, W) in [0, 1]; tensors are taken as they are."""
-    if isinstance(mask, Tensor):
-        x = mask.float().reshape(1, 1, *mask.shape[-2:])
-        if float(x.min()) < 0 or float(x.max()) > 1:
-            raise ValueError(f"mask spans [{x.min():g}, {x.max():g}]; give 1 where the picture is painted anew and 0 elsewhere.")
-    else:
-        x = torch.from_numpy(np.asarray(mask.convert("L"), dtype=np.float32) / 255)[None, None]
-    return x if x.shape[-2:] == (size[1], size[0]) else F.interpolate(x, (size[1], size[0]))
-
-
-def _sized(x: Tensor, size: tuple[int, int]) -> Tensor:
-    if x.shape[-2:] == (size[1], size[0]):
-        return x
-    shrinking = math.prod(x.shape[-2:]) > size[0] * size[1]
-    return F.interpolate(x, (size[1], size[0]), mode="bicubic", antialias=shrinking).clamp(-1, 1)

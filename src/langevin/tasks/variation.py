@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from langevin.tasks.generate import _sized, _tensor
+from langevin.tasks.inputs import sized, tensor_of
 from langevin.text.conditioning import Cond, Conditioner, Request
 
 
@@ -22,12 +22,15 @@ class Varied(Conditioner):
     def __init__(self, inner: Conditioner, eye: nn.Module, project: nn.Module) -> None:
         super().__init__()
         self.inner, self.eye, self.project = inner, eye, project
+        self.reads, self.options = inner.reads, inner.options | {"like", "like_scale"}
 
     def forward(self, request: Request) -> tuple[Cond, Cond | None]:
         extra = dict(request.extra)
         like, scale = extra.pop("like", None), float(extra.pop("like_scale", 1.0))
         cond, null = self.inner(replace(request, extra=extra))
         if like is None:
+            if "like_scale" in request.extra:
+                raise ValueError("like_scale says how much pictures count, and there are none; give like= as well.")
             return cond, null
         if null is not None:
             raise ValueError("like varies a picture, and a negative prompt leads away from words; leave one of them out.")
@@ -41,7 +44,7 @@ class Varied(Conditioner):
     @torch.no_grad()
     def _tokens(self, like: Any) -> Tensor:
         side = cast(Any, self.eye).side
-        seen = torch.cat([_sized(_tensor(one), (side, side)) for one in (like if isinstance(like, (list, tuple)) else [like])])
+        seen = torch.cat([sized(tensor_of(one), (side, side)) for one in (like if isinstance(like, (list, tuple)) else [like])])
         place = next(self.eye.parameters())
         return self.project(self.eye(seen.to(place)).to(next(self.project.parameters()).dtype))
 

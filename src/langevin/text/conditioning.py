@@ -49,7 +49,14 @@ class Request:
 
 
 class Conditioner(nn.Module, ABC):
-    """`conditioner(request) -> (conditions, null)`."""
+    """`conditioner(request) -> (conditions, null)`.
+
+    Attributes:
+        reads: which of a request's clip_skip, weighted, long and length it reads. options: the names in `extra` that it takes.
+    """
+
+    reads: frozenset[str] = frozenset()
+    options: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(self, request: Request) -> tuple[Cond, Cond | None]:
@@ -152,6 +159,9 @@ class CLIPPrompt(Conditioner):
         guidance: the network is told the strength of guidance (LCM), as request.extra["guidance"].
     """
 
+    reads = frozenset({"clip_skip", "weighted", "long"})
+    options = frozenset({"negative_clip_skip"})
+
     def __init__(self, side: Side, guidance: bool = False) -> None:
         super().__init__()
         self.side, self.guidance = side, guidance
@@ -179,8 +189,12 @@ class SDXLPrompt(Conditioner):
         scored: the network is told an aesthetic score and not the target size (the refiner).
     """
 
+    reads = frozenset({"clip_skip", "weighted", "long"})
+
     def __init__(self, sides: Sequence[Side], zeros: bool = True, scored: bool = False) -> None:
         super().__init__()
+        named = ("original_size", "crop", "aesthetic_score" if scored else "target_size")
+        self.options = frozenset({"negative_clip_skip", *named, *(f"negative_{name}" for name in named)})
         self.sides, self.zeros, self.scored = nn.ModuleList(sides), zeros, scored
 
     def forward(self, request: Request) -> tuple[Cond, Cond | None]:
@@ -244,6 +258,8 @@ class SD3Prompt(Conditioner):
         width: of T5's states, if it is left out.
     """
 
+    reads = frozenset({"clip_skip", "weighted", "length"})
+
     def __init__(self, sides: Sequence[Side], t5: Side | None, width: int = 4096) -> None:
         super().__init__()
         self.sides, self.t5, self.width = nn.ModuleList(sides), t5, t5.width if t5 is not None else width
@@ -279,12 +295,15 @@ class FluxPrompt(Conditioner):
         guidance: the network is told the strength of guidance (dev), as request.extra["guidance"].
     """
 
+    reads = frozenset({"weighted", "length"})
+
     def __init__(self, clip: Side, t5: Side, length: int = 512, guidance: bool = True) -> None:
         super().__init__()
         self.clip, self.t5, self.length, self.guidance = clip, t5, length, guidance
 
     def _one(self, texts: Sequence[str], request: Request) -> Cond:
-        said = self.clip.states(self.clip.tokens(texts, Request(texts)))
+        # weights act on T5's states; CLIP's pooled one is that of the text without them
+        said = self.clip.states(self.clip.tokens(texts, Request(texts, weighted=request.weighted)))
         asked = self.t5.tokens(texts, Request(texts, weighted=request.weighted), request.length or self.length)
         assert said.pooled is not None
         cond = {"tokens": weigh(self.t5.states(asked).last, asked), "pooled": said.pooled}
@@ -305,6 +324,8 @@ class T5Prompt(Conditioner):
         length: 120 (alpha) or 300 (sigma).
         sized: the network is told the picture's size and aspect (alpha at 1024 pixels).
     """
+
+    reads = frozenset({"weighted", "length"})
 
     def __init__(self, t5: Side, length: int = 120, sized: bool = False) -> None:
         super().__init__()
@@ -334,6 +355,8 @@ class LanguagePrompt(Conditioner):
         crop: only the first token and the last `length` - 1 are kept, behind the instruction (Sana).
         both: the instruction goes before the negative prompt as well (Lumina 2).
     """
+
+    reads = frozenset({"length"})
 
     def __init__(
         self, side: Side, length: int, instruction: str = "", layer: int = -1, crop: bool = False, both: bool = False,

@@ -1,13 +1,16 @@
 """From the parts of a published pipeline, wherever they lie, to a generator."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from langevin import spec
+from langevin.adapters import Adapters, LoRA
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import (
@@ -173,7 +176,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
             net = Halved(net, channels)  # guided as they are, these leave the variance out
     if isinstance(net, Halved) or out != 2 * channels:
         scheduler = schedulers.without_variance(scheduler)
-    defaults = _defaults(kind, config, codec, name)
+    defaults = _defaults(kind, config, codec, name, scheduler)
     if kind.text == "flux" and not config.get("guidance_embeds", False):
         defaults = replace(defaults, steps=4, guidance=1.0)  # schnell, which is told none
     if kind.text == "lumina":
@@ -209,6 +212,8 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         name=whole.name,
         fingerprint=whole.fingerprint,
         parts=nets,
+        loaded={"reference": True} if reference else {},
+        facts=facts,
     )
 
 
@@ -223,14 +228,35 @@ def kind_of(name: str, what: str) -> Kind:
     return KINDS[name]
 
 
-def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float]) -> nn.Module:
+def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float], guess: bool = False) -> nn.Module:
     """The network under ControlNets, see `Generator`."""
     from langevin.networks.controlnet import Controlled
 
-    return Controlled(net, controls, scales)
+    return Controlled(net, controls, scales, guess)
 
 
-def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: str) -> Defaults:
+def facts(model: Generator) -> dict[str, Any]:
+    """What was added to a model after it was loaded, for the record of its pictures: the strengths of adapters by name, learned
+    words, and of ControlNets a hash of some of their weights."""
+    strengths: dict[str, float] = {}
+    for net, _ in model.parts.values():
+        for module in net.modules():
+            if isinstance(module, Adapters):
+                strengths |= {name: adapter.strength for name, adapter in module.items() if isinstance(adapter, LoRA)}
+    sides = [] if model.conditioner is None else [m for m in model.conditioner.modules() if isinstance(m, Side)]
+    words = sorted({word for side in sides for word in side.tokenizer.words})
+    controls = [_some_weights(control) for control in model.controls]
+    told = {"adapters": strengths, "words": words, "controlnets": controls}
+    return {name: value for name, value in told.items() if value}
+
+
+def _some_weights(net: nn.Module) -> str:
+    """16 hexadecimal digits of the first number of each weight."""
+    some = [p.detach().reshape(-1)[:1].float().cpu() for p in net.parameters() if p.is_floating_point()]
+    return hashlib.sha256(torch.cat(some).numpy().tobytes()).hexdigest()[:16]
+
+
+def _defaults(kind: Kind, config: Config, codec: Codec | None, name: str, scheduler: schedulers.Scheduler) -> Defaults:
     factor = codec.factor if codec is not None else 1
     made = kind.defaults
     sample = config.get("sample_size")
@@ -245,8 +271,10 @@ def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: 
     made = replace(made, multiple=max(multiple, 1))
     if name == "DiTPipeline":
         made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
-    if name == "ConsistencyModelPipeline" and config.get("num_class_embeds"):
+    if not kind.text and config.get("num_class_embeds") and config.get("class_embed_type") is None:
         made = replace(made, classes=int(config["num_class_embeds"]))
+    if kind.text in ("clip", "sdxl") and not made.told and schedulers.turbo(scheduler):
+        made = replace(made, steps=1, guidance=1.0)
     return made
 
 

@@ -219,6 +219,18 @@ def without_variance(scheduler: Scheduler) -> Scheduler:
     return read({**scheduler.config, "variance_type": "fixed_small"})
 
 
+def turbo(scheduler: Scheduler) -> bool:
+    """Whether a scheduler of a table of betas is that of a turbo model (2311.17042), by what these alone are published with:
+    Euler ancestral with timesteps "trailing" (SDXL turbo), or Euler with these on noise predictions and a table that ends in a
+    little signal (Stable Diffusion turbo), where models of zero terminal SNR predict v.
+    """
+    full = scheduler.config
+    if full.get("timestep_spacing") != "trailing" or full.get("prediction_type") != "epsilon":
+        return False
+    plain = not full.get("rescale_betas_zero_snr") and _ramp(full) == "trailing"
+    return scheduler.name == "EulerAncestralDiscreteScheduler" or (scheduler.name == "EulerDiscreteScheduler" and plain)
+
+
 _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range", None)
 
 
@@ -268,12 +280,11 @@ def _tabled(name: str, full: Config) -> Scheduler:
         original = full["original_inference_steps"]
 
         def few(steps: int, start: float, tokens: int | None, reference: bool, gamma: float = 0.3, **options: Any) -> Draft:
-            _from_noise(name, start)
             many = options.pop("original", original)
             if name == "TCDScheduler":
-                made = profiles.tcd(steps, gamma, many, size)
+                made = profiles.tcd(steps, gamma, many, size, start)
             else:
-                made = profiles.lcm(steps, many, size, full["timestep_scaling"])
+                made = profiles.lcm(steps, many, size, full["timestep_scaling"], start=start)
             return _clipped(made, clip, True)
 
         return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), few, config=full)
@@ -400,12 +411,18 @@ def _edm(name: str, full: Config) -> Scheduler:
     low, high = full["sigma_min"], full["sigma_max"]
 
     def make(steps: int, start: float, tokens: int | None, reference: bool) -> Draft:
-        _from_noise(name, start)
-        return profiles.edm(steps, sampler, low, high, full["rho"])
+        return profiles.edm(steps, sampler, low, _highest(high, start, low, name), full["rho"])
 
     prediction = predictions.edm(full["sigma_data"])
     first = math.sqrt(high**2 + 1)
     return Scheduler(name, Gaussian(schedules.edm(high, low)), prediction, make, "z", lambda steps: first, full)
+
+
+def _highest(high: float, start: float, low: float, name: str) -> float:
+    """The sigma to begin at, of which all steps are below: time is sigma in EDM's schedule."""
+    if start * high <= low:
+        raise ValueError(f"start is {start:g}; {name} begins above its lowest level, {low / high:g}.")
+    return start * high
 
 
 def _consistency(name: str, full: Config) -> Scheduler:
@@ -413,8 +430,8 @@ def _consistency(name: str, full: Config) -> Scheduler:
     prediction = predictions.Preconditioned(full["sigma_data"], "250log_sigma", low)
 
     def make(steps: int, start: float, tokens: int | None, reference: bool, nodes: list[int] | None = None) -> Draft:
-        _from_noise(name, start)
-        made = profiles.consistency_models(steps, nodes, full["num_train_timesteps"], low, high, full["rho"], full["s_noise"])
+        top = _highest(high, start, low, name)
+        made = profiles.consistency_models(steps, nodes, full["num_train_timesteps"], low, top, full["rho"], full["s_noise"])
         return _clipped(made, {"bound": 1.0} if full["clip_denoised"] else None, True)
 
     return Scheduler(name, Gaussian(schedules.edm(high, low)), prediction, make, "z", lambda steps: high, full)

@@ -1,0 +1,97 @@
+"""langevin generate --again: the flags that a picture's record tells."""
+
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from langevin.cli.asking import Refusal
+
+PICTURES = ("image", "mask", "control", "like")
+"""Flags of pictures, which a record knows by their hashes alone."""
+_FOLDERS = ("beside", "configs", "controlnet", "redux")
+
+
+def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[list[str], str | None]:
+    """The flags of a request as the record of a picture tells them, but for those in `args`; and the prompt.
+
+    Args:
+        names: of the flags that a record may set. A picture may come from anyone: others, such as where to write, are not read,
+            what is read is typed as flags are, and nothing that is not there is fetched.
+
+    Raises:
+        Refusal: for a picture without a record, or one that a flag is missing for.
+    """
+    record = read(picture)
+    said = {arg.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for arg in args if arg[:2] == "--"}
+    for name in record.get("unsaid", []):
+        if name not in said:
+            raise Refusal(f"{picture} was drawn with {name} of a kind that no record tells; say --{name}.")
+    for name in PICTURES:
+        if name in record and name not in said:
+            raise Refusal(
+                f"{picture} was drawn with {name}, of which its record has the SHA-256 alone; say --{name} with the same files."
+            )
+    loaded = record["loaded"] if isinstance(record.get("loaded"), dict) else {}
+    found = {**record, "dtype": None, **loaded, "first_id": record.get("id")}
+    if "plan" in found or "plan" in said:
+        found.pop("steps", None)  # which are a plan's own
+    made: list[str] = []
+    for name, value in found.items():
+        if name not in names or name in said or value is None:
+            continue
+        values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
+        if name in _FOLDERS and (lost := next((v for v in values if not Path(v).exists()), None)) is not None:
+            raise Refusal(f"{picture} was drawn with {name} {lost}, which is not here; say --{name}.")
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            made.append(flag if value else f"--no-{flag[2:]}")
+        elif name.endswith("size"):
+            made.append(f"{flag}={'x'.join(values)}")
+        else:
+            made += [flag, *values] if isinstance(value, list) else [f"{flag}={values[0]}"]
+    prompt = record.get("prompt")
+    return made, prompt if isinstance(prompt, str) else None
+
+
+def read(picture: Path) -> dict[str, Any]:
+    """The record of a picture.
+
+    Raises:
+        Refusal: if there is none.
+    """
+    from langevin.record import read_record
+
+    if not picture.is_file() or picture.suffix.lower() != ".png" or not (record := read_record(picture)):
+        raise Refusal(f"again is {picture}, which is no picture (.png) that says how it was made.")
+    return record
+
+
+def refuse_another(picture: Path, model: Any, path: str) -> None:
+    """Refuse a model, or files added to it, that are not those of the record.
+
+    Raises:
+        Refusal: naming what differs.
+    """
+    record = read(picture)
+    was, ours = record.get("fingerprint"), model.fingerprint or None
+    if was != ours:
+        raise Refusal(
+            f"{picture} was drawn by {record.get('model')} ({was}), and {path} is {model.name} ({ours}); give that model."
+        )
+    before, now = (told.get("files", {}) for told in (record.get("loaded", {}), model.loaded))
+    for file, sha in now.items():
+        if before.get(file, sha) != sha:
+            raise Refusal(f"{file} is another file than the one that {picture} was drawn with; give that one.")
+
+
+def warn_of_others(picture: Path, now: Mapping[str, Any]) -> None:
+    """Say on a terminal which pictures are not those of the record.
+
+    Args:
+        now: the record of what was drawn.
+    """
+    record = read(picture)
+    for name in PICTURES:
+        if name in record and record[name] != now.get(name):
+            print(f"{name} is another picture than the one that {picture} was drawn with.", file=sys.stderr)
