@@ -191,7 +191,8 @@ class CategoricalConfig(Closed):
     kernel: str | None = None
     """In place of a limit, for categories in order: gaussian:steps=100,start=0.01,end=0.2 (D3PM), or ordinal:width=0.05."""
     prediction: str = "logits"
-    """logits, posterior, subs (masks), residual, or ratio; see `langevin.heads`."""
+    """logits, posterior, subs (masks), residual, ratio (no kernel), or logistic (categories in order, no mask); see
+    `langevin.heads`."""
 
 
 class ProductConfig(Closed):

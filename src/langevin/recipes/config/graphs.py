@@ -61,6 +61,7 @@ class GraphConfig(Closed):
     limit: Literal["marginal", "uniform", "mask"] = "marginal"
     """What noise is: types as often as in the data, all alike, or a mask."""
     prediction: str = "logits"
+    """logits, posterior, subs (masks), residual, or ratio."""
 
 
 class GraphScoresConfig(Closed):

@@ -23,6 +23,7 @@ from langevin.evaluate import Evaluation
 from langevin.files import staged, write
 from langevin.graphs import drawing, metrics
 from langevin.graphs.features import Structural, Valencies
+from langevin.heads import HEADS
 from langevin.networks import GraphTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -79,11 +80,18 @@ class GraphDomain(Domain):
             limit = torch.tensor(shares[name], dtype=torch.float64) if cfg.limit == "marginal" else cfg.limit
             space = SymmetricEdges() if name == "edges" else None
             leaves[name] = Categorical(len(shares[name]), schedule, limit, space=space)
-        predicted = {name: spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction") for name in leaves}
+        heads = {name: head for name, head in HEADS.items() if name != "logistic"}  # types have no order
+        predicted = {name: spec.parse(cfg.prediction, {**prediction.PREDICTIONS, **heads}, "prediction") for name in leaves}
         return Product(leaves), predicted
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")

@@ -16,6 +16,7 @@ from langevin.data.text import until
 from langevin.evaluate import Evaluation
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.files import write
+from langevin.heads import outputs
 from langevin.networks import SequenceTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -75,13 +76,19 @@ class TextDomain(Domain):
         return make_process(sized, facts.marginal)
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.SequenceConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and texts take 'sequence', without conditions; use it.")
         assert isinstance(process, Categorical)
         options = cfg.model_dump(exclude={"kind"})
-        return SequenceTransformer(process.states, process.categories, **options)
+        return SequenceTransformer(process.states, outputs(predictions, process), **options)
 
     def sample(self, model: Any, plan: Any, **options: Any) -> Any:
         """A network of blocks goes on block by block, under a plan of one block; others by `sample` itself."""
