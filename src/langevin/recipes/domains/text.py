@@ -67,6 +67,12 @@ class TextDomain(Domain):
                 f"network.block is {block}; blocks are learned with process.limit mask, objective masking, and a length that is "
                 "a whole number of them."
             )
+        blank = process.limit == "mask" and process.kernel is None
+        if not blank and not getattr(net, "timed", True):
+            raise ValueError(
+                f"network.timed is False and process.limit {process.limit!r}; without masks a text does not show how much "
+                "noise it has, so say --network.timed, or use limit mask."
+            )
         ended = isinstance(train, Packed)
         return Facts(shape=train.shape, classes=None, alphabet=train.alphabet, ended=ended)
 
