@@ -49,6 +49,8 @@ class GraphsData(Closed):
     path: str = "data/community_small.json"
     """File of a list of {"n": nodes, "edges": [[i, j], ...]}; "planar" for 200 Delaunay triangulations of 64 points."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
+    valid: Literal["connected", "planar"] = "connected"
+    """What samples are judged by: in one piece, or also drawn in the plane without edges that cross."""
     form: Literal["types", "numbers"] = "types"
     """"types" for process graph; "numbers" for graph-scores."""
 

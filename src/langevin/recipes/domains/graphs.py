@@ -1,7 +1,7 @@
 """Graphs: drawn by springs, judged by distances of degrees, clustering, orbits and spectra beside their floor."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,6 +31,12 @@ from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts, GraphFacts
+
+VALID: dict[str, Callable[[Tensor], bool]] = {
+    "connected": metrics.connected,
+    "planar": lambda graph: metrics.planar(graph) and metrics.connected(graph),
+}
+"""What makes a sample a valid one, by its name in the settings of the data."""
 
 
 class GraphDomain(Domain):
@@ -177,6 +183,8 @@ class GraphDomain(Domain):
         x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, properties=asked.properties)
         samples = self.graphs(run, x)
         values, meant, strengths = self.judge(run, samples), dict(self.metrics), ()
+        if getattr(run.recipe.data, "valid", None) == "planar":
+            meant["valid"] = meant["valid"].replace("in one piece", "planar and in one piece")
         if asked.properties:
             more, words = self.nearness(run, asked, samples)
             values, meant = {**values, **more}, {**meant, **words}
@@ -194,7 +202,8 @@ class GraphDomain(Domain):
         found = metrics.compare(drawn[: len(train)], test, train)
         values: dict[str, Any] = {name: d.value for name, d in found.items()}
         values |= {f"{name}_floor": d.floor for name, d in found.items()}
-        return {**values, "ratio": metrics.mean_ratio(found), **metrics.shares(drawn, train)}
+        valid = VALID[getattr(run.recipe.data, "valid", "connected")]
+        return {**values, "ratio": metrics.mean_ratio(found), **metrics.shares(drawn, train, valid)}
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
         return ()  # judged by all at once
