@@ -70,6 +70,17 @@ def test_labels_of_a_product_and_letters_in_order(tmp_path):
             process={"prediction": "logistic"}, network={"width": 16, "heads": 2, "depth": 1})  # fmt: skip
 
 
+def test_kernels_and_a_schedule_made_from_the_data(tmp_path):
+    small = {"width": 8, "blocks": 1, "head_width": 8, "attention": ()}
+    process = {"limit": "uniform", "prediction": "logits", "schedule": "mutual_information",
+               "kernel": "neighbours:count=4,squared=true"}  # fmt: skip
+    trained("digits-discrete", process=process, objective={"weight": "simple"}, network=small)
+    graphs = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n - cut)]} for n in (4, 5, 6, 7, 8) for cut in (0, 1)]
+    (tmp_path / "g.json").write_text(json.dumps(graphs))
+    trained("community", data={"path": str(tmp_path / "g.json"), "held_out": 0.3}, process={"schedule": "mutual_information"},
+            network={"width": 16, "edge_width": 8, "whole": 8, "depth": 1})  # fmt: skip
+
+
 def test_score_entropy_on_a_mask():
     # SEDD's absorbing loss: ratios read from a network that says log p
     trained("digits-discrete", process={"limit": "mask", "prediction": "ratio"},

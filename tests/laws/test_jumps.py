@@ -281,6 +281,27 @@ def test_large_matrices_of_rates_are_small_ones():
     assert torch.allclose(squared.limit, f64(1 / 12), atol=1e-9)
 
 
+def test_large_matrices_are_carried_to_a_device_once_and_waited_for_once():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    squared = kernels.Squared(kernels.nearest_neighbour_rates(Noise.of(3, 12).normal((4,), torch.float64), 4))
+    keep = torch.linspace(0.001, 0.999, 8, dtype=torch.float64)[:, None, None]
+    z = torch.arange(8)[:, None]
+    first = squared.column(z, keep)
+    there = squared.on(z.device)
+    with Reads() as reads:
+        assert torch.equal(squared.column(z, keep), first)
+    assert reads.count <= 2 < len(squared.powers)  # those of one_hot, and none for each digit
+    assert all(a is b for a, b in zip(there[1], squared.on(z.device)[1], strict=True)) and len(there[1]) == len(squared.powers)
+
+
 def test_mutual_information_falls_evenly():
     p = f64(0.5, 0.2, 0.15, 0.1, 0.05)
     for limit in (None, f64(0.3, 0.3, 0.2, 0.1, 0.1)):
@@ -342,12 +363,27 @@ def test_lambda_stands_beside_the_sum_of_the_bound():
 # by name
 
 
-def test_recipes_name_kernels_and_heads():
+def test_recipes_name_kernels_and_heads(tmp_path):
+    rows = tmp_path / "rows.npy"
+    np.save(rows, Noise.of(3, 12).normal((4,), torch.float64).numpy())
+    made, _ = leaf(CategoricalConfig(categories=12, limit="uniform", kernel=f"neighbours:count=4,embeddings={rows}"))
+    expected = General(kernels.nearest_neighbour_rates(Noise.of(3, 12).normal((4,), torch.float64), 4))
+    some = torch.eye(12, dtype=torch.float64)
+    assert torch.allclose(made.kernel.push(some, f64(0.4)), expected.push(some, f64(0.4)), atol=1e-12)  # pyright: ignore
     made, predicted = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="gaussian:steps=10", prediction="residual"))
     assert isinstance(made, Categorical) and isinstance(made.kernel, kernels.Chain) and len(made.kernel.steps) == 10
     assert isinstance(predicted, heads.Residual)
     made, _ = leaf(CategoricalConfig(categories=5, limit="uniform", kernel="ordinal:width=0.2"))
     assert isinstance(made.kernel, General) and torch.equal(made.kernel.limit, General(kernels.ordinal_rates(5, 0.2)).limit)
+    near, _ = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="neighbours:count=4"))
+    jumps = near.kernel.push(torch.eye(17, dtype=torch.float64), f64(0.999)) > 5e-5  # pyright: ignore
+    apart = (torch.arange(17)[:, None] - torch.arange(17)).abs()
+    assert bool((jumps == (apart <= 2))[4:-4, 4:-4].all())  # four neighbours in value, and itself
+    large, _ = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="neighbours:count=4,squared=true"))
+    assert isinstance(large.kernel, kernels.Squared)  # pyright: ignore
+    at = f64(0.3)
+    eye = torch.eye(17, dtype=torch.float64)
+    assert torch.allclose(large.kernel.push(eye, at), near.kernel.push(eye, at), atol=1e-9)  # pyright: ignore
     cfg = CategoricalConfig(categories=4, limit="marginal")
     share = shares(cfg, Arrays(torch.tensor([[0, 1], [1, 1], [2, 1], [1, 0]])))
     assert share is not None and share == pytest.approx((0.25, 0.625, 0.125, 0.0), abs=1e-3) and min(share) > 0
@@ -355,7 +391,20 @@ def test_recipes_name_kernels_and_heads():
     assert isinstance(made, Categorical)
     assert torch.allclose(made.kernel.limit, torch.tensor(share, dtype=torch.float64))
     assert shares(CategoricalConfig(), None) is None
+    informed = CategoricalConfig(categories=4, limit="uniform", schedule="mutual_information")
+    known = shares(informed, Arrays(torch.tensor([[0, 1], [1, 1], [2, 1], [1, 0]])))
+    assert known == share  # which the schedule is made from: what is known of x falls evenly
+    p = torch.tensor(share, dtype=torch.float64)
+    for changed in ({}, {"limit": "marginal"}, {"kernel": "ordinal:width=0.4"}, {"kernel": "neighbours:count=2,squared=true"}):
+        made, _ = leaf(informed.model_copy(update=changed), share)
+        joint = p[:, None] * made.marginal_probs(torch.arange(4)[:, None], f64(0.4).reshape(1, 1))[:, 0]  # pyright: ignore
+        left = entropy(p) + entropy(joint.sum(0)) - entropy(joint)
+        assert 1 - left / entropy(p) == pytest.approx(0.4, abs=2e-3)
+    masked, _ = leaf(informed.model_copy(update={"limit": "mask"}))
+    assert float(masked.schedule.alpha(f64(0.3))) == pytest.approx(0.7)
     for wrong, message in (
+        (informed, "shares of categories are not known"),
+        (informed.model_copy(update={"kernel": "neighbours:embeddings=" + str(rows)}), "a row for each"),
         (cfg, "shares of categories are not known"),
         (cfg.model_copy(update={"kernel": "gaussian"}), "takes limit"),
     ):

@@ -31,6 +31,7 @@ from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts, GraphFacts
+from langevin.recipes.processes import scheduled
 
 VALID: dict[str, Callable[[Tensor], bool]] = {
     "connected": metrics.connected,
@@ -82,7 +83,7 @@ class GraphDomain(Domain):
         shares = {"nodes": known.nodes, "edges": known.edges}
         leaves: dict[str, LeafProcess] = {}
         for name in _leaves(facts):
-            schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
+            schedule = scheduled(cfg.schedule, shares[name], cfg.limit)
             limit = torch.tensor(shares[name], dtype=torch.float64) if cfg.limit == "marginal" else cfg.limit
             space = SymmetricEdges() if name == "edges" else None
             leaves[name] = Categorical(len(shares[name]), schedule, limit, space=space)
