@@ -11,6 +11,7 @@ from langevin import oracles as oracle
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical, General
 from langevin.core.denoiser import Denoiser
+from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.sample import sample
@@ -358,6 +359,34 @@ def test_lambda_stands_beside_the_sum_of_the_bound():
         -float(torch.log_softmax(f64(1.0, 0.2, -0.5), 0)[:2].mean()), rel=1e-6
     )
     assert float(text.logs["cross_entropy"]) > float(mixed.logs["cross_entropy"])
+
+
+def test_the_published_end_of_d3pm_is_the_likeliest():
+    from langevin.core.sample import trajectory
+
+    exact = oracle.enumerated(Categorical(3, schedules.keep_cosine(), "uniform"), TRIPLE)
+    pairs = list(zip(*(trajectory(exact, plans.ddpm(4, end=end), 200) for end in ("draw", "likeliest")), strict=True))
+    assert all(torch.equal(a.z, b.z) for a, b in pairs[:-1]) and not torch.equal(pairs[-1][0].z, pairs[-1][1].z)
+    belief = exact(pairs[-2][1].z, 0.25)
+    assert torch.equal(pairs[-1][1].z, belief.probs.argmax(-1))
+    points = oracle.gaussian(Gaussian(schedules.cosine()), torch.zeros(2), torch.eye(2))
+    assert torch.allclose(sample(points, plans.ddpm(4, end="likeliest"), 8), sample(points, plans.ddpm(4), 8), atol=1e-6)
+    for wrong, said in (({"end": "mean"}, "end is 'mean'"), ({"end": "likeliest", "variance": "large"}, "small one only")):
+        with pytest.raises(ValueError, match=said):
+            plans.ddpm(4, **wrong)
+
+
+def test_the_squared_cosine_of_digress():
+    # alphas_bar = cos^2(pi/2 (i / T + s) / (1 + s)), over its first
+    i, s = torch.arange(500, dtype=torch.float64), 0.008
+    bar = torch.cos(0.5 * math.pi * (i / 500 + s) / (1 + s)) ** 2
+    found = schedules.keep_cosine(s, 2)
+    assert torch.allclose(found.alpha(i / 500), bar / bar[0], atol=1e-12) and float(found.alpha(f64(1.0))) == 0
+    assert leaf(CategoricalConfig(schedule="keep_cosine:offset=0.008,power=2"))[0].schedule.alpha(f64(0.5)) == found.alpha(
+        f64(0.5)
+    )
+    with pytest.raises(ValueError, match="power is 0"):
+        schedules.keep_cosine(power=0)
 
 
 # by name

@@ -90,3 +90,5 @@ class GraphTransformerConfig(Closed):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     features: tuple[Feature, ...] = ("cycles", "pieces", "spectrum", "walks", "size")
     """Of structure; see `langevin.graphs.features.Structural`. "valencies" are of molecules."""
+    published: bool = False
+    """Cycles of five are counted as in the published program of DiGress, whose count is wrong beside triangles."""

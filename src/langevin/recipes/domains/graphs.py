@@ -108,7 +108,8 @@ class GraphDomain(Domain):
         states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
         if not states and atoms is not None:
             raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
-        features = Structural(kinds, len(known.edge_types), len(known.sizes) - 1, atoms) if cfg.features else None
+        size = len(known.sizes) - 1
+        features = Structural(kinds, len(known.edge_types), size, atoms, cfg.published) if cfg.features else None
         edges = len(known.edge_types) if states else 1
         return GraphTransformer(
             len(known.node_types), edges, cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
