@@ -1,6 +1,7 @@
 """Bounds of every process, with their decoders: never below an entropy that is known, and it where the belief is exact."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -104,7 +105,7 @@ def test_centred_points_have_the_density_of_their_subspace():
             alpha, sigma = schedule(t[""])
             return lv.core.posterior.GaussianPosterior(z[""] * (alpha * v / (alpha**2 * v + sigma**2)))
 
-    model = Shrink()
+    model: Any = Shrink()
     x = model.process.noise(torch.zeros(3000, 3, 2, dtype=torch.float64), Noise.of(1, 3000)) * v**0.5
     near(of_categories(model, Batch(x), draws=32)[0], 4 / 2 * math.log(2 * math.pi * math.e * v), 0.05)
 
@@ -156,7 +157,8 @@ def test_a_chain_has_its_own_steps_and_as_many_draws_meet_each_once():
     found, how = of_categories(model, Batch(x), draws=steps)
     assert f"of {steps} steps" in how
     # the same states by hand: sum over all steps of KL_i, and the prior's
-    leaf, noise = model.process.leaves()[""], Noise.of(0, n)
+    leaf: Any = model.process.leaves()[""]
+    noise = Noise.of(0, n)
     total = leaf.prior_kl(x)[:, 0]
     for k in range(steps):
         t, s = (torch.full((n, 1), i / steps, dtype=torch.float64) for i in (k + 1, k))
@@ -173,7 +175,7 @@ def test_a_chain_has_its_own_steps_and_as_many_draws_meet_each_once():
 
 def test_steps_that_go_to_data_need_no_decoder():
     short = categorical(schedules.clipped(schedules.keep_linear(), 0.1), rates=ordinal_rates(3, 0.8))
-    leaf = short.process.leaves()[""]
+    leaf: Any = short.process.leaves()[""]
     x = drawn(6000)
     found, how = of_categories(short, Batch(x), draws=24)
     marginal = P @ leaf.kernel.push(torch.eye(3, dtype=torch.float64), leaf.schedule.alpha(torch.ones(1).double()))
