@@ -5,7 +5,7 @@ logistic()   two numbers a position: a truncated logistic over ordered values   
 ratio()      log q(y) / q(z) of each other category: the score of SEDD             (2310.16834)
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +14,7 @@ from torch import Tensor
 from langevin.core.categorical import Categorical, LowRank
 from langevin.core.levels import broadcastable
 from langevin.core.posterior import CategoricalPosterior
-from langevin.core.prediction import CategoricalPrediction
+from langevin.core.prediction import CategoricalPrediction, Prediction
 from langevin.core.process import LeafProcess
 
 _NEVER = -1e4
@@ -51,6 +51,10 @@ class Logistic(CategoricalPrediction):
                 f"the network returned {tuple(output.shape)} for states {tuple(z.shape)}; return location and scale, "
                 f"{(*z.shape, 2)}."
             )
+
+    def outputs(self, categories: int) -> int:
+        """Of the network at each position, whatever the number of categories."""
+        return 2
 
     def log_masses(self, process: Categorical, output: Tensor, z: Tensor) -> Tensor:
         """Log-mass of each bin before renormalisation, (B, *shape, K) float64."""
@@ -101,6 +105,18 @@ class Ratio(CategoricalPrediction):
         others = (share - (1 - alpha) * process.kernel.limit.to(z.device)) / alpha.clamp(min=1e-12)
         known = torch.where(alpha > 1e-12, others, share).clamp(min=1e-30)
         return CategoricalPosterior(known.log().clamp(min=_NEVER).to(output.dtype), evidence)
+
+
+def outputs(predictions: "Prediction | str | Mapping[str, Prediction | str] | None", leaf: Categorical, name: str = "") -> int:
+    """How many numbers a network says at each position of a categorical leaf: one for each category, or as many as its
+    prediction reads, if it has `outputs(categories)`.
+
+    Args:
+        predictions: of the leaf, or of all leaves by name.
+    """
+    own = predictions.get(name) if isinstance(predictions, Mapping) else predictions
+    asked = getattr(own, "outputs", None)
+    return leaf.categories if asked is None else asked(leaf.categories)
 
 
 def residual(level: str = "1000t") -> Residual:

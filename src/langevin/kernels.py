@@ -193,28 +193,38 @@ class Squared(Kernel):
                 "the rates have several limits, so no prior; join all categories, with more neighbours for instance."
             )
         self.limit = power.mean(0)
+        self._there: dict[torch.device, tuple[Tensor, list[Tensor], Tensor]] = {}
+
+    def on(self, device: torch.device) -> tuple[Tensor, list[Tensor], Tensor]:
+        """(rates, powers, limit) on a device, carried there once: K^2 numbers for each of some 20 matrices."""
+        if device not in self._there:
+            self._there[device] = (self.rates.to(device), [p.to(device) for p in self.powers], self.limit.to(device))
+        return self._there[device]
 
     def _apply(self, v: Tensor, keep: Tensor, transpose: bool) -> Tensor:
+        rates, powers, _ = self.on(v.device)
+
         def turned(matrix: Tensor) -> Tensor:
-            return (matrix.T if transpose else matrix).to(v.device)
+            return matrix.T if transpose else matrix
 
         gone = -keep.clamp(min=1e-300).log() / self.step
         whole = gone.floor().clamp(max=2.0 ** len(self.powers) - 1)
         left, digits, v = (gone - whole).clamp(max=1) * self.step, whole.long(), v.to(self.rates.dtype)
-        term, matrix = v, turned(self.rates)
+        term, matrix = v, turned(rates)
         for k in range(1, self.TERMS + 1):
             term = (term @ matrix) * (left / k).to(v.dtype)
             v = v + term
-        for j, power in enumerate(self.powers):
-            digit = (digits >> j & 1).bool()
-            if bool(digit.any()):
-                v = torch.where(digit, v @ turned(power), v)
+        binary = (digits.reshape(-1, 1) >> torch.arange(len(powers), device=digits.device)) & 1
+        # all digits are asked for at once: a device is waited for a single time
+        for j, (power, some) in enumerate(zip(powers, binary.any(0).tolist(), strict=True)):
+            if some:
+                v = torch.where((digits >> j & 1).bool(), v @ turned(power), v)
         return v.double().clamp(min=0)
 
     def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        mixed = p.double().sum(-1, keepdim=True) * self.limit.to(p.device)
+        mixed = p.double().sum(-1, keepdim=True) * self.on(p.device)[2]
         return torch.where(keep > 0, self._apply(p, keep, False), mixed)
 
     def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        limit = self.limit.to(z.device)
+        limit = self.on(z.device)[2]
         return torch.where(keep > 0, self._apply(F.one_hot(z, len(limit)), keep, True), limit[z][..., None])

@@ -235,12 +235,20 @@ def keep_linear() -> Schedule:
     return flow()
 
 
-def keep_cosine(offset: float = 0.0) -> Schedule:
-    """Keep-probability cos(pi/2 (t + s) / (1 + s)), 1 at t = 0: Hoogeboom's convention, which D3PM uses with s = 0.008, not its
-    square (2102.05379)."""
+def keep_cosine(offset: float = 0.0, power: float = 1.0) -> Schedule:
+    """Keep-probability cos(pi/2 (t + s) / (1 + s))^p, 1 at t = 0. With p = 1 it is Hoogeboom's convention (2102.05379), which
+    D3PM uses with s = 0.008; the published code of DiGress (2209.14734) squares it, `keep_cosine(0.008, 2)`."""
+    if not power > 0:
+        raise ValueError(f"power is {power}; give a number above 0.")
     start = math.cos(math.pi / 2 * offset / (1 + offset))
-    name = f"keep_cosine({offset:g})" if offset else "keep_cosine"
-    return Formula(name, lambda t: (torch.sin(math.pi / 2 * (1 - t) / (1 + offset)) / start).clamp(max=1), None, "flow")
+    said = f"{offset:g}, {power:g}" if power != 1 else f"{offset:g}" if offset else ""
+    name = f"keep_cosine({said})" if said else "keep_cosine"
+
+    def alpha(t: Tensor) -> Tensor:
+        kept = (torch.sin(math.pi / 2 * (1 - t) / (1 + offset)) / start).clamp(max=1)
+        return kept if power == 1 else kept.clamp(min=0) ** power
+
+    return Formula(name, alpha, None, "flow")
 
 
 def keep_power(power: float = 2.0) -> Schedule:

@@ -11,6 +11,7 @@ import langevin as lv
 from langevin.cli import main
 from langevin.core.noise import Noise
 from langevin.recipes.build import open_run
+from langevin.tasks.elbo import of_categories
 from langevin.tasks.likelihood import dequantised
 
 SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60"]
@@ -67,3 +68,31 @@ def test_categories_have_their_bound(tmp_path, capsys):
         4, abs=4 * max(said["error_bits"], said["of_which_drawn"] / math.log(2)) + 0.05
     )
     assert "bound" in said["how"] and said["elements"] == 64
+
+
+def test_products_have_the_probability_of_picture_and_label(tmp_path, capsys):
+    out = tmp_path / "product"
+    small = ["--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--network.stem", "8"]
+    main(["train", "digits-product", *SHORT, *small, "--sample.plan", "ddpm:2", "--out", str(out)])
+    said = asked(capsys, out, "--count", 20, "--draws", 4, "--each", tmp_path / "each.npy")
+    assert said["elements"] == 65 and said["width"] is None and "100 steps" in said["how"]
+    # by hand, where a decoder chooses among the 17 grey values
+    run = open_run(out)
+    batch = run.test.batch(torch.arange(20))
+    direct, _ = of_categories(run.denoiser, batch, draws=4, values={"image": torch.arange(17) / 8 - 1})
+    assert np.load(tmp_path / "each.npy") == pytest.approx(direct.nats.numpy(), rel=1e-5)
+    main(["likelihood", str(out), "--count", "4", "--draws", "2"])
+    assert "of the values themselves" in capsys.readouterr().out
+
+
+def test_sentences_have_the_bound_of_diffusion_lm(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("".join(f"a {a} by the {b} is no. {k}\n" for k in range(9) for a in "xyz" for b in "uvw"))
+    out = tmp_path / "points"
+    main(["train", "e2e-embedding", "--data.path", str(tmp_path / "a.txt"), "--data.alphabet", "characters",
+          "--data.length", "24", "--network.width", "16", "--network.depth", "1", "--network.heads", "2", "--train.batch", "8",
+          "--train.steps", "2", "--data.key", "None", "--sample.plan", "ddpm:2", "--out", str(out)])  # fmt: skip
+    said = asked(capsys, out, "--count", 3, "--draws", 4)
+    assert said["elements"] == 24 and "2000 steps" in said["how"] and said["nats_per_element"] > 0
+    ids = open_run(out).test.batch(torch.arange(3)).x
+    np.save(tmp_path / "ids.npy", ids.numpy())
+    assert asked(capsys, out, tmp_path / "ids.npy", "--draws", 4)["nats_per_element"] == said["nats_per_element"]

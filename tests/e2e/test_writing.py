@@ -94,3 +94,15 @@ def test_blocks_ask_for_masks_that_are_counted(runs, capsys):
         main(["train", "shakespeare-blocks", *TINY, "--network.block", "5", "--data.path", str(runs / "verse.txt"), "--out",
               str(runs / "no")])  # fmt: skip
     assert "network.block is 5; blocks are learned with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "process", [["--process.limit", "uniform"], ["--process.limit", "uniform", "--process.kernel", "ordinal"]]
+)
+def test_texts_without_masks_need_a_network_that_is_told_the_level(process, tmp_path, capsys):
+    (tmp_path / "verse.txt").write_text(VERSE * 20)
+    asked = ["train", "shakespeare", *TINY, *process, "--process.prediction", "logits",
+             "--data.path", str(tmp_path / "verse.txt"), "--out", str(tmp_path / "run")]  # fmt: skip
+    with pytest.raises(SystemExit):
+        main(asked)
+    assert "--network.timed" in capsys.readouterr().err

@@ -42,6 +42,13 @@ def test_the_published_count_of_five_is_wrong_beside_a_triangle():
     published = (torch.linalg.matrix_power(a, 5).diagonal() - 2 * t * d - a @ t + t) / 2
     assert published.any()
     assert not f.cycles(a)[0][:, 2].any()
+    at, total = f.cycles(a, published=True)
+    assert torch.equal(at[:, 2], published) and float(total[2]) == float(published.sum()) / 5
+    ours, theirs = f.cycles(a)[0], at  # no other count is touched
+    assert torch.equal(ours[:, :2], theirs[:, :2])
+    edges, mask = torch.stack([1 - a, a], -1)[None], torch.ones(1, 5, dtype=torch.bool)
+    made = [f.Structural(("cycles",), published=flag)(torch.zeros(1, 5, 1), edges, mask)[0][0, :, 2] for flag in (False, True)]
+    assert not made[0].any() and torch.allclose(made[1], (published / 10).clamp(max=1).float())
 
 
 def test_pieces_and_spectrum_are_those_of_networkx():

@@ -1,6 +1,7 @@
 """Counts against brute force, coefficients against networkx, discrepancies against sums written out."""
 
 import itertools
+import json
 import math
 
 import networkx
@@ -158,3 +159,22 @@ def test_refusals():
         m.mmd([], drawn(1, 3, 0.5), "degree")
     with pytest.raises(ValueError, match="symmetric"):
         orbits(torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("valid", ["connected", "planar"])
+def test_planar_runs_are_judged_by_planarity(valid, tmp_path):
+    from langevin.data.graphs import graph_of
+    from langevin.recipes import recipe
+    from langevin.recipes.build import build
+
+    assert recipe("planar").data.valid == "planar"  # pyright: ignore
+    rings = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n - cut)]} for n in (4, 5, 6, 7, 8, 9) for cut in (0, 1)]
+    (tmp_path / "rings.json").write_text(json.dumps(rings))
+    base = recipe("planar").model_dump()
+    base["data"].update(path=str(tmp_path / "rings.json"), valid=valid)
+    base["network"].update(width=16, edge_width=8, whole=8, depth=1)
+    run = build(type(recipe("planar")).model_validate(base))
+    whole = {"n": 5, "edges": [[i, j] for i in range(5) for j in range(i)]}  # K5
+    apart = {"n": 5, "edges": [[0, 1], [2, 3], [3, 4]]}
+    found = run.domain.judge(run, [graph_of(g) for g in (whole, apart, *rings[:2])])  # pyright: ignore
+    assert found["valid"] == (0.5 if valid == "planar" else 0.75)

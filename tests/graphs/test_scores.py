@@ -1,6 +1,7 @@
 """Graphs by coupled scores (GDSS), by scores of adjacency alone (EDP-GNN), and out of their distribution (MOOD)."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -136,7 +137,9 @@ def test_the_bound_of_scores_counts_what_is_free_and_the_prior():
     level = torch.linspace(low, 1, 101, dtype=torch.float64)
     noise = schedule.sigma(level) ** 2
     chain = 0.5 * ((1 / noise[:-1] - 1 / noise[1:]) * v * noise[1:] / (v + noise[1:])).sum()
-    each = float(chain + 0.5 * v / noise[-1])  # and KL(N(x, sigma_1^2) || N(0, sigma_1^2))
+    # and KL(N(x, sigma_1^2) || N(0, sigma_1^2)), and what N(z, sigma_low^2) leaves of x
+    each = float(chain + 0.5 * v / noise[-1] + 0.5 * (2 * math.pi * math.e * noise[0]).log())
+    assert each > 0.5 * math.log(2 * math.pi * math.e * v)
     count = 600
     mask = torch.arange(5) < torch.tensor([5, 3])[torch.arange(count) % 2][:, None]
     drawn = {n: leaf.noise(torch.zeros(count, *exact.shape[n]), Noise.of(7, count).at(n), mask) * v**0.5

@@ -11,6 +11,7 @@ from langevin import oracles as oracle
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical, General
 from langevin.core.denoiser import Denoiser
+from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.sample import sample
@@ -281,6 +282,27 @@ def test_large_matrices_of_rates_are_small_ones():
     assert torch.allclose(squared.limit, f64(1 / 12), atol=1e-9)
 
 
+def test_large_matrices_are_carried_to_a_device_once_and_waited_for_once():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Reads(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.count += func is torch.ops.aten._local_scalar_dense.default
+            return func(*args, **(kwargs or {}))
+
+    squared = kernels.Squared(kernels.nearest_neighbour_rates(Noise.of(3, 12).normal((4,), torch.float64), 4))
+    keep = torch.linspace(0.001, 0.999, 8, dtype=torch.float64)[:, None, None]
+    z = torch.arange(8)[:, None]
+    first = squared.column(z, keep)
+    there = squared.on(z.device)
+    with Reads() as reads:
+        assert torch.equal(squared.column(z, keep), first)
+    assert reads.count <= 2 < len(squared.powers)  # those of one_hot, and none for each digit
+    assert all(a is b for a, b in zip(there[1], squared.on(z.device)[1], strict=True)) and len(there[1]) == len(squared.powers)
+
+
 def test_mutual_information_falls_evenly():
     p = f64(0.5, 0.2, 0.15, 0.1, 0.05)
     for limit in (None, f64(0.3, 0.3, 0.2, 0.1, 0.1)):
@@ -339,15 +361,58 @@ def test_lambda_stands_beside_the_sum_of_the_bound():
     assert float(text.logs["cross_entropy"]) > float(mixed.logs["cross_entropy"])
 
 
+def test_the_published_end_of_d3pm_is_the_likeliest():
+    from langevin.core.sample import trajectory
+
+    exact = oracle.enumerated(Categorical(3, schedules.keep_cosine(), "uniform"), TRIPLE)
+    pairs = list(zip(*(trajectory(exact, plans.ddpm(4, end=end), 200) for end in ("draw", "likeliest")), strict=True))
+    assert all(torch.equal(a.z, b.z) for a, b in pairs[:-1]) and not torch.equal(pairs[-1][0].z, pairs[-1][1].z)
+    belief = exact(pairs[-2][1].z, 0.25)
+    assert torch.equal(pairs[-1][1].z, belief.probs.argmax(-1))
+    points = oracle.gaussian(Gaussian(schedules.cosine()), torch.zeros(2), torch.eye(2))
+    assert torch.allclose(sample(points, plans.ddpm(4, end="likeliest"), 8), sample(points, plans.ddpm(4), 8), atol=1e-6)
+    for wrong, said in (({"end": "mean"}, "end is 'mean'"), ({"end": "likeliest", "variance": "large"}, "small one only")):
+        with pytest.raises(ValueError, match=said):
+            plans.ddpm(4, **wrong)
+
+
+def test_the_squared_cosine_of_digress():
+    # alphas_bar = cos^2(pi/2 (i / T + s) / (1 + s)), over its first
+    i, s = torch.arange(500, dtype=torch.float64), 0.008
+    bar = torch.cos(0.5 * math.pi * (i / 500 + s) / (1 + s)) ** 2
+    found = schedules.keep_cosine(s, 2)
+    assert torch.allclose(found.alpha(i / 500), bar / bar[0], atol=1e-12) and float(found.alpha(f64(1.0))) == 0
+    assert leaf(CategoricalConfig(schedule="keep_cosine:offset=0.008,power=2"))[0].schedule.alpha(f64(0.5)) == found.alpha(
+        f64(0.5)
+    )
+    with pytest.raises(ValueError, match="power is 0"):
+        schedules.keep_cosine(power=0)
+
+
 # by name
 
 
-def test_recipes_name_kernels_and_heads():
+def test_recipes_name_kernels_and_heads(tmp_path):
+    rows = tmp_path / "rows.npy"
+    np.save(rows, Noise.of(3, 12).normal((4,), torch.float64).numpy())
+    made, _ = leaf(CategoricalConfig(categories=12, limit="uniform", kernel=f"neighbours:count=4,embeddings={rows}"))
+    expected = General(kernels.nearest_neighbour_rates(Noise.of(3, 12).normal((4,), torch.float64), 4))
+    some = torch.eye(12, dtype=torch.float64)
+    assert torch.allclose(made.kernel.push(some, f64(0.4)), expected.push(some, f64(0.4)), atol=1e-12)  # pyright: ignore
     made, predicted = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="gaussian:steps=10", prediction="residual"))
     assert isinstance(made, Categorical) and isinstance(made.kernel, kernels.Chain) and len(made.kernel.steps) == 10
     assert isinstance(predicted, heads.Residual)
     made, _ = leaf(CategoricalConfig(categories=5, limit="uniform", kernel="ordinal:width=0.2"))
     assert isinstance(made.kernel, General) and torch.equal(made.kernel.limit, General(kernels.ordinal_rates(5, 0.2)).limit)
+    near, _ = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="neighbours:count=4"))
+    jumps = near.kernel.push(torch.eye(17, dtype=torch.float64), f64(0.999)) > 5e-5  # pyright: ignore
+    apart = (torch.arange(17)[:, None] - torch.arange(17)).abs()
+    assert bool((jumps == (apart <= 2))[4:-4, 4:-4].all())  # four neighbours in value, and itself
+    large, _ = leaf(CategoricalConfig(categories=17, limit="uniform", kernel="neighbours:count=4,squared=true"))
+    assert isinstance(large.kernel, kernels.Squared)  # pyright: ignore
+    at = f64(0.3)
+    eye = torch.eye(17, dtype=torch.float64)
+    assert torch.allclose(large.kernel.push(eye, at), near.kernel.push(eye, at), atol=1e-9)  # pyright: ignore
     cfg = CategoricalConfig(categories=4, limit="marginal")
     share = shares(cfg, Arrays(torch.tensor([[0, 1], [1, 1], [2, 1], [1, 0]])))
     assert share is not None and share == pytest.approx((0.25, 0.625, 0.125, 0.0), abs=1e-3) and min(share) > 0
@@ -355,7 +420,20 @@ def test_recipes_name_kernels_and_heads():
     assert isinstance(made, Categorical)
     assert torch.allclose(made.kernel.limit, torch.tensor(share, dtype=torch.float64))
     assert shares(CategoricalConfig(), None) is None
+    informed = CategoricalConfig(categories=4, limit="uniform", schedule="mutual_information")
+    known = shares(informed, Arrays(torch.tensor([[0, 1], [1, 1], [2, 1], [1, 0]])))
+    assert known == share  # which the schedule is made from: what is known of x falls evenly
+    p = torch.tensor(share, dtype=torch.float64)
+    for changed in ({}, {"limit": "marginal"}, {"kernel": "ordinal:width=0.4"}, {"kernel": "neighbours:count=2,squared=true"}):
+        made, _ = leaf(informed.model_copy(update=changed), share)
+        joint = p[:, None] * made.marginal_probs(torch.arange(4)[:, None], f64(0.4).reshape(1, 1))[:, 0]  # pyright: ignore
+        left = entropy(p) + entropy(joint.sum(0)) - entropy(joint)
+        assert 1 - left / entropy(p) == pytest.approx(0.4, abs=2e-3)
+    masked, _ = leaf(informed.model_copy(update={"limit": "mask"}))
+    assert float(masked.schedule.alpha(f64(0.3))) == pytest.approx(0.7)
     for wrong, message in (
+        (informed, "shares of categories are not known"),
+        (informed.model_copy(update={"kernel": "neighbours:embeddings=" + str(rows)}), "a row for each"),
         (cfg, "shares of categories are not known"),
         (cfg.model_copy(update={"kernel": "gaussian"}), "takes limit"),
     ):

@@ -19,7 +19,7 @@ Features = tuple[Tensor, Tensor, Tensor]
 """Of nodes (B, N, F), of edges (B, N, N, C), of the whole graph (B, Y)."""
 
 
-def cycles(graph: Tensor) -> tuple[Tensor, Tensor]:
+def cycles(graph: Tensor, published: bool = False) -> tuple[Tensor, Tensor]:
     """How many simple cycles pass through each node, (..., N, 3) of 3, 4 and 5 nodes, and how many there are, (..., 4) of 3 to 6.
 
     With d degrees and t = diag(A^3), twice the triangles at a node:
@@ -28,7 +28,8 @@ def cycles(graph: Tensor) -> tuple[Tensor, Tensor]:
         4    [diag(A^4) - d (d - 1) - A d] / 2
         5    [diag(A^5) - 2 t d - 2 (A o A^2) d - A t + 5 t] / 2
 
-    (the published program leaves out a term of the last, which is then wrong wherever there are triangles), and of six nodes
+    (the published program leaves out a term of the last, which is then wrong wherever there are triangles: `published` has it so,
+    [diag(A^5) - 2 t d - A t + t] / 2, for networks that were trained on it), and of six nodes
     the total after Harary and Manvel, "On the number of cycles in a graph" (1971).
 
     Args:
@@ -48,7 +49,9 @@ def cycles(graph: Tensor) -> tuple[Tensor, Tensor]:
     t, t4, t5 = diagonal(a3), diagonal(a4), (a2 * a3).sum(-1)
     three = t / 2
     four = (t4 - d * (d - 1) - times(a, d)) / 2
-    five = (t5 - 2 * t * d - 2 * times(a * a2, d) - times(a, t) + 5 * t) / 2
+    five = (t5 - 2 * t * d - times(a, t) + t) / 2
+    if not published:
+        five = five - times(a * a2, d) + 2 * t
     six = (
         (a3 * a3).sum((-1, -2)) - 3 * t.square().sum(-1) + 9 * (a * a2.square()).sum((-1, -2)) - 6 * (t4 * d).sum(-1)
         + 6 * t4.sum(-1) - 4 * t.sum(-1) + 4 * (d**3).sum(-1) + 3 * a3.sum((-1, -2)) - 12 * d.square().sum(-1) + 4 * d.sum(-1)
@@ -127,6 +130,7 @@ class Structural:
             an edge above 0.5.
         size: nodes of the largest graph.
         molecule: what the types mean, for valencies.
+        published: cycles of five as the published program of DiGress counts them; see `cycles`.
 
     Attributes:
         widths: numbers of features of nodes, edges and the whole graph.
@@ -138,7 +142,9 @@ class Structural:
         edge_types: int = 2,
         size: int = 1,
         molecule: "Valencies | None" = None,
+        published: bool = False,
     ) -> None:
+        self.published = published
         for kind in kinds:
             if kind not in KINDS:
                 raise ValueError(f"features has {kind!r}; there are {', '.join(KINDS)}.")
@@ -165,7 +171,7 @@ class Structural:
         return x * real, e * pairs, y
 
     def _cycles(self, graph: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
-        at, total = cycles(graph)
+        at, total = cycles(graph, self.published)
         return (at / 10).clamp(max=1), None, (total / 10).clamp(max=1)
 
     def _pieces(self, graph: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:

@@ -45,12 +45,13 @@ class MLP(nn.Module):
 
 
 class PixelCategories(nn.Module):
-    """Lets a picture network read categories (B, C, H, W) int64 and answer with logits (B, C, H, W, K).
+    """Lets a picture network read categories (B, C, H, W) int64 and answer with K numbers each, (B, C, H, W, K): logits, or
+    what else a prediction reads (`langevin.heads.outputs`).
 
     Args:
-        net: a picture network with C * width input and C * categories output channels.
+        net: a picture network with C * width input and C * K output channels.
         states: of the process (one more than categories where there is a mask).
-        categories: K. size: (C, H, W). width: features per embedded pixel.
+        categories: K, those of the data for logits. size: (C, H, W). width: features per embedded pixel.
     """
 
     def __init__(self, net: nn.Module, states: int, categories: int, size: tuple[int, int, int], width: int = 16) -> None:

@@ -37,7 +37,8 @@ class SequenceTransformer(nn.Module):
     """Categories (B, L) int64 -> logits (B, L, categories), by blocks with rotary positions.
 
     Args:
-        states: of the process (one more than categories where there is a mask). categories: K.
+        states: of the process (one more than categories where there is a mask). categories: K, or as many numbers as a
+            prediction reads at each position (`langevin.heads.outputs`).
         width, depth, heads: of the trunk.
         block: tokens of a block, each of which sees itself and the blocks before it (block diffusion, BD3-LM, 2503.09573); 1 is
             autoregression; None lets all tokens see all others.

@@ -3,7 +3,7 @@
     -log p(x) <= prior KL + sum_{i=1..T} E KL_i,   t = i/T, s = (i - 1)/T.
 
 For categories the term with s = 0 is the reconstruction, -log p(x | z_t). Gaussian leaves stop at the schedule's floor:
-the decoder below it depends on how data was made continuous.
+the decoder below it depends on how data was made continuous (`langevin.tasks.elbo` has it).
 """
 
 from dataclasses import replace
@@ -14,12 +14,13 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
 from langevin.core.tree import leaves, tree
+from langevin.embedded import Embedded
 from langevin.objectives.base import Loss, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.levels import stratified
 
@@ -66,30 +67,44 @@ class ELBO(Objective):
             terms = torch.where(last, _surprise(raw, x), terms)
         return terms
 
-    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+    def terms(
+        self, model: Denoiser, batch: Batch, index: Tensor, noise: Noise, cond: Cond = None
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor], Any]:
+        """Term number `index` (B,), from 0 at the data's end, of each sample: KL_i by leaf, (B, *shape) nats like the data, the
+        levels t by leaf, and the belief. The sum over all `steps` terms is the bound's.
+
+        Raises:
+            ValueError: for data about its points, of which KL_i would know nothing.
+        """
         parts, x = model.process.leaves(), leaves(batch.x)
-        index = (stratified(noise.at("levels")) * self.steps).floor().long()
         t, s, z = {}, {}, {}
         for name, leaf in parts.items():
+            if isinstance(leaf, Embedded) and leaf.std:
+                at = f"leaf {name!r}" if name else "the process"
+                raise ValueError(
+                    f"std is {leaf.std:g} and {at} has data about its points; use the Embedding objective, or std=0."
+                )
             shape = (-1, *[1] * (x[name].ndim - 1))
             low = leaf.schedule.floor if isinstance(leaf, Gaussian) else 0.0
             t[name] = (low + (1 - low) * (index + 1).double() / self.steps).reshape(shape)
             s[name] = (low + (1 - low) * index.double() / self.steps).reshape(shape)
             z[name] = leaf.marginal(x[name], t[name], noise.at("noise").at(name), batch.mask)
-        belief = leaves(model(tree(z), tree(t), drop_conditions(batch.cond, noise, self.drop), batch.mask))
-        each = {
-            name: self.steps
-            * mean_over_elements(
-                self._steps(leaf, x[name], belief[name], z[name], t[name], s[name]), leaf.space.real(z[name], batch.mask)
-            )
-            for name, leaf in parts.items()
-        }
+        told = {n: leaf.levels(t[n], x[n]) if isinstance(leaf, Embedded) else t[n] for n, leaf in parts.items()}
+        belief = leaves(model(tree(z), tree(told), cond, batch.mask))
+        return {n: self._steps(leaf, x[n], belief[n], z[n], t[n], s[n]) for n, leaf in parts.items()}, t, belief
+
+    def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
+        parts, x = model.process.leaves(), leaves(batch.x)
+        index = (stratified(noise.at("levels")) * self.steps).floor().long()
+        terms, t, belief = self.terms(model, batch, index, noise, drop_conditions(batch.cond, noise, self.drop))
+        real = {name: leaf.space.real(terms[name], batch.mask) for name, leaf in parts.items()}
+        each = {name: self.steps * mean_over_elements(term, real[name]) for name, term in terms.items()}
         total = torch.stack([e.mean() for e in each.values()]).sum().float()
         logs = {f"nats/{name}" if name else "nats": e.mean().detach() for name, e in each.items()}
         for name, leaf in parts.items() if self.cross_entropy else ():
             if isinstance(leaf, Categorical):
                 said = belief[name] if self.form == "exact" else replace(belief[name], evidence=None)
-                surprise = mean_over_elements(_surprise(said, x[name]), leaf.space.real(z[name], batch.mask)).mean()
+                surprise = mean_over_elements(_surprise(said, x[name]), real[name]).mean()
                 total = total + self.cross_entropy * surprise.float()
                 logs[f"cross_entropy/{name}" if name else "cross_entropy"] = surprise.detach()
         levels = {name: level.reshape(-1).to(each[name].device) for name, level in t.items()}

@@ -79,8 +79,8 @@ class Embedding(Objective):
         if self.form == "simple":
             t = draw_levels(self.levels, {"": leaf}, {"": ids}, noise, self.spread, 0.0)[""]
         else:
-            index = (stratified(noise.at("levels")) * self._steps(leaf)).floor()
-            t = ((index + 1) / self._steps(leaf)).reshape(-1, *[1] * (ids.ndim - 1)).to(ids.device)
+            index = (stratified(noise.at("levels")) * self.steps_of(leaf)).floor()
+            t = ((index + 1) / self.steps_of(leaf)).reshape(-1, *[1] * (ids.ndim - 1)).to(ids.device)
         x0 = leaf.start(ids, noise)
         e = leaf.noise(x0, noise.at("noise"), batch.mask)
         parts = self.terms(model, ids, x0, e, t, cond, batch.mask)
@@ -108,16 +108,17 @@ class Embedding(Objective):
         belief = leaves(model.posteriors(model.outputs(z, told, cond, mask), z, told, mask))[""]
         rounding = -self.rounding * leaf.log_probs(x0).gather(-1, ids[..., None])[..., 0]
         if self.form == "bound":
-            steps = self._steps(leaf)
+            steps = self.steps_of(leaf)
             denoising = steps * self.step(leaf, x0, belief, t, 1 / steps)
             fixed = self.start(leaf, x0, point)
             return {"denoising": denoising, "prior": self.prior(leaf, x0), "start": fixed, "rounding": rounding}
-        first = t <= 1 / self._steps(leaf) + 1e-9
+        first = t <= 1 / self.steps_of(leaf) + 1e-9
         target = torch.where(first[..., None].to(x0.device), point, x0)
         prior = (float(leaf.schedule(1.0)[0]) * x0).square().mean(-1)
         return {"denoising": (target - belief.mean).square().mean(-1), "prior": prior, "rounding": rounding}
 
-    def _steps(self, leaf: Embedded) -> int:
+    def steps_of(self, leaf: Embedded) -> int:
+        """T of the bound, and 1 / t_1 of the simple form."""
         if self.steps is not None:
             return self.steps
         return int(getattr(leaf.schedule, "size", 2000))

@@ -3,11 +3,13 @@
 DDIM, DDPM, Euler in sigma and Euler-ancestral are one table; the names differ in eta and in the grid they are known for.
 """
 
+from dataclasses import replace
+
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import Grid, named, natural
-from langevin.plans.moves import LearnedVariance
+from langevin.plans.moves import LearnedVariance, Likeliest
 from langevin.variances import towards_noise
 
 
@@ -35,7 +37,7 @@ def ddim(steps: int = 50, eta: float = 0.0, grid: str | Grid = "uniform") -> Dra
     return _first_order(f"ddim({steps}, eta={eta:g})", steps, eta, grid)
 
 
-def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform") -> Draft:
+def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform", end: str = "draw") -> Draft:
     """Ancestral sampling (2006.11239, alg. 2). `steps` evaluations.
 
     Args:
@@ -43,10 +45,18 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
             that of the step towards noise, exact where the data is standard normal (sec. 3.2); "belief" adds to the small one
             what the denoiser is unsure of, for denoisers whose beliefs have a variance, and is the network's own for those that
             say it (Improved DDPM, ADM; `langevin.variances`).
+        end: how categories are taken from the last step: "draw", as in every other, or the "likeliest", as the published code
+            of D3PM does (2107.03006), whose samples no longer have the law of the model. Points have their belief's mean.
     """
+    if end not in ("draw", "likeliest"):
+        raise ValueError(f"end is {end!r}; categories are a 'draw' of the last step, or its 'likeliest'.")
     if variance not in ("small", "large", "belief"):
         raise ValueError(f"variance is {variance!r}; there are 'small', 'large' and 'belief'.")
     small = _first_order(f"ddpm({steps})", steps, 1.0, grid)
+    if end == "likeliest":
+        if variance != "small":
+            raise ValueError(f"variance is {variance!r} and end 'likeliest'; categories have the small one only, leave it out.")
+        return _likeliest(small, f"ddpm({steps}, end=likeliest)")
     if variance == "small":
         return small
     name = f"ddpm({steps}, variance={variance})"
@@ -61,6 +71,16 @@ def ddpm(steps: int = 1000, variance: str = "small", grid: str | Grid = "uniform
             c = towards_noise(process, t, s) if s > 0 else 0.0
             rows.append(Row(level=t, start=t, stop=s, a=z_weight, mix=(x_weight,), c=c))
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
+
+    return Draft(name, fill)
+
+
+def _likeliest(draft: Draft, name: str) -> Draft:
+    """The same plan, whose last step draws nothing."""
+
+    def fill(schedule: Schedule) -> Plan:
+        plan = draft.on(schedule)
+        return replace(plan, name=name, rows=(*plan.rows[:-1], Likeliest(start=plan.rows[-1].start, stop=plan.rows[-1].stop)))
 
     return Draft(name, fill)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
@@ -208,6 +209,20 @@ class LearnedVariance(StateRow):
             return mean
         spread = (deviation**2 + weight**2 * belief.variance).sqrt() if said is None else said
         return mean + spread * leaf.noise(z, noise, mask)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likeliest(StateRow):
+    """The likeliest category of each position under the ancestral step, and no draw from it; points move to the step's mean."""
+
+    start: float
+    stop: float
+
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        t, s = (torch.tensor(v, dtype=torch.float64) for v in (self.start, self.stop))
+        if not isinstance(leaf, Categorical):
+            return leaf.land(z, belief.mean, t, s)
+        return leaf.space.project(leaf.bridge_probs(z, belief.probs, t, s).argmax(-1), mask)
 
 
 @dataclass(frozen=True, kw_only=True)

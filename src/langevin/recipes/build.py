@@ -186,7 +186,7 @@ def _model(
     """A denoiser, or a flow map where that is what the objective learns."""
     made, predictions = domain.process(process, facts)
     kind = FlowMap if learned.learns == "map" else Denoiser
-    body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width)
+    body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width, predictions)
     if text is not None and facts.vocabulary is not None:
         words = facts.vocabulary
         encoder = TextEncoder(len(words.tokens), text.width, text.depth, text.heads, text.length, activation="gelu")

@@ -15,6 +15,7 @@ from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Arrays
+from langevin.embedded import Embedded
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -38,6 +39,7 @@ class Found:
         elements: of a sample, on average: graphs differ in it, and an edge is told once.
         width: spacing of the grid of values, which were spread over their cells; None where there is none.
         how: the method, in words.
+        density: the nats are of a density, as they are where a tensor of numbers is not known to be on a grid.
     """
 
     nats: Tensor
@@ -45,6 +47,7 @@ class Found:
     elements: float
     width: float | None
     how: str
+    density: bool = True
 
     def said(self) -> dict[str, Any]:
         """The numbers, by name: per element in nats, and in bits where values are discrete."""
@@ -63,7 +66,8 @@ class Found:
         s = self.said()
         nats = f"{s['nats_per_element']:.4f} +- {s['error_nats']:.4f} nats"
         bits = f"{s['bits_per_element']:.4f} +- {s['error_bits']:.4f} bits"
-        of = "of the density" if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
+        of = "of the density" if self.density else "of the values themselves"
+        of = of if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
         return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']:g} elements; {self.how}"
 
 
@@ -74,7 +78,7 @@ def likelihood(
     """Negative log-likelihoods of held-out data, or of what a .npy file holds.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
-    `of_categories`, where Gaussian leaves of a product stop short of the decoder.
+    `of_categories`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).
 
     Raises:
         ValueError: for a run that leaps to the end of its flow, an upscaler, or data of another shape.
@@ -82,11 +86,12 @@ def likelihood(
     follows(run)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
-    source = run.test if data is None else _read(data, run.facts.shape)
+    source = run.test if data is None else _read(data, _shape(run))
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
-    width = _width(run.recipe.drawn) if flows else None
+    width, on = _width(run.recipe.drawn) if flows else None, grids(run)
+    numbers = {name for name, part in run.denoiser.process.leaves().items() if type(part) is Gaussian}
     device = next(run.denoiser.parameters()).device
     nats: list[Tensor] = []
     errors: list[Tensor] = []
@@ -101,7 +106,7 @@ def likelihood(
         x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
         batch = Batch(x, cond, mask)
         if not flows:
-            found, how = of_categories(run.denoiser, batch, draws=draws, seed=seed, first_id=first)
+            found, how = of_categories(run.denoiser, batch, draws=draws, values=on, seed=seed, first_id=first)
             if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
                 n = mask.sum(1)
                 unseen += int((sizes[n] == 0).sum())
@@ -117,7 +122,7 @@ def likelihood(
     if unseen:
         how = f"{how}; {unseen} graphs have a number of nodes that training never met, each at a share of {EVEN:g} of all numbers"
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
-    return Found(torch.cat(nats), drawn, elements, width, how)
+    return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)))
 
 
 def _of_flow(
@@ -137,6 +142,23 @@ def _width(data: c.DataConfig) -> float | None:
     if isinstance(data, c.DigitsData):
         return 1 / 8
     return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData)) else None
+
+
+def grids(run: Run) -> dict[str, Tensor]:
+    """The values (K,) that numbers of a product are on, by leaf: 17 grey values of digits, and types of nodes and edges as
+    numbers."""
+    if isinstance(run.recipe.process, c.ProductConfig):
+        return {"image": torch.arange(17) / 8 - 1} if isinstance(run.recipe.drawn, c.DigitsData) else {}
+    if not isinstance(run.recipe.process, c.GraphScoresConfig) or run.facts.graph is None:
+        return {}
+    types = {"nodes": torch.arange(2.0), "edges": torch.arange(float(len(run.facts.graph.edge_types)))}
+    return {name: types[name] for name in run.denoiser.process.leaves()}
+
+
+def _shape(run: Run) -> Any:
+    """Of one sample of the data: ids have an axis less than the points they stand for."""
+    leaf, shape = run.denoiser.process.leaves().get(""), run.facts.shape
+    return shape[:-1] if isinstance(leaf, Embedded) and leaf.vectors and isinstance(shape, tuple) else shape
 
 
 def _read(file: Path, shape: Any) -> Arrays:

@@ -186,12 +186,17 @@ class CategoricalConfig(Closed):
     categories: int = Field(default=16, ge=2)
     """Of texts those of their alphabet, whatever is said here."""
     schedule: str = "keep_linear"
+    """Of the probability that a category is kept: keep_linear, keep_cosine, keep_power, keep_betas; or mutual_information, by
+    the shares of categories in the data, so that what is still known of it falls evenly."""
     limit: Literal["uniform", "mask", "marginal"] = "mask"
     """Where noise ends; marginal is the share of each category in training data."""
     kernel: str | None = None
-    """In place of a limit, for categories in order: gaussian:steps=100,start=0.01,end=0.2 (D3PM), or ordinal:width=0.05."""
+    """In place of a limit: gaussian:steps=100,start=0.01,end=0.2 (D3PM) or ordinal:width=0.05 for categories in order;
+    neighbours:count=4 for jumps to near values, or to near rows of a .npy file, embeddings=FILE, read whenever the run is opened.
+    With squared=true the last two take large numbers of categories, by repeated squaring."""
     prediction: str = "logits"
-    """logits, posterior, subs (masks), residual, or ratio; see `langevin.heads`."""
+    """logits, posterior, subs (masks), residual, ratio (no kernel), or logistic (categories in order, no mask); see
+    `langevin.heads`."""
 
 
 class ProductConfig(Closed):

@@ -49,6 +49,8 @@ class GraphsData(Closed):
     path: str = "data/community_small.json"
     """File of a list of {"n": nodes, "edges": [[i, j], ...]}; "planar" for 200 Delaunay triangulations of 64 points."""
     held_out: float = Field(default=0.2, gt=0, lt=1)
+    valid: Literal["connected", "planar"] = "connected"
+    """What samples are judged by: in one piece, or also drawn in the plane without edges that cross."""
     form: Literal["types", "numbers"] = "types"
     """"types" for process graph; "numbers" for graph-scores."""
 
@@ -61,6 +63,7 @@ class GraphConfig(Closed):
     limit: Literal["marginal", "uniform", "mask"] = "marginal"
     """What noise is: types as often as in the data, all alike, or a mask."""
     prediction: str = "logits"
+    """logits, posterior, subs (masks), residual, or ratio."""
 
 
 class GraphScoresConfig(Closed):
@@ -87,3 +90,5 @@ class GraphTransformerConfig(Closed):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     features: tuple[Feature, ...] = ("cycles", "pieces", "spectrum", "walks", "size")
     """Of structure; see `langevin.graphs.features.Structural`. "valencies" are of molecules."""
+    published: bool = False
+    """Cycles of five are counted as in the published program of DiGress, whose count is wrong beside triangles."""

@@ -75,10 +75,19 @@ class Domain(ABC):
 
     @abstractmethod
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides
         those of the data.
+
+        Args:
+            predictions: how its outputs are read, by leaf in a product, which says how many there are (`heads.outputs`).
 
         Raises:
             ValueError: where it does not fit.

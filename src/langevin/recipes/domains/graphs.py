@@ -1,7 +1,7 @@
 """Graphs: drawn by springs, judged by distances of degrees, clustering, orbits and spectra beside their floor."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from langevin.evaluate import Evaluation
 from langevin.files import staged, write
 from langevin.graphs import drawing, metrics
 from langevin.graphs.features import Structural, Valencies
+from langevin.heads import HEADS
 from langevin.networks import GraphTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -30,6 +31,13 @@ from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts, GraphFacts
+from langevin.recipes.processes import scheduled
+
+VALID: dict[str, Callable[[Tensor], bool]] = {
+    "connected": metrics.connected,
+    "planar": lambda graph: metrics.planar(graph) and metrics.connected(graph),
+}
+"""What makes a sample a valid one, by its name in the settings of the data."""
 
 
 class GraphDomain(Domain):
@@ -75,15 +83,22 @@ class GraphDomain(Domain):
         shares = {"nodes": known.nodes, "edges": known.edges}
         leaves: dict[str, LeafProcess] = {}
         for name in _leaves(facts):
-            schedule = spec.parse(cfg.schedule, schedules.SCHEDULES, "schedule")
+            schedule = scheduled(cfg.schedule, shares[name], cfg.limit)
             limit = torch.tensor(shares[name], dtype=torch.float64) if cfg.limit == "marginal" else cfg.limit
             space = SymmetricEdges() if name == "edges" else None
             leaves[name] = Categorical(len(shares[name]), schedule, limit, space=space)
-        predicted = {name: spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction") for name in leaves}
+        heads = {name: head for name, head in HEADS.items() if name != "logistic"}  # types have no order
+        predicted = {name: spec.parse(cfg.prediction, {**prediction.PREDICTIONS, **heads}, "prediction") for name in leaves}
         return Product(leaves), predicted
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")
@@ -93,7 +108,8 @@ class GraphDomain(Domain):
         states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
         if not states and atoms is not None:
             raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
-        features = Structural(kinds, len(known.edge_types), len(known.sizes) - 1, atoms) if cfg.features else None
+        size = len(known.sizes) - 1
+        features = Structural(kinds, len(known.edge_types), size, atoms, cfg.published) if cfg.features else None
         edges = len(known.edge_types) if states else 1
         return GraphTransformer(
             len(known.node_types), edges, cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
@@ -169,6 +185,8 @@ class GraphDomain(Domain):
         x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, properties=asked.properties)
         samples = self.graphs(run, x)
         values, meant, strengths = self.judge(run, samples), dict(self.metrics), ()
+        if getattr(run.recipe.data, "valid", None) == "planar":
+            meant["valid"] = meant["valid"].replace("in one piece", "planar and in one piece")
         if asked.properties:
             more, words = self.nearness(run, asked, samples)
             values, meant = {**values, **more}, {**meant, **words}
@@ -186,7 +204,8 @@ class GraphDomain(Domain):
         found = metrics.compare(drawn[: len(train)], test, train)
         values: dict[str, Any] = {name: d.value for name, d in found.items()}
         values |= {f"{name}_floor": d.floor for name, d in found.items()}
-        return {**values, "ratio": metrics.mean_ratio(found), **metrics.shares(drawn, train)}
+        valid = VALID[getattr(run.recipe.data, "valid", "connected")]
+        return {**values, "ratio": metrics.mean_ratio(found), **metrics.shares(drawn, train, valid)}
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
         return ()  # judged by all at once

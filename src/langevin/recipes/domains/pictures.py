@@ -18,6 +18,7 @@ from langevin.core.tree import leaves
 from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
 from langevin.evaluate import METRICS, Evaluation
 from langevin.files import staged, write
+from langevin.heads import outputs
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
 from langevin.networks.blocks import Fourier, fixed_groups, four_channels
 from langevin.networks.unet import Attending, Reading, Resampling
@@ -54,9 +55,15 @@ class PictureDomain(Domain):
         return Facts(shape=train.shape, classes=classes_of(train, recipe), vocabulary=words)
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
-        return network(cfg, facts, process, scalars, tokens)
+        return network(cfg, facts, process, scalars, tokens, predictions=predictions)
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
         """A grid with one column per class where there are classes, of at most 10 of them, spread evenly."""
@@ -193,9 +200,10 @@ def network(
     scalars: Sequence[str] = (),
     tokens: int | None = None,
     further: int = 0,
+    predictions: Any = None,
 ) -> nn.Module:
     """A network that fits the data and the process, with conditions `scalars`, and tokens of so many features, besides those of
-    the data; a U-Net may read `further` channels in cond["concat"].
+    the data; a U-Net may read `further` channels in cond["concat"]. On categories it says as much as `predictions` read.
     """
     shape, classes = facts.shape, facts.classes
     parts = process.leaves()
@@ -207,7 +215,7 @@ def network(
         channels, height, width = shape["image"]
         ports = {
             "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
-            "label": CategoryPort(cfg.width, label.states, label.categories),
+            "label": CategoryPort(cfg.width, label.states, outputs(predictions, label, "label")),
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
     assert isinstance(shape, tuple)
@@ -226,7 +234,7 @@ def network(
     if len(shape) != 3:
         raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
     leaf = parts[""]
-    categories = leaf.categories if isinstance(leaf, Categorical) else None
+    categories = outputs(predictions, leaf) if isinstance(leaf, Categorical) else None
     channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
     if isinstance(cfg, c.UNetConfig) and cfg.transformer:
         if tokens is None or classes is not None or scalars:
@@ -243,8 +251,8 @@ def network(
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip
-    if isinstance(leaf, Categorical):
-        return PixelCategories(net, leaf.states, leaf.categories, shape, 16)
+    if isinstance(leaf, Categorical) and categories is not None:
+        return PixelCategories(net, leaf.states, categories, shape, 16)
     return net
 
 

@@ -35,7 +35,13 @@ class PointDomain(Domain):
         return Facts(shape=train.shape, classes=classes_of(train, recipe))
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         return network(cfg, facts, process, scalars, tokens)
 

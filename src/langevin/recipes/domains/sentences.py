@@ -55,7 +55,13 @@ class SentenceDomain(Domain):
         return Embedded(table, schedule, cfg.std, learned=True), predicted
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.VectorsConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and sequences of points take 'vectors', without conditions; use it.")

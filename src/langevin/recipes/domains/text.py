@@ -16,6 +16,7 @@ from langevin.data.text import until
 from langevin.evaluate import Evaluation
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.files import write
+from langevin.heads import outputs
 from langevin.networks import SequenceTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -66,6 +67,12 @@ class TextDomain(Domain):
                 f"network.block is {block}; blocks are learned with process.limit mask, objective masking, and a length that is "
                 "a whole number of them."
             )
+        blank = process.limit == "mask" and process.kernel is None
+        if not blank and not getattr(net, "timed", True):
+            raise ValueError(
+                f"network.timed is False and process.limit {process.limit!r}; without masks a text does not show how much "
+                "noise it has, so say --network.timed, or use limit mask."
+            )
         ended = isinstance(train, Packed)
         return Facts(shape=train.shape, classes=None, alphabet=train.alphabet, ended=ended)
 
@@ -75,13 +82,19 @@ class TextDomain(Domain):
         return make_process(sized, facts.marginal)
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.SequenceConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and texts take 'sequence', without conditions; use it.")
         assert isinstance(process, Categorical)
         options = cfg.model_dump(exclude={"kind"})
-        return SequenceTransformer(process.states, process.categories, **options)
+        return SequenceTransformer(process.states, outputs(predictions, process), **options)
 
     def sample(self, model: Any, plan: Any, **options: Any) -> Any:
         """A network of blocks goes on block by block, under a plan of one block; others by `sample` itself."""

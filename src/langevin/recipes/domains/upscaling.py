@@ -32,7 +32,13 @@ class UpscalingDomain(PictureDomain):
         return Facts(shape=train.shape, classes=None, factor=train.factor)
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
+        self,
+        cfg: c.NetworkConfig,
+        facts: Facts,
+        process: Process,
+        scalars: Sequence[str] = (),
+        tokens: int | None = None,
+        predictions: Any = None,
     ) -> nn.Module:
         if not isinstance(cfg, c.UNetConfig) or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and upscalers read small pictures beside the state; use 'unet', no text.")

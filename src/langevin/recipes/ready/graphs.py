@@ -156,7 +156,7 @@ def planar() -> Recipe:
         name="planar",
         about="200 triangulations of 64 points of the plane, by DiGress",
         expects="not trained to its end yet",
-        data=GraphsData(path="planar"),
+        data=GraphsData(path="planar", valid="planar"),
         network=GraphTransformerConfig(width=64, edge_width=32, depth=6),
         train=TrainConfig(steps=30_000, batch=32, lr=5e-4, ema=0.999, preview_every=5000),
         sample=SampleConfig(plan="ddpm:500"),

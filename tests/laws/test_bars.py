@@ -1,0 +1,61 @@
+"""The bars of bench/bars.py are those of the committed tables, and a worse number is seen."""
+
+import csv
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+
+@pytest.fixture(scope="module")
+def bars():
+    spec = importlib.util.spec_from_file_location("bars", BENCH / "bars.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["bars"] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_what_the_tables_say(bars):
+    """And each bar that the page calls met or missed stands on rows that are there."""
+    assert (BENCH / "results" / "bars.md").read_text() == bars.markdown(bars.judged())
+
+
+def test_a_worse_number_is_missed_and_a_lost_one_is_not_measured(bars, tmp_path):
+    for file in (BENCH / "results").glob("*.*"):
+        shutil.copy(file, tmp_path)
+    with (tmp_path / "graphs.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+
+    def said(about):
+        return next(word for bar, _, _, word in bars.judged(tmp_path) if bar.about.startswith(about))
+
+    def rewritten(rows):
+        with (tmp_path / "graphs.csv").open("w", newline="") as lines:
+            table = csv.DictWriter(lines, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+
+    about, named = "qm9-graph, ddpm:500: valid", {"run": "qm9-graph", "plan": "ddpm:500", "measure": "valid"}
+    mine = [r for r in rows if all(r[k] == v for k, v in named.items())]
+    assert said(about) == "met" and len(mine) == 1
+    mine[0]["value"] = "0.89"
+    rewritten(rows)
+    assert said(about) == "missed"
+    # beside it: DeFoG is now ahead of what it is compared with, not behind
+    assert said("qm9-graph: valid by DeFoG") == "met"
+    rewritten([r for r in rows if r is not mine[0]])
+    assert said(about) == said("qm9-graph: valid by DeFoG") == "not measured"
+
+
+def test_where_several_rows_answer_the_worst_of_them_counts(bars):
+    worst = bars.Number("tabular.csv", "difference", {"set": "wine"})
+    with (BENCH / "results" / "tabular.csv").open(newline="") as lines:
+        found = [float(r["difference"]) for r in csv.DictReader(lines) if r["set"] == "wine"]
+    folder = BENCH / "results"
+    assert bars.Bar("", "", worst, 0.0).judge(folder) == (max(found), -max(found))
+    assert bars.Bar("", "", worst, 0.0, least=True).judge(folder) == (min(found), min(found))
