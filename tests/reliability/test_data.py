@@ -24,6 +24,8 @@ from PIL import Image
 from langevin.core.batch import Batch
 from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
 from langevin.data.scan import alone, stamp_of
+from langevin.recipes import Recipe, recipe
+from langevin.recipes.build import start
 
 
 def png(width, height):
@@ -488,6 +490,41 @@ def test_an_unreadable_sample_of_a_stream_is_replaced_by_the_next_whole_one(tmp_
         shard(tmp_path / "none.tar", *[(f"{k}.png", b"x") for k in range(3)])
         with pytest.raises(ValueError, match=r"none of the 3 samples can be read"):
             Stream(str(tmp_path / "none.tar"), size=8, broken="skip", max_skipped=1).take(0, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["stream", "shards"])
+def test_a_run_that_skips_is_killed_and_ends_at_the_same_bytes(kind, tmp_path):
+    paths = torn(tmp_path)
+    if kind == "stream":
+        shard(tmp_path / "held.shard", *[(f"{k}.png", picture(100 + k)) for k in range(3)])
+        data = {"kind": kind, "urls": [f"pipe:cat {p}" for p in paths], "test": str(tmp_path / "held.shard"), "buffer": 5}
+    else:
+        data = {"kind": kind, "folder": str(tmp_path), "held_out": 0.3}
+    base = recipe("images").model_dump()
+    base["data"] = {**data, "size": 8, "channels": 1, "flip": True, "broken": "skip", "max_skipped": 0.2}
+    base["network"] |= {"width": 8, "blocks": 1, "multipliers": (1,), "attention": (), "dropout": 0.1}
+    base["train"] |= {"steps": 9, "batch": 4, "save_every": 3, "workers": 0}
+    asked = Recipe.model_validate(base)
+
+    def train(out, resume, kill=None):
+        _, trainer = start(asked, out, resume)
+        trainer.hooks[:] = [] if kill is None else [(kill, lambda *_: os.kill(os.getpid(), signal.SIGKILL))]
+        trainer.run(progress=False)
+
+    train(tmp_path / "whole", False)
+    child = os.fork()
+    if child == 0:
+        train(tmp_path / "killed", False, kill=7)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    train(tmp_path / "killed", True)
+
+    def final(out):
+        return {p.name: p.read_bytes() for p in (out / "checkpoints" / "step-00000009").iterdir()}
+
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+    assert (tmp_path / "killed" / "scan.json").exists()
 
 
 # Caches

@@ -132,11 +132,11 @@ def _of_flow(
     return found, f"the probability flow, {solver}, {trace}, {found.evaluations} evaluations"
 
 
-def _width(data: c.DataConfig) -> float | None:
+def _width(data: Any) -> float | None:
     """The spacing of the values of pictures that were cut to grey levels; None for data that is continuous."""
     if isinstance(data, c.DigitsData):
         return 1 / 8
-    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData)) else None
+    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData, c.StreamData, c.HuggingFaceData)) else None
 
 
 def _read(file: Path, shape: Any) -> Arrays:

@@ -12,6 +12,7 @@ from langevin.core.categorical import Categorical, General, Kernel
 from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
+from langevin.data import Stream
 from langevin.heads import HEADS
 from langevin.interpolants import Interpolant
 from langevin.kernels import discretised_gaussian, ordinal_rates
@@ -49,6 +50,8 @@ def shares(cfg: c.ProcessConfig, train: Any, most: int = 10_000) -> tuple[float,
     """The share of each category in training data, by `most` samples at equal distances, where the process ends there."""
     if not isinstance(cfg, c.CategoricalConfig) or cfg.limit != "marginal":
         return None
+    if isinstance(train, Stream):
+        train = train.first(most)
     x = train.batch(torch.linspace(0, len(train) - 1, min(most, len(train))).long()).x
     counts = torch.bincount(x.flatten(), minlength=getattr(train, "categories", None) or cfg.categories).double() + 1e-3
     return tuple((counts / counts.sum()).tolist())

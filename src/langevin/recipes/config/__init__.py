@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
+from langevin.recipes.config.collections import HuggingFaceData, ShardsData, StreamData
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
 from langevin.recipes.config.graphs import (
     GraphConfig,
@@ -96,22 +97,6 @@ class ArraysData(Closed):
     """Rows held out, the last of the file."""
 
 
-class ShardsData(Closed):
-    """Tar shards as WebDataset writes them. See `langevin.data.Shards`."""
-
-    kind: Literal["shards"] = "shards"
-    folder: str = "data/shards"
-    """Folder with *.tar, or one tar."""
-    size: int = Field(default=32, ge=4)
-    """Side in pixels."""
-    channels: Literal[1, 3] = 3
-    """3 for colour, 1 for grey."""
-    held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of samples kept for testing; 2 at least."""
-    flip: bool = False
-    """Training sees half of the pictures mirrored."""
-
-
 class MoonsData(Closed):
     """Two moons in the plane."""
 
@@ -123,7 +108,7 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | MoonsData | SentencesData | TextData
     | GraphsData | MoleculesData,
     Field(discriminator="kind"),
 ]  # fmt: skip
@@ -145,15 +130,17 @@ class UpscaleData(Closed):
     """Pictures beside small copies of themselves, from which they are to be drawn. See `langevin.data.Lowered`."""
 
     kind: Literal["upscale"] = "upscale"
-    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData = Field(default=DigitsData(), discriminator="kind")
+    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData = Field(
+        default=DigitsData(), discriminator="kind"
+    )
     """The pictures; their labels and captions are left out."""
     factor: int = Field(default=2, ge=2)
     """By how much copies are smaller."""
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
-    | GraphsData | MoleculesData | TransferData | UpscaleData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | StreamData | MoonsData | SentencesData
+    | TextData | GraphsData | MoleculesData | TransferData | UpscaleData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -352,7 +339,7 @@ class Recipe(Closed):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
-    def drawn(self) -> Side:
+    def drawn(self) -> Side | StreamData:
         """What samples are to look like."""
         if isinstance(self.data, UpscaleData):
             return self.data.of

@@ -17,6 +17,8 @@ _HOMES = {
     "images": "pictures",
     "arrays": "pictures",
     "shards": "pictures",
+    "stream": "pictures",
+    "hugging_face": "pictures",
     "moons": "points",
     "sentences": "sentences",
     "upscale": "upscaling",

@@ -62,8 +62,12 @@ class Domain(ABC):
     # Before there is a run
 
     @abstractmethod
-    def read(self, cfg: Any) -> tuple[Any, Any]:
-        """(training data, held-out data)."""
+    def read(self, cfg: Any, scan: Path | None = None) -> tuple[Any, Any]:
+        """(training data, held-out data).
+
+        Args:
+            scan: JSON in which a scan of the data is remembered, where there is one.
+        """
 
     @abstractmethod
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:

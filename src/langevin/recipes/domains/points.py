@@ -28,7 +28,7 @@ class PointDomain(Domain):
         "energy_distance": "energy distance of points, unbiased; samples, and training data, against held-out points"
     }
 
-    def read(self, cfg: c.MoonsData) -> tuple[Any, Any]:
+    def read(self, cfg: c.MoonsData, scan: Path | None = None) -> tuple[Any, Any]:
         return two_moons(cfg.count, cfg.std, 0), two_moons(cfg.count // 10, cfg.std, 1)
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:

@@ -36,7 +36,7 @@ class SentenceDomain(Domain):
         "copies": "share of samples that are training texts",
     }
 
-    def read(self, cfg: c.SentencesData) -> tuple[Any, Any]:
+    def read(self, cfg: c.SentencesData, scan: Path | None = None) -> tuple[Any, Any]:
         train = Documents(cfg.path, cfg.key, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.vocabulary)
         return train, train.part("test")
 

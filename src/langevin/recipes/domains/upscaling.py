@@ -24,8 +24,8 @@ class UpscalingDomain(PictureDomain):
 
     metrics: ClassVar[Mapping[str, str]] = {n: v for n, v in PictureDomain.metrics.items() if n != "labels"}
 
-    def read(self, cfg: c.UpscaleData) -> tuple[Any, Any]:
-        train, test = data(cfg.of)
+    def read(self, cfg: c.UpscaleData, scan: Path | None = None) -> tuple[Any, Any]:
+        train, test = data(cfg.of, scan)
         return Lowered(train, cfg.factor), Lowered(test, cfg.factor)
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
