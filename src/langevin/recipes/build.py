@@ -79,7 +79,7 @@ class Run:
     @property
     def domain(self) -> Domain:
         """What its samples are."""
-        return domain_of(self.recipe.data)
+        return domain_of(self.recipe.data, self.facts.shape)
 
     @property
     def reading(self) -> Any:
@@ -137,7 +137,9 @@ def build(
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(domain_of(recipe.data), recipe.process, recipe.network, recipe.objective, facts, recipe.text)
+        denoiser = _model(
+            domain_of(recipe.data, facts.shape), recipe.process, recipe.network, recipe.objective, facts, recipe.text
+        )
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)

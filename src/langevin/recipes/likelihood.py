@@ -14,7 +14,6 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
-from langevin.data import Arrays
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -71,7 +70,7 @@ def likelihood(
     run: Run, data: Path | None = None, *, count: int | None = None, bound: bool = False, solver: str = "adaptive",
     steps: int = 50, tolerance: float = 1e-4, probes: int | None = None, draws: int = 16, given: bool = False, seed: int = 0,
 ) -> Found:  # fmt: skip
-    """Negative log-likelihoods of held-out data, or of what a .npy file holds.
+    """Negative log-likelihoods of held-out data, or of what a .npy file (of tables also a .csv) holds.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
     `of_categories`, where Gaussian leaves of a product stop short of the decoder.
@@ -82,7 +81,7 @@ def likelihood(
     follows(run)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
-    source = run.test if data is None else _read(data, run.facts.shape)
+    source = run.test if data is None else run.domain.rows(run, data)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
@@ -116,6 +115,8 @@ def likelihood(
         elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
     if unseen:
         how = f"{how}; {unseen} graphs have a number of nodes that training never met, each at a share of {EVEN:g} of all numbers"
+    if volume := run.domain.volume(run):
+        nats, how = [some - volume for some in nats], f"{how}; of rows in the table's own units"
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     return Found(torch.cat(nats), drawn, elements, width, how)
 
@@ -137,13 +138,6 @@ def _width(data: Any) -> float | None:
     if isinstance(data, c.DigitsData):
         return 1 / 8
     return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData, c.StreamData, c.HuggingFaceData)) else None
-
-
-def _read(file: Path, shape: Any) -> Arrays:
-    data = Arrays(file)
-    if data.shape != shape:
-        raise ValueError(f"{file} holds samples of shape {data.shape}, this run's have {shape}; make them agree.")
-    return data
 
 
 def write(found: Found, file: Path) -> Path:

@@ -86,7 +86,8 @@ class ImagesData(Closed):
 
 
 class ArraysData(Closed):
-    """Arrays in .npy files, read row by row. See `langevin.data.Arrays`."""
+    """Arrays in .npy files, read row by row as they are: rows (N, D) are points, all else is pictures. See
+    `langevin.data.Arrays`."""
 
     kind: Literal["arrays"] = "arrays"
     x: str = "data/x.npy"
@@ -95,6 +96,20 @@ class ArraysData(Closed):
     """Class numbers (N,), int64."""
     test: int = Field(default=1000, ge=1)
     """Rows held out, the last of the file."""
+
+
+class TableData(Closed):
+    """A table of numbers, each column brought to mean 0 and deviation 1. See `langevin.data.table`."""
+
+    kind: Literal["table"] = "table"
+    path: str = "data/table.csv"
+    """A .csv whose first line has the names of its columns, or a .npy (N, D) of numbers."""
+    label: str | None = None
+    """The column of a .csv with the classes, which may be words; beside a .npy, a .npy of class numbers (N,)."""
+    columns: tuple[str, ...] = ()
+    """Columns of a .csv to learn; all but the label by default."""
+    held_out: float = Field(default=0.1, gt=0, lt=1)
+    """Share of rows kept for testing; 2 at least."""
 
 
 class MoonsData(Closed):
@@ -108,8 +123,8 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | MoonsData | SentencesData | TextData
-    | GraphsData | MoleculesData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | TableData | MoonsData | SentencesData
+    | TextData | GraphsData | MoleculesData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -139,8 +154,8 @@ class UpscaleData(Closed):
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | StreamData | MoonsData | SentencesData
-    | TextData | GraphsData | MoleculesData | TransferData | UpscaleData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | StreamData | TableData | MoonsData
+    | SentencesData | TextData | GraphsData | MoleculesData | TransferData | UpscaleData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 

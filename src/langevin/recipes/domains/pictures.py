@@ -1,4 +1,4 @@
-"""Pictures, and vectors that nobody looks at: one network for each, grids of samples, Frechet distances."""
+"""Pictures: networks for them, grids of samples, Frechet distances."""
 
 import json
 import math
@@ -40,7 +40,7 @@ COLUMNS = 10
 
 
 class PictureDomain(Domain):
-    """Pictures with or without labels and captions; vectors from .npy files."""
+    """Pictures with or without labels and captions."""
 
     formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy", "")
     least: ClassVar[int] = 2
@@ -122,10 +122,7 @@ def read(
         train = Pictures(**cfg.model_dump(exclude={"kind"}), scan_file=scan)
         return train, train.part("test", aspect=False)
     if isinstance(cfg, c.ArraysData):
-        every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
-        if cfg.test >= len(every):
-            raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
-        return every.split(len(every) - cfg.test)
+        return of_arrays(cfg)
     if isinstance(cfg, c.ShardsData):
         train = Shards(paths=cfg.folder, scan_file=scan, **cfg.model_dump(exclude={"kind", "folder"}))
         return train, train.part("test")
@@ -141,6 +138,14 @@ def read(
     if cfg.form == "joint":
         return tuple(Arrays({"image": s.x, "label": s.cond["label"]}) for s in (train, test))  # pyright: ignore
     return (_spread(train, cfg.spread) if cfg.spread else train), test
+
+
+def of_arrays(cfg: c.ArraysData) -> tuple[Arrays, Arrays]:
+    """The rows of files, the last of them held out."""
+    every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
+    if cfg.test >= len(every):
+        raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
+    return every.split(len(every) - cfg.test)
 
 
 def _streamed(cfg: c.StreamData, scan: Path | None) -> tuple[Stream, Shards]:
