@@ -320,9 +320,10 @@ class EvaluationConfig(Closed):
     count: int = Field(default=1000, ge=2)
     """Samples each time."""
     features: str = "auto"
-    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    """A safetensors file with InceptionTF or DINOv2, or a folder with a CLIP; classifier or pca; auto is the classifier where
+    there are labels."""
     metrics: tuple[str, ...] = ("fd",)
-    """Of fd, fd_infinity, kid, is, prdc, labels, memory."""
+    """Of fd, fd_infinity, kid, is, cmmd, prdc, labels, clip, memory."""
     plan: str | None = None
     """Plan of the samples; that of `sample` by default."""
     guidance: float = 1.0

@@ -32,6 +32,7 @@ from langevin.tasks.likelihood import dequantised
 OF_RUNS = {
     **METRICS,
     "labels": "share of samples that show the intended label, by a classifier trained on the real training split",
+    "clip": "100 max(cos, 0) of the CLIP embeddings of each sample and its caption, those of held-out pictures in turn",
     "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
 }
 
