@@ -14,7 +14,8 @@ from langevin.data.decode import Unreadable, measure, read_text
 from langevin.data.progress import shown
 from langevin.files import best_effort, lock, write
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 Size = tuple[int, int]
 """(height, width)."""

@@ -151,13 +151,12 @@ def of_arrays(cfg: c.ArraysData) -> tuple[Arrays, Arrays]:
 
 def _streamed(cfg: c.StreamData, scan: Path | None) -> tuple[Stream, Shards]:
     """A stream, and what is held out of it."""
-    known = cfg.classes is not None
-    shared = {"size": cfg.size, "channels": cfg.channels, "broken": cfg.broken, "max_skipped": cfg.max_skipped, "labels": known}
+    shared = cfg.model_dump(include={"size", "channels", "broken", "max_skipped"}) | {"labels": cfg.classes is not None}
     test = Shards(cfg.test, split="all", scan_file=scan, **shared)
     train = Stream(cfg.urls, cfg.seed, buffer=cfg.buffer, samples=cfg.samples, flip=cfg.flip, **shared)
     if train.shape != test.shape:
         raise ValueError(f"data.urls has samples of shape {train.shape}, and data.test of {test.shape}; make them agree.")
-    if known and (test.labels is None or int(test.labels.max()) >= cfg.classes):  # pyright: ignore[reportOptionalOperand]
+    if cfg.classes is not None and (test.labels is None or int(test.labels.max()) >= cfg.classes):
         said = "no labels" if test.labels is None else f"the label {int(test.labels.max())}"
         raise ValueError(f"data.classes is {cfg.classes}, and data.test has {said}; give as many as there are, or none.")
     return train, test
