@@ -105,6 +105,7 @@ def folder(tmp_path_factory):
     (root / "graphs.json").write_text(json.dumps(rings * 5))
     chains = [head + "C" * k + tail for k in range(1, 6) for head in ("C", "N", "O=C", "C#C") for tail in ("", "O", "F")]
     (root / "smiles.csv").write_text("\n".join(["smiles", *chains]))
+    (root / "table.csv").write_text("\n".join(["a,b,c", *(f"{k},{k % 7},{(k * k) % 11}" for k in range(60))]))
     return root
 
 
@@ -112,6 +113,7 @@ TEXTS = [name for name in RECIPES if recipe(name).data.kind == "text"]
 ENDING = {"e2e-embedding": ".txt", **dict.fromkeys(TEXTS, ".txt")}
 FILES = {
     **dict.fromkeys([*TEXTS, "e2e-embedding"], "e2e.txt"),
+    "table": "table.csv",
     **{name: "graphs.json" for name in RECIPES if recipe(name).data.kind == "graphs"},
     **{name: "smiles.csv" for name in RECIPES if recipe(name).data.kind == "molecules"},
 }

@@ -19,6 +19,7 @@ from langevin.data.lowered import Lowered
 from langevin.data.mnist import read_idx
 from langevin.data.pictures import buckets
 from langevin.recipes.build import build
+from langevin.recipes.evaluation import evaluate
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 
@@ -324,6 +325,44 @@ def test_hugging_face_data_sets():
         lv.data.HFDataset(rows, label="class")
 
 
+def test_rows_of_hugging_face_data_sets_are_split_scanned_and_read_by_recipes(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    pyarrow = pytest.importorskip("pyarrow")
+
+    def picture(k):
+        file = io.BytesIO()
+        Image.new("L", (9, 6), 6 * k).save(file, "PNG")
+        return {"bytes": file.getvalue()[: 30 if k in (3, 20) else None], "path": None}
+
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(2)})
+    rows = {"image": [picture(k) for k in range(40)], "label": [k % 2 for k in range(40)]}
+    table = pyarrow.table(rows, schema=kinds.arrow_schema)
+    datasets.Dataset(table, fingerprint="greys").save_to_disk(str(tmp_path / "set"))
+    memory, shape = tmp_path / "scan.json", {"size": 4, "channels": 1}
+    with pytest.raises(ValueError, match=r"2 of 40 rows cannot be used") as caught:
+        lv.data.HFDataset(tmp_path / "set", scan_file=memory, **shape)
+    assert "row 3: damaged" in str(caught.value) and "row 20: damaged" in str(caught.value)
+    looked = []
+    monkeypatch.setattr("langevin.data.hugging_face.measure", looked.append)
+    skips = {"broken": "skip", "max_skipped": 0.05, "held_out": 0.3}
+    with pytest.warns(UserWarning, match="2 of 40 rows cannot be used and are left out"):
+        train = lv.data.HFDataset(tmp_path / "set", scan_file=memory, split="train", **shape, **skips)
+    assert not looked  # what is unchanged is remembered
+    test = train.part("test")
+    assert sorted(train.rows + test.rows) == [k for k in range(40) if k not in (3, 20)] and 4 < len(test) < 20
+    for part in (train, test):
+        batch = part.batch(torch.arange(len(part)))
+        assert ((batch.x[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [6 * row for row in part.rows]  # pyright: ignore
+        assert batch.cond["label"].tolist() == [row % 2 for row in part.rows]  # pyright: ignore
+    base = lv.recipe("images")
+    data = {"kind": "hugging_face", "folder": str(tmp_path / "set"), "label": "label", **shape, **skips}
+    with pytest.warns(UserWarning):
+        run = build(type(base).model_validate({**base.model_dump(), "data": data}), scan=memory)
+    assert (run.facts.shape, run.facts.classes, run.test.rows) == ((1, 4, 4), 2, test.rows) and not looked
+    lv.data.HFDataset(datasets.Dataset(table, fingerprint="other"), scan_file=memory, **shape)
+    assert len(looked) == 40  # another data set
+
+
 def test_recipes_read_every_kind(tmp_path, album):
     bundle(tmp_path)
     np.save(tmp_path / "x.npy", np.zeros((20, 1, 8, 8), np.float32))
@@ -333,12 +372,41 @@ def test_recipes_read_every_kind(tmp_path, album):
         ({"kind": "shards", "folder": str(tmp_path), "size": 8, "channels": 1, "flip": True, "held_out": 0.3}, (1, 8, 8), 3),
         ({"kind": "arrays", "x": str(tmp_path / "x.npy"), "label": str(tmp_path / "y.npy"), "test": 5}, (1, 8, 8), 4),
         ({"kind": "images", "folder": str(album), "size": 16, "aspect": True, "held_out": 0.8}, (3, 16, 16), None),
+        (
+            {
+                "kind": "stream",
+                "urls": [str(tmp_path / "001.tar")],
+                "buffer": 4,
+                "test": str(tmp_path / "002.tar"),
+                "size": 8,
+                "channels": 1,
+                "classes": 3,
+            },
+            (1, 8, 8),
+            3,
+        ),
+        (
+            {
+                "kind": "stream",
+                "urls": [f"pipe:cat {tmp_path}/000.tar", str(tmp_path / "001.tar")],
+                "size": 8,
+                "test": str(tmp_path / "002.tar"),
+            },
+            (3, 8, 8),
+            None,
+        ),
     ]:
         run = build(type(base).model_validate({**base.model_dump(), "data": data}))
         assert (run.facts.shape, run.facts.classes) == (shape, classes)
         for source in (run.train, run.test):
             assert source.batch(torch.arange(len(source))).x.shape[1:] == shape
-        assert (run.reading.groups is not None) if data["kind"] == "images" else (run.reading is run.train)
+        if data["kind"] == "stream":  # of which the first samples are what evaluation compares with
+            assert len(run.train) == 10 * len(data["urls"]) and ("label" in run.train.cond) == ("classes" in data)
+        else:
+            assert (run.reading.groups is not None) if data["kind"] == "images" else (run.reading is run.train)
+    with pytest.raises(ValueError, match=r"data.classes is 2, and data.test has the label 2; give as many as there are"):
+        few = {"kind": "stream", "urls": [str(tmp_path / "000.tar")], "test": str(tmp_path / "001.tar"), "classes": 2}
+        build(type(base).model_validate({**base.model_dump(), "data": few}))
     one = {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 1}  # found after training otherwise
     with pytest.raises(
         ValueError, match=r"data.test holds out 1 of this data's samples, and evaluation takes at least 2; raise it"
@@ -359,6 +427,34 @@ def test_captions_of_shards_are_read_to_the_end(tmp_path):
     assert run.train is run.reading and set(run.train.batch(torch.arange(2)).cond) == {"ids", "label", "text"}
     other = run.train.part("test")
     assert torch.equal(other.batch(torch.arange(2)).cond["ids"], run.test.batch(torch.arange(2)).cond["ids"])
+
+
+def test_captions_of_a_stream_are_read_as_it_passes(tmp_path):
+    paths = bundle(tmp_path)
+    base = lv.recipe("emoji").model_dump()
+    data = {"kind": "stream", "urls": [f"pipe:cat {p}" for p in paths[:2]], "test": str(paths[2]), "size": 10, "channels": 1}
+    base["network"]["transformer"] = 0
+    run = build(type(lv.recipe("emoji")).model_validate({**base, "data": data}))
+    batch = run.reading.take(20, 20)
+    words = run.facts.vocabulary
+    assert words is not None and set(batch.cond) == {"ids", "text"}
+    grey = ((batch.x[:, 0, 0, 0] + 1) * 127.5).round().long().tolist()
+    assert torch.equal(batch.cond["ids"], words.ids([f"grey {k}" for k in grey])) and set(grey) == set(range(20))
+    assert torch.equal(run.train.cond["ids"][:4], run.reading.take(0, 4).cond["ids"])
+
+
+def test_a_run_on_a_stream_is_judged_by_its_first_samples(tmp_path):
+    paths = bundle(tmp_path, 90, 30)
+    base = lv.recipe("images").model_dump()
+    data = {"kind": "stream", "urls": [str(p) for p in paths[:2]], "test": str(paths[2]), "size": 8, "channels": 1}
+    small = {**base["network"], "width": 8, "blocks": 1, "multipliers": (1,), "attention": ()}
+    run = build(type(lv.recipe("images")).model_validate({**base, "data": data, "network": small}))
+    found = evaluate(run, count=8, small=True, plan="ddim:1")
+    assert found.protocol.train is not None and (found.protocol.train.name, found.protocol.train.size) == (
+        "train, the first 60 of the stream", 60
+    )  # fmt: skip
+    assert found.protocol.train.hash == run.reading.first(60).digest()
+    assert {"fd", "fd_real", "nearest"} <= set(found.metrics)
 
 
 def test_the_pages_cache_runs_as_written_and_is_made_once():

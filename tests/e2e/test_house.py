@@ -68,7 +68,7 @@ ROOMS = {
         "interpolants",
         "text",
     },
-    "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors"},
+    "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
     "recipes": {
         "zoo",
         "heads",

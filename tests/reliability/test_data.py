@@ -1,13 +1,16 @@
 """Data that is broken, hostile, or changes while it is read; workers that must not outlive their parent."""
 
 import io
+import json
 import os
 import signal
 import struct
 import subprocess
 import sys
 import tarfile
+import threading
 import time
+import warnings
 import zlib
 from itertools import islice
 from multiprocessing import active_children
@@ -20,6 +23,9 @@ from PIL import Image
 
 from langevin.core.batch import Batch
 from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
+from langevin.data.scan import alone, stamp_of
+from langevin.recipes import Recipe, recipe
+from langevin.recipes.build import start
 
 
 def png(width, height):
@@ -344,6 +350,181 @@ def test_a_command_that_fails_is_no_end_of_data(tmp_path):
         Stream(str(path), samples=5).take(0, 9)
     with pytest.raises(ValueError, match=r"give a path, or a command"):
         Stream("https://example.org/s.tar").take(0, 1)
+
+
+def picture(k):
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 8, 1), np.uint8)[:, :, 0]).save(file, "PNG")
+    return file.getvalue()
+
+
+def torn(folder, count=24, per=8, bad=(2, 9, 10)):
+    """Shards of grey pictures, some of them cut short."""
+    for first in range(0, count, per):
+        members = [(f"{k:03}.png", picture(k)[: 40 if k in bad else None]) for k in range(first, first + per)]
+        shard(folder / f"{first // per}.tar", *members)
+    return sorted(folder.glob("*.tar"))
+
+
+UNREADABLE = {
+    "001": ({"png": b""}, "empty"),
+    "002": ({"png": b"hello"}, "damaged, or no picture"),
+    "003": ({"png": png(30_000, 30_000)}, "above 64,000,000 pixels"),
+    "004": ({"npy": X[:-1]}, "it holds 7 bytes where its header says"),
+    "005": ({"npy": X, "cls": b"cat"}, "its cls is no integer"),
+    "006": ({"npy": X, "text.npy": b"x"}, "damaged, or no .npy file"),
+    "007": ({"npy": X, "txt": b" "}, "its caption is empty"),
+    "008": ({"npy": X, "png": png(8, 8)}, "it has npy and png; there must be one"),
+    "009": ({"cls": b"1"}, "it has neither picture nor npy"),
+}
+
+
+def test_every_broken_sample_of_shards_is_named_before_training(tmp_path):
+    whole = {"000": {"npy": X, "cls": b"1", "txt": b"one"}, "010": {"npy": array(3.0, 4.0), "cls": b"0", "txt": b"two"}}
+    every = sorted({**whole, **{key: members for key, (members, _) in UNREADABLE.items()}}.items())
+    shard(tmp_path / "s.tar", *[(f"{key}.{end}", data) for key, members in every for end, data in members.items()])
+    with pytest.raises(ValueError, match="9 of 11 samples cannot be used; mend them or pass broken='skip'") as caught:
+        Shards(tmp_path)
+    for key, (_, why) in UNREADABLE.items():
+        assert f"\n  {key} in {tmp_path}/s.tar: {why}" in str(caught.value)
+    with pytest.raises(ValueError, match=r"more than max_skipped = 0.5 lets go; mend them, or pass max_skipped=0.82"):
+        Shards(tmp_path, broken="skip", max_skipped=0.5)
+    with pytest.warns(UserWarning, match="9 of 11 samples cannot be used and are left out"):
+        data = Shards(tmp_path, split="all", broken="skip", max_skipped=0.9)
+    batch = data.batch(torch.arange(2))
+    assert batch.x.tolist() == [[1, 2], [3, 4]] and batch.cond["label"].tolist() == [1, 0] and data.captions == ["one", "two"]  # pyright: ignore
+
+
+def test_an_unchanged_shard_is_not_opened_again(tmp_path, monkeypatch):
+    paths, memory = torn(tmp_path), tmp_path / "scan.json"
+    options = {"size": 8, "channels": 1, "split": "all", "broken": "skip", "max_skipped": 0.2, "scan_file": memory}
+    with pytest.warns(UserWarning):
+        first = Shards(tmp_path, **options)
+    assert len(first) == 21
+    opened = []
+
+    def recorded(real):
+        def call(path, *rest, **options):
+            if path.suffix == ".tar":
+                opened.append(path.name)
+            return real(path, *rest, **options)
+
+        return call
+
+    monkeypatch.setattr(Path, "open", recorded(Path.open))
+    monkeypatch.setattr(Path, "read_bytes", recorded(Path.read_bytes))
+    with pytest.warns(UserWarning, match="3 of 24"):
+        second = Shards(tmp_path, **options)
+    assert not opened
+    index = torch.tensor([20, 0, 7])
+    assert torch.equal(first.batch(index).x, second.batch(index).x) and second.shape == (1, 8, 8)
+    shard(paths[1], *[(f"{k:03}.png", picture(k)) for k in range(8, 16)])
+    opened.clear()
+    with pytest.warns(UserWarning, match="1 of 24"):
+        assert len(Shards(tmp_path, **options)) == 23 and set(opened) == {"1.tar"}
+    before = memory.read_bytes()
+    wrong = before.replace(b'"000.png", 512', b'"000.png", -1')
+    assert wrong != before
+    for damaged in (b"", b"[]", b'{"a": 1}', before[:-9], wrong, before.replace(b'"000"', b"000"[:1])):
+        memory.write_bytes(damaged)
+        with pytest.warns(UserWarning, match="1 of 24"):
+            assert torch.equal(Shards(tmp_path, **options).batch(index).x, first.batch(torch.tensor([18, 0, 7])).x)
+
+
+def test_of_two_processes_one_scans_and_the_other_waits(tmp_path, monkeypatch):
+    for k in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    memory, looks = tmp_path / "scan.json", []
+    monkeypatch.setattr("langevin.data.scan.measure", lambda path: looks.append(path) or (8, 8))
+    with alone(memory):  # the first of them is at work
+        other = threading.Thread(target=Pictures, args=(tmp_path, 8), kwargs={"split": "all", "scan_file": memory})
+        other.start()
+        other.join(0.3)
+        assert other.is_alive() and not looks
+        lines = {f"{k}.png": [*(stamp_of(tmp_path / f"{k}.png") or ()), 8, 8] for k in range(3)}
+        memory.write_text(json.dumps(lines))
+    other.join()
+    assert not looks  # it found what the first had found
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_only_be_read_is_scanned_all_the_same(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    tmp_path.chmod(0o500)
+    try:
+        assert len(Pictures(tmp_path, 8, split="all", scan_file=tmp_path / "scan.json")) == 1
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_an_unreadable_sample_of_a_stream_is_replaced_by_the_next_whole_one(tmp_path):
+    paths = [str(p) for p in torn(tmp_path)]
+
+    def stream(**options):
+        shared = {"seed": 1, "size": 8, "channels": 1, "buffer": 5, "broken": "skip", "max_skipped": 0.2}
+        return Stream(paths, **{**shared, **options})
+
+    with pytest.raises(ValueError, match=r"cannot be read: damaged"):
+        stream(broken="fail").take(0, 24)
+    known = {picture(k): k for k in range(24)}
+    order = [known.get(s.members["png"].data) for s in islice(stream()._from(0), 60)]  # None for those that are cut
+    assert sum(k is None for k in order[:24]) == 3
+    wanted = [next(k for k in order[place:] if k is not None) for place in range(48)]
+    with pytest.warns(
+        UserWarning, match=r"cannot be read \(damaged, or no picture\); the next whole sample stands in its place"
+    ) as said:
+        whole = stream().take(0, 48).x
+    assert len(said) == 3  # each once
+    for place, k in enumerate(wanted):
+        raw = np.asarray(Image.open(io.BytesIO(picture(k))))
+        assert torch.equal(((whole[place, 0] + 1) * 127.5).round().byte(), torch.from_numpy(raw.copy()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for place in (0, 7, 23, 24, 40):  # begun anywhere, in any pieces
+            one = stream()
+            assert torch.equal(torch.cat([one.take(place, 3).x, one.take(place + 3, 5).x]), whole[place : place + 8])
+        ranks = [islice(loader(stream(), InOrder(0, 12), 0, 2, r, 2, 2), 4) for r in range(2)]
+        assert torch.equal(torch.cat([p.batch.x for pieces in zip(*ranks, strict=True) for r in pieces for p in r]), whole)
+        with pytest.raises(ValueError, match=r"3 samples cannot be read, more than max_skipped = 0.1 of 24 lets go"):
+            stream(max_skipped=0.1, samples=24).take(0, 24)
+        shard(tmp_path / "none.tar", *[(f"{k}.png", b"x") for k in range(3)])
+        with pytest.raises(ValueError, match=r"none of the 3 samples can be read"):
+            Stream(str(tmp_path / "none.tar"), size=8, broken="skip", max_skipped=1).take(0, 1)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["stream", "shards"])
+def test_a_run_that_skips_is_killed_and_ends_at_the_same_bytes(kind, tmp_path):
+    paths = torn(tmp_path)
+    if kind == "stream":
+        shard(tmp_path / "held.shard", *[(f"{k}.png", picture(100 + k)) for k in range(3)])
+        data = {"kind": kind, "urls": [f"pipe:cat {p}" for p in paths], "test": str(tmp_path / "held.shard"), "buffer": 5}
+    else:
+        data = {"kind": kind, "folder": str(tmp_path), "held_out": 0.3}
+    base = recipe("images").model_dump()
+    base["data"] = {**data, "size": 8, "channels": 1, "flip": True, "broken": "skip", "max_skipped": 0.2}
+    base["network"] |= {"width": 8, "blocks": 1, "multipliers": (1,), "attention": (), "dropout": 0.1}
+    base["train"] |= {"steps": 9, "batch": 4, "save_every": 3, "workers": 0}
+    asked = Recipe.model_validate(base)
+
+    def train(out, resume, kill=None):
+        _, trainer = start(asked, out, resume)
+        trainer.hooks[:] = [] if kill is None else [(kill, lambda *_: os.kill(os.getpid(), signal.SIGKILL))]
+        trainer.run(progress=False)
+
+    train(tmp_path / "whole", False)
+    child = os.fork()
+    if child == 0:
+        train(tmp_path / "killed", False, kill=7)
+        os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    train(tmp_path / "killed", True)
+
+    def final(out):
+        return {p.name: p.read_bytes() for p in (out / "checkpoints" / "step-00000009").iterdir()}
+
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+    assert (tmp_path / "killed" / "scan.json").exists()
 
 
 # Caches

@@ -14,7 +14,7 @@ class _Likelihood:
     run: Positional[Path]
     """Run directory."""
     data: Positional[Path | None] = None
-    """Samples as the run's own, in a .npy file; held-out ones by default."""
+    """Samples as the run's own, in a .npy file, or rows of a table in a .csv; held-out ones by default."""
     count: int | None = None
     """How many samples, from the first; 500 at most by default."""
     bound: bool = False

@@ -71,9 +71,10 @@ class _Evaluate:
     against: Path | None = None
     """Folder of real pictures."""
     features: str = "auto"
-    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    """A safetensors file with InceptionTF or DINOv2, or a folder with a CLIP; classifier or pca; auto is the classifier where
+    there are labels."""
     metrics: tuple[str, ...] = ()
-    """Of fd, fd_infinity, kid, is, prdc and, for runs, labels, memory; fd, labels and memory by default."""
+    """Of fd, fd_infinity, kid, is, cmmd, prdc and, for runs, labels, clip, memory; fd, labels and memory by default."""
     small: bool = False
     """Accept fewer samples or real pictures than the 10,000 of published practice; the card will say so."""
     count: int | None = None

@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import math
-import warnings
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.data.decode import SUFFIXES, Kept, Unreadable, decode, mirror, to_unit
 from langevin.data.scan import captions as read_captions
-from langevin.data.scan import scan
+from langevin.data.scan import check_broken, judge, scan
 from langevin.data.split import check_split, in_split
 
 
@@ -68,8 +67,7 @@ class Pictures:
         progress: bool = True,
         labels: bool = True,
     ) -> None:
-        if broken not in ("fail", "skip"):
-            raise ValueError(f"broken is {broken!r}; choose 'fail' or 'skip'.")
+        check_broken(broken)
         check_split(split, held_out)
         self.folder, self.size, self.channels = Path(folder), size, channels
         self.shape = (channels, size, size)
@@ -84,7 +82,7 @@ class Pictures:
         if captions is not None:
             texts, without = read_captions(self.folder, found, captions)
             bad = {p: bad.get(p) or without[p] for p in found if p in bad or p in without}
-        self._judge(bad, len(found), broken, max_skipped)
+        judge({str(p.relative_to(self.folder)): why for p, why in bad.items()}, len(found), broken, max_skipped)
         good = [p for p in found if p not in bad]
         parents = [p.relative_to(self.folder).parts[0] if p.parent != self.folder else "" for p in good]
         names = sorted(set(parents))
@@ -93,20 +91,6 @@ class Pictures:
         self._labels = torch.tensor([names.index(p) for p in parents]) if self.classes else None
         self._groups = torch.tensor([_nearest(seen[p], self.sizes) for p in good]) if aspect else None
         self._choose(split)
-
-    def _judge(self, bad: dict[Path, str], total: int, broken: str, max_skipped: float) -> None:
-        if not bad:
-            return
-        listing = "\n".join(f"  {p.relative_to(self.folder)}: {why}" for p, why in bad.items())
-        said = f"{len(bad)} of {total} pictures cannot be used"
-        if broken == "fail":
-            raise ValueError(f"{said}; mend them or pass broken='skip':\n{listing}")
-        if len(bad) > max_skipped * total:
-            raise ValueError(
-                f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass "
-                f"max_skipped={math.ceil(100 * len(bad) / total) / 100:g}:\n{listing}"
-            )
-        warnings.warn(f"{said} and are left out:\n{listing}", stacklevel=3)
 
     def part(self, split: str, aspect: bool = True) -> "Pictures":
         """Another split of the same scan; aspect False reads it as squares."""

@@ -1,18 +1,99 @@
-"""Everything that is wrong with a folder of pictures, found before training."""
+"""Everything that is wrong with a folder of pictures, found before training; and how it is judged, of any data."""
 
 import json
+import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from langevin.data.decode import Unreadable, measure, read_text
 from langevin.data.progress import shown
-from langevin.files import write
+from langevin.files import best_effort, lock, write
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Size = tuple[int, int]
 """(height, width)."""
+
+
+def check_broken(broken: str) -> None:
+    """Raises ValueError for what is no way to treat broken samples."""
+    if broken not in ("fail", "skip"):
+        raise ValueError(f"broken is {broken!r}; choose 'fail' or 'skip'.")
+
+
+def judge(bad: Mapping[str, str], total: int, broken: str, max_skipped: float, what: str = "pictures") -> None:
+    """Refuse broken samples, or warn of those that are left out; all are named.
+
+    Args:
+        bad: why a sample cannot be read, by its name.
+        total: samples, the broken ones among them.
+        broken: "fail" refuses any, "skip" more than `max_skipped` of all.
+        what: they are, in words.
+
+    Raises:
+        ValueError: as `broken` says.
+    """
+    if not bad:
+        return
+    listing = "".join(f"\n  {name}: {why}" for name, why in bad.items())
+    if len(bad) == 1:
+        listing = " " + listing.strip()
+    said = f"{len(bad)} of {total} {what} cannot be used"
+    if broken == "fail":
+        raise ValueError(f"{said}; mend them or pass broken='skip':{listing}")
+    if len(bad) > max_skipped * total:
+        raise ValueError(
+            f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass "
+            f"max_skipped={math.ceil(100 * len(bad) / total) / 100:g}:{listing}"
+        )
+    warnings.warn(f"{said} and are left out:{listing}", stacklevel=4)
+
+
+@contextmanager
+def alone(file: Path | None) -> Iterator[None]:
+    """Around a scan that `file` remembers: of several processes one scans, and the others, which wait, find what it found. Where
+    the file cannot be locked each scans by itself."""
+    handle = None
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle = file.with_suffix(".lock").open("w")
+            lock(handle.fileno(), wait=True)
+        except OSError:
+            pass  # such as a folder that may only be read: what is there is still used
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.close()
+
+
+def looked(look: Callable[[T], R], items: Sequence[T], progress: bool, text: str = "looking at pictures") -> list[R]:
+    """`look` at every item, with threads, and with a bar on a terminal if `progress`."""
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, on metadata that we do not use
+        return list(shown(pool.map(look, items), len(items), text, progress))
+
+
+def remember(file: Path, found: object) -> None:
+    """Write what a scan found; a folder that may only be read costs the next scan its memory and nothing else."""
+    with best_effort(file):
+        write(file, json.dumps(found))
+
+
+def stamp_of(path: Path) -> list[int] | None:
+    """[bytes, time of change], which say whether a file is still the one that was read; None where it is gone."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return [stat.st_size, stat.st_mtime_ns]
 
 
 def scan(folder: Path, paths: Sequence[Path], file: Path | None = None, progress: bool = True) -> dict[Path, Size | str]:
@@ -25,22 +106,21 @@ def scan(folder: Path, paths: Sequence[Path], file: Path | None = None, progress
             again. A file that is damaged counts as none.
         progress: whether to show a bar, on a terminal.
     """
-    known = _known(file)
-    names = {path: str(path.relative_to(folder)) for path in paths}
-    found: dict[Path, Size | str] = {}
-    todo = []
-    for path in paths:
-        stamp = _stamp(path)
-        if stamp is not None and (line := known.get(names[path])) is not None and line[:2] == stamp:
-            found[path] = (line[2], line[3])
-        else:
-            todo.append(path)
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, on metadata that we do not use
-        found |= zip(todo, shown(pool.map(_look, todo), len(todo), "looking at pictures", progress), strict=True)
-    if file is not None and todo:
-        lines = {n: [*stamp, *s] for p, n in names.items() if isinstance(s := found[p], tuple) and (stamp := _stamp(p))}
-        write(file, json.dumps(lines))
+    with alone(file):
+        known = _known(file)
+        names = {path: str(path.relative_to(folder)) for path in paths}
+        found: dict[Path, Size | str] = {}
+        todo = []
+        for path in paths:
+            stamp = stamp_of(path)
+            if stamp is not None and (line := known.get(names[path])) is not None and line[:2] == stamp:
+                found[path] = (line[2], line[3])
+            else:
+                todo.append(path)
+        found |= zip(todo, looked(_look, todo, progress), strict=True)
+        whole = {n: s for p, n in names.items() if isinstance(s := found[p], tuple)}
+        if file is not None and any(isinstance(found[path], tuple) for path in todo):
+            remember(file, {n: [*stamp, *s] for n, s in whole.items() if (stamp := stamp_of(folder / n))})
     return {path: found[path] for path in paths}
 
 
@@ -51,14 +131,6 @@ def _look(path: Path) -> Size | str:
         return measure(path)
     except Unreadable as error:
         return str(error)
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _known(file: Path | None) -> dict[str, list[int]]:

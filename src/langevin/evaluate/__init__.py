@@ -2,6 +2,7 @@
 
 from langevin.evaluate.card import Card, Evaluation, FeatureCard, Result, Split, refuse_small
 from langevin.evaluate.classifier import Classifier, kept_classifier, train_classifier
+from langevin.evaluate.clip import CLIP
 from langevin.evaluate.dinov2 import DINOv2
 from langevin.evaluate.features import PCA, FeatureNet, card_of, extract
 from langevin.evaluate.inception import InceptionTF
@@ -12,8 +13,8 @@ from langevin.evaluate.perceptual import LPIPS, lpips
 from langevin.evaluate.weights import load_features
 
 __all__ = [
-    "LPIPS", "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet", "InceptionTF",
-    "Memorisation", "Result", "Split", "card_of", "clip_score", "cmmd", "energy_distance", "extract", "frechet",
+    "CLIP", "LPIPS", "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet",
+    "InceptionTF", "Memorisation", "Result", "Split", "card_of", "clip_score", "cmmd", "energy_distance", "extract", "frechet",
     "frechet_infinity", "inception_score", "kept_classifier", "kid", "load_features", "lpips", "measure", "memorisation",
     "nearest", "prdc", "refuse_small", "train_classifier",
 ]  # fmt: skip

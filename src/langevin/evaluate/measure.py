@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from langevin.evaluate.features import FeatureNet
-from langevin.evaluate.metrics import frechet, frechet_infinity, inception_score, kid
+from langevin.evaluate.metrics import cmmd, frechet, frechet_infinity, inception_score, kid
 from langevin.evaluate.neighbours import prdc
 from langevin.spec import nearest
 
@@ -17,6 +17,7 @@ METRICS = {
     "fd_infinity": f"Frechet distance extrapolated to endless samples, over {POINTS} sizes",
     "kid": "unbiased cubic-kernel distance of the features, 100 subsets of 1000 (or all, if fewer)",
     "is": f"Inception score of the class probabilities, {SPLITS} splits",
+    "cmmd": "1000 times the squared maximum mean discrepancy of CLIP embeddings, Gaussian kernel of width 10",
     "prdc": f"precision, recall, density and coverage, {NEIGHBOURS} nearest neighbours",
 }
 BIASED = ("fd", "fd_infinity", "kid", "is")
@@ -42,7 +43,14 @@ def enough(metrics: Sequence[str], samples: int, real: int) -> None:
     Raises:
         ValueError: naming how many it takes.
     """
-    needs = {"fd": (2, 2), "fd_infinity": (10 * POINTS, 2), "kid": (2, 2), "is": (SPLITS, 0), "prdc": (NEIGHBOURS + 1,) * 2}
+    needs = {
+        "fd": (2, 2),
+        "fd_infinity": (10 * POINTS, 2),
+        "kid": (2, 2),
+        "is": (SPLITS, 0),
+        "cmmd": (2, 2),
+        "prdc": (NEIGHBOURS + 1,) * 2,
+    }
     for name in metrics:
         for what, n, least in zip(("samples", "real samples"), (samples, real), needs.get(name, (0, 0)), strict=True):
             if n < least:
@@ -53,11 +61,13 @@ def ready(net: FeatureNet, real: Tensor, metrics: Sequence[str]) -> None:
     """Refuse metrics that these features cannot have: before samples are drawn, which takes long.
 
     Raises:
-        ValueError: for an unknown name, or "is" of features that know no classes.
+        ValueError: for an unknown name, "is" of features that know no classes, or "cmmd" of others than CLIP's.
     """
     known(metrics, list(METRICS))
     if "is" in metrics and net.probabilities(real[:1]) is None:
         raise ValueError(f"metric 'is' needs class probabilities, which {net.name} does not give; leave it out.")
+    if "cmmd" in metrics and net.name != "CLIP":
+        raise ValueError(f"metric 'cmmd' is of CLIP's embeddings, and features are {net.name}; give the folder of a CLIP.")
 
 
 def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[str] = ("fd",), seed: int = 0) -> Found:
@@ -84,6 +94,7 @@ def measure(net: FeatureNet, samples: Tensor, real: Tensor, metrics: Sequence[st
         "fd_infinity": lambda: (frechet_infinity(samples, real, POINTS, seed), None),
         "kid": lambda: kid(samples, real, seed=seed),
         "is": score,
+        "cmmd": lambda: (cmmd(samples, real), None),
     }
     found: Found = {}
     for name in metrics:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from langevin.evaluate.clip import CLIP, load_clip
 from langevin.evaluate.dinov2 import DINOv2
 from langevin.evaluate.inception import InceptionTF
 from langevin.spec import nearest
@@ -18,13 +19,15 @@ MARKS = {"Mixed_5b.branch1x1.conv.weight": InceptionTF, "blocks.0.attn.qkv.weigh
 """A tensor that only the layout has."""
 
 
-def load_features(path: str | Path, device: torch.device | str = "cpu") -> InceptionTF | DINOv2:
-    """The network a safetensors file holds, told by the names of its tensors. Nothing is ever downloaded.
+def load_features(path: str | Path, device: torch.device | str = "cpu") -> InceptionTF | DINOv2 | CLIP:
+    """The network a safetensors file holds, told by the names of its tensors, or the CLIP of a folder; nothing is downloaded.
 
     Raises:
         ValueError: if the file is of another kind or damaged, or its tensors are not exactly those of the layout.
     """
     path = Path(path)
+    if path.is_dir():
+        return load_clip(path, device)
     tensors, digest = read_safetensors(path)
     kind = next((kind for mark, kind in MARKS.items() if mark in tensors), None)
     if kind is None:

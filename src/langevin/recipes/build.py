@@ -19,7 +19,7 @@ from langevin.core.flow_map import FlowMap
 from langevin.core.plan import Draft, Plan, Row
 from langevin.core.process import Process
 from langevin.core.sample import plans_for
-from langevin.data import Pairs, Pictures, Unpaired
+from langevin.data import Pairs, Pictures, Stream, Unpaired
 from langevin.files import parse_json, read_plain, write
 from langevin.manifest import steps
 from langevin.networks import (
@@ -41,7 +41,7 @@ from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
 from langevin.training.trainer import Trainer, seeded
 
-RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
+RECIPE_FILE, FACTS_FILE, SCAN_FILE = "recipe.json", "facts.json", "scan.json"
 _LIMIT = 2**20
 _TEACHER = "nets.teacher."
 
@@ -73,12 +73,13 @@ class Run:
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
-        return _captioned(data(self.recipe.data), self.facts.vocabulary)
+        scan = None if self.folder is None else self.folder / SCAN_FILE
+        return _captioned(data(self.recipe.data, scan), self.facts.vocabulary)
 
     @property
     def domain(self) -> Domain:
         """What its samples are."""
-        return domain_of(self.recipe.data)
+        return domain_of(self.recipe.data, self.facts.shape)
 
     @property
     def reading(self) -> Any:
@@ -87,8 +88,10 @@ class Run:
 
     @cached_property
     def train(self) -> Any:
-        """Training data in the one shape of `facts`, for evaluation."""
+        """Training data in the one shape of `facts`, for evaluation; of a stream its first samples."""
         data = self._splits[0]
+        if isinstance(data, Stream):
+            return data.first()
         shaped = isinstance(data, (Pictures, Captioned)) and getattr(data, "groups", None) is not None
         return data.part("train", aspect=False) if shaped else data
 
@@ -100,24 +103,28 @@ class Run:
     def holding(self, denoiser: Denoiser) -> "Run":
         """The same run with another denoiser, sharing the data that is read already."""
         other = replace(self, denoiser=denoiser)
-        if "_splits" in self.__dict__:
-            other.__dict__["_splits"] = self._splits
+        for read in ("_splits", "train"):
+            if read in self.__dict__:
+                other.__dict__[read] = self.__dict__[read]
         return other
 
 
-def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Tensor] | None = None) -> Run:
+def build(
+    recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Tensor] | None = None, scan: Path | None = None
+) -> Run:
     """Make the objects.
 
     Args:
         facts: without them the data is read for them.
         weights: to begin with, before any adapter is added; by default they are drawn, as a function of the recipe's seed.
+        scan: JSON in which a scan of the data is remembered.
 
     Raises:
         ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
     """
     splits = None
     if facts is None:
-        splits = data(recipe.data)
+        splits = data(recipe.data, scan)
         if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
             where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
             said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
@@ -130,7 +137,9 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(domain_of(recipe.data), recipe.process, recipe.network, recipe.objective, facts, recipe.text)
+        denoiser = _model(
+            domain_of(recipe.data, facts.shape), recipe.process, recipe.network, recipe.objective, facts, recipe.text
+        )
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
@@ -195,15 +204,23 @@ def _model(
 
 
 def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, Any]:
-    return splits if words is None else (Captioned(splits[0], words), Captioned(splits[1], words))
+    if words is None:
+        return splits
+    train = splits[0].again(encode=words.conditions) if isinstance(splits[0], Stream) else Captioned(splits[0], words)
+    return train, Captioned(splits[1], words)
 
 
-def data(cfg: c.DataConfig) -> tuple[Any, Any]:
-    """(training data, held-out data), of any kind."""
+def data(cfg: c.DataConfig, scan: Path | None = None) -> tuple[Any, Any]:
+    """(training data, held-out data), of any kind.
+
+    Args:
+        scan: JSON in which a scan of the data is remembered, so that it need not be read whole again.
+    """
     if isinstance(cfg, c.TransferData):
-        join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target), data(cfg.source)
+        other = None if scan is None else scan.with_stem(f"{scan.stem}.source")
+        join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target, scan), data(cfg.source, other)
         return join(target[0], source[0]), join(target[1], source[1])
-    return domain_of(cfg).read(cfg)
+    return domain_of(cfg).read(cfg, scan)
 
 
 def start(
@@ -232,7 +249,8 @@ def start(
                 "recipe, or choose another directory."
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
-    run = build(recipe, weights=weights)
+    scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
+    run = build(recipe, weights=weights, scan=scan)
     if resume and (out / FACTS_FILE).exists() and (other := unlike(_read(out / FACTS_FILE, Facts), run.facts)):
         fact, was, now = other  # categories would change places under the weights
         raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(was)[:99]}; "

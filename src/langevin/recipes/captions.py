@@ -59,6 +59,10 @@ class Vocabulary(Closed):
             rows.append(row + [end] * (self.length - len(row)))
         return torch.tensor(rows)
 
+    def conditions(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        """What texts are to a model that reads them."""
+        return {"ids": self.ids(texts)}
+
     def write(self, folder: Path) -> None:
         """The files of a CLIPTokenizer."""
         folder.mkdir(parents=True, exist_ok=True)

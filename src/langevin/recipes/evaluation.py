@@ -10,6 +10,7 @@ import torch
 from langevin import __version__
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import plans_for
+from langevin.data import Stream
 from langevin.evaluate import Card, Evaluation, Split, refuse_small
 from langevin.evaluate.measure import BIASED
 from langevin.recipes.build import Run, _device
@@ -54,11 +55,16 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}",
         "plan": _said(plan, found), "seeds": (seed,), "device": str(place), "samples": count,
         "nfe": max(p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()),
-        "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
+        "train": Split(name=_of_train(run), size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
     asked = Asked(count, seed, found, guidance, features, tuple(metrics or ()), small, str(place), folder, against, properties)
     return run.domain.evaluate(run, asked, sampled)
+
+
+def _of_train(run: Run) -> str:
+    """What the card calls the training data that samples are compared with."""
+    return f"train, the first {len(run.train)} of the stream" if isinstance(run.reading, Stream) else "train"
 
 
 def refused(wanted: Sequence[str], count: int, real: int, width: int, small: bool) -> bool:

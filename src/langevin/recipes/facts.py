@@ -27,6 +27,18 @@ class GraphFacts(Closed):
     molecules: bool = False
 
 
+class TableFacts(Closed):
+    """What has to be known of a table: a row is mean + scale x for x as the model knows it."""
+
+    columns: tuple[str, ...]
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+    label: str | None = None
+    """The column with the classes."""
+    classes: tuple[str, ...] | None = None
+    """Their names, where they have names."""
+
+
 class Facts(Closed):
     """Written beside the recipe when a run begins; what only some kinds of data have is None for the others."""
 
@@ -52,6 +64,8 @@ class Facts(Closed):
     """The share of each category in training data, where noise ends there."""
     graph: GraphFacts | None = None
     """Where samples are graphs."""
+    table: TableFacts | None = None
+    """Where samples are rows of a table."""
 
     @property
     def conditional(self) -> bool:

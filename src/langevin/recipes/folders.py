@@ -18,7 +18,7 @@ def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metri
     """Metrics of the pictures in one folder against those in another.
 
     Args:
-        features: the path of a safetensors file with InceptionTF or DINOv2, or "pca" (of `against`).
+        features: the path of a safetensors file with InceptionTF or DINOv2, or of a folder with a CLIP, or "pca" (of `against`).
         metrics: names from `langevin.evaluate.METRICS`; fd by default.
         size: side to which pictures are cropped and resized first; by default that of the first picture in each folder,
             which must agree.

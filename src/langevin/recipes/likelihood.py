@@ -14,8 +14,6 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
-from langevin.data import Arrays
-from langevin.embedded import Embedded
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -75,7 +73,7 @@ def likelihood(
     run: Run, data: Path | None = None, *, count: int | None = None, bound: bool = False, solver: str = "adaptive",
     steps: int = 50, tolerance: float = 1e-4, probes: int | None = None, draws: int = 16, given: bool = False, seed: int = 0,
 ) -> Found:  # fmt: skip
-    """Negative log-likelihoods of held-out data, or of what a .npy file holds.
+    """Negative log-likelihoods of held-out data, or of what a .npy file (of tables also a .csv) holds.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
     `of_categories`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).
@@ -86,7 +84,7 @@ def likelihood(
     follows(run)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
-    source = run.test if data is None else _read(data, _shape(run))
+    source = run.test if data is None else run.domain.rows(run, data)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
@@ -121,6 +119,8 @@ def likelihood(
         elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
     if unseen:
         how = f"{how}; {unseen} graphs have a number of nodes that training never met, each at a share of {EVEN:g} of all numbers"
+    if volume := run.domain.volume(run):
+        nats, how = [some - volume for some in nats], f"{how}; of rows in the table's own units"
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)))
 
@@ -137,11 +137,11 @@ def _of_flow(
     return found, f"the probability flow, {solver}, {trace}, {found.evaluations} evaluations"
 
 
-def _width(data: c.DataConfig) -> float | None:
+def _width(data: Any) -> float | None:
     """The spacing of the values of pictures that were cut to grey levels; None for data that is continuous."""
     if isinstance(data, c.DigitsData):
         return 1 / 8
-    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData)) else None
+    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData, c.StreamData, c.HuggingFaceData)) else None
 
 
 def grids(run: Run) -> dict[str, Tensor]:
@@ -153,19 +153,6 @@ def grids(run: Run) -> dict[str, Tensor]:
         return {}
     types = {"nodes": torch.arange(2.0), "edges": torch.arange(float(len(run.facts.graph.edge_types)))}
     return {name: types[name] for name in run.denoiser.process.leaves()}
-
-
-def _shape(run: Run) -> Any:
-    """Of one sample of the data: ids have an axis less than the points they stand for."""
-    leaf, shape = run.denoiser.process.leaves().get(""), run.facts.shape
-    return shape[:-1] if isinstance(leaf, Embedded) and leaf.vectors and isinstance(shape, tuple) else shape
-
-
-def _read(file: Path, shape: Any) -> Arrays:
-    data = Arrays(file)
-    if data.shape != shape:
-        raise ValueError(f"{file} holds samples of shape {data.shape}, this run's have {shape}; make them agree.")
-    return data
 
 
 def write(found: Found, file: Path) -> Path:

@@ -16,6 +16,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.schedule import Schedule
+from langevin.data import Stream
 from langevin.heads import HEADS
 from langevin.interpolants import Interpolant
 from langevin.kernels import Chain, Squared, discretised_gaussian, nearest_neighbour_rates, ordinal_rates
@@ -99,6 +100,8 @@ def shares(cfg: c.ProcessConfig, train: Any, most: int = 10_000) -> tuple[float,
     schedule is made from them."""
     if not isinstance(cfg, c.CategoricalConfig) or not (cfg.limit == "marginal" or cfg.schedule.startswith(INFORMATION)):
         return None
+    if isinstance(train, Stream):
+        train = train.first(most)
     x = train.batch(torch.linspace(0, len(train) - 1, min(most, len(train))).long()).x
     counts = torch.bincount(x.flatten(), minlength=getattr(train, "categories", None) or cfg.categories).double() + 1e-3
     return tuple((counts / counts.sum()).tolist())

@@ -99,7 +99,7 @@ class Trainer:
         for field, value, kind in (("denoiser", denoiser, Denoiser), ("objective", objective, Objective)):
             if not isinstance(value, kind):
                 raise ValueError(f"{field} is {value!r}; pass a langevin {kind.__name__}.")
-        if not hasattr(data, "batch"):
+        if not hasattr(data, "batch") and not isinstance(data, Stream):
             raise ValueError(f"data is a {type(data).__name__}; wrap tensors in langevin.data.Arrays(x, cond).")
         if not any(p.requires_grad for p in denoiser.parameters()):
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
+from langevin.recipes.config.collections import HuggingFaceData, ShardsData, StreamData
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
 from langevin.recipes.config.graphs import (
     GraphConfig,
@@ -85,7 +86,8 @@ class ImagesData(Closed):
 
 
 class ArraysData(Closed):
-    """Arrays in .npy files, read row by row. See `langevin.data.Arrays`."""
+    """Arrays in .npy files, read row by row as they are: rows (N, D) are points, all else is pictures. See
+    `langevin.data.Arrays`."""
 
     kind: Literal["arrays"] = "arrays"
     x: str = "data/x.npy"
@@ -96,20 +98,18 @@ class ArraysData(Closed):
     """Rows held out, the last of the file."""
 
 
-class ShardsData(Closed):
-    """Tar shards as WebDataset writes them. See `langevin.data.Shards`."""
+class TableData(Closed):
+    """A table of numbers, each column brought to mean 0 and deviation 1. See `langevin.data.table`."""
 
-    kind: Literal["shards"] = "shards"
-    folder: str = "data/shards"
-    """Folder with *.tar, or one tar."""
-    size: int = Field(default=32, ge=4)
-    """Side in pixels."""
-    channels: Literal[1, 3] = 3
-    """3 for colour, 1 for grey."""
+    kind: Literal["table"] = "table"
+    path: str = "data/table.csv"
+    """A .csv whose first line has the names of its columns, or a .npy (N, D) of numbers."""
+    label: str | None = None
+    """The column of a .csv with the classes, which may be words; beside a .npy, a .npy of class numbers (N,)."""
+    columns: tuple[str, ...] = ()
+    """Columns of a .csv to learn; all but the label by default."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
-    """Share of samples kept for testing; 2 at least."""
-    flip: bool = False
-    """Training sees half of the pictures mirrored."""
+    """Share of rows kept for testing; 2 at least."""
 
 
 class MoonsData(Closed):
@@ -123,8 +123,8 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
-    | GraphsData | MoleculesData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | TableData | MoonsData | SentencesData
+    | TextData | GraphsData | MoleculesData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -145,15 +145,17 @@ class UpscaleData(Closed):
     """Pictures beside small copies of themselves, from which they are to be drawn. See `langevin.data.Lowered`."""
 
     kind: Literal["upscale"] = "upscale"
-    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData = Field(default=DigitsData(), discriminator="kind")
+    of: DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData = Field(
+        default=DigitsData(), discriminator="kind"
+    )
     """The pictures; their labels and captions are left out."""
     factor: int = Field(default=2, ge=2)
     """By how much copies are smaller."""
 
 
 DataConfig = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | MoonsData | SentencesData | TextData
-    | GraphsData | MoleculesData | TransferData | UpscaleData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | StreamData | TableData | MoonsData
+    | SentencesData | TextData | GraphsData | MoleculesData | TransferData | UpscaleData,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -323,9 +325,10 @@ class EvaluationConfig(Closed):
     count: int = Field(default=1000, ge=2)
     """Samples each time."""
     features: str = "auto"
-    """A safetensors file with InceptionTF or DINOv2; classifier or pca; auto is the classifier where there are labels."""
+    """A safetensors file with InceptionTF or DINOv2, or a folder with a CLIP; classifier or pca; auto is the classifier where
+    there are labels."""
     metrics: tuple[str, ...] = ("fd",)
-    """Of fd, fd_infinity, kid, is, prdc, labels, memory."""
+    """Of fd, fd_infinity, kid, is, cmmd, prdc, labels, clip, memory."""
     plan: str | None = None
     """Plan of the samples; that of `sample` by default."""
     guidance: float = 1.0
@@ -357,7 +360,7 @@ class Recipe(Closed):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
-    def drawn(self) -> Side:
+    def drawn(self) -> Side | StreamData:
         """What samples are to look like."""
         if isinstance(self.data, UpscaleData):
             return self.data.of

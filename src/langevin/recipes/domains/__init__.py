@@ -4,7 +4,9 @@ One object for each domain, found by the kind of a recipe's data. Everything els
 """
 
 from importlib import import_module
+from typing import Any
 
+from langevin.data import Arrays
 from langevin.recipes import config as c
 from langevin.recipes.domains.base import Asked, Domain
 
@@ -17,7 +19,10 @@ _HOMES = {
     "images": "pictures",
     "arrays": "pictures",
     "shards": "pictures",
+    "stream": "pictures",
+    "hugging_face": "pictures",
     "moons": "points",
+    "table": "points",
     "sentences": "sentences",
     "upscale": "upscaling",
     "text": "text",
@@ -26,7 +31,14 @@ _HOMES = {
 }
 
 
-def domain_of(cfg: c.DataConfig) -> Domain:
-    """The domain of some data; of transfer, that of its target."""
-    kind = cfg.target.kind if isinstance(cfg, c.TransferData) else cfg.kind
-    return import_module(f"{__name__}.{_HOMES[kind]}").DOMAIN
+def domain_of(cfg: c.DataConfig, shape: Any = None) -> Domain:
+    """The domain of some data; of transfer, that of its target.
+
+    Args:
+        shape: of a sample, where that is known; else what the file of arrays says, if it hangs on that.
+    """
+    side = cfg.target if isinstance(cfg, c.TransferData) else cfg
+    home = _HOMES[side.kind]
+    if isinstance(side, c.ArraysData):
+        home = "points" if len(Arrays(side.x).shape if shape is None else shape) == 1 else home
+    return import_module(f"{__name__}.{home}").DOMAIN

@@ -12,6 +12,7 @@ from langevin.core.denoiser import BaseDenoiser
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
 from langevin.core.sample import sample
+from langevin.data import Arrays
 from langevin.evaluate import Evaluation
 from langevin.recipes import config as c
 from langevin.recipes.facts import Facts
@@ -62,8 +63,12 @@ class Domain(ABC):
     # Before there is a run
 
     @abstractmethod
-    def read(self, cfg: Any) -> tuple[Any, Any]:
-        """(training data, held-out data)."""
+    def read(self, cfg: Any, scan: Path | None = None) -> tuple[Any, Any]:
+        """(training data, held-out data).
+
+        Args:
+            scan: JSON in which a scan of the data is remembered, where there is one.
+        """
 
     @abstractmethod
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
@@ -106,6 +111,26 @@ class Domain(ABC):
             ValueError: for a run that has none of that name.
         """
         raise ValueError(f"property is {min(properties)!r}, and samples of this run have no properties; leave it out.")
+
+    def rows(self, run: "Run", path: Path) -> Any:
+        """Samples of a file, as the run knows them.
+
+        Raises:
+            ValueError: if they are of another shape.
+        """
+        data, shape = Arrays(path), self.shape_of_data(run)
+        if data.shape != shape:
+            raise ValueError(f"{path} holds samples of shape {data.shape}, this run's have {shape}; make them agree.")
+        return data
+
+    def shape_of_data(self, run: "Run") -> Any:
+        """Of one sample of the data, where states have another."""
+        return run.facts.shape
+
+    def volume(self, run: "Run") -> float:
+        """The logarithm of how much larger a volume is in the units of the data than as the run knows it: what its
+        log-likelihoods are too high by."""
+        return 0.0
 
     def sample(self, model: BaseDenoiser, plan: Any, **options: Any) -> Any:
         """The loop that samples come from."""

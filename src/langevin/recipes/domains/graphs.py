@@ -51,7 +51,7 @@ class GraphDomain(Domain):
         "valid": "share of samples in one piece; unique and novel up to isomorphism, of these and of those",
     }  # fmt: skip
 
-    def read(self, cfg: c.GraphsData) -> tuple[Graphs, Graphs]:
+    def read(self, cfg: c.GraphsData, scan: Path | None = None) -> tuple[Graphs, Graphs]:
         return halves(planar() if cfg.path == PLANAR else read_graphs(cfg.path), cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:

@@ -1,6 +1,6 @@
 """How runs of pictures are judged."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Source
 from langevin.evaluate import (
+    CLIP,
     METRICS,
     PCA,
     Classifier,
@@ -22,6 +23,7 @@ from langevin.evaluate import (
     FeatureNet,
     Memorisation,
     card_of,
+    clip_score,
     extract,
     frechet,
     kept_classifier,
@@ -46,7 +48,7 @@ class Reference:
 
     Args:
         features: "classifier" (trained on the real training split, kept in `folder`), "pca", the path of a safetensors file
-            with InceptionTF or DINOv2, or "auto": the classifier where there are labels, else pca.
+            with InceptionTF or DINOv2, or of a folder with a CLIP, or "auto": the classifier where there are labels, else pca.
         device: of the networks.
 
     Raises:
@@ -106,6 +108,17 @@ class Reference:
             self._floors[size, seed] = frechet(extract(self.net, _Real(self.run, self.run.train, picked)), self.test_features)
         return self._floors[size, seed]
 
+    def fit(self, features: Tensor) -> tuple[float, float]:
+        """How well pictures, given by their features, fit the captions of held-out ones, in turn: a mean and its error."""
+        assert isinstance(self.net, CLIP)
+        words = self._words[torch.arange(len(features)) % len(self._words)]
+        return clip_score(features, words)
+
+    @cached_property
+    def _words(self) -> Tensor:
+        assert isinstance(self.net, CLIP)
+        return self.net.words(self.run.test.captions)
+
     @cached_property
     def accuracy(self) -> float:
         """The judge's, on held-out pictures."""
@@ -124,9 +137,13 @@ def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
         if asked.metrics:
             raise ValueError("metric 'labels' needs labels, which this run's data has not; leave it out.")
         wanted.remove("labels")
+    if "clip" in wanted and run.facts.vocabulary is None:
+        raise ValueError("metric 'clip' needs captions, which this run does not read; leave it out.")
     refused(wanted, asked.count, len(run.test), 0, asked.small)  # before anything that takes time
     enough(wanted, asked.count, len(run.test))
     against = asked.against or Reference(run, asked.features, asked.folder, asked.device)
+    if "clip" in wanted and (against.kind in ("classifier", "pca") or not isinstance(against.net, CLIP)):
+        raise ValueError(f"metric 'clip' needs CLIP, and features is {against.kind!r}; give the folder of a published one.")
     compared = [name for name in wanted if name in METRICS]
     if compared and against.kind != "classifier":  # which takes time to train, and can be had of labelled pictures
         ready(against.net, extract(against.net, _Real(run, run.test, torch.tensor([0]))), compared)
@@ -146,10 +163,10 @@ def judge(run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         said["fd_real"] = f"fd of {size} training pictures, drawn by the seed"
         said["fd_ratio"] = f"fd of the first {size} samples, over fd_real"
     with torch.no_grad():
-        if any(name in METRICS for name in wanted):
+        if any(name in METRICS or name == "clip" for name in wanted):
             seen = card_of(against.net, against.test_features)
             few = refused(wanted, count, len(run.test), seen.width, asked.small)
-        sets = _samples(run, count, seed, asked.plans, "labels" in wanted)
+        sets = _samples(run, count, seed, asked.plans, "labels" in wanted, run.test.captions if "clip" in wanted else ())
         values, spread = _judged(sets, against, wanted, seed, folder, size)
     made = card(
         sampled, small=few, pixels="clipped to [-1, 1] and rounded to the data's own grey levels",
@@ -168,19 +185,21 @@ class _Set:
     labels: Callable[[Classifier], dict[str, float]]
 
 
-def _samples(run: Run, count: int, seed: int, plans: Mapping[float, Plan | Draft], labels: bool) -> list[_Set]:
+def _samples(
+    run: Run, count: int, seed: int, plans: Mapping[float, Plan | Draft], labels: bool, prompts: Sequence[str] = ()
+) -> list[_Set]:
     """A set for each strength of guidance."""
     classes, sets = run.facts.classes, []
     if isinstance(run.recipe.process, c.ProductConfig) or classes is None:
         ((w, plan),) = plans.items()
-        x = _draw(run, count, seed=seed, plan=plan, guidance=w)
+        x = _draw(run, count, seed=seed, plan=plan, guidance=w, prompts=prompts)
         agreement: Callable[[Classifier], dict[str, float]] = lambda judge: {}  # noqa: E731
         if classes is not None and labels:
             agreement = _product_labels(run, x, count, seed, plan)
         return [_Set(None, w, quantised(run, as_pictures(run, x)), agreement)]
     intended = torch.arange(count) % classes
     for w, plan in plans.items():
-        x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w)))
+        x = quantised(run, as_pictures(run, _draw(run, count, seed=seed, plan=plan, label=intended, guidance=w, prompts=prompts)))
         sets.append(_Set(f"w={w:g}", w, x, lambda judge, x=x: {"intended_label": _share(judge.label(x), intended)}))
     return sets
 
@@ -211,14 +230,18 @@ def _judged(
     out: dict[str, Any] = {}
     spread: dict[str, float] = {}
     of_features = [name for name in wanted if name in METRICS]
+    if "clip" in wanted:
+        out["clip_real"], _ = against.fit(against.test_features)
     if "labels" in wanted:
         out["classifier_accuracy_real"] = against.accuracy
     for one in sets:
         group: dict[str, float] = {}
         if "labels" in wanted:
             group |= one.labels(against.judge)
-        if of_features:
+        if of_features or "clip" in wanted:
             features = extract(against.net, one.pictures)
+            if "clip" in wanted:
+                group["clip"], spread["clip" if one.group is None else f"{one.group}.clip"] = against.fit(features)
             found = measure(against.net, features, against.test_features, of_features, seed)
             for name, (value, deviation) in found.items():
                 group[name] = value

@@ -35,7 +35,7 @@ class MoleculeDomain(GraphDomain):
         "the valid samples to held-out molecules; fd_floor is that of as many training molecules",
     }
 
-    def read(self, cfg: c.MoleculesData) -> tuple[Graphs, Graphs]:
+    def read(self, cfg: c.MoleculesData, scan: Path | None = None) -> tuple[Graphs, Graphs]:
         """(training molecules, held-out molecules); what became of the rows of the file is said on stderr."""
         every = molecules.read_molecules(
             cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count,

@@ -1,4 +1,4 @@
-"""Pictures, and vectors that nobody looks at: one network for each, grids of samples, Frechet distances."""
+"""Pictures: networks for them, grids of samples, Frechet distances."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from langevin.core.categorical import Categorical
 from langevin.core.noise import Noise
 from langevin.core.process import Process, Product
 from langevin.core.tree import leaves
-from langevin.data import Arrays, Pairs, Pictures, Shards, Unpaired, digits, mnist
+from langevin.data import Arrays, HFDataset, Pairs, Pictures, Shards, Stream, Unpaired, digits, mnist
 from langevin.evaluate import METRICS, Evaluation
 from langevin.files import staged, write
 from langevin.heads import outputs
@@ -33,6 +33,7 @@ from langevin.tasks.likelihood import dequantised
 OF_RUNS = {
     **METRICS,
     "labels": "share of samples that show the intended label, by a classifier trained on the real training split",
+    "clip": "100 max(cos, 0) of the CLIP embeddings of each sample and its caption, those of held-out pictures in turn",
     "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
 }
 
@@ -41,14 +42,14 @@ COLUMNS = 10
 
 
 class PictureDomain(Domain):
-    """Pictures with or without labels and captions; vectors from .npy files."""
+    """Pictures with or without labels and captions."""
 
     formats: ClassVar[tuple[str, ...]] = (".png", ".gif", ".npy", "")
     least: ClassVar[int] = 2
     metrics: ClassVar[Mapping[str, str]] = OF_RUNS
 
-    def read(self, cfg: Any) -> tuple[Any, Any]:
-        return read(cfg)
+    def read(self, cfg: Any, scan: Path | None = None) -> tuple[Any, Any]:
+        return read(cfg, scan)
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         words = None if recipe.text is None else _vocabulary((train, test), recipe.text)
@@ -118,23 +119,26 @@ DOMAIN = PictureDomain()
 
 
 def read(
-    cfg: c.DigitsData | c.MnistData | c.ImagesData | c.ArraysData | c.ShardsData,
+    cfg: c.DigitsData | c.MnistData | c.ImagesData | c.ArraysData | c.ShardsData | c.HuggingFaceData | c.StreamData,
+    scan: Path | None = None,
 ) -> tuple[Any, Any]:
     """(training data, held-out data)."""
     if isinstance(cfg, c.MnistData):
         train, test = (mnist(cfg.folder, split, cfg.test) for split in ("train", "test"))
         return _picked(train, test, cfg)
     if isinstance(cfg, c.ImagesData):
-        train = Pictures(**cfg.model_dump(exclude={"kind"}))
+        train = Pictures(**cfg.model_dump(exclude={"kind"}), scan_file=scan)
         return train, train.part("test", aspect=False)
     if isinstance(cfg, c.ArraysData):
-        every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
-        if cfg.test >= len(every):
-            raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
-        return every.split(len(every) - cfg.test)
+        return of_arrays(cfg)
     if isinstance(cfg, c.ShardsData):
-        train = Shards(cfg.folder, cfg.size, cfg.channels, cfg.held_out, "train", cfg.flip)
+        train = Shards(paths=cfg.folder, scan_file=scan, **cfg.model_dump(exclude={"kind", "folder"}))
         return train, train.part("test")
+    if isinstance(cfg, c.HuggingFaceData):
+        train = HFDataset(cfg.folder, split="train", scan_file=scan, **cfg.model_dump(exclude={"kind", "folder"}))
+        return train, train.part("test")
+    if isinstance(cfg, c.StreamData):
+        return _streamed(cfg, scan)
     if cfg.form != "image" and (cfg.spread or not cfg.labels):
         raise ValueError(f"data.form is {cfg.form!r}; spread grey values, or leave labels out, with form 'image'.")
     train, test = (digits(s, cfg.levels if cfg.form == "categories" else None) for s in ("train", "test"))
@@ -142,6 +146,27 @@ def read(
     if cfg.form == "joint":
         return tuple(Arrays({"image": s.x, "label": s.cond["label"]}) for s in (train, test))  # pyright: ignore
     return (_spread(train, cfg.spread) if cfg.spread else train), test
+
+
+def of_arrays(cfg: c.ArraysData) -> tuple[Arrays, Arrays]:
+    """The rows of files, the last of them held out."""
+    every = Arrays(cfg.x, None if cfg.label is None else {"label": cfg.label})
+    if cfg.test >= len(every):
+        raise ValueError(f"data.test is {cfg.test} of {len(every)} rows; hold out fewer.")
+    return every.split(len(every) - cfg.test)
+
+
+def _streamed(cfg: c.StreamData, scan: Path | None) -> tuple[Stream, Shards]:
+    """A stream, and what is held out of it."""
+    shared = cfg.model_dump(include={"size", "channels", "broken", "max_skipped"}) | {"labels": cfg.classes is not None}
+    test = Shards(cfg.test, split="all", scan_file=scan, **shared)
+    train = Stream(cfg.urls, cfg.seed, buffer=cfg.buffer, samples=cfg.samples, flip=cfg.flip, **shared)
+    if train.shape != test.shape:
+        raise ValueError(f"data.urls has samples of shape {train.shape}, and data.test of {test.shape}; make them agree.")
+    if cfg.classes is not None and (test.labels is None or int(test.labels.max()) >= cfg.classes):
+        said = "no labels" if test.labels is None else f"the label {int(test.labels.max())}"
+        raise ValueError(f"data.classes is {cfg.classes}, and data.test has {said}; give as many as there are, or none.")
+    return train, test
 
 
 def _picked(train: Arrays, test: Arrays, cfg: c.DigitsData | c.MnistData) -> tuple[Arrays, Arrays]:
@@ -181,13 +206,15 @@ def classes_of(source: Any, recipe: c.Recipe) -> int | None:
         return classes_of(source.data, recipe)
     if isinstance(source, Pictures):
         return None if source.classes is None else len(source.classes)
-    labels = source.labels if isinstance(source, Shards) else (source.cond or {}).get("label")
+    if isinstance(source, Stream):
+        return recipe.data.classes if isinstance(recipe.data, c.StreamData) else None
+    labels = source.labels if isinstance(source, (Shards, HFDataset)) else (source.cond or {}).get("label")
     return None if labels is None else int(labels.max()) + 1
 
 
 def _vocabulary(splits: tuple[Any, Any], text: c.TextConfig) -> Vocabulary:
     """What the captions of the training split are made of, and the first of the others."""
-    train, test = (getattr(split, "captions", None) for split in splits)
+    train, test = (split.texts(10_000) if isinstance(split, Stream) else getattr(split, "captions", None) for split in splits)
     if train is None or test is None:
         raise ValueError("text is given, but this data has no captions; say --data.captions FILE, or leave text out.")
     return learn(train, text.vocabulary, text.length, test[:20])

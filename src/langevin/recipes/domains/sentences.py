@@ -36,7 +36,7 @@ class SentenceDomain(Domain):
         "copies": "share of samples that are training texts",
     }
 
-    def read(self, cfg: c.SentencesData) -> tuple[Any, Any]:
+    def read(self, cfg: c.SentencesData, scan: Path | None = None) -> tuple[Any, Any]:
         train = Documents(cfg.path, cfg.key, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.vocabulary)
         return train, train.part("test")
 
@@ -68,6 +68,9 @@ class SentenceDomain(Domain):
         length, width = facts.shape  # pyright: ignore[reportAssignmentType]
         port = VectorPort(cfg.width, int(width), int(length))
         return JointTransformer({"": port}, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
+
+    def shape_of_data(self, run: Run) -> Any:
+        return run.facts.shape[:-1]  # pyright: ignore[reportIndexIssue]  # ids have an axis less than the points they stand for
 
     def texts(self, run: Run, x: Tensor) -> list[str]:
         """What samples (N, L, D) say."""

@@ -46,7 +46,7 @@ class TextDomain(Domain):
         "copied": "share of runs of 32 tokens (a text, if shorter) of samples that training text has, and of held-out text",
     }
 
-    def read(self, cfg: c.TextData) -> tuple[Any, Any]:
+    def read(self, cfg: c.TextData, scan: Path | None = None) -> tuple[Any, Any]:
         if cfg.lines:
             if cfg.clean is not None:
                 raise ValueError(f"clean is {cfg.clean!r}, and lines are read as they are; leave it out.")

@@ -22,10 +22,10 @@ from langevin.recipes.facts import Facts
 class UpscalingDomain(PictureDomain):
     """Judged as pictures are; samples are drawn from the small copies of held-out pictures, in turn."""
 
-    metrics: ClassVar[Mapping[str, str]] = {n: v for n, v in PictureDomain.metrics.items() if n != "labels"}
+    metrics: ClassVar[Mapping[str, str]] = {n: v for n, v in PictureDomain.metrics.items() if n not in ("labels", "clip")}
 
-    def read(self, cfg: c.UpscaleData) -> tuple[Any, Any]:
-        train, test = data(cfg.of)
+    def read(self, cfg: c.UpscaleData, scan: Path | None = None) -> tuple[Any, Any]:
+        train, test = data(cfg.of, scan)
         return Lowered(train, cfg.factor), Lowered(test, cfg.factor)
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
