@@ -44,7 +44,7 @@ class _Generate:
     control: tuple[Path, ...] = ()
     """Hints, one for each control network of the model, its own first."""
     controlnet: tuple[str, ...] = ()
-    """Folders or ids of ControlNets, as they are published, each of which takes a hint."""
+    """Folders, single files or ids of ControlNets, each of which takes a hint."""
     control_scale: float = 1.0
     """How much hints count."""
     clip_skip: int = 0
@@ -54,9 +54,10 @@ class _Generate:
     long: bool = False
     """Read prompts of any length, in parts."""
     lora: tuple[str, ...] = ()
-    """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
-    word: tuple[Path, ...] = ()
-    """Files of learned words (textual inversion), which the prompt may then use."""
+    """Adapters (LoRA) as FILE or FILE:STRENGTH, of peft, diffusers or kohya; a file, a folder, or an id such as owner/name or
+    owner/name/file.safetensors; several add up."""
+    word: tuple[str, ...] = ()
+    """Files, folders or ids of learned words (textual inversion), which the prompt may then use."""
     redux: str | None = None
     """Folder or id of FLUX.1 Redux, for variations of a picture."""
     like: tuple[Path, ...] = ()

@@ -10,14 +10,15 @@ from langevin.cli.asking import Refusal, parse
 
 
 def strengths(words: Sequence[str]) -> dict[Path, float]:
-    """("a.safetensors", "b.safetensors:0.5") -> strengths by file, 1 by default."""
+    """("a.safetensors", "b.safetensors:0.5", "folder", "owner/name:0.3") -> strengths by file, folder or id, 1 by default."""
     found: dict[Path, float] = {}
     for word in words:
-        file, _, strength = word.rpartition(":") if not word.endswith(".safetensors") else (word, "", "1")
+        bare = word.endswith(".safetensors") or ":" not in word or Path(word).exists()
+        file, _, strength = (word, "", "1") if bare else word.rpartition(":")
         try:
             found[Path(file)] = float(strength)
         except ValueError:
-            raise Refusal(f"lora is {word!r}; give FILE.safetensors, or FILE.safetensors:STRENGTH with a number.") from None
+            raise Refusal(f"lora is {word!r}; give FILE.safetensors, a folder or an id, or one with :STRENGTH.") from None
     return found
 
 
