@@ -125,6 +125,7 @@ class Generator:
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
         name, fingerprint: of the model, for the record.
         parts: its networks under their published names, each with its published configuration, where it was published.
+        origin: what it was put together from there, to be saved again.
     """
 
     denoiser: BaseDenoiser
@@ -141,6 +142,7 @@ class Generator:
     name: str = ""
     fingerprint: str = ""
     parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]] = field(default_factory=dict, repr=False)
+    origin: Any = field(default=None, repr=False)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""

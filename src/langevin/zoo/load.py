@@ -21,7 +21,7 @@ from langevin.zoo import registry
 from langevin.zoo.budget import Ladder, fit
 from langevin.zoo.configs import read_config
 from langevin.zoo.detect import detect
-from langevin.zoo.family import Component, Config, built, fill
+from langevin.zoo.family import Component, Config, built, fill, mark
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import Single, components, opened
 from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
@@ -265,7 +265,7 @@ def _made(part: Component, config: Config, source: Any, what: str, where: _Where
     if where.reference and "reference" in inspect.signature(part.build).parameters:
         build: Any = part.build
         part = replace(part, build=partial(build, reference="diffusers"))
-    net = built(part, config, what)
+    net = mark(built(part, config, what), part.name, config)
     fill(part, net, config, source, what, where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
@@ -299,6 +299,7 @@ def of_folder(folder: Path, where: _Where) -> Whole:
         tokenizer=lambda part: Tokenizer(folder / part),
         name=folder.name,
         fingerprint=fingerprint(folder),
+        folder=folder,
     )
 
 
@@ -366,6 +367,8 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
             tokenizer=lambda part: Tokenizer((beside or file) / part),
             name=file.stem,
             fingerprint=fingerprint(file),
+            folder=beside,
+            layout=single.layout,
         ),
         where.reference,
     )

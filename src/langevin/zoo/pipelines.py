@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Whole:
         network: the network of a name with its weights, and its published configuration.
         tokenizer: that of a name such as "tokenizer_2".
         name, fingerprint: see `Generator`.
+        folder: where tokenizers lie, and whatever else is not run. layout: of a single file.
     """
 
     what: str
@@ -55,6 +57,8 @@ class Whole:
     tokenizer: Callable[[str], Tokenizer]
     name: str = ""
     fingerprint: str = ""
+    folder: Path | None = None
+    layout: str = ""
 
 
 class Halved(nn.Module):
@@ -209,6 +213,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         name=whole.name,
         fingerprint=whole.fingerprint,
         parts=nets,
+        origin=whole,
     )
 
 
