@@ -77,7 +77,8 @@ def target(out: Path) -> None:
 @dataclass(frozen=True)
 class _Publish:
     run: Positional[Path]
-    """Run directory; its network and its text are of Stable Diffusion's layout, as the recipe emoji's are."""
+    """Run directory; of pictures, by a U-Net with a published layout: the recipe emoji's, or one of --network.style ddpm, on a
+    table of levels."""
     out: Path
     """Folder to make."""
 
@@ -88,4 +89,5 @@ def publish(args: Sequence[str]) -> None:
     from langevin.recipes.build import open_run
     from langevin.recipes.publishing import publish as written
 
-    print(written(open_run(asked.run), asked.out))
+    made = written(open_run(asked.run), asked.out)
+    print(f"{made}: draw with langevin generate {made}")

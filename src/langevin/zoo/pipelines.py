@@ -140,6 +140,7 @@ KINDS: dict[str, Kind] = {
     "LDMPipeline": Kind("", replace(_PIXELS, multiple=8), coder="vqvae"),
     "ConsistencyModelPipeline": Kind("", replace(_PIXELS, steps=1), coder=""),
     "ScoreSdeVePipeline": Kind("", replace(_PIXELS, steps=2000), coder=""),
+    "DiffusionPipeline": Kind("clip", replace(_PIXELS, guidance=3.0), coder=""),  # what `langevin publish` makes of captions
 }
 """The published classes of pipelines that are known here."""
 
@@ -250,8 +251,8 @@ def _defaults(kind: Kind, config: Mapping[str, Any], codec: Codec | None, name: 
     made = replace(made, multiple=max(multiple, 1))
     if name == "DiTPipeline":
         made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
-    if name == "ConsistencyModelPipeline" and config.get("num_class_embeds"):
-        made = replace(made, classes=int(config["num_class_embeds"]))
+    if not kind.text and config.get("num_class_embeds"):  # the last is no class where it is what is guided away from
+        made = replace(made, classes=int(config["num_class_embeds"]) - (config.get("_null_class") is True))
     return made
 
 
