@@ -15,6 +15,7 @@ from torch import nn
 import langevin as lv
 from langevin.cli import main
 from langevin.networks.blocks import fixed_groups
+from langevin.networks.unet import Attending
 from langevin.recipes.tuning import begin, keep
 from langevin.tensors import load, metadata
 from langevin.zoo import adapting
@@ -141,7 +142,9 @@ def test_a_part_is_saved_as_it_was(goldens: Goldens, tmp_path: Path, family: str
 
 
 def test_a_network_that_was_trained_here(tmp_path: Path) -> None:
-    net = lv.networks.UNet(channels=3, width=32, multipliers=(1, 2), blocks=1, head_width=8, norm=fixed_groups(8, 1e-5))
+    norm = fixed_groups(8, 1e-5)
+    attending = Attending(norm, middle_norm=norm)
+    net = lv.networks.UNet(3, 32, (1, 2), 1, (1,), 8, norm=norm, attending=attending)
     again = lv.load(lv.save(net, tmp_path / "unet"))
     state = again.state_dict()
     assert all(torch.equal(v, state[n]) for n, v in net.state_dict().items())

@@ -163,7 +163,7 @@ def _told(net: nn.Module) -> tuple[str, Config]:
             except AssertionError:  # a network of another kind
                 continue
             except (ValueError, AttributeError) as error:
-                why = f" ({part.name}: {error})"
+                why = f" ({part.name}: {str(error).rstrip('.')})"
     if len(found) != 1:
         among = f"could be {' or '.join(found)}" if found else f"has no published form{why}"
         raise ValueError(f"the network is a {type(net).__name__}, which {among}; it can be saved by langevin.tensors.save.")
