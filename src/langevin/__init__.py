@@ -33,6 +33,7 @@ _NAMES = {
     "open_run": "langevin.recipes.build",
     "recipe": "langevin.recipes",
     "sample": "langevin.core.sample",
+    "save": "langevin.zoo.saving",
     "save_gif": "langevin.pictures",
     "save_images": "langevin.pictures",
     "trajectory": "langevin.core.sample",
@@ -97,3 +98,4 @@ if TYPE_CHECKING:
     from langevin.tasks.likelihood import log_prob
     from langevin.training import Trainer, fit
     from langevin.zoo.load import load
+    from langevin.zoo.saving import save

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Iterator, Sequence
@@ -103,6 +104,27 @@ def staged(path: str | Path) -> Iterator[Path]:
             flush(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill; it takes the name `path` in one step if the block ends well, and is gone otherwise.
+
+    Raises:
+        ValueError: if there is something at `path` already, but an empty folder.
+        DiskFull: if there is no space.
+    """
+    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists, and holds something already; name a folder that does not.")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with telling(path):
+            beside.mkdir(parents=True)
+            yield beside
+            os.replace(beside, path)
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
         raise
 
 

@@ -9,7 +9,9 @@ from PIL import Image
 
 import langevin as lv
 from langevin.cli import main
-from langevin.recipes.build import open_run
+from langevin.recipes import config as c
+from langevin.recipes.build import build, open_run
+from langevin.recipes.facts import Facts
 
 FLAGS = [
     "--data.size", "16", "--data.held-out", "0.2", "--network.width", "16", "--network.head-width", "8", "--text.width", "16",
@@ -64,6 +66,86 @@ def test_diffusers_draws_the_same_picture(run, tmp_path):
             x = scheduler.step(null + w * (told - null), t, x).prev_sample
     assert float((mine - x).abs().max()) < 1e-4 * float(x.abs().max())
     assert float((mine[0] - mine[1]).abs().max()) > 1e-2  # captions matter
+
+
+def _stirred(ours):
+    with torch.no_grad():  # two updates from zero leave nothing to compare
+        for p in ours.denoiser.parameters():
+            p.add_(0.05 * torch.sin(torch.arange(p.numel(), dtype=p.dtype)).view_as(p))
+    return ours
+
+
+def _close(ours, theirs):
+    assert float((ours - theirs).abs().max()) < 1e-5 * float(theirs.abs().max())
+
+
+def test_what_is_published_is_loaded_and_draws_what_the_run_does(run, tmp_path):
+    from langevin.plans.profiles import diffusers as profile
+    from langevin.recipes.publishing import publish
+
+    ours = _stirred(open_run(run))
+    model = lv.load(publish(ours, tmp_path / "published"))
+    texts = ["a red square", "a blue square"]
+    start = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    plan = profile(5, "ddim", "leading", offset=1)
+    cond = {"ids": ours.facts.vocabulary.ids(texts)}
+    theirs = lv.sample(ours.denoiser, plan, 2, start=start, cond=cond, guidance=lv.CFG(3.0))
+    assert model.defaults.size == (16, 16)
+    _close(model.run(texts, steps=5, guidance=3.0, start=start).latents, theirs)
+    # and it is saved again as any model
+    again = lv.load(lv.save(model, tmp_path / "again"))
+    assert torch.equal(again.run(texts, steps=1).tensor, model.run(texts, steps=1).tensor)
+
+
+def _digits(process, network):
+    """A run of digits that is not trained."""
+    changed = {"process": c.GaussianConfig(**process), "network": c.UNetConfig(width=16, head_width=8, **network)}
+    return build(lv.recipe("digits").model_copy(update=changed), Facts(shape=(1, 8, 8), classes=10))
+
+
+@pytest.mark.parametrize("prediction", ["eps", "v"])
+def test_a_network_of_classes_is_published_with_its_null(tmp_path, prediction):
+    from langevin.plans.profiles import diffusers as profile
+    from langevin.recipes.publishing import publish
+
+    ours = _stirred(_digits({"schedule": "betas:kind=linear", "prediction": f"{prediction}:level=index"}, {"style": "ddpm"}))
+    ours.denoiser.eval()
+    folder = publish(ours, tmp_path / "published")
+    model = lv.load(folder)
+    assert model.defaults.classes == 10 and model.defaults.size == (8, 8)
+    start = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    plan, labels = profile(5, "ddim", "leading", offset=1), [3, 7]
+    for w in (1.0, 2.5):
+        guided = None if w == 1 else lv.CFG(w)
+        theirs = lv.sample(ours.denoiser, plan, 2, start=start, cond={"label": torch.tensor(labels)}, guidance=guided)
+        _close(model.run(label=labels, steps=5, guidance=w, start=start).latents, theirs)
+    net = lv.load(lv.save(ours.denoiser.net, tmp_path / "unet"))  # a network alone keeps its null as well
+    state = net.state_dict()
+    assert net.conditions.learned_null and all(torch.equal(v, state[n]) for n, v in ours.denoiser.net.state_dict().items())
+
+    diffusers = pytest.importorskip("diffusers")
+    unet = diffusers.UNet2DModel.from_pretrained(str(folder / "unet")).eval()
+    scheduler = diffusers.DDIMScheduler.from_pretrained(str(folder / "scheduler"))
+    scheduler.set_timesteps(5)
+    x = start.clone()
+    with torch.no_grad():
+        for t in scheduler.timesteps:
+            none, told = (unet(x, t, class_labels=torch.tensor(said)).sample for said in ([10, 10], labels))
+            x = scheduler.step(none + 2.5 * (told - none), t, x).prev_sample
+    assert float((theirs - x).abs().max()) < 1e-4 * float(x.abs().max())
+
+
+def test_what_could_be_published_is_told(tmp_path):
+    from langevin.recipes.publishing import publish
+
+    table = {"schedule": "betas:kind=linear", "prediction": "eps:level=index"}
+    for process, network, said in (
+        (table, {}, "several numbers of groups.*train one with --network.style ddpm"),
+        ({"schedule": "cosine", "prediction": "v"}, {"style": "ddpm"}, "stands on a table of betas"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            publish(_digits(process, network), tmp_path / "published")
+        assert not (tmp_path / "published").exists()
 
 
 def test_only_what_has_a_layout_is_published(run, tmp_path, capsys):

@@ -238,7 +238,12 @@ PUBLISHED: dict[str, tuple[str, str, str, dict[str, Any], str | None, dict[str, 
         "flux", "transformer", "FluxTransformer2DModel", {**FLUX, "guidance_embeds": False}, "FluxPipeline", {"shift": 1.0},
     ),
     "flux-fill": (
-        "flux", "transformer", "FluxTransformer2DModel", {**FLUX, "in_channels": 384, "out_channels": 64}, "FluxPipeline", {},
+        "flux", "transformer", "FluxTransformer2DModel", {**FLUX, "in_channels": 384, "out_channels": 64}, "FluxFillPipeline",
+        {"use_dynamic_shifting": True},
+    ),
+    "flux-depth": (
+        "flux", "transformer", "FluxTransformer2DModel", {**FLUX, "in_channels": 128, "out_channels": 64}, "FluxControlPipeline",
+        {"use_dynamic_shifting": True},
     ),
     "dit": ("dit", "transformer", "DiTTransformer2DModel", DIT, "DiTPipeline", {}),
     "cd-imagenet64": ("consistency", "unet", "UNet2DModel", ADM, "ConsistencyModelPipeline", {}),

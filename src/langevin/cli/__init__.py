@@ -43,7 +43,8 @@ langevin: diffusion models of every kind.
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
   langevin inspect PATH                    what a run, checkpoint or published model is, or how a picture was made
-  langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin
+  langevin convert OLD NEW                 make a safetensors file of a .ckpt, .pt, .pth or .bin, or write a published model in
+                                           another form: folder or single file, adapters merged, half precision
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model

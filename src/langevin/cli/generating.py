@@ -60,7 +60,7 @@ class _Generate:
     control: tuple[Path, ...] = ()
     """Hints, one for each control network of the model, its own first."""
     controlnet: tuple[str, ...] = ()
-    """Folders or ids of ControlNets, as they are published, each of which takes a hint."""
+    """Folders, single files or ids of ControlNets, each of which takes a hint."""
     control_scale: tuple[float, ...] = (1.0,)
     """How much hints count: one number for all, or one for each network."""
     control_levels: tuple[float, float] = (1.0, 0.0)
@@ -94,9 +94,10 @@ class _Generate:
     negative_clip_skip: int | None = None
     """Layers of CLIP left out for what is led away from; clip-skip by default."""
     lora: tuple[str, ...] = ()
-    """Adapters (LoRA) as FILE.safetensors or FILE.safetensors:STRENGTH, of peft, diffusers or kohya; several add up."""
-    word: tuple[Path, ...] = ()
-    """Files of learned words (textual inversion), which the prompt may then use."""
+    """Adapters (LoRA) as FILE or FILE:STRENGTH, of peft, diffusers or kohya; a file, a folder, or an id such as owner/name or
+    owner/name/file.safetensors; several add up."""
+    word: tuple[str, ...] = ()
+    """Files, folders or ids of learned words (textual inversion), which the prompt may then use."""
     redux: str | None = None
     """Folder or id of FLUX.1 Redux, for variations of a picture."""
     like: tuple[Path, ...] = ()

@@ -10,14 +10,15 @@ from langevin.cli.asking import Refusal, parse
 
 
 def strengths(words: Sequence[str]) -> dict[Path, float]:
-    """("a.safetensors", "b.safetensors:0.5") -> strengths by file, 1 by default."""
+    """("a.safetensors", "b.safetensors:0.5", "folder", "owner/name:0.3") -> strengths by file, folder or id, 1 by default."""
     found: dict[Path, float] = {}
     for word in words:
-        file, _, strength = word.rpartition(":") if not word.endswith(".safetensors") else (word, "", "1")
+        bare = word.endswith(".safetensors") or ":" not in word or Path(word).exists()
+        file, _, strength = (word, "", "1") if bare else word.rpartition(":")
         try:
             found[Path(file)] = float(strength)
         except ValueError:
-            raise Refusal(f"lora is {word!r}; give FILE.safetensors, or FILE.safetensors:STRENGTH with a number.") from None
+            raise Refusal(f"lora is {word!r}; give FILE.safetensors, a folder or an id, or one with :STRENGTH.") from None
     return found
 
 
@@ -76,7 +77,8 @@ def target(out: Path) -> None:
 @dataclass(frozen=True)
 class _Publish:
     run: Positional[Path]
-    """Run directory; its network and its text are of Stable Diffusion's layout, as the recipe emoji's are."""
+    """Run directory; of pictures, by a U-Net with a published layout: the recipe emoji's, or one of --network.style ddpm, on a
+    table of levels."""
     out: Path
     """Folder to make."""
 
@@ -87,4 +89,5 @@ def publish(args: Sequence[str]) -> None:
     from langevin.recipes.build import open_run
     from langevin.recipes.publishing import publish as written
 
-    print(written(open_run(asked.run), asked.out))
+    made = written(open_run(asked.run), asked.out)
+    print(f"{made}: draw with langevin generate {made}")

@@ -1,4 +1,5 @@
-"""A run in a layout that others read: the folders of a diffusers pipeline, each part under its published names."""
+"""A run in a layout that others read, and `langevin.load`: the folder of a diffusers pipeline, its parts under their published
+names."""
 
 import json
 from pathlib import Path
@@ -8,21 +9,25 @@ from torch import nn
 
 from langevin import spec
 from langevin.core.schedule import Table
-from langevin.files import write
+from langevin.files import new_folder, write
 from langevin.networks import Prompted, UNet
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.tensors import save
-from langevin.zoo.families import clip, stable_diffusion
-from langevin.zoo.family import Component, published
+from langevin.zoo.families import clip, stable_diffusion, unconditional
+from langevin.zoo.family import Component
+from langevin.zoo.saving import write_part
 
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
+PROMPTED, BARE = "DiffusionPipeline", "DDIMPipeline"
+"""The published class of text-to-image without an autoencoder, for which diffusers has none of its own, and of pictures alone."""
 
 
 def publish(run: Run, out: Path) -> Path:
-    """Write unet/, text_encoder/, tokenizer/ and scheduler/ of a run that draws by captions, and model_index.json.
+    """Write the networks of a run that draws pictures by a U-Net, its tokenizer and scheduler, and model_index.json.
 
-    Its pictures are pixels, so that there is no autoencoder: whoever reads the folder loads the parts and runs the loop.
+    A U-Net that reads captions through transformers becomes unet/, text_encoder/, tokenizer/ and scheduler/, any other unet/ and
+    scheduler/. `langevin.load(out)` draws what the run does. Its pictures are pixels, so that there is no autoencoder: in
+    diffusers one that reads nothing is a DDIMPipeline; of one that reads captions or classes, load the parts and run the loop.
 
     Args:
         out: a folder that is not there yet, or is empty.
@@ -30,37 +35,52 @@ def publish(run: Run, out: Path) -> Path:
     Raises:
         ValueError: for a run whose parts have no published layout, naming what would have to be another, or a folder in use.
     """
-    recipe, net = run.recipe, run.denoiser.net
-    if not isinstance(net, Prompted) or not isinstance(net.net, UNet) or net.net.reading is None or run.facts.vocabulary is None:
-        raise ValueError(
-            f"run {recipe.name} reads no captions through transformers, and only such runs have a published layout here; train "
-            "one with text and network.transformer, as the recipe emoji does."
-        )
-    scheduler = _scheduler(recipe.process)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds something already; choose a new folder.")
-    parts: dict[str, tuple[nn.Module, Component, str]] = {
-        "unet": (net.net, stable_diffusion.COMPONENTS[0], "diffusion_pytorch_model.safetensors"),
-        "text_encoder": (net.encoder, clip.COMPONENTS[0], "model.safetensors"),
-    }
-    index: dict[str, Any] = {"_class_name": "DiffusionPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}
-    for name, (part, component, file) in parts.items():
-        assert component.config is not None
-        said = component.config(part)
-        if name == "unet":
-            said["sample_size"] = run.facts.shape[-1]  # pyright: ignore[reportArgumentType]
-        (out / name).mkdir(parents=True)
-        write(out / name / "config.json", json.dumps(said, indent=1))
-        save(out / name / file, published(part, component.keys(said, part)), {"format": "pt"})
-    run.facts.vocabulary.write(out / "tokenizer")
-    (out / "scheduler").mkdir()
-    write(out / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=1))
-    index |= {
-        "text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"],
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-    }  # fmt: skip
-    write(out / "model_index.json", json.dumps(index, indent=1))
+    parts, kind = _parts(run)
+    scheduler = _scheduler(run.recipe.process)
+    index: dict[str, Any] = {"_class_name": kind}
+    with new_folder(out) as beside:
+        for name, (net, component) in parts.items():
+            assert component.config is not None
+            said = component.config(net)
+            if name == "unet":
+                said["sample_size"] = run.facts.shape[-1]  # pyright: ignore[reportArgumentType]
+            write_part(beside / name, net, component.name, said)
+            index[name] = ["diffusers" if "_class_name" in said else "transformers", component.name]
+        if run.facts.vocabulary is not None:
+            run.facts.vocabulary.write(beside / "tokenizer")
+            index["tokenizer"] = ["transformers", "CLIPTokenizer"]
+        write(beside / "scheduler" / "scheduler_config.json", json.dumps(scheduler, indent=1))
+        index["scheduler"] = ["diffusers", scheduler["_class_name"]]
+        write(beside / "model_index.json", json.dumps(index, indent=1))
     return out
+
+
+def _parts(run: Run) -> tuple[dict[str, tuple[nn.Module, Component]], str]:
+    """The networks of a run, each with its published form, and the class of their pipeline."""
+    net, name = run.denoiser.net, run.recipe.name
+    if (
+        isinstance(net, Prompted)
+        and isinstance(net.net, UNet)
+        and net.net.reading is not None
+        and run.facts.vocabulary is not None
+    ):
+        return {"unet": (net.net, stable_diffusion.COMPONENTS[0]), "text_encoder": (net.encoder, clip.COMPONENTS[0])}, PROMPTED
+    if isinstance(net, Prompted):
+        raise ValueError(
+            f"run {name} reads its captions in a way that has no published layout here; train one with network.transformer, as "
+            "the recipe emoji does."
+        )
+    if not isinstance(net, UNet):
+        raise ValueError(
+            f"run {name} has a {type(net).__name__}, and only U-Nets have a published layout here; use network 'unet'."
+        )
+    part = unconditional.COMPONENTS[0]
+    assert part.config is not None
+    try:
+        part.config(net)
+    except ValueError as error:
+        raise ValueError(f"run {name}: {str(error).rstrip('.')}; train one with --network.style ddpm.") from None
+    return {"unet": (net, part)}, BARE
 
 
 def _scheduler(process: c.ProcessConfig) -> dict[str, Any]:

@@ -28,16 +28,14 @@ from langevin.objectives.preserving import Preserving
 from langevin.pictures import plot_loss, save_images, save_png
 from langevin.recipes.config.tuning import Tuning
 from langevin.tasks.generate import Generator
-from langevin.tensors import save
 from langevin.text.words import Told
 from langevin.training.trainer import Trainer
-from langevin.zoo import adapting, lora, registry
+from langevin.zoo import adapting, lora
 from langevin.zoo.embeddings import ENCODERS, write_embedding
-from langevin.zoo.family import published
-from langevin.zoo.hub import resolve
 from langevin.zoo.load import load
 from langevin.zoo.lora import Target
 from langevin.zoo.pipelines import TRUNKS
+from langevin.zoo.saving import save
 
 FILE, NAME = "tuning.json", "tuned"
 READINGS = (
@@ -296,25 +294,5 @@ def keep(tuned: Tuned, out: Path) -> Path:
     if cfg.rank and cfg.method != "full":
         held = {p: t for p, t in adapting.targets(model).items() if adapters.adapted(t.net, NAME)}
         return lora.save_lora(held, out / "lora.safetensors", "peft", NAME)
-    return publish(model, tuned.trunk, cfg.origin, out / "model", cfg.variant)
-
-
-def publish(model: Generator, trunk: str, origin: str, folder: Path, variant: str | None = None) -> Path:
-    """A published folder again, with the network of a name as it is now. Of a single file, the network's folder alone."""
-    came = resolve(origin, variant=variant).path
-    folder.mkdir(parents=True, exist_ok=True)
-    if came.is_dir():
-        for place in sorted(came.iterdir()):
-            if place.is_dir() and place.name not in (trunk, "safety_checker"):
-                shutil.copytree(place, folder / place.name, dirs_exist_ok=True)
-            elif place.name == "model_index.json":
-                index = parse_json(read_plain(place, 2**20), place)
-                if "safety_checker" in index:  # it is not copied, and a peer looks for what the index names
-                    index |= {"safety_checker": [None, None], "requires_safety_checker": False}
-                write(folder / place.name, json.dumps(index, indent=2))
-    net, config = model.parts[trunk]
-    part = registry.component(str(config["_class_name"]))
-    (folder / trunk).mkdir(exist_ok=True)
-    write(folder / trunk / "config.json", json.dumps(dict(config), indent=1))
-    save(folder / trunk / "diffusion_pytorch_model.safetensors", published(net, part.keys(config, net)), {"format": "pt"})
-    return folder
+    shutil.rmtree(out / "model", ignore_errors=True)  # of an earlier end of the same run
+    return save(model, out / "model")

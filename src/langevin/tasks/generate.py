@@ -124,6 +124,7 @@ class Generator:
         name, fingerprint: of the model, for the record. loaded: how it was loaded, in plain values. facts: what else is
             recorded of it, told at every request, such as the strengths of adapters.
         parts: its networks under their published names, each with its published configuration, where it was published.
+        origin: what it was put together from there, to be saved again.
     """
 
     denoiser: BaseDenoiser
@@ -142,6 +143,7 @@ class Generator:
     parts: Mapping[str, tuple[nn.Module, Mapping[str, Any]]] = field(default_factory=dict, repr=False)
     loaded: Mapping[str, Any] = field(default_factory=dict)
     facts: Callable[["Generator"], Mapping[str, Any]] | None = None
+    origin: Any = field(default=None, repr=False)
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""

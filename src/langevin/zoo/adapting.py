@@ -10,7 +10,7 @@
 Strengths are numbers on the device: another one recompiles nothing. They belong to the model, not to a request.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +24,15 @@ from langevin.tasks import memory
 from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
 from langevin.tasks.variation import Varied
-from langevin.tensors import load, metadata
 from langevin.text.conditioning import Side
 from langevin.zoo import lora, registry
-from langevin.zoo.configs import read_config
-from langevin.zoo.embeddings import ENCODERS, embedding_of, word_of
+from langevin.zoo.embeddings import ENCODERS, WORDS, embedding_of, word_of
 from langevin.zoo.hub import is_file, resolve
 from langevin.zoo.load import load as load_part
+from langevin.zoo.load import parts
 from langevin.zoo.lora import Target
 from langevin.zoo.pipelines import controlled
+from langevin.zoo.store import file_of, open_weights
 
 __all__ = [
     "add_control", "add_lora", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides",
@@ -69,8 +69,10 @@ def add_lora(model: Generator, path: str | Path, strength: float = 1.0, name: st
     """Add the adapters of a file, of peft, diffusers or kohya, frozen; they add up with those that are there.
 
     Args:
+        path: a safetensors file, a folder with one, or an id: "owner/name", or "owner/name/file.safetensors" for that file alone.
+            Beside a file of peft's, adapter_config.json says how strong it is.
         strength: how much they count; `set_strengths` changes it.
-        name: under which they are kept; by default the file's, without its ending and without dots.
+        name: under which they are kept; by default what is named, without its ending and with _ for dots.
 
     Returns:
         Names of the layers, by part.
@@ -80,7 +82,12 @@ def add_lora(model: Generator, path: str | Path, strength: float = 1.0, name: st
             which takes adapters by `load(lora=...)`; nothing is added then.
     """
     _extensible(model, "lora={FILE: STRENGTH}")
-    return lora.load_lora(targets(model), path, strength, name or name_of(path))
+    return lora.load_lora(targets(model), _file(path, lora.FILES), strength, name or name_of(path))
+
+
+def _file(path: str | Path, names: Sequence[str]) -> Path:
+    """The file of a path or an id, in a folder one of these names or else the only one."""
+    return file_of(resolve(path).path, names)
 
 
 def add_control(
@@ -92,8 +99,10 @@ def add_control(
     model that is given, which stays as it is.
 
     Args:
-        path: the folder of a ControlNet as it is published, with config.json; or its id. revision, variant: of it.
-        options: of `langevin.load`, such as dtype and device; those of the model by default.
+        path: the folder of a ControlNet as it is published, with config.json; a single file in its authors' layout; or the id of
+            either. revision, variant: of it.
+        options: of `langevin.load`, such as dtype and device; those of the model by default. configs={"controlnet": {...}}: of a
+            single file, what no shape tells.
 
     Raises:
         ValueError: for a folder that is no ControlNet, one that was made for another family of models, or a model that was
@@ -105,10 +114,12 @@ def add_control(
         raise ValueError(f"a ControlNet stands beside a U-Net, and the model's network is a {type(net).__name__}; leave it out.")
     folder = resolve(path, revision, variant).path
     device, dtype = home(model.denoiser)
-    control = load_part(folder, variant=variant, **{"device": device, "dtype": dtype, **options})
+    found = parts(folder, **{"device": device, "dtype": dtype, "variant": variant, **options})
+    control, config = next(iter(found.values()))
     if not isinstance(control, ControlNet):
         raise ValueError(
-            f"{folder} is no ControlNet but a {type(control).__name__}; give a folder whose config.json says it is one."
+            f"{folder} is no ControlNet but a {type(control).__name__}; give a folder whose config.json says it is one, or its "
+            "authors' file."
         )
     made_for = {
         "widths": (net.widths, control.widths),
@@ -120,8 +131,8 @@ def add_control(
         if ours != theirs:
             raise ValueError(f"{folder} was made for another model, of {what} {theirs}; this one has {ours}, and needs its own.")
     name = f"controlnet_{len(model.controls)}" if model.controls else "controlnet"
-    parts = {**model.parts, name: (control, read_config(folder / "config.json"))}
-    return model.but(controls=(*model.controls, control), controlled=controlled, parts=parts)
+    held = {**model.parts, name: (control, config)}
+    return model.but(controls=(*model.controls, control), controlled=controlled, parts=held)
 
 
 def _channels(model: Generator) -> int | None:
@@ -156,8 +167,8 @@ def add_redux(model: Generator, path: str | Path, **options: Any) -> Generator:
 
 
 def name_of(path: str | Path) -> str:
-    """What adapters of a file are called by default."""
-    return Path(path).stem.replace(".", "_")
+    """What adapters of a file, a folder or a repository are called by default."""
+    return Path(str(path).partition("@")[0]).name.removesuffix(".safetensors").replace(".", "_")
 
 
 def set_strengths(model: Generator, strengths: Mapping[str, float]) -> None:
@@ -186,6 +197,7 @@ def add_word(model: Generator, path: str | Path, word: str | None = None) -> str
     """Teach a model the word of a file (textual inversion, 2208.01618).
 
     Args:
+        path: a safetensors file, a folder with one, or an id, as for `add_lora`.
         word: in prompts; by default the file's own, or its name.
 
     Returns:
@@ -194,8 +206,9 @@ def add_word(model: Generator, path: str | Path, word: str | None = None) -> str
     Raises:
         ValueError: if the file holds no vectors for a text encoder of the model, or the model has such a word already.
     """
-    tensors = load(path)
-    word = word or word_of(tensors, path, metadata(path))
+    path = _file(path, WORDS)
+    tensors = open_weights(path)
+    word = word or word_of(tensors, path, tensors.metadata)
     found = sides(model)
     both = set(ENCODERS.values()) & set(tensors)
     taught = [part for part in found if part in ENCODERS and (not both or ENCODERS[part] in both)]

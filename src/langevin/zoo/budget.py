@@ -1,6 +1,6 @@
 """A plan of memory before anything is loaded: one ladder, of which as few steps are taken as a budget asks for.
 
-    1. the weights as their files have them
+    1. the weights as their files have them (those in 8 bits as bfloat16, in which they are computed)
     2. half precision, with the islands in float32 that each family needs
     3. the autoencoder in tiles, one picture at a time
     4. layers wait in the machine's memory and visit the device in turn (no help where the device is the CPU)
@@ -107,7 +107,7 @@ def fit(
         network, decoder = int(picture.network * share), int(picture.decoder * share)
         tiled = min(decoder, int(picture.decoder * TILE**2 / (picture.size[0] * picture.size[1])))
     entries = [e for part in parts for e in part.entries]
-    own, count = sum(e.size for e in entries), sum(e.count for e in entries)
+    own, count = sum(_bytes(e, 2) if e.dtype.startswith("F8_") else e.size for e in entries), sum(e.count for e in entries)
     halved, eighth = sum(_bytes(e, 2) for e in entries), sum(_bytes(e, 1 if _linear(e) else 2) for e in entries)
     turns, small = _in_turn(parts, lambda e: _bytes(e, 2)), _in_turn(parts, lambda e: _bytes(e, 1 if _linear(e) else 2))
     away = device != "cpu"

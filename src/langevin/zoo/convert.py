@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -19,9 +18,9 @@ from typing import IO, Any
 
 import numpy as np
 
-from langevin.files import staged, telling, write
+from langevin.files import new_folder, staged, write
 from langevin.header import WIDTHS, Entry, encode
-from langevin.zoo.hub import ALLOWED, JSON_LIMIT, open_published, read_bytes, read_object
+from langevin.zoo.hub import ALLOWED, JSON_LIMIT, copy, open_published, read_object
 from langevin.zoo.opcodes import LIMIT, Machine, Named, View, leaves
 from langevin.zoo.zipped import Slot, slots
 
@@ -330,19 +329,10 @@ def convert_folder(source: Path, target: Path, ignored: Collection[str] = ()) ->
     Raises:
         ValueError: naming what cannot be read, or a target that is there; nothing is then written.
     """
-    if os.path.lexists(target):
-        raise ValueError(f"{target} exists; name a folder that does not.")
-    beside = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        with telling(target):
-            beside.mkdir(parents=True)
-            lines = _folder(source, beside, "", ignored)
-            if not any(" tensors, " in line for line in lines):
-                raise ValueError(f"{source} holds no old weights to convert; it has {'; '.join(lines)[:300] or 'no files'}.")
-            os.replace(beside, target)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
+    with new_folder(target) as beside:
+        lines = _folder(source, beside, "", ignored)
+        if not any(" tensors, " in line for line in lines):
+            raise ValueError(f"{source} holds no old weights to convert; it has {'; '.join(lines)[:300] or 'no files'}.")
     return [line.replace(str(beside), str(target)) for line in lines]
 
 
@@ -370,11 +360,7 @@ def _folder(source: Path, target: Path, inside: str, ignored: Collection[str]) -
             if safe not in names:
                 write(target / safe, json.dumps(_reindexed(path), indent=1))
         elif any(fnmatch(name, pattern) for pattern in ALLOWED):
-            if name.endswith(".safetensors"):
-                with open_published(path) as file, (target / name).open("wb") as copy:
-                    shutil.copyfileobj(file, copy, _CHUNK)
-            else:
-                write(target / name, read_bytes(path, JSON_LIMIT))
+            copy(path, target / name)
             lines.append(f"{said} copied")
         else:
             lines.append(f"{said} left out")

@@ -4,7 +4,6 @@ The names of original layouts are those of `langevin.zoo.layouts`.
 """
 
 import importlib.util
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 
 from langevin.header import Entry
 from langevin.zoo.hub import is_file, read_object
-from langevin.zoo.store import OLD, check_variant, open_weights, variants
+from langevin.zoo.store import OLD, alone, check_variant, open_weights, variants, weight_files
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -140,10 +139,10 @@ def detect(path: str | Path, variant: str | None = None) -> Found:
             published = config.get("_class_name")
             title = f"{part.kind}, a component as {'diffusers' if published else 'transformers'} publishes it"
             return Found(path, "component", part.kind, title, (part,), tuple(needs), _picture({part.kind: config}))
-        files = sorted(name for name in os.listdir(path) if name.endswith((".safetensors", *OLD)))
-        if len(files) == 1:
-            return _file(path / files[0])
-        several = f"; it holds {', '.join(files[:4])}: give one of them" if files else ""
+        if (single := alone(path)) != path:
+            return _file(single)
+        files = weight_files(path)
+        several = f"; it holds {', '.join(file.name for file in files[:4])}: give one of them" if files else ""
         raise ValueError(f"{path} has no model_index.json and no config.json, so it is no published folder{several}.")
     if path.name in ("model_index.json", "config.json"):
         return detect(path.parent, variant)
@@ -426,6 +425,12 @@ def layout_inside(s: Shapes) -> str | None:
     return next((name for there, name in marks if there and name), None)
 
 
+def flux_task(inputs: int, outputs: int) -> str:
+    """What a transformer of FLUX.1 is for, by its channels: packed latents in and out; "Control" reads those of a hint as well,
+    "Fill" those of the masked picture and the mask in full (64, 128 and 384 in the published ones)."""
+    return "" if inputs == outputs else "Control" if inputs == 2 * outputs else "Fill"
+
+
 def _original(path: Path, layout: str, entries: list[Entry]) -> Found:
     told = ORIGINALS[layout]
     wrapper = _unwrapped({e.name: e.shape for e in entries})[0]
@@ -449,6 +454,10 @@ def _original(path: Path, layout: str, entries: list[Entry]) -> Found:
         title += {9: ", inpainting", 7: ", upscaler", 8: ", editing by instruction"}.get(enter[1], "")
     if layout.startswith("flux"):
         title += ", dev" if any("guidance_in." in name for name in shapes) else ", schnell"
+        inner = _U if layout == "flux-whole" else ""
+        enter, leave = (shapes.get(f"{inner}{name}.weight", (0, 0)) for name in ("img_in", "final_layer.linear"))
+        if task := flux_task(enter[-1], leave[0]):
+            title += {"Fill": ", Fill (paints in a mask)", "Control": ", Control (of depths or edges)"}[task]
     if layout in ("flux", "stable-diffusion-3-bare"):
         needs.append("an autoencoder of 16 channels, which is not in the file.")
     side = {"stable-diffusion-1": 512, "stable-diffusion-2": 768, "sdxl": 1024, "sdxl-refiner": 1024}.get(layout)

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from langevin.tensors import load, save
 
+WORDS = ("learned_embeds.safetensors",)
+"""What diffusers calls a file of a learned word."""
 ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from langevin.zoo.keys import KeyMap, match, to_ours, to_theirs
 
 _LAYERS = 1000
+_MARK = "_published_as"
 HALVES = (torch.float16, torch.bfloat16)
 Config = Mapping[str, Any]
 """A config.json as published."""
@@ -104,7 +105,7 @@ def load_into(
 
     Args:
         names: of the file's tensors. read: one of them, by the file's name.
-        dtype: of floating tensors afterwards; the file's by default.
+        dtype: of floating tensors afterwards; the file's by default, and bfloat16 of a file in 8 bits, in which nothing computes.
         islands: patterns of our names that are in float32 where that would be half precision.
 
     Raises:
@@ -120,10 +121,16 @@ def load_into(
         value = read(stored[name])
         if not value.is_floating_point():
             return value
-        wanted = dtype or value.dtype
+        if dtype is None and value.element_size() == 1:
+            eighths.append(name)
+        wanted = dtype or (torch.bfloat16 if eighths else value.dtype)
         return value.to(torch.float32 if name in wide and wanted in HALVES else wanted)
 
-    made = to_ours(rows, {n: tuple(p.shape) for n, p in ours.items()}, one, what)
+    eighths: list[str] = []
+    shapes = {n: tuple(p.shape) for n, p in ours.items()}
+    made = to_ours(rows, shapes, one, what)
+    if eighths:  # what else the file has in other numbers would not go together with them
+        made = to_ours(rows, shapes, one, what)
     net.load_state_dict(made, assign=True)
     return net
 
@@ -137,6 +144,17 @@ def fill(part: Component, net: nn.Module, config: Config, source: Any, what: str
     if dtype == torch.float16 and part.overflows(net):
         dtype = torch.float32
     return load_into(net, part.keys(config, net), source.names, source.read, what, dtype, part.islands)
+
+
+def mark(net: nn.Module, kind: str, config: Config) -> nn.Module:
+    """Keep with a network the class and the configuration that it was made of, so that it can be saved again."""
+    setattr(net, _MARK, (kind, config))
+    return net
+
+
+def marked(net: nn.Module) -> tuple[str, Config] | None:
+    """What `mark` has kept, also with a copy of the network."""
+    return getattr(net, _MARK, None)
 
 
 def published(net: nn.Module, keys: KeyMap) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ to `models--OWNER--NAME/blobs/HASH`.
 import math
 import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -15,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
-from langevin.files import open_plain, parse_json, read_up_to
+from langevin.files import open_plain, parse_json, read_up_to, write
 
 CONFIG_LIMIT = 2**20
 """Bytes that a configuration may have."""
@@ -23,9 +24,14 @@ JSON_LIMIT = 64 * 2**20
 """Bytes that a list of tensors by file, or a vocabulary, may have."""
 ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What is fetched from a repository: values, configurations, vocabularies, and the models of tokenizers (not of networks)."""
+ADAPTER = "adapter_config.json"
+"""peft's settings of the adapters in the same folder."""
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_ID = re.compile(r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})(?:@(?P<revision>[\w./-]{1,200}))?")
+_ID = re.compile(
+    r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})"
+    r"(?:/(?P<file>(?:[\w][\w.+ -]{0,95}/){0,6}[\w][\w.+ -]{0,200}\.safetensors))?(?:@(?P<revision>[\w./-]{1,200}))?"
+)
 _DEEPEST = 8
 
 
@@ -35,7 +41,8 @@ class Resolved:
 
     Args:
         path: without links down to what was named.
-        repository: the id that it was fetched by, if it was. commit: the 40 digits of what was fetched.
+        repository: the id that it was fetched by, if it was, with the file where one was named. commit: the 40 digits of what
+            was fetched.
     """
 
     path: Path
@@ -47,7 +54,8 @@ class Resolved:
 
 
 def resolve(name: str | Path, revision: str | None = None, variant: str | None = None, fetch: bool = True) -> Resolved:
-    """A path that exists, or else the repository "owner/name" or "owner/name@revision" of the Hugging Face hub, fetched.
+    """A path that exists, or else the repository "owner/name" or "owner/name@revision" of the Hugging Face hub, fetched; of
+    "owner/name/file.safetensors" that file alone, and peft's adapter_config.json beside it.
 
     Fetched are safetensors, configurations, and the files of tokenizers; nothing that can hold code. Without a network, or with
     HF_HUB_OFFLINE=1, what is in the cache is taken. A revision may be a branch, a tag or a commit; which commit it was is told in
@@ -71,9 +79,11 @@ def resolve(name: str | Path, revision: str | None = None, variant: str | None =
     if found is None or ".." in str(name) or "--" in found["id"]:
         said = str(name)[:200]
         raise ValueError(f"{said} does not exist, and is no id of a repository such as owner/name or owner/name@revision.")
+    if found["file"] is not None and _exists(Path(path.parts[0])):  # a slip in a path, and nothing to ask others for
+        raise ValueError(f"{str(name)[:200]} does not exist.")
     if revision is not None and found["revision"] is not None:
         raise ValueError(f"{name} names a revision, and revision is {revision!r} too; give one.")
-    return _fetched(found["id"], revision or found["revision"], variant, fetch)
+    return _fetched(found["id"], revision or found["revision"], variant, fetch, found["file"])
 
 
 def _exists(path: Path) -> bool:
@@ -111,7 +121,8 @@ def _variant(file: str) -> str | None:
     return None if found is None or found["variant"] in ("safetensors", "index") else found["variant"]
 
 
-def _fetched(repository: str, revision: str | None, variant: str | None, fetch: bool) -> Resolved:
+def _fetched(repository: str, revision: str | None, variant: str | None, fetch: bool, file: str | None = None) -> Resolved:
+    at = f" at {revision}" if revision else ""
     try:
         from huggingface_hub import HfApi, snapshot_download
     except ImportError:
@@ -126,16 +137,26 @@ def _fetched(repository: str, revision: str | None, variant: str | None, fetch: 
         if info is None:  # what is in the cache
             path = Path(snapshot_download(repository, revision=revision, local_files_only=True))
         else:
-            files = wanted([s.rfilename for s in info.siblings or []], variant)
+            there = [s.rfilename for s in info.siblings or []]
+            files = wanted(there, variant) if file is None else [f for f in (file, _beside(file)) if f in there]
             path = Path(snapshot_download(repository, revision=info.sha, allow_patterns=[escape(f) for f in files]))
     except Exception as error:  # of many kinds, of the libraries beneath as well
         why = type(error).__name__
-        at = f" at {revision}" if revision else ""
         raise ValueError(
             f"{repository}{at} does not exist here and could not be fetched ({why}); check the id, the revision, the network and "
             "whether the repository wants you to log in."
         ) from None
-    return Resolved(path, repository, path.name if _COMMIT.fullmatch(path.name) else None)
+    commit = path.name if _COMMIT.fullmatch(path.name) else None
+    if file is None:
+        return Resolved(path, repository, commit)
+    if not is_file(path / file):
+        raise ValueError(f"{repository}{at} has no file {file}, or it is not in the cache; see its page for the files there are.")
+    return Resolved(path / file, f"{repository}/{file}", commit)
+
+
+def _beside(file: str) -> str:
+    """Where peft says how strong the adapters of a file are."""
+    return f"{file.rpartition('/')[0]}/{ADAPTER}".removeprefix("/")
 
 
 def open_published(path: Path) -> IO[bytes]:
@@ -178,6 +199,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """A published file of at most `limit` bytes. Raises as `open_published` does."""
     with open_published(path) as file:
         return read_up_to(limit, file, path)
+
+
+def copy(path: Path, target: Path) -> None:
+    """A published file as it is: values of any size, and texts up to `JSON_LIMIT`. Raises as `open_published` does."""
+    if path.suffix != ".safetensors":
+        write(target, read_bytes(path, JSON_LIMIT))
+        return
+    with open_published(path) as file, target.open("wb") as made:
+        shutil.copyfileobj(file, made, 2**20)
 
 
 def read_object(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:

@@ -21,11 +21,11 @@ from langevin.zoo import registry
 from langevin.zoo.budget import Ladder, fit
 from langevin.zoo.configs import read_config
 from langevin.zoo.detect import detect
-from langevin.zoo.family import Component, Config, built, fill
+from langevin.zoo.family import Component, Config, built, fill, mark
 from langevin.zoo.hub import is_file, open_published, resolve
 from langevin.zoo.layouts.single import Single, components, opened
 from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
-from langevin.zoo.store import check_variant, open_weights, sole, variants
+from langevin.zoo.store import alone, check_variant, open_weights, sole, variants, weight_files
 
 _LONGEST = 1000  # characters of a refusal, which may tell a value of a file
 _LOW_RES = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 1000}
@@ -60,7 +60,8 @@ def load(
 
     Args:
         path: a folder, a single safetensors file, or the id of a repository, "stable-diffusion-v1-5/stable-diffusion-v1-5", also
-            with "@revision"; what exists here comes first.
+            with "@revision", or of one file in it, "owner/name/file.safetensors", which is then fetched alone; what exists here
+            comes first. A folder without configurations and with one file is that file.
         dtype: of the weights; the files' by default. device: where to put them.
         revision: of the repository; pin one, since what is behind a name may change.
         variant: which of several sets of weights, such as "fp16", of the parts that have it (of a single file, of what is beside
@@ -71,7 +72,7 @@ def load(
         configs: of a single file, what no shape tells: configurations by name of the part, also of "scheduler" and "model_index",
             each with some keys or all; or a published folder, whose configurations are then taken. Models of published sizes need
             none.
-        lora: files of adapters with their strengths, {"style.safetensors": 0.8}, merged into the weights in this order; for
+        lora: adapters (files, folders or ids) with their strengths, {"style.safetensors": 0.8}, merged in this order; for
             strengths that are switched later see `langevin.zoo.adapting.add_lora`. Of generators.
         controlnet: a folder of a ControlNet as it is published (or its id), or several; see `langevin.zoo.adapting.add_control`.
             Of generators.
@@ -87,7 +88,7 @@ def load(
     Raises:
         ValueError: naming what is missing, or not known here.
     """
-    folder = resolve(path, revision, variant).path
+    folder = alone(resolve(path, revision, variant).path)
     aside = None if beside is None else resolve(beside).path
     given = configs if configs is None or isinstance(configs, Mapping) else resolve(configs).path
     if lora is not None and not isinstance(lora, Mapping):
@@ -173,7 +174,11 @@ def _loaded(folder: Path, where: _Where, beside: Path | None, configs: Mapping[s
     if is_file(folder / "config.json"):
         config = read_config(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
-    raise ValueError(f"{folder} has neither model_index.json nor config.json; give a folder as it is published.")
+    held = ", ".join(file.name for file in weight_files(folder)[:4])
+    raise ValueError(
+        f"{folder} has neither model_index.json nor config.json; give a folder as it is published"
+        f"{f', or one of its files, {held}' if held else ''}."
+    )
 
 
 # Memory
@@ -260,7 +265,7 @@ def _made(part: Component, config: Config, source: Any, what: str, where: _Where
     if where.reference and "reference" in inspect.signature(part.build).parameters:
         build: Any = part.build
         part = replace(part, build=partial(build, reference="diffusers"))
-    net = built(part, config, what)
+    net = mark(built(part, config, what), part.name, config)
     fill(part, net, config, source, what, where.dtype)
     return net.to(where.device).eval().requires_grad_(False)
 
@@ -294,7 +299,28 @@ def of_folder(folder: Path, where: _Where) -> Whole:
         tokenizer=lambda part: Tokenizer(folder / part),
         name=folder.name,
         fingerprint=fingerprint(folder),
+        folder=folder,
     )
+
+
+def parts(path: Path, configs: Mapping[str, Config] | None = None, **options: Any) -> dict[str, tuple[nn.Module, Config]]:
+    """The networks of a component's folder ("" for its name) or of a single file, by name, with their configurations.
+
+    Args:
+        configs, options: as for `load`: dtype, device, variant.
+    """
+    path, where = alone(path), _Where(**{"dtype": None, "device": None, **options})
+    if path.is_dir():
+        return {"": network(path, where)}
+    weights = open_weights(path)
+    single = opened(weights.shapes, weights.read, given=configs, what=str(path))
+    return {part: _inside(single, part, path, where) for part in single.pieces}
+
+
+def _inside(single: Single, part: str, file: Path, where: _Where) -> tuple[nn.Module, Config]:
+    """A network of a single file."""
+    piece = single.pieces[part]
+    return _made(registry.component(piece.kind), piece.config, piece, f"{file}: {part}", where), piece.config
 
 
 def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
@@ -305,13 +331,9 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
     told = {part: given.pop(part, {}) for part in ("scheduler", "low_res_scheduler", "model_index")}
     single = opened(weights.shapes, weights.read, given=given, what=str(file))
 
-    def inside(part: str) -> tuple[nn.Module, Config]:
-        piece = single.pieces[part]
-        return _made(registry.component(piece.kind), piece.config, piece, f"{file}: {part}", where), piece.config
-
     lacks = _lacking(single, beside)
     if single.pipeline is None or (lacks and beside is None):
-        return {part: inside(part)[0] for part in single.pieces}
+        return {part: _inside(single, part, file, where)[0] for part in single.pieces}
     if lacks:
         raise ValueError(
             f"{file} is a {single.pipeline}, which needs {' and '.join(lacks)} beside it, and {beside} has no such part; give a "
@@ -320,7 +342,7 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
 
     def net(part: str) -> tuple[nn.Module, Config]:
         if part in single.pieces:
-            return inside(part)
+            return _inside(single, part, file, where)
         assert beside is not None
         folder = beside / part
         config = read_config(folder / "config.json")
@@ -345,6 +367,8 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
             tokenizer=lambda part: Tokenizer((beside or file) / part),
             name=file.stem,
             fingerprint=fingerprint(file),
+            folder=beside,
+            layout=single.layout,
         ),
         where.reference,
     )

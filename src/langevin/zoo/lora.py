@@ -2,7 +2,8 @@
 
 A file holds, for each layer W of the published network, a pair: W + strength (alpha / rank) up down. It goes by the names of
 
-- peft: `unet.<layer>.lora_A.weight`, `lora_B`; alpha in the metadata, by layer if need be, else the rank;
+- peft: `unet.<layer>.lora_A.weight`, `lora_B`; alpha in the metadata or in adapter_config.json beside the file, by layer if need
+  be, else the rank;
 - diffusers' attention processors of 2023: `unet.<block>.attn1.processor.to_q_lora.down.weight`; alpha is the rank;
 - kohya: `lora_unet_<layer with _>.lora_down.weight`, `lora_up`, `alpha`; text encoders `lora_te_`, `lora_te1_`, `lora_te2_`. The
   layers go by their published names or (SDXL, FLUX) by those of the original single file, where several may be fused in one.
@@ -25,11 +26,13 @@ from torch import Tensor, nn
 
 from langevin import adapters
 from langevin.adapters import LoRA
-from langevin.tensors import load, metadata, save
+from langevin.tensors import save
 from langevin.zoo.family import Config, parameters
+from langevin.zoo.hub import ADAPTER, is_file, read_object
 from langevin.zoo.keys import COPIES, SAME, SQUEEZE, STACK, SWAP, UNSQUEEZE, KeyMap, Row
 from langevin.zoo.layouts import transformer, unet
 from langevin.zoo.layouts.table import Table
+from langevin.zoo.store import open_weights
 
 _TABLES: dict[str, Callable[[Config], Table]] = {
     "UNet2DConditionModel": unet.cross_table,
@@ -37,6 +40,9 @@ _TABLES: dict[str, Callable[[Config], Table]] = {
     "SD3Transformer2DModel": transformer.sd3_table,
     "DiTTransformer2DModel": transformer.dit_table,
 }
+PEFT = "adapter_model.safetensors"
+FILES = ("pytorch_lora_weights.safetensors", PEFT)
+"""What diffusers and peft call a file of adapters."""
 _DENOISERS = ("unet", "transformer")
 _ON_ROWS = (SAME, STACK, SWAP, SQUEEZE, UNSQUEEZE)
 _FOREIGN = {
@@ -182,8 +188,43 @@ def _rule(said: Mapping[str, Any], component: str, layer: str) -> tuple[float | 
     """alpha of a layer by peft's configuration, and whether it is divided by the root of the rank."""
     mine = {k.removeprefix(component + "."): v for k, v in said.items() if k.startswith(component + ".")} or dict(said)
     patterns = mine.get("alpha_pattern") or {}
-    alpha = next((v for k, v in patterns.items() if re.fullmatch(rf"(.*\.)?({k})", layer)), mine.get("lora_alpha"))
+    if not isinstance(patterns, Mapping):
+        raise ValueError(f"alpha_pattern of the adapters is {str(patterns)[:80]}, where numbers by layer should be.")
+    alpha = next((v for k, v in patterns.items() if _fits(k, layer)), mine.get("lora_alpha"))
+    if alpha is not None and (isinstance(alpha, bool) or not isinstance(alpha, (int, float))):
+        raise ValueError(f"alpha of {layer!r} is {str(alpha)[:80]!r} in the settings of the adapters, and no number.")
     return None if alpha is None else float(alpha), bool(mine.get("use_rslora"))
+
+
+def _fits(pattern: str, layer: str) -> bool:
+    """Whether peft's pattern, a regular expression, is of a layer. Those that could be matched for ever are refused."""
+    if len(pattern) > 256 or re.search(r"\)[*+?{]", pattern) or len(re.findall(r"(?<!\()[*+?{]", pattern)) > 3:
+        raise ValueError(f"alpha_pattern of the adapters has {pattern[:80]!r}; give names, with at most 3 plain repetitions.")
+    try:
+        return re.fullmatch(rf"(.*\.)?({pattern})", layer) is not None
+    except re.error:
+        raise ValueError(f"alpha_pattern of the adapters has {pattern[:80]!r}, which is no regular expression.") from None
+
+
+def peft_config(path: Path) -> dict[str, Any]:
+    """The adapter_config.json beside a file of peft's, which alone says how strong its adapters are; {} where there is none, or
+    where it is of another file.
+
+    Raises:
+        ValueError: for a damaged one, or adapters that are no plain products, or that were made for changed weights.
+    """
+    beside = path.with_name(ADAPTER)
+    if not is_file(beside) or (path.name != PEFT and is_file(path.with_name(PEFT))):
+        return {}
+    said = read_object(beside)
+    start = said.get("init_lora_weights")
+    if isinstance(start, str) and start.lower().startswith(("pissa", "olora", "corda", "loftq")):
+        raise ValueError(
+            f"{beside} has init_lora_weights {start[:40]!r}, which also changes the weights; save them as plain LoRA."
+        )
+    if (kind := said.get("peft_type", "LORA")) != "LORA" or said.get("use_dora"):
+        raise ValueError(f"{beside} is of {'DoRA' if kind == 'LORA' else str(kind)[:40]}, and LoRA alone is read here.")
+    return said
 
 
 def _pair(entry: _Entry, alpha: float | None, root: bool, what: str) -> Pair:
@@ -267,16 +308,18 @@ def read_pairs(
     """The pairs of a file: {component: {published weight: pair}}.
 
     Args:
-        config: peft's adapter_config.json, where there is one. only: components; those of others are passed over.
+        config: peft's adapter_config.json; by default the one beside the file, where there is one.
+        only: components; those of others are passed over.
 
     Raises:
         ValueError: naming a tensor that fits no layer, with the nearest; or one that is no LoRA.
     """
-    said = dict(config or {})
-    if packed := metadata(path).get("lora_adapter_metadata"):
+    said = dict(peft_config(Path(path)) if config is None else config)
+    weights = open_weights(path)
+    if packed := weights.metadata.get("lora_adapter_metadata"):
         said |= _parsed(packed, path)
     made: dict[str, dict[str, Pair]] = {}
-    for stem, entry in _entries(load(path), path).items():
+    for stem, entry in _entries(weights, path).items():
         component, layer = _component(stem, targets)
         if only is not None and component not in only:
             continue

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +48,7 @@ class Whole:
         network: the network of a name with its weights, and its published configuration.
         tokenizer: that of a name such as "tokenizer_2".
         name, fingerprint: see `Generator`.
+        folder: where tokenizers lie, and whatever else is not run. layout: of a single file.
     """
 
     what: str
@@ -58,6 +60,8 @@ class Whole:
     tokenizer: Callable[[str], Tokenizer]
     name: str = ""
     fingerprint: str = ""
+    folder: Path | None = None
+    layout: str = ""
 
 
 class Halved(nn.Module):
@@ -139,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "LDMPipeline": Kind("", replace(_PIXELS, multiple=8), coder="vqvae"),
     "ConsistencyModelPipeline": Kind("", replace(_PIXELS, steps=1), coder=""),
     "ScoreSdeVePipeline": Kind("", replace(_PIXELS, steps=2000), coder=""),
+    "DiffusionPipeline": Kind("clip", replace(_PIXELS, guidance=3.0), coder=""),  # what `langevin publish` makes of captions
 }
 """The published classes of pipelines that are known here."""
 
@@ -214,6 +219,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         parts=nets,
         loaded={"reference": True} if reference else {},
         facts=facts,
+        origin=whole,
     )
 
 
@@ -272,7 +278,8 @@ def _defaults(kind: Kind, config: Config, codec: Codec | None, name: str, schedu
     if name == "DiTPipeline":
         made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
     if not kind.text and config.get("num_class_embeds") and config.get("class_embed_type") is None:
-        made = replace(made, classes=int(config["num_class_embeds"]))
+        # the last is no class where it is what is guided away from
+        made = replace(made, classes=int(config["num_class_embeds"]) - (config.get("_null_class") is True))
     if kind.text in ("clip", "sdxl") and not made.told and schedulers.turbo(scheduler):
         made = replace(made, steps=1, guidance=1.0)
     return made

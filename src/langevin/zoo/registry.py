@@ -41,6 +41,11 @@ def component(name: str) -> Component:
     return known[name]
 
 
+def components() -> list[Component]:
+    """All there are."""
+    return [part for place in places() for part in _of(place).values()]
+
+
 def places() -> list[str]:
     """The files there are."""
     from langevin.zoo import families

@@ -11,7 +11,7 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ OLD = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 """Suffixes of files that only `langevin convert` reads."""
 _SHARD = re.compile(r".+-(?P<number>\d{5})-of-(?P<count>\d{5})(\.\w+)?\.safetensors")
 _VARIANT = re.compile(r"\w{1,32}")
-_MOST = 256  # files; each keeps a handle of the system's
+MOST = 256  # files; each keeps a handle of the system's
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,36 @@ def open_weights(path: str | Path, variant: str | None = None) -> Weights:
         raise ValueError(_absent(path, variant, there))
     file = there[variant]
     return _sharded(file) if file.suffix == ".json" else _together(str(path), [_mapped(file)])
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that lie in a folder itself; where there are none, those of torch.save."""
+    names = _names(folder)
+    return [folder / n for n in names if n.endswith(".safetensors")] or [folder / n for n in names if n.endswith(OLD)]
+
+
+def alone(path: Path) -> Path:
+    """The one file of weights of a folder without a configuration, as repositories of single files are; else the path itself."""
+    if not _is_folder(path) or is_file(path / "model_index.json") or is_file(path / "config.json"):
+        return path
+    files = weight_files(path)
+    return files[0] if len(files) == 1 else path
+
+
+def file_of(path: Path, names: Sequence[str]) -> Path:
+    """A file for itself, and for a folder the file of one of these names in it, or else the only one there is.
+
+    Raises:
+        ValueError: if there are several, or none.
+    """
+    if not _is_folder(path):
+        return path
+    files = weight_files(path)
+    named = [file for name in names for file in files if file.name == name]
+    if named or len(files) == 1:
+        return (named or files)[0]
+    listed = ", ".join(file.name for file in files[:4])
+    raise ValueError(f"{path} holds {listed or 'no safetensors file'}; give one file{' of them' if files else ''}.")
 
 
 def variants(folder: Path) -> dict[str | None, Path]:
@@ -236,8 +266,8 @@ def _sharded(index: Path) -> Weights:
     if not isinstance(told, dict) or not told or not all(isinstance(v, str) for v in told.values()):
         raise ValueError(f"{index} has no weight_map of tensors and their files.")
     names = sorted(set(told.values()))
-    if len(names) > _MOST:
-        raise ValueError(f"{index} names {len(names)} files, above {_MOST}.")
+    if len(names) > MOST:
+        raise ValueError(f"{index} names {len(names)} files, above {MOST}.")
     for name in names:
         shard = _SHARD.fullmatch(name)
         if shard is None or not _plain(name):

@@ -227,8 +227,9 @@ class UNetConfig(Closed):
     head_width: int = Field(default=32, ge=8)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     time: Literal["scale_shift", "add"] = "scale_shift"
-    style: Literal["plain", "ncsnpp"] = "plain"
-    """"ncsnpp": filtered changes of resolution, pyramids of pictures, Fourier features of ln(level), sums over sqrt(2)
+    style: Literal["plain", "ncsnpp", "ddpm"] = "plain"
+    """"ddpm": norms of one number of groups whatever their width, as in networks that are published (`langevin publish`).
+    "ncsnpp": filtered changes of resolution, pyramids of pictures, Fourier features of ln(level), sums over sqrt(2)
     (2011.13456, app. C.1); show it sigma."""
     patch: int = Field(default=1, ge=1)
     """Side of the patches in which pictures are read and answered."""

@@ -287,6 +287,9 @@ def _style(cfg: c.UNetConfig) -> dict[str, Any]:
     """What is not as in our other U-Nets."""
     if cfg.style == "plain":
         return {}
+    if cfg.style == "ddpm":
+        norm = fixed_groups(math.gcd(32, max(cfg.width // 4, 1)), 1e-6)
+        return {"norm": norm, "attending": Attending(norm, middle_norm=norm)}
     norm, root = four_channels(1e-6), math.sqrt(2)
     return {
         "norm": norm,

@@ -1,6 +1,7 @@
 """U-Nets that read no text: DDPM, ADM and guided diffusion, consistency models, NCSN++, and the U-Nets of latent diffusion.
 
-`sample_size` is no part of a network here, which takes any size that its resolutions divide; who publishes one adds it.
+`sample_size` is no part of a network here, which takes any size that its resolutions divide; who publishes one adds it. A network
+that was trained here to be guided says so by `_null_class`, a note that others pass over: its last class stands for none.
 """
 
 import math
@@ -27,7 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "add_attention": True, "class_embed_type": None, "num_class_embeds": None, "num_train_timesteps": None,
 }  # fmt: skip
 FIXED: Mapping[str, Any] = {"mid_block_type": "UNetMidBlock2D"}
-WHAT = "UNet2DModel"
+WHAT, NULL = "UNet2DModel", "_null_class"
 
 # what a block's name says of its attention, and of the change of resolution behind it; None: as down/upsample_type says
 KINDS: Mapping[str, tuple[bool, str | None]] = {
@@ -99,6 +100,7 @@ def build(config: Config) -> UNet:
     if head is not None and any(w % head for w in attending):
         raise ValueError(f"{WHAT}.attention_head_dim is {head}, which does not divide all of {attending}.")
     norm, middle_norm = _norms(c, pyramid, attends)
+    null = config.get(NULL) is True and bool(c["num_class_embeds"])
     fourier = _one_of(c, "time_embedding_type", {"positional": False, "fourier": True})
     kind = _one_of(c, "class_embed_type", {None: "label", "timestep": "number"})
     if fourier and kind == "number":
@@ -109,7 +111,7 @@ def build(config: Config) -> UNet:
         attention=[i for i, yes in enumerate(attends) if yes],
         head_width=head,
         dropout=c["dropout"],
-        classes=c["num_class_embeds"] if kind == "label" else None,
+        classes=c["num_class_embeds"] and c["num_class_embeds"] - null if kind == "label" else None,
         time=_one_of(c, "resnet_time_scale_shift", {"default": "add", "scale_shift": "scale_shift"}),
         out_channels=c["out_channels"],
         scalars=["label"] if kind == "number" else (),
@@ -119,7 +121,7 @@ def build(config: Config) -> UNet:
         resampling=Resampling(down[:-1], up[:-1], _one_of(c, "downsample_padding", {0: True, 1: False}), pyramid),
         waves=Fourier(2 * widths[0]) if fourier else Sinusoid(widths[0], c["freq_shift"], not c["flip_sin_to_cos"]),
         scales=(ROOT if pyramid else 1.0, float(c["mid_block_scale_factor"])),
-        null=False,
+        null=null,
         emb=c["time_embedding_dim"],
         centred=c["center_input_sample"],
         over_level=fourier,
@@ -242,6 +244,8 @@ def config(net: nn.Module) -> dict[str, Any]:
         "add_attention": attending.middle, "class_embed_type": "timestep" if "label" in conditions.scalars else None,
         "num_class_embeds": None if label is None else label.num_embeddings,
     }  # fmt: skip
+    if label is not None and conditions.learned_null:
+        made[NULL] = True
     build(made)  # what it cannot say is refused here, and not by who downloads it
     return made
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from torch import Tensor
 
-from langevin.zoo.detect import ORIGINALS, WRAPPERS, layout_inside
+from langevin.zoo.detect import ORIGINALS, WRAPPERS, flux_task, layout_inside
 from langevin.zoo.keys import Row
 from langevin.zoo.layouts import autoencoder, score, text, transformer, unet
 from langevin.zoo.layouts.table import Config, Piece, Read, Shapes, Table, originals, piece
@@ -393,10 +393,12 @@ def _whole(
     if layout.startswith("stable-diffusion-3"):
         return "StableDiffusion3Pipeline", {**flow, "shift": 3.0}
     if layout.startswith("flux"):
-        if not pieces["transformer"].config["guidance_embeds"]:
-            return "FluxPipeline", {**flow, "shift": 1.0}
+        config = pieces["transformer"].config
+        kind = f"Flux{flux_task(config['in_channels'], config.get('out_channels') or config['in_channels'])}Pipeline"
+        if not config["guidance_embeds"]:
+            return kind, {**flow, "shift": 1.0}
         dynamic = {"base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256, "max_image_seq_len": 4096}
-        return "FluxPipeline", {**flow, "shift": 3.0, "use_dynamic_shifting": True, **dynamic}
+        return kind, {**flow, "shift": 3.0, "use_dynamic_shifting": True, **dynamic}
     if layout == "latent-diffusion":
         base = {**_DIFFUSION, "beta_start": 0.0015, "beta_end": 0.0195, **_betas(shapes, read)}
         return "LDMPipeline", {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, **base}
