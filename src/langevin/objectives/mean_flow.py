@@ -21,7 +21,7 @@ from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.leaps import one_gaussian, replayed
+from langevin.objectives.leaps import forward_derivative, one_gaussian, replayed
 
 
 def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
@@ -119,7 +119,6 @@ class MeanFlow(Objective):
     ) -> tuple[Tensor, Tensor]:
         """u(z, t, s), with its graph, and du/dt along dz = v dt, without."""
         with replayed(z.device) as back:  # both with the same units dropped
-            with torch.no_grad():
-                rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))[1]
+            _, rate = forward_derivative(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))
             back()
             return velocity(model, z, t, s, cond, mask), rate
