@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from langevin import plans
 from langevin.cli import main
 from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
+from langevin.core.sample import sample
+from langevin.data import Prior
+from langevin.objectives.rescheduled import Rescheduled
 from langevin.recipes import Recipe, recipe
 from langevin.recipes.build import build, open_run, read_recipe, start
 from langevin.recipes.distillation import STUDENTS, student
@@ -43,8 +47,7 @@ def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path,
     made = quick(student(read_recipe(teacher), teacher, to, 1), 3)
     run, trainer = start(made, tmp_path)
     averaged = open_run(teacher).denoiser.state_dict()
-    if run.teacher is not None:
-        assert all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
+    assert run.teacher is not None and all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
     if made.finetune.origin is not None:  # it begins as its teacher, whatever it is told besides
         own = run.denoiser.state_dict()
         assert all(torch.equal(v, own[n]) for n, v in averaged.items())
@@ -54,6 +57,51 @@ def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path,
     assert all(torch.equal(v, trainer.denoiser.state_dict()[n]) for n, v in opened.denoiser.state_dict().items())
     main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def exploding(tmp_path_factory) -> Path:
+    """A teacher whose noise ends at 30 times the data's size."""
+    asked = Recipe.model_validate(
+        {**recipe("digits").model_dump(), "train": {"steps": 2, "batch": 4, "warmup": 0}, "sample": {"plan": "ddim:2"},
+         "network": {"kind": "unet", "width": 8, "head_width": 8},
+         "process": {"kind": "gaussian", "schedule": "ve:sigma_max=30", "prediction": "edm"}}
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("runs") / "exploding"
+    start(asked, out)[1].run(progress=False)
+    return out
+
+
+@pytest.mark.parametrize("to", ["continuous", "mean-flow", "shortcut", "reflow"])
+def test_a_teacher_on_another_schedule_is_asked_on_its_students(exploding, tmp_path, to):
+    made = quick(student(read_recipe(exploding), exploding, to, 1), 2)
+    run, trainer = start(made, tmp_path)
+    teacher, process = open_run(exploding).denoiser, run.denoiser.process
+    asked = Rescheduled(teacher.float(), process)
+    if to == "reflow":
+        # pairs begin at the student's noise and end where the teacher's flow leads from there
+        table = plans.parse(made.objective.plan)
+        starts = Prior(process, (1, 8, 8), 30, 0, {"label": torch.arange(30) % 10}).batch(torch.arange(5))
+        held = trainer.data.batch(torch.arange(5))
+        assert torch.equal(held.source, starts.x) and 0.5 < float(starts.x.std()) < 2
+        ends = sample(asked.eval(), table, 5, start=starts.x, shape=(1, 8, 8), cond=starts.cond)
+        torch.testing.assert_close(held.x, ends, atol=1e-4, rtol=1e-4)
+        trainer.close()
+        return
+    z, cond = torch.linspace(-2, 2, 256).reshape(4, 1, 8, 8), {"label": torch.arange(4)}
+    inside = run.objective.nets["teacher"]
+    assert torch.equal(inside(z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
+    trainer.update()
+    trainer.save()
+    trainer.close()
+    # it goes on without its teacher, whose weights are in its checkpoints
+    away = exploding.rename(exploding.with_name("away"))
+    try:
+        again, trainer = start(made, tmp_path, resume=True)
+    finally:
+        away.rename(exploding)
+    trainer.run(progress=False)
+    assert torch.equal(again.objective.nets["teacher"](z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
 
 
 def test_the_command_leaves_a_table_and_a_picture_and_goes_on_without_its_teacher(teacher, tmp_path, capsys):
@@ -99,6 +147,12 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(teacher, tmp_path, ca
     assert "no run directory" in refused(capsys, "distill", str(tmp_path), "--to", "dmd")
     with pytest.raises(ValueError, match="has no flow"):
         student(recipe("digits-discrete"), teacher, "consistency")
+    with pytest.raises(ValueError, match="says where its flow ends"):
+        student(recipe("digits-consistency"), teacher, "reflow")
+    other = student(read_recipe(teacher), teacher, "dmd")
+    other = other.model_copy(update={"process": other.process.model_copy(update={"schedule": "flow"})})
+    with pytest.raises(ValueError, match="whose network 'dmd' reads"):
+        start(other, tmp_path / "never")
     plain = student(read_recipe(teacher), teacher, "lcm").model_copy(update={"teacher": None})
     with pytest.raises(ValueError, match="learns from a teacher"):
         start(plain, tmp_path / "never")

@@ -29,7 +29,7 @@ from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.leaps import forward_derivative, guided, one_gaussian, replayed
+from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import frozen
@@ -42,7 +42,7 @@ class ContinuousConsistency(Objective):
     than what is to be learned (sec. 4.1).
 
     Args:
-        teacher: a frozen denoiser of the same process, whose flow is followed; None trains without.
+        teacher: a frozen denoiser whose flow is followed, of the same process (`Rescheduled` makes it so); None trains without.
         levels: a density of levels; log(sigma/alpha) ~ N(-1, 1.4^2) by default, as published for CIFAR-10.
         warmup: share of the run in which r rises from 0 to 1.
         normalise: c of the tangent's normalisation; None for none.
@@ -95,6 +95,8 @@ class ContinuousConsistency(Objective):
                 "consistency in continuous time is written in the angle between data and noise; use a Denoiser with prediction "
                 "'v' on schedule 'trigonometric'."
             )
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], process)
 
     def begin(self, model: Denoiser, step: int, done: float) -> None:
         self.done = done

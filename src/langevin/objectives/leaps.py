@@ -59,6 +59,25 @@ def one_gaussian(process: Process, renoised: bool = False) -> Gaussian:
     return process
 
 
+def alike(one: Gaussian, other: Gaussian) -> bool:
+    """Whether levels of both mean the same signal and the same noise."""
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    both = zip(one.schedule(t), other.schedule(t), strict=True)
+    return all(torch.allclose(a.detach(), b.detach(), rtol=1e-6, atol=1e-9) for a, b in both)
+
+
+def agree(teacher: nn.Module, process: Gaussian) -> None:
+    """
+    Raises:
+        ValueError: for a teacher of another schedule than its student's.
+    """
+    assert isinstance(teacher, BaseDenoiser)
+    theirs = one_gaussian(teacher.process)
+    if not alike(theirs, process):
+        raise ValueError(f"the teacher's schedule is {theirs.schedule}, its student's {process.schedule}, and their levels mean "
+                         "other noise; give langevin.objectives.rescheduled.Rescheduled(teacher, model.process).")  # fmt: skip
+
+
 def aim(process: Gaussian, z: Tensor, landed: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """The x with which the deterministic bridge from z_t lands at z_s, s < t: the inverse of `Gaussian.land`.
 
@@ -202,6 +221,8 @@ class Leaps(Objective):
         return callable(self.decay)
 
     def prepare(self, model: Denoiser) -> None:
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], one_gaussian(model.process))
         if self.decay is not None:
             self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Cond, Denoiser, dropped
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
+from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
+from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
-from langevin.objectives.base import Loss, Objective, drop_conditions
+from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.leaps import forward_derivative, one_gaussian, replayed
+from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
+from langevin.objectives.teachers import frozen
 
 
 def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
@@ -43,6 +46,8 @@ class MeanFlow(Objective):
             classifier-free guidance of strength omega / (1 - kappa). 1 and 0 for none.
         drop: probability that a sample's conditions are dropped.
         coupling: which noise meets which data.
+        teacher: a frozen denoiser of the same process (see `Rescheduled`), whose velocity, guided by omega, is regressed on in
+            place of the path's; du/dt is then along it, and both forms are one. None learns from data alone.
     """
 
     def __init__(
@@ -56,6 +61,7 @@ class MeanFlow(Objective):
         kappa: float = 0.0,
         drop: float = 0.0,
         coupling: str | Coupling = "independent",
+        teacher: BaseDenoiser | None = None,
     ) -> None:
         super().__init__()
         for field, value in (("equal", equal), ("drop", drop)):
@@ -63,11 +69,15 @@ class MeanFlow(Objective):
                 raise ValueError(f"{field} is {value}; it is a share below 1.")
         if not 0 <= kappa < 1:
             raise ValueError(f"kappa is {kappa}; the strength is omega / (1 - kappa), so give a share below 1.")
-        if omega + kappa != 1 and drop == 0:
+        if teacher is not None and kappa:
+            raise ValueError(f"kappa is {kappa:g}, which steers by the model's own velocity, and there is a teacher to be "
+                             "guided; give its strength as omega.")  # fmt: skip
+        if teacher is None and omega + kappa != 1 and drop == 0:
             raise ValueError(f"omega is {omega:g} and kappa {kappa:g}, but without dropped conditions there is no null to guide "
                              "away from; set drop=0.1.")  # fmt: skip
         self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
         self.omega, self.kappa, self.drop, self.coupling = omega, kappa, drop, coupling_named(coupling)
+        self.nets = Networks() if teacher is None else Networks({"teacher": frozen(teacher)})
 
     def extra_repr(self) -> str:
         said = f"improved={self.improved}, equal={self.equal:g}, mean={self.mean:g}, std={self.std:g}, power={self.power:g}"
@@ -79,6 +89,8 @@ class MeanFlow(Objective):
             raise ValueError(
                 "mean velocities are those of straight paths; use a FlowMap with prediction 'velocity' on schedule 'flow'."
             )
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], process)
 
     def levels(self, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor]:
         """(t, s), t >= s, expanded."""
@@ -94,7 +106,9 @@ class MeanFlow(Objective):
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
         prediction: Any = model.predictions[""]
         z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
-        if (self.omega != 1 or self.kappa) and cond is not None:
+        if "teacher" in self.nets:
+            v = self.taught(process, z, t, cond, mask)
+        elif (self.omega != 1 or self.kappa) and cond is not None:
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
                 alone = velocity(model, z, t, t, dropped(cond, everyone), mask)
@@ -103,7 +117,7 @@ class MeanFlow(Objective):
             steered = self.omega * v + self.kappa * own + (1 - self.omega - self.kappa) * alone
             v = torch.where(cond["drop"].reshape(shape), v, steered) if "drop" in cond else steered
         with torch.no_grad():
-            along = velocity(model, z, t, t, cond, mask) if self.improved else v
+            along = velocity(model, z, t, t, cond, mask) if self.improved and "teacher" not in self.nets else v
         u, rate = self.tangent(model, z, t, s, along, cond, mask)
         span = cast(t - s, u)
         error = (u + span * rate - v) if self.improved else (u - (v - span * rate))
@@ -113,6 +127,12 @@ class MeanFlow(Objective):
         ).mean()
         logs = {"loss": squares.mean().detach()}
         return Loss(loss, logs, {"": t.reshape(-1).to(z.device)}, {"": squares.detach()})
+
+    @torch.no_grad()
+    def taught(self, process: Gaussian, z: Tensor, t: Tensor, cond: Cond, mask: Any) -> Tensor:
+        """The velocity of the teacher's flow at z."""
+        teacher: Any = self.nets["teacher"]
+        return process.velocity(GaussianPosterior(guided(teacher, z, t, cond, mask, self.omega)), z, t)
 
     def tangent(
         self, model: Denoiser, z: Tensor, t: Tensor, s: Tensor, v: Tensor, cond: Cond, mask: Any

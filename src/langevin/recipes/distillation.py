@@ -73,7 +73,7 @@ _OWN_PROCESS = {
     "shortcut": _FLOW,
     "continuous": c.GaussianConfig(schedule="trigonometric", prediction="v:level=t"),
 }
-"""Methods that are bound to a process."""
+"""Methods that are bound to a process; the teacher is asked on it, whatever its own schedule."""
 
 
 _RATES: dict[str, dict[str, Any]] = {
@@ -109,8 +109,13 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     if not isinstance(teacher.process, c.GaussianConfig):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
     objective, plan = STUDENTS[known(to)](steps)
+    if teacher.objective.ends:
+        raise ValueError(f"the run in {run} says where its flow ends, and a student follows the flow itself; distil the run that "
+                         "it learned from.")  # fmt: skip
+    straight = teacher.process.schedule == "flow" and teacher.process.prediction.startswith("velocity")
+    process = teacher.process if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, teacher.process)
     lost = set(teacher.objective.scalars) - set(objective.scalars)
-    if objective.taught == "always" and (lost or "guidance" in teacher.objective.scalars):
+    if (lost and process == teacher.process) or "guidance" in teacher.objective.scalars:
         told = ", ".join(teacher.objective.scalars)
         raise ValueError(
             f"the run in {run} is told {told} besides its data's conditions, for which {to} has no place; distil the run that it "
@@ -119,9 +124,6 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     if "guidance" in objective.scalars and not getattr(teacher.objective, "drop", 0):
         raise ValueError(f"the run in {run} never learned without its condition (objective.drop is 0), so it cannot be guided; "
                          "use consistency or dmd.")  # fmt: skip
-    straight = teacher.process.schedule == "flow" and teacher.process.prediction.startswith("velocity")
-    process = teacher.process if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, teacher.process)
-    taught = objective.taught == "always" or (objective.taught == "either" and process == teacher.process)
     changes: dict[str, Any] = {
         "name": f"{teacher.name}-{to}",
         "about": f"{teacher.name}, distilled to {steps} step{'s' * (steps > 1)}: {to}",
@@ -129,7 +131,9 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
         "process": process,
         "objective": objective,
         "finetune": c.FinetuneConfig(),
-        "teacher": None,
+        "teacher": c.TeacherConfig(
+            origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
+        ),
         "sample": c.SampleConfig(plan=plan),
         "evaluation": teacher.evaluation.model_copy(update={"plan": None}),
     }
@@ -138,8 +142,4 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
         changes["finetune"] = c.FinetuneConfig(origin=str(run))
         slower = {"lr": teacher.train.lr / 4, **_RATES.get(to, {})}
         changes["train"] = TrainConfig(**{**teacher.train.model_dump(), **slower})
-    if taught:
-        changes["teacher"] = c.TeacherConfig(
-            origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
-        )
     return teacher.model_copy(update=changes)

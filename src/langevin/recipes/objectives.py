@@ -130,12 +130,16 @@ class ShortcutConfig(_Objective):
 
     learns: ClassVar = "map"
     scalars: ClassVar = ("span",)
+    taught: ClassVar = "either"
 
     kind: Literal["shortcut"] = "shortcut"
     finest: int = Field(default=7, ge=1)
     share: float = Field(default=0.25, gt=0, lt=1)
     decay: float = Field(default=0.999, ge=0, lt=1)
+    guidance: float = 1.0
+    """Of the teacher."""
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class MeanFlowConfig(_Objective):
@@ -143,6 +147,7 @@ class MeanFlowConfig(_Objective):
 
     learns: ClassVar = "map"
     scalars: ClassVar = ("span",)
+    taught: ClassVar = "either"
 
     kind: Literal["mean-flow"] = "mean-flow"
     improved: bool = True
@@ -151,6 +156,7 @@ class MeanFlowConfig(_Objective):
     std: float = Field(default=1.0, gt=0)
     power: float = Field(default=1.0, ge=0)
     omega: float = 1.0
+    """Guidance within training; with a teacher, the strength it is guided by."""
     kappa: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"

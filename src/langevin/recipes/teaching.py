@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from langevin import plans
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior
 from langevin.guidance import CFG
@@ -20,7 +20,9 @@ from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.guidance_distillation import GuidanceDistillation
 from langevin.objectives.interpolant import InterFlow
 from langevin.objectives.latent_consistency import LatentConsistency
+from langevin.objectives.leaps import alike, one_gaussian
 from langevin.objectives.progressive import Progressive
+from langevin.objectives.rescheduled import Rescheduled
 from langevin.objectives.trajectory import Trajectory
 from langevin.plans.grids import named
 from langevin.recipes import config as c
@@ -29,13 +31,21 @@ from langevin.tasks.reflow import distillation, pairs
 
 # those whose settings are their arguments
 _ALONE: dict[str, Callable[..., Objective]] = {
-    "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
-    "embedding": Embedding, "bayesian-flow": BayesianFlow, "masking": Masking,
+    "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "embedding": Embedding, "bayesian-flow": BayesianFlow,
+    "masking": Masking,
 }  # fmt: skip
 _TAUGHT: dict[str, Callable[..., Objective]] = {
     "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,
-    "continuous": ContinuousConsistency,
+    "continuous": ContinuousConsistency, "mean-flow": MeanFlow, "shortcut": Shortcut,
 }  # fmt: skip
+
+_READ = ("adversarial", "dmd")
+"""Those that look into their teacher's network, or begin another model as it."""
+
+
+def on(process: Process, teacher: Denoiser) -> BaseDenoiser:
+    """The teacher as a denoiser of the student's process: itself, where the levels of both mean the same noise."""
+    return teacher if alike(one_gaussian(teacher.process), one_gaussian(process)) else Rescheduled(teacher, process)
 
 
 def check_teacher(recipe: c.Recipe) -> None:
@@ -55,10 +65,10 @@ def check_teacher(recipe: c.Recipe) -> None:
         return
     if not isinstance(recipe.process, c.GaussianConfig) or not isinstance(recipe.teacher.process, c.GaussianConfig):
         raise ValueError(f"objective {kind!r} follows the flow of a Gaussian process, and this run or its teacher has another.")
-    if recipe.process.schedule != recipe.teacher.process.schedule:
+    if kind in _READ and recipe.process.schedule != recipe.teacher.process.schedule:
         raise ValueError(
-            f"process.schedule is {recipe.process.schedule!r} and the teacher's {recipe.teacher.process.schedule!r}, so their "
-            "levels mean different noise; leave it alone, or use reflow."
+            f"process.schedule is {recipe.process.schedule!r} and the teacher's {recipe.teacher.process.schedule!r}, whose "
+            f"network {kind!r} reads at levels that would mean other noise; leave it alone, or use consistency."
         )
 
 
@@ -67,21 +77,22 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
 
     Args:
         process: of the model.
-        teacher: for objectives that have one; it is frozen.
+        teacher: for objectives that have one, on any schedule; it is frozen.
         classes: of the labels, which a critic is told.
     """
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
+    taught = teacher if teacher is None or cfg.kind in (*_READ, "reflow") else on(process, teacher)
     if isinstance(cfg, o.ConsistencyConfig):
         if given.pop("improved"):
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop", "coupling")
             return improved(last=last, **{name: given[name] for name in kept})
-        return Consistency(teacher, **given)
+        return Consistency(taught, **given)
     if isinstance(cfg, o.ReflowConfig):
         return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
     if cfg.kind in _ALONE:
         return _ALONE[cfg.kind](**given)
     if cfg.kind in _TAUGHT:
-        return _TAUGHT[cfg.kind](teacher, **given)
+        return _TAUGHT[cfg.kind](teacher=taught, **given)
     assert isinstance(cfg, (o.AdversarialConfig, o.DistributionMatchingConfig)) and teacher is not None
     (leaf,) = process.leaves().values()
     at = named(given.pop("grid"))(leaf.schedule, given.pop("steps"))[:-1]
@@ -93,14 +104,15 @@ def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, class
     """Pairs of noise and the samples that the teacher's flow takes it to, of all classes in turn, made in `folder`.
 
     Raises:
-        ValueError: if teacher and student begin at other noise, or the plan adds any.
+        ValueError: if the plan adds noise.
     """
-    (theirs,), (ours,) = teacher.process.leaves().values(), process.leaves().values()
+    theirs, ours = one_gaussian(teacher.process), one_gaussian(process)
+    # where both begin at the same noise the teacher follows its own flow; its ends are those of the student's
+    flow: BaseDenoiser = teacher
     if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
-        raise ValueError("the teacher begins at noise of another size than its student; reflow a run on a "
-                         "schedule whose sigma ends at 1.")  # fmt: skip
+        flow, theirs = Rescheduled(teacher, ours), ours
     cond = None if classes is None else {"label": torch.arange(cfg.pairs) % classes}
     shape: Any = teacher.shape
     starts = Prior(theirs, shape, cfg.pairs, cfg.seed, cond)
     steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
-    return pairs(teacher.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)
+    return pairs(flow.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)
