@@ -13,11 +13,14 @@ from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
 from langevin.core.sample import sample
 from langevin.data import Prior
+from langevin.data.pairs import Starts
 from langevin.objectives.rescheduled import Rescheduled
 from langevin.recipes import Recipe, recipe
 from langevin.recipes.build import build, open_run, read_recipe, start
+from langevin.recipes.comparison import paths
 from langevin.recipes.distillation import STUDENTS, student
 from langevin.recipes.sampling import chosen
+from langevin.tasks.transport import transport
 from langevin.training import load_latest
 
 SMALL = ["--train.batch", "4", "--train.warmup", "0", "--train.save-every", "2", "--samples", "100"]
@@ -102,6 +105,99 @@ def test_a_teacher_on_another_schedule_is_asked_on_its_students(exploding, tmp_p
         away.rename(exploding)
     trainer.run(progress=False)
     assert torch.equal(again.objective.nets["teacher"](z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
+
+
+# Between two data sets
+
+
+@pytest.fixture(scope="module")
+def between(tmp_path_factory) -> Path:
+    asked = Recipe.model_validate(
+        {**recipe("digits-transfer").model_dump(), "train": {"steps": 20, "batch": 8, "warmup": 0, "lr": 0.01},
+         "network": {"kind": "unet", "width": 8, "head_width": 8}, "sample": {"plan": "heun:4:grid=uniform"}}
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("runs") / "between"
+    start(asked, out)[1].run(progress=False)
+    return out
+
+
+def test_pairs_of_a_run_between_two_data_sets_begin_at_its_source_to_the_bit(between, tmp_path):
+    made = quick(student(read_recipe(between), between, "reflow"), 2)
+    assert made.objective.steps is None and made.objective.plan == "heun:4:grid=uniform"
+    run, trainer = start(made, tmp_path)
+    index, source = torch.arange(30), run.reading.source
+    held = trainer.data.batch(index)
+    assert len(trainer.data) == 30 and torch.equal(held.source, source.batch(index).x)
+    teacher = open_run(between)
+    ends = sample(teacher.denoiser, plans.parse(made.objective.plan), 30, start=held.source, shape=(1, 8, 8), cond=held.cond)
+    assert torch.equal(held.x, ends)
+    trainer.run(progress=False)
+    # all of the source and no more, where more pairs are asked for
+    more = made.model_copy(update={"objective": made.objective.model_copy(update={"pairs": 10_000})})
+    trainer = start(more, tmp_path / "more")[1]
+    assert len(trainer.data) == len(source)
+    trainer.close()
+
+
+def test_a_reflowed_transfer_is_compared_by_what_its_flow_costs(between, tmp_path):
+    out = tmp_path / "student"
+    command = ["distill", str(between), "--to", "reflow", "--rounds", "2", "--steps", "1", "--out", str(out)]
+    main([*command, "--objective.pairs", "40", "--train.steps", "4", *SMALL])
+    rows = json.loads((out / "comparison.json").read_text())
+    assert [r["who"] for r in rows] == ["teacher", "teacher", "student"] and rows[1]["plan"] == "euler:1:grid=uniform"
+    first, last = read_recipe(out / "rounds" / "1"), read_recipe(out)
+    assert first.objective.steps is None and last.objective.steps == 1
+    assert last.teacher.origin == str(out / "rounds" / "1") and first.teacher.origin == str(between)
+    # the flow of each, from held-out starts
+    for path, row in ((between, rows[0]), (between, rows[1]), (out, rows[2])):
+        run = open_run(path)
+        held = run.test.source
+        plan = "euler:1:grid=uniform" if path == out else "heun:50:grid=uniform"
+        count = min(100, len(held))
+        label = {"label": torch.arange(count) % run.facts.classes} if run.facts.classes else None
+        found = transport(run.denoiser, plans.parse(plan), Starts(held, count, label))
+        assert row["cost"] == found.cost and row.get("straightness", found.straightness) == found.straightness
+        assert ("straightness" in row) == (path == between)
+    assert (out / "comparison.png").exists()
+    # resumed, all rounds are done already
+    main([*command, "--resume", "--samples", "100"])
+    assert [r["cost"] for r in json.loads((out / "comparison.json").read_text())] == [r["cost"] for r in rows]
+
+
+@pytest.mark.parametrize("to", ["consistency", "progressive"])
+def test_leaps_between_two_data_sets(between, tmp_path, to, capsys):
+    made = quick(student(read_recipe(between), between, to), 3)
+    assert made.objective.coupling == "ot"  # as the teacher's: what it knows are the states between partners
+    start(made, tmp_path)[1].run(progress=False)
+    main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
+    x, run = torch.from_numpy(np.load(tmp_path / "x.npy")), open_run(tmp_path)
+    y = run.test.source.batch(torch.arange(3)).x
+    label = {"label": torch.arange(3) % run.facts.classes} if run.facts.classes else None
+    with torch.no_grad():
+        assert torch.allclose(x, run.denoiser(y, 1.0, label).mean, atol=1e-5)
+
+
+def test_what_a_run_between_two_data_sets_cannot_become_is_refused(between, tmp_path, capsys):
+    assert "begins at data of another kind, and dmd at noise" in refused(capsys, "distill", str(between), "--to", "dmd")
+    said = refused(capsys, "distill", str(between), "--to", "consistency", "--steps", "2")
+    assert "use 1, or progressive" in said
+    noisy = recipe("digits-transfer")
+    noisy = noisy.model_copy(update={"process": noisy.process.model_copy(update={"noise": 0.5})})
+    with pytest.raises(ValueError, match="adds noise on the way"):
+        student(noisy, between, "progressive")
+    made = student(noisy, between, "reflow")
+    assert made.process.noise == 0 and made.finetune.origin == str(between)
+    assert "with --to reflow" in refused(capsys, "distill", str(between), "--to", "progressive", "--rounds", "2")
+
+
+def test_a_teachers_straightness_is_that_of_its_flow_on_the_students_schedule(teacher, tmp_path):
+    made = quick(student(read_recipe(teacher), teacher, "reflow"), 2)
+    start(made, tmp_path)[1].run(progress=False)
+    run, taught = open_run(tmp_path), open_run(teacher)
+    starts = Prior(run.denoiser.process, (1, 8, 8), 100, -1, {"label": torch.arange(100) % 10})
+    flow = Rescheduled(taught.denoiser, run.denoiser.process)
+    found = transport(flow, plans.parse("heun:50:grid=uniform"), starts)
+    assert paths(taught, run) == {"cost": found.cost, "straightness": found.straightness}
 
 
 def test_the_command_leaves_a_table_and_a_picture_and_goes_on_without_its_teacher(teacher, tmp_path, capsys):

@@ -243,7 +243,8 @@ def start(
     reading = run.reading
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
-        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
+        between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
+        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
     with group.agreed():
         if group.first and trainer.folder is not None:

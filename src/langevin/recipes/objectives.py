@@ -191,6 +191,7 @@ class LatentConsistencyConfig(_Objective):
     grid: str = "uniform"
     distance: str = "huber"
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ProgressiveConfig(_Objective):
@@ -208,6 +209,7 @@ class ProgressiveConfig(_Objective):
     decay: float | None = Field(default=None, ge=0, lt=1)
     """Share that a slow copy keeps, which becomes the teacher then."""
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class _Few(_Objective):
@@ -287,6 +289,7 @@ class TrajectoryConfig(_Objective):
     """Factor of the denoising loss."""
     guidance: float = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ContinuousConsistencyConfig(_Objective):
@@ -305,6 +308,7 @@ class ContinuousConsistencyConfig(_Objective):
     """Learn a weight by level."""
     guidance: float = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ReflowConfig(_Objective):

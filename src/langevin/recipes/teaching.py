@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langevin import plans
 from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.process import Process
-from langevin.data.pairs import Pairs, Prior
+from langevin.data.pairs import Pairs, Prior, Starts
+from langevin.data.source import Source
 from langevin.guidance import CFG
 from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
@@ -63,11 +65,12 @@ def check_teacher(recipe: c.Recipe) -> None:
         raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
     if recipe.teacher is None or kind == "reflow":
         return
-    if not isinstance(recipe.process, c.GaussianConfig) or not isinstance(recipe.teacher.process, c.GaussianConfig):
+    ours, theirs = recipe.process, recipe.teacher.process
+    if not isinstance(ours, (c.GaussianConfig, c.InterpolantConfig)) or type(ours) is not type(theirs):
         raise ValueError(f"objective {kind!r} follows the flow of a Gaussian process, and this run or its teacher has another.")
-    if kind in _READ and recipe.process.schedule != recipe.teacher.process.schedule:
+    if kind in _READ and ours.schedule != theirs.schedule:
         raise ValueError(
-            f"process.schedule is {recipe.process.schedule!r} and the teacher's {recipe.teacher.process.schedule!r}, whose "
+            f"process.schedule is {ours.schedule!r} and the teacher's {theirs.schedule!r}, whose "
             f"network {kind!r} reads at levels that would mean other noise; leave it alone, or use consistency."
         )
 
@@ -100,19 +103,31 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     return made(teacher, levels=at, classes=classes, **given)
 
 
-def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path) -> Pairs:
+def labels(classes: int | None, count: int) -> dict[str, Tensor] | None:
+    """Classes in turn as a condition, (count,); None where there are none."""
+    return None if classes is None else {"label": torch.arange(count) % classes}
+
+
+def reflow_pairs(
+    cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path, source: Source | None = None
+) -> Pairs:
     """Pairs of noise and the samples that the teacher's flow takes it to, of all classes in turn, made in `folder`.
+
+    Args:
+        source: where paths begin in place of noise, of runs between two data sets; there are no more pairs than it has samples.
 
     Raises:
         ValueError: if the plan adds noise.
     """
+    steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
+    if source is not None:
+        count = min(cfg.pairs, len(source))
+        return pairs(teacher.eval(), plans.parse(cfg.plan), Starts(source, count, labels(classes, count)), folder, guidance=steer)
     theirs, ours = one_gaussian(teacher.process), one_gaussian(process)
     # where both begin at the same noise the teacher follows its own flow; its ends are those of the student's
     flow: BaseDenoiser = teacher
     if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
         flow, theirs = Rescheduled(teacher, ours), ours
-    cond = None if classes is None else {"label": torch.arange(cfg.pairs) % classes}
     shape: Any = teacher.shape
-    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, cond)
-    steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
+    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, labels(classes, cfg.pairs))
     return pairs(flow.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)
