@@ -1,6 +1,8 @@
 """langevin distill: every kind of student, from the command line, with its teacher in its own checkpoints."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,17 +10,19 @@ import pytest
 import torch
 
 from langevin import plans
-from langevin.cli import main
+from langevin.cli import distilling, main
 from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
 from langevin.core.sample import sample
 from langevin.data import Prior
 from langevin.data.pairs import Starts
+from langevin.objectives.coupling import OptimalTransport
 from langevin.objectives.rescheduled import Rescheduled
-from langevin.recipes import Recipe, recipe
+from langevin.recipes import Recipe, comparison, recipe
 from langevin.recipes.build import build, open_run, read_recipe, start
 from langevin.recipes.comparison import paths
 from langevin.recipes.distillation import STUDENTS, student
+from langevin.recipes.drawing import draw
 from langevin.recipes.sampling import chosen
 from langevin.tasks.transport import transport
 from langevin.training import load_latest
@@ -105,6 +109,65 @@ def test_a_teacher_on_another_schedule_is_asked_on_its_students(exploding, tmp_p
         away.rename(exploding)
     trainer.run(progress=False)
     assert torch.equal(again.objective.nets["teacher"](z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
+
+
+def test_the_table_has_the_strengths_that_students_are_told_and_teachers_are_sampled_at(teacher, tmp_path, monkeypatch, capsys):
+    def row(run, plan, w, count, against, device):
+        return {"plan": plan, "guidance": w, "evaluations": 1, "milliseconds": 1.0}
+
+    monkeypatch.setattr(comparison, "_row", row)
+    monkeypatch.setattr(comparison, "_picture", lambda rows, path: path)
+    taught = read_recipe(teacher)
+    guided = tmp_path / "guided"
+    shutil.copytree(teacher, guided)
+    own = taught.model_copy(update={"sample": taught.sample.model_copy(update={"guidance": 1.5})})
+    (guided / "recipe.json").write_text(own.model_dump_json())
+
+    def table(path, to, **objective):
+        made = student(read_recipe(path), path, to)
+        made = made.model_copy(update={"objective": made.objective.model_copy(update=objective)})
+        rows = comparison.compare(replace(build(made), folder=tmp_path), path, tmp_path, 10, say=lambda text: None)
+        return [(r["who"], r["guidance"]) for r in rows]
+
+    assert table(teacher, "lcm", w=(1.0, 4.0)) == [
+        ("teacher", 1.0), ("teacher", 1.0), ("teacher", 2.5), ("teacher", 2.5), ("student", 1.0), ("student", 2.5),
+    ]  # fmt: skip
+    assert " 2.5 " in capsys.readouterr().out  # and says so
+    # first as it is sampled where nothing is said
+    taught_at_2 = [("teacher", 1.0), ("teacher", 2.0), ("teacher", 2.0), ("student", 1.0)]
+    assert table(teacher, "dmd", guidance=2.0) == table(teacher, "mean-flow", omega=2.0) == taught_at_2
+    assert table(guided, "dmd") == [("teacher", 1.5), ("teacher", 1.0), ("teacher", 1.0), ("student", 1.0)]
+    assert table(guided, "dmd", guidance=1.5) == [("teacher", 1.5), ("teacher", 1.5), ("student", 1.0)]
+
+
+def test_a_teachers_plan_is_learned_where_there_are_a_few_steps_unless_told_not_to(teacher, tmp_path):
+    def tune(*args, steps=None):
+        return distilling._asked(["--out", str(tmp_path), *args], "", teacher, "lcm", steps, tmp_path).tune
+
+    assert [tune(steps=n) for n in (None, 1, 2, 8, 9)] == [False, False, True, True, False]
+    assert tune("--tune") and not tune("--no-tune", steps=4)
+
+
+def test_a_mean_flow_is_told_its_strength(teacher, tmp_path):
+    made = quick(student(read_recipe(teacher), teacher, "mean-flow"), 2)
+    made = made.model_copy(update={"objective": made.objective.model_copy(update={"w": (1.0, 4.0)})})
+    made = Recipe.model_validate_json(made.model_dump_json())
+    start(made, tmp_path)[1].run(progress=False)
+    run = open_run(tmp_path)
+    with torch.no_grad():  # two updates have hardly moved what the strength enters by
+        for p in run.denoiser.parameters():
+            p.add_(0.05 * torch.linspace(-1, 1, p.numel()).sin().reshape(p.shape))
+    weak, strong = (draw(run, 3, guidance=w) for w in (1.0, 3.0))
+    assert float((weak - strong).abs().max()) > 1e-4
+
+
+def test_students_meet_noise_as_their_teachers_did(teacher):
+    taught = read_recipe(teacher)
+    taught = taught.model_copy(update={"objective": taught.objective.model_copy(update={"coupling": "ot"})})
+    for to in ("consistency", "lcm", "progressive", "trajectory", "continuous", "mean-flow", "shortcut"):
+        made = student(taught, teacher, to)
+        run = build(made)
+        assert isinstance(run.objective.coupling, OptimalTransport), to
 
 
 # Between two data sets

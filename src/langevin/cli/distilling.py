@@ -13,11 +13,12 @@ from langevin.recipes.distillation import STUDENTS, known, student
 @dataclass(frozen=True, kw_only=True)
 class _Distill(Asked):
     tune: bool = False
-    """Learn a plan of as many evaluations for the teacher as well, and compare with it; it is kept with the teacher."""
+    """Learn a plan of as many evaluations for the teacher as well, and compare with it; it is kept with the teacher. On by
+    default where there are 2 to 8 of them: of one there is little to learn, and of many little to gain."""
 
 
 USAGE = f"""\
-usage: langevin distill RUN --to KIND [--steps N] [--rounds K] [--tune] [--out DIR] [--resume] [--field value ...]
+usage: langevin distill RUN --to KIND [--steps N] [--rounds K] [--no-tune] [--out DIR] [--resume] [--field value ...]
 
 Train a faster model that learns from a run, and show both side by side. KIND is one of {", ".join(STUDENTS)};
 N is how many evaluations the student is to need, 1 by default. A reflowed run learns its straightened flow, or N Euler steps
@@ -71,7 +72,7 @@ def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None
     from langevin.recipes.build import read_recipe
 
     made = _begun(taken("--out", rest)[1], to, run, out) or student(read_recipe(run), run, to, steps)
-    asked = parse(_Distill, rest, prog, _Distill(recipe=made))
+    asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=2 <= (steps or 1) <= 8))
     if not asked.resume:
         _agree(asked.recipe, to, steps or 1)
     return asked

@@ -35,36 +35,40 @@ def compare(
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Judge the teacher as it samples, the teacher at the student's number of evaluations (by the default plan, and by a learned
-    one with `tune`), and the student; write comparison.png and comparison.json into `out`.
+    one with `tune`), and the student, at the `strengths` of guidance; write comparison.png and comparison.json into `out`.
 
     Args:
         count: samples of each.
 
     Returns:
         Rows with "who", "plan", "guidance", "evaluations", "milliseconds" a sample, and the metrics of `evaluate`. Teachers are
-        guided as strongly as the student was taught. Of reflowed runs also what `paths` says.
+        guided as strongly as the student was taught, once more as their own recipe says. Of reflowed runs also what `paths` says.
     """
     student.denoiser.to(device)
     between = isinstance(student.recipe.process, c.InterpolantConfig)
     own = student.recipe.sample.plan
     steps = max(p.nfe for p in plans_for(student.denoiser.process, chosen(student, own, 1.0)).values())
-    # a student that learned from a guided teacher is guided by nature
-    w = float(getattr(student.recipe.objective, "guidance", 1.0))
+    told = strengths(student)
     rows: list[tuple[str, Run, str, float]] = []
     if (teacher / RECIPE_FILE).exists():
         taught = open_run(teacher, device=device)
         if "_splits" in student.__dict__:
             taught.__dict__["_splits"] = student._splits
         few = f"euler:{steps}:grid=uniform" if between else f"default:{steps}"
-        rows = [("teacher", taught, taught.recipe.sample.plan, w), ("teacher", taught, few, w)]
-        if tune and not between:
-            file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
-            if not file.exists():
-                tune_into(file, taught, steps, guidance=w)
-            rows.append(("teacher, learned plan", taught, str(file), w))
+        usual, own_w = taught.recipe.sample.plan, taught.recipe.sample.guidance
+        if own_w not in told and taught.facts.conditional:
+            rows.append(("teacher", taught, usual, own_w))  # as it is sampled where nothing is said
+        for w in told:
+            rows += [("teacher", taught, usual, w), ("teacher", taught, few, w)]
+            if tune and not between:
+                file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
+                if not file.exists():
+                    tune_into(file, taught, steps, guidance=w)
+                rows.append(("teacher, learned plan", taught, str(file), w))
     else:
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
-    rows.append(("student", student, own, 1.0))
+    # a student that learned from a guided teacher and is told no strength is guided by nature
+    rows += [("student", student, own, w if _is_told(student) else 1.0) for w in told]
     straight = isinstance(student.recipe.objective, o.ReflowConfig)
     points = isinstance(student.recipe.drawn, c.MoonsData)
     against = student.domain.reference(student, "auto", out, device)
@@ -81,6 +85,20 @@ def compare(
         say(str(_picture(rows, out / "comparison.png")))
     _show(made)
     return made
+
+
+def _is_told(run: Run) -> bool:
+    return "guidance" in run.recipe.objective.scalars
+
+
+def strengths(student: Run) -> tuple[float, ...]:
+    """Strengths of guidance at which a student stands beside its teacher: none and the middle of those it is told, or that which
+    it learned."""
+    objective = student.recipe.objective
+    if not _is_told(student):
+        return (objective.strength,)
+    low, high = getattr(objective, "w", None) or (1.0, 1.0)
+    return tuple(dict.fromkeys((max(low, 1.0), (low + high) / 2)))
 
 
 def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -> dict[str, Any]:
@@ -147,9 +165,16 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
     table = Table()
     shown = [name for name in NAMES if name in rows[0]]
-    for title in ("", "plan", "evaluations", *(NAMES[name] for name in shown), "ms a sample"):
+    for title in ("", "plan", "w", "evaluations", *(NAMES[name] for name in shown), "ms a sample"):
         table.add_column(title)
     for row in rows:
         numbers = ["" if n not in row else f"{row[n]:.1%}" if n == "intended_label" else f"{row[n]:.4g}" for n in shown]
-        table.add_row(row["who"], Path(row["plan"]).name, str(row["evaluations"]), *numbers, f"{row['milliseconds']:.2f}")
+        table.add_row(
+            row["who"],
+            Path(row["plan"]).name,
+            f"{row['guidance']:g}",
+            str(row["evaluations"]),
+            *numbers,
+            f"{row['milliseconds']:.2f}",
+        )
     Console().print(table)

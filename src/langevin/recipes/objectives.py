@@ -25,6 +25,11 @@ class _Objective(Closed):
     scalars: ClassVar[tuple[str, ...]] = ()
     taught: ClassVar[Literal["always", "never", "either"]] = "never"
 
+    @property
+    def strength(self) -> float:
+        """Of the guidance that what it learns has by nature; 1 for none."""
+        return float(getattr(self, "guidance", 1.0))
+
 
 class DenoisingConfig(_Objective):
     """See `langevin.objectives.Denoising`."""
@@ -108,10 +113,15 @@ class ConsistencyConfig(_Objective):
     kind: Literal["consistency"] = "consistency"
     improved: bool = False
     """Improved consistency training: no slow copy, steps that double, log-normal levels, a pseudo-Huber distance."""
+    schedule: Literal["fixed", "growing", "doubling"] = "fixed"
+    """Of the steps over a run: growing is consistency training as first published, N(k), with a decay mu(k) that grows with them;
+    doubling is that of improved training."""
     steps: int = Field(default=18, ge=2)
-    """Intervals of the grid; the last number of them, for improved training."""
+    """Intervals of the grid; where they grow or double, the last number of them."""
     decay: float = Field(default=0.95, ge=0, lt=1)
-    """Share that the slow copy keeps at each update, where there is one."""
+    """Share that the slow copy keeps at each update, where there is one; where steps grow, at the beginning (published 0.9)."""
+    as_published_code: bool = False
+    """Where steps grow, mu(k) as in the published code, which begins at decay^2."""
     order: Literal[1, 2] = 2
     """Of the teacher's step: 1 is DDIM's, 2 Heun's."""
     grid: str = "karras"
@@ -142,11 +152,21 @@ class ShortcutConfig(_Objective):
     coupling: Coupling = "independent"
 
 
+def _range(w: tuple[float, float]) -> tuple[float, float]:
+    if not w[0] < w[1]:
+        raise ValueError(
+            f"w is {w}; give a range from least to most, or use consistency with objective.guidance for one strength."
+        )
+    return w
+
+
+Strengths = Annotated[tuple[float, float], AfterValidator(_range)]
+
+
 class MeanFlowConfig(_Objective):
     """See `langevin.objectives.MeanFlow`."""
 
     learns: ClassVar = "map"
-    scalars: ClassVar = ("span",)
     taught: ClassVar = "either"
 
     kind: Literal["mean-flow"] = "mean-flow"
@@ -160,17 +180,16 @@ class MeanFlowConfig(_Objective):
     kappa: float = Field(default=0.0, ge=0, lt=1)
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
+    w: Strengths | None = None
+    """Least and most strength of guidance, of which the network is told; in place of omega."""
 
+    @property
+    def scalars(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("span",) if self.w is None else ("span", "guidance")
 
-def _range(w: tuple[float, float]) -> tuple[float, float]:
-    if not w[0] < w[1]:
-        raise ValueError(
-            f"w is {w}; give a range from least to most, or use consistency with objective.guidance for one strength."
-        )
-    return w
-
-
-Strengths = Annotated[tuple[float, float], AfterValidator(_range)]
+    @property
+    def strength(self) -> float:
+        return self.omega / (1 - self.kappa)
 
 
 class LatentConsistencyConfig(_Objective):

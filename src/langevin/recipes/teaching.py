@@ -15,7 +15,7 @@ from langevin.data.source import Source
 from langevin.guidance import CFG
 from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
-from langevin.objectives.consistency import Consistency, improved
+from langevin.objectives.consistency import Consistency, improved, paced
 from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import Paired
 from langevin.objectives.distribution_matching import DistributionMatching
@@ -86,9 +86,14 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
     taught = teacher if teacher is None or cfg.kind in (*_READ, "reflow") else on(process, teacher)
     if isinstance(cfg, o.ConsistencyConfig):
+        schedule, code = given.pop("schedule"), given.pop("as_published_code")
         if given.pop("improved"):
+            if teacher is not None or schedule == "growing":
+                raise ValueError("improved is training without a teacher, whose steps double; leave improved out, or the teacher "
+                                 "and schedule 'growing'.")  # fmt: skip
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop", "coupling")
             return improved(last=last, **{name: given[name] for name in kept})
+        given["steps"], given["decay"] = paced(schedule, given["steps"], given["decay"], code)
         return Consistency(taught, **given)
     if isinstance(cfg, o.ReflowConfig):
         return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
