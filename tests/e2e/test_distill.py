@@ -1,19 +1,30 @@
 """langevin distill: every kind of student, from the command line, with its teacher in its own checkpoints."""
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from langevin.cli import main
+from langevin import plans
+from langevin.cli import distilling, main
 from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
-from langevin.recipes import Recipe, recipe
+from langevin.core.sample import sample
+from langevin.data import Prior
+from langevin.data.pairs import Starts
+from langevin.objectives.coupling import OptimalTransport
+from langevin.objectives.rescheduled import Rescheduled
+from langevin.recipes import Recipe, comparison, recipe
 from langevin.recipes.build import build, open_run, read_recipe, start
+from langevin.recipes.comparison import paths
 from langevin.recipes.distillation import STUDENTS, student
+from langevin.recipes.drawing import draw
 from langevin.recipes.sampling import chosen
+from langevin.tasks.transport import transport
 from langevin.training import load_latest
 
 SMALL = ["--train.batch", "4", "--train.warmup", "0", "--train.save-every", "2", "--samples", "100"]
@@ -43,8 +54,7 @@ def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path,
     made = quick(student(read_recipe(teacher), teacher, to, 1), 3)
     run, trainer = start(made, tmp_path)
     averaged = open_run(teacher).denoiser.state_dict()
-    if run.teacher is not None:
-        assert all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
+    assert run.teacher is not None and all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
     if made.finetune.origin is not None:  # it begins as its teacher, whatever it is told besides
         own = run.denoiser.state_dict()
         assert all(torch.equal(v, own[n]) for n, v in averaged.items())
@@ -54,6 +64,203 @@ def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path,
     assert all(torch.equal(v, trainer.denoiser.state_dict()[n]) for n, v in opened.denoiser.state_dict().items())
     main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def exploding(tmp_path_factory) -> Path:
+    """A teacher whose noise ends at 30 times the data's size."""
+    asked = Recipe.model_validate(
+        {**recipe("digits").model_dump(), "train": {"steps": 2, "batch": 4, "warmup": 0}, "sample": {"plan": "ddim:2"},
+         "network": {"kind": "unet", "width": 8, "head_width": 8},
+         "process": {"kind": "gaussian", "schedule": "ve:sigma_max=30", "prediction": "edm"}}
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("runs") / "exploding"
+    start(asked, out)[1].run(progress=False)
+    return out
+
+
+@pytest.mark.parametrize("to", ["continuous", "mean-flow", "shortcut", "reflow"])
+def test_a_teacher_on_another_schedule_is_asked_on_its_students(exploding, tmp_path, to):
+    made = quick(student(read_recipe(exploding), exploding, to, 1), 2)
+    run, trainer = start(made, tmp_path)
+    teacher, process = open_run(exploding).denoiser, run.denoiser.process
+    asked = Rescheduled(teacher.float(), process)
+    if to == "reflow":
+        # pairs begin at the student's noise and end where the teacher's flow leads from there
+        table = plans.parse(made.objective.plan)
+        starts = Prior(process, (1, 8, 8), 30, 0, {"label": torch.arange(30) % 10}).batch(torch.arange(5))
+        held = trainer.data.batch(torch.arange(5))
+        assert torch.equal(held.source, starts.x) and 0.5 < float(starts.x.std()) < 2
+        ends = sample(asked.eval(), table, 5, start=starts.x, shape=(1, 8, 8), cond=starts.cond)
+        torch.testing.assert_close(held.x, ends, atol=1e-4, rtol=1e-4)
+        trainer.close()
+        return
+    z, cond = torch.linspace(-2, 2, 256).reshape(4, 1, 8, 8), {"label": torch.arange(4)}
+    inside = run.objective.nets["teacher"]
+    assert torch.equal(inside(z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
+    trainer.update()
+    trainer.save()
+    trainer.close()
+    # it goes on without its teacher, whose weights are in its checkpoints
+    away = exploding.rename(exploding.with_name("away"))
+    try:
+        again, trainer = start(made, tmp_path, resume=True)
+    finally:
+        away.rename(exploding)
+    trainer.run(progress=False)
+    assert torch.equal(again.objective.nets["teacher"](z, 0.4, cond).mean, asked(z, 0.4, cond).mean)
+
+
+def test_the_table_has_the_strengths_that_students_are_told_and_teachers_are_sampled_at(teacher, tmp_path, monkeypatch, capsys):
+    def row(run, plan, w, count, against, device):
+        return {"plan": plan, "guidance": w, "evaluations": 1, "milliseconds": 1.0}
+
+    monkeypatch.setattr(comparison, "_row", row)
+    monkeypatch.setattr(comparison, "_picture", lambda rows, path: path)
+    taught = read_recipe(teacher)
+    guided = tmp_path / "guided"
+    shutil.copytree(teacher, guided)
+    own = taught.model_copy(update={"sample": taught.sample.model_copy(update={"guidance": 1.5})})
+    (guided / "recipe.json").write_text(own.model_dump_json())
+
+    def table(path, to, **objective):
+        made = student(read_recipe(path), path, to)
+        made = made.model_copy(update={"objective": made.objective.model_copy(update=objective)})
+        rows = comparison.compare(replace(build(made), folder=tmp_path), path, tmp_path, 10, say=lambda text: None)
+        return [(r["who"], r["guidance"]) for r in rows]
+
+    assert table(teacher, "lcm", w=(1.0, 4.0)) == [
+        ("teacher", 1.0), ("teacher", 1.0), ("teacher", 2.5), ("teacher", 2.5), ("student", 1.0), ("student", 2.5),
+    ]  # fmt: skip
+    assert " 2.5 " in capsys.readouterr().out  # and says so
+    # first as it is sampled where nothing is said
+    taught_at_2 = [("teacher", 1.0), ("teacher", 2.0), ("teacher", 2.0), ("student", 1.0)]
+    assert table(teacher, "dmd", guidance=2.0) == table(teacher, "mean-flow", omega=2.0) == taught_at_2
+    assert table(guided, "dmd") == [("teacher", 1.5), ("teacher", 1.0), ("teacher", 1.0), ("student", 1.0)]
+    assert table(guided, "dmd", guidance=1.5) == [("teacher", 1.5), ("teacher", 1.5), ("student", 1.0)]
+
+
+def test_a_teachers_plan_is_learned_where_there_are_a_few_steps_unless_told_not_to(teacher, tmp_path):
+    def tune(*args, steps=None):
+        return distilling._asked(["--out", str(tmp_path), *args], "", teacher, "lcm", steps, tmp_path).tune
+
+    assert [tune(steps=n) for n in (None, 1, 2, 8, 9)] == [False, False, True, True, False]
+    assert tune("--tune") and not tune("--no-tune", steps=4)
+
+
+def test_a_mean_flow_is_told_its_strength(teacher, tmp_path):
+    made = quick(student(read_recipe(teacher), teacher, "mean-flow"), 2)
+    made = made.model_copy(update={"objective": made.objective.model_copy(update={"w": (1.0, 4.0)})})
+    made = Recipe.model_validate_json(made.model_dump_json())
+    start(made, tmp_path)[1].run(progress=False)
+    run = open_run(tmp_path)
+    with torch.no_grad():  # two updates have hardly moved what the strength enters by
+        for p in run.denoiser.parameters():
+            p.add_(0.05 * torch.linspace(-1, 1, p.numel()).sin().reshape(p.shape))
+    weak, strong = (draw(run, 3, guidance=w) for w in (1.0, 3.0))
+    assert float((weak - strong).abs().max()) > 1e-4
+
+
+def test_students_meet_noise_as_their_teachers_did(teacher):
+    taught = read_recipe(teacher)
+    taught = taught.model_copy(update={"objective": taught.objective.model_copy(update={"coupling": "ot"})})
+    for to in ("consistency", "lcm", "progressive", "trajectory", "continuous", "mean-flow", "shortcut"):
+        made = student(taught, teacher, to)
+        run = build(made)
+        assert isinstance(run.objective.coupling, OptimalTransport), to
+
+
+# Between two data sets
+
+
+@pytest.fixture(scope="module")
+def between(tmp_path_factory) -> Path:
+    asked = Recipe.model_validate(
+        {**recipe("digits-transfer").model_dump(), "train": {"steps": 20, "batch": 8, "warmup": 0, "lr": 0.01},
+         "network": {"kind": "unet", "width": 8, "head_width": 8}, "sample": {"plan": "heun:4:grid=uniform"}}
+    )  # fmt: skip
+    out = tmp_path_factory.mktemp("runs") / "between"
+    start(asked, out)[1].run(progress=False)
+    return out
+
+
+def test_pairs_of_a_run_between_two_data_sets_begin_at_its_source_to_the_bit(between, tmp_path):
+    made = quick(student(read_recipe(between), between, "reflow"), 2)
+    assert made.objective.steps is None and made.objective.plan == "heun:4:grid=uniform"
+    run, trainer = start(made, tmp_path)
+    index, source = torch.arange(30), run.reading.source
+    held = trainer.data.batch(index)
+    assert len(trainer.data) == 30 and torch.equal(held.source, source.batch(index).x)
+    teacher = open_run(between)
+    ends = sample(teacher.denoiser, plans.parse(made.objective.plan), 30, start=held.source, shape=(1, 8, 8), cond=held.cond)
+    assert torch.equal(held.x, ends)
+    trainer.run(progress=False)
+    # all of the source and no more, where more pairs are asked for
+    more = made.model_copy(update={"objective": made.objective.model_copy(update={"pairs": 10_000})})
+    trainer = start(more, tmp_path / "more")[1]
+    assert len(trainer.data) == len(source)
+    trainer.close()
+
+
+def test_a_reflowed_transfer_is_compared_by_what_its_flow_costs(between, tmp_path):
+    out = tmp_path / "student"
+    command = ["distill", str(between), "--to", "reflow", "--rounds", "2", "--steps", "1", "--out", str(out)]
+    main([*command, "--objective.pairs", "40", "--train.steps", "4", *SMALL])
+    rows = json.loads((out / "comparison.json").read_text())
+    assert [r["who"] for r in rows] == ["teacher", "teacher", "student"] and rows[1]["plan"] == "euler:1:grid=uniform"
+    first, last = read_recipe(out / "rounds" / "1"), read_recipe(out)
+    assert first.objective.steps is None and last.objective.steps == 1
+    assert last.teacher.origin == str(out / "rounds" / "1") and first.teacher.origin == str(between)
+    # the flow of each, from held-out starts
+    for path, row in ((between, rows[0]), (between, rows[1]), (out, rows[2])):
+        run = open_run(path)
+        held = run.test.source
+        plan = "euler:1:grid=uniform" if path == out else "heun:50:grid=uniform"
+        count = min(100, len(held))
+        label = {"label": torch.arange(count) % run.facts.classes} if run.facts.classes else None
+        found = transport(run.denoiser, plans.parse(plan), Starts(held, count, label))
+        assert row["cost"] == found.cost and row.get("straightness", found.straightness) == found.straightness
+        assert ("straightness" in row) == (path == between)
+    assert (out / "comparison.png").exists()
+    # resumed, all rounds are done already
+    main([*command, "--resume", "--samples", "100"])
+    assert [r["cost"] for r in json.loads((out / "comparison.json").read_text())] == [r["cost"] for r in rows]
+
+
+@pytest.mark.parametrize("to", ["consistency", "progressive"])
+def test_leaps_between_two_data_sets(between, tmp_path, to, capsys):
+    made = quick(student(read_recipe(between), between, to), 3)
+    assert made.objective.coupling == "ot"  # as the teacher's: what it knows are the states between partners
+    start(made, tmp_path)[1].run(progress=False)
+    main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
+    x, run = torch.from_numpy(np.load(tmp_path / "x.npy")), open_run(tmp_path)
+    y = run.test.source.batch(torch.arange(3)).x
+    label = {"label": torch.arange(3) % run.facts.classes} if run.facts.classes else None
+    with torch.no_grad():
+        assert torch.allclose(x, run.denoiser(y, 1.0, label).mean, atol=1e-5)
+
+
+def test_what_a_run_between_two_data_sets_cannot_become_is_refused(between, tmp_path, capsys):
+    assert "begins at data of another kind, and dmd at noise" in refused(capsys, "distill", str(between), "--to", "dmd")
+    said = refused(capsys, "distill", str(between), "--to", "consistency", "--steps", "2")
+    assert "use 1, or progressive" in said
+    noisy = recipe("digits-transfer")
+    noisy = noisy.model_copy(update={"process": noisy.process.model_copy(update={"noise": 0.5})})
+    with pytest.raises(ValueError, match="adds noise on the way"):
+        student(noisy, between, "progressive")
+    made = student(noisy, between, "reflow")
+    assert made.process.noise == 0 and made.finetune.origin == str(between)
+    assert "with --to reflow" in refused(capsys, "distill", str(between), "--to", "progressive", "--rounds", "2")
+
+
+def test_a_teachers_straightness_is_that_of_its_flow_on_the_students_schedule(teacher, tmp_path):
+    made = quick(student(read_recipe(teacher), teacher, "reflow"), 2)
+    start(made, tmp_path)[1].run(progress=False)
+    run, taught = open_run(tmp_path), open_run(teacher)
+    starts = Prior(run.denoiser.process, (1, 8, 8), 100, -1, {"label": torch.arange(100) % 10})
+    flow = Rescheduled(taught.denoiser, run.denoiser.process)
+    found = transport(flow, plans.parse("heun:50:grid=uniform"), starts)
+    assert paths(taught, run) == {"cost": found.cost, "straightness": found.straightness}
 
 
 def test_the_command_leaves_a_table_and_a_picture_and_goes_on_without_its_teacher(teacher, tmp_path, capsys):
@@ -99,6 +306,12 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(teacher, tmp_path, ca
     assert "no run directory" in refused(capsys, "distill", str(tmp_path), "--to", "dmd")
     with pytest.raises(ValueError, match="has no flow"):
         student(recipe("digits-discrete"), teacher, "consistency")
+    with pytest.raises(ValueError, match="says where its flow ends"):
+        student(recipe("digits-consistency"), teacher, "reflow")
+    other = student(read_recipe(teacher), teacher, "dmd")
+    other = other.model_copy(update={"process": other.process.model_copy(update={"schedule": "flow"})})
+    with pytest.raises(ValueError, match="whose network 'dmd' reads"):
+        start(other, tmp_path / "never")
     plain = student(read_recipe(teacher), teacher, "lcm").model_copy(update={"teacher": None})
     with pytest.raises(ValueError, match="learns from a teacher"):
         start(plain, tmp_path / "never")

@@ -25,6 +25,9 @@ from langevin.objectives.leaps import aim, follow
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.mean_flow import MeanFlow, velocity
 from langevin.objectives.shortcut import Shortcut
+from langevin.objectives.teachers import drawn
+from langevin.recipes import teaching
+from langevin.recipes.objectives import ConsistencyConfig
 from langevin.training import Trainer
 from tests.laws.leaping import C, Crossed, ExactFlow, Nothing, normal, square
 from tests.rows import GAUSSIAN_PREDICTIONS, SCHEDULES
@@ -139,6 +142,26 @@ def test_decay_of_the_slow_copy_is_the_papers_unless_asked_for_the_codes():
     assert slowing(0.0) == pytest.approx(0.9, abs=1e-12)
     assert slowing(0.0, as_published_code=True) == pytest.approx(0.81, abs=1e-12)
     assert slowing(1.0) == pytest.approx(math.exp(2 * math.log(0.9) / 151), abs=1e-12)
+
+
+def test_recipes_reach_the_published_schedules_of_consistency_training():
+    def made(**settings):
+        return teaching.objective(ConsistencyConfig(**settings), EDM)
+
+    grown = made(schedule="growing", steps=150, decay=0.9)
+    code = made(schedule="growing", steps=150, decay=0.9, as_published_code=True)
+    doubled, fixed = made(schedule="doubling", steps=160), made(steps=40, decay=0.5)
+    for done in (0.0, 0.3, 1.0):
+        assert grown.steps(done) == growing(done) and code.steps(done) == growing(done)
+        assert grown.decay(done) == slowing(done) and code.decay(done) == slowing(done, as_published_code=True)
+        assert doubled.steps(done) == doubling(done, last=160) and doubled.decay == 0.95
+    assert (fixed.steps, fixed.decay) == (40, 0.5) and grown.paced and doubled.paced and not fixed.paced
+    assert "growing(150)" in grown.extra_repr()
+    for settings, said in (({"as_published_code": True}, "has not"), ({"improved": True, "schedule": "growing"}, "steps double")):
+        with pytest.raises(ValueError, match=said):
+            made(**settings)
+    with pytest.raises(ValueError, match="without a teacher"):
+        teaching.objective(ConsistencyConfig(improved=True), EDM, mean_velocity(networks.MLP(1, 8, 1, scalars=["span"])))
 
 
 def test_levels_of_improved_training_follow_the_normal_law():
@@ -351,6 +374,56 @@ def test_guidance_within_mean_flow_mixes_path_and_both_velocities(omega, kappa):
     w, mean = omega / (1 - kappa), 0.7
     u = -1.0 + w * (mean + 1.0)
     assert omega * mean + kappa * u + (1 - omega - kappa) * -1.0 == pytest.approx(u)
+
+
+def test_one_strength_twice_is_omega_to_the_bit_and_a_range_is_shown_and_used_by_sample():
+    batch = Batch(normal(64, 1), {"label": torch.arange(64) % 2})
+    noise = Noise.of(3, 64)
+
+    def model(*scalars):
+        torch.manual_seed(0)
+        net = networks.MLP(1, 8, 1, classes=2, scalars=("span", *scalars)).double()
+        for p in net.parameters():
+            p.data.add_(0.1 * normal(1, *p.shape)[0])
+        return FlowMap(net, FLOW, "velocity", (1,))
+
+    for kappa in (0.0, 0.5):
+        fixed, omega = (
+            MeanFlow(drop=0.3, kappa=kappa, **k)(model(), batch, noise) for k in ({"w": (3.0, 3.0)}, {"omega": 3 * (1 - kappa)})
+        )
+        assert torch.equal(fixed.total, omega.total) and torch.equal(fixed.each[""], omega.each[""])
+    # sample by sample, a range is the fixed strength that was drawn, where the network is told that strength
+    w = drawn((1.0, 5.0), noise, batch.x)
+    assert float(w.min()) < 1.5 and float(w.max()) > 4.5
+    teller = model("guidance")
+    ranged = MeanFlow(drop=0.3, w=(1.0, 5.0))(teller, batch, noise).each[""]
+    for k in (0, 7, 30):
+        told = replace(batch, cond={**batch.cond, "guidance": w[k].expand(64)})
+        one = MeanFlow(drop=0.3, omega=float(w[k]))(teller, told, noise).each[""]
+        assert torch.allclose(ranged[k], one[k], rtol=1e-12)
+    assert not torch.allclose(ranged, one, rtol=0.01)
+    # a teacher is guided so as well
+    teacher = oracles.Mixture(FLOW, torch.tensor([[-1.0], [2.0]]).double(), std=0.3, label=torch.tensor([0, 1]))
+    taught = MeanFlow(w=(1.0, 5.0), teacher=teacher)(teller, batch, noise).each[""]
+    told = replace(batch, cond={**batch.cond, "guidance": w[7].expand(64)})
+
+    class Deaf(type(teacher)):
+        def forward(self, z, t, cond, mask):
+            return super().forward(z, t, {n: v for n, v in cond.items() if n != "guidance"}, mask)
+
+    deaf = Deaf(FLOW, torch.tensor([[-1.0], [2.0]]).double(), std=0.3, label=torch.tensor([0, 1]))
+    one = MeanFlow(omega=float(w[7]), teacher=deaf)(teller, told, noise).each[""]
+    assert torch.allclose(taught[7], one[7], rtol=1e-12)
+
+
+def test_strengths_that_say_two_things_or_have_nothing_to_strengthen_are_refused():
+    with pytest.raises(ValueError, match="which say one thing"):
+        MeanFlow(omega=2.0, w=(1.0, 3.0), drop=0.1)
+    with pytest.raises(ValueError, match="no null to guide"):
+        MeanFlow(w=(1.0, 3.0))
+    model = mean_velocity(networks.MLP(1, 8, 1, scalars=["span", "guidance"]).double())
+    with pytest.raises(ValueError, match="the data brings none"):
+        MeanFlow(w=(1.0, 3.0), drop=0.1)(model, Batch(normal(4, 1)), Noise.of(0, 4))
 
 
 class Fixed(LevelDensity):

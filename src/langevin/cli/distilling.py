@@ -13,14 +13,16 @@ from langevin.recipes.distillation import STUDENTS, known, student
 @dataclass(frozen=True, kw_only=True)
 class _Distill(Asked):
     tune: bool = False
-    """Learn a plan of as many evaluations for the teacher as well, and compare with it; it is kept with the teacher."""
+    """Learn a plan of as many evaluations for the teacher as well, and compare with it; it is kept with the teacher. On by
+    default where there are 2 to 8 of them: of one there is little to learn, and of many little to gain."""
 
 
 USAGE = f"""\
-usage: langevin distill RUN --to KIND [--steps N] [--tune] [--out DIR] [--resume] [--field value ...]
+usage: langevin distill RUN --to KIND [--steps N] [--rounds K] [--no-tune] [--out DIR] [--resume] [--field value ...]
 
 Train a faster model that learns from a run, and show both side by side. KIND is one of {", ".join(STUDENTS)};
-N is how many evaluations the student is to need, 1 by default.
+N is how many evaluations the student is to need, 1 by default. A reflowed run learns its straightened flow, or N Euler steps
+where N is given; K rounds make it K times straighter first, each in a run directory of its own, OUT/rounds/1 and so on.
 langevin distill RUN --to KIND --help shows every field of the student's recipe.
 """
 
@@ -37,33 +39,53 @@ def distill(args: Sequence[str]) -> None:
         raise Refusal(f"to is missing; say --to {'|'.join(STUDENTS)}.")
     if steps is not None and not steps.isdigit():
         raise Refusal(f"steps is {steps!r}; give a number of evaluations, such as 1 or 4.")
+    rounds, rest = taken("--rounds", rest)
+    if rounds is not None and (not rounds.isdigit() or rounds == "0" or to != "reflow"):
+        raise Refusal(f"rounds is {rounds!r} of {to}; give a number of times from 1 that a run is reflowed, with --to reflow.")
     known(to)
     from langevin.recipes.build import read_recipe
 
-    teacher, prog = Path(run), f"langevin distill {run} --to {to}" + (f" --steps {steps}" if steps else "")
-    made = _begun(rest, to, run) or student(read_recipe(teacher), teacher, to, int(steps or 1))
-    asked = parse(_Distill, rest, prog, _Distill(recipe=made))
-    out = asked.out or Path("runs") / made.name
-    if not asked.resume:
-        _agree(asked.recipe, to, int(steps or 1))
-    done = trained(asked, out, ["distill", *args], f"{prog} --out {out} --resume")
-    if done is None:
-        return
+    teacher, few = Path(run), None if steps is None else int(steps)
+    prog = f"langevin distill {run} --to {to}" + "".join(f" --{n} {v}" for n, v in (("steps", steps), ("rounds", rounds)) if v)
+    base, _ = taken("--out", rest)
+    out = Path(base) if base else Path("runs") / f"{read_recipe(teacher).name}-{to}"
+    last = int(rounds or 1)
+    done = None
+    for k in range(1, last + 1):
+        place = out if k == last else out / "rounds" / str(k)
+        # what is to be reflowed once more has to be a flow
+        asked = _asked(rest, prog, teacher, to, few if k == last else None, place)
+        if last > 1 and asked.processes > 1:
+            raise Refusal(f"rounds is {last}, which follow each other, and processes {asked.processes}; use one process.")
+        done = trained(asked, place, ["distill", *args], f"{prog} --out {out} --resume")
+        if done is None:
+            return
+        teacher = place
+    assert done is not None
     from langevin.recipes.comparison import compare
 
-    compare(done[0], teacher, out, asked.samples, tune=asked.tune, device=done[1])
+    compare(done[0], Path(run), out, asked.samples, tune=asked.tune, device=done[1])
 
 
-def _begun(args: Sequence[str], to: str, run: str) -> Recipe | None:
+def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None, out: Path) -> _Distill:
+    """What is asked of a student of a run in a directory."""
+    from langevin.recipes.build import read_recipe
+
+    made = _begun(taken("--out", rest)[1], to, run, out) or student(read_recipe(run), run, to, steps)
+    asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=2 <= (steps or 1) <= 8))
+    if not asked.resume:
+        _agree(asked.recipe, to, steps or 1)
+    return asked
+
+
+def _begun(args: Sequence[str], to: str, run: Path, usual: Path) -> Recipe | None:
     """The recipe of the student that is to be resumed."""
-    if "--out" not in " ".join(args):
-        return None
-    found = begun(args, Path())
+    found = begun(args, usual)
     if found is None:
         return None
     out, before = found
     kind, origin = STUDENTS[to](1)[0].kind, before.teacher.origin if before.teacher else before.finetune.origin or run
-    if before.objective.kind != kind or Path(origin) != Path(run):
+    if before.objective.kind != kind or Path(origin) != run:
         raise Refusal(
             f"{out} holds a {before.objective.kind} student of {origin}; resume it as that, or choose another directory."
         )

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,6 +101,29 @@ class Unpaired(_Joined):
         return replace(seen, source=met.x)
 
 
+class Starts:
+    """The first samples of a source as places to begin at, as they are, under conditions of their own.
+
+    Args:
+        source: whose x they are.
+        count: how many, or all where there are fewer.
+        cond: conditions by name, each (count, ...) of what is to be made of them, such as labels.
+    """
+
+    def __init__(self, source: Source, count: int, cond: Mapping[str, Tensor] | None = None) -> None:
+        self.source, self.count, self.cond, self.shape = source, min(count, len(source)), dict(cond or {}) or None, source.shape
+
+    def __len__(self) -> int:
+        return self.count
+
+    def batch(self, index: Tensor) -> Batch:
+        return Batch(self.source.batch(index).x, None if self.cond is None else {n: c[index] for n, c in self.cond.items()})
+
+    def digest(self) -> str:
+        total = hashlib.sha256(f"{self.source.digest()} {self.count}".encode())  # pyright: ignore[reportAttributeAccessIssue]
+        return _conditioned(total, self.cond)
+
+
 class Prior:
     """The noise of a process as a data set: sample k is where `langevin.sample` begins sample k under this seed.
 
@@ -132,7 +156,11 @@ class Prior:
 
     def digest(self) -> str:
         said = " ".join(f"{self.process} {self.shape} {self.count} {self.seed}".split())
-        total = hashlib.sha256(said.encode())
-        for name, value in sorted((self.cond or {}).items()):
-            total.update(name.encode() + value.contiguous().numpy().tobytes())
-        return total.hexdigest()[:16]
+        return _conditioned(hashlib.sha256(said.encode()), self.cond)
+
+
+def _conditioned(total: Any, cond: Mapping[str, Tensor] | None) -> str:
+    """A hash of what a hash has seen already, and of conditions."""
+    for name, value in sorted((cond or {}).items()):
+        total.update(name.encode() + value.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]

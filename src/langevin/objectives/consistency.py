@@ -10,6 +10,7 @@ but "x0" f is continuous there.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -139,6 +140,36 @@ def improved(distance: str | Distance = "pseudo_huber", first: int = 10, last: i
 
     doubled.__name__ = f"doubling({first}, {last})"
     return Consistency(None, doubled, distance=distance, **given)
+
+
+def paced(
+    schedule: str, last: int, decay: float, as_published_code: bool = False
+) -> tuple[int | Callable[[float], int], float | Callable[[float], float]]:
+    """(steps, decay) of a run, for `Consistency`.
+
+    Args:
+        schedule: "fixed"; "growing", N(k) and mu(k) of consistency training (2303.01469, app. C); or "doubling" (iCT).
+        last: number of steps, at the end. decay: of the slow copy, mu(0) where steps grow.
+        as_published_code: of mu(k), see `slowing`.
+
+    Raises:
+        ValueError: for another name, or `as_published_code` of a schedule that has no mu(k).
+    """
+    if schedule not in ("fixed", "growing", "doubling"):
+        raise ValueError(f"schedule is {schedule!r}; choose fixed, growing or doubling.")
+    if as_published_code and schedule != "growing":
+        raise ValueError(f"as_published_code is of mu(k), which schedule {schedule!r} has not; use 'growing', or leave it out.")
+    if schedule == "fixed":
+        return last, decay
+
+    def steps(done: float) -> int:
+        return growing(done, last=last) if schedule == "growing" else doubling(done, min(10, last), last)
+
+    def mu(done: float) -> float:
+        return slowing(done, last=last, start=decay, as_published_code=as_published_code)
+
+    steps.__name__, mu.__name__ = f"{schedule}({last})", f"slowing({last}, {decay:g})"
+    return steps, mu if schedule == "growing" else decay
 
 
 def _said(value: Any) -> str:

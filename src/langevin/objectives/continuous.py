@@ -29,7 +29,7 @@ from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.leaps import guided, one_gaussian, replayed
+from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import frozen
@@ -42,7 +42,7 @@ class ContinuousConsistency(Objective):
     than what is to be learned (sec. 4.1).
 
     Args:
-        teacher: a frozen denoiser of the same process, whose flow is followed; None trains without.
+        teacher: a frozen denoiser whose flow is followed, of the same process (`Rescheduled` makes it so); None trains without.
         levels: a density of levels; log(sigma/alpha) ~ N(-1, 1.4^2) by default, as published for CIFAR-10.
         warmup: share of the run in which r rises from 0 to 1.
         normalise: c of the tangent's normalisation; None for none.
@@ -95,6 +95,8 @@ class ContinuousConsistency(Objective):
                 "consistency in continuous time is written in the angle between data and noise; use a Denoiser with prediction "
                 "'v' on schedule 'trigonometric'."
             )
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], process)
 
     def begin(self, model: Denoiser, step: int, done: float) -> None:
         self.done = done
@@ -107,13 +109,14 @@ class ContinuousConsistency(Objective):
         z = process.mix(x, e, t)
         v = self.direction(process, z, x, e, t, cond, batch.mask)
         with replayed(z.device) as back:
-            said, g = self.tangent(model, z, t, v, cond, batch.mask)
+            _, g = self.tangent(model, z, t, v, cond, batch.mask)
             if self.normalise is not None:
                 # the norm is that of the mean square, so that c means the same at every size of data
                 g = g / (g.flatten(1).square().mean(1).sqrt().reshape(t.shape) + self.normalise)
             back()
             own = model.outputs({"": z}, {"": t}, cond, batch.mask)[""]
-        squares = (own - said - g).square().flatten(1).mean(1)
+        # F^- is F itself: of the differentiated pass it would differ by the rounding of autocast, as if that were a tangent
+        squares = (own - own.detach() - g).square().flatten(1).mean(1)
         each = squares
         if self.log_weight is not None:
             w = self.weight(t.reshape(-1))
@@ -131,17 +134,14 @@ class ContinuousConsistency(Objective):
             believed = guided(teacher, z, t, cond, mask, self.guidance)
         return process.velocity(GaussianPosterior(believed), z, t) * (2 / math.pi)
 
-    @torch.no_grad()
     def tangent(self, model: Denoiser, z: Tensor, t: Tensor, v: Tensor, cond: Cond, mask: Any) -> tuple[Tensor, Tensor]:
         """(F, g), before normalisation, where z moves along v = dz/dphi."""
         alpha, sigma = one_gaussian(model.process).schedule(t)
         both = alpha * sigma
         # both factors enter before differentiation, whose numbers then stay small at the ends (sec. 4.1)
-        said, rate = torch.func.jvp(
-            lambda z, t: model.outputs({"": z}, {"": t}, cond, mask)[""],
-            (z, t),
-            (cast(both, z) * v, both * (2 / math.pi)),
-        )[:2]
+        said, rate = forward_derivative(
+            lambda z, t: model.outputs({"": z}, {"": t}, cond, mask)[""], (z, t), (cast(both, z) * v, both * (2 / math.pi))
+        )
         r = 1.0 if self.warmup == 0 else min(1.0, self.done / self.warmup)
         return said, -cast(alpha**2, z) * (said - v) - r * (cast(both, z) * z + rate)
 

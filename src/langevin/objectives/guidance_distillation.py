@@ -11,7 +11,7 @@ from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Independent, partners
-from langevin.objectives.leaps import belief, guided, one_gaussian
+from langevin.objectives.leaps import agree, belief, guided, one_gaussian
 from langevin.objectives.levels import LevelDensity
 from langevin.objectives.levels import named as levels_named
 from langevin.objectives.teachers import check_weighting, drawn, frozen, signal_weight, strengths
@@ -47,6 +47,9 @@ class GuidanceDistillation(Objective):
 
     def extra_repr(self) -> str:
         return f"w={self.w}, weighting={self.weighting}, drop={self.drop:g}"
+
+    def prepare(self, model: Denoiser) -> None:
+        agree(self.nets["teacher"], one_gaussian(model.process))
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         process, x = one_gaussian(model.process), leaves(batch.x)[""]

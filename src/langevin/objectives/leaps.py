@@ -13,7 +13,7 @@ Landing points are compared as beliefs, the x with which the deterministic bridg
 
 import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -57,6 +57,25 @@ def one_gaussian(process: Process, renoised: bool = False) -> Gaussian:
         raise ValueError("this objective moves along paths that have their ends alone, and noise is added to this process on the "
                          "way; use noise=0, or Denoising.")  # fmt: skip
     return process
+
+
+def alike(one: Gaussian, other: Gaussian) -> bool:
+    """Whether levels of both mean the same signal and the same noise."""
+    t = torch.linspace(0.05, 1, 20, dtype=torch.float64)
+    both = zip(one.schedule(t), other.schedule(t), strict=True)
+    return all(torch.allclose(a.detach(), b.detach(), rtol=1e-6, atol=1e-9) for a, b in both)
+
+
+def agree(teacher: nn.Module, process: Gaussian) -> None:
+    """
+    Raises:
+        ValueError: for a teacher of another schedule than its student's.
+    """
+    assert isinstance(teacher, BaseDenoiser)
+    theirs = one_gaussian(teacher.process)
+    if not alike(theirs, process):
+        raise ValueError(f"the teacher's schedule is {theirs.schedule}, its student's {process.schedule}, and their levels mean "
+                         "other noise; give langevin.objectives.rescheduled.Rescheduled(teacher, model.process).")  # fmt: skip
 
 
 def aim(process: Gaussian, z: Tensor, landed: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -129,6 +148,18 @@ def replayed(device: torch.device) -> Iterator[Any]:
     yield back
 
 
+def forward_derivative(f: Callable[..., Tensor], at: tuple[Tensor, ...], along: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """(f(*at), its derivative along the tangents), without gradient, by one forward differentiation.
+
+    Autocast is off within: torch's norms answer it with a value of half precision and a tangent of full, which the next layer
+    refuses, and a derivative has fewer digits to lose than what it is of. So the answer is that of `at`'s own precision, and a
+    tangent of another is brought to it.
+    """
+    along = tuple(v.to(z.dtype) for z, v in zip(at, along, strict=True))
+    with torch.no_grad(), torch.autocast(at[0].device.type, enabled=False):
+        return torch.func.jvp(f, at, along)[:2]
+
+
 def now(value: Any, done: float) -> Any:
     """A setting that is a function of the share of the run that is done, at that share; any other as it is."""
     return value(done) if callable(value) else value
@@ -190,6 +221,8 @@ class Leaps(Objective):
         return callable(self.decay)
 
     def prepare(self, model: Denoiser) -> None:
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], one_gaussian(model.process))
         if self.decay is not None:
             self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Cond, Denoiser, dropped
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
+from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
+from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
-from langevin.objectives.base import Loss, Objective, drop_conditions
+from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.leaps import one_gaussian, replayed
+from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
+from langevin.objectives.teachers import drawn, frozen, strengths
 
 
 def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
@@ -41,8 +44,13 @@ class MeanFlow(Objective):
         omega, kappa: guidance within training: the velocity v of a path is replaced by omega v + kappa u(z, t, t | c)
             + (1 - omega - kappa) u(z, t, t), u the model's own (sec. 4.2 and app. B); what is learned is the flow under
             classifier-free guidance of strength omega / (1 - kappa). 1 and 0 for none.
+        w: (least, most) of that strength, drawn evenly for each sample in place of omega and shown to the network, built with
+            scalars=("span", "guidance"), as cond["guidance"] (2512.02012, sec. 4.2). One strength twice is a fixed one, of which
+            the network is told nothing.
         drop: probability that a sample's conditions are dropped.
         coupling: which noise meets which data.
+        teacher: a frozen denoiser of the same process (see `Rescheduled`), whose velocity, guided by omega, is regressed on in
+            place of the path's; du/dt is then along it, and both forms are one. None learns from data alone.
     """
 
     def __init__(
@@ -56,6 +64,8 @@ class MeanFlow(Objective):
         kappa: float = 0.0,
         drop: float = 0.0,
         coupling: str | Coupling = "independent",
+        teacher: BaseDenoiser | None = None,
+        w: float | tuple[float, float] | None = None,
     ) -> None:
         super().__init__()
         for field, value in (("equal", equal), ("drop", drop)):
@@ -63,15 +73,24 @@ class MeanFlow(Objective):
                 raise ValueError(f"{field} is {value}; it is a share below 1.")
         if not 0 <= kappa < 1:
             raise ValueError(f"kappa is {kappa}; the strength is omega / (1 - kappa), so give a share below 1.")
-        if omega + kappa != 1 and drop == 0:
+        if teacher is not None and kappa:
+            raise ValueError(f"kappa is {kappa:g}, which steers by the model's own velocity, and there is a teacher to be "
+                             "guided; give its strength as omega.")  # fmt: skip
+        if w is not None and omega != 1:
+            raise ValueError(f"omega is {omega:g} and w {w}, which say one thing; give w alone.")
+        self.w = None if w is None else strengths(w)
+        if self.w is not None and self.w[0] == self.w[1]:
+            omega, self.w = self.w[0] * (1 - kappa), None
+        if teacher is None and (omega + kappa != 1 or self.w is not None) and drop == 0:
             raise ValueError(f"omega is {omega:g} and kappa {kappa:g}, but without dropped conditions there is no null to guide "
                              "away from; set drop=0.1.")  # fmt: skip
         self.improved, self.equal, self.mean, self.std, self.power = improved, equal, mean, std, power
         self.omega, self.kappa, self.drop, self.coupling = omega, kappa, drop, coupling_named(coupling)
+        self.nets = Networks() if teacher is None else Networks({"teacher": frozen(teacher)})
 
     def extra_repr(self) -> str:
         said = f"improved={self.improved}, equal={self.equal:g}, mean={self.mean:g}, std={self.std:g}, power={self.power:g}"
-        return f"{said}, omega={self.omega:g}, kappa={self.kappa:g}, drop={self.drop:g}"
+        return f"{said}, omega={self.omega:g}, kappa={self.kappa:g}, drop={self.drop:g}, w={self.w}"
 
     def prepare(self, model: Denoiser) -> None:
         process = one_gaussian(model.process)
@@ -79,6 +98,8 @@ class MeanFlow(Objective):
             raise ValueError(
                 "mean velocities are those of straight paths; use a FlowMap with prediction 'velocity' on schedule 'flow'."
             )
+        if "teacher" in self.nets:
+            agree(self.nets["teacher"], process)
 
     def levels(self, noise: Noise, like: Tensor) -> tuple[Tensor, Tensor]:
         """(t, s), t >= s, expanded."""
@@ -92,18 +113,29 @@ class MeanFlow(Objective):
         t, s = self.levels(noise, x)
         e = partners(self.coupling, process, batch, noise.at("noise"))
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
+        omega: Tensor | float = self.omega
+        if self.w is not None:
+            if cond is None:
+                raise ValueError(
+                    f"w is {self.w}, and guidance strengthens a condition, of which the data brings none; leave w out."
+                )
+            strength = drawn(self.w, noise, x)
+            omega, cond = strength * (1 - self.kappa), {**cond, "guidance": strength}
         prediction: Any = model.predictions[""]
         z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
-        if (self.omega != 1 or self.kappa) and cond is not None:
+        if "teacher" in self.nets:
+            v = self.taught(process, z, t, cond, mask, omega)
+        elif (self.w is not None or self.omega != 1 or self.kappa) and cond is not None:
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
                 alone = velocity(model, z, t, t, dropped(cond, everyone), mask)
                 own = velocity(model, z, t, t, cond, mask) if self.kappa else alone
             shape = (-1, *[1] * (x.ndim - 1))
-            steered = self.omega * v + self.kappa * own + (1 - self.omega - self.kappa) * alone
+            omega = omega.reshape(shape) if isinstance(omega, Tensor) else omega
+            steered = omega * v + self.kappa * own + (1 - omega - self.kappa) * alone
             v = torch.where(cond["drop"].reshape(shape), v, steered) if "drop" in cond else steered
         with torch.no_grad():
-            along = velocity(model, z, t, t, cond, mask) if self.improved else v
+            along = velocity(model, z, t, t, cond, mask) if self.improved and "teacher" not in self.nets else v
         u, rate = self.tangent(model, z, t, s, along, cond, mask)
         span = cast(t - s, u)
         error = (u + span * rate - v) if self.improved else (u - (v - span * rate))
@@ -114,12 +146,18 @@ class MeanFlow(Objective):
         logs = {"loss": squares.mean().detach()}
         return Loss(loss, logs, {"": t.reshape(-1).to(z.device)}, {"": squares.detach()})
 
+    @torch.no_grad()
+    def taught(self, process: Gaussian, z: Tensor, t: Tensor, cond: Cond, mask: Any, w: Tensor | float) -> Tensor:
+        """The velocity of the teacher's flow at z, under guidance of strength w."""
+        teacher: Any = self.nets["teacher"]
+        told = {name: value for name, value in (cond or {}).items() if name != "guidance"} or None
+        return process.velocity(GaussianPosterior(guided(teacher, z, t, told, mask, w)), z, t)
+
     def tangent(
         self, model: Denoiser, z: Tensor, t: Tensor, s: Tensor, v: Tensor, cond: Cond, mask: Any
     ) -> tuple[Tensor, Tensor]:
         """u(z, t, s), with its graph, and du/dt along dz = v dt, without."""
         with replayed(z.device) as back:  # both with the same units dropped
-            with torch.no_grad():
-                rate = torch.func.jvp(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))[1]
+            _, rate = forward_derivative(lambda z, t: velocity(model, z, t, s, cond, mask), (z, t), (v, torch.ones_like(t)))
             back()
             return velocity(model, z, t, s, cond, mask), rate

@@ -13,10 +13,11 @@ from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, drop_conditions
-from langevin.objectives.coupling import partners
+from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Leaps, belief, one_gaussian
+from langevin.objectives.leaps import Leaps, belief, guided, one_gaussian
 from langevin.objectives.levels import stratified
+from langevin.objectives.teachers import frozen
 
 
 class Shortcut(Leaps):
@@ -32,7 +33,10 @@ class Shortcut(Leaps):
         decay: share that the slow copy keeps at each update. What is known of short leaps reaches those twice as long through it,
             so a run needs many times `finest` / (1 - decay) updates; 0.999 is the published value for long ones.
         least: the weight stops growing where sigma falls below this.
-        drop, distance: as for `Leaps`.
+        drop, distance, coupling: as for `Leaps`.
+        teacher: a frozen denoiser of the same process (see `Rescheduled`), whose belief is what the flow is learned from in place
+            of the data; None learns from data alone.
+        guidance: of the teacher.
     """
 
     def __init__(
@@ -43,12 +47,18 @@ class Shortcut(Leaps):
         least: float = 0.05,
         distance: str | Distance = "squared",
         drop: float = 0.0,
+        coupling: str | Coupling = "independent",
+        teacher: BaseDenoiser | None = None,
+        guidance: float = 1.0,
     ) -> None:
-        super().__init__(distance, drop)
+        super().__init__(distance, drop, coupling)
         if finest < 1 or not 0 < share < 1:
             raise ValueError(f"finest is {finest} and share {share}; give halvings from 1 and a share between 0 and 1.")
         self.finest, self.share, self.decay, self.least = finest, share, decay, least
-        self.says += f", finest={finest}, share={share:g}, decay={decay:g}, least={least:g}"
+        self.guidance = guidance
+        if teacher is not None:
+            self.nets["teacher"] = frozen(teacher)
+        self.says += f", finest={finest}, share={share:g}, decay={decay:g}, least={least:g}, guidance={guidance:g}"
 
     def prepare(self, model: Denoiser) -> None:
         if not model.leaps:
@@ -97,7 +107,11 @@ class Shortcut(Leaps):
         process, x, noise = one_gaussian(model.process), leaves(batch.x)[""], noise.at("flow")
         t = expand(noise.at("levels").uniform(()), x)
         z = process.mix(x, partners(self.coupling, process, batch, noise.at("noise")), t)
-        own = belief(model, z, t, t, drop_conditions(batch.cond, noise, self.drop), batch.mask)
+        cond = drop_conditions(batch.cond, noise, self.drop)
+        if "teacher" in self.nets:
+            with torch.no_grad():
+                x = guided(self.nets["teacher"], z, t, cond, batch.mask, self.guidance)  # pyright: ignore[reportArgumentType]
+        own = belief(model, z, t, t, cond, batch.mask)
         each = self.distance(own, x) * cast(self.weight(process, t, t, t), own).reshape(-1)
         return Loss(each.mean(), {}, {"": t.reshape(-1)}, {"": each.detach()})
 

@@ -43,7 +43,7 @@ from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE, SCAN_FILE = "recipe.json", "facts.json", "scan.json"
 _LIMIT = 2**20
-_TEACHER = "nets.teacher."
+_TEACHER, _ON = "nets.teacher.", "denoiser."  # the second of a teacher on another schedule
 
 M = TypeVar("M", bound=Closed)
 
@@ -261,7 +261,8 @@ def start(
     reading = run.reading
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
-        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
+        between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
+        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
     with group.agreed():
         if group.first and trainer.folder is not None:
@@ -301,7 +302,11 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
     if before is not None and steps(out / "checkpoints") and not pairs:
         found = load_latest(out / "checkpoints", parts=("objective",))
         if found is not None:  # a critic looks at what its teacher says
-            named = {n.removeprefix(_TEACHER): v for n, v in found.tensors["objective"].items() if n.startswith(_TEACHER)}
+            named = {
+                n.removeprefix(_TEACHER).removeprefix(_ON): v
+                for n, v in found.tensors["objective"].items()
+                if n.startswith(_TEACHER)
+            }
             put(run.teacher, named, out / "checkpoints")
         return before
     origin = run.recipe.teacher.origin

@@ -8,15 +8,20 @@ from typing import Any
 
 import torch
 
-from langevin import pictures
+from langevin import pictures, plans
 from langevin.core.sample import plans_for
+from langevin.data.pairs import Prior, Starts
 from langevin.files import write
+from langevin.guidance import CFG
 from langevin.recipes import config as c
+from langevin.recipes import objectives as o
 from langevin.recipes.build import RECIPE_FILE, Run, open_run
 from langevin.recipes.domains.pictures import as_pictures, shown
-from langevin.recipes.drawing import draw
+from langevin.recipes.drawing import begins, draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.sampling import chosen, of_weights, tune_into
+from langevin.recipes.teaching import labels, on
+from langevin.tasks.transport import transport
 
 
 def compare(
@@ -30,45 +35,70 @@ def compare(
     device: str = "cpu",
 ) -> list[dict[str, Any]]:
     """Judge the teacher as it samples, the teacher at the student's number of evaluations (by the default plan, and by a learned
-    one with `tune`), and the student; write comparison.png and comparison.json into `out`.
+    one with `tune`), and the student, at the `strengths` of guidance; write comparison.png and comparison.json into `out`.
 
     Args:
         count: samples of each.
 
     Returns:
         Rows with "who", "plan", "guidance", "evaluations", "milliseconds" a sample, and the metrics of `evaluate`. Teachers are
-        guided as strongly as the student was taught.
+        guided as strongly as the student was taught, once more as their own recipe says. Of reflowed runs also what `paths` says.
     """
     student.denoiser.to(device)
+    between = isinstance(student.recipe.process, c.InterpolantConfig)
     own = student.recipe.sample.plan
     steps = max(p.nfe for p in plans_for(student.denoiser.process, chosen(student, own, 1.0)).values())
-    # a student that learned from a guided teacher is guided by nature
-    w = float(getattr(student.recipe.objective, "guidance", 1.0))
+    told = strengths(student)
     rows: list[tuple[str, Run, str, float]] = []
     if (teacher / RECIPE_FILE).exists():
         taught = open_run(teacher, device=device)
         if "_splits" in student.__dict__:
             taught.__dict__["_splits"] = student._splits
-        rows = [("teacher", taught, taught.recipe.sample.plan, w), ("teacher", taught, f"default:{steps}", w)]
-        if tune:
-            file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
-            if not file.exists():
-                tune_into(file, taught, steps, guidance=w)
-            rows.append(("teacher, learned plan", taught, str(file), w))
+        few = f"euler:{steps}:grid=uniform" if between else f"default:{steps}"
+        usual, own_w = taught.recipe.sample.plan, taught.recipe.sample.guidance
+        if own_w not in told and taught.facts.conditional:
+            rows.append(("teacher", taught, usual, own_w))  # as it is sampled where nothing is said
+        for w in told:
+            rows += [("teacher", taught, usual, w), ("teacher", taught, few, w)]
+            if tune and not between:
+                file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
+                if not file.exists():
+                    tune_into(file, taught, steps, guidance=w)
+                rows.append(("teacher, learned plan", taught, str(file), w))
     else:
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
-    rows.append(("student", student, own, 1.0))
+    # a student that learned from a guided teacher and is told no strength is guided by nature
+    rows += [("student", student, own, w if _is_told(student) else 1.0) for w in told]
+    straight = isinstance(student.recipe.objective, o.ReflowConfig)
     points = isinstance(student.recipe.drawn, c.MoonsData)
     against = student.domain.reference(student, "auto", out, device)
     made = []
     for who, run, plan, strength in rows:
         say(f"measuring {count} samples of the {who} by {plan}")
         made.append({"who": who, **_row(run, plan, strength, count, against, device)})
+    if straight:
+        say(f"following {FOLLOWED} paths, for their cost and straightness")
+        for row, (_, run, _, strength) in zip(made, rows, strict=True):
+            row |= paths(run, student, strength)
     write(out / "comparison.json", json.dumps(made, indent=1))
     if not points:
         say(str(_picture(rows, out / "comparison.png")))
     _show(made)
     return made
+
+
+def _is_told(run: Run) -> bool:
+    return "guidance" in run.recipe.objective.scalars
+
+
+def strengths(student: Run) -> tuple[float, ...]:
+    """Strengths of guidance at which a student stands beside its teacher: none and the middle of those it is told, or that which
+    it learned."""
+    objective = student.recipe.objective
+    if not _is_told(student):
+        return (objective.strength,)
+    low, high = getattr(objective, "w", None) or (1.0, 1.0)
+    return tuple(dict.fromkeys((max(low, 1.0), (low + high) / 2)))
 
 
 def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -> dict[str, Any]:
@@ -90,15 +120,42 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
     return {**row, "evaluations": result.protocol.nfe, **{k: v for k, v in group.items() if isinstance(v, float)}}
 
 
+FOLLOWED, FLOW = 100, "heun:50:grid=uniform"
+
+
+def paths(run: Run, student: Run, w: float = 1.0) -> dict[str, float]:
+    """{"cost", "straightness"} of a run's flow between the ends of the student's process, from held-out starts (see
+    `langevin.tasks.transport`): the samples that a run between two data sets never saw, or noise that no pair was made of.
+
+    One that was distilled into a few Euler steps has no flow in between: its cost alone.
+    """
+    process, objective = student.denoiser.process, run.recipe.objective
+    steps = objective.steps if isinstance(objective, o.ReflowConfig) else None
+    told = labels(run.facts.classes, FOLLOWED)
+    if isinstance(student.recipe.process, c.InterpolantConfig):
+        starts: Any = Starts(student.test.source, FOLLOWED, told)
+    else:
+        shape: Any = student.denoiser.shape
+        starts = Prior(process.leaves()[""], shape, FOLLOWED, -1, told)
+    # with noise on the way a process has no other schedule, and its flow is followed on its own
+    flow = run.denoiser if getattr(run.denoiser.process, "added", 0) else on(process, run.denoiser)
+    plan = plans.parse(FLOW if steps is None else f"euler:{steps}:grid=uniform")
+    found = transport(flow, plan, starts, guidance=CFG(w) if w != 1 else None)
+    return {"cost": found.cost} if steps is not None else {"cost": found.cost, "straightness": found.straightness}
+
+
 def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:
     """Each row of the table as one row of pictures, all from the same noise."""
     label = shown(rows[0][1])
     columns = 10 if label is None else len(label)
-    x = [as_pictures(run, draw(run, columns, plan=plan, seed=0, label=label, guidance=w)).cpu() for _, run, plan, w in rows]
+    start = begins(rows[0][1], columns, None)
+    x = [] if start is None else [as_pictures(rows[0][1], start).cpu()]
+    x += [as_pictures(run, draw(run, columns, plan=plan, seed=0, label=label, guidance=w)).cpu() for _, run, plan, w in rows]
     return pictures.save_images(torch.cat(x), path, columns=columns)
 
 
-NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall": "recall", "energy_distance": "energy distance"}
+NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall": "recall", "energy_distance": "energy distance",
+         "cost": "cost", "straightness": "straightness"}  # fmt: skip
 """What the table shows of the metrics."""
 
 
@@ -108,9 +165,16 @@ def _show(rows: list[dict[str, Any]]) -> None:
 
     table = Table()
     shown = [name for name in NAMES if name in rows[0]]
-    for title in ("", "plan", "evaluations", *(NAMES[name] for name in shown), "ms a sample"):
+    for title in ("", "plan", "w", "evaluations", *(NAMES[name] for name in shown), "ms a sample"):
         table.add_column(title)
     for row in rows:
-        numbers = [f"{row[n]:.1%}" if n == "intended_label" else f"{row[n]:.4g}" for n in shown]
-        table.add_row(row["who"], Path(row["plan"]).name, str(row["evaluations"]), *numbers, f"{row['milliseconds']:.2f}")
+        numbers = ["" if n not in row else f"{row[n]:.1%}" if n == "intended_label" else f"{row[n]:.4g}" for n in shown]
+        table.add_row(
+            row["who"],
+            Path(row["plan"]).name,
+            f"{row['guidance']:g}",
+            str(row["evaluations"]),
+            *numbers,
+            f"{row['milliseconds']:.2f}",
+        )
     Console().print(table)

@@ -56,7 +56,7 @@ def _shortcut(steps: int) -> Made:
 
 
 def _reflow(steps: int) -> Made:
-    return o.ReflowConfig(), f"euler:{steps}:grid=uniform"
+    return o.ReflowConfig(steps=steps), f"euler:{steps}:grid=uniform"
 
 
 STUDENTS: dict[str, Callable[[int], Made]] = {
@@ -67,14 +67,16 @@ STUDENTS: dict[str, Callable[[int], Made]] = {
 """By name: objective and plan of a student of so many steps."""
 
 _FLOW = c.GaussianConfig(schedule="flow", prediction="velocity")
-_OWN_PROCESS = {
+_OWN_PROCESS: dict[str, c.GaussianConfig] = {
     "reflow": _FLOW,
     "mean-flow": c.GaussianConfig(schedule="flow", prediction="velocity:level=t"),
     "shortcut": _FLOW,
     "continuous": c.GaussianConfig(schedule="trigonometric", prediction="v:level=t"),
 }
-"""Methods that are bound to a process."""
+"""Methods that are bound to a process; the teacher is asked on it, whatever its own schedule."""
 
+_BETWEEN = ("reflow", "consistency", "progressive")
+"""Methods for runs between two data sets, which have no noise to be drawn afresh."""
 
 _RATES: dict[str, dict[str, Any]] = {
     "adversarial": {"betas": (0.0, 0.99)},
@@ -93,24 +95,56 @@ def known(to: str) -> str:
     return to
 
 
-def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
+def _process(theirs: c.GaussianConfig | c.InterpolantConfig, to: str) -> tuple[c.GaussianConfig | c.InterpolantConfig, bool]:
+    """The process of a student, and whether its teacher's network means the same on it, so that it begins with those weights."""
+    straight = theirs.schedule == "flow" and theirs.prediction.startswith("velocity")
+    if to == "reflow" and isinstance(theirs, c.InterpolantConfig):
+        # pairs are joined by straight lines, without noise, whatever joined the data
+        return (theirs.model_copy(update={"noise": 0.0}), True) if straight else (c.InterpolantConfig(), False)
+    process = theirs if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, theirs)
+    return process, process == theirs
+
+
+def _check_between(process: c.GaussianConfig | c.InterpolantConfig, run: Path, to: str, steps: int) -> None:
+    """Refuse what a run between two data sets cannot become. Raises ValueError."""
+    if not isinstance(process, c.InterpolantConfig):
+        return
+    if to not in _BETWEEN:
+        raise ValueError(f"the run in {run} begins at data of another kind, and {to} at noise; use {', '.join(_BETWEEN)}.")
+    if to != "reflow" and process.noise:
+        raise ValueError(f"the run in {run} adds noise on the way (process.noise is {process.noise:g}), and {to} moves along "
+                         "paths that have their ends alone; use reflow.")  # fmt: skip
+    if to == "consistency" and steps > 1:
+        raise ValueError(f"steps is {steps}, between which consistency draws noise, and the run in {run} has none; use 1, or "
+                         "progressive.")  # fmt: skip
+
+
+def student(teacher: c.Recipe, run: Path, to: str, steps: int | None = None) -> c.Recipe:
     """The recipe of a student of the run in a directory.
 
     Args:
         teacher: the recipe of that run.
         to: what it becomes, a key of `STUDENTS`.
-        steps: evaluations that it is to need.
+        steps: evaluations that it is to need, 1 by default. A reflowed run that is told them is distilled into so many Euler
+            steps; one that is not learns the straightened flow, at all levels.
 
     Raises:
-        ValueError: for an unknown kind, a number of steps that makes no sense, or a process that has no flow.
+        ValueError: for an unknown kind, a number of steps that makes no sense, a process that has no flow, or a kind that draws
+            noise, of a run between two data sets.
     """
-    if steps < 1:
+    few = 1 if steps is None else steps
+    if few < 1:
         raise ValueError(f"steps is {steps}; a student needs at least 1 evaluation.")
-    if not isinstance(teacher.process, c.GaussianConfig):
+    if not isinstance(teacher.process, (c.GaussianConfig, c.InterpolantConfig)):
         raise ValueError(f"the run in {run} is of a {teacher.process.kind} process, which has no flow to leap along.")
-    objective, plan = STUDENTS[known(to)](steps)
+    objective, plan = STUDENTS[known(to)](few)
+    _check_between(teacher.process, run, to, few)
+    if teacher.objective.ends:
+        raise ValueError(f"the run in {run} says where its flow ends, and a student follows the flow itself; distil the run that "
+                         "it learned from.")  # fmt: skip
+    process, begins = _process(teacher.process, to)
     lost = set(teacher.objective.scalars) - set(objective.scalars)
-    if objective.taught == "always" and (lost or "guidance" in teacher.objective.scalars):
+    if (lost and begins) or "guidance" in teacher.objective.scalars:
         told = ", ".join(teacher.objective.scalars)
         raise ValueError(
             f"the run in {run} is told {told} besides its data's conditions, for which {to} has no place; distil the run that it "
@@ -119,27 +153,31 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int = 1) -> c.Recipe:
     if "guidance" in objective.scalars and not getattr(teacher.objective, "drop", 0):
         raise ValueError(f"the run in {run} never learned without its condition (objective.drop is 0), so it cannot be guided; "
                          "use consistency or dmd.")  # fmt: skip
-    straight = teacher.process.schedule == "flow" and teacher.process.prediction.startswith("velocity")
-    process = teacher.process if straight and to in ("reflow", "shortcut") else _OWN_PROCESS.get(to, teacher.process)
-    taught = objective.taught == "always" or (objective.taught == "either" and process == teacher.process)
+    changed: dict[str, Any] = {}
+    if to == "reflow":
+        changed = {"steps": steps}
+        if isinstance(process, c.InterpolantConfig):
+            changed["plan"] = teacher.sample.plan
+    elif "coupling" in type(objective).model_fields:
+        # the states that the teacher knows are those between what its data met
+        changed = {"coupling": getattr(teacher.objective, "coupling", "independent")}
+    objective = objective.model_copy(update=changed)
     changes: dict[str, Any] = {
         "name": f"{teacher.name}-{to}",
-        "about": f"{teacher.name}, distilled to {steps} step{'s' * (steps > 1)}: {to}",
+        "about": f"{teacher.name}, distilled to {few} step{'s' * (few > 1)}: {to}",
         "expects": "what its teacher reaches, at fewer evaluations; the table at the end says how near it came",
         "process": process,
         "objective": objective,
         "finetune": c.FinetuneConfig(),
-        "teacher": None,
+        "teacher": c.TeacherConfig(
+            origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
+        ),
         "sample": c.SampleConfig(plan=plan),
         "evaluation": teacher.evaluation.model_copy(update={"plan": None}),
     }
-    if process == teacher.process:
+    if begins:
         # a student that begins as its teacher has to move less, and more carefully
         changes["finetune"] = c.FinetuneConfig(origin=str(run))
         slower = {"lr": teacher.train.lr / 4, **_RATES.get(to, {})}
         changes["train"] = TrainConfig(**{**teacher.train.model_dump(), **slower})
-    if taught:
-        changes["teacher"] = c.TeacherConfig(
-            origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
-        )
     return teacher.model_copy(update=changes)

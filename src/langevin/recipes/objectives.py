@@ -25,6 +25,11 @@ class _Objective(Closed):
     scalars: ClassVar[tuple[str, ...]] = ()
     taught: ClassVar[Literal["always", "never", "either"]] = "never"
 
+    @property
+    def strength(self) -> float:
+        """Of the guidance that what it learns has by nature; 1 for none."""
+        return float(getattr(self, "guidance", 1.0))
+
 
 class DenoisingConfig(_Objective):
     """See `langevin.objectives.Denoising`."""
@@ -108,10 +113,15 @@ class ConsistencyConfig(_Objective):
     kind: Literal["consistency"] = "consistency"
     improved: bool = False
     """Improved consistency training: no slow copy, steps that double, log-normal levels, a pseudo-Huber distance."""
+    schedule: Literal["fixed", "growing", "doubling"] = "fixed"
+    """Of the steps over a run: growing is consistency training as first published, N(k), with a decay mu(k) that grows with them;
+    doubling is that of improved training."""
     steps: int = Field(default=18, ge=2)
-    """Intervals of the grid; the last number of them, for improved training."""
+    """Intervals of the grid; where they grow or double, the last number of them."""
     decay: float = Field(default=0.95, ge=0, lt=1)
-    """Share that the slow copy keeps at each update, where there is one."""
+    """Share that the slow copy keeps at each update, where there is one; where steps grow, at the beginning (published 0.9)."""
+    as_published_code: bool = False
+    """Where steps grow, mu(k) as in the published code, which begins at decay^2."""
     order: Literal[1, 2] = 2
     """Of the teacher's step: 1 is DDIM's, 2 Heun's."""
     grid: str = "karras"
@@ -130,28 +140,14 @@ class ShortcutConfig(_Objective):
 
     learns: ClassVar = "map"
     scalars: ClassVar = ("span",)
+    taught: ClassVar = "either"
 
     kind: Literal["shortcut"] = "shortcut"
     finest: int = Field(default=7, ge=1)
     share: float = Field(default=0.25, gt=0, lt=1)
     decay: float = Field(default=0.999, ge=0, lt=1)
-    drop: float = Field(default=0.0, ge=0, lt=1)
-
-
-class MeanFlowConfig(_Objective):
-    """See `langevin.objectives.MeanFlow`."""
-
-    learns: ClassVar = "map"
-    scalars: ClassVar = ("span",)
-
-    kind: Literal["mean-flow"] = "mean-flow"
-    improved: bool = True
-    equal: float = Field(default=0.75, ge=0, lt=1)
-    mean: float = -0.4
-    std: float = Field(default=1.0, gt=0)
-    power: float = Field(default=1.0, ge=0)
-    omega: float = 1.0
-    kappa: float = Field(default=0.0, ge=0, lt=1)
+    guidance: float = 1.0
+    """Of the teacher."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -165,6 +161,35 @@ def _range(w: tuple[float, float]) -> tuple[float, float]:
 
 
 Strengths = Annotated[tuple[float, float], AfterValidator(_range)]
+
+
+class MeanFlowConfig(_Objective):
+    """See `langevin.objectives.MeanFlow`."""
+
+    learns: ClassVar = "map"
+    taught: ClassVar = "either"
+
+    kind: Literal["mean-flow"] = "mean-flow"
+    improved: bool = True
+    equal: float = Field(default=0.75, ge=0, lt=1)
+    mean: float = -0.4
+    std: float = Field(default=1.0, gt=0)
+    power: float = Field(default=1.0, ge=0)
+    omega: float = 1.0
+    """Guidance within training; with a teacher, the strength it is guided by."""
+    kappa: float = Field(default=0.0, ge=0, lt=1)
+    drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
+    w: Strengths | None = None
+    """Least and most strength of guidance, of which the network is told; in place of omega."""
+
+    @property
+    def scalars(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("span",) if self.w is None else ("span", "guidance")
+
+    @property
+    def strength(self) -> float:
+        return self.omega / (1 - self.kappa)
 
 
 class LatentConsistencyConfig(_Objective):
@@ -185,6 +210,7 @@ class LatentConsistencyConfig(_Objective):
     grid: str = "uniform"
     distance: str = "huber"
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ProgressiveConfig(_Objective):
@@ -202,6 +228,7 @@ class ProgressiveConfig(_Objective):
     decay: float | None = Field(default=None, ge=0, lt=1)
     """Share that a slow copy keeps, which becomes the teacher then."""
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class _Few(_Objective):
@@ -281,6 +308,7 @@ class TrajectoryConfig(_Objective):
     """Factor of the denoising loss."""
     guidance: float = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ContinuousConsistencyConfig(_Objective):
@@ -299,6 +327,7 @@ class ContinuousConsistencyConfig(_Objective):
     """Learn a weight by level."""
     guidance: float = 1.0
     drop: float = Field(default=0.0, ge=0, lt=1)
+    coupling: Coupling = "independent"
 
 
 class ReflowConfig(_Objective):

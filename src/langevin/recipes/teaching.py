@@ -5,22 +5,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from langevin import plans
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.process import Process
-from langevin.data.pairs import Pairs, Prior
+from langevin.data.pairs import Pairs, Prior, Starts
+from langevin.data.source import Source
 from langevin.guidance import CFG
 from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
-from langevin.objectives.consistency import Consistency, improved
+from langevin.objectives.consistency import Consistency, improved, paced
 from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import Paired
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.guidance_distillation import GuidanceDistillation
 from langevin.objectives.interpolant import InterFlow
 from langevin.objectives.latent_consistency import LatentConsistency
+from langevin.objectives.leaps import alike, one_gaussian
 from langevin.objectives.progressive import Progressive
+from langevin.objectives.rescheduled import Rescheduled
 from langevin.objectives.trajectory import Trajectory
 from langevin.plans.grids import named
 from langevin.recipes import config as c
@@ -29,13 +33,21 @@ from langevin.tasks.reflow import distillation, pairs
 
 # those whose settings are their arguments
 _ALONE: dict[str, Callable[..., Objective]] = {
-    "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "shortcut": Shortcut, "mean-flow": MeanFlow,
-    "embedding": Embedding, "bayesian-flow": BayesianFlow, "masking": Masking,
+    "denoising": Denoising, "interflow": InterFlow, "elbo": ELBO, "embedding": Embedding, "bayesian-flow": BayesianFlow,
+    "masking": Masking,
 }  # fmt: skip
 _TAUGHT: dict[str, Callable[..., Objective]] = {
     "lcm": LatentConsistency, "progressive": Progressive, "guidance": GuidanceDistillation, "trajectory": Trajectory,
-    "continuous": ContinuousConsistency,
+    "continuous": ContinuousConsistency, "mean-flow": MeanFlow, "shortcut": Shortcut,
 }  # fmt: skip
+
+_READ = ("adversarial", "dmd")
+"""Those that look into their teacher's network, or begin another model as it."""
+
+
+def on(process: Process, teacher: Denoiser) -> BaseDenoiser:
+    """The teacher as a denoiser of the student's process: itself, where the levels of both mean the same noise."""
+    return teacher if alike(one_gaussian(teacher.process), one_gaussian(process)) else Rescheduled(teacher, process)
 
 
 def check_teacher(recipe: c.Recipe) -> None:
@@ -53,12 +65,13 @@ def check_teacher(recipe: c.Recipe) -> None:
         raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
     if recipe.teacher is None or kind == "reflow":
         return
-    if not isinstance(recipe.process, c.GaussianConfig) or not isinstance(recipe.teacher.process, c.GaussianConfig):
+    ours, theirs = recipe.process, recipe.teacher.process
+    if not isinstance(ours, (c.GaussianConfig, c.InterpolantConfig)) or type(ours) is not type(theirs):
         raise ValueError(f"objective {kind!r} follows the flow of a Gaussian process, and this run or its teacher has another.")
-    if recipe.process.schedule != recipe.teacher.process.schedule:
+    if kind in _READ and ours.schedule != theirs.schedule:
         raise ValueError(
-            f"process.schedule is {recipe.process.schedule!r} and the teacher's {recipe.teacher.process.schedule!r}, so their "
-            "levels mean different noise; leave it alone, or use reflow."
+            f"process.schedule is {ours.schedule!r} and the teacher's {theirs.schedule!r}, whose "
+            f"network {kind!r} reads at levels that would mean other noise; leave it alone, or use consistency."
         )
 
 
@@ -67,21 +80,27 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
 
     Args:
         process: of the model.
-        teacher: for objectives that have one; it is frozen.
+        teacher: for objectives that have one, on any schedule; it is frozen.
         classes: of the labels, which a critic is told.
     """
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
+    taught = teacher if teacher is None or cfg.kind in (*_READ, "reflow") else on(process, teacher)
     if isinstance(cfg, o.ConsistencyConfig):
+        schedule, code = given.pop("schedule"), given.pop("as_published_code")
         if given.pop("improved"):
+            if teacher is not None or schedule == "growing":
+                raise ValueError("improved is training without a teacher, whose steps double; leave improved out, or the teacher "
+                                 "and schedule 'growing'.")  # fmt: skip
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop", "coupling")
             return improved(last=last, **{name: given[name] for name in kept})
-        return Consistency(teacher, **given)
+        given["steps"], given["decay"] = paced(schedule, given["steps"], given["decay"], code)
+        return Consistency(taught, **given)
     if isinstance(cfg, o.ReflowConfig):
         return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
     if cfg.kind in _ALONE:
         return _ALONE[cfg.kind](**given)
     if cfg.kind in _TAUGHT:
-        return _TAUGHT[cfg.kind](teacher, **given)
+        return _TAUGHT[cfg.kind](teacher=taught, **given)
     assert isinstance(cfg, (o.AdversarialConfig, o.DistributionMatchingConfig)) and teacher is not None
     (leaf,) = process.leaves().values()
     at = named(given.pop("grid"))(leaf.schedule, given.pop("steps"))[:-1]
@@ -89,18 +108,31 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     return made(teacher, levels=at, classes=classes, **given)
 
 
-def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path) -> Pairs:
+def labels(classes: int | None, count: int) -> dict[str, Tensor] | None:
+    """Classes in turn as a condition, (count,); None where there are none."""
+    return None if classes is None else {"label": torch.arange(count) % classes}
+
+
+def reflow_pairs(
+    cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path, source: Source | None = None
+) -> Pairs:
     """Pairs of noise and the samples that the teacher's flow takes it to, of all classes in turn, made in `folder`.
 
+    Args:
+        source: where paths begin in place of noise, of runs between two data sets; there are no more pairs than it has samples.
+
     Raises:
-        ValueError: if teacher and student begin at other noise, or the plan adds any.
+        ValueError: if the plan adds noise.
     """
-    (theirs,), (ours,) = teacher.process.leaves().values(), process.leaves().values()
-    if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
-        raise ValueError("the teacher begins at noise of another size than its student; reflow a run on a "
-                         "schedule whose sigma ends at 1.")  # fmt: skip
-    cond = None if classes is None else {"label": torch.arange(cfg.pairs) % classes}
-    shape: Any = teacher.shape
-    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, cond)
     steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
-    return pairs(teacher.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)
+    if source is not None:
+        count = min(cfg.pairs, len(source))
+        return pairs(teacher.eval(), plans.parse(cfg.plan), Starts(source, count, labels(classes, count)), folder, guidance=steer)
+    theirs, ours = one_gaussian(teacher.process), one_gaussian(process)
+    # where both begin at the same noise the teacher follows its own flow; its ends are those of the student's
+    flow: BaseDenoiser = teacher
+    if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
+        flow, theirs = Rescheduled(teacher, ours), ours
+    shape: Any = teacher.shape
+    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, labels(classes, cfg.pairs))
+    return pairs(flow.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, sample
 from langevin.core.tree import leaves
@@ -29,7 +29,7 @@ from langevin.training import Trainer
 
 
 def pairs(
-    denoiser: Denoiser,
+    denoiser: BaseDenoiser,
     plan: Plan | Draft,
     starts: Source,
     folder: str | Path,
