@@ -50,7 +50,7 @@ def sample(args: Sequence[str]) -> None:
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.build import open_run
-    from langevin.recipes.drawing import source_of
+    from langevin.recipes.drawing import source_of, used
     from langevin.recipes.report import write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
@@ -61,7 +61,11 @@ def sample(args: Sequence[str]) -> None:
     options["prompts"] = asked.prompt
     if asked.property:
         options["properties"] = properties_of(asked.property)
-    print(write_samples(run, asked.out, count, source=source, **options))
+    with used() as batches:
+        print(write_samples(run, asked.out, count, source=source, **options))
+    if batches:
+        each = f" in {len(batches)} batches" if len(batches) > 1 else ""
+        print(f"{', '.join(map(str, batches))} evaluations{each}")
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,7 @@ class _Run:
     def __init__(
         self, denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int, options: "Options"
     ) -> None:
-        unknown = set(options) - set(Options.__annotations__)
-        if unknown:
+        if unknown := set(options) - set(Options.__annotations__):
             raise TypeError(f"sample() has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
         if count < 1:
             raise ValueError(f"count is {count}; ask for at least 1 sample.")

@@ -93,7 +93,10 @@ __all__ = [
 
 
 def counted(text: str, steps: int) -> tuple[str, str | None]:
-    """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none."""
+    """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none.
+    Plans that take as many as they need are left as they are."""
+    if text.partition(":")[0] == "adaptive":
+        return text, None
     return spec.completed(text, "steps", steps)
 
 

@@ -281,7 +281,7 @@ class Generator:
         options: dict[str, Any] = {"shape": shape, "seed": seed, "first_id": first_id, "guidance": chain, "cond": cond or None}
         if start is not None:
             options["start"] = start
-        z = self._walk(denoiser, filled, batch, options, callback)
+        z, made = self._walk(denoiser, filled, batch, options, callback)
         if kept is not None:
             z = kept.keep(z)
         x = self.decode(z)
@@ -290,7 +290,7 @@ class Generator:
             own = _sized(pictures, size).to(x)
             x = torch.where(_mask(mask, size).to(x.device) >= 0.5, x, own.expand_as(x))
         if plan is not None:
-            many = filled.nfe
+            many = made
         info = self._record(prompts, negative, labels, size, many, seed, first_id, batch, w, plan, filled, strength)
         return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
 
@@ -454,13 +454,15 @@ class Generator:
 
     def _walk(
         self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
-    ) -> Tensor:
-        walk, previews = trajectory(denoiser, plan, batch, **options), _Previews(self)
+    ) -> tuple[Tensor, int]:
+        """The last state, and how many evaluations led there."""
+        walk, previews, nfe = trajectory(denoiser, plan, batch, **options), _Previews(self), 0
         while True:
             try:
                 step = next(walk)
             except StopIteration as end:
-                return end.value
+                return end.value, nfe
+            nfe = step.nfe
             if callback is not None:
                 callback(Progress(step, lambda s=step: previews(s)))
 
@@ -500,6 +502,8 @@ def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Pl
     made, own = counted(plan, many)
     if steps is not None and own not in (None, str(steps)):
         raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
+    if steps is not None and own is None and made == plan:
+        raise ValueError(f"steps is {steps} and plan {plan}, which takes as many as it needs; leave steps out.")
     return made
 
 
