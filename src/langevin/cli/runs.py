@@ -25,7 +25,8 @@ class _Sample:
     source: Path | None = None
     """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default."""
     plan: str | None = None
-    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, or a saved .json; the recipe's by default."""
+    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, dpmpp:10:grid=optimal for levels placed on the run's
+    model, or a saved .json; the recipe's by default."""
     seed: int = 0
     """Any integer; sample k is the same sample whatever the count."""
     label: int | None = None
