@@ -79,7 +79,8 @@ def candidates(steps: int, levels: Sequence[float] | None = None) -> list[Draft]
             for order in (2, 3, 4) if steps > 4 else (2, 3):
                 name = f"x0/{variable} order {order} {grid}"
                 out.append(multistep(steps, "x0", variable, order, True, 1, grid=grid, name=name))
-    for order in (2, 3) if levels is not None else ():
+    for order in (2, 3) if levels else ():
+        assert levels
         out.append(multistep(steps, "x0", "lam", order, True, 1, grid=given(levels), name=f"x0/lam order {order} optimal"))
     return out
 
@@ -100,8 +101,8 @@ class Trial:
     def score(self) -> float:
         """Both errors count: those of samples that end elsewhere, by the RMS, twice as much as those of typical ones.
 
-        Few steps trade one for the other. Chosen so from bench/results/sampler_quality.csv, a peer's best is lower by a tenth in 11
-        of 72 problems by the RMS and in 6 by the median; at 0.8 it is 8 and 9, at 0.9 none and 23.
+        Few steps trade one for the other. Chosen so from bench/results/sampler_quality.csv, a peer's best is lower by a tenth in
+        11 of 72 problems by the RMS and in 6 by the median; at 0.8 it is 8 and 9, at 0.9 none and 23.
         """
         return 0.65 * math.log(max(self.rms, 1e-12)) + 0.35 * math.log(max(self.median, 1e-12))
 
