@@ -26,6 +26,7 @@ _NAMES = {
     "Plan": "langevin.core.plan",
     "Product": "langevin.core.process",
     "Trainer": "langevin.training",
+    "captured": "langevin.tasks.captured",
     "fit": "langevin.training",
     "load": "langevin.zoo.load",
     "lerp": "langevin.core.posterior",
@@ -95,6 +96,7 @@ if TYPE_CHECKING:
     from langevin.pictures import save_gif, save_images
     from langevin.recipes import recipe
     from langevin.recipes.build import open_run
+    from langevin.tasks.captured import captured
     from langevin.tasks.likelihood import log_prob
     from langevin.training import Trainer, fit
     from langevin.zoo.load import load

@@ -442,7 +442,8 @@ def test_suite_runs_on_the_source_tree():
 def test_a_plan_is_learned_and_used(tmp_path, capsys):
     out = tmp_path / "moons"
     main(["train", "two-moons", *SHORT, "--train.steps", "60", "--out", str(out)])
-    main(["tune", str(out), "--steps", "3", "--iterations", "24"])
+    sizes = ["--batch", "16", "--count", "64", "--held-out", "32"]
+    main(["tune", str(out), "--steps", "3", "--iterations", "24", *sizes])
     printed = capsys.readouterr().out
     assert "best ready-made" in printed and "3 evaluations" in printed
     saved = out / "plans" / "tuned-3.json"
@@ -455,6 +456,14 @@ def test_a_plan_is_learned_and_used(tmp_path, capsys):
     main(["sample", str(out), "--count", "50", "--plan", "auto:2", "--out", str(tmp_path / "c.npy")])
     assert kept.stat().st_mtime_ns == before
     assert np.array_equal(np.load(tmp_path / "b.npy"), np.load(tmp_path / "c.npy"))
+    # so are levels that are placed on the model
+    main(["sample", str(out), "--count", "50", "--plan", "dpmpp:3:grid=optimal", "--out", str(tmp_path / "b.npy")])
+    (placed,) = (out / "plans").glob("dpmpp-3-grid=optimal-w1-*.json")
+    levels = lv.Plan.from_json(placed.read_text()).levels
+    assert levels != lv.plans.dpmpp(3).on(lv.open_run(out).denoiser.process.schedule).levels and len(levels) == 4
+    with pytest.raises(SystemExit):
+        main(["plan", "show", "dpmpp:3:grid=optimal"])
+    assert "found on a run's model" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["sample", str(out), "--plan", "auto:", "--out", str(tmp_path / "d.npy")])
     assert "say how many evaluations" in capsys.readouterr().err

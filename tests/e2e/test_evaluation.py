@@ -105,6 +105,29 @@ def test_a_perfect_model_is_at_the_floor_of_its_size(run, monkeypatch):
     assert found.protocol.metrics["fd_real"] == "fd of 1500 training pictures, drawn by the seed"
 
 
+def test_an_adaptive_plan_says_the_evaluations_that_it_took(run, tmp_path, monkeypatch, capsys):
+    opened, calls = replace(open_run(run), folder=None), []
+    opened.denoiser.net.register_forward_hook(lambda *_: calls.append(1))
+    adaptive = "adaptive:rtol=0.1,atol=0.1"
+    asked: dict[str, Any] = {"count": 12, "plan": adaptive, "guidance": 1.0, "features": "pca", "metrics": ["fd"], "small": True}
+    card = evaluate(opened, **asked).protocol
+    assert card.nfe == len(calls) and 6 < len(calls) < 1000 and f"{adaptive}, {len(calls)} evaluations" in str(card)
+    calls.clear()
+    monkeypatch.setattr(drawing, "BATCH", 6)  # of two batches, the one with the hardest sample
+    with drawing.used() as batches:
+        drawing.draw(opened, 12, plan=adaptive, seed=1, guidance=1.0, label=torch.arange(12) % 10)
+    assert len(batches) == 2 and sum(batches) == len(calls) and max(batches) == card.nfe
+    with drawing.used() as fixed:
+        drawing.draw(opened, 12, plan="ddim:2", guidance=1.0)
+    assert fixed == []
+    monkeypatch.undo()
+    out = str(tmp_path / "some.png")
+    main(["sample", str(run), "--count", "12", "--seed", "1", "--plan", adaptive, "--out", out, "--device", "cpu"])
+    assert capsys.readouterr().out.splitlines() == [out, f"{card.nfe} evaluations"]
+    main(["plan", "show", adaptive])
+    assert ": at most 1000 evaluations" in capsys.readouterr().out
+
+
 def test_every_strength_is_drawn_by_the_plan_that_its_card_names(run, monkeypatch):
     opened, drawn, found = open_run(run), {}, _draw
     schedule: Any = opened.denoiser.process.schedule

@@ -181,8 +181,9 @@ def test_the_public_surface_is_frozen():
 
     assert lv.__all__ == [
         "__version__", "CFG", "Categorical", "ClassifierGuidance", "Denoiser", "FlowMap", "Gaussian", "Noise", "Plan",
-        "Product", "Trainer", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "log_prob", "networks",
-        "objectives", "open_run", "oracles", "plans", "predictions", "processes", "recipe", "sample", "save", "save_gif",
+        "Product", "Trainer", "captured", "data", "evaluate", "fit", "guidance", "interpolants", "lerp", "load", "log_prob",
+        "networks", "objectives", "open_run", "oracles", "plans", "predictions", "processes", "recipe", "sample", "save",
+        "save_gif",
         "save_images", "schedules", "spaces", "tasks", "training", "trajectory",
     ]  # fmt: skip
 

@@ -167,6 +167,15 @@ def test_a_peers_sampler_begins_at_the_strength_too():
         model.run("cat", plan="edm:4", **asked)
 
 
+def test_the_record_of_an_adaptive_plan_says_the_evaluations_that_it_took():
+    model, calls = make(), []
+    model.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    made = model.run("cat", plan="adaptive:rtol=0.1,atol=0.1", guidance=1.0)
+    assert made.info[0]["steps"] == len(calls) and 6 < len(calls) < 1000
+    with pytest.raises(ValueError, match="takes as many as it needs"):
+        model.run("cat", plan="adaptive", steps=5)
+
+
 def test_a_plan_that_is_written_out_is_not_moved():
     model = make()
     written = plans.ddim(5).on(schedules.flow())

@@ -3,13 +3,15 @@
 import pytest
 import torch
 
-from langevin import oracles, plans, schedules
+from langevin import networks, oracles, plans, schedules
 from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan
 from langevin.core.sample import sample
 from langevin.guidance import CFG
+from langevin.plans import tuning
 from langevin.plans.choice import Starts
 from langevin.plans.tuning import linearise, plan_of
 
@@ -94,6 +96,57 @@ def test_tuning_resumes_to_the_same_plan(tmp_path, monkeypatch):
         plans.tune(exact(), 3, **{**options, "iterations": 300})
 
 
+def test_gradients_of_networks_that_are_evaluated_again_are_the_same_to_the_bit(monkeypatch):
+    torch.manual_seed(0)
+    denoiser = Denoiser(networks.MLP(3, width=16, depth=1), Gaussian(schedules.cosine()), "v", shape=(3,)).eval()
+    calls = []
+    denoiser.net.register_forward_hook(lambda *_: calls.append(1))
+    starts = Starts.of(denoiser, 8, 0)
+    found = {}
+    for least in (0, 2**30):
+        monkeypatch.setattr(tuning, "RECOMPUTED", least)
+        linear = linearise(plans.trig(4).on(schedules.cosine()), denoiser.process)
+        calls.clear()
+        with torch.enable_grad():
+            tuning._loss(tuning._unroll(linear, starts, denoiser, tuning.DATA_STD), starts.end).backward()
+        found[least] = (len(calls), linear.move.grad, linear.share.grad)
+    (again, *gradients), (once, *plain) = found.values()
+    assert (again, once) == (8, 4) and all(torch.equal(a, b) for a, b in zip(gradients, plain, strict=True))
+
+
+def test_starts_are_evaluated_in_pieces_and_in_smaller_ones_where_memory_is_short():
+    denoiser, seen, most = exact(), [], [1000]
+
+    def watch(module, args):
+        seen.append(len(args[0][""]))
+        if seen[-1] > most[0]:
+            raise torch.OutOfMemoryError("no")
+
+    denoiser.register_forward_pre_hook(watch)
+    whole = Starts.of(denoiser, 40, 0)
+    assert set(seen) == {40}
+    seen.clear()
+    pieces = Starts.of(denoiser, 40, 0, batch=16)
+    assert set(seen) == {16, 8} and torch.allclose(pieces.end, whole.end, atol=1e-6)
+    trials = [starts.trial(plans.trig(5)) for starts in (whole, pieces)]
+    assert trials[0].rms == pytest.approx(trials[1].rms, rel=1e-4)
+    linear = linearise(plans.trig(5).on(denoiser.process.schedule), denoiser.process)
+    checked = [tuning._Descent(linear, starts, denoiser, 0.1, 0.1).least for starts in (whole, pieces)]
+    assert checked[0] == pytest.approx(checked[1], abs=1e-4)
+    most[0] = 5
+    seen.clear()
+    short = Starts.of(denoiser, 40, 0)
+    assert {n for n in seen if n <= 5} == {5} and torch.allclose(short.end, whole.end, atol=1e-6)
+    most[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        whole.run(plans.trig(2))
+    # and a tuning of small batches evaluates no large ones
+    most[0] = 1000
+    seen.clear()
+    plans.tune(denoiser, 2, count=40, held_out=20, iterations=4, batch=2, begin=1)
+    assert max(seen) == 16
+
+
 def test_auto_is_the_best_of_what_it_tries():
     denoiser = exact(std=0.3)  # wide enough that no start ends at another mode, which would rule the error
     bad, good = plans.ddim(8), plans.trig(8)
@@ -104,6 +157,34 @@ def test_auto_is_the_best_of_what_it_tries():
     # on other starts it is close to the best of all candidates, or is it
     trials = [starts.trial(draft) for draft in plans.candidates(8)]
     assert starts.trial(found.plan).score < min(t.score for t in trials) + 0.15
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps", "wanted"),
+    [
+        ("scaled_linear", 4, ("x0/angle order 3 uniform", "x0/angle order 3 linspace")),
+        ("cosine", 4, ("x0/lam order 3 optimal",)),
+    ],
+)
+def test_auto_finds_the_equal_steps_and_the_placed_levels_that_are_best_on_some_targets(schedule, steps, wanted):
+    # forty narrow modes, among which a start ends elsewhere where a plan errs early
+    denoiser = oracles.mixture(Gaussian(schedules.betas(schedule)), Noise.of(1, 40).normal((16,)), 0.05)
+    assert plans.auto(denoiser, steps, count=128).plan.name in wanted
+
+
+def test_a_word_leaves_its_levels_to_a_model():
+    schedule = schedules.vp_linear()
+    levels = [1.0, 0.8, 0.3, 0.0]
+    for word, same in (("dpmpp:3:grid=optimal", {}), ("dpmpp:3:order=3,grid=optimal", {"order": 3}),
+                       ("dpmpp:grid=optimal,steps=3", {})):  # fmt: skip
+        assert plans.placed(word)
+        made = plans.parse(word, plans.grids.given(levels)).on(schedule)
+        assert made == plans.dpmpp(3, grid=plans.grids.given(levels), **same).on(schedule)
+    assert not plans.placed("dpmpp:3:grid=karras")
+    with pytest.raises(ValueError, match="placed on a model"):
+        plans.parse("dpmpp:3:grid=optimal")
+    with pytest.raises(ValueError, match="adaptive has no grid"):
+        plans.parse("adaptive:grid=optimal", plans.grids.uniform())
 
 
 def test_levels_by_dynamic_programming_beat_equal_steps():

@@ -47,7 +47,7 @@ def plan(args: Sequence[str]) -> None:
     from langevin.schedules import SCHEDULES
 
     for text in (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,):
-        if text.startswith("auto"):
+        if text.startswith("auto") or plans.placed(text):
             raise Refusal(f"plan is {text!r}, which is found on a run's model; use it with langevin sample RUN --plan {text}.")
     schedule = spec.parse(asked.process, SCHEDULES, "process")
     if isinstance(asked, _PlanCompare):
@@ -75,6 +75,12 @@ class _Tune:
     """Classifier-free w it is tuned for; the recipe's by default."""
     iterations: int = 240
     """Of the optimiser; more may help."""
+    batch: int = 32
+    """Starts of each iteration; fewer where memory is short."""
+    count: int = 256
+    """Starts to fit to."""
+    held_out: int = 128
+    """Starts to judge on."""
     device: str = "auto"
     """cpu, cuda, or auto."""
 
@@ -89,7 +95,8 @@ def tune(args: Sequence[str]) -> None:
 
     out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
     run = open_run(asked.run, device=asked.device)
-    found, ready = tune_into(out, run, asked.steps, guidance=asked.guidance, iterations=asked.iterations)
+    options = {name: getattr(asked, name) for name in ("guidance", "iterations", "batch", "count", "held_out")}
+    found, ready = tune_into(out, run, asked.steps, **options)
     print(f"best ready-made  {ready}")
     print(f"tuned            {found}" if found is not ready else "tuning did not beat it; the ready-made plan is kept.")
     print(f"{out}: use it as --plan {out}")

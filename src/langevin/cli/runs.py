@@ -25,7 +25,8 @@ class _Sample:
     source: Path | None = None
     """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default."""
     plan: str | None = None
-    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, or a saved .json; the recipe's by default."""
+    """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, dpmpp:10:grid=optimal for levels placed on the run's
+    model, or a saved .json; the recipe's by default."""
     seed: int = 0
     """Any integer; sample k is the same sample whatever the count."""
     label: int | None = None
@@ -50,7 +51,7 @@ def sample(args: Sequence[str]) -> None:
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.build import open_run
-    from langevin.recipes.drawing import source_of
+    from langevin.recipes.drawing import source_of, used
     from langevin.recipes.report import write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
@@ -61,7 +62,11 @@ def sample(args: Sequence[str]) -> None:
     options["prompts"] = asked.prompt
     if asked.property:
         options["properties"] = properties_of(asked.property)
-    print(write_samples(run, asked.out, count, source=source, **options))
+    with used() as batches:
+        print(write_samples(run, asked.out, count, source=source, **options))
+    if batches:
+        each = f" in {len(batches)} batches" if len(batches) > 1 else ""
+        print(f"{', '.join(map(str, batches))} evaluations{each}")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,13 @@ class Kernel(ABC):
     limit: Tensor
     """(S,) float64, where every state ends."""
 
+    def near(self, name: str, device: torch.device) -> Tensor:
+        """The tensor of that name on a device, copied there once: copies wait for a GPU, and a graph of one cannot hold them."""
+        kept = self.__dict__.setdefault("_near", {})
+        if (name, device) not in kept:
+            kept[name, device] = getattr(self, name).to(device)
+        return kept[name, device]
+
     @abstractmethod
     def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
         """p Q, for rows p (..., S)."""
@@ -57,10 +64,10 @@ class LowRank(Kernel):
         self.limit = limit
 
     def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        return keep * p + (1 - keep) * p.sum(-1, keepdim=True) * self.limit.to(p.device)
+        return keep * p + (1 - keep) * p.sum(-1, keepdim=True) * self.near("limit", p.device)
 
     def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        limit = self.limit.to(z.device)
+        limit = self.near("limit", z.device)
         return keep * torch.nn.functional.one_hot(z, len(limit)) + (1 - keep) * limit[z][..., None]
 
 
@@ -88,17 +95,24 @@ class General(Kernel):
         self.limit = self.push(torch.eye(size, dtype=torch.float64)[0], torch.zeros(1, dtype=torch.float64)).clamp(min=0)
 
     def _fade(self, keep: Tensor) -> Tensor:
-        decay = self._decay.to(keep.device)
+        decay = self.near("_decay", keep.device)
         faded = torch.exp(decay * keep.clamp(min=1e-300).log())
         return torch.where(decay.abs() < 1e-9, torch.ones_like(faded), torch.where(keep > 0, faded, torch.zeros_like(faded)))
 
     def push(self, p: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        left, right = self._left.to(p.device), self._right.to(p.device)
+        left, right = self.near("_left", p.device), self.near("_right", p.device)
         return (((p.to(left.dtype) @ left) * self._fade(keep)) @ right).real.clamp(min=0)
 
     def column(self, z: Tensor, keep: Tensor, since: Tensor | float = 1.0) -> Tensor:
-        left, right = self._left.to(z.device), self._right.to(z.device)
+        left, right = self.near("_left", z.device), self.near("_right", z.device)
         return ((right.T[z] * self._fade(keep)) @ left.T).real.clamp(min=0)
+
+
+def _there(number: Tensor, z: Tensor) -> Tensor:
+    """What depends on the level, on the device of z, with one axis more. A single number is filled in there: copies wait."""
+    if number.device != z.device and number.ndim == 0 and not number.requires_grad:
+        return torch.full((1,), number.item(), dtype=number.dtype, device=z.device)
+    return number[..., None].to(z.device)
 
 
 class _Numbers(NamedTuple):
@@ -163,8 +177,7 @@ class Categorical(LeafProcess):
         return f"categories={self.categories}, kernel={type(self.kernel).__name__}, masked={self.masked}, space={self.space}"
 
     def _alpha(self, t: Level, z: Tensor) -> Tensor:
-        alpha = self.schedule.alpha(broadcastable(t, z)).to(z.device)
-        return alpha[..., None]
+        return _there(self.schedule.alpha(broadcastable(t, z)), z)
 
     def _keep(self, t: Tensor, s: Tensor) -> Tensor:
         return torch.where(s > 0, t / s.clamp(min=1e-300), 0.0)
@@ -191,7 +204,7 @@ class Categorical(LeafProcess):
     def prior(
         self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
-        limit = self.kernel.limit.to(noise.ids.device)
+        limit = self.kernel.near("limit", noise.ids.device)
         return self._draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
 
     def _draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
@@ -211,9 +224,9 @@ class Categorical(LeafProcess):
         if eta != 1 and not isinstance(self.kernel, LowRank):
             raise ValueError(f"eta is {eta:g}, but a general kernel has only its Bayes bridge; use eta = 1, as ddpm does.")
         # level 0 is data, also on a schedule that keeps a little noise there
-        clean = broadcastable(s, z)[..., None].to(z.device) == 0
+        clean = _there(broadcastable(s, z) == 0, z)
         alpha_t, alpha_s = self._alpha(t, z), torch.where(clean, 1.0, self._alpha(s, z))
-        check_descent(1 - alpha_t, 1 - alpha_s)
+        check_descent(broadcastable(t, z), broadcastable(s, z))
         p = torch.nn.functional.pad(p.double(), (0, self.states - self.categories))
         out = torch.zeros_like(p)
         if eta > 0:
@@ -229,15 +242,9 @@ class Categorical(LeafProcess):
         return out
 
     def bridge(
-        self,
-        z: Tensor,
-        belief: CategoricalPosterior,
-        t: Level,
-        s: Level,
-        noise: Noise,
-        eta: float = 1.0,
+        self, z: Tensor, belief: CategoricalPosterior, t: Level, s: Level, noise: Noise, eta: float = 1.0,
         mask: Tensor | None = None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
     def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
@@ -255,7 +262,7 @@ class Categorical(LeafProcess):
     def prior_kl(self, x: Tensor) -> Tensor:
         """KL(q(z_1 | x) || limit) per element, in nats: the prior term of the ELBO."""
         q = self.marginal_probs(x, 1.0)
-        limit = self.kernel.limit.to(x.device).clamp(min=1e-300)
+        limit = self.kernel.near("limit", x.device).clamp(min=1e-300)
         return (torch.special.xlogy(q, q) - q * limit.log()).sum(-1)
 
     def check(self, plan: Plan, leaf: str) -> None:
@@ -290,14 +297,9 @@ class Categorical(LeafProcess):
         return belief.logits
 
     def advance(
-        self,
-        start: Tensor,
-        history: list[Tensor],
-        belief: CategoricalPosterior,
-        number: _Numbers,
-        noise: Noise,
+        self, start: Tensor, history: list[Tensor], belief: CategoricalPosterior, number: _Numbers, noise: Noise,
         mask: Tensor | None,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         logits = history[0]
         if len(number.mix) > 1:
             logits = logits * number.mix[0]

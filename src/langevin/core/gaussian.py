@@ -76,7 +76,7 @@ class Gaussian(LeafProcess):
     ) -> Tensor:
         # sigma(1) e: what remains of data when alpha(1) x is negligible beside it
         sigma = self.schedule(1.0)[1]
-        return sigma.to(dtype).to(noise.ids.device) * self.space.project(noise.normal(shape, dtype), mask)
+        return sigma.to(dtype) * self.space.project(noise.normal(shape, dtype), mask)
 
     def bridge(
         self, z: Tensor, belief: GaussianPosterior, t: Level, s: Level, noise: Noise, eta: float = 1.0, mask: Tensor | None = None

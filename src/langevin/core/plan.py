@@ -239,7 +239,8 @@ class Plan:
 
     def __str__(self) -> str:
         basis = self.basis + (f" (data std {self.data_std:g})" if self.basis == "v" else "")
-        head = f"{self.name}: {self.nfe} evaluations, basis {basis}, order {self.order}"
+        most = "at most " if any(isinstance(row, DrivingRow) for row in self.rows) else ""
+        head = f"{self.name}: {most}{self.nfe} evaluations, basis {basis}, order {self.order}"
         lines = [f"{'row':>4} {'level':>9} {'start':>9} {'stop':>9} {'eta':>5}  mix (newest first)"]
         return "\n".join([head, *lines, *(f"{i:>4} {row}" for i, row in enumerate(self.rows))])
 

@@ -77,8 +77,7 @@ class _Run:
     def __init__(
         self, denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int, options: "Options"
     ) -> None:
-        unknown = set(options) - set(Options.__annotations__)
-        if unknown:
+        if unknown := set(options) - set(Options.__annotations__):
             raise TypeError(f"sample() has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
         if count < 1:
             raise ValueError(f"count is {count}; ask for at least 1 sample.")
@@ -116,24 +115,18 @@ class _Run:
             getattr(module, "check_conditions", lambda cond: None)(cond)
         cond = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
-        z = {
-            name: begun[name].to(device, dtype if begun[name].is_floating_point() else None)
-            if name in begun
-            else leaf.prior(shapes[name][1:], self.noise.at("prior").at(name), mask, dtype or torch.float32)
-            for name, leaf in parts.items()
-        }
-        self.z = {name: self.hold(name, state) for name, state in z.items()}
-        self.anchor, self.history = self.z, {name: [] for name in parts}
+        self.shapes, self.dtype = shapes, dtype or torch.float32
+        self.begun = {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in begun.items()}
         self.depth = {name: p.history for name, p in plans.items()}
         self.rows = next(iter(plans.values())).rows
-        self.paths: dict[str, tuple[Path, dict[float, float]]] = {}
+        self.clocks: dict[str, dict[float, float]] = {}
         for name, leaf in parts.items() if kind == "path" else ():
             at = sorted({level for row in plans[name].rows for level in (row.start, row.stop)})
             if leaf.kind != "gaussian" or driven or any(row.stop > row.start for row in plans[name].rows):
                 raise ValueError(f"noise is 'path', which runs once down the levels of Gaussian processes; {plans[name].name} on "
                                  f"a {leaf.kind} one does not: use noise='step'.")  # fmt: skip
             lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
-            self.paths[name] = Path(self.noise.at("path").at(name)), dict(zip(at, lam, strict=True))
+            self.clocks[name] = dict(zip(at, lam, strict=True))
         # what each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ,
         # and those of state rows may; they are made when they are needed
         numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
@@ -144,8 +137,6 @@ class _Run:
             by_state = any(move[4] for move in moves)
             levels = None if self.held or by_state else {name: told[name][i] for name in parts}
             self.script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
-        self.drawn, self.nfe = 0, 0
-        self.belief: Belief | None = None
         believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
         self.aims = _aims(denoiser, plans, count, device)
 
@@ -155,6 +146,19 @@ class _Run:
             return self.belief
 
         self.evaluate = evaluate
+        self.begin()
+
+    def begin(self) -> None:
+        """Stand at the first level, as a function of the noise's ids, the conditions and the start alone."""
+        begun, source = self.begun, self.noise.at("prior")
+        z = {
+            n: begun[n] if n in begun else leaf.prior(self.shapes[n][1:], source.at(n), self.mask, self.dtype)
+            for n, leaf in self.parts.items()
+        }
+        self.z = {name: self.hold(name, state) for name, state in z.items()}
+        self.anchor, self.history = self.z, {name: [] for name in self.parts}
+        self.paths = {name: Path(self.noise.at("path").at(name)) for name in self.clocks}
+        self.drawn, self.nfe, self.belief = 0, 0, None
 
     def hold(self, name: str, state: Tensor) -> Tensor:
         """The state, with what is known put back."""
@@ -204,7 +208,7 @@ class _Run:
 
     def drawing(self, name: str, row: Row) -> Noise:
         own = Noise(self.noise.seed, self.noise.ids, self.drawn, f"{self.noise.purpose}/bridge/{name}")
-        path, lam = self.paths.get(name, (None, {}))
+        path, lam = self.paths.get(name), self.clocks.get(name, {})
         return own if path is None else path.between(lam[row.start], lam[row.stop], own)
 
 

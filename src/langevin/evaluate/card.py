@@ -51,7 +51,8 @@ class Card(Closed):
     """Of the model, such as "EMA 0.999" and a hash."""
     plan: str | None = None
     nfe: int | None = None
-    """Evaluations of the model per sample, the most of any leaf; guidance doubles the work, not this number."""
+    """Evaluations of the model per sample, the most of any leaf, and of any batch where the plan takes as many as it needs;
+    guidance doubles the work, not this number."""
     guidance: tuple[float, ...] = ()
     """The strengths that were tried; names such as "w=1.5.fd" say which is which."""
     seeds: tuple[int, ...] = ()

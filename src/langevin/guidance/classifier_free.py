@@ -27,7 +27,8 @@ class CFG:
 
     Args:
         w: strength; 1 is unguided, 0 unconditional.
-        interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724).
+        interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724), but where
+            the guided denoiser is compiled.
         rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
         of: "mean" rescales the belief's mean; "output" what the network says, as published pipelines do (for one Gaussian process
             and a learned denoiser).
@@ -80,15 +81,19 @@ class _ClassifierFree(BaseDenoiser):
         super().__init__()
         self.denoiser, self.guidance = denoiser, guidance
         self.process, self.shape = denoiser.process, denoiser.shape
+        self.null = guidance.null
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g = self.guidance
-        weights = {name: self._weight(level) for name, level in t.items()}
-        if all(bool((w == 1).all()) for w in weights.values()):
+        if g.w == 1 or all(self._outside(level) for level in t.values()):
             return self.denoiser(tree(z), tree(t), cond, mask)
+        weights = {name: self._weight(level) for name, level in t.items()}
         batch, device = len(next(iter(z.values()))), next(iter(z.values())).device
         two_z, two_t = tree_map(lambda a: torch.cat([a, a]), z), tree_map(_double, t)
-        both = twice(cond, batch, device) if g.null is None else against(cond, g.null, batch)
+        if self.null is not None and any(v.device != device for v in self.null.values()):
+            # once: copies from the host wait for a GPU, and a graph of it cannot hold them
+            self.null = {name: value.to(device) for name, value in self.null.items()}
+        both = twice(cond, batch, device) if self.null is None else against(cond, self.null, batch)
         belief = self.denoiser(tree(two_z), tree(two_t), both, None if mask is None else torch.cat([mask, mask]))
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
@@ -112,10 +117,20 @@ class _ClassifierFree(BaseDenoiser):
         changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
         return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
 
-    def _weight(self, level: Tensor) -> Tensor:
+    def _inside(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval
-        inside = (level >= low) & (level <= high)
-        return torch.where(inside, torch.tensor(self.guidance.w, dtype=torch.float64, device=level.device), 1.0)
+        return (level >= low) & (level <= high)
+
+    def _outside(self, level: Tensor) -> bool:
+        """Whether there is nothing to guide at these levels. A compiler cannot ask, nor can a graph of a GPU of levels there."""
+        if self.guidance.interval == (0.0, 1.0) or torch.compiler.is_compiling():
+            return False
+        if level.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False
+        return not bool(self._inside(level).any())
+
+    def _weight(self, level: Tensor) -> Tensor:
+        return torch.where(self._inside(level), torch.full_like(level, self.guidance.w), 1.0)
 
 
 def _double(level: Tensor) -> Tensor:
@@ -185,5 +200,5 @@ def twice(cond: Cond, batch: int, device: torch.device) -> Cond:
     if not set(cond or ()) - {"to", "drop"}:
         raise ValueError("classifier-free guidance has no condition to strengthen; pass cond=, or leave guidance out.")
     assert cond is not None
-    second = torch.cat([torch.zeros(batch, dtype=torch.bool), torch.ones(batch, dtype=torch.bool)]).to(device)
+    second = torch.arange(2 * batch, device=device) >= batch
     return dropped({name: torch.cat([c, c]) for name, c in cond.items()}, second)

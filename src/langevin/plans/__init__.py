@@ -1,6 +1,8 @@
 """Plans: functions that fill sampler tables from a schedule and a grid. See `langevin.core.plan` for what a plan is."""
 
+import inspect
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from langevin import spec
@@ -86,6 +88,7 @@ __all__ = [
     "optimal_levels",
     "order",
     "parse",
+    "placed",
     "profile",
     "tune",
     *PLANS,
@@ -93,16 +96,39 @@ __all__ = [
 
 
 def counted(text: str, steps: int) -> tuple[str, str | None]:
-    """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none."""
+    """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none.
+    Plans that take as many as they need are left as they are."""
+    if text.partition(":")[0] == "adaptive":
+        return text, None
     return spec.completed(text, "steps", steps)
 
 
-def parse(text: str) -> Draft | Plan:
+OPTIMAL = "grid=optimal"
+
+
+def placed(text: str) -> bool:
+    """Whether a plan's word leaves its levels to the model, as "dpmpp:10:grid=optimal" does."""
+    return any(option == OPTIMAL for part in text.split(":")[1:] for option in part.split(","))
+
+
+def parse(text: str, optimal: Grid | None = None) -> Draft | Plan:
     """A plan from a word: "dpmpp:20", "ddim:50:eta=0.5,grid=karras", or the path of a saved plan (.json).
 
+    Args:
+        optimal: the grid that "grid=optimal" stands for, such as `optimal_levels` of a model makes.
+
     Raises:
-        ValueError: naming the nearest plan or option.
+        ValueError: naming the nearest plan or option; for grid=optimal where no grid is given for it.
     """
     if text.endswith(".json"):
         return Plan.from_json(read_plain(Path(text), 2**24).decode(errors="replace"))
-    return spec.parse(text, PLANS, "plan", first="steps")
+    known, name = PLANS, text.partition(":")[0]
+    if placed(text) and name in PLANS:
+        if optimal is None:
+            raise ValueError(f"plan is {text!r}, whose levels are placed on a model; use it with a run, or give the levels of "
+                             "plans.optimal_levels as grids.given.")  # fmt: skip
+        if "grid" not in inspect.signature(PLANS[name]).parameters:
+            raise ValueError(f"plan is {text!r}, and {name} has no grid to place; leave it out.")
+        kept = (",".join(option for option in part.split(",") if option != OPTIMAL) for part in text.split(":"))
+        text, known = ":".join(part for part in kept if part), {**PLANS, name: partial(PLANS[name], grid=optimal)}
+    return spec.parse(text, known, "plan", first="steps")

@@ -3,14 +3,24 @@
 import math
 
 import torch
+from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
 from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
 from langevin.core.sample import Guidance, trajectory
-from langevin.plans.choice import prior
 from langevin.plans.first_order import check_steps
 from langevin.plans.integrals import polar
 from langevin.plans.multistep import trig
+
+
+def prior(denoiser: BaseDenoiser, count: int, seed: int, shape: Shape | None) -> Tensor:
+    """`count` states at level 1 of a denoiser on one Gaussian process."""
+    shape = shape if shape is not None else denoiser.shape
+    if not isinstance(shape, tuple):
+        raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+    device, dtype = home(denoiser)
+    return denoiser.process.leaves()[""].prior(shape, Noise.of(seed, count, device=device), dtype=dtype or torch.float32)
 
 
 def optimal_levels(
@@ -20,6 +30,7 @@ def optimal_levels(
     cond: Cond = None,
     guidance: Guidance | None = None,
     shape: Shape | None = None,
+    start: Tensor | None = None,
     count: int = 128,
     fine: int = 100,
     seed: int = 3_000_003,
@@ -31,6 +42,7 @@ def optimal_levels(
 
     Args:
         cond: conditions, `count` of each. guidance: as in `sample`.
+        start: states at level 1, `count` of them; drawn from the prior by default.
     """
     check_steps(steps)
     process = denoiser.process
@@ -40,7 +52,8 @@ def optimal_levels(
         raise ValueError(f"steps is {steps} of {fine} fine levels; ask for fewer, or raise fine.")
     plan = trig(fine, 3, corrector=False).on(process.schedule)
     levels = [row.start for row in plan.rows] + [0.0]
-    states = [prior(denoiser, count, seed, shape)]
+    states = [prior(denoiser, count, seed, shape) if start is None else start]
+    count = len(states[0])
     beliefs = []
     for step in trajectory(denoiser, plan, count, start=states[0], cond=cond, guidance=guidance, shape=shape):
         states.append(step.z)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from langevin import tensors as tensorfile
 from langevin.core.denoiser import BaseDenoiser, Cond, Shape
@@ -25,13 +26,14 @@ from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row, joined
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
-from langevin.plans.choice import Starts, Trial, best, candidates
+from langevin.plans.choice import BATCH, Starts, Trial, best, in_pieces
 from langevin.plans.integrals import level_of, polar
 
 DATA_STD = 0.6
 
-WEIGHT, CHECKED = 0.95, 1024
-"""Of log RMS in the loss; starts on which the best table is told from the others."""
+WEIGHT, CHECKED, RECOMPUTED = 0.95, 1024, 2**15
+"""Of log RMS in the loss; starts on which the best table is told from the others; numbers of the states of a batch from which the
+network is evaluated again for its gradients, rather than that all evaluations' activations are kept."""
 
 
 class Linear(torch.nn.Module):
@@ -114,9 +116,14 @@ def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: flo
     matrix, dtype = linear.matrix(), starts.start.dtype
     known = [starts.start / norms[0].detach().to(dtype)]
     state = starts.start
+
+    def mean(state: Tensor, level: Tensor) -> Tensor:
+        return model(state, level, starts.cond).mean  # pyright: ignore
+
+    again = torch.is_grad_enabled() and state.numel() >= RECOMPUTED
     for j in range(len(levels)):
-        belief = model(state, levels[j], starts.cond)
-        known.append(x_part[j].to(dtype) * belief.mean + z_part[j].to(dtype) * state)  # pyright: ignore
+        said = recomputed(mean, state, levels[j], use_reentrant=False) if again else mean(state, levels[j])
+        known.append(x_part[j].to(dtype) * said + z_part[j].to(dtype) * state)
         weights = matrix[j, : j + 2].to(dtype)
         state = norms[j + 1].to(dtype) * sum(w * k for w, k in zip(weights, known, strict=True))
     return state
@@ -164,7 +171,9 @@ def tune(
         cond: conditions of the starts, `count + held_out` of each.
         start: states at level 1 to fit and judge on, drawn from the prior by default.
         count: starts to fit to; held_out: to judge on. begin: how many ready-made plans to start from.
-        iterations: of Adam, in total; batch: starts in each.
+        iterations: of Adam, in total; batch: starts in each, whose gradients are what takes memory: one evaluation's activations
+            at a time, beside the states. Without gradients up to eight times as many are evaluated at once, of at most 256, and
+            half as many where memory is short.
         checkpoint: a .safetensors file, written now and then and resumed from.
         show: show progress.
 
@@ -185,11 +194,12 @@ def tune(
             "least 1."
         )
     total = count + held_out if start is None else len(start)
-    everything = Starts.of(denoiser, total, seed, cond, guidance, shape, start)
+    everything = Starts.of(denoiser, total, seed, cond, guidance, shape, start, batch=min(BATCH, 8 * batch))
     fit, held = everything.part(0, total - held_out), everything.part(total - held_out, total)
     process = denoiser.process
     assert isinstance(process, Gaussian)
-    ready = best(fit.part(0, 256), candidates(steps))
+    few = fit.part(0, 256)
+    ready = best(few, few.candidates(steps))
     # from the best plans by both errors, by the RMS alone and by the median alone: they lie in different valleys
     sorts = (lambda t: t.score, lambda t: t.rms, lambda t: t.median)
     picked = list(dict.fromkeys(sorted(ready, key=sorts[i % 3])[i // 3] for i in range(min(begin, len(ready)))))
@@ -235,8 +245,12 @@ class _Descent:
 
     def check(self) -> None:
         few = self.fit.part(0, CHECKED)
+
+        def take(low: int, high: int) -> Tensor:
+            return _unroll(self.linear, few.part(low, high), self.model, DATA_STD)
+
         with torch.no_grad():
-            now = float(_loss(_unroll(self.linear, few, self.model, DATA_STD), few.end))
+            now = float(_loss(in_pieces(len(few.start), few.batch, take), few.end))
         if now < self.least:
             self.least, self.best = now, {k: v.clone() for k, v in self.linear.state_dict().items()}
 

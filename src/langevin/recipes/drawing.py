@@ -1,15 +1,17 @@
 """Samples of a run, whatever they are of."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from langevin.core.plan import Draft, Plan
-from langevin.core.sample import trajectory
+from langevin.core.plan import Draft, DrivingRow, Plan
+from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
 from langevin.recipes import config as c
@@ -18,6 +20,27 @@ from langevin.recipes.sampling import chosen, guided
 
 BATCH, VALUES = 500, 500 * 3 * 64 * 64
 """Samples drawn at once, and numbers in them: at most as many of either."""
+
+_USED: ContextVar[list[int] | None] = ContextVar("used", default=None)
+
+
+@contextmanager
+def used() -> Iterator[list[int]]:
+    """A list that fills, as samples are drawn within, with the evaluations of each batch whose plan takes as many as it needs:
+    the hardest sample's, for all are evaluated together until that arrives. It stays empty under plans that know their number.
+    """
+    batches: list[int] = []
+    before = _USED.set(batches)
+    try:
+        yield batches
+    finally:
+        _USED.reset(before)
+
+
+def driven(run: Run, plan: Plan | Draft) -> bool:
+    """Whether a plan takes as many evaluations as it needs (adaptive steps): its own number is the most it may take."""
+    tables = plans_for(run.denoiser.process, plan).values()
+    return any(isinstance(row, DrivingRow) for one in tables for row in one.rows)
 
 
 def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
@@ -64,11 +87,18 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
                 "start": None if starts is None else starts[first : first + now],
                 **run.domain.options(run, now, seed, first)}  # fmt: skip
 
+    free = driven(run, table)
+
     def sampled(told: dict[str, Any]) -> list[Any]:
         """Of one batch: the states after every step, or the samples alone."""
-        if frames:
-            return [run.domain.finish(step.z, told) for step in trajectory(model, table, **told)]
-        return [run.domain.finish(run.domain.sample(model, table, **told), told)]
+        if not (frames or free):
+            return [run.domain.finish(run.domain.sample(model, table, **told), told)]
+        states, nfe = [], 0
+        for step in trajectory(model, table, **told):
+            states, nfe = [*(states if frames else []), run.domain.finish(step.z, told)], step.nfe
+        if free and (counts := _USED.get()) is not None:
+            counts.append(nfe)
+        return states
 
     batches, first = [], 0
     size = max(1, min(BATCH, VALUES // sum(math.prod(shape) for shape in leaves(run.facts.shape).values())))

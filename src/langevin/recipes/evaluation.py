@@ -15,6 +15,7 @@ from langevin.evaluate import Card, Evaluation, Split, refuse_small
 from langevin.evaluate.measure import BIASED
 from langevin.recipes.build import Run, _device
 from langevin.recipes.domains import Asked
+from langevin.recipes.drawing import driven, used
 from langevin.recipes.sampling import chosen, of_weights
 
 SMALL = 1000
@@ -59,7 +60,12 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip
     asked = Asked(count, seed, found, guidance, features, tuple(metrics or ()), small, str(place), folder, against, properties)
-    return run.domain.evaluate(run, asked, sampled)
+    with used() as counts:
+        result = run.domain.evaluate(run, asked, sampled)
+    if not counts:
+        return result
+    fixed = [p.nfe for one in found.values() if not driven(run, one) for p in plans_for(run.denoiser.process, one).values()]
+    return result.model_copy(update={"protocol": result.protocol.model_copy(update={"nfe": max([*counts, *fixed])})})
 
 
 def _of_train(run: Run) -> str:

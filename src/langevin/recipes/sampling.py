@@ -1,6 +1,8 @@
 """The plans of a run: ready-made ones by name, the best of them for this model (`auto`), and learned ones (`tune`)."""
 
 import hashlib
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,21 +11,30 @@ import torch
 from langevin import plans
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
+from langevin.core.schedule import Schedule
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
 from langevin.recipes.build import Run, fits
 from langevin.training.sharding import full
 
+PLACED = 128
+"""Starts by which levels are placed."""
+
 
 def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = None) -> Plan | Draft:
-    """The plan of a word such as "dpmpp:20", a saved one (.json), or "auto:10"; the recipe's by default. A plan is itself.
+    """The plan of a word such as "dpmpp:20", a saved one (.json), "auto:10", or one whose levels are placed on the model
+    ("dpmpp:10:grid=optimal"); the recipe's by default. A plan is itself.
 
-    "auto:10" tries the ready-made plans of 10 evaluations on the model, under this guidance, and keeps the answer in the
-    run's folder, if that can be written, where it is found the next time.
+    "auto:10" tries the ready-made plans of 10 evaluations on the model, and grid=optimal places levels on it, both under this
+    guidance. The answer is kept in the run's folder, if that can be written, where it is found the next time.
     """
     if isinstance(plan, (Plan, Draft)):
         return plan
     text = plan or run.recipe.sample.plan
+    w = run.recipe.sample.guidance if guidance is None else guidance
+    if plans.placed(text):
+        kept = re.sub(r"[^\w.=,]+", "-", text)
+        return _kept(run, f"{kept}-w{w:g}", lambda: _on_levels(run, text, w))
     if text.partition(":")[0] != "auto":
         found = plans.parse(text)
         fits(run.recipe, run.denoiser.process, found)
@@ -31,11 +42,26 @@ def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = N
     _, _, steps = text.partition(":")
     if not steps.isdigit() or int(steps) < 1:
         raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
-    w = run.recipe.sample.guidance if guidance is None else guidance
-    file = None if run.folder is None else run.folder / "plans" / f"auto-{steps}-w{w:g}-{of_weights(run)}.json"
+    return _kept(run, f"auto-{steps}-w{w:g}", lambda: plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan)
+
+
+def _on_levels(run: Run, text: str, w: float) -> Plan:
+    """The plan of a word, on levels that are placed on the run's model."""
+    fits(run.recipe, run.denoiser.process, plans.parse(text, plans.grids.uniform()))
+    options = _options(run, PLACED, w)
+
+    def grid(schedule: Schedule, steps: int) -> list[float]:
+        return plans.optimal_levels(run.denoiser, steps, count=PLACED, **options)
+
+    return plans.parse(text, grid).on(run.denoiser.process.leaves()[""].schedule)
+
+
+def _kept(run: Run, name: str, find: Callable[[], Plan]) -> Plan:
+    """A plan that is found by asking the model: once for its weights, and kept in the run's folder."""
+    file = None if run.folder is None else run.folder / "plans" / f"{name}-{of_weights(run)}.json"
     if file is not None and file.exists():
         return Plan.from_json(file.read_text())
-    found = plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan
+    found = find()
     if file is not None:
         with best_effort(file):
             save(found, file)
@@ -53,32 +79,33 @@ def tune(
     *,
     guidance: float | None = None,
     iterations: int = 240,
+    batch: int = 32,
+    count: int = 256,
+    held_out: int = 128,
     checkpoint: Path | None = None,
     show: bool = False,
 ) -> tuple[plans.Trial, plans.Trial]:
     """`plans.tune` on a run's model, its classes in turn: (the tuned plan, the best ready-made one)."""
     w = run.recipe.sample.guidance if guidance is None else guidance
-    count, held_out = 256, 128
     return plans.tune(
         run.denoiser,
         steps,
         count=count,
         held_out=held_out,
         iterations=iterations,
-        batch=32,
+        batch=batch,
         checkpoint=checkpoint,
         show=show,
         **_options(run, count + held_out, w),
     )
 
 
-def tune_into(
-    file: Path, run: Run, steps: int, *, guidance: float | None = None, iterations: int = 240
-) -> tuple[plans.Trial, plans.Trial]:
-    """`tune`, its plan written to a file; what is reached half way is kept beside it, so that a stop loses little."""
+def tune_into(file: Path, run: Run, steps: int, **options: Any) -> tuple[plans.Trial, plans.Trial]:
+    """`tune`, of the same options, its plan written to a file; what is reached half way is kept beside it, so that a stop loses
+    little."""
     file.parent.mkdir(parents=True, exist_ok=True)
     half_way = file.with_suffix(".tuning.safetensors")
-    found, ready = tune(run, steps, guidance=guidance, iterations=iterations, checkpoint=half_way, show=True)
+    found, ready = tune(run, steps, checkpoint=half_way, show=True, **options)
     save(found.plan, file)
     half_way.unlink(missing_ok=True)
     return found, ready

@@ -293,7 +293,7 @@ class Generator:
             callback=callback,
         )
         parts = [self._draw(job, k, min(k + (batch or total), total)) for k in range(0, total, batch or total)]
-        x, z = (torch.cat(list(part)) for part in zip(*parts, strict=True))
+        x, z = (torch.cat([part[i] for part in parts]) for i in (0, 1))
         hashes = {
             "image": pictures and rows([digest(p) for p in pictures], "image", asked, count),
             "mask": None if masks is None else rows([digest(mask_of(m)) for m in masks], "mask", asked, count),
@@ -304,7 +304,7 @@ class Generator:
             **self._about(),
             "dtype": str(dtype).removeprefix("torch."),
             "size": list(size),
-            "steps": many if plan is None or filled is None else filled.nfe,
+            "steps": many if plan is None or filled is None else max(used for *_, used in parts),
             "seed": seed,
             "guidance": w,
             "plan": plan if isinstance(plan, str) else None,
@@ -319,8 +319,8 @@ class Generator:
             info.append({name: value for name, value in {**one, **shared}.items() if value is not None})
         return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
 
-    def _draw(self, job: "_Job", first: int, last: int) -> tuple[Tensor, Tensor]:
-        """Pictures and latents of the rows first, ..., last - 1 of a request."""
+    def _draw(self, job: "_Job", first: int, last: int) -> tuple[Tensor, Tensor, int]:
+        """Pictures and latents of the rows first, ..., last - 1 of a request, and the evaluations that they took."""
         device, dtype = home(self.denoiser)
         dtype, count = dtype or torch.float32, last - first
         noise = Noise.of(job.seed, count, job.first_id + first, device)
@@ -329,7 +329,7 @@ class Generator:
         if job.filled is None:  # strength 0: the pictures themselves, and the model is not asked
             assert x is not None
             x = sized(x, job.size)
-            return x.float(), self.encode(x, noise, device, dtype)
+            return x.float(), self.encode(x, noise, device, dtype), 0
         cond = {name: value[first:last] for name, value in job.cond.items()}
         hints = [torch.cat(hint[first:last]) for hint in job.hints]
         for name, value in further(self, x, hole, hints, job.noise_level, noise).items():
@@ -353,14 +353,14 @@ class Generator:
             chain = _around(kept, chain)
         options: dict[str, Any] = {"shape": job.shape, "seed": job.seed, "first_id": job.first_id + first, "guidance": chain}
         options |= {"cond": cond or None, **({} if start is None else {"start": start})}
-        z = self._walk(job.denoiser, filled, count, options, job.callback)
+        z, used = self._walk(job.denoiser, filled, count, options, job.callback)
         if kept is not None:
             z = kept.keep(z)
         made = self.decode(z)
         if job.paste and hole is not None and x is not None:
             # what was not to be painted is the picture's own, to the pixel
             made = torch.where(hole.to(made.device) >= 0.5, made, x.to(made))
-        return made, z
+        return made, z, used
 
     # What a request is made of
 
@@ -482,13 +482,15 @@ class Generator:
 
     def _walk(
         self, denoiser: BaseDenoiser, plan: Plan, batch: int, options: Any, callback: Callable[[Progress], None] | None
-    ) -> Tensor:
-        walk, previews = trajectory(denoiser, plan, batch, **options), Previews(self)
+    ) -> tuple[Tensor, int]:
+        """The last state, and how many evaluations led there."""
+        walk, previews, nfe = trajectory(denoiser, plan, batch, **options), Previews(self), 0
         while True:
             try:
                 step = next(walk)
             except StopIteration as end:
-                return end.value
+                return end.value, nfe
+            nfe = step.nfe
             if callback is not None:
                 callback(Progress(step, lambda s=step: previews(s)))
 
@@ -539,6 +541,8 @@ def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Pl
     made, own = counted(plan, many)
     if steps is not None and own not in (None, str(steps)):
         raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
+    if steps is not None and own is None and made == plan:
+        raise ValueError(f"steps is {steps} and plan {plan}, which takes as many as it needs; leave steps out.")
     return made
 
 
