@@ -28,9 +28,10 @@ ROOMS = {
     "oracles": {"core"},
     "embedded": {"core"},
     "control": set(),
+    "hearing": set(),
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
-    "guidance": {"core", "embedded", "control"},
+    "guidance": {"core", "embedded", "control", "hearing"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
     "adapters": {"networks", "tensors"},
@@ -52,7 +53,7 @@ ROOMS = {
         "variances",
     },
     "text": {"config", "files", "header", "tensors"},
-    "training": {"core", "embedded", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "training": {"core", "embedded", "hearing", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
         "embedded",

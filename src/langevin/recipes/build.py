@@ -207,12 +207,13 @@ def data(cfg: c.DataConfig) -> tuple[Any, Any]:
 
 
 def start(
-    recipe: c.Recipe, out: str | Path, resume: bool = False, *, device: str = "cpu", shard: bool = False
+    recipe: c.Recipe, out: str | Path, resume: bool = False, *, device: str = "cpu", shard: bool = False, other_data: bool = False
 ) -> tuple[Run, Trainer]:
     """A trainer in its run directory, which then holds the recipe. Under torchrun, one of several.
 
     Args:
         device: "auto" is a GPU where there is one. shard: divide the weights between the processes (FSDP2).
+        other_data: a resumed run may go on on other data of the same kind.
 
     Raises:
         ValueError: if `out` holds another run, or one of other data, or another trainer is at work in it.
@@ -244,7 +245,7 @@ def start(
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
-    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
+    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group, other_data=other_data)
     with group.agreed():
         if group.first and trainer.folder is not None:
             trainer.folder.open()  # first: another trainer at work there keeps its recipe

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser, home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
-from langevin.data import InOrder, Order, Slice, Source, Stream, loader
+from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.embedded import state_shape
+from langevin.hearing import compiled, listening
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -35,6 +36,7 @@ from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.precision import PRECISIONS, autocast_type, named
 from langevin.training.rates import rate
+from langevin.training.scale import warn_of_scale
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
 
@@ -70,6 +72,7 @@ class Trainer:
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
             writes, the first process alone should write. What it raises is said, and training goes on. Others go into `hooks`.
         group: this process among its peers (see `Group.join`); alone by default, where a launcher started one.
+        other_data: a resumed run may go on on other data than it was begun with.
 
     Attributes:
         hooks: (every so many steps, what is called as `preview` is). Where weights are divided between processes all need the
@@ -79,7 +82,7 @@ class Trainer:
         refused: steps whose batches never reached the weights.
 
     Raises:
-        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`; if a launcher started
+        ValueError: if `out` holds a run and resume is False, or its settings or data differ; if a launcher started
             several processes and none was told of the others.
     """
 
@@ -93,6 +96,7 @@ class Trainer:
         resume: bool = False,
         preview: Preview | None = None,
         group: Group | None = None,
+        other_data: bool = False,
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
@@ -153,11 +157,11 @@ class Trainer:
         self.refused: list[int] = []
         self.bins = LevelBins()
         self._reading: Iterator[list[Slice]] | None = None
-        self._stop = self._ran = False
+        self._stop = self._ran = self._looked = False
         self._in_a_row = 0
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = self._open(Path(out), resume)
+            self.folder = self._open(Path(out), resume, other_data)
         if config.compile:
             denoiser.net.compile()
 
@@ -168,10 +172,13 @@ class Trainer:
 
     # The state of a run
 
-    def _open(self, out: Path, resume: bool) -> RunFolder:
+    def _open(self, out: Path, resume: bool, other_data: bool) -> RunFolder:
+        if (contents := fingerprint(self.data)) is not None:
+            self._facts["contents"] = contents
         with self.group.agreed():
             out.mkdir(parents=True, exist_ok=True)
-            folder = RunFolder(out, resume, self._settings, self._facts, self.config.keep, self.objective.paced)
+            kept, paced = self.config.keep, self.objective.paced
+            folder = RunFolder(out, resume, self._settings, self._facts, kept, paced, other_data)
         if folder.found is not None:
             self._restore(folder.found)
         return folder
@@ -288,7 +295,8 @@ class Trainer:
         pieces = self._read()
         while True:
             buffers = [(b, b.clone()) for b in self.denoiser.net.buffers()]  # such as the statistics of batch norms
-            logs, met = self._gradients(pieces)
+            with self._first_look(pieces):
+                logs, met = self._gradients(pieces)
             self.scaler.unscale_(self.optimiser)
             norm = gradient_norm(self._trained, c.clip)
             beside = gradient_norm(self._beside, c.clip)
@@ -317,6 +325,15 @@ class Trainer:
         self._observe(met)
         self._in_a_row = 0
         return {"step": self.step, **logs, "gradient": norm, "lr": lr}
+
+    def _first_look(self, pieces: list[Slice]) -> AbstractContextManager[None]:
+        """At the first update of this process: say what would be trained for nothing."""
+        first, self._looked = not self._looked and self.group.first, True
+        if first:
+            warn_of_scale(self.denoiser, pieces[0].batch)
+        if not first or self.group.shard or compiled(self.denoiser.net):
+            return nullcontext()
+        return listening(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
 
     def _observe(self, met: list[Met]) -> None:
         """Losses by level of an update that was made, for the log and for an objective that follows them."""
@@ -532,6 +549,7 @@ def fit(
     objective: Objective | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    other_data: bool = False,
     progress: bool = True,
     **settings: Any,
 ) -> Denoiser:
@@ -543,7 +561,7 @@ def fit(
         data: e.g. `langevin.data.digits()`.
         objective: `Denoising(drop=0.1)` by default.
         out: run directory, for checkpoints and the log; None keeps nothing.
-        resume: continue the run in `out`.
+        resume: continue the run in `out`, which must have been begun on this data, unless `other_data` allows others.
         settings: fields of `TrainConfig`, such as steps, batch, lr.
 
     Returns:
@@ -558,7 +576,7 @@ def fit(
     if asked_world() > 1:
         group = Group.join(home(denoiser)[0])
         denoiser.to(group.device)
-    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume, group=group)
+    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume, group=group, other_data=other_data)
     averaged = trainer.run(progress)
     if group is not None:  # which stays for what a script does next: torch does not start a second one in its place
         group.wait()

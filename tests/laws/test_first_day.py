@@ -1,0 +1,227 @@
+"""What stops somebody on the first day: mistakes that train, sample or resume without a word are said, in one sentence."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import langevin as lv
+from langevin.core.schedule import Formula
+
+FLOW = lv.Gaussian(lv.schedules.flow())
+X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
+DATA = lv.data.Arrays(X, {"label": torch.arange(64) % 2})
+
+
+class Labelled(torch.nn.Module):
+    """A network of two classes; `hears` how it learns that they are dropped, "" for not at all."""
+
+    def __init__(self, hears=""):
+        super().__init__()
+        self.hears, self.embedding, self.layer = hears, torch.nn.Embedding(3, 2), torch.nn.Linear(3, 2)
+
+    def forward(self, z, level, cond=None, mask=None):
+        label = torch.full((len(z),), 2)
+        if cond is not None:
+            if self.hears == "get":
+                label = torch.where(cond.get("drop", torch.tensor(False)), 2, cond["label"])
+            elif self.hears == "copy":
+                given = {**cond}
+                label = torch.where(given["drop"], 2, given["label"]) if "drop" in given else given["label"]
+            elif self.hears == "pop":
+                given = dict(cond)
+                drop = given.pop("drop", None)
+                label = given["label"] if drop is None else torch.where(drop, 2, given["label"])
+            else:
+                label = cond["label"]
+        return self.layer(torch.cat([z + self.embedding(label), level[:, None] / 1000], 1))
+
+
+def labelled(hears=""):
+    return lv.Denoiser(Labelled(hears), FLOW, "velocity", shape=(2,))
+
+
+ONES = {"label": torch.ones(4, dtype=torch.int64)}
+
+
+def warned(call):
+    """(what it returns, the texts of the library's warnings)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = call()
+    return result, [str(w.message) for w in caught if w.category is UserWarning]
+
+
+def fit(model, data, **options):
+    return lv.fit(model, data, **{"steps": 2, "batch": 16, "progress": False, **options})
+
+
+def test_a_network_that_ignores_drop_is_told_of_in_training():
+    _, said = warned(lambda: fit(labelled(), DATA, steps=3))
+    assert len(said) == 1 and "reads cond['label'] and ignores cond['drop']" in said[0] and "docs/training.md" in said[0]
+
+
+@pytest.mark.parametrize("hears", ["get", "copy", "pop"])
+def test_a_network_that_hears_is_not(hears):
+    model = fit(labelled(hears), DATA)  # warnings are errors here
+    plain = lv.sample(model, lv.plans.heun(3), 4, cond=ONES)
+    assert not torch.equal(plain, lv.sample(model, lv.plans.heun(3), 4, cond=ONES, guidance=lv.CFG(8.0)))
+
+
+def test_nor_one_that_wants_no_conditions_or_meets_none_dropped():
+    silent = lv.objectives.Denoising()
+    fit(labelled(), DATA, objective=silent)
+
+    class Deaf(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(2, 2)
+
+        def forward(self, z, level, cond=None, mask=None):
+            return self.layer(z)
+
+    fit(lv.Denoiser(Deaf(), FLOW, "velocity"), DATA)
+
+
+def test_guidance_that_does_nothing_says_so_once_a_sampling():
+    model = labelled()
+    plain = lv.sample(model, lv.plans.heun(5), 4, cond=ONES)
+    guided, said = warned(lambda: lv.sample(model, lv.plans.heun(5), 4, cond=ONES, guidance=lv.CFG(8.0)))
+    assert torch.allclose(guided, plain, atol=1e-5) and len(said) == 1 and "guidance does nothing" in said[0]
+    against = lv.CFG(8.0, null={"label": torch.zeros(4, dtype=torch.int64)})  # needs no drop
+    assert not torch.allclose(lv.sample(model, lv.plans.heun(5), 4, cond=ONES, guidance=against), plain, atol=1e-2)
+
+
+def test_data_of_another_scale_is_told_of():
+    plain = lambda: lv.Denoiser(lv.networks.MLP(2, 8, 1), FLOW, "velocity")  # noqa: E731
+    for x in (X * 200 + 1000, X * 0.01, X + 5):
+        _, said = warned(lambda x=x: fit(plain(), lv.data.Arrays(x)))
+        assert len(said) == 1 and "lv.data.standardised(x)" in said[0] and "standard deviation" in said[0]
+    fit(plain(), lv.data.Arrays(X * 2 + 0.5))  # warnings are errors
+
+
+def test_the_scale_that_a_prediction_is_given_is_its_scale():
+    def edm(sigma_data):
+        return lv.Denoiser(lv.networks.MLP(2, 8, 1), lv.Gaussian(lv.schedules.edm()), lv.predictions.edm(sigma_data))
+
+    fit(edm(5.0), lv.data.Arrays(X * 6))
+    _, said = warned(lambda: fit(edm(0.5), lv.data.Arrays(X * 6)))
+    assert len(said) == 1 and "sigma_data is 0.5" in said[0]
+
+
+def test_products_are_looked_at_leaf_by_leaf():
+    class Two(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+
+        def forward(self, z, level, cond=None, mask=None):
+            return {"a": self.a(z["a"]), "b": self.b(z["b"])}
+
+    process = lv.Product({"a": FLOW, "b": lv.Gaussian(lv.schedules.flow())})
+    _, said = warned(lambda: fit(lv.Denoiser(Two(), process, "velocity"), lv.data.Arrays({"a": X, "b": X * 100})))
+    assert len(said) == 1 and "leaf 'b'" in said[0]
+
+
+def test_standardised_numbers_and_the_way_back():
+    x = torch.randn(50, 3, 4, 4, generator=torch.Generator().manual_seed(1)) * torch.tensor([1.0, 20, 300]).reshape(3, 1, 1) + 7
+    data, mean, std = lv.data.standardised(x.numpy(), {"label": torch.arange(50)})
+    assert mean.shape == std.shape == (1, 3, 1, 1) and torch.allclose(data.x * std + mean, x, atol=1e-3)
+    assert data.x.mean((0, 2, 3)).abs().max() < 1e-5 and (data.x.std((0, 2, 3), correction=0) - 1).abs().max() < 1e-5
+    one, mean, std = lv.data.standardised(X * 3 + 1, axis=None)
+    assert mean.numel() == 1 and torch.allclose(one.x * std + mean, X * 3 + 1, atol=1e-5)
+    constant, _, std = lv.data.standardised(torch.full((8, 2), 0.1))
+    assert bool((std == 1).all()) and bool((constant.x.abs() < 1e-6).all())
+    with pytest.raises(ValueError, match="not finite"):
+        lv.data.standardised([[1.0, float("nan")], [1.0, 2.0]])
+
+
+def mlp():
+    torch.manual_seed(0)
+    return lv.Denoiser(lv.networks.MLP(2, 8, 1), FLOW, "velocity")
+
+
+CONSTANT = {"schedule": "constant", "save_every": 10**6}
+
+
+def test_a_run_is_not_resumed_on_other_data(tmp_path):
+    np.save(tmp_path / "x.npy", X.numpy())
+    fit(mlp(), lv.data.Arrays(tmp_path / "x.npy"), out=tmp_path / "run", **CONSTANT)
+    np.save(tmp_path / "x.npy", X.numpy() + 0.5)
+    other = lv.data.Arrays(tmp_path / "x.npy")
+    with pytest.raises(ValueError, match=r"the data is other than that of the run in .*other_data=True \(--other-data\)"):
+        fit(mlp(), other, out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 4})
+    fit(mlp(), other, out=tmp_path / "run", resume=True, other_data=True, **{**CONSTANT, "steps": 4})
+    fit(mlp(), other, out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 6})  # which is its data now
+    with pytest.raises(ValueError, match="data is 32 samples"):
+        fit(mlp(), lv.data.Arrays(X[:32]), out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 8})
+    fit(mlp(), lv.data.Arrays(X[:32]), out=tmp_path / "run", resume=True, other_data=True, **{**CONSTANT, "steps": 8})
+
+
+def test_a_fingerprint_is_of_contents_and_not_of_last_digits():
+    base = lv.data.fingerprint(DATA)
+    assert lv.data.fingerprint(lv.data.Arrays(X * (1 + 1e-9), {"label": torch.arange(64) % 2})) == base
+    swapped = X.clone()
+    swapped[-1] = X[-1].flip(0)
+    for other in (lv.data.Arrays(X, {"label": (torch.arange(64) + 1) % 2}), lv.data.Arrays(X), lv.data.Arrays(-X, DATA.cond),
+                  lv.data.Arrays(swapped, DATA.cond)):  # fmt: skip
+        assert lv.data.fingerprint(other) != base
+
+    class Random:
+        shape = (2,)
+
+        def __len__(self):
+            return 8
+
+        def batch(self, index):
+            return lv.data.Batch(torch.rand(len(index), 2))
+
+    assert lv.data.fingerprint(Random()) is None  # draws anew each time, so nothing can be said
+    moved = [lv.data.fingerprint(lv.data.Stream([f"{folder}/a.tar", "pipe:cat b.tar"])) for folder in ("/one", "/two")]
+    assert moved[0] == moved[1] != lv.data.fingerprint(lv.data.Stream(["/one/a.tar", "pipe:cat c.tar"]))
+
+
+BAD = {
+    "noise at 0": (lambda t: t, None, "vp", "more noise|does not fall"),
+    "alpha below 0": (lambda t: 1 - 2 * t, None, "flow", "negative"),
+    "unknown scale": (lambda t: 1 - t, lambda t: t, "anything", "scale 'anything', which is none of 'vp', 'flow'"),
+    "another scale": (lambda t: 1 - t, lambda t: t, "vp", "said to be of scale 'vp'"),
+    "up and down": (lambda t: 1 - t, lambda t: t + 2 * torch.sin(9 * t).abs(), "other", "does not fall"),
+    "not a number": (lambda t: (0.5 - t).sqrt(), lambda t: t, "other", "negative or no number"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_schedules_that_lead_nowhere_are_refused(name):
+    alpha, sigma, scale, said = BAD[name]
+    with pytest.raises(ValueError, match=f"schedule Formula.bad. .*({said}).*t goes from 0, data, to 1, noise"):
+        lv.Gaussian(Formula("bad", alpha, sigma, scale))
+
+
+def test_every_schedule_of_the_library_passes():
+    made = [make(0.001) if name == "lipman" else make(5, 0.6) if name == "bayesian_flow_categories" else make()
+            for name, make in lv.schedules.SCHEDULES.items()]  # fmt: skip
+    short = [lv.schedules.clipped(lv.schedules.flow(), 0.1), lv.schedules.learned(6.0, -2.0), lv.schedules.shift(made[3], 4.0),
+             lv.schedules.zero_terminal_snr(lv.schedules.betas()), lv.schedules.ve(levels=1000),
+             lv.schedules.sqrt(published=True)]  # fmt: skip
+    for schedule in (*made, *short):
+        lv.Gaussian(schedule)
+
+
+def test_a_table_is_what_it_is_said_to_be():
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    bar = (1 - betas).cumprod(0)
+    t = torch.tensor([0.001, 0.4, 1.0], dtype=torch.float64)
+    wanted = lv.schedules.betas().alpha(t)
+    table = lv.schedules.table
+    for made in (table(betas), table(betas=betas.tolist()), table(alphas_cumprod=bar.numpy()), table(alpha=bar.sqrt())):
+        assert torch.allclose(made.alpha(t), wanted, rtol=1e-12)
+    for call, said in (
+        (lambda: table(bar), "as alphas do and betas do not; say alphas_cumprod="),
+        (lambda: table(), "as nothing; give one of"),
+        (lambda: table(betas=betas, alpha=bar), "as betas and alpha"),
+        (lambda: table(alpha=bar.flip(0)), "a .T,. table that falls"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call()
