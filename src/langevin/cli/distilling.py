@@ -46,11 +46,14 @@ def distill(args: Sequence[str]) -> None:
     out = asked.out or Path("runs") / made.name
     if not asked.resume:
         _agree(asked.recipe, to, int(steps or 1))
-    done = trained(asked, out, ["distill", *args], f"{prog} --out {out} --resume")
+    from langevin.recipes.comparison import compare, measures
+
+    done = trained(asked, out, ["distill", *args], f"{prog} --out {out} --resume", measures)
     if done is None:
         return
-    from langevin.recipes.comparison import compare
-
+    if not asked.samples:
+        print(out)
+        return
     compare(done[0], teacher, out, asked.samples, tune=asked.tune, device=done[1])
 
 

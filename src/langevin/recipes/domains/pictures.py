@@ -96,6 +96,11 @@ class PictureDomain(Domain):
         able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
         return (1.0, 1.5) if able else (1.0,)
 
+    def afford(self, run: Run, asked: Asked) -> None:
+        from langevin.recipes.domains.judging import affordable
+
+        affordable(run, asked)
+
     def check(self, run: Run, asked: Asked) -> None:
         from langevin.recipes.domains.judging import checked
 
