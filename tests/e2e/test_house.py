@@ -95,7 +95,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data", "files"},
+    "cli": {"config", "schedules", "plans", "recipes", "spec", "inspection", "pictures", "zoo", "data", "files"},
 }
 
 

@@ -1,10 +1,13 @@
 """What stops somebody on the first day: mistakes that train, sample or resume without a word are said, in one sentence."""
 
+import copy
+import json
 import warnings
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import langevin as lv
 from langevin.core.schedule import Formula
@@ -12,6 +15,7 @@ from langevin.core.schedule import Formula
 FLOW = lv.Gaussian(lv.schedules.flow())
 X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
 DATA = lv.data.Arrays(X, {"label": torch.arange(64) % 2})
+DATA_ONLY = lv.data.Arrays(X)
 
 
 class Labelled(torch.nn.Module):
@@ -225,3 +229,125 @@ def test_a_table_is_what_it_is_said_to_be():
     ):
         with pytest.raises(ValueError, match=said):
             call()
+
+
+def test_a_held_out_loss_is_of_the_averaged_weights_with_the_same_noise_and_changes_nothing(tmp_path):
+    lines = []
+    options = {"steps": 7, "log_every": 5, "valid_every": 3}
+    model = fit(mlp(), DATA_ONLY, valid=lv.data.Arrays(-X), on_log=lines.append, out=tmp_path, **options)
+    assert [line["step"] for line in lines if "valid" in line] == [3, 6, 7] and [line["step"] for line in lines] == [3, 5, 6, 7]
+    assert [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()] == lines
+    # the same samples, levels and noise, by hand
+    pieces = [(lv.data.Arrays(-X).batch(i), lv.Noise(0, i, purpose="/valid")) for i in torch.arange(64).split(16)]
+    with torch.no_grad():
+        by_hand = sum(float(lv.objectives.Denoising(drop=0.1)(model, batch, n).total) for batch, n in pieces) / 4
+    assert lines[-1]["valid"] == pytest.approx(by_hand, rel=1e-5)
+    alone = fit(mlp(), DATA_ONLY, **options)
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
+
+
+def test_a_tracker_that_fails_is_said_and_the_run_goes_on(capsys):
+    def broken(line):
+        raise RuntimeError("no network")
+
+    fit(mlp(), DATA_ONLY, on_log=broken)
+    assert "on_log failed at step 2: no network" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": 4}, "batch_size is no setting; did you mean 'batch'?"),
+        ({"epochs": 3}, "epochs is no setting; say steps="),
+        ({"learning_rate": 3}, "did you mean 'lr'?"),
+        ({"on_lo": print}, "did you mean 'on_log'?"),
+        ({"optimiser": torch.optim.SGD}, "^optimiser is .*SGD.*; it should be 'adamw', 'muon' or 'adafactor'.$"),
+        ({"lr": -1}, "^lr is -1; it should be greater than 0.$"),
+        ({"valid": X}, "valid is a Tensor; give a data set"),
+        ({"valid": lv.data.Arrays(X[:, :1])}, r"valid has samples of shape \(1,\) and the data of \(2,\)"),
+    ],
+    ids=str,
+)
+def test_settings_of_fit_are_refused_in_a_sentence(options, said):
+    with pytest.raises(ValueError, match=said) as refused:
+        fit(mlp(), DATA_ONLY, **options)
+    assert "pydantic" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+class Lazy(torch.utils.data.Dataset):
+    """Made when it is asked for; the form of its items is chosen."""
+
+    def __init__(self, form):
+        self.form = form
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, k):
+        x, label = X[k].numpy(), k % 2
+        return {"tuple": (x, label), "dict": {"point": x, "kind": torch.tensor(label)}, "alone": x}[self.form]
+
+
+def test_a_data_set_of_ones_own_is_read_as_its_arrays():
+    read = {
+        "tuple": lv.data.Dataset(Lazy("tuple"), label=1),
+        "dict": lv.data.Dataset(Lazy("dict"), x="point", label="kind"),
+        "alone": lv.data.Dataset(Lazy("alone")),
+        "torch's": lv.data.Dataset(torch.utils.data.TensorDataset(X, torch.arange(64) % 2), label=1),
+    }
+    index = torch.tensor([5, 0, 63])
+    for name, data in read.items():
+        wanted, batch = DATA.batch(index), data.batch(index)
+        assert data.shape == (2,) and len(data) == 64 and torch.equal(batch.x, wanted.x), name
+        assert (batch.cond is None) if name == "alone" else torch.equal(batch.cond["label"], wanted.cond["label"])
+    assert read["tuple"].digest() == read["dict"].digest() != read["alone"].digest()
+    # read ahead by workers, the run is the same to the bit
+    first = labelled("get")
+    other = copy.deepcopy(first)
+    fit(first, DATA, steps=4), fit(other, read["dict"], workers=2, steps=4)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), other.parameters(), strict=True))
+    assert torch.equal(copy.deepcopy(read["tuple"]).batch(index).x, X[index])
+
+
+def test_pictures_of_pil_are_pictures():
+    grey = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+    rgb = np.stack([grey, grey[::-1], 255 - grey], -1)
+    for pixels, shape in ((grey, (1, 4, 4)), (rgb, (3, 4, 4))):
+        data = lv.data.Dataset([(Image.fromarray(pixels), 3)] * 2, label=1)
+        wanted = torch.from_numpy(pixels.reshape(4, 4, -1).copy()).permute(2, 0, 1).float() / 127.5 - 1
+        assert data.shape == shape and torch.equal(data.batch(torch.tensor([1])).x[0], wanted)
+
+
+class Returns:
+    shape = (2,)
+
+    def __init__(self, what):
+        self.what = what
+
+    def __len__(self):
+        return 64
+
+    def batch(self, index):
+        return self.what(X[index])
+
+
+LOADER = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X))
+NO_DATA = {
+    "loader": (lambda: fit(mlp(), LOADER), r"data is a DataLoader; .*langevin.data.Dataset\(loader.dataset"),
+    "tensors": (lambda: fit(mlp(), LOADER.dataset), r"data is a TensorDataset; wrap it as langevin.data.Dataset\(data, x=0"),
+    "tensor": (lambda: fit(mlp(), X), r"data is a Tensor; wrap it as langevin.data.Arrays\(x\)"),
+    "array": (lambda: fit(mlp(), X.numpy()), r"data is a ndarray; wrap it as langevin.data.Arrays\(x\)"),
+    "gives a tensor": (lambda: fit(mlp(), Returns(lambda x: x)), r"data.batch gave a Tensor; return langevin.data.Batch\("),
+    "gives a dict": (lambda: fit(mlp(), Returns(lambda x: {"x": x})), "data.batch gave a dict; return"),
+    "labels bare": (lambda: lv.data.Arrays(X, torch.zeros(64)), "cond is a Tensor; name the conditions"),
+    "no place": (lambda: lv.data.Dataset(Lazy("dict"), x="image"), r"x is 'image' of an item, and items are the keys \['point'"),
+    "no length": (lambda: lv.data.Dataset(iter([])), "which has no length and items"),
+    "ragged": (lambda: lv.data.Dataset([torch.zeros(2), torch.zeros(3)]).batch(torch.arange(2)), r"sample 1 has shape \(3,\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NO_DATA)
+def test_data_that_is_none_is_answered_with_what_to_do(name):
+    call, said = NO_DATA[name]
+    with pytest.raises(ValueError, match=said):
+        call()

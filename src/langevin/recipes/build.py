@@ -245,7 +245,8 @@ def start(
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
-    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group, other_data=other_data)
+    valid = run.test if recipe.train.valid_every and not isinstance(recipe.objective, ReflowConfig) else None
+    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, None, group, other_data, valid)
     with group.agreed():
         if group.first and trainer.folder is not None:
             trainer.folder.open()  # first: another trainer at work there keeps its recipe

@@ -14,8 +14,8 @@ from langevin.training.lock import Lock
 from langevin.training.saving import Checkpoints, Patience
 from langevin.training.snapshots import Snapshots
 
-FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
-        "largest_gradient", "activation_checkpointing"}  # fmt: skip
+FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "valid_every", "hours", "compile",
+        "nonfinite", "largest_gradient", "activation_checkpointing"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
 DATA = {"data", "contents"}
 """Facts that a run resumed on other data may change."""
