@@ -9,6 +9,7 @@ from langevin.data.graphs import Graph, Graphs, read_graphs
 from langevin.data.hugging_face import HFDataset
 from langevin.data.loader import Slice, loader
 from langevin.data.lowered import Lowered
+from langevin.data.mapped import Dataset
 from langevin.data.mnist import mnist
 from langevin.data.moons import two_moons
 from langevin.data.order import InOrder, Order, order
@@ -22,7 +23,7 @@ from langevin.data.stream import Stream
 from langevin.data.text import Documents, Text
 
 __all__ = [
-    "Arrays", "Batch", "Cached", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Lowered", "Order", "Packed", "Pairs",
-    "Pictures", "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash",
+    "Arrays", "Batch", "Cached", "Dataset", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Lowered", "Order", "Packed",
+    "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash",
     "fingerprint", "loader", "mnist", "order", "read_graphs", "standardised", "two_moons",
 ]  # fmt: skip
