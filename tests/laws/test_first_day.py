@@ -351,3 +351,67 @@ def test_data_that_is_none_is_answered_with_what_to_do(name):
     call, said = NO_DATA[name]
     with pytest.raises(ValueError, match=said):
         call()
+
+
+GAUSS = lv.Gaussian(lv.schedules.cosine())
+CLOUD = torch.randn(5, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+EXACT = lv.oracles.dataset(GAUSS, CLOUD, label=torch.tensor([0, 1, 0, 1, 1]))
+PLAN = lv.plans.ddim(6)
+HALF = torch.zeros(4, 4, dtype=torch.bool)
+HALF[:2] = True
+
+
+def test_arrays_of_numpy_and_lists_are_the_tensors_they_hold():
+    label = torch.tensor([0, 1, 1])
+    wanted = lv.sample(EXACT, PLAN, 3, cond={"label": label}, guidance=lv.CFG(2.0))
+    for told in (label.numpy(), [0, 1, 1]):
+        assert torch.equal(lv.sample(EXACT, PLAN, 3, cond={"label": told}, guidance=lv.CFG(2.0)), wanted)
+    whole = lv.sample(EXACT, PLAN, 3, given=CLOUD[:3], known=HALF.expand(3, 1, 4, 4))
+    for given, known in ((CLOUD[:3].numpy(), HALF.numpy()), (CLOUD[:3], HALF[None].numpy()), (CLOUD[:3], HALF.tolist())):
+        assert torch.equal(lv.sample(EXACT, PLAN, 3, given=given, known=known), whole)
+    alike = lv.sample(EXACT, PLAN, 3, given=CLOUD[0], known=HALF)
+    assert torch.equal(alike, lv.sample(EXACT, PLAN, 3, given=CLOUD[:1].expand(3, -1, -1, -1), known=HALF.expand(3, 1, 4, 4)))
+    (*_, last) = lv.trajectory(EXACT, PLAN, 3, given=CLOUD[0].numpy(), known=HALF.numpy())
+    assert torch.equal(last.z, alike)
+
+
+def test_a_likelihood_of_numpy_is_that_of_tensors_and_bytes_are_refused():
+    flat = lv.oracles.mixture(GAUSS, X[:5].double(), 0.3)
+    wanted = lv.log_prob(flat, X[:3].double(), steps=20, solver="heun").nats
+    assert torch.equal(lv.log_prob(flat, X[:3].double().numpy(), steps=20, solver="heun").nats, wanted)
+    with pytest.raises(ValueError, match=r"x is torch.uint8; give floats, scaled as in training"):
+        lv.log_prob(flat, torch.zeros(3, 2, dtype=torch.uint8))
+
+
+def test_a_plan_may_be_its_word():
+    assert torch.equal(lv.sample(EXACT, "ddim:6", 3), lv.sample(EXACT, PLAN, 3))
+    with pytest.raises(ValueError, match="did you mean 'ddim'"):
+        lv.sample(EXACT, "dim:6")
+    with pytest.raises(ValueError, match=r"guidance is a list of 2; put one around another, lambda d: outer\(inner\(d\)\)"):
+        lv.sample(EXACT, PLAN, guidance=[lv.CFG(3), lv.CFG(2)])
+
+
+@pytest.mark.parametrize("method", lv.tasks.METHODS)
+def test_a_mask_for_each_picture_restores_each_as_under_its_own(method):
+    masks = torch.stack([HALF, ~HALF, HALF.T])[:, None]
+    y = CLOUD[:3] * masks
+    plan = None if lv.tasks.METHODS[method].own else lv.plans.ddpm(4)
+    options = {"method": method, "plan": plan, "std": 0.1, "seed": 3}
+    inpaint = lv.guidance.operators.inpaint
+    got = lv.tasks.restore(EXACT, inpaint(masks.numpy(), (1, 4, 4)), y.numpy(), count=2, batch=4, **options).samples
+    for k in range(3):
+        for s in range(2):  # sample s of measurement k is sample 3 s + k of the seed
+            own = lv.tasks.restore(EXACT, inpaint(masks[k]), y[k : k + 1], first_id=3 * s + k, **options).samples
+            assert torch.allclose(got[s, k], own[0, 0], atol=1e-4), (k, s)
+
+
+def test_masks_that_do_not_fit_say_how():
+    inpaint, masks = lv.guidance.operators.inpaint, HALF.expand(3, 1, 4, 4)
+    with pytest.raises(ValueError, match=r"operators.inpaint\(masks, shape=\(C, H, W\)\)"):
+        lv.tasks.restore(EXACT, inpaint(masks), CLOUD[:3])
+    with pytest.raises(ValueError, match="y has 2 measurements for 3 masks"):
+        lv.tasks.restore(EXACT, inpaint(masks, (1, 4, 4)), CLOUD[:2])
+    with pytest.raises(ValueError, match="known marks nothing"):
+        inpaint(torch.stack([HALF, HALF & ~HALF])[:, None], (1, 4, 4))
+    one = lv.tasks.restore(EXACT, inpaint(masks[:1], (1, 4, 4)), CLOUD[:2], plan="ddpm:3").samples
+    assert torch.equal(one, lv.tasks.restore(EXACT, inpaint(masks[0]), CLOUD[:2], plan="ddpm:3").samples)
