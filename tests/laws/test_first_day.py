@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -415,3 +416,39 @@ def test_masks_that_do_not_fit_say_how():
         inpaint(torch.stack([HALF, HALF & ~HALF])[:, None], (1, 4, 4))
     one = lv.tasks.restore(EXACT, inpaint(masks[:1], (1, 4, 4)), CLOUD[:2], plan="ddpm:3").samples
     assert torch.equal(one, lv.tasks.restore(EXACT, inpaint(masks[0]), CLOUD[:2], plan="ddpm:3").samples)
+
+
+def test_a_run_that_is_to_be_longer_is_told_how(tmp_path):
+    fit(mlp(), DATA_ONLY, out=tmp_path)
+    with pytest.raises(
+        ValueError, match=r"steps is 4 but the run in .* was begun with 2; .*--from RUN.*constant and inverse_sqrt"
+    ):
+        fit(mlp(), DATA_ONLY, out=tmp_path, steps=4, resume=True)
+    with pytest.raises(ValueError, match=r"lr is 0.5 .* or choose another directory\.$"):
+        fit(mlp(), DATA_ONLY, out=tmp_path, lr=0.5, resume=True)
+
+
+def test_what_fit_left_is_told_apart_from_what_is_no_run(tmp_path):
+    fit(mlp(), DATA_ONLY, out=tmp_path / "mine")
+    with pytest.raises(ValueError, match=r"is what lv.fit left, with no recipe: build its denoiser again and call lv.fit\("):
+        lv.open_run(tmp_path / "mine")
+    with pytest.raises(ValueError, match="is no run directory"):
+        lv.open_run(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(3, 2, 64), (3, 1, 4, 8, 8)], ids=str)
+def test_a_u_net_names_the_states_it_cannot_read(shape):
+    net = lv.networks.UNet(1, 8, (1, 2), 1, (), 8)
+    with pytest.raises(ValueError, match=r"states are \(3, .*reads pictures \(B, C, H, W\).*networks.MLP"):
+        net(torch.zeros(shape), torch.zeros(3))
+
+
+def test_molecules_that_are_left_out_of_a_file_are_counted(tmp_path, monkeypatch, capsys):
+    from langevin.recipes.domains import molecules
+
+    monkeypatch.setattr(molecules.MoleculeDomain, "graphs", lambda self, run, x: x)
+    monkeypatch.setattr(molecules, "of", lambda facts: SimpleNamespace(node_types=("C",)))
+    monkeypatch.setattr(molecules.molecules, "smiles_of", lambda graph, types: graph)
+    path = molecules.MoleculeDomain().write(SimpleNamespace(facts=None), ["CC", None, None, None], tmp_path / "g.smi")
+    assert path.read_text() == "CC\n"
+    assert "3 of 4 samples are no valid molecules, and are left out of" in capsys.readouterr().err

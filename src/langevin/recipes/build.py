@@ -39,6 +39,7 @@ from langevin.tensors import digest, load
 from langevin.training import load_latest
 from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
+from langevin.training.folder import longer
 from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE = "recipe.json", "facts.json"
@@ -230,7 +231,7 @@ def start(
             k = differing[0]
             raise ValueError(
                 f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
-                "recipe, or choose another directory."
+                f"recipe, or choose another directory{longer(k)}."
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     run = build(recipe, weights=weights)
@@ -343,6 +344,11 @@ def read_recipe(path: str | Path) -> c.Recipe:
 
 
 def _read(file: Path, kind: type[M]) -> M:
+    if not file.exists() and (file.parent / "checkpoints").is_dir():
+        raise ValueError(
+            f"{file.parent} is what lv.fit left, with no recipe: build its denoiser again and call lv.fit(..., resume=True), "
+            "or load its weights as docs/training.md says."
+        )
     if not file.exists():
         raise ValueError(f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made.")
     raw = read_plain(file, _LIMIT)

@@ -27,6 +27,16 @@ def free(schedule: str, resolutions: Sequence[Any], paced: bool = False) -> set[
     return FREE if bound else FREE | {"steps", "samples"}
 
 
+def longer(setting: str) -> str:
+    """What else there is to do about a run that is to be of another length, the end of a sentence; "" for other settings."""
+    if setting.rpartition(".")[2] not in ("steps", "samples"):
+        return ""
+    return (
+        " and begin there with its weights (--from RUN, or the same denoiser): what was done depends on the length, but under "
+        "the schedules constant and inverse_sqrt, whose runs may be lengthened"
+    )
+
+
 class RunFolder:
     """The directory that a trainer writes to. Reading it needs no leave; with the first writing it is locked.
 
@@ -72,7 +82,7 @@ class RunFolder:
                 if k not in may_change and was.get(k, now) != now:
                     raise ValueError(
                         f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
-                        "choose another directory."
+                        f"choose another directory{longer(k)}."
                     )
             _tell_other_code(self.found)
         self._first_lines()
