@@ -146,7 +146,7 @@ def restore(
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"method is {method!r}; there are {', '.join(METHODS)}.")
     way = METHODS[method] if isinstance(method, str) else method
-    y, cond, plan = floats(y, "y"), conditions(cond), planned(plan)
+    y, cond, asked = floats(y, "y"), conditions(cond), planned(plan)
     if tuple(y.shape) == operator.measured:
         raise ValueError(
             f"y has shape {tuple(y.shape)}, which is one measurement of this operator; give (B, *shape), and masks that "
@@ -158,11 +158,11 @@ def restore(
         )
     if count < 1 or batch < 1:
         raise ValueError(f"count is {count} and batch {batch}; both are at least 1.")
-    if way.own and plan is not None and way.plan().name.split("(")[0] != str(getattr(plan, "name", "")).split("(")[0]:
+    if way.own and asked is not None and way.plan().name.split("(")[0] != str(getattr(asked, "name", "")).split("(")[0]:
         raise ValueError(
-            f"method {method!r} is steps of its own, and plan is {plan.name}; leave plan out, or give plans.{method}."
+            f"method {method!r} is steps of its own, and plan is {asked.name}; leave plan out, or give plans.{method}."
         )
-    plan = way.plan() if plan is None else plan
+    chosen = way.plan() if asked is None else asked
     inner = options.pop("guidance", None)
     total, made = count * len(y), []
     for low in range(0, total, batch):
@@ -172,7 +172,7 @@ def restore(
         by = way.make(operator if operator.of is None else operator.of(place), of, std, noise)
         made.append(
             sample(
-                denoiser, plan, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
+                denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
                 cond=None if cond is None else {n: v[place] for n, v in cond.items()},
                 guidance=lambda d, by=by: by(d if inner is None else inner(d)), **options,
             )
