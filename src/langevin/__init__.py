@@ -33,11 +33,11 @@ _NAMES = {
     "log_prob": "langevin.tasks.likelihood",
     "open_run": "langevin.recipes.build",
     "recipe": "langevin.recipes",
-    "sample": "langevin.core.sample",
+    "sample": "langevin.sampling",
     "save": "langevin.zoo.saving",
     "save_gif": "langevin.pictures",
     "save_images": "langevin.pictures",
-    "trajectory": "langevin.core.sample",
+    "trajectory": "langevin.sampling",
 }
 _MODULES = {
     "data": "langevin.data",
@@ -91,11 +91,11 @@ if TYPE_CHECKING:
     from langevin.core.plan import Plan
     from langevin.core.posterior import lerp
     from langevin.core.process import Product
-    from langevin.core.sample import sample, trajectory
     from langevin.guidance import CFG, ClassifierGuidance
     from langevin.pictures import save_gif, save_images
     from langevin.recipes import recipe
     from langevin.recipes.build import open_run
+    from langevin.sampling import sample, trajectory
     from langevin.tasks.captured import captured
     from langevin.tasks.likelihood import log_prob
     from langevin.training import Trainer, fit

@@ -1,9 +1,11 @@
 """The typed settings of a training run. Imports no torch, so that the command line can show them at once."""
 
+import difflib
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 
 class Closed(BaseModel):
@@ -79,6 +81,8 @@ class TrainConfig(Closed):
     """Updates between sample grids."""
     log_every: int = Field(default=10, ge=1)
     """Updates between lines of the log."""
+    valid_every: int = Field(default=0, ge=0)
+    """Updates between losses on held-out data, "valid" in the log; 0 for none, or, where `fit` is given such, as for previews."""
 
     @field_validator("betas")
     @classmethod
@@ -100,3 +104,47 @@ class TrainConfig(Closed):
         if self.schedule == "inverse_sqrt" and self.hold is None:
             raise ValueError("hold is None with the schedule inverse_sqrt; say after how many samples the rate falls.")
         return self
+
+
+ELSEWHERE = {
+    "batch_size": "batch", "learning_rate": "lr", "num_workers": "workers", "optimizer": "optimiser", "max_steps": "steps",
+    "iterations": "steps", "ema_decay": "ema", "grad_clip": "clip", "lr_schedule": "schedule", "scheduler": "schedule",
+    "gradient_accumulation": "accumulate", "amp": "precision", "dtype": "precision", "val_every": "valid_every",
+    "num_epochs": "epochs", "max_epochs": "epochs",
+}  # fmt: skip
+"""Names of settings in other libraries, and ours."""
+
+
+def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfig:
+    """A `TrainConfig` of keywords.
+
+    Args:
+        others: further keywords of who asks, for its messages.
+
+    Raises:
+        ValueError: in one sentence, for a name that is none, with the nearest that is, or a value out of range.
+    """
+    known = [*TrainConfig.model_fields, *others]
+    for name in given:
+        if name in TrainConfig.model_fields:
+            continue
+        ours = ELSEWHERE.get(name, name)
+        if ours == "epochs":
+            raise ValueError(f"{name} is no setting; say steps= (updates: epochs * len(data) / batch), or samples=.")
+        near = ours if ours in known else difflib.get_close_matches(ours, known, 1, 0)[0]
+        raise ValueError(f"{name} is no setting; did you mean {near!r}? There are {', '.join(known)}.")
+    try:
+        return TrainConfig(**given)
+    except ValidationError as error:
+        raise ValueError(sentence(error)) from None
+
+
+def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:
+    """The first thing that is wrong: the field, as the flag in `args` that set it, its value, and what it should be."""
+    first = error.errors()[0]
+    if "error" in (context := first.get("ctx", {})):
+        return str(context["error"])  # in our own words
+    field = ".".join(map(str, first["loc"]))
+    flags = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
+    named = next((flag for flag in flags if flag.replace("-", "_").endswith(f".{first['loc'][-1]}")), field)
+    return f"{named} is {first.get('input')!r}; it {first['msg'].removeprefix('Input ')}."

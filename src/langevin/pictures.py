@@ -146,6 +146,8 @@ def plot_loss(log: str | Path, path: str | Path) -> Path:
     if len(loss) > window:
         mean = np.convolve(loss, np.ones(window) / window, mode="valid")
         axes.plot(steps[window - 1 :], mean, label=f"mean of {window}")
+    if held := [(line["step"], line["valid"]) for line in lines if "valid" in line]:
+        axes.plot(*zip(*held, strict=True), marker=".", label="held out")
     axes.set(xlabel="step", ylabel="loss", yscale="log" if (loss > 0).all() else "linear")
     axes.legend()
     axes.grid(alpha=0.3)

@@ -2,19 +2,31 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from langevin.core.categorical import Kernel
 from langevin.core.levels import Level
-from langevin.core.schedule import Formula, Schedule, Table, from_lam
+from langevin.core.schedule import Formula, Schedule, Table
 
 __all__ = [
     "Schedule", "bayesian_flow", "bayesian_flow_categories", "betas", "cosine", "edm", "flow", "keep_cosine", "keep_linear",
     "learned", "learned_path", "lipman", "mutual_information", "scaled_linear", "shift", "sigmoid", "sqrt", "sub_vp", "table",
     "trigonometric", "ve", "vp_linear", "zero_terminal_snr",
 ]  # fmt: skip
+
+
+def from_lam(lam: Tensor, scale: str) -> tuple[Tensor, Tensor]:
+    """(alpha, sigma) at log-SNR `lam` under a scale; exact at lam = -inf and +inf."""
+    if scale == "vp":
+        return torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
+    if scale == "flow":
+        return torch.sigmoid(lam / 2), torch.sigmoid(-lam / 2)
+    if scale == "ve":
+        return torch.ones_like(lam), torch.exp(-lam / 2)
+    raise ValueError(f"scale is {scale!r}; a schedule can be rebuilt from lam under 'vp', 'flow' or 've' only.")
 
 
 def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
@@ -199,12 +211,40 @@ def betas(kind: str = "linear", steps: int = 1000, start: float | None = None, e
     return table(values, f"betas({kind})")
 
 
-def table(values: Tensor, name: str = "betas") -> Table:
-    """The schedule of any published beta table, `values` (T,), each in (0, 1]."""
-    values = torch.as_tensor(values, dtype=torch.float64)
-    if values.ndim != 1 or not bool(((values > 0) & (values <= 1)).all()):
-        raise ValueError(f"betas have shape {tuple(values.shape)}; give a (T,) table with each value in (0, 1].")
-    return Table(name, torch.log1p(-values).cumsum(0).mul(0.5).exp(), "vp")
+def table(values: Any = None, name: str = "", *, betas: Any = None, alphas_cumprod: Any = None, alpha: Any = None) -> Table:
+    """The schedule of any published table (T,), whose levels are at t = 1/T, ..., 1. Say which numbers they are:
+
+    Args:
+        values, betas: in (0, 1]; alpha^2 is the cumulative product of 1 - beta. A table without a word is one of betas.
+        alphas_cumprod: alpha^2 itself, falling, in [0, 1]. alpha: its root, falling, in [0, 1].
+        name: for messages.
+
+    Raises:
+        ValueError: for none or several of them, and for numbers that are not such a table.
+    """
+    given = {"betas": values if betas is None else betas, "alphas_cumprod": alphas_cumprod, "alpha": alpha}
+    kinds = [kind for kind, held in given.items() if held is not None]
+    if len(kinds) != 1 or (values is not None and betas is not None):
+        raise ValueError(
+            f"the table is given as {' and '.join(kinds) or 'nothing'}; give one of betas=, alphas_cumprod=, alpha=."
+        )
+    (kind,) = kinds
+    held = torch.as_tensor(given[kind], dtype=torch.float64)
+    rows = held.ndim == 1 and len(held) > 0
+    if kind == "betas":
+        if not rows or not bool(((held > 0) & (held <= 1)).all()):
+            raise ValueError(f"betas have shape {tuple(held.shape)}; give a (T,) table with each value in (0, 1].")
+        if values is not None and len(held) > 1 and float(held[0]) > 0.5 > float(held[-1]):
+            raise ValueError(
+                f"the table falls from {float(held[0]):g} to {float(held[-1]):g}, as alphas do and betas do not; say "
+                "alphas_cumprod= or alpha= (or betas=, if they are)."
+            )
+        nodes = torch.log1p(-held).cumsum(0).mul(0.5).exp()
+    else:
+        if not rows or not bool(((held >= 0) & (held <= 1)).all() and (held.diff() < 0).all()):
+            raise ValueError(f"{kind} has shape {tuple(held.shape)}; give a (T,) table that falls, with each value in [0, 1].")
+        nodes = held.sqrt() if kind == "alphas_cumprod" else held
+    return Table(name or kind, nodes, "vp")
 
 
 def zero_terminal_snr(base: Table) -> Table:

@@ -380,7 +380,7 @@ REFUSED = {
     ("sample", "RUN", "--out", "x.png", "--device", "gpu"): "device is 'gpu'",
     ("tune", "RUN", "--steps", "3", "--device", "gpu"): "device is 'gpu'",
     ("train", "digits", "--device", "gpu", "--out", "NEW"): "device is 'gpu'",
-    ("train", "digits", "--samples", "0", "--out", "NEW"): "samples is 0",
+    ("train", "digits", "--samples", "1", "--out", "NEW"): "samples is 1",
     ("train", "two-moons", "--sample.plan", "heun:0", "--out", "NEW"): "steps is 0",
     ("train", "digits-discrete", "--sample.plan", "heun:5", "--out", "NEW"): "use a plan in the x0 basis",
     ("evaluate", "RUN", "--count", "0"): "count is 0",

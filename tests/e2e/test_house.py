@@ -29,9 +29,11 @@ ROOMS = {
     "oracles": {"core"},
     "embedded": {"core"},
     "control": set(),
+    "hearing": set(),
+    "sampling": {"core", "plans"},
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
-    "guidance": {"core", "embedded", "control"},
+    "guidance": {"core", "embedded", "control", "hearing"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
     "adapters": {"networks", "tensors"},
@@ -53,7 +55,7 @@ ROOMS = {
         "variances",
     },
     "text": {"config", "files", "header", "tensors"},
-    "training": {"core", "embedded", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
+    "training": {"core", "embedded", "hearing", "objectives", "data", "config", "spec", "files", "header", "manifest", "tensors"},
     "tasks": {
         "config",
         "embedded",
@@ -66,6 +68,7 @@ ROOMS = {
         "objectives",
         "training",
         "interpolants",
+        "sampling",
         "text",
     },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
@@ -95,7 +98,7 @@ ROOMS = {
         "config",
         "spec",
     },
-    "cli": {"schedules", "plans", "recipes", "spec", "inspection", "pictures", "record", "zoo", "data", "files"},
+    "cli": {"config", "schedules", "plans", "recipes", "spec", "inspection", "pictures", "record", "zoo", "data", "files"},
 }
 
 

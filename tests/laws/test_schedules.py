@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from langevin import schedules
-from langevin.core.schedule import from_lam
+from langevin.schedules import from_lam
 from tests.rows import SCHEDULES, f64
 
 TIMES = torch.linspace(0, 1, 201, dtype=torch.float64)

@@ -9,6 +9,8 @@ from typing import Any
 import tyro
 from pydantic import ValidationError
 
+from langevin.config import sentence
+
 
 class Refusal(Exception):
     """An error in what was asked; its text is all that the user is shown."""
@@ -43,14 +45,3 @@ def taken(flag: str, args: Sequence[str]) -> tuple[str | None, list[str]]:
                 raise Refusal(f"{flag} has no value.")
             return (value, [*args[:i], *args[i + 1 :]]) if equals else (args[i + 1], [*args[:i], *args[i + 2 :]])
     return None, list(args)
-
-
-def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:
-    """The first thing that is wrong: the field, as the flag in `args` that set it, its value, and what it should be."""
-    first = error.errors()[0]
-    if "error" in (context := first.get("ctx", {})):
-        return str(context["error"])  # in our own words
-    field = ".".join(map(str, first["loc"]))
-    flags = [arg.partition("=")[0] for arg in args if arg.startswith("--")]
-    named = next((flag for flag in flags if flag.replace("-", "_").endswith(f".{first['loc'][-1]}")), field)
-    return f"{named} is {first.get('input')!r}; it {first['msg'].removeprefix('Input ')}."

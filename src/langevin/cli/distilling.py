@@ -49,6 +49,8 @@ def distill(args: Sequence[str]) -> None:
     prog = f"langevin distill {run} --to {to}" + "".join(f" --{n} {v}" for n, v in (("steps", steps), ("rounds", rounds)) if v)
     base, _ = taken("--out", rest)
     out = Path(base) if base else Path("runs") / f"{read_recipe(teacher).name}-{to}"
+    from langevin.recipes.comparison import compare, measures
+
     last = int(rounds or 1)
     done = None
     for k in range(1, last + 1):
@@ -57,13 +59,14 @@ def distill(args: Sequence[str]) -> None:
         asked = _asked(rest, prog, teacher, to, few if k == last else None, place)
         if last > 1 and asked.processes > 1:
             raise Refusal(f"rounds is {last}, which follow each other, and processes {asked.processes}; use one process.")
-        done = trained(asked, place, ["distill", *args], f"{prog} --out {out} --resume")
+        done = trained(asked, place, ["distill", *args], f"{prog} --out {out} --resume", measures)
         if done is None:
             return
         teacher = place
     assert done is not None
-    from langevin.recipes.comparison import compare
-
+    if not asked.samples:
+        print(out)
+        return
     compare(done[0], Path(run), out, asked.samples, tune=asked.tune, device=done[1])
 
 

@@ -19,6 +19,8 @@ class _Finetune:
     """Run directory."""
     resume: bool = False
     """Continue the run in that directory, if there is one."""
+    other_data: bool = False
+    """Continue it though the pictures are other than it was begun with."""
     device: str = "auto"
     """cpu, cuda, or auto."""
 
@@ -56,7 +58,7 @@ def finetune(args: Sequence[str]) -> None:
     from langevin.recipes.tuning import tune
 
     cfg = Tuning.model_validate(asked.tuning.model_dump())
-    made = tune(cfg, asked.out, asked.resume, str(_device(asked.device)))
+    made = tune(cfg, asked.out, asked.resume, str(_device(asked.device)), other_data=asked.other_data)
     if made is None:
         raise Refusal(f"stopped; continue with: langevin finetune {' '.join(args)} --resume")
     beside = "" if cfg.beside is None else f" --beside {cfg.beside}"

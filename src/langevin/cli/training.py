@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +38,8 @@ class Asked:
     """Run directory; runs/RECIPE by default."""
     resume: bool = False
     """Continue the run in that directory, if there is one."""
+    other_data: bool = False
+    """Continue it though the data is other than it was begun with."""
     device: str = "auto"
     """cpu, cuda, or auto."""
     processes: int = 1
@@ -45,7 +47,7 @@ class Asked:
     shard: bool = False
     """Divide the weights between the processes (FSDP2) instead of holding them in each."""
     samples: int = 1000
-    """Samples for the evaluation at the end."""
+    """Samples for the evaluation at the end; 0 leaves it out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +109,12 @@ def train(args: Sequence[str]) -> None:
     made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
     if made is None:
         return
-    from langevin.recipes.report import report
+    from langevin.recipes.report import pages, report
 
     run, device = made
+    if not asked.samples:
+        pages(run, out, device=device)
+        return
     print(report(run, out, asked.samples, device=device))
 
 
@@ -152,15 +157,18 @@ def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
     return made, rest
 
 
-def trained(asked: Asked, out: Path, command: Sequence[str], again: str) -> tuple[Any, str] | None:
+def trained(
+    asked: Asked, out: Path, command: Sequence[str], again: str, measures: Callable[[Any], tuple[str, ...]] = lambda run: ()
+) -> tuple[Any, str] | None:
     """Train what was asked for: (the run with the weights that were saved, device), in the first process alone.
 
     Args:
         command: what was asked, for the launcher of several processes.
         again: how to continue, for those who stopped it.
+        measures: what the run is judged by at the end, () for the usual; refused now where `asked.samples` are too few.
     """
-    if asked.samples < 2:
-        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2.")
+    if asked.samples < 0 or asked.samples == 1:
+        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
     if out.exists() and not out.is_dir():
         raise Refusal(f"out is {out}, which is a file; give a directory.")
     if asked.processes < 1:
@@ -171,12 +179,15 @@ def trained(asked: Asked, out: Path, command: Sequence[str], again: str) -> tupl
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
         raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
     from langevin.recipes.build import open_run, start
+    from langevin.recipes.domains import Asked as Judged
     from langevin.recipes.in_loop import evaluator
     from langevin.recipes.report import preview
 
     out.mkdir(parents=True, exist_ok=True)
-    run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard)
+    run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
     with closing(trainer), tempfile.TemporaryDirectory() as unseen:
+        if asked.samples:  # now rather than after training
+            run.domain.afford(run, Judged(asked.samples, metrics=measures(run), small=True))
         if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
             shown = out if trainer.group.first else Path(unseen)
             trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))

@@ -43,7 +43,7 @@ class Kernel(ABC):
 
     def near(self, name: str, device: torch.device) -> Tensor:
         """The tensor of that name on a device, copied there once: copies wait for a GPU, and a graph of one cannot hold them."""
-        kept = self.__dict__.setdefault("_near", {})
+        kept = vars(self).setdefault("_near", {})
         if (name, device) not in kept:
             kept[name, device] = getattr(self, name).to(device)
         return kept[name, device]

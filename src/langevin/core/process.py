@@ -153,6 +153,7 @@ class Product(Process):
 def check_schedule(schedule: object) -> None:
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule is {schedule!r}; pass a schedule, such as langevin.schedules.cosine().")
+    schedule.check()
 
 
 def check_ids(x: Tensor, noise: Noise) -> None:

@@ -20,16 +20,7 @@ from torch import Tensor, nn
 
 from langevin.core.levels import Level
 
-
-def from_lam(lam: Tensor, scale: str) -> tuple[Tensor, Tensor]:
-    """(alpha, sigma) at log-SNR `lam` under a scale; exact at lam = -inf and +inf."""
-    if scale == "vp":
-        return torch.sigmoid(lam).sqrt(), torch.sigmoid(-lam).sqrt()
-    if scale == "flow":
-        return torch.sigmoid(lam / 2), torch.sigmoid(-lam / 2)
-    if scale == "ve":
-        return torch.ones_like(lam), torch.exp(-lam / 2)
-    raise ValueError(f"scale is {scale!r}; a schedule can be rebuilt from lam under 'vp', 'flow' or 've' only.")
+Curve = Callable[[Tensor], Tensor]
 
 
 class Schedule(nn.Module, ABC):
@@ -88,6 +79,21 @@ class Schedule(nn.Module, ABC):
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         return (low + high) / 2
 
+    def check(self) -> None:
+        """Refuse what is no path from data to noise, by a look at 33 levels; it may stop short of either end."""
+        t = torch.linspace(0, 1, 33, dtype=torch.float64, device="cpu")
+        alpha, sigma, lam = (v.detach() for v in (*self(t), self.lam(t)))
+        one = {"vp": alpha**2 + sigma**2, "flow": alpha + sigma, "ve": alpha, "other": torch.ones_like(t)}.get(self.scale)
+        for right, what in (
+            (one is not None, f"is of scale {self.scale!r}, which is none of 'vp', 'flow', 've' and 'other'"),
+            (bool(((alpha >= 0) & (sigma >= 0)).all()), "has an alpha or sigma that is negative or no number"),
+            (bool((lam[1:] <= lam[:-1] + 1e-6).all() and lam[0] > lam[-1]), "has an alpha / sigma that does not fall with t"),
+            (bool(alpha[0] >= sigma[0]), "has more noise than data at t = 0"),
+            (one is not None and bool(((one - 1).abs() < 1e-3).all()), f"is said to be of scale {self.scale!r} and is not"),
+        ):
+            if not right:
+                raise ValueError(f"schedule {' '.join(str(self).split())} {what}; t goes from 0, data, to 1, noise.")
+
     @property
     def lam_range(self) -> tuple[float, float]:
         """(lowest, highest) log-SNR that grids in lam visit: from sigma/alpha of 1000 at most, where data is forgotten."""
@@ -97,14 +103,7 @@ class Schedule(nn.Module, ABC):
 class Formula(Schedule):
     """A schedule given by a formula for alpha; sigma follows from the scale unless it is given."""
 
-    def __init__(
-        self,
-        name: str,
-        alpha: Callable[[Tensor], Tensor],
-        sigma: Callable[[Tensor], Tensor] | None,
-        scale: str,
-        floor: float = 1e-3,
-    ) -> None:
+    def __init__(self, name: str, alpha: Curve, sigma: Curve | None, scale: str, floor: float = 1e-3) -> None:
         super().__init__()
         if sigma is None and scale not in ("vp", "flow"):
             raise ValueError(f"scale is {scale!r}; give sigma as well, or use scale 'vp' or 'flow'.")

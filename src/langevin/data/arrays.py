@@ -28,6 +28,8 @@ class Arrays:
     """
 
     def __init__(self, x: Any, cond: Mapping[str, Any] | None = None) -> None:
+        if cond is not None and not isinstance(cond, Mapping):
+            raise ValueError(f'cond is a {type(cond).__name__}; name the conditions, such as Arrays(x, {{"label": labels}}).')
         x, cond = tree_map(_tensor, x), {n: _tensor(c) for n, c in (cond or {}).items()}
         sizes = {len(v) for v in [*leaves(x).values(), *(cond or {}).values()]}
         if len(sizes) != 1 or 0 in sizes:

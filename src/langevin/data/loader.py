@@ -117,6 +117,8 @@ class _Steps(Dataset[Any]):
             batch = self.source.take(place, len(index))
         else:
             batch = self.source.batch(index)
+        if not isinstance(batch, Batch):
+            raise ValueError(f"data.batch gave a {type(batch).__name__}; return langevin.data.Batch(x, cond), cond by name.")
         if augment := getattr(self.source, "augment", None):
             batch = augment(batch, Noise.of(self.order.seed, len(index), place).at("augment"))
         return Slice(place, batch, len(index) / whole if whole else 0.0)

@@ -292,7 +292,7 @@ class ByLevels(Measurement):
             )
 
     def believe(self, ask: Ask, z: Tensor, t: Tensor, leaf: Gaussian) -> GaussianPosterior:
-        mark = (self.operator.singular("this").values > 0).reshape(self.operator.shape).to(z.device)
+        mark = (self.operator.singular("this").values > 0).reshape(-1, *self.operator.shape).to(z.device)
         alpha, sigma = leaf.schedule(t)
         with_y, of_state = self.std**-2 if self.std else torch.inf, alpha**2 / sigma.clamp(min=1e-150) ** 2
         total = with_y + of_state
@@ -302,7 +302,7 @@ class ByLevels(Measurement):
         level = leaf.schedule.invert(total.log()) if self.std else torch.zeros_like(total)
         alpha_at = leaf.schedule(level)[0]
         shown = torch.where(mark, cast(alpha_at, z) * x, z)
-        levels = torch.where(mark, level, t).expand(1, *z.shape[1:]) if not t.ndim else torch.where(mark, level, t)
+        levels = torch.where(mark, level, t).expand(len(mark), *z.shape[1:]) if not t.ndim else torch.where(mark, level, t)
         return ask(shown, levels)
 
 

@@ -10,6 +10,7 @@ other plan it is the range-null decomposition of DDNM, 2212.00490). Under `plans
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,14 @@ class _Keeping(BaseDenoiser):
         return with_mean(belief, self.known.keep(belief.mean))
 
 
-def inpaint(picture: Tensor, known: Tensor) -> Known:
+def inpaint(picture: Any, known: Any) -> Known:
     """Elements that are known; A is the identity.
 
     Args:
         picture: (B, *shape), read where it is known.
-        known: bool, broadcastable to it, True where it is.
+        known: bool, broadcastable to it, True where it is; one for all, or (B, ...). Both may be numpy arrays.
     """
+    picture, known = torch.as_tensor(picture), torch.as_tensor(known)
     if known.dtype != torch.bool:
         raise ValueError(f"known is {known.dtype}; give bools, True where the picture is known.")
     mark = known.expand(picture.shape)

@@ -8,7 +8,7 @@ values, and none of the matrices. Operators are of unbatched shapes and act on b
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Spectrum:
     """A = U S V^T, as maps between samples, coefficients (B, R) and measurements.
 
     Args:
-        values: (R,) singular values, float64; 0 where a coefficient is not measured.
+        values: (R,) singular values, float64, or (B, R) where they differ by sample; 0 where a coefficient is not measured.
         right: V^T, x -> coefficients; back: V.
         left: U^T, y -> coefficients; fore: U.
     """
@@ -48,6 +48,7 @@ class Operator:
         forward: A, (B, *shape) -> (B, *measured), linear and differentiable.
         adjoint: A^T; by default it is derived from `forward`.
         spectrum: see `Spectrum`; None where it is not known.
+        of: of an operator that differs by sample, that of the samples at these places (n,); None where it is one for all.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Operator:
     forward: Map
     adjoint: Map | None = None
     spectrum: Spectrum | None = None
+    of: Callable[[Tensor], "Operator"] | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """A x.
@@ -115,18 +117,21 @@ def _spectral(name: str, shape: tuple[int, ...], measured: tuple[int, ...], s: S
     )
 
 
-def inpaint(known: Tensor, shape: Sequence[int] | None = None) -> Operator:
+def inpaint(known: Any, shape: Sequence[int] | None = None) -> Operator:
     """The elements that are known; a measurement is a sample that is 0 elsewhere.
 
     Args:
-        known: bool, broadcastable to `shape`, True where it is measured.
+        known: bools, a tensor or numpy array, broadcastable to `shape`, True where it is measured; with one more
+            axis, (B, ...), a mask for each of B measurements.
         shape: of one sample; that of `known` by default.
     """
+    known = torch.as_tensor(known)
     if known.dtype != torch.bool:
         raise ValueError(f"known is {known.dtype}; give bools, True where the sample is known.")
     shape = tuple(known.shape if shape is None else shape)
-    mark = known.expand(shape)
-    if not bool(mark.any()):
+    each = known.ndim == len(shape) + 1 and len(known) != 1
+    mark = known.expand(len(known), *shape) if each else known.expand(1, *shape)[0]
+    if not bool((mark.flatten(1).any(1) if each else mark.any()).all()):
         raise ValueError("known marks nothing; there is nothing to go by.")
 
     def flat(x: Tensor) -> Tensor:
@@ -135,8 +140,9 @@ def inpaint(known: Tensor, shape: Sequence[int] | None = None) -> Operator:
     def whole(c: Tensor) -> Tensor:
         return c.reshape(-1, *shape)
 
-    s = Spectrum(mark.flatten().double(), flat, whole, flat, whole)
-    return _spectral("inpaint", shape, shape, s, lambda x: torch.where(mark.to(x.device), x, 0.0))
+    s = Spectrum((mark.flatten(1) if each else mark.flatten()).double(), flat, whole, flat, whole)
+    made = _spectral("inpaint", shape, shape, s, lambda x: torch.where(mark.to(x.device), x, 0.0))
+    return replace(made, of=lambda places: inpaint(mark[places.to(mark.device)], shape)) if each else made
 
 
 def super_resolution(shape: Sequence[int], factor: int = 4) -> Operator:

@@ -397,6 +397,11 @@ class UNet(WayDown):
 
     def answer(self, z: Tensor, level: Tensor, cond: Cond = None, control: Control | None = None) -> Tensor:
         """`forward`, with something added on the way up."""
+        if z.ndim != 4:
+            raise ValueError(
+                f"states are {tuple(z.shape)}, and a U-Net reads pictures (B, C, H, W); shape data so, or use networks.MLP for "
+                "rows of numbers, or a network of your own (docs/training.md)."
+            )
         if self.reading is None and (z.shape[-2] % self.factor or z.shape[-1] % self.factor):
             raise ValueError(
                 f"pictures are {z.shape[-2]} x {z.shape[-1]}, and this U-Net shrinks them {self.factor} times; "

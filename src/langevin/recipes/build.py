@@ -39,6 +39,7 @@ from langevin.tensors import digest, load
 from langevin.training import load_latest
 from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
+from langevin.training.folder import longer
 from langevin.training.trainer import Trainer, seeded
 
 RECIPE_FILE, FACTS_FILE, SCAN_FILE = "recipe.json", "facts.json", "scan.json"
@@ -224,12 +225,13 @@ def data(cfg: c.DataConfig, scan: Path | None = None) -> tuple[Any, Any]:
 
 
 def start(
-    recipe: c.Recipe, out: str | Path, resume: bool = False, *, device: str = "cpu", shard: bool = False
+    recipe: c.Recipe, out: str | Path, resume: bool = False, *, device: str = "cpu", shard: bool = False, other_data: bool = False
 ) -> tuple[Run, Trainer]:
     """A trainer in its run directory, which then holds the recipe. Under torchrun, one of several.
 
     Args:
         device: "auto" is a GPU where there is one. shard: divide the weights between the processes (FSDP2).
+        other_data: a resumed run may go on on other data of the same kind.
 
     Raises:
         ValueError: if `out` holds another run, or one of other data, or another trainer is at work in it.
@@ -246,7 +248,7 @@ def start(
             k = differing[0]
             raise ValueError(
                 f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
-                "recipe, or choose another directory."
+                f"recipe, or choose another directory{longer(k)}."
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
@@ -263,7 +265,8 @@ def start(
         run.teacher.to(group.device)
         between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
-    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
+    valid = run.test if recipe.train.valid_every and not isinstance(recipe.objective, ReflowConfig) else None
+    trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, None, group, other_data, valid)
     with group.agreed():
         if group.first and trainer.folder is not None:
             trainer.folder.open()  # first: another trainer at work there keeps its recipe
@@ -364,6 +367,11 @@ def read_recipe(path: str | Path) -> c.Recipe:
 
 
 def _read(file: Path, kind: type[M]) -> M:
+    if not file.exists() and (file.parent / "checkpoints").is_dir():
+        raise ValueError(
+            f"{file.parent} is what lv.fit left, with no recipe: build its denoiser again and call lv.fit(..., resume=True), "
+            "or load its weights as docs/training.md says."
+        )
     if not file.exists():
         raise ValueError(f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made.")
     raw = read_plain(file, _LIMIT)

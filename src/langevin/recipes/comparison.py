@@ -101,6 +101,11 @@ def strengths(student: Run) -> tuple[float, ...]:
     return tuple(dict.fromkeys((max(low, 1.0), (low + high) / 2)))
 
 
+def measures(run: Run) -> tuple[str, ...]:
+    """What pictures are compared by."""
+    return ("fd", "prdc") if run.facts.classes is None else ("fd", "prdc", "labels")
+
+
 def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -> dict[str, Any]:
     few = min(count, 100)
     draw(run, few, plan=plan, guidance=w)
@@ -113,8 +118,7 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
     if against is None:
         result = evaluate(run, count=count, plan=plan, small=True, device=device)
         return {**row, "evaluations": result.protocol.nfe, **result.metrics}
-    names = ["fd", "prdc"] if run.facts.classes is None else ["fd", "prdc", "labels"]
-    result = evaluate(run, count=count, plan=plan, guidance=w, metrics=names, small=True, device=device, against=against)
+    result = evaluate(run, count=count, plan=plan, guidance=w, metrics=measures(run), small=True, device=device, against=against)
     group = result.metrics.get(f"w={w:g}", result.metrics)
     assert isinstance(group, dict)
     return {**row, "evaluations": result.protocol.nfe, **{k: v for k, v in group.items() if isinstance(v, float)}}

@@ -50,19 +50,24 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
     return show
 
 
-def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print, *, device: str = "cpu") -> Evaluation:
-    """Samples, plots and metrics.json of a trained run, each path said as it is written. All is computed on `device`.
-
-    What cannot be written is said on stderr; the numbers are returned.
-    """
+def pages(run: Run, out: Path, say: Callable[[str], None] = print, *, device: str = "cpu") -> None:
+    """Samples and plots of a trained run, each path said as it is written; what cannot be written is said on stderr."""
     run.denoiser.to(_device(device))
     for make in _pages(run, out):
         try:
             with best_effort(out):  # a full disk takes the pages, not the numbers
                 if (path := make()) is not None:
                     say(str(path))
-        except ImportError as error:  # plots are an extra; the numbers below are not
+        except ImportError as error:  # plots are an extra; the numbers are not
             say(str(error))
+
+
+def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = print, *, device: str = "cpu") -> Evaluation:
+    """Samples, plots and metrics.json of a trained run, each path said as it is written. All is computed on `device`.
+
+    What cannot be written is said on stderr; the numbers are returned.
+    """
+    pages(run, out, say, device=device)
     say(f"measuring {count} samples of each kind, which takes as long as drawing them")
     result = evaluate(run, count=count, small=True, folder=out, device=device)
     with best_effort(out / "metrics.json"):

@@ -66,7 +66,8 @@ def check_teacher(recipe: c.Recipe) -> None:
     if recipe.teacher is None or kind == "reflow":
         return
     ours, theirs = recipe.process, recipe.teacher.process
-    if not isinstance(ours, (c.GaussianConfig, c.InterpolantConfig)) or type(ours) is not type(theirs):
+    flows = (c.GaussianConfig, c.InterpolantConfig)
+    if not isinstance(ours, flows) or not isinstance(theirs, flows) or type(ours) is not type(theirs):
         raise ValueError(f"objective {kind!r} follows the flow of a Gaussian process, and this run or its teacher has another.")
     if kind in _READ and ours.schedule != theirs.schedule:
         raise ValueError(

@@ -216,7 +216,13 @@ def _layers(where: Target, patterns: str) -> list[str]:
 
 
 def tune(
-    cfg: Tuning, out: Path, resume: bool = False, device: str = "cpu", say: Callable[[str], None] = print, progress: bool = True
+    cfg: Tuning,
+    out: Path,
+    resume: bool = False,
+    device: str = "cpu",
+    say: Callable[[str], None] = print,
+    progress: bool = True,
+    other_data: bool = False,
 ) -> Path | None:
     """Fine-tune a published model in a run directory; the file or folder that comes out, None if it was stopped before.
 
@@ -225,7 +231,7 @@ def tune(
     """
     _agree(cfg, out, resume)
     tuned = begin(cfg, out, device, say)
-    trainer = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, out, resume)
+    trainer = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, out, resume, other_data=other_data)
     write(out / FILE, cfg.model_dump_json(indent=1))
     before = out / "before.png"
     if not before.exists():

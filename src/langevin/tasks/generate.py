@@ -293,7 +293,7 @@ class Generator:
             callback=callback,
         )
         parts = [self._draw(job, k, min(k + (batch or total), total)) for k in range(0, total, batch or total)]
-        x, z = (torch.cat([part[i] for part in parts]) for i in (0, 1))
+        x, z = torch.cat([x for x, _, _ in parts]), torch.cat([z for _, z, _ in parts])
         hashes = {
             "image": pictures and rows([digest(p) for p in pictures], "image", asked, count),
             "mask": None if masks is None else rows([digest(mask_of(m)) for m in masks], "mask", asked, count),

@@ -22,6 +22,7 @@ from langevin.guidance.operators import Operator
 from langevin.plans.choice import default
 from langevin.plans.first_order import ddim, ddpm
 from langevin.plans.inverse import ddnm, ddrm, repaint
+from langevin.sampling import conditions, floats, planned
 
 
 @dataclass(frozen=True)
@@ -113,11 +114,11 @@ class Restored:
 def restore(
     denoiser: BaseDenoiser,
     operator: Operator,
-    y: Tensor,
+    y: Any,
     std: float = 0.0,
     *,
     method: str | Method = "mmps",
-    plan: Plan | Draft | None = None,
+    plan: Plan | Draft | str | None = None,
     count: int = 1,
     seed: int = 0,
     first_id: int = 0,
@@ -130,10 +131,10 @@ def restore(
     Args:
         denoiser: one Gaussian process.
         operator: A, see `langevin.guidance.operators`.
-        y: (B, *measured).
+        y: (B, *measured); a numpy array or lists as well.
         std: of the noise in y.
         method: a key of `METHODS`, or one of your own.
-        plan: the method's by default.
+        plan: the method's by default; a plan or its word.
         count: S, samples of each measurement.
         cond: conditions by name, (B, ...).
         batch: samples made at a time.
@@ -145,23 +146,33 @@ def restore(
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"method is {method!r}; there are {', '.join(METHODS)}.")
     way = METHODS[method] if isinstance(method, str) else method
+    y, cond, asked = floats(y, "y"), conditions(cond), planned(plan)
+    if tuple(y.shape) == operator.measured:
+        raise ValueError(
+            f"y has shape {tuple(y.shape)}, which is one measurement of this operator; give (B, *shape), and masks that "
+            "differ by picture as operators.inpaint(masks, shape=(C, H, W))."
+        )
+    if operator.of is not None and operator.spectrum is not None and len(operator.spectrum.values) != len(y):
+        raise ValueError(
+            f"y has {len(y)} measurements for {len(operator.spectrum.values)} masks; give one mask each, or one for all."
+        )
     if count < 1 or batch < 1:
         raise ValueError(f"count is {count} and batch {batch}; both are at least 1.")
-    if way.own and plan is not None and way.plan().name.split("(")[0] != str(getattr(plan, "name", "")).split("(")[0]:
+    if way.own and asked is not None and way.plan().name.split("(")[0] != str(getattr(asked, "name", "")).split("(")[0]:
         raise ValueError(
-            f"method {method!r} is steps of its own, and plan is {plan.name}; leave plan out, or give plans.{method}."
+            f"method {method!r} is steps of its own, and plan is {asked.name}; leave plan out, or give plans.{method}."
         )
-    plan = way.plan() if plan is None else plan
+    chosen = way.plan() if asked is None else asked
     inner = options.pop("guidance", None)
     total, made = count * len(y), []
     for low in range(0, total, batch):
         place = torch.arange(low, min(low + batch, total)) % len(y)
         of = y[place]
         noise = Noise.of(seed, len(place), first_id + low, y.device)
-        by = way.make(operator, of, std, noise)
+        by = way.make(operator if operator.of is None else operator.of(place), of, std, noise)
         made.append(
             sample(
-                denoiser, plan, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
+                denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
                 cond=None if cond is None else {n: v[place] for n, v in cond.items()},
                 guidance=lambda d, by=by: by(d if inner is None else inner(d)), **options,
             )

@@ -25,6 +25,7 @@ from langevin.core.tree import leaves
 from langevin.plans.dormand_prince import State, integrate
 from langevin.plans.integrals import level_of, polar
 from langevin.plans.runge_kutta import TABLEAUS
+from langevin.sampling import conditions, floats
 from langevin.tasks.edit import slerp
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
@@ -173,7 +174,7 @@ class _Flow:
 
 def log_prob(
     denoiser: BaseDenoiser,
-    x: Tensor,
+    x: Any,
     *,
     solver: str = "adaptive",
     steps: int = 100,
@@ -193,7 +194,7 @@ def log_prob(
 
     Args:
         denoiser: learned, guided or exact, on one Gaussian process in Euclidean space.
-        x: (B, *shape), floats; data from a grid of values is spread over its cells first (`dequantised`).
+        x: (B, *shape), floats, a numpy array as well; data from a grid of values is spread over its cells first (`dequantised`).
         solver: "adaptive" (Dormand-Prince, steps of each sample for itself), or a Runge-Kutta tableau ("midpoint", "heun",
             "heun3", "rk4") of equal steps.
         steps: of a tableau.
@@ -211,10 +212,10 @@ def log_prob(
         seed, first_id: name the Rademacher vectors.
 
     Raises:
-        ValueError: for another process, or an interpolant without log_prior.
+        ValueError: for another process, an interpolant without log_prior, or data of whole numbers.
     """
     _check(solver, steps)
-    x, cond = at_home(denoiser, x, cond)
+    x, cond = at_home(denoiser, floats(x, "x"), conditions(cond))
     flow = _Flow(denoiser, cond, low, along, data_std, most if solver == "adaptive" else None)
     if log_prior is None:
         if type(flow.leaf) is not Gaussian:
@@ -392,7 +393,7 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     solver, steps, rtol, atol = (given[name] for name in ("solver", "steps", "rtol", "atol"))
     _check(solver, steps)
     most = how.get("most", 4000) if solver == "adaptive" else None
-    z, cond = at_home(denoiser, z, how.get("cond"))
+    z, cond = at_home(denoiser, floats(z, "x"), conditions(how.get("cond")))
     flow = _Flow(denoiser, cond, how.get("low"), "angle", how.get("data_std", 1.0), most)
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))

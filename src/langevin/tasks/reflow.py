@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from langevin.config import TrainConfig
+from langevin.config import settings as train_settings
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.plan import Draft, Plan
@@ -117,7 +117,7 @@ def reflow(
     for k in range(1, rounds + 1):
         at = Path(folder) / str(k)
         made = pairs(denoiser, plan, starts, at / "pairs", batch=batch, guidance=guidance)
-        trainer = Trainer(denoiser, made, objective, TrainConfig(**settings), at / "run", resume=True)
+        trainer = Trainer(denoiser, made, objective, train_settings(settings), at / "run", resume=True)
         trainer.run(progress)
         if not trainer.finished:
             break

@@ -16,15 +16,27 @@ from langevin.training.lock import Lock
 from langevin.training.saving import Checkpoints, Patience
 from langevin.training.snapshots import Snapshots
 
-FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "hours", "compile", "nonfinite",
-        "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
+FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "valid_every", "hours", "compile",
+        "nonfinite", "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
+DATA = {"data", "contents"}
+"""Facts that a run resumed on other data may change."""
 
 
 def free(schedule: str, resolutions: Sequence[Any], paced: bool = False) -> set[str]:
     """`FREE`, and the length of a run whose rate, resolution and objective do not depend on it."""
     bound = paced or resolutions or schedule not in ("constant", "inverse_sqrt")
     return FREE if bound else FREE | {"steps", "samples"}
+
+
+def longer(setting: str) -> str:
+    """What else there is to do about a run that is to be of another length, the end of a sentence; "" for other settings."""
+    if setting.rpartition(".")[2] not in ("steps", "samples"):
+        return ""
+    return (
+        " and begin there with its weights (--from RUN, or the same denoiser): what was done depends on the length, but under "
+        "the schedules constant and inverse_sqrt, whose runs may be lengthened"
+    )
 
 
 class RunFolder:
@@ -36,13 +48,21 @@ class RunFolder:
         config, what: settings and facts that a run to be resumed must share.
         keep: checkpoints to keep.
         paced: the objective goes by the share of the run that is done.
+        other_data: the data may be other than it was.
 
     Raises:
         ValueError: if it holds a run and resume is False, or the run was begun otherwise.
     """
 
     def __init__(
-        self, path: Path, resume: bool, config: dict[str, Any], what: dict[str, str], keep: int = 2, paced: bool = False
+        self,
+        path: Path,
+        resume: bool,
+        config: dict[str, Any],
+        what: dict[str, str],
+        keep: int = 2,
+        paced: bool = False,
+        other_data: bool = False,
     ) -> None:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
@@ -54,12 +74,17 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
-            may_change = free(config["schedule"], config["resolutions"], paced)
+            may_change = free(config["schedule"], config["resolutions"], paced) | (DATA if other_data else set())
             for k, now in {**config, **what}.items():
+                if k == "contents" and k not in may_change and was.get(k, now) != now:
+                    raise ValueError(
+                        f"the data is other than that of the run in {path}, though as much; put it back as it was, or say "
+                        "other_data=True (--other-data) to go on with what is there now."
+                    )
                 if k not in may_change and was.get(k, now) != now:
                     raise ValueError(
                         f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
-                        "choose another directory."
+                        f"choose another directory{longer(k)}."
                     )
             _tell_other_code(self.found)
         self._first_lines()

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.config import TrainConfig
+from langevin.config import settings as train_settings
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser, home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree_map
-from langevin.data import InOrder, Order, Slice, Source, Stream, loader
+from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
+from langevin.data.mapped import remedy
 from langevin.embedded import state_shape
+from langevin.hearing import compiled, listening
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -33,8 +36,10 @@ from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
+from langevin.training.held_out import checked, held_out_loss
 from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
+from langevin.training.scale import warn_of_scale
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
 
@@ -70,6 +75,9 @@ class Trainer:
         preview: called with the averaged denoiser and the step, every `config.preview_every` steps, in every process; what it
             writes, the first process alone should write. What it raises is said, and training goes on. Others go into `hooks`.
         group: this process among its peers (see `Group.join`); alone by default, where a launcher started one.
+        other_data: a resumed run may go on on other data than it was begun with.
+        valid: held-out data; every `config.valid_every` steps the averaged weights' loss on it is "valid" in the line of the log.
+        on_log: called with each line of the log, in the first process; what it raises is said, and training goes on.
 
     Attributes:
         hooks: (every so many steps, what is called as `preview` is). Where weights are divided between processes all need the
@@ -79,7 +87,7 @@ class Trainer:
         refused: steps whose batches never reached the weights.
 
     Raises:
-        ValueError: if `out` holds a run and resume is False, or its settings differ from `config`; if a launcher started
+        ValueError: if `out` holds a run and resume is False, or its settings or data differ; if a launcher started
             several processes and none was told of the others.
     """
 
@@ -93,6 +101,9 @@ class Trainer:
         resume: bool = False,
         preview: Preview | None = None,
         group: Group | None = None,
+        other_data: bool = False,
+        valid: Source | None = None,
+        on_log: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
@@ -100,7 +111,7 @@ class Trainer:
             if not isinstance(value, kind):
                 raise ValueError(f"{field} is {value!r}; pass a langevin {kind.__name__}.")
         if not hasattr(data, "batch") and not isinstance(data, Stream):
-            raise ValueError(f"data is a {type(data).__name__}; wrap tensors in langevin.data.Arrays(x, cond).")
+            raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
         if not any(p.requires_grad for p in denoiser.parameters()):
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
         if config.resolutions and getattr(data, "groups", None) is not None:
@@ -114,6 +125,8 @@ class Trainer:
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
         self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
+        self.valid = None if valid is None else checked(valid, data.shape)
+        self.on_log, self._valid_every = on_log, config.valid_every or config.preview_every
         self.hooks: list[tuple[int, Preview]] = [] if preview is None else [(config.preview_every, preview)]
         weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
@@ -153,11 +166,11 @@ class Trainer:
         self.refused: list[int] = []
         self.bins = LevelBins()
         self._reading: Iterator[list[Slice]] | None = None
-        self._stop = self._ran = False
+        self._stop = self._ran = self._looked = False
         self._in_a_row = 0
         self.folder: RunFolder | None = None
         if out is not None:
-            self.folder = self._open(Path(out), resume)
+            self.folder = self._open(Path(out), resume, other_data)
         if config.compile:
             denoiser.net.compile()
 
@@ -168,10 +181,13 @@ class Trainer:
 
     # The state of a run
 
-    def _open(self, out: Path, resume: bool) -> RunFolder:
+    def _open(self, out: Path, resume: bool, other_data: bool) -> RunFolder:
+        if (contents := fingerprint(self.data)) is not None:
+            self._facts["contents"] = contents
         with self.group.agreed():
             out.mkdir(parents=True, exist_ok=True)
-            folder = RunFolder(out, resume, self._settings, self._facts, self.config.keep, self.objective.paced)
+            kept, paced = self.config.keep, self.objective.paced
+            folder = RunFolder(out, resume, self._settings, self._facts, kept, paced, other_data)
         if folder.found is not None:
             self._restore(folder.found)
         return folder
@@ -230,7 +246,10 @@ class Trainer:
             check(batch.cond)
 
     def _batch(self, piece: Slice) -> Batch:
-        batch = piece.batch
+        return self._ready(piece.batch)
+
+    def _ready(self, batch: Batch) -> Batch:
+        """A batch that was looked at, where the network is."""
         self._check(batch)
         cond = None if batch.cond is None else {n: self._moved(c) for n, c in batch.cond.items()}
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
@@ -296,7 +315,8 @@ class Trainer:
         pieces = self._read()
         while True:
             buffers = [(b, b.clone()) for b in self.denoiser.net.buffers()]  # such as the statistics of batch norms
-            logs, met = self._gradients(pieces)
+            with self._first_look(pieces):
+                logs, met = self._gradients(pieces)
             self.scaler.unscale_(self.optimiser)
             norm = gradient_norm(self._trained, c.clip)
             beside = gradient_norm(self._beside, c.clip)
@@ -325,6 +345,15 @@ class Trainer:
         self._observe(met)
         self._in_a_row = 0
         return {"step": self.step, **logs, "gradient": norm, "lr": lr}
+
+    def _first_look(self, pieces: list[Slice]) -> AbstractContextManager[None]:
+        """At the first update of this process: say what would be trained for nothing."""
+        first, self._looked = not self._looked and self.group.first, True
+        if first:
+            warn_of_scale(self.denoiser, pieces[0].batch)
+        if not first or self.group.shard or compiled(self.denoiser.net):
+            return nullcontext()
+        return listening(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
 
     def _observe(self, met: list[Met]) -> None:
         """Losses by level of an update that was made, for the log and for an objective that follows them."""
@@ -414,8 +443,9 @@ class Trainer:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
                     line = self.update()
                     due = self.step % c.log_every == 0 or self.finished
+                    line |= self._held_out()
                     with self._rescued():
-                        if due or "refused" in line:
+                        if due or "refused" in line or "valid" in line:
                             if due:
                                 self._join_bins()
                                 line |= self.bins.logs()
@@ -445,6 +475,26 @@ class Trainer:
         with self.group.agreed():
             if self.folder is not None and self.group.first:
                 self.folder.write(line)
+        if self.on_log is not None and self.group.first:
+            try:
+                self.on_log(dict(line))
+            except Exception as error:  # nor is a chart
+                print(f"on_log failed at step {self.step}: {error}", file=sys.stderr)
+
+    def _held_out(self) -> dict[str, float]:
+        """The entry "valid" of a line, at steps that have one. Where weights are divided all processes compute it together."""
+        due = self.valid is not None and (self.step % self._valid_every == 0 or self.finished)
+        if not due or not (self.group.first or self.group.shard):
+            return {}
+        c, precision = self.config, self.precision
+        with self.ema.swapped(self.denoiser), torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            try:
+                with self.group.together(self.denoiser.net):
+                    model = self.denoiser.eval()
+                    return {"valid": held_out_loss(model, self.objective, self.valid, c.batch, c.seed, self._ready)}
+            except Exception as error:  # a number is not worth a run either
+                print(f"no held-out loss at step {self.step}: {error}", file=sys.stderr)
+                return {}
 
     @contextmanager
     def _rescued(self) -> Iterator[None]:
@@ -540,6 +590,9 @@ def fit(
     objective: Objective | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    other_data: bool = False,
+    valid: Source | None = None,
+    on_log: Callable[[dict[str, Any]], object] | None = None,
     progress: bool = True,
     **settings: Any,
 ) -> Denoiser:
@@ -551,22 +604,28 @@ def fit(
         data: e.g. `langevin.data.digits()`.
         objective: `Denoising(drop=0.1)` by default.
         out: run directory, for checkpoints and the log; None keeps nothing.
-        resume: continue the run in `out`.
+        resume: continue the run in `out`, which must have been begun on this data, unless `other_data` allows others.
+        valid: held-out data, whose loss under the averaged weights and always the same noise is "valid" in the log, every
+            `valid_every` steps.
+        on_log: called with each line of the log, such as {"step": 10, "loss": 0.9, ...}, for a tracker.
         settings: fields of `TrainConfig`, such as steps, batch, lr.
 
     Returns:
         The denoiser.
 
     Raises:
+        ValueError: for a setting that does not exist or is out of range, and as `Trainer`.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written (if there is an `out`). When `hours` are over
             it returns, and resume=True goes on.
     """
-    config = TrainConfig(**settings)
+    config = train_settings(settings, ("objective", "out", "resume", "other_data", "valid", "on_log", "progress"))
     group = None
     if asked_world() > 1:
         group = Group.join(home(denoiser)[0])
         denoiser.to(group.device)
-    trainer = Trainer(denoiser, data, objective or Denoising(drop=0.1), config, out, resume, group=group)
+    trainer = Trainer(
+        denoiser, data, objective or Denoising(drop=0.1), config, out, resume, None, group, other_data, valid, on_log
+    )
     averaged = trainer.run(progress)
     if group is not None:  # which stays for what a script does next: torch does not start a second one in its place
         group.wait()

@@ -125,11 +125,11 @@ class Reference:
         return _share(self.judge.label(_Real(self.run, self.run.test, levels=False).whole()), labels_of(self.run.test))
 
 
-def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
-    """(names of the metrics, what samples are compared with); what cannot be measured is refused before anything is drawn.
+def affordable(run: Run, asked: Asked) -> list[str]:
+    """Names of the metrics. It takes no time, and knows nothing of features.
 
     Raises:
-        ValueError: for an unknown metric, or one that this data, these features or so few samples cannot have.
+        ValueError: for an unknown metric, or one that this data or so few samples cannot have.
     """
     wanted = list(asked.metrics) or ["fd", "labels", "memory"]
     known(wanted, list(OF_RUNS))
@@ -141,6 +141,16 @@ def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
         raise ValueError("metric 'clip' needs captions, which this run does not read; leave it out.")
     refused(wanted, asked.count, len(run.test), 0, asked.small)  # before anything that takes time
     enough(wanted, asked.count, len(run.test))
+    return wanted
+
+
+def checked(run: Run, asked: Asked) -> tuple[list[str], Reference]:
+    """(names of the metrics, what samples are compared with); what cannot be measured is refused before anything is drawn.
+
+    Raises:
+        ValueError: as `affordable`, and for a metric that these features cannot have.
+    """
+    wanted = affordable(run, asked)
     against = asked.against or Reference(run, asked.features, asked.folder, asked.device)
     if "clip" in wanted and (against.kind in ("classifier", "pca") or not isinstance(against.net, CLIP)):
         raise ValueError(f"metric 'clip' needs CLIP, and features is {against.kind!r}; give the folder of a published one.")

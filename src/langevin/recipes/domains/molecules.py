@@ -63,6 +63,8 @@ class MoleculeDomain(GraphDomain):
         if path.suffix != ".smi":
             return super().write(run, x, path, **options)
         said = [molecules.smiles_of(g, of(run.facts).node_types) for g in self.graphs(run, x)]
+        if left := said.count(None):
+            print(f"{left} of {len(said)} samples are no valid molecules, and are left out of {path}.", file=sys.stderr)
         return write(path, "".join(f"{s}\n" for s in said if s is not None))
 
     def conditions(self, run: Run, properties: Mapping[str, float], count: int) -> dict[str, Any]:

@@ -104,6 +104,11 @@ class PictureDomain(Domain):
         able = getattr(run.recipe.objective, "drop", 0) or "guidance" in run.recipe.objective.scalars
         return (1.0, 1.5) if able else (1.0,)
 
+    def afford(self, run: Run, asked: Asked) -> None:
+        from langevin.recipes.domains.judging import affordable
+
+        affordable(run, asked)
+
     def check(self, run: Run, asked: Asked) -> None:
         from langevin.recipes.domains.judging import checked
 
@@ -158,7 +163,9 @@ def of_arrays(cfg: c.ArraysData) -> tuple[Arrays, Arrays]:
 
 def _streamed(cfg: c.StreamData, scan: Path | None) -> tuple[Stream, Shards]:
     """A stream, and what is held out of it."""
-    shared = cfg.model_dump(include={"size", "channels", "broken", "max_skipped"}) | {"labels": cfg.classes is not None}
+    shared: dict[str, Any] = cfg.model_dump(include={"size", "channels", "broken", "max_skipped"}) | {
+        "labels": cfg.classes is not None
+    }
     test = Shards(cfg.test, split="all", scan_file=scan, **shared)
     train = Stream(cfg.urls, cfg.seed, buffer=cfg.buffer, samples=cfg.samples, flip=cfg.flip, **shared)
     if train.shape != test.shape:

@@ -70,7 +70,8 @@ class SentenceDomain(Domain):
         return JointTransformer({"": port}, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
 
     def shape_of_data(self, run: Run) -> Any:
-        return run.facts.shape[:-1]  # pyright: ignore[reportIndexIssue]  # ids have an axis less than the points they stand for
+        assert isinstance(run.facts.shape, tuple)
+        return run.facts.shape[:-1]  # ids have an axis less than the points they stand for
 
     def texts(self, run: Run, x: Tensor) -> list[str]:
         """What samples (N, L, D) say."""
