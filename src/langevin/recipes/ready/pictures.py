@@ -180,6 +180,23 @@ def digits_consistency() -> Recipe:
     )
 
 
+def mnist_consistency() -> Recipe:
+    """MNIST in one to four steps, trained from scratch."""
+    return but(
+        mnist(),
+        name="mnist-consistency",
+        about="class-conditional MNIST in one to four steps, trained from scratch by improved consistency training",
+        expects="in 1 step intended label 96.6 % of 1,000 and FD 2.46 of the floor of all training data; in 3 steps 96.1 % and "
+        "1.35; in 4 steps 95.9 % and 1.28 (mnist in 20 steps: 96.3 % and 1.25), with 9,000 pictures; 58 minutes of one core",
+        process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.6,level=250log_sigma"),
+        # what decides on a digit lies at higher levels than in 8x8: half of the levels are above sigma = 1
+        network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.0, patch=2),
+        objective=ConsistencyConfig(improved=True, steps=160, distance="pseudo_huber", mean=0.0),
+        train=TrainConfig(steps=5000, batch=64, lr=1.5e-3, optimiser="muon", precision="auto"),
+        sample=SampleConfig(plan="consistency:3:grid=angle"),
+    )
+
+
 def digits_transfer() -> Recipe:
     """Threes that become eights."""
     return but(
@@ -234,6 +251,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-mean-flow": digits_mean_flow,
     "digits-shortcut": digits_shortcut,
     "digits-consistency": digits_consistency,
+    "mnist-consistency": mnist_consistency,
     "digits-transfer": digits_transfer,
     "drawings": drawings,
     "transfer": transfer,
