@@ -40,6 +40,8 @@ class _Sample:
     """A safetensors file in place of the run's own average, such as langevin ema writes."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
+    codec: str | None = None
+    """Of a run of latents: where its autoencoder is now, if it has moved."""
     device: str = "auto"
     """cpu, cuda, or auto."""
 
@@ -53,7 +55,7 @@ def sample(args: Sequence[str]) -> None:
     from langevin.recipes.drawing import source_of
     from langevin.recipes.report import write_samples
 
-    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
+    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +92,8 @@ class _Evaluate:
     """A safetensors file in place of the run's own average, such as langevin ema writes."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
+    codec: str | None = None
+    """Of a run of latents: where its autoencoder is now, if it has moved."""
     size: int | None = None
     """Side to which the pictures of two folders are brought; their own by default."""
     device: str = "auto"
@@ -103,7 +107,7 @@ def evaluate(args: Sequence[str]) -> None:
     asked = parse(_Evaluate, args, "langevin evaluate")
     shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
     if asked.against is not None:
-        for name in ("count", "plan", "guidance", "property", "weights", "lora"):
+        for name in ("count", "plan", "guidance", "property", "weights", "lora", "codec"):
             if (value := getattr(asked, name)) not in (None, ()):
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
         from langevin.recipes.folders import evaluate_folders
@@ -116,7 +120,7 @@ def evaluate(args: Sequence[str]) -> None:
         from langevin.recipes.evaluation import evaluate as measure
 
         result = measure(
-            open_run(asked.run, asked.weights, strengths(asked.lora)), count=asked.count, plan=asked.plan,
+            open_run(asked.run, asked.weights, strengths(asked.lora), codec=asked.codec), count=asked.count, plan=asked.plan,
             guidance=asked.guidance, properties=properties_of(asked.property), folder=asked.run, device=asked.device, **shared,
         )  # fmt: skip
     print(result.model_dump_json(indent=1) if asked.json else result)

@@ -26,8 +26,10 @@ from langevin.networks import (
     Prompted,
     TextEncoder,
 )
+from langevin.networks.latents import LatentCodec
 from langevin.objectives import Objective
 from langevin.recipes import config as c
+from langevin.recipes import latents
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import Facts, unlike
@@ -72,6 +74,11 @@ class Run:
         return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes)
 
     @cached_property
+    def codec(self) -> LatentCodec | None:
+        """Between pictures and what the denoiser knows, where these are latents."""
+        return None if self.facts.codec is None else latents.again(self.facts.codec)
+
+    @cached_property
     def _splits(self) -> tuple[Any, Any]:
         return _captioned(data(self.recipe.data), self.facts.vocabulary)
 
@@ -82,7 +89,7 @@ class Run:
 
     @property
     def reading(self) -> Any:
-        """Training data as training reads it: pictures may be of several shapes."""
+        """Training data as training reads it, but for latents: pictures may be of several shapes."""
         return self._splits[0]
 
     @cached_property
@@ -100,9 +107,12 @@ class Run:
     def holding(self, denoiser: Denoiser) -> "Run":
         """The same run with another denoiser, sharing the data that is read already."""
         other = replace(self, denoiser=denoiser)
-        if "_splits" in self.__dict__:
-            other.__dict__["_splits"] = self._splits
-        return other
+        return other._sharing(self.__dict__)
+
+    def _sharing(self, known: Mapping[str, Any]) -> "Run":
+        """This run, with what another has read or opened already."""
+        self.__dict__.update({name: known[name] for name in ("_splits", "codec") if name in known})
+        return self
 
 
 def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Tensor] | None = None) -> Run:
@@ -115,7 +125,8 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     Raises:
         ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
     """
-    splits = None
+    made: dict[str, Any] = {}
+    latents.check(recipe)
     if facts is None:
         splits = data(recipe.data)
         if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
@@ -124,7 +135,9 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
             raise ValueError(f"{said}; raise it, or add samples.")
         facts = domain_of(recipe.data).facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
-        splits = _captioned(splits, facts.vocabulary)
+        if recipe.codec.origin is not None:
+            made["codec"], facts = latents.begin(recipe, facts, splits[0])
+        made["_splits"] = _captioned(splits, facts.vocabulary)
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
@@ -136,10 +149,7 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     adapt(denoiser, recipe.finetune, recipe.train.seed)
     denoiser.spread = getattr(recipe.objective, "spread", None)
     check_plan(recipe, denoiser.process, recipe.sample.plan)
-    run = Run(recipe, denoiser, facts)
-    if splits is not None:
-        run.__dict__["_splits"] = splits
-    return run
+    return Run(recipe, denoiser, facts)._sharing(made)
 
 
 def check_plan(recipe: c.Recipe, process: Process, plan: str) -> None:
@@ -222,7 +232,12 @@ def start(
     if saved.exists() and resume:
         before = read_recipe(out)
         now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
-        free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions))}
+        free = {
+            "about",
+            "expects",
+            *(("codec.origin",) if recipe.codec.origin and before.codec.origin else ()),
+            *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions)),
+        }
         later = ("sample.", "evaluation.")  # training does not depend on them
         differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith(later)]
         if differing:
@@ -233,10 +248,8 @@ def start(
             )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     run = build(recipe, weights=weights)
-    if resume and (out / FACTS_FILE).exists() and (other := unlike(_read(out / FACTS_FILE, Facts), run.facts)):
-        fact, was, now = other  # categories would change places under the weights
-        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(was)[:99]}; "
-                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    if resume and (out / FACTS_FILE).exists():
+        run = _as_begun(run, _read(out / FACTS_FILE, Facts), out)
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
@@ -244,6 +257,8 @@ def start(
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs")
+    elif run.codec is not None:
+        reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, group=group)
     with group.agreed():
         if group.first and trainer.folder is not None:
@@ -251,6 +266,25 @@ def start(
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _as_begun(run: Run, was: Facts, out: Path) -> Run:
+    """A run that goes on from what was known when it began, where its data and its autoencoder are still those.
+
+    Raises:
+        ValueError: where they are others.
+    """
+    latents.alike(was.codec, run.facts.codec, out)
+    if other := unlike(was, run.facts):
+        fact, before, now = other  # categories would change places under the weights
+        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
+                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    if was.codec is None or run.facts.codec is None or run.codec is None:
+        return run
+    # the scale as it was measured then: the same sum elsewhere may differ in its last digit
+    known = was.codec.model_copy(update={"origin": run.facts.codec.origin})
+    latents.scaled(run.codec, known)
+    return replace(run, facts=run.facts.model_copy(update={"codec": known}))._sharing(run.__dict__)
 
 
 def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[str, Tensor] | None, str | None]:
@@ -287,6 +321,8 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
             put(run.teacher, named, out / "checkpoints")
         return before
     origin = run.recipe.teacher.origin
+    if (Path(origin) / FACTS_FILE).exists():
+        latents.alike(_read(Path(origin) / FACTS_FILE, Facts).codec, run.facts.codec, Path(origin))
     weights = _weights_of(Path(origin))
     now = digest(weights)
     if before not in (None, now):
@@ -354,20 +390,22 @@ def _read(file: Path, kind: type[M]) -> M:
 
 
 def open_run(
-    path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None, *, device: str = "cpu"
-) -> Run:
+    path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None, *, device: str = "cpu",
+    codec: str | Path | None = None,
+) -> Run:  # fmt: skip
     """A trained run, by default with the averaged weights of its newest whole checkpoint, in eval mode.
 
     Args:
         weights: a safetensors file of all weights to use instead, such as `langevin ema` writes.
         adapters: strengths by file, such as `langevin lora` writes; they are merged into the weights.
         device: of the weights; "auto" is a GPU where there is one.
+        codec: where the autoencoder of a run of latents is now, if it has moved; it is known by its hash.
 
     Raises:
         ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
     path, place = Path(path), _device(device)
-    run = build(read_recipe(path), _read(path / FACTS_FILE, Facts))
+    run = build(read_recipe(path), latents.moved(_read(path / FACTS_FILE, Facts), codec))
     if weights is None:
         found = load_latest(path / "checkpoints", parts=("model", "ema"))
         if found is None:

@@ -31,6 +31,10 @@ def publish(run: Run, out: Path) -> Path:
         ValueError: for a run whose parts have no published layout, naming what would have to be another, or a folder in use.
     """
     recipe, net = run.recipe, run.denoiser.net
+    if run.facts.codec is not None:
+        raise ValueError(
+            f"run {recipe.name} draws latents, and only runs of pixels have a published layout here; publish one of those."
+        )
     if not isinstance(net, Prompted) or not isinstance(net.net, UNet) or net.net.reading is None or run.facts.vocabulary is None:
         raise ValueError(
             f"run {recipe.name} reads no captions through transformers, and only such runs have a published layout here; train "

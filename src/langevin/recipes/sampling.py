@@ -109,8 +109,8 @@ def follows(run: Run) -> None:
         raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
 
 
-def of_pictures(run: Run, what: str) -> tuple[int, ...]:
-    """The shape of the pictures that a run draws from noise alone, following its flow.
+def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
+    """The shape of what a run of pictures draws from noise alone, following its flow: pictures, or `latents` of them.
 
     Raises:
         ValueError: for other runs, in words that begin with the task.
@@ -120,6 +120,8 @@ def of_pictures(run: Run, what: str) -> tuple[int, ...]:
         raise ValueError(f"{what} works on pictures, and this run is not of pictures.")
     if run.facts.factor is not None:
         raise ValueError(f"{what} needs a run that draws from noise alone, and this one is an upscaler.")
+    if run.facts.codec is not None and not latents:
+        raise ValueError(f"{what} works on pixels, and this run draws latents of {run.facts.codec.origin}; use a run of pixels.")
     follows(run)
     return shape
 

@@ -16,6 +16,7 @@ from langevin.recipes.config.graphs import (
     GraphTransformerConfig,
     MoleculesData,
 )
+from langevin.recipes.config.latents import CodecConfig
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -339,6 +340,8 @@ class Recipe(Closed):
     expects: str
     """The result it should reach, and what that took."""
     data: DataConfig
+    codec: CodecConfig = CodecConfig()
+    """The autoencoder whose latents are learned; without an origin there is none."""
     process: ProcessConfig
     network: NetworkConfig
     text: TextConfig | None = None
