@@ -76,7 +76,8 @@ def target(out: Path) -> None:
 @dataclass(frozen=True)
 class _Publish:
     run: Positional[Path]
-    """Run directory; its network and its text are of Stable Diffusion's layout, as the recipe emoji's are."""
+    """Run directory; its network and its text are of Stable Diffusion's layout, as the recipe emoji's are, or it is an
+    autoencoder."""
     out: Path
     """Folder to make."""
 

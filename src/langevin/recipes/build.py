@@ -33,12 +33,12 @@ from langevin.recipes import latents
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import Facts, unlike
-from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
+from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, merge_files, put
 from langevin.tensors import digest, load
-from langevin.training import load_latest
+from langevin.training import Model, load_latest
 from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
 from langevin.training.trainer import Trainer, seeded
@@ -71,7 +71,9 @@ class Run:
     @cached_property
     def objective(self) -> Objective:
         """What training minimises; made when it is first asked for, since a teacher is a model by itself."""
-        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes)
+        shape = self.facts.shape
+        channels = shape[0] if isinstance(shape, tuple) else 1
+        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes, channels)
 
     @cached_property
     def codec(self) -> LatentCodec | None:
@@ -85,7 +87,7 @@ class Run:
     @property
     def domain(self) -> Domain:
         """What its samples are."""
-        return domain_of(self.recipe.data)
+        return domain_of(self.recipe.data, self.recipe.process)
 
     @property
     def reading(self) -> Any:
@@ -127,13 +129,14 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
     """
     made: dict[str, Any] = {}
     latents.check(recipe)
+    domain = domain_of(recipe.data, recipe.process)
     if facts is None:
         splits = data(recipe.data)
-        if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
+        if (held := len(splits[1])) < (least := domain.least):  # found after training otherwise
             where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
             said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
             raise ValueError(f"{said}; raise it, or add samples.")
-        facts = domain_of(recipe.data).facts(*splits, recipe)
+        facts = domain.facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         if recipe.codec.origin is not None:
             made["codec"], facts = latents.begin(recipe, facts, splits[0])
@@ -143,7 +146,7 @@ def build(recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Te
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(domain_of(recipe.data), recipe.process, recipe.network, recipe.objective, facts, recipe.text)
+        denoiser = _model(domain, recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
@@ -175,7 +178,9 @@ def fits(recipe: c.Recipe, process: Process, plan: Plan | Draft) -> None:
 
 
 def _check_ends(recipe: c.Recipe) -> None:
-    """An interpolant has data at both ends, and nothing else has."""
+    """An interpolant has data at both ends, and nothing else has; an autoencoder has none, and nothing else learns it."""
+    if isinstance(recipe.objective, AutoencodingConfig) and not isinstance(recipe.process, c.UntouchedConfig):
+        raise ValueError(f"objective is 'autoencoding', and process is {recipe.process.kind!r}; use process 'none'.")
     joined, between = isinstance(recipe.data, c.TransferData), isinstance(recipe.process, c.InterpolantConfig)
     if between and not joined:
         raise ValueError(
@@ -193,14 +198,16 @@ def _model(
     facts: Facts,
     text: c.TextConfig | None = None,
 ) -> Denoiser:
-    """A denoiser, or a flow map where that is what the objective learns."""
+    """A denoiser, or a flow map where that is what the objective learns; of an autoencoder a `Model`, which is neither."""
     made, predictions = domain.process(process, facts)
-    kind = FlowMap if learned.learns == "map" else Denoiser
     body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width)
     if text is not None and facts.vocabulary is not None:
         words = facts.vocabulary
         encoder = TextEncoder(len(words.tokens), text.width, text.depth, text.heads, text.length, activation="gelu")
         body = Prompted(body, encoder, words.ids([""])[0])
+    if isinstance(process, c.UntouchedConfig):
+        return Model(body, facts.shape)  # pyright: ignore[reportReturnType]
+    kind = FlowMap if learned.learns == "map" else Denoiser
     return kind(body, made, predictions, shape=facts.shape)
 
 

@@ -54,7 +54,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     sampled = {
         "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}{through}",
         "plan": _said(plan, found), "seeds": (seed,), "device": str(place), "samples": count,
-        "nfe": max(p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()),
+        "nfe": max((p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()), default=0),
         "train": Split(name="train", size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip

@@ -9,20 +9,22 @@ from torch import nn
 from langevin import spec
 from langevin.core.schedule import Table
 from langevin.files import write
-from langevin.networks import Prompted, UNet
+from langevin.networks import Autoencoder, Prompted, UNet
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.tensors import save
-from langevin.zoo.families import clip, stable_diffusion
+from langevin.zoo.families import autoencoders, clip, stable_diffusion
 from langevin.zoo.family import Component, published
 
 PREDICTIONS = {"eps": "epsilon", "v": "v_prediction", "x0": "sample"}
 
 
 def publish(run: Run, out: Path) -> Path:
-    """Write unet/, text_encoder/, tokenizer/ and scheduler/ of a run that draws by captions, and model_index.json.
+    """Write unet/, text_encoder/, tokenizer/ and scheduler/ of a run that draws by captions, and model_index.json; of a run that
+    is an autoencoder, the folder of one (AutoencoderKL).
 
-    Its pictures are pixels, so that there is no autoencoder: whoever reads the folder loads the parts and runs the loop.
+    Pictures drawn by captions are pixels, so that no autoencoder is among the parts: whoever reads the folder loads them and runs
+    the loop.
 
     Args:
         out: a folder that is not there yet, or is empty.
@@ -31,6 +33,8 @@ def publish(run: Run, out: Path) -> Path:
         ValueError: for a run whose parts have no published layout, naming what would have to be another, or a folder in use.
     """
     recipe, net = run.recipe, run.denoiser.net
+    if isinstance(net, Autoencoder):
+        return _autoencoder(net, run, out)
     if run.facts.codec is not None:
         raise ValueError(
             f"run {recipe.name} draws latents, and only runs of pixels have a published layout here; publish one of those."
@@ -41,8 +45,7 @@ def publish(run: Run, out: Path) -> Path:
             "one with text and network.transformer, as the recipe emoji does."
         )
     scheduler = _scheduler(recipe.process)
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} holds something already; choose a new folder.")
+    _unused(out)
     parts: dict[str, tuple[nn.Module, Component, str]] = {
         "unet": (net.net, stable_diffusion.COMPONENTS[0], "diffusion_pytorch_model.safetensors"),
         "text_encoder": (net.encoder, clip.COMPONENTS[0], "model.safetensors"),
@@ -64,6 +67,21 @@ def publish(run: Run, out: Path) -> Path:
         "scheduler": ["diffusers", scheduler["_class_name"]],
     }  # fmt: skip
     write(out / "model_index.json", json.dumps(index, indent=1))
+    return out
+
+
+def _unused(out: Path) -> None:
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} holds something already; choose a new folder.")
+
+
+def _autoencoder(net: Autoencoder, run: Run, out: Path) -> Path:
+    _unused(out)
+    part = autoencoders.COMPONENTS[0]
+    config = {**autoencoders.config_kl(net), "sample_size": run.facts.shape[-1]}  # pyright: ignore[reportArgumentType]
+    out.mkdir(parents=True, exist_ok=True)
+    write(out / "config.json", json.dumps(config, indent=1))
+    save(out / "diffusion_pytorch_model.safetensors", published(net, part.keys(config, net)), {"format": "pt"})
     return out
 
 

@@ -11,6 +11,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
+from langevin.recipes import config as c
 from langevin.recipes.build import Run, fits
 from langevin.training.distributed import full
 
@@ -99,11 +100,19 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 
 
+NO_SAMPLES = (
+    "this run is an autoencoder, which draws nothing; train a model in its latents by --codec.origin RUN, or see how it does by "
+    "langevin evaluate RUN."
+)
+
+
 def follows(run: Run) -> None:
     """
     Raises:
-        ValueError: for a run that leaps to the end of its flow.
+        ValueError: for a run that leaps to the end of its flow, or has none.
     """
+    if isinstance(run.recipe.process, c.UntouchedConfig):
+        raise ValueError(NO_SAMPLES)
     if run.recipe.objective.ends:
         kind = run.recipe.objective.kind
         raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
@@ -127,6 +136,8 @@ def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
 
 
 def _options(run: Run, count: int, w: float) -> dict[str, Any]:
+    if isinstance(run.recipe.process, c.UntouchedConfig):
+        raise ValueError(NO_SAMPLES)
     if isinstance(run.denoiser.process, Product):
         raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")
     if run.recipe.objective.ends:

@@ -10,8 +10,10 @@ from langevin import plans
 from langevin.core.denoiser import Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior
+from langevin.evaluate import lpips
 from langevin.guidance import CFG
-from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
+from langevin.networks import PatchCritic
+from langevin.objectives import ELBO, Autoencoding, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved
 from langevin.objectives.continuous import ContinuousConsistency
@@ -62,13 +64,15 @@ def check_teacher(recipe: c.Recipe) -> None:
         )
 
 
-def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None) -> Objective:
+def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None,
+              channels: int = 3) -> Objective:  # fmt: skip
     """What training minimises.
 
     Args:
         process: of the model.
         teacher: for objectives that have one; it is frozen.
         classes: of the labels, which a critic is told.
+        channels: of the pictures of an autoencoder.
     """
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
     if isinstance(cfg, o.ConsistencyConfig):
@@ -76,6 +80,8 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
             last, kept = given.pop("steps"), ("distance", "grid", "mean", "std", "drop", "coupling")
             return improved(last=last, **{name: given[name] for name in kept})
         return Consistency(teacher, **given)
+    if isinstance(cfg, o.AutoencodingConfig):
+        return _autoencoding(cfg, channels)
     if isinstance(cfg, o.ReflowConfig):
         return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
     if cfg.kind in _ALONE:
@@ -87,6 +93,14 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     at = named(given.pop("grid"))(leaf.schedule, given.pop("steps"))[:-1]
     made = Adversarial if isinstance(cfg, o.AdversarialConfig) else DistributionMatching
     return made(teacher, levels=at, classes=classes, **given)
+
+
+def _autoencoding(cfg: o.AutoencodingConfig, channels: int) -> Autoencoding:
+    if bool(cfg.perceptual) != (cfg.lpips is not None):
+        raise ValueError(f"objective.perceptual is {cfg.perceptual:g} and objective.lpips is {cfg.lpips}; give both, or neither.")
+    seen = None if cfg.lpips is None else lpips(cfg.lpips)
+    critic = PatchCritic(channels, cfg.width) if cfg.adversarial else None
+    return Autoencoding(cfg.distance, cfg.kl, cfg.perceptual, seen, cfg.adversarial, critic, cfg.after, cfg.rate)
 
 
 def reflow_pairs(cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path) -> Pairs:

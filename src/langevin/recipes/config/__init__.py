@@ -16,7 +16,7 @@ from langevin.recipes.config.graphs import (
     GraphTransformerConfig,
     MoleculesData,
 )
-from langevin.recipes.config.latents import CodecConfig
+from langevin.recipes.config.latents import AutoencoderConfig, CodecConfig, UntouchedConfig
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -205,7 +205,7 @@ class ProductConfig(Closed):
 
 ProcessConfig = Annotated[
     GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
-    | ProductConfig,
+    | ProductConfig | UntouchedConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -253,8 +253,9 @@ class MLPConfig(Closed):
 
 
 NetworkConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig, Field(discriminator="kind")
-]
+    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig | AutoencoderConfig,
+    Field(discriminator="kind"),
+]  # fmt: skip
 
 
 class TextConfig(Closed):

@@ -26,7 +26,9 @@ _HOMES = {
 }
 
 
-def domain_of(cfg: c.DataConfig) -> Domain:
-    """The domain of some data; of transfer, that of its target."""
+def domain_of(cfg: c.DataConfig, process: c.ProcessConfig | None = None) -> Domain:
+    """The domain of some data; of transfer, that of its target; under the process of autoencoders, that of these."""
     kind = cfg.target.kind if isinstance(cfg, c.TransferData) else cfg.kind
+    if isinstance(process, c.UntouchedConfig):
+        return import_module(f"{__name__}.autoencoders").DOMAIN
     return import_module(f"{__name__}.{_HOMES[kind]}").DOMAIN
