@@ -6,15 +6,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import langevin as lv
 from langevin import plans
 from langevin.cli import main
+from langevin.data import Pictures
 from langevin.networks.autoencoder import Autoencoder, Half, Plain, Scale
 from langevin.recipes.build import open_run, start
+from langevin.recipes.captions import Captioned, learn
 from langevin.recipes.config import ArraysData, CodecConfig
 from langevin.recipes.drawing import draw
-from langevin.recipes.latents import opened
+from langevin.recipes.latents import keep, opened
 from langevin.tensors import load, save
 from langevin.zoo.families.autoencoders import config_kl, keys_plain
 from langevin.zoo.family import published
@@ -161,6 +164,21 @@ def test_what_has_no_latents_says_so(run, vae, tmp_path, capsys):
         capsys, "restore", run, "--task", "inpaint", "--out", tmp_path / "x.png", "--device", "cpu"
     )
     assert "likelihood is none of pictures" in refused(capsys, "likelihood", run, "--device", "cpu")
+
+
+def test_latents_keep_labels_and_captions(vae, tmp_path):
+    pytest.importorskip("tokenizers")
+    shades = [(k, kind, 40 * k) for k in range(4) for kind in ("dark", "light")]
+    for k, kind, shade in shades:
+        (tmp_path / kind).mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), shade, np.uint8)).save(tmp_path / kind / f"{k}.png")
+        (tmp_path / kind / f"{k}.txt").write_text(f"{kind} number {k}")
+    pictures = Pictures(tmp_path, 8, 1, captions="txt", split="all")
+    told = Captioned(pictures, learn(pictures.captions, 520, 12))
+    kept, index = keep(told, opened(str(vae)), tmp_path / "latents"), torch.tensor([5, 0, 3])
+    read, before = kept.batch(index), told.batch(index)
+    assert set(read.cond) == {"label", "ids"} and all(torch.equal(read.cond[n], before.cond[n]) for n in before.cond)
+    assert read.x.shape == (3, 3, 4, 4)
 
 
 def test_a_student_learns_the_latents_of_its_teacher(run, vae, tmp_path, capsys):
