@@ -24,7 +24,7 @@ def digits_autoencoder() -> Recipe:
         digits(),
         name="digits-autoencoder",
         about="an autoencoder of the 8x8 digits, to 2x2 latents of 4 channels: what digits-latent stands on",
-        expects="not trained to its end yet",
+        expects="not trained to its end yet; after 800 updates PSNR 19.3 dB and SSIM 0.65 on held-out digits",
         process=UntouchedConfig(),
         network=AutoencoderConfig(width=32, multipliers=(1, 2, 2)),
         objective=AutoencodingConfig(distance="absolute", kl=1e-6),
@@ -38,11 +38,12 @@ def digits_latent() -> Recipe:
         digits(),
         name="digits-latent",
         about="the digits by latent diffusion: 2x2 latents of 4 channels, of the run of digits-autoencoder",
-        expects="not trained to its end yet",
+        expects="not trained to its end yet; after 900 updates (EMA 0.99), on an autoencoder of 800, intended label 75 % of 300 "
+        "at w = 1 and 89 % at w = 1.5, FD 0.96 of the floor of all training data at w = 1",
         codec=CodecConfig(origin="runs/digits-autoencoder", dtype="float32"),
         network=DiTConfig(patch=1, width=128, depth=6, heads=4),
         objective=DenoisingConfig(weight="simple"),
-        train=TrainConfig(steps=3000, batch=128, lr=1e-3),
+        train=TrainConfig(steps=3000, batch=64, lr=1e-3),
     )
 
 
