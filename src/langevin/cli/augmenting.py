@@ -42,11 +42,10 @@ def augment(args: Sequence[str]) -> None:
         raise Refusal(f"test-label is {asked.test_label}, and no test is given; say --test.")
     from langevin.recipes.augmenting import augmentation, read
     from langevin.recipes.build import open_run
+    from langevin.recipes.sampling import of_pictures
 
     run = open_run(asked.run, device=asked.device)
-    shape = run.facts.shape
-    if not isinstance(shape, tuple):
-        raise Refusal("this run is of a product; augment works on pictures.")
+    shape = of_pictures(run, "augment")
     held = run.recipe.data.test if run.recipe.data.kind == "mnist" else None
     if asked.test is not None and held is None and asked.test.resolve() == asked.data.resolve():
         raise Refusal(f"test is {asked.test}, which is what is augmented; test on other pictures.")

@@ -21,6 +21,8 @@ class _Interpolate:
     """Pictures on each way, its ends among them."""
     tolerance: float = 1e-4
     """Of the flow, each step."""
+    codec: str | None = None
+    """Of a run of latents: where its autoencoder is now, if it has moved."""
     device: str = "auto"
     """cpu, cuda, or auto."""
 
@@ -33,6 +35,7 @@ def interpolate(args: Sequence[str]) -> None:
     from langevin.recipes.build import open_run
     from langevin.recipes.galleries import interpolation
 
-    off = interpolation(open_run(asked.run, device=asked.device), asked.out, asked.rows, asked.count, asked.tolerance)
+    run = open_run(asked.run, device=asked.device, codec=asked.codec)
+    off = interpolation(run, asked.out, asked.rows, asked.count, asked.tolerance)
     print(f"ends within {off:.4f} of the pictures")
     print(asked.out)

@@ -41,6 +41,8 @@ class _Sample:
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
+    codec: str | None = None
+    """Of a run of latents: where its autoencoder is now, if it has moved."""
     device: str = "auto"
     """cpu, cuda, or auto."""
 
@@ -54,7 +56,7 @@ def sample(args: Sequence[str]) -> None:
     from langevin.recipes.drawing import source_of, used
     from langevin.recipes.report import write_samples
 
-    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device)
+    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,8 @@ class _Evaluate:
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
     """Adapters as FILE or FILE:STRENGTH, such as langevin lora writes."""
+    codec: str | None = None
+    """Of a run of latents: where its autoencoder is now, if it has moved."""
     size: int | None = None
     """Side to which the pictures of two folders are brought; their own by default."""
     device: str = "auto"
@@ -109,7 +113,7 @@ def evaluate(args: Sequence[str]) -> None:
     asked = parse(_Evaluate, args, "langevin evaluate")
     shared = {"features": asked.features, "metrics": asked.metrics, "small": asked.small, "seed": asked.seed}
     if asked.against is not None:
-        for name in ("count", "plan", "guidance", "property", "weights", "lora"):
+        for name in ("count", "plan", "guidance", "property", "weights", "lora", "codec"):
             if (value := getattr(asked, name)) not in (None, ()):
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
         from langevin.recipes.folders import evaluate_folders
@@ -122,7 +126,7 @@ def evaluate(args: Sequence[str]) -> None:
         from langevin.recipes.evaluation import evaluate as measure
 
         result = measure(
-            open_run(asked.run, asked.weights, strengths(asked.lora)), count=asked.count, plan=asked.plan,
+            open_run(asked.run, asked.weights, strengths(asked.lora), codec=asked.codec), count=asked.count, plan=asked.plan,
             guidance=asked.guidance, properties=properties_of(asked.property), folder=asked.run, device=asked.device, **shared,
         )  # fmt: skip
     print(result.model_dump_json(indent=1) if asked.json else result)

@@ -78,7 +78,7 @@ def target(out: Path) -> None:
 class _Publish:
     run: Positional[Path]
     """Run directory; of pictures, by a U-Net with a published layout: the recipe emoji's, or one of --network.style ddpm, on a
-    table of levels."""
+    table of levels; or of an autoencoder."""
     out: Path
     """Folder to make."""
 

@@ -5,6 +5,7 @@ from langevin.evaluate.classifier import Classifier, kept_classifier, train_clas
 from langevin.evaluate.clip import CLIP
 from langevin.evaluate.dinov2 import DINOv2
 from langevin.evaluate.features import PCA, FeatureNet, card_of, extract
+from langevin.evaluate.fidelity import psnr, ssim
 from langevin.evaluate.inception import InceptionTF
 from langevin.evaluate.measure import METRICS, measure
 from langevin.evaluate.metrics import clip_score, cmmd, energy_distance, frechet, frechet_infinity, inception_score, kid
@@ -16,5 +17,5 @@ __all__ = [
     "CLIP", "LPIPS", "METRICS", "PCA", "PRDC", "Card", "Classifier", "DINOv2", "Evaluation", "FeatureCard", "FeatureNet",
     "InceptionTF", "Memorisation", "Result", "Split", "card_of", "clip_score", "cmmd", "energy_distance", "extract", "frechet",
     "frechet_infinity", "inception_score", "kept_classifier", "kid", "load_features", "lpips", "measure", "memorisation",
-    "nearest", "prdc", "refuse_small", "train_classifier",
+    "nearest", "prdc", "psnr", "refuse_small", "ssim", "train_classifier",
 ]  # fmt: skip

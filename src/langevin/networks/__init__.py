@@ -1,5 +1,7 @@
 """Networks: plain modules `net(z, level, cond, mask)` that know nothing of processes."""
 
+from langevin.networks.autoencoder import Autoencoder
+from langevin.networks.critic import PatchCritic
 from langevin.networks.graph import GraphTransformer
 from langevin.networks.mlp import MLP, PixelCategories
 from langevin.networks.mmdit import MMDiT
@@ -10,6 +12,6 @@ from langevin.networks.unet import UNet
 from langevin.networks.upscaling import Upscaling
 
 __all__ = [
-    "MLP", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PicturePort", "PixelCategories", "Port",
-    "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "Upscaling", "VectorPort",
+    "MLP", "Autoencoder", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PatchCritic",
+    "PicturePort", "PixelCategories", "Port", "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "Upscaling", "VectorPort",
 ]  # fmt: skip

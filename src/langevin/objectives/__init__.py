@@ -2,6 +2,7 @@
 
 from langevin.core.batch import Batch
 from langevin.objectives import levels, weights
+from langevin.objectives.autoencoding import Autoencoding
 from langevin.objectives.base import Loss, Objective
 from langevin.objectives.bayesian_flow import BayesianFlow
 from langevin.objectives.consistency import Consistency
@@ -14,6 +15,6 @@ from langevin.objectives.mean_flow import MeanFlow
 from langevin.objectives.shortcut import Shortcut
 
 __all__ = [
-    "ELBO", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "Masking", "MeanFlow",
-    "Objective", "Shortcut", "hybrid", "levels", "weights",
+    "ELBO", "Autoencoding", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "Masking",
+    "MeanFlow", "Objective", "Shortcut", "hybrid", "levels", "weights",
 ]  # fmt: skip

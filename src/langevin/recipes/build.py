@@ -26,17 +26,19 @@ from langevin.networks import (
     Prompted,
     TextEncoder,
 )
+from langevin.networks.latents import LatentCodec
 from langevin.objectives import Objective
 from langevin.recipes import config as c
+from langevin.recipes import latents
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import Facts, unlike
-from langevin.recipes.objectives import ObjectiveConfig, ReflowConfig
+from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
 from langevin.recipes.weights import adapt, described, held, merge_files, put
 from langevin.tensors import digest, load
-from langevin.training import load_latest
+from langevin.training import Model, load_latest
 from langevin.training.distributed import Group
 from langevin.training.folder import free as allowed
 from langevin.training.folder import longer
@@ -70,7 +72,14 @@ class Run:
     @cached_property
     def objective(self) -> Objective:
         """What training minimises; made when it is first asked for, since a teacher is a model by itself."""
-        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes)
+        shape = self.facts.shape
+        channels = shape[0] if isinstance(shape, tuple) else 1
+        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes, channels)
+
+    @cached_property
+    def codec(self) -> LatentCodec | None:
+        """Between pictures and what the denoiser knows, where these are latents."""
+        return None if self.facts.codec is None else latents.again(self.facts.codec)
 
     @cached_property
     def _splits(self) -> tuple[Any, Any]:
@@ -80,11 +89,11 @@ class Run:
     @property
     def domain(self) -> Domain:
         """What its samples are."""
-        return domain_of(self.recipe.data, self.facts.shape)
+        return domain_of(self.recipe.data, self.recipe.process, self.facts.shape)
 
     @property
     def reading(self) -> Any:
-        """Training data as training reads it: pictures may be of several shapes."""
+        """Training data as training reads it, but for latents: pictures may be of several shapes."""
         return self._splits[0]
 
     @cached_property
@@ -104,10 +113,12 @@ class Run:
     def holding(self, denoiser: Denoiser) -> "Run":
         """The same run with another denoiser, sharing the data that is read already."""
         other = replace(self, denoiser=denoiser)
-        for read in ("_splits", "train"):
-            if read in self.__dict__:
-                other.__dict__[read] = self.__dict__[read]
-        return other
+        return other._sharing(self.__dict__)
+
+    def _sharing(self, known: Mapping[str, Any]) -> "Run":
+        """This run, with what another has read or opened already."""
+        self.__dict__.update({name: known[name] for name in ("_splits", "train", "codec") if name in known})
+        return self
 
 
 def build(
@@ -123,33 +134,32 @@ def build(
     Raises:
         ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
     """
-    splits = None
+    made: dict[str, Any] = {}
+    latents.check(recipe)
+    domain = domain_of(recipe.data, recipe.process, None if facts is None else facts.shape)
     if facts is None:
         splits = data(recipe.data, scan)
-        if (held := len(splits[1])) < (least := domain_of(recipe.data).least):  # found after training otherwise
+        if (held := len(splits[1])) < (least := domain.least):  # found after training otherwise
             where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
             said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
             raise ValueError(f"{said}; raise it, or add samples.")
-        facts = domain_of(recipe.data).facts(*splits, recipe)
+        facts = domain.facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
-        splits = _captioned(splits, facts.vocabulary)
+        if recipe.codec.origin is not None:
+            made["codec"], facts = latents.begin(recipe, facts, splits[0])
+        made["_splits"] = _captioned(splits, facts.vocabulary)
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
-        denoiser = _model(
-            domain_of(recipe.data, facts.shape), recipe.process, recipe.network, recipe.objective, facts, recipe.text
-        )
+        denoiser = _model(domain, recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:
         put(denoiser, weights, str(recipe.finetune.origin), recipe.objective.scalars)
     adapt(denoiser, recipe.finetune, recipe.train.seed)
     denoiser.spread = getattr(recipe.objective, "spread", None)
     check_plan(recipe, denoiser.process, recipe.sample.plan)
-    run = Run(recipe, denoiser, facts)
-    if splits is not None:
-        run.__dict__["_splits"] = splits
-    return run
+    return Run(recipe, denoiser, facts)._sharing(made)
 
 
 def check_plan(recipe: c.Recipe, process: Process, plan: str) -> None:
@@ -175,7 +185,9 @@ def fits(recipe: c.Recipe, process: Process, plan: Plan | Draft) -> None:
 
 
 def _check_ends(recipe: c.Recipe) -> None:
-    """An interpolant has data at both ends, and nothing else has."""
+    """An interpolant has data at both ends, and nothing else has; an autoencoder has none, and nothing else learns it."""
+    if isinstance(recipe.objective, AutoencodingConfig) and not isinstance(recipe.process, c.UntouchedConfig):
+        raise ValueError(f"objective is 'autoencoding', and process is {recipe.process.kind!r}; use process 'none'.")
     joined, between = isinstance(recipe.data, c.TransferData), isinstance(recipe.process, c.InterpolantConfig)
     if between and not joined:
         raise ValueError(
@@ -193,7 +205,7 @@ def _model(
     facts: Facts,
     text: c.TextConfig | None = None,
 ) -> Denoiser:
-    """A denoiser, or a flow map where that is what the objective learns."""
+    """A denoiser, or a flow map where that is what the objective learns; of an autoencoder a `Model`, which is neither."""
     made, predictions = domain.process(process, facts)
     kind = FlowMap if learned.learns == "map" else Denoiser
     body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width, predictions)
@@ -201,6 +213,9 @@ def _model(
         words = facts.vocabulary
         encoder = TextEncoder(len(words.tokens), text.width, text.depth, text.heads, text.length, activation="gelu")
         body = Prompted(body, encoder, words.ids([""])[0])
+    if isinstance(process, c.UntouchedConfig):
+        return Model(body, facts.shape)  # pyright: ignore[reportReturnType]
+    kind = FlowMap if learned.learns == "map" else Denoiser
     return kind(body, made, predictions, shape=facts.shape)
 
 
@@ -241,7 +256,12 @@ def start(
     if saved.exists() and resume:
         before = read_recipe(out)
         now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
-        free = {"about", "expects", *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions))}
+        free = {
+            "about",
+            "expects",
+            *(("codec.origin",) if recipe.codec.origin and before.codec.origin else ()),
+            *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions)),
+        }
         later = ("sample.", "evaluation.")  # training does not depend on them
         differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith(later)]
         if differing:
@@ -253,10 +273,8 @@ def start(
     weights, origin = _begin_with(recipe.finetune, out, resume)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
-    if resume and (out / FACTS_FILE).exists() and (other := unlike(_read(out / FACTS_FILE, Facts), run.facts)):
-        fact, was, now = other  # categories would change places under the weights
-        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(was)[:99]}; "
-                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    if resume and (out / FACTS_FILE).exists():
+        run = _as_begun(run, _read(out / FACTS_FILE, Facts), out)
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
@@ -265,6 +283,8 @@ def start(
         run.teacher.to(group.device)
         between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
+    elif run.codec is not None:
+        reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
     valid = run.test if recipe.train.valid_every and not isinstance(recipe.objective, ReflowConfig) else None
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, None, group, other_data, valid)
     with group.agreed():
@@ -273,6 +293,25 @@ def start(
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _as_begun(run: Run, was: Facts, out: Path) -> Run:
+    """A run that goes on from what was known when it began, where its data and its autoencoder are still those.
+
+    Raises:
+        ValueError: where they are others.
+    """
+    latents.alike(was.codec, run.facts.codec, out)
+    if other := unlike(was, run.facts):
+        fact, before, now = other  # categories would change places under the weights
+        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
+                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    if was.codec is None or run.facts.codec is None or run.codec is None:
+        return run
+    # the scale as it was measured then: the same sum elsewhere may differ in its last digit
+    known = was.codec.model_copy(update={"origin": run.facts.codec.origin})
+    latents.scaled(run.codec, known)
+    return replace(run, facts=run.facts.model_copy(update={"codec": known}))._sharing(run.__dict__)
 
 
 def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[str, Tensor] | None, str | None]:
@@ -313,6 +352,8 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
             put(run.teacher, named, out / "checkpoints")
         return before
     origin = run.recipe.teacher.origin
+    if (Path(origin) / FACTS_FILE).exists():
+        latents.alike(_read(Path(origin) / FACTS_FILE, Facts).codec, run.facts.codec, Path(origin))
     weights = _weights_of(Path(origin))
     now = digest(weights)
     if before not in (None, now):
@@ -385,8 +426,9 @@ def _read(file: Path, kind: type[M]) -> M:
 
 
 def open_run(
-    path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None, *, device: str = "cpu"
-) -> Run:
+    path: str | Path, weights: str | Path | None = None, adapters: Mapping[Path, float] | None = None, *, device: str = "cpu",
+    codec: str | Path | None = None,
+) -> Run:  # fmt: skip
     """A trained run, by default with the averaged weights of its newest whole checkpoint, in eval mode.
 
     Args:
@@ -394,12 +436,13 @@ def open_run(
             name (`recipes.weights.held`): one of `train.averages`, or "last".
         adapters: strengths by file, such as `langevin lora` writes; they are merged into the weights.
         device: of the weights; "auto" is a GPU where there is one.
+        codec: where the autoencoder of a run of latents is now, if it has moved; it is known by its hash.
 
     Raises:
         ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
     path, place = Path(path), _device(device)
-    run = build(read_recipe(path), _read(path / FACTS_FILE, Facts))
+    run = build(read_recipe(path), latents.moved(_read(path / FACTS_FILE, Facts), codec))
     if weights is not None and Path(weights).suffix == ".safetensors":
         put(run.denoiser, load(weights), weights)
         words = described(Path(weights))

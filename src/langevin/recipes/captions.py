@@ -133,7 +133,10 @@ class Captioned:
 
     def batch(self, index: Tensor) -> Batch:
         read = self.source.batch(index)
-        return Batch(read.x, {**(read.cond or {}), **self.conditions(index)}, read.mask, read.source)
+        return Batch(read.x, {**(read.cond or {}), "ids": self._ids[index]}, read.mask, read.source)
 
     def conditions(self, index: Tensor) -> dict[str, Tensor]:
-        return {"ids": self._ids[index]}
+        """All of `batch`'s, without reading x where the source can do so."""
+        cheap = getattr(self.source, "conditions", None)
+        given = cheap(index) if cheap is not None else self.source.batch(index).cond
+        return {**(given or {}), "ids": self._ids[index]}

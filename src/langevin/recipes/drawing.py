@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from langevin.core.denoiser import home
 from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
+from langevin.recipes.latents import decoded
 from langevin.recipes.sampling import chosen, guided
 
 BATCH, VALUES = 500, 500 * 3 * 64 * 64
@@ -47,6 +49,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
          prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them: of 500, fewer of large ones, half as many where memory is short.
+    Those that are latents are decoded.
 
     Args:
         plan: a word such as "dpmpp:20", or a plan; the recipe's by default.
@@ -92,14 +95,16 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     def sampled(told: dict[str, Any]) -> list[Any]:
         """Of one batch: the states after every step, or the samples alone."""
         if not (frames or free):
-            return [run.domain.finish(run.domain.sample(model, table, **told), told)]
+            return [decoded(run, run.domain.finish(run.domain.sample(model, table, **told), told))]
         states, nfe = [], 0
         for step in trajectory(model, table, **told):
             states, nfe = [*(states if frames else []), run.domain.finish(step.z, told)], step.nfe
         if free and (counts := _USED.get()) is not None:
             counts.append(nfe)
-        return states
+        return [decoded(run, state) for state in states]
 
+    if run.codec is not None:  # found now, or not at all, rather than after sampling
+        run.codec.to(home(model)[0])
     batches, first = [], 0
     size = max(1, min(BATCH, VALUES // sum(math.prod(shape) for shape in leaves(run.facts.shape).values())))
     while first < count:

@@ -52,10 +52,11 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     place, plan = _device(device), plan or run.recipe.sample.plan
     run.denoiser.to(place)
     found = {w: chosen(run, plan, w) for w in run.domain.strengths(run, guidance)}
+    through = "" if run.facts.codec is None else f", decoded by {run.facts.codec.hash}"
     sampled = {
-        "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}",
+        "weights": f"{run.weights or f'EMA {run.recipe.train.ema:g}'}, {of_weights(run)}{through}",
         "plan": _said(plan, found), "seeds": (seed,), "device": str(place), "samples": count,
-        "nfe": max(p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()),
+        "nfe": max((p.nfe for one in found.values() for p in plans_for(run.denoiser.process, one).values()), default=0),
         "train": Split(name=_of_train(run), size=len(run.train), hash=run.train.digest()),
         "real": Split(name="test", size=len(run.test), hash=run.test.digest()),
     }  # fmt: skip

@@ -39,11 +39,28 @@ class TableFacts(Closed):
     """Their names, where they have names."""
 
 
+class CodecFacts(Closed):
+    """The autoencoder whose latents samples are, and the scale of these: see `langevin.networks.autoencoder.Scale`."""
+
+    origin: str
+    """Where it was found."""
+    hash: str
+    """Of its weights."""
+    pictures: tuple[int, ...]
+    """Shape of one picture."""
+    factor: float = 1.0
+    shift: float = 0.0
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
 class Facts(Closed):
     """Written beside the recipe when a run begins; what only some kinds of data have is None for the others."""
 
     shape: tuple[int, ...] | dict[str, tuple[int, ...]]
-    """Of one sample."""
+    """Of one sample; of its latents, where there is a codec."""
+    codec: CodecFacts | None = None
+    """Where samples are latents of pictures."""
     classes: int | None
     """Labels run from 0 to classes - 1; None for none."""
     origin: str | None = None
@@ -73,7 +90,7 @@ class Facts(Closed):
         return self.classes is not None or self.vocabulary is not None or bool(self.graph and self.graph.properties)
 
 
-APART = ("origin", "teacher", "vocabulary.examples")
+APART = ("origin", "teacher", "vocabulary.examples", "codec")
 """Facts that are not of the data a run learns from, or are compared by themselves."""
 
 

@@ -84,6 +84,11 @@ def likelihood(
     follows(run)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
+    if run.facts.codec is not None:
+        raise ValueError(
+            "this run draws latents, whose likelihood is none of pictures; ask lv.log_prob(run.denoiser, latents), or a run of "
+            "pixels."
+        )
     source = run.test if data is None else run.domain.rows(run, data)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")

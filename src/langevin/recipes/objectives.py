@@ -330,6 +330,28 @@ class ContinuousConsistencyConfig(_Objective):
     coupling: Coupling = "independent"
 
 
+class AutoencodingConfig(_Objective):
+    """See `langevin.objectives.Autoencoding`."""
+
+    kind: Literal["autoencoding"] = "autoencoding"
+    distance: str = "absolute"
+    """squared, absolute, huber or pseudo_huber."""
+    kl: float = Field(default=1e-6, ge=0)
+    """Weight of the divergence of codes from standard noise."""
+    perceptual: float = Field(default=0.0, ge=0)
+    """Weight of LPIPS, for which there is a file."""
+    lpips: str | None = None
+    """A safetensors file of LPIPS, as `langevin.evaluate.lpips` reads it."""
+    adversarial: float = Field(default=0.0, ge=0)
+    """Weight of a critic of patches; 0 for none."""
+    after: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the run after which the critic counts."""
+    width: int = Field(default=32, ge=4)
+    """Of the critic."""
+    rate: float = Field(default=1.0, gt=0)
+    """Learning rate of the critic, relative to the autoencoder's."""
+
+
 class ReflowConfig(_Objective):
     """Rectified flow: training on the pairs that the teacher's flow makes. See `langevin.tasks.reflow`."""
 
@@ -352,6 +374,6 @@ ObjectiveConfig = Annotated[
     DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
     | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
     | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig,
+    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig | AutoencodingConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

@@ -113,6 +113,8 @@ def make_process(cfg: c.ProcessConfig, marginal: Sequence[float] | None = None) 
     Args:
         marginal: the share of each category, where noise ends there or the schedule is made from them.
     """
+    if isinstance(cfg, c.UntouchedConfig):
+        raise ValueError("process is 'none', which is of autoencoders; use network 'autoencoder' and objective 'autoencoding'.")
     if isinstance(cfg, c.EmbeddedConfig):
         raise ValueError("process is 'embedded', whose points are of words; use it with data 'sentences'.")
     if isinstance(cfg, (c.GraphConfig, c.GraphScoresConfig)):

@@ -10,10 +10,10 @@ from torch import nn
 from langevin import spec
 from langevin.core.schedule import Table
 from langevin.files import new_folder, write
-from langevin.networks import Prompted, UNet
+from langevin.networks import Autoencoder, Prompted, UNet
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.zoo.families import clip, stable_diffusion, unconditional
+from langevin.zoo.families import autoencoders, clip, stable_diffusion, unconditional
 from langevin.zoo.family import Component
 from langevin.zoo.saving import write_part
 
@@ -23,7 +23,8 @@ PROMPTED, BARE = "DiffusionPipeline", "DDIMPipeline"
 
 
 def publish(run: Run, out: Path) -> Path:
-    """Write the networks of a run that draws pictures by a U-Net, its tokenizer and scheduler, and model_index.json.
+    """Write the networks of a run that draws pictures by a U-Net, its tokenizer and scheduler, and model_index.json; of a run
+    that is an autoencoder, the folder of one (AutoencoderKL).
 
     A U-Net that reads captions through transformers becomes unet/, text_encoder/, tokenizer/ and scheduler/, any other unet/ and
     scheduler/. `langevin.load(out)` draws what the run does. Its pictures are pixels, so that there is no autoencoder: in
@@ -35,6 +36,12 @@ def publish(run: Run, out: Path) -> Path:
     Raises:
         ValueError: for a run whose parts have no published layout, naming what would have to be another, or a folder in use.
     """
+    if isinstance(run.denoiser.net, Autoencoder):
+        return _autoencoder(run.denoiser.net, run, out)
+    if run.facts.codec is not None:
+        raise ValueError(
+            f"run {run.recipe.name} draws latents, and only runs of pixels have a published layout here; publish one of those."
+        )
     parts, kind = _parts(run)
     scheduler = _scheduler(run.recipe.process)
     index: dict[str, Any] = {"_class_name": kind}
@@ -81,6 +88,14 @@ def _parts(run: Run) -> tuple[dict[str, tuple[nn.Module, Component]], str]:
     except ValueError as error:
         raise ValueError(f"run {name}: {str(error).rstrip('.')}; train one with --network.style ddpm.") from None
     return {"unet": (net, part)}, BARE
+
+
+def _autoencoder(net: Autoencoder, run: Run, out: Path) -> Path:
+    part = autoencoders.COMPONENTS[0]
+    config = {**autoencoders.config_kl(net), "sample_size": run.facts.shape[-1]}  # pyright: ignore[reportArgumentType]
+    with new_folder(out) as beside:
+        write_part(beside, net, part.name, config)
+    return out
 
 
 def _scheduler(process: c.ProcessConfig) -> dict[str, Any]:

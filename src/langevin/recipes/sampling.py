@@ -14,6 +14,7 @@ from langevin.core.process import Product
 from langevin.core.schedule import Schedule
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
+from langevin.recipes import config as c
 from langevin.recipes.build import Run, fits
 from langevin.training.sharding import full
 
@@ -126,18 +127,26 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 
 
+NO_SAMPLES = (
+    "this run is an autoencoder, which draws nothing; train a model in its latents by --codec.origin RUN, or see how it does by "
+    "langevin evaluate RUN."
+)
+
+
 def follows(run: Run) -> None:
     """
     Raises:
-        ValueError: for a run that leaps to the end of its flow.
+        ValueError: for a run that leaps to the end of its flow, or has none.
     """
+    if isinstance(run.recipe.process, c.UntouchedConfig):
+        raise ValueError(NO_SAMPLES)
     if run.recipe.objective.ends:
         kind = run.recipe.objective.kind
         raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
 
 
-def of_pictures(run: Run, what: str) -> tuple[int, ...]:
-    """The shape of the pictures that a run draws from noise alone, following its flow.
+def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
+    """The shape of what a run of pictures draws from noise alone, following its flow: pictures, or `latents` of them.
 
     Raises:
         ValueError: for other runs, in words that begin with the task.
@@ -147,11 +156,15 @@ def of_pictures(run: Run, what: str) -> tuple[int, ...]:
         raise ValueError(f"{what} works on pictures, and this run is not of pictures.")
     if run.facts.factor is not None:
         raise ValueError(f"{what} needs a run that draws from noise alone, and this one is an upscaler.")
+    if run.facts.codec is not None and not latents:
+        raise ValueError(f"{what} works on pixels, and this run draws latents of {run.facts.codec.origin}; use a run of pixels.")
     follows(run)
     return shape
 
 
 def _options(run: Run, count: int, w: float) -> dict[str, Any]:
+    if isinstance(run.recipe.process, c.UntouchedConfig):
+        raise ValueError(NO_SAMPLES)
     if isinstance(run.denoiser.process, Product):
         raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")
     if run.recipe.objective.ends:

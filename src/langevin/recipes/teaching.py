@@ -12,8 +12,10 @@ from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior, Starts
 from langevin.data.source import Source
+from langevin.evaluate import lpips
 from langevin.guidance import CFG
-from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
+from langevin.networks import PatchCritic
+from langevin.objectives import ELBO, Autoencoding, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved, paced
 from langevin.objectives.continuous import ContinuousConsistency
@@ -76,13 +78,15 @@ def check_teacher(recipe: c.Recipe) -> None:
         )
 
 
-def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None) -> Objective:
+def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None,
+              channels: int = 3) -> Objective:  # fmt: skip
     """What training minimises.
 
     Args:
         process: of the model.
         teacher: for objectives that have one, on any schedule; it is frozen.
         classes: of the labels, which a critic is told.
+        channels: of the pictures of an autoencoder.
     """
     given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
     taught = teacher if teacher is None or cfg.kind in (*_READ, "reflow") else on(process, teacher)
@@ -96,6 +100,8 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
             return improved(last=last, **{name: given[name] for name in kept})
         given["steps"], given["decay"] = paced(schedule, given["steps"], given["decay"], code)
         return Consistency(taught, **given)
+    if isinstance(cfg, o.AutoencodingConfig):
+        return _autoencoding(cfg, channels)
     if isinstance(cfg, o.ReflowConfig):
         return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
     if cfg.kind in _ALONE:
@@ -112,6 +118,14 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
 def labels(classes: int | None, count: int) -> dict[str, Tensor] | None:
     """Classes in turn as a condition, (count,); None where there are none."""
     return None if classes is None else {"label": torch.arange(count) % classes}
+
+
+def _autoencoding(cfg: o.AutoencodingConfig, channels: int) -> Autoencoding:
+    if bool(cfg.perceptual) != (cfg.lpips is not None):
+        raise ValueError(f"objective.perceptual is {cfg.perceptual:g} and objective.lpips is {cfg.lpips}; give both, or neither.")
+    seen = None if cfg.lpips is None else lpips(cfg.lpips)
+    critic = PatchCritic(channels, cfg.width) if cfg.adversarial else None
+    return Autoencoding(cfg.distance, cfg.kl, cfg.perceptual, seen, cfg.adversarial, critic, cfg.after, cfg.rate)
 
 
 def reflow_pairs(

@@ -20,13 +20,13 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
-from langevin.data.cache import cached, encoder_hash
 from langevin.files import parse_json, read_plain, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
 from langevin.objectives.preserving import Preserving
 from langevin.pictures import plot_loss, save_images, save_png
 from langevin.recipes.config.tuning import Tuning
+from langevin.recipes.latents import keep as keep_latents
 from langevin.tasks.generate import Generator
 from langevin.text.words import Told
 from langevin.training.trainer import Trainer
@@ -108,8 +108,9 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     pictures = Pictures(cfg.data, size, split="all", captions=cfg.captions)
     prior = None if cfg.method != "dreambooth" else _prior(cfg, model, size, out, say)
     texts, captions = _captions(cfg, pictures)
-    latents = _latents(model, pictures, out / "latents")
-    kept = None if prior is None else _latents(model, prior, out / "prior-latents")
+    codec: Any = model.codec
+    latents = keep_latents(pictures, codec, out / "latents", batch=4)
+    kept = None if prior is None else keep_latents(prior, codec, out / "prior-latents", batch=4)
     if cfg.prior is not None:
         texts = [*texts, cfg.prior]
     words = _trained(cfg, model, trunk)
@@ -162,13 +163,6 @@ def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[s
         made = model.run(cfg.prior, size=(size, size), seed=cfg.seed, first_id=k, steps=cfg.prior_steps)
         save_png(made.images[0], folder / f"{k:05d}.png", made.info[0])
     return Pictures(folder, size, split="all", progress=False)
-
-
-def _latents(model: Generator, pictures: Pictures, folder: Path) -> Any:
-    """The means of the encoder, made once."""
-    codec: Any = model.codec
-    place = next(codec.net.parameters())
-    return cached(pictures, lambda x: codec.encode(x.to(place.device)).float(), folder, encoder_hash(codec.net), "float32", 4)
 
 
 def _trained(cfg: Tuning, model: Generator, trunk: str) -> dict[str, nn.Parameter]:

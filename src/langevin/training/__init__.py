@@ -5,7 +5,20 @@ from langevin.files import DiskFull
 from langevin.training.checkpoint import Checkpoint, load_latest
 from langevin.training.ema import Ema
 from langevin.training.lock import Lock
+from langevin.training.model import Model
 from langevin.training.saving import Checkpoints, Patience
 from langevin.training.trainer import Trainer, fit
 
-__all__ = ["Checkpoint", "Checkpoints", "DiskFull", "Ema", "Lock", "Patience", "TrainConfig", "Trainer", "fit", "load_latest"]
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "DiskFull",
+    "Ema",
+    "Lock",
+    "Model",
+    "Patience",
+    "TrainConfig",
+    "Trainer",
+    "fit",
+    "load_latest",
+]

@@ -37,6 +37,7 @@ from langevin.training.distributed import Group, asked_world, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.held_out import checked, held_out_loss
+from langevin.training.model import Model
 from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
 from langevin.training.scale import warn_of_scale
@@ -62,7 +63,7 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 class Trainer:
-    """Trains a denoiser.
+    """Trains a denoiser, or a `Model` that is none.
 
     Args:
         denoiser: what to train; its shape is filled in from the data if it has none. Weights that do not require gradients are
@@ -93,7 +94,7 @@ class Trainer:
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Denoiser | Model,
         data: Source | Stream,
         objective: Objective,
         config: TrainConfig,
@@ -107,9 +108,10 @@ class Trainer:
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
-        for field, value, kind in (("denoiser", denoiser, Denoiser), ("objective", objective, Objective)):
+        for field, value, kind in (("denoiser", denoiser, (Denoiser, Model)), ("objective", objective, Objective)):
             if not isinstance(value, kind):
-                raise ValueError(f"{field} is {value!r}; pass a langevin {kind.__name__}.")
+                named = kind[0] if isinstance(kind, tuple) else kind
+                raise ValueError(f"{field} is {value!r}; pass a langevin {named.__name__}.")
         if not hasattr(data, "batch") and not isinstance(data, Stream):
             raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
         if not any(p.requires_grad for p in denoiser.parameters()):
@@ -121,17 +123,23 @@ class Trainer:
                 f"WORLD_SIZE is {asked_world()}, and without a group each process would train a model of its own; pass "
                 "group=Group.join(device), group=Group(device) if that is meant, or start one process."
             )
+        if isinstance(denoiser, Model) and group is not None and group.shard:
+            raise ValueError(
+                "an autoencoder's halves are called by themselves, which sharded weights are not; leave --shard out."
+            )
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
-        self.denoiser, self.data, self.objective, self.config = denoiser, data, objective, config
+        # from here on a model is called by its objective alone, which knows what it is
+        self.denoiser: Denoiser = denoiser  # pyright: ignore[reportAttributeAccessIssue]
+        self.data, self.objective, self.config = data, objective, config
         self.valid = None if valid is None else checked(valid, data.shape)
         self.on_log, self._valid_every = on_log, config.valid_every or config.preview_every
         self.hooks: list[tuple[int, Preview]] = [] if preview is None else [(config.preview_every, preview)]
         weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
         self.group = group or Group(self.device)
-        objective.prepare(denoiser)
+        objective.prepare(self.denoiser)
         objective.to(self.device)
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
@@ -139,7 +147,7 @@ class Trainer:
         # a part of a network that reads conditions may refuse some of them
         checks = [getattr(part, "check_conditions", None) for part in denoiser.net.modules()]
         self._checks: list[Callable[..., object]] = [check for check in checks if callable(check)]
-        self.losses = self.group.ready(denoiser, objective)
+        self.losses = self.group.ready(self.denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self._beside = [p for p in objective.parameters() if p.requires_grad]
         self._players = nn.Module()  # what the optimiser works on, the denoiser's parts under their own names

@@ -17,6 +17,7 @@ from langevin.recipes.config.graphs import (
     GraphTransformerConfig,
     MoleculesData,
 )
+from langevin.recipes.config.latents import AutoencoderConfig, CodecConfig, UntouchedConfig
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -211,7 +212,7 @@ class ProductConfig(Closed):
 
 ProcessConfig = Annotated[
     GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
-    | ProductConfig,
+    | ProductConfig | UntouchedConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip
 
@@ -260,8 +261,9 @@ class MLPConfig(Closed):
 
 
 NetworkConfig = Annotated[
-    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig, Field(discriminator="kind")
-]
+    UNetConfig | DiTConfig | MLPConfig | VectorsConfig | SequenceConfig | GraphTransformerConfig | AutoencoderConfig,
+    Field(discriminator="kind"),
+]  # fmt: skip
 
 
 class TextConfig(Closed):
@@ -348,6 +350,8 @@ class Recipe(Closed):
     expects: str
     """The result it should reach, and what that took."""
     data: DataConfig
+    codec: CodecConfig = CodecConfig()
+    """The autoencoder whose latents are learned; without an origin there is none."""
     process: ProcessConfig
     network: NetworkConfig
     text: TextConfig | None = None

@@ -31,14 +31,16 @@ _HOMES = {
 }
 
 
-def domain_of(cfg: c.DataConfig, shape: Any = None) -> Domain:
-    """The domain of some data; of transfer, that of its target.
+def domain_of(cfg: c.DataConfig, process: c.ProcessConfig | None = None, shape: Any = None) -> Domain:
+    """The domain of some data; of transfer, that of its target; under the process of autoencoders, that of these.
 
     Args:
         shape: of a sample, where that is known; else what the file of arrays says, if it hangs on that.
     """
     side = cfg.target if isinstance(cfg, c.TransferData) else cfg
     home = _HOMES[side.kind]
-    if isinstance(side, c.ArraysData):
+    if isinstance(process, c.UntouchedConfig):
+        home = "autoencoders"
+    elif isinstance(side, c.ArraysData):
         home = "points" if len(Arrays(side.x).shape if shape is None else shape) == 1 else home
     return import_module(f"{__name__}.{home}").DOMAIN

@@ -253,6 +253,10 @@ def network(
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
     assert isinstance(shape, tuple)
+    if isinstance(cfg, c.AutoencoderConfig):
+        raise ValueError(
+            "network is 'autoencoder', which denoises nothing; use it with process 'none', as digits-autoencoder does."
+        )
     if isinstance(cfg, c.VectorsConfig):
         raise ValueError("network is 'vectors', which reads points of words; use it with data 'sentences'.")
     if isinstance(cfg, c.SequenceConfig):
