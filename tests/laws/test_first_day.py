@@ -267,7 +267,7 @@ def test_a_tracker_that_fails_is_said_and_the_run_goes_on(capsys):
         ({"valid": X}, "valid is a Tensor; give a data set"),
         ({"valid": lv.data.Arrays(X[:, :1])}, r"valid has samples of shape \(1,\) and the data of \(2,\)"),
     ],
-    ids=str,
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_settings_of_fit_are_refused_in_a_sentence(options, said):
     with pytest.raises(ValueError, match=said) as refused:
