@@ -56,8 +56,9 @@ class AutoencoderDomain(PictureDomain):
         return Untouched(), {}
 
     def network(
-        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None
-    ) -> nn.Module:
+        self, cfg: c.NetworkConfig, facts: Facts, process: Process, scalars: Sequence[str] = (), tokens: int | None = None,
+        predictions: Any = None,
+    ) -> nn.Module:  # fmt: skip
         if not isinstance(cfg, c.AutoencoderConfig):
             raise ValueError(f"network is {cfg.kind!r}, and process is 'none', of autoencoders; use network 'autoencoder'.")
         assert isinstance(facts.shape, tuple)
