@@ -12,8 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import langevin as lv
+from langevin.adapters import merge
 from langevin.cli import main
 from langevin.core.noise import Noise
+from langevin.objectives.consistency import Consistency
 from langevin.recipes.config.tuning import METHODS, Tuning
 from langevin.recipes.tuning import Tuned, begin, keep, tune
 from langevin.tensors import load, save
@@ -21,6 +23,8 @@ from langevin.training.trainer import Trainer
 from langevin.zoo import adapting
 from tests.parity.goldens import Goldens
 
+# the reference model's autoencoder is random, and its latents smaller than those of a trained one
+pytestmark = pytest.mark.filterwarnings("ignore:the data has mean .*:UserWarning")
 ASKED: dict[str, Any] = {"steps": 2, "seed": 5, "size": (32, 32)}
 
 
@@ -43,7 +47,12 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _settings(method: str, folder: Path, toys: Path, steps: int, lr: float, **more: Any) -> Tuning:
     usual: dict[str, Any] = dict(METHODS[method])
     train = usual.pop("train").model_copy(update={"steps": steps, "lr": lr, "batch": 3})
-    said = {"full": {"captions": "txt"}, "lora": {"captions": "txt"}, "textual-inversion": {"begin": "red"}}.get(method, {})
+    said = {
+        "full": {"captions": "txt"},
+        "lora": {"captions": "txt"},
+        "lcm": {"captions": "txt"},
+        "textual-inversion": {"begin": "red"},
+    }.get(method, {})
     return Tuning(
         **{**usual, **said, "method": method, "origin": str(folder), "data": str(toys), "size": 32, "train": train, **more}
     )
@@ -97,13 +106,106 @@ def test_adapters_are_learned_and_leave_as_a_file(folder: Path, toys: Path, tmp_
     assert float((plain - ours).abs().max()) > 0.05
 
 
+def test_adapters_for_a_few_steps_are_learned_from_the_model_as_it_is(folder: Path, toys: Path, tmp_path: Path) -> None:
+    """LCM-LoRA (2311.05556): the teacher stands still, and what is learned is a delta on any fine-tune of the base."""
+    tuned, before, after = _trained(_settings("lcm", folder, toys, 15, 2e-2, rank=4, alpha=4.0), tmp_path)
+    assert after < 0.93 * before
+    _same(tuned.model, folder)
+    objective: Any = tuned.objective
+    teacher, base = objective.nets["teacher"].net.net, lv.load(folder)
+    assert all(torch.equal(v, base.denoiser.net.state_dict()[n]) for n, v in teacher.state_dict().items())
+    file = keep(tuned, tmp_path)
+    names = set(load(file))
+    assert any(".attn2.to_k.lora_A" in n for n in names) and any(".conv1.lora_A" in n for n in names)
+    asked = {**ASKED, "steps": None, "plan": "lcm:2", "guidance": 1.0}
+    ours = tuned.model.run("a red square number 1", **asked).tensor
+    plain = base.run("a red square number 1", **asked).tensor
+    assert float((ours - plain).abs().max()) > 0.05
+    other = lv.load(folder)
+    with torch.no_grad():
+        for p in other.denoiser.net.parameters():
+            p.add_(0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+    alone = [{n: v.clone() for n, v in m.denoiser.net.state_dict().items()} for m in (base, other)]
+    for model in (base, other):
+        adapting.add_lora(model, file)
+    torch.testing.assert_close(base.run("a red square number 1", **asked).tensor, ours, rtol=0, atol=2e-5)
+    for model in (base, other):
+        merge(model.denoiser.net, "lora")
+    moved = 0
+    for name, value in other.denoiser.net.state_dict().items():
+        delta = base.denoiser.net.state_dict()[name] - alone[0][name]
+        moved += bool(delta.abs().max() > 1e-4)
+        torch.testing.assert_close(value, alone[1][name] + delta, rtol=0, atol=1e-6)
+    assert moved > 20
+
+
+def test_without_guidance_a_few_steps_are_consistency_distillation(folder: Path, toys: Path, tmp_path: Path) -> None:
+    def losses(**asked: Any) -> tuple[Tensor, Tensor]:
+        tuned = begin(_settings("lcm", folder, toys, 1, 1e-3, rank=2, **asked), tmp_path, say=lambda line: None)
+        with torch.no_grad():  # a student that is no longer its teacher
+            for p in tuned.denoiser.parameters():
+                if p.requires_grad:
+                    p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(1)))
+        batch, noise = tuned.source.batch(torch.arange(12) % 3), Noise.of(3, 12)
+        objective: Any = tuned.objective
+        process: Any = tuned.denoiser.process
+        plain = Consistency(objective.nets["teacher"], 50, None, order=1, grid="uniform", distance="huber")
+        # the plan that it is drawn by goes through levels that were learned
+        learned = objective.ladder(process).numpy()
+        starts = [row.start for row in lv.plans.parse("lcm:4").on(process.schedule).rows]
+        assert all(np.isclose(learned, start, rtol=0, atol=1e-9).any() for start in starts)
+        with torch.no_grad():
+            return objective(tuned.denoiser.eval(), batch, noise).each[""], plain(tuned.denoiser, batch, noise).each[""]
+
+    lcm, plain = losses(guidance=1.0)
+    assert torch.equal(lcm, plain) and float(lcm.min()) > 0
+    # as it stands the model guides by its own strength
+    own, _ = losses()
+    asked, _ = losses(guidance=lv.load(folder).defaults.guidance)
+    assert torch.equal(own, asked) and not torch.allclose(own, plain)
+
+
+def test_distilling_a_published_model_is_fine_tuning_it_so(
+    folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "few"
+    command = ["distill", str(folder), str(toys), "--to", "lcm"]
+    more = ["--captions", "txt", "--size", "32", "--rank", "2", "--train.steps", "1", "--train.batch", "2", "--out", str(out)]
+    main([*command, *more])
+    file = out / "lora.safetensors"
+    assert f"--lora {file} --plan lcm:4 --guidance 1" in capsys.readouterr().out
+    assert json.loads((out / "tuning.json").read_text())["method"] == "lcm"
+    few = ["--lora", str(file), "--plan", "lcm:4", "--guidance", "1", "--out", str(tmp_path / "drawn.png")]
+    main(["generate", str(folder), "a red square", "--size", "32x32", *few])
+    assert (tmp_path / "drawn.png").exists()
+    capsys.readouterr()
+    refused = {
+        f"to is 'dmd', and {folder} is no run": ["distill", str(folder), str(toys), "--to", "dmd"],
+        "steps is 4, and lcm learns them all; say --plan lcm:4": [*command, "--steps", "4"],
+        "text is True, and lcm's teacher": [*command, *more[:2], "--text"],
+        "prompt and captions are None": command,
+        "guidance is 3, which lcm alone learns": ["finetune", *command[1:3], "--method", "lora", *more[:2], "--guidance", "3"],
+    }
+    for said, args in refused.items():
+        with pytest.raises(SystemExit):
+            main(args)
+        assert said in capsys.readouterr().err, said
+
+
+def test_a_network_with_guidance_within_is_no_teacher(goldens: Goldens, toys: Path, tmp_path: Path) -> None:
+    told = goldens.case("lcm", "lcm_pipeline").dir / "pipeline"
+    with pytest.raises(ValueError, match="whose network has its guidance within; give the model it was distilled from"):
+        begin(_settings("lcm", told, toys, 1, 1e-3), tmp_path, say=lambda line: None)
+
+
+@pytest.mark.parametrize("method", ["lora", "lcm"])
 @pytest.mark.filterwarnings("ignore")
-def test_the_peer_draws_with_learned_adapters(folder: Path, toys: Path, tmp_path: Path) -> None:
+def test_the_peer_draws_with_learned_adapters(method: str, folder: Path, toys: Path, tmp_path: Path) -> None:
     diffusers = pytest.importorskip("diffusers")
     pytest.importorskip("peft")
     from tests.parity.test_adapting import _same_picture
 
-    tuned, _, _ = _trained(_settings("lora", folder, toys, 8, 2e-2, rank=4, alpha=2.0), tmp_path)
+    tuned, _, _ = _trained(_settings(method, folder, toys, 8, 2e-2, rank=4, alpha=2.0), tmp_path)
     file = keep(tuned, tmp_path)
     pipe = diffusers.StableDiffusionPipeline.from_pretrained(str(folder), safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
@@ -232,8 +334,11 @@ def test_the_origin_is_read_in_the_variant_that_is_asked(
     assert "variant is 'fp61', of which no part" in capsys.readouterr().err
 
 
-def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(folder: Path, toys: Path, tmp_path: Path) -> None:
-    cfg = _settings("lora", folder, toys, 4, 1e-2, rank=2, prior_steps=1)
+@pytest.mark.parametrize("method", ["lora", "lcm"])
+def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(
+    method: str, folder: Path, toys: Path, tmp_path: Path
+) -> None:
+    cfg = _settings(method, folder, toys, 4, 1e-2, rank=2, prior_steps=1)
     whole = tune(cfg, tmp_path / "whole", say=lambda line: None, progress=False)
     tuned = begin(cfg, tmp_path / "cut")
     first = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, tmp_path / "cut")

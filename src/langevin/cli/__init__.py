@@ -33,8 +33,8 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
-  langevin finetune PATH PICTURES --method lora|full|dreambooth|textual-inversion
-                                           teach a published model pictures, a thing, or a word
+  langevin finetune PATH PICTURES --method lora|full|dreambooth|lcm|textual-inversion
+                                           teach a published model pictures, a thing, few steps, or a word
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
   langevin upscale RUN [RUN..] IN --out P  larger pictures, by one upscaler or several in turn
   langevin interpolate RUN --out P         ways between held-out pictures, through their codes

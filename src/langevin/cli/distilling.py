@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from langevin.cli.asking import Refusal, parse, taken
+from langevin.cli.finetuning import finetune
 from langevin.cli.training import Asked, begun, trained
+from langevin.inspection import is_ours
 from langevin.recipes import Recipe
 from langevin.recipes.distillation import STUDENTS, known, student
 
@@ -23,6 +25,8 @@ usage: langevin distill RUN --to KIND [--steps N] [--rounds K] [--no-tune] [--ou
 Train a faster model that learns from a run, and show both side by side. KIND is one of {", ".join(STUDENTS)};
 N is how many evaluations the student is to need, 1 by default. A reflowed run learns its straightened flow, or N Euler steps
 where N is given; K rounds make it K times straighter first, each in a run directory of its own, OUT/rounds/1 and so on.
+langevin distill PATH PICTURES --to lcm teaches a published text-to-image model adapters for a few steps (LCM-LoRA), as does
+langevin finetune PATH PICTURES --method lcm.
 langevin distill RUN --to KIND --help shows every field of the student's recipe.
 """
 
@@ -43,6 +47,14 @@ def distill(args: Sequence[str]) -> None:
     if rounds is not None and (not rounds.isdigit() or rounds == "0" or to != "reflow"):
         raise Refusal(f"rounds is {rounds!r} of {to}; give a number of times from 1 that a run is reflowed, with --to reflow.")
     known(to)
+    if rest and not rest[0].startswith("-") and not is_ours(Path(run)):
+        # a published model, and the pictures beside it
+        if to != "lcm":
+            raise Refusal(f"to is {to!r}, and {run} is no run; a published model is taught with --to lcm alone.")
+        if steps is not None:
+            raise Refusal(f"steps is {steps}, and lcm learns them all; say --plan lcm:{steps} when drawing.")
+        finetune([run, *rest, "--method", to])
+        return
     from langevin.recipes.build import read_recipe
 
     teacher, few = Path(run), None if steps is None else int(steps)

@@ -34,6 +34,7 @@ Teach a published text-to-image model (a folder, an id, or a single file with --
   lora               adapters beside it:                  --captions txt, or --prompt
   dreambooth         a thing, its kind preserved:         --prompt "a photo of sks dog" --prior "a photo of a dog"; --rank 8
                                                           by adapters
+  lcm                adapters for a few steps (LCM-LoRA): --captions txt, or --prompt; langevin distill --to lcm is this
   textual-inversion  a new word and nothing else:         --word "<toy>" --begin toy
 
 langevin finetune PATH PICTURES --method METHOD --help shows every field.
@@ -67,4 +68,5 @@ def finetune(args: Sequence[str]) -> None:
         print(f'{made}: use it as langevin generate {made} "{cfg.prompt or ""}"')
     else:
         flag, said = ("--word", cfg.word) if cfg.method == "textual-inversion" else ("--lora", cfg.prompt or "")
-        print(f'{made}: use it as langevin generate {path} "{said}"{beside} {flag} {made}')
+        few = " --plan lcm:4 --guidance 1" if cfg.method == "lcm" else ""
+        print(f'{made}: use it as langevin generate {path} "{said}"{beside} {flag} {made}{few}')

@@ -3,6 +3,7 @@
 What comes out is what others read: a published folder, a LoRA file in peft's layout, an embedding under its word.
 """
 
+import copy
 import fnmatch
 import json
 import shutil
@@ -22,6 +23,7 @@ from langevin.core.schedule import Table
 from langevin.data import Pictures
 from langevin.files import parse_json, read_plain, write
 from langevin.objectives import Denoising, Objective
+from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
 from langevin.objectives.preserving import Preserving
 from langevin.pictures import plot_loss, save_images, save_png
@@ -38,6 +40,8 @@ from langevin.zoo.pipelines import TRUNKS
 from langevin.zoo.saving import save
 
 FILE, NAME = "tuning.json", "tuned"
+LEVELS, FEW = 50, "lcm:4"
+"""Of lcm: steps of the grid that it learns on, which are those of the plan `lcm`, and how it is shown."""
 READINGS = (
     "{}", "a photo of {}", "a picture of {}", "a close-up of {}", "{} in the middle of the picture", "one {}",
     "a good photo of {}", "the look of {}",
@@ -94,13 +98,16 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     """Load the model, make what is trained, and turn the pictures into latents, which are kept in `out`.
 
     Raises:
-        ValueError: for a model that draws no pictures of texts, a pattern that matches no layer, or pictures that cannot be read.
+        ValueError: for a model that draws no pictures of texts, or has no guidance that lcm could learn, a pattern that matches
+            no layer, or pictures that cannot be read.
     """
     model = load(cfg.origin, beside=cfg.beside, variant=cfg.variant, device=device)
     if not isinstance(model, Generator) or model.conditioner is None or model.codec is None:
         raise ValueError(f"origin is {cfg.origin}, which draws no pictures of texts; give a text-to-image model.")
     if model.takes:
         raise ValueError(f"origin is {cfg.origin}, whose network reads further channels; give the model it was made from.")
+    if cfg.method == "lcm" and model.defaults.told:
+        raise ValueError(f"origin is {cfg.origin}, whose network has its guidance within; give the model it was distilled from.")
     size = cfg.size or model.defaults.size[0]
     if size % model.defaults.multiple:
         raise ValueError(f"size is {size}; give a multiple of {model.defaults.multiple} pixels.")
@@ -113,14 +120,22 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     kept = None if prior is None else keep_latents(prior, codec, out / "prior-latents", batch=4)
     if cfg.prior is not None:
         texts = [*texts, cfg.prior]
+    own: Any = model.denoiser
+    before = copy.deepcopy(own.net) if cfg.method == "lcm" else None
     words = _trained(cfg, model, trunk)
     learns = any(p.requires_grad for p in model.conditioner.parameters())
-    own: Any = model.denoiser
     net = Told(own.net, model.conditioner, texts, (size, size), learns)
     source = Pairs(latents, captions, kept, len(texts) - 1)
     denoiser = Denoiser(net, own.process, own.predictions[""], source.shape)
     options: dict[str, Any] = {"levels": _levels(own), "drop": cfg.drop}
     objective = Denoising(**options) if kept is None else Preserving(cfg.prior_weight, **options)
+    if before is not None:
+        before = before.float() if cfg.train.precision == "float32" else before
+        told = Told(before, model.conditioner, texts, (size, size), False)
+        teacher = Denoiser(told, own.process, own.predictions[""], source.shape)
+        w = model.defaults.guidance if cfg.guidance is None else cfg.guidance
+        # the student itself, without gradient, leaps on: a slow copy would be a third network
+        objective = LatentConsistency(teacher, w, LEVELS, decay=None, drop=cfg.drop)
     return Tuned(cfg, model, denoiser, trunk, words, texts, source, objective)
 
 
@@ -273,7 +288,8 @@ def _show(tuned: Tuned, path: Path, count: int = 4) -> Path:
         prompts = [tuned.texts[0]] * (count // 2) + [tuned.cfg.prior] * (count - count // 2)
     training = tuned.denoiser.training
     tuned.model.denoiser.eval()
-    made = tuned.model.run(prompts, size=size, seed=seed, steps=tuned.cfg.prior_steps)
+    few: dict[str, Any] = {"plan": FEW, "guidance": 1.0} if tuned.cfg.method == "lcm" else {"steps": tuned.cfg.prior_steps}
+    made = tuned.model.run(prompts, size=size, seed=seed, **few)
     tuned.denoiser.train(training)
     return save_images(made.tensor, path, columns=count)
 

@@ -6,7 +6,13 @@ from pydantic import Field, model_validator
 
 from langevin.config import Closed, TrainConfig
 
-Method = Literal["full", "lora", "dreambooth", "textual-inversion"]
+ATTENTION = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.to_add_out|*.add_*_proj|*.linear_*"
+BEYOND = (
+    "*.proj_in|*.proj_out|*.ff*.net.0.proj|*.ff*.net.2|*.conv1|*.conv2|*.conv_shortcut|*.downsamplers.0.conv|"
+    "*.upsamplers.0.conv|*.time_emb_proj"
+)
+"""What LCM-LoRA as published adapts besides."""
+Method = Literal["full", "lora", "dreambooth", "textual-inversion", "lcm"]
 
 
 class Tuning(Closed):
@@ -14,7 +20,7 @@ class Tuning(Closed):
 
     method: Method = "lora"
     """What is trained: full (all of the denoiser), lora (adapters beside it), dreambooth (either, with the model's own pictures
-    of the kind preserved), textual-inversion (the vectors of a new word alone)."""
+    of the kind preserved), textual-inversion (the vectors of a new word alone), lcm (adapters for a few steps)."""
     origin: str = ""
     """A published folder, the id of a repository, or a single file."""
     beside: str | None = None
@@ -35,8 +41,9 @@ class Tuning(Closed):
     """Of the adapters; 0 in dreambooth trains all of the denoiser."""
     alpha: float = Field(default=8.0, gt=0)
     """Adapters are scaled by alpha / rank."""
-    targets: str = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.to_add_out|*.add_*_proj|*.linear_*"
-    """Layers that are adapted, by shell patterns over their published names."""
+    targets: str = ATTENTION
+    """Layers that are adapted, by shell patterns over their published names; attention by default, of lcm convolutions and
+    feed-forward layers as well."""
     text: bool = False
     """Adapt the text encoders as well (their attention)."""
     prior: str | None = None
@@ -53,6 +60,8 @@ class Tuning(Closed):
     """The word that its vectors begin as."""
     vectors: int = Field(default=1, ge=1, le=64)
     """How many places it takes."""
+    guidance: float | None = Field(default=None, ge=1)
+    """Of lcm: the strength of guidance that is learned, so that drawing needs none; 1 for none, the model's own by default."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     """Probability that a picture is learned without its caption."""
     seed: int = 0
@@ -63,9 +72,13 @@ class Tuning(Closed):
     def _check(self) -> Self:
         if self.method == "dreambooth" and self.prior is None:
             raise ValueError('prior is None; say what kind of thing is to be preserved, as in --prior "a photo of a dog".')
-        if self.method in ("full", "lora", "dreambooth") and self.captions is None and self.prompt is None:
+        if self.method in ("full", "lora", "dreambooth", "lcm") and self.captions is None and self.prompt is None:
             raise ValueError("prompt and captions are None; say what the pictures show, or where that is said.")
-        if self.method == "lora" and not self.rank:
+        if self.method == "lcm" and self.text:
+            raise ValueError("text is True, and lcm's teacher and student are told the same by one text encoder; leave it out.")
+        if self.method != "lcm" and self.guidance is not None:
+            raise ValueError(f"guidance is {self.guidance:g}, which lcm alone learns; leave it out, and ask for it when drawing.")
+        if self.method in ("lora", "lcm") and not self.rank:
             raise ValueError("rank is 0; adapters need at least 1, and method 'full' trains all of the denoiser.")
         if self.method == "textual-inversion" and self.prompt is not None and "{}" not in self.prompt:
             raise ValueError(f"prompt is {self.prompt!r}; say with {{}} where the word stands.")
@@ -80,6 +93,7 @@ def _train(**settings: object) -> TrainConfig:
 METHODS: dict[str, dict[str, object]] = {
     "full": {"train": _train(steps=1000, lr=1e-5), "drop": 0.1},
     "lora": {"train": _train(steps=1000, lr=1e-4)},
+    "lcm": {"train": _train(steps=1000, lr=1e-4), "rank": 64, "alpha": 64.0, "targets": f"{ATTENTION}|{BEYOND}"},
     "dreambooth": {"train": _train(steps=400, lr=5e-6, batch=1), "rank": 0},
     "textual-inversion": {"train": _train(steps=2000, lr=5e-3, weight_decay=0.0, batch=4)},
 }
