@@ -15,7 +15,9 @@ def digits_bfn() -> Recipe:
         digits(),
         name="digits-bfn",
         about="the digits as 17 grey levels by a Bayesian flow network, of which it says a mean and a deviation",
-        expects="not trained to its end yet",
+        expects="not trained to its end yet; after 800 updates (EMA 0.99), by bayesian_flow:20, intended label 67 % of 1,000 at "
+        "w = 1 and 81 % at w = 1.5, FD 1.83 of the floor of all training data at w = 1; 1.73 +- 0.04 bits per dimension on 50 "
+        "held-out digits, no label told",
         data=DigitsData(form="categories", levels=17),
         process=BeliefConfig(form="discretised", categories=17),
         objective=BayesianFlowConfig(),
