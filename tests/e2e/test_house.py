@@ -73,6 +73,7 @@ ROOMS = {
     },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
     "recipes": {
+        "bayesian_flow",
         "zoo",
         "heads",
         "kernels",

@@ -49,7 +49,16 @@ ROWS = {
     "Prompted": (prompted, PICTURE),
     "Upscaling": (lambda: networks.Upscaling(unet(4, scalars=("augment",), out_channels=2)), PICTURE),
 }
-OTHERS = {"CategoryPort", "PicturePort", "PixelCategories", "Port", "SequenceTransformer", "TextEncoder", "VectorPort"}
+OTHERS = {
+    "CategoryPort",
+    "PicturePort",
+    "PixelBeliefs",
+    "PixelCategories",
+    "Port",
+    "SequenceTransformer",
+    "TextEncoder",
+    "VectorPort",
+}
 """Parts of networks, and networks of categories."""
 
 

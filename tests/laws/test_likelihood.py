@@ -43,6 +43,16 @@ def test_the_flow_of_a_correlated_normal_has_its_density(name):
     assert found.error.eq(0).all() and found.elements == 2  # so few elements have the exact trace
 
 
+def test_a_schedule_that_keeps_noise_at_level_0_has_its_density_there():
+    process = Gaussian(schedules.bayesian_flow(0.02))
+    model, x = oracles.gaussian(process, MEAN, COVARIANCE), points(process)
+    assert process.schedule.floor == 0
+    found = lv.log_prob(model, x, **TIGHT)
+    assert float((found.nats - law(process, 0.0).log_prob(x)).abs().max()) < 1e-8
+    with pytest.raises(ValueError, match="low is 0"):
+        lv.log_prob(oracles.gaussian(Gaussian(schedules.cosine()), MEAN, COVARIANCE), x, low=0.0)
+
+
 def test_a_likelihood_does_not_depend_on_its_batch():
     process = Gaussian(schedules.vp_linear())
     model = oracles.mixture(process, torch.tensor([[1.0, 0.5], [-1.0, 0.2]], dtype=torch.float64), 0.3)

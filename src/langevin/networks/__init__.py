@@ -3,7 +3,7 @@
 from langevin.networks.autoencoder import Autoencoder
 from langevin.networks.critic import PatchCritic
 from langevin.networks.graph import GraphTransformer
-from langevin.networks.mlp import MLP, PixelCategories
+from langevin.networks.mlp import MLP, PixelBeliefs, PixelCategories
 from langevin.networks.mmdit import MMDiT
 from langevin.networks.sequence import SequenceTransformer
 from langevin.networks.text import Prompted, TextEncoder
@@ -13,5 +13,6 @@ from langevin.networks.upscaling import Upscaling
 
 __all__ = [
     "MLP", "Autoencoder", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PatchCritic",
-    "PicturePort", "PixelCategories", "Port", "Prompted", "SequenceTransformer", "TextEncoder", "UNet", "Upscaling", "VectorPort",
+    "PicturePort", "PixelBeliefs", "PixelCategories", "Port", "Prompted", "SequenceTransformer", "TextEncoder", "UNet",
+    "Upscaling", "VectorPort",
 ]  # fmt: skip

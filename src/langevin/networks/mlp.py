@@ -1,4 +1,4 @@
-"""A residual multilayer perceptron for vectors, and an adapter that lets picture networks take categories."""
+"""A residual multilayer perceptron for vectors, and adapters that let picture networks take categories, or beliefs about them."""
 
 from collections.abc import Sequence
 
@@ -69,4 +69,24 @@ class PixelCategories(nn.Module):
         if level.ndim > 1:
             level = level.mean(1, keepdim=True)
         out = self.net(h, level, cond, mask)
+        return out.unflatten(1, (z.shape[1], self.categories)).permute(0, 1, 3, 4, 2) + self.bias
+
+
+class PixelBeliefs(nn.Module):
+    """Lets a picture network read K probabilities a pixel, (B, C, H, W, K), and answer with as many logits.
+
+    Args:
+        net: a picture network with C * K input and output channels.
+        categories: K. size: (C, H, W).
+    """
+
+    def __init__(self, net: nn.Module, categories: int, size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.net, self.categories = net, categories
+        self.bias = nn.Parameter(torch.zeros(*size, categories))
+
+    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
+        if level.ndim > 1:  # levels that differ are those of whole pixels
+            level = level[..., 0].mean(1, keepdim=True)
+        out = self.net(z.permute(0, 1, 4, 2, 3).flatten(1, 2), level, cond, mask)
         return out.unflatten(1, (z.shape[1], self.categories)).permute(0, 1, 3, 4, 2) + self.bias

@@ -6,13 +6,14 @@ Imports no torch: `langevin.recipes.build` turns a recipe into objects.
 from collections.abc import Callable
 
 from langevin.recipes.config import Recipe
-from langevin.recipes.ready import coded, graphs, pictures, points, scores, texts
+from langevin.recipes.ready import bayesian, coded, graphs, pictures, points, scores, texts
 from langevin.spec import nearest
 
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    **pictures.RECIPES, **coded.RECIPES, **scores.RECIPES, **points.RECIPES, **texts.RECIPES, **graphs.RECIPES,
+    **pictures.RECIPES, **bayesian.RECIPES, **coded.RECIPES, **scores.RECIPES, **points.RECIPES, **texts.RECIPES,
+    **graphs.RECIPES,
 }  # fmt: skip
 
 

@@ -28,8 +28,8 @@ from langevin.networks import (
 )
 from langevin.networks.latents import LatentCodec
 from langevin.objectives import Objective
+from langevin.recipes import beliefs, latents
 from langevin.recipes import config as c
-from langevin.recipes import latents
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import Facts, unlike
@@ -143,6 +143,7 @@ def build(
             where = next((f"data.{name}" for name in ("held_out", "test") if hasattr(recipe.drawn, name)), "data")
             said = f"{where} holds out {held} of this data's samples, and evaluation takes at least {least}"
             raise ValueError(f"{said}; raise it, or add samples.")
+        beliefs.check(recipe, splits[0])
         facts = domain.facts(*splits, recipe)
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         if recipe.codec.origin is not None:
@@ -216,7 +217,7 @@ def _model(
     if isinstance(process, c.UntouchedConfig):
         return Model(body, facts.shape)  # pyright: ignore[reportReturnType]
     kind = FlowMap if learned.learns == "map" else Denoiser
-    return kind(body, made, predictions, shape=facts.shape)
+    return kind(body, made, predictions, shape=domain.states(facts, made))
 
 
 def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, Any]:

@@ -156,7 +156,7 @@ def _children(
         w = run.recipe.sample.guidance if guidance is None else guidance
         told = guided(run, run.domain.conditions(run, properties, now), now, w) if properties else {}
         x = sample(run.denoiser, plan, now, start=start, mask=batch.mask, seed=seed, first_id=first, **told)
-        made += run.domain.graphs(run, run.domain.finish(x, {"mask": batch.mask}))  # pyright: ignore
+        made += run.domain.graphs(run, run.domain.finish(run, x, {"mask": batch.mask}))  # pyright: ignore
     return made
 
 

@@ -95,10 +95,10 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     def sampled(told: dict[str, Any]) -> list[Any]:
         """Of one batch: the states after every step, or the samples alone."""
         if not (frames or free):
-            return [decoded(run, run.domain.finish(run.domain.sample(model, table, **told), told))]
+            return [decoded(run, run.domain.finish(run, run.domain.sample(model, table, **told), told))]
         states, nfe = [], 0
         for step in trajectory(model, table, **told):
-            states, nfe = [*(states if frames else []), run.domain.finish(step.z, told)], step.nfe
+            states, nfe = [*(states if frames else []), run.domain.finish(run, step.z, told)], step.nfe
         if free and (counts := _USED.get()) is not None:
             counts.append(nfe)
         return [decoded(run, state) for state in states]

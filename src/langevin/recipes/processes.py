@@ -21,6 +21,7 @@ from langevin.heads import HEADS
 from langevin.interpolants import Interpolant
 from langevin.kernels import Chain, Squared, discretised_gaussian, nearest_neighbour_rates, ordinal_rates
 from langevin.recipes import config as c
+from langevin.recipes.beliefs import belief
 
 
 def _ordinal(categories: int, width: float = 0.05, squared: bool = False) -> Kernel:
@@ -119,6 +120,8 @@ def make_process(cfg: c.ProcessConfig, marginal: Sequence[float] | None = None) 
         raise ValueError("process is 'embedded', whose points are of words; use it with data 'sentences'.")
     if isinstance(cfg, (c.GraphConfig, c.GraphScoresConfig)):
         raise ValueError(f"process is {cfg.kind!r}, which is of nodes and edges; use it with data 'graphs' or 'molecules'.")
+    if isinstance(cfg, c.BeliefConfig):
+        return belief(cfg)
     if not isinstance(cfg, c.ProductConfig):
         return leaf(cfg, marginal)
     made = {"image": leaf(cfg.image), "label": leaf(cfg.label)}

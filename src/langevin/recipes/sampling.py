@@ -12,6 +12,7 @@ from langevin import plans
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
 from langevin.core.schedule import Schedule
+from langevin.embedded import Embedded
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
@@ -158,6 +159,8 @@ def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
         raise ValueError(f"{what} needs a run that draws from noise alone, and this one is an upscaler.")
     if run.facts.codec is not None and not latents:
         raise ValueError(f"{what} works on pixels, and this run draws latents of {run.facts.codec.origin}; use a run of pixels.")
+    if isinstance(run.denoiser.process, Embedded):
+        raise ValueError(f"{what} works on numbers, and this run draws categories of grey; use a run of data.form image.")
     follows(run)
     return shape
 

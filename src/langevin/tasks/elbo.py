@@ -124,10 +124,11 @@ def of_categories(
         values: by leaf, the grid (K,) that the numbers of a Gaussian leaf are on.
 
     Raises:
-        ValueError: for draws below 1, interpolants, a product of points with data about them, or values that are not those of x.
+        ValueError: for draws below 1, interpolants, points in place of ids, a product of points with data about them, or values
+            that are not those of x.
     """
     x, parts = leaves(batch.x), denoiser.process.leaves()
-    _bounded(parts, values or {}, draws)
+    _bounded(parts, x, values or {}, draws)
     sizes = elements_of(denoiser, batch)
     count, place = len(next(iter(x.values()))), next(iter(x.values())).device
     leaf, noise = parts.get(""), Noise.of(seed, count, first_id, place)
@@ -159,12 +160,14 @@ def of_categories(
     return LogProb(-(fixed + each.mean(1)), spread, int(sum(size.max() for size in sizes.values())), None, calls), how
 
 
-def _bounded(parts: Mapping[str, LeafProcess], values: Mapping[str, Tensor], draws: int) -> None:
+def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: Mapping[str, Tensor], draws: int) -> None:
     """Refuse what has no bound."""
     if draws < 1:
         raise ValueError(f"draws is {draws}; take at least 1.")
     for name, leaf in parts.items():
         at = f"leaf {name!r}" if name else "the process"
+        if isinstance(leaf, Embedded) and x[name].is_floating_point():
+            raise ValueError(f"x in {at} is {x[name].dtype}, and a bound of points is of their ids; give int64.")
         if isinstance(leaf, Interpolant):
             raise ValueError(f"{at} is an interpolant, whose other end is data as well; ask lv.log_prob with log_prior.")
         if isinstance(leaf, Embedded) and leaf.std and (len(parts) > 1 or not leaf.vectors):

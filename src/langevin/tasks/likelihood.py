@@ -138,7 +138,8 @@ class _Flow:
             raise ValueError(f"along is {along!r}; follow a flow along 'angle' or 't', an interpolant's along 't'.")
         self.denoiser, self.cond, self.leaf, self.angle, self.d = denoiser, cond, leaf, along == "angle", data_std
         self.low = (0.0 if said and not self.angle else leaf.schedule.floor) if low is None else low
-        if self.low == 0 and not (said and not self.angle):
+        noiseless = float(self.leaf.schedule(self.low)[1]) == 0  # some schedules keep noise at level 0
+        if noiseless and not (said and not self.angle):
             raise ValueError("low is 0, where the flow of a belief is 0/0; give a level above 0, such as the schedule's floor.")
         self.calls, self.most = 0, most
         self.span = (self.place(self.low), self.place(1.0)) if self.angle else (self.low, 1.0)

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from langevin.config import Closed, TrainConfig
+from langevin.recipes.config.belief import BeliefConfig
 from langevin.recipes.config.collections import HuggingFaceData, ShardsData, StreamData
 from langevin.recipes.config.embedding import EmbeddedConfig, SentencesData, VectorsConfig
 from langevin.recipes.config.graphs import (
@@ -211,7 +212,7 @@ class ProductConfig(Closed):
 
 
 ProcessConfig = Annotated[
-    GaussianConfig | InterpolantConfig | CategoricalConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
+    GaussianConfig | InterpolantConfig | CategoricalConfig | BeliefConfig | EmbeddedConfig | GraphConfig | GraphScoresConfig
     | ProductConfig | UntouchedConfig,
     Field(discriminator="kind"),
 ]  # fmt: skip

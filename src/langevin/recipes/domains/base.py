@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import nn
 
-from langevin.core.denoiser import BaseDenoiser
+from langevin.core.denoiser import BaseDenoiser, Shape
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
 from langevin.core.sample import sample
@@ -78,6 +78,10 @@ class Domain(ABC):
         """(process, prediction); dicts by leaf for a product."""
         return make_process(cfg, facts.marginal)
 
+    def states(self, facts: Facts, process: Process) -> Shape:
+        """The shape of one state."""
+        return facts.shape
+
     @abstractmethod
     def network(
         self,
@@ -136,7 +140,7 @@ class Domain(ABC):
         """The loop that samples come from."""
         return sample(model, plan, **options)
 
-    def finish(self, x: Any, options: Mapping[str, Any]) -> Any:
+    def finish(self, run: "Run", x: Any, options: Mapping[str, Any]) -> Any:
         """Samples as they are handed on, such as padding marked, so that they can be read without `options`."""
         return x
 

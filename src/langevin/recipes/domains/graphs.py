@@ -123,7 +123,7 @@ class GraphDomain(Domain):
         noise = Noise.of(seed, count, first)
         return {"mask": drawn_mask(torch.tensor(of(run.facts).sizes, dtype=torch.float64), noise)}
 
-    def finish(self, x: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
+    def finish(self, run: Run, x: dict[str, Tensor], options: Mapping[str, Any]) -> dict[str, Tensor]:
         """Types, where the model has numbers the nearest ones; padding is -1, in edges as well."""
         if x["edges"].is_floating_point():
             x = {n: v.argmax(-1) if n == "nodes" else v.round().clamp(min=0).long() for n, v in x.items()}

@@ -12,14 +12,16 @@ from torch import Tensor, nn
 
 from langevin import pictures
 from langevin.core.categorical import Categorical
+from langevin.core.denoiser import Shape
 from langevin.core.noise import Noise
-from langevin.core.process import Process, Product
+from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.tree import leaves
 from langevin.data import Arrays, HFDataset, Pairs, Pictures, Shards, Stream, Unpaired, digits, mnist
+from langevin.embedded import Embedded, state_shape
 from langevin.evaluate import METRICS, Evaluation
 from langevin.files import staged, write
 from langevin.heads import outputs
-from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelCategories, UNet
+from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelBeliefs, PixelCategories, UNet
 from langevin.networks.blocks import Fourier, fixed_groups, four_channels
 from langevin.networks.unet import Attending, Reading, Resampling
 from langevin.recipes import config as c
@@ -37,6 +39,8 @@ OF_RUNS = {
     "memory": "Euclidean distance of pixels to the nearest training picture; share nearer than the nearest 5 % of held-out ones",
 }
 
+_FEATURES = 16
+"""Of a category, as a picture network reads it."""
 COLUMNS = 10
 """Of a page of samples, at most; more classes than that would cost as much as training."""
 
@@ -55,6 +59,9 @@ class PictureDomain(Domain):
         words = None if recipe.text is None else _vocabulary((train, test), recipe.text)
         return Facts(shape=train.shape, classes=classes_of(train, recipe), vocabulary=words)
 
+    def states(self, facts: Facts, process: Process) -> Shape:
+        return state_shape(process, facts.shape)
+
     def network(
         self,
         cfg: c.NetworkConfig,
@@ -65,6 +72,11 @@ class PictureDomain(Domain):
         predictions: Any = None,
     ) -> nn.Module:
         return network(cfg, facts, process, scalars, tokens, predictions=predictions)
+
+    def finish(self, run: Run, x: Any, options: Mapping[str, Any]) -> Any:
+        """Categories of samples that are points of them."""
+        leaf = run.denoiser.process
+        return leaf.round(x) if isinstance(leaf, Embedded) else x
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
         """A grid with one column per class where there are classes, of at most 10 of them, spread evenly."""
@@ -272,8 +284,7 @@ def network(
     if len(shape) != 3:
         raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
     leaf = parts[""]
-    categories = outputs(predictions, leaf) if isinstance(leaf, Categorical) else None
-    channels, out = (shape[0], shape[0]) if categories is None else (16 * shape[0], categories * shape[0])
+    channels, out = (each * shape[0] for each in _widths(leaf, predictions))
     if isinstance(cfg, c.UNetConfig) and cfg.transformer:
         if tokens is None or classes is not None or scalars:
             raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
@@ -289,9 +300,18 @@ def network(
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip
-    if isinstance(leaf, Categorical) and categories is not None:
-        return PixelCategories(net, leaf.states, categories, shape, 16)
-    return net
+    if isinstance(leaf, Categorical):
+        return PixelCategories(net, leaf.states, outputs(predictions, leaf), shape, _FEATURES)
+    return PixelBeliefs(net, leaf.categories, shape) if isinstance(leaf, Embedded) and leaf.vectors else net
+
+
+def _widths(leaf: LeafProcess, predictions: Any) -> tuple[int, int]:
+    """What a picture network reads and says of each channel."""
+    if isinstance(leaf, Categorical):
+        return _FEATURES, outputs(predictions, leaf)
+    if isinstance(leaf, Embedded):  # probabilities and logits, or a number and the mean and deviation of `Bins`
+        return (leaf.categories, leaf.categories) if leaf.vectors else (1, 2)
+    return 1, 1
 
 
 def _style(cfg: c.UNetConfig) -> dict[str, Any]:
@@ -316,7 +336,7 @@ def as_pictures(run: Run, x: Any) -> Tensor:
     if isinstance(x, dict):
         x = x["image"]
     process = run.recipe.process
-    if isinstance(process, c.CategoricalConfig):
+    if isinstance(process, (c.CategoricalConfig, c.BeliefConfig)) and not x.is_floating_point():
         # a mask that is not revealed yet shows as mid-grey
         grey = x.float() * 2 / (process.categories - 1) - 1
         return torch.where(x >= process.categories, 0.0, grey)
