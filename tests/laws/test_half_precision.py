@@ -50,7 +50,9 @@ ROWS = {
     "Upscaling": (lambda: networks.Upscaling(unet(4, scalars=("augment",), out_channels=2)), PICTURE),
 }
 OTHERS = {
+    "Autoencoder",
     "CategoryPort",
+    "PatchCritic",
     "PicturePort",
     "PixelBeliefs",
     "PixelCategories",
@@ -59,7 +61,7 @@ OTHERS = {
     "TextEncoder",
     "VectorPort",
 }
-"""Parts of networks, and networks of categories."""
+"""Parts of networks, networks of categories, and what is no network of states."""
 
 
 def test_every_network_is_in_the_table():
