@@ -169,7 +169,8 @@ def test_one_file_of_a_repository_is_fetched_alone(folder: Path, tmp_path: Path,
     word = write_embedding(tmp_path / "toy.safetensors", "<toy>", vectors).read_bytes()
     weights = (style / "adapter_model.safetensors").read_bytes()
     inside = {file: (style / file).read_bytes() for file in ("adapter_config.json", "adapter_model.safetensors")}
-    owner = Hub(tmp_path, {f"sub/{f}": data for f, data in inside.items()} | {"big.safetensors": weights, "toy.safetensors": word})
+    others = {"big.safetensors": weights, "toy.safetensors": word}
+    owner = Hub(tmp_path, {f"sub/{f}": data for f, data in inside.items()} | others)
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: owner)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", owner.download)
     monkeypatch.chdir(tmp_path)
