@@ -74,8 +74,8 @@ def check_teacher(recipe: c.Recipe) -> None:
     told = "guidance" in recipe.objective.scalars or recipe.objective.strength != 1
     if told and not getattr(recipe.teacher.objective, "drop", 0):
         raise ValueError(
-            f"{guided}, and that never learned without its condition (objective.drop is 0), so it cannot be guided; leave guidance "
-            "at 1, or use consistency or dmd."
+            f"{guided}, and that never learned without its condition (objective.drop is 0), so it cannot be guided; leave "
+            "guidance at 1, or use consistency or dmd."
         )
     if kind == "reflow":
         return
