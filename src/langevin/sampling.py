@@ -59,31 +59,40 @@ def conditions(cond: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {name: tensor(value, f"cond[{name!r}]") for name, value in cond.items()}
 
 
+def arrays(value: Any, field: str) -> Any:
+    """A tensor, or a dict of them by leaf. Raises as `tensor` does."""
+    return tree_map(lambda v: tensor(v, field), value)
+
+
 def planned(plan: Any) -> Any:
     """A plan, or a dict of them by leaf, whose words are read."""
     return tree_map(lambda p: plans.parse(p) if isinstance(p, str) else p, plan)
 
 
-def _told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options as the loop takes them."""
-    told = dict(options)
-    if "cond" in told:
-        told["cond"] = conditions(told["cond"])
+def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the loop takes them.
+
+    Raises:
+        ValueError: for what is no array, and for several guidances.
+    """
+    made = dict(options)
+    if "cond" in made:
+        made["cond"] = conditions(made["cond"])
     for field in ("given", "known", "start", "mask"):
-        if told.get(field) is not None:
-            told[field] = tree_map(lambda v, field=field: tensor(v, field), told[field])
-    if isinstance(guidance := told.get("guidance"), (list, tuple)):
+        if made.get(field) is not None:
+            made[field] = arrays(made[field], field)
+    if isinstance(guidance := made.get("guidance"), (list, tuple)):
         raise ValueError(
             f"guidance is a {type(guidance).__name__} of {len(guidance)}; put one around another, lambda d: outer(inner(d)), "
             "or give one."
         )
-    shape = told.get("shape") or denoiser.shape
-    if shape is not None and told.get("given") is not None:
+    shape = made.get("shape") or denoiser.shape
+    if shape is not None and made.get("given") is not None:
         shapes = {n: (count, *s) for n, s in spread(shape, list(denoiser.process.leaves()), "shape").items()}
         for field in ("given", "known"):
-            if told.get(field) is not None:
-                told[field] = _spread_out(told[field], shapes)
-    return told
+            if made.get(field) is not None:
+                made[field] = _spread_out(made[field], shapes)
+    return made
 
 
 def _spread_out(value: Tree, shapes: Mapping[str, tuple[int, ...]]) -> Tree:
@@ -104,7 +113,7 @@ def trajectory(
     denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count: int = 1, **options: Unpack[Options]
 ) -> Generator[Step, None, Tree]:
     """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
-    return loop.trajectory(denoiser, planned(plan), count, **_told(denoiser, count, options))
+    return loop.trajectory(denoiser, planned(plan), count, **told(denoiser, count, options))
 
 
 def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count: int = 1, **options: Unpack[Options]) -> Any:
@@ -123,4 +132,4 @@ def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count:
     Raises:
         ValueError: if plan, process, guidance or arguments do not fit each other.
     """
-    return loop.sample(denoiser, planned(plan), count, **_told(denoiser, count, options))
+    return loop.sample(denoiser, planned(plan), count, **told(denoiser, count, options))

@@ -312,6 +312,14 @@ def test_what_cannot_be_distilled_is_refused_in_a_sentence(teacher, tmp_path, ca
     other = other.model_copy(update={"process": other.process.model_copy(update={"schedule": "flow"})})
     with pytest.raises(ValueError, match="whose network 'dmd' reads"):
         start(other, tmp_path / "never")
+    # what never learned without its condition cannot be guided, whoever asks for it
+    taught = read_recipe(teacher)
+    always = taught.model_copy(update={"objective": taught.objective.model_copy(update={"drop": 0.0})})
+    build(student(always, teacher, "consistency"))
+    for to, guided in (("consistency", {"guidance": 2.0}), ("mean-flow", {"w": (1.0, 3.0)}), ("reflow", {"guidance": 0.0})):
+        made = student(always, teacher, to)
+        with pytest.raises(ValueError, match=rf"objective '{to}' .* guidance.*never learned without its condition"):
+            build(made.model_copy(update={"objective": made.objective.model_copy(update=guided)}))
     plain = student(read_recipe(teacher), teacher, "lcm").model_copy(update={"teacher": None})
     with pytest.raises(ValueError, match="learns from a teacher"):
         start(plain, tmp_path / "never")

@@ -189,6 +189,13 @@ def test_a_student_learns_the_latents_of_its_teacher(run, vae, tmp_path, capsys)
     few = ["--train.steps", "2", "--train.batch", "8", "--samples", "60", "--device", "cpu"]
     main(["distill", str(run), "--to", "consistency", *few, "--out", str(out)])
     assert open_run(out).facts.codec == open_run(run).facts.codec
+    # told where the autoencoder is now, the teacher is drawn through it as well
+    place = vae.rename(vae.with_name("moved"))
+    try:
+        main(["distill", str(run), "--to", "consistency", *few, "--codec.origin", str(place), "--out", str(tmp_path / "later")])
+    finally:
+        place.rename(vae)
+    assert json.loads((tmp_path / "later" / "comparison.json").read_text())[0]["who"] == "teacher"
     other = publish(tmp_path / "other", seed=1)
     said = refused(capsys, "distill", run, "--to", "consistency", *few, "--codec.origin", other, "--out", tmp_path / "no")
     assert "was begun with" in said

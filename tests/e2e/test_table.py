@@ -6,12 +6,18 @@ import json
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 import langevin as lv
 from langevin import oracles
 from langevin.cli import main
 from langevin.data.table import read_rows, table
+from langevin.evaluate import energy_distance
+from langevin.recipes import comparison
 from langevin.recipes.build import build, open_run, start
+from langevin.recipes.config import TransferData
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import evaluate
 from langevin.recipes.likelihood import likelihood
 
 SHORT = ["--train.steps", "3", "--train.batch", "8", "--samples", "50", "--network.width", "16", "--network.depth", "1"]
@@ -96,6 +102,75 @@ def test_a_table_is_trained_sampled_and_judged_in_its_own_units(file, tmp_path, 
         assert json.loads(capsys.readouterr().out)["nats_per_element"] == pytest.approx(held["nats_per_element"], abs=1e-4)
     main(["sample", str(out), "--count", "3", "--label", "1", "--out", str(tmp_path / "sea.csv")])
     assert (tmp_path / "sea.csv").read_text().count(",sea\n") == 3
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A run of labelled rows, which two updates at a high rate have taught something of the labels."""
+    out = tmp_path_factory.mktemp("labelled")
+    lines = [f"{a},{b},{k % 2}" for k, (a, b) in enumerate(np.random.default_rng(0).standard_normal((200, 2)).tolist())]
+    (out / "t.csv").write_text("\n".join(["a,b,kind", *lines]))
+    kind = ["--data.path", str(out / "t.csv"), "--data.label", "kind", "--train.lr", "0.05", "--train.warmup", "0"]
+    main(["train", "table", *SHORT, *kind, "--out", str(out / "run")])
+    return out / "run"
+
+
+def test_rows_are_judged_under_guidance(labelled):
+    run = open_run(labelled)
+    label = run.test.cond["label"][torch.arange(60) % len(run.test)]
+    found = []
+    for w in (1.0, 3.0):
+        judged = evaluate(run, count=60, guidance=w, small=True)
+        expected = energy_distance(draw(run, 60, seed=1, label=label, guidance=w), run.test.x)
+        assert judged.metrics["energy_distance"] == expected and judged.protocol.guidance == (w,)
+        found.append(expected)
+    assert found[0] != found[1]
+
+
+def test_rows_without_a_condition_are_not_guided(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((100, 2)).astype(np.float32))
+    base = lv.recipe("table")
+    run = build(base.model_copy(update={"data": base.data.model_copy(update={"path": str(tmp_path / "x.npy")})}))
+    with pytest.raises(ValueError, match=r"guidance is 3, but this run has no condition to strengthen; use 1\."):
+        evaluate(run, count=20, guidance=3.0)
+    assert evaluate(run, count=20, plan="ddim:2").protocol.guidance == ()
+
+
+def test_a_student_of_rows_stands_beside_its_teacher(labelled, tmp_path, capsys, monkeypatch):
+    """A learned plan lies with the student where its teacher's folder cannot be written, and one that fails costs its row."""
+    plan = ["--sample.plan", "consistency:2:grid=uniform", "--objective.guidance", "3", "--train.batch", "8", "--samples", "50"]
+    command = ["distill", str(labelled), "--to", "consistency", "--steps", "2", *plan, "--train.steps", "2"]
+    learned, where = comparison.tune_into, []
+
+    def quick(file, run, steps, **options):
+        where.append(file.parent)
+        return learned(file, run, steps, iterations=1, batch=8, count=8, held_out=8, **options)
+
+    (labelled / "plans").write_text("no folder")  # stands for what cannot be written, also by root
+    monkeypatch.setattr(comparison, "tune_into", quick)
+    main([*command, "--out", str(tmp_path / "a")])
+    rows = json.loads((tmp_path / "a" / "comparison.json").read_text())
+    assert [(r["who"], r["guidance"]) for r in rows] == [
+        ("teacher", 1.0), ("teacher", 3.0), ("teacher", 3.0), ("teacher, learned plan", 3.0), ("student", 1.0),
+    ]  # fmt: skip
+    assert len({r["energy_distance"] for r in rows}) == 5 and where == [tmp_path / "a" / "plans"]
+    assert "energy" in capsys.readouterr().out
+
+    def failing(*args, **options):
+        raise RuntimeError("numbers are no numbers")
+
+    monkeypatch.setattr(comparison, "tune_into", failing)
+    main([*command, "--out", str(tmp_path / "b")])
+    again = json.loads((tmp_path / "b" / "comparison.json").read_text())
+    assert [r["who"] for r in again] == ["teacher", "teacher", "teacher", "student"]
+    said = capsys.readouterr().out
+    assert "no plan of 2 evaluations was learned for the teacher (RuntimeError: numbers are no numbers)" in said
+
+
+def test_no_flow_leads_from_a_table_to_a_table():
+    table = {"kind": "table", "path": "t.csv"}
+    with pytest.raises(ValidationError, match="'table' found using 'kind' does not match any of the expected tags"):
+        TransferData.model_validate({"target": table, "source": table})
 
 
 def test_rows_of_arrays_are_points(tmp_path, capsys):

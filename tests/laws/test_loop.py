@@ -1,5 +1,6 @@
 """The loop: coefficients once, nothing recompiled, nothing that a graph cannot hold."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,6 +141,29 @@ def test_a_start_and_categories_are_captured(device):
         again = lv.captured(words, lv.plans.ddpm(4), 6)
         assert torch.equal(again(3), lv.sample(words, lv.plans.ddpm(4), 6, first_id=3))
         assert not torch.equal(again(3), again(9))
+
+
+def test_what_is_captured_takes_what_sample_takes():
+    """Plans as words, arrays of numpy, lists, and what is known in a shape that broadcasts, now and in later calls."""
+    model, plan = told(), "dpmpp:5"
+    options = {"given": np.array([0.5, 0.0, 0.0], np.float32), "known": [True, False, False]}
+    held = lv.captured(denoiser(), "trig:4", 4, **options)()
+    assert torch.equal(held, lv.sample(denoiser(), "trig:4", 4, **options)) and torch.all(held[:, 0] == 0.5)
+    again = lv.captured(model, plan, 4, cond={"c": C.double().numpy()}, guidance=CFG(2.0))
+    expected = lv.sample(model, lv.plans.dpmpp(5), 4, cond={"c": C}, guidance=CFG(2.0))
+    assert torch.equal(again(), expected)
+    other = lv.sample(model, plan, 4, cond={"c": 2 * C}, guidance=CFG(2.0))
+    for cond in ((2 * C).numpy(), (2 * C).tolist()):
+        again(cond={"c": C})
+        assert torch.equal(again(cond={"c": cond}), other) and not torch.equal(other, expected)
+    starts = Noise.of(3, 8).normal((3,))
+    begun = lv.captured(model, plan, 4, start=starts[:4].numpy())
+    for part in (starts[:4], starts[4:]):
+        assert torch.equal(begun(start=part.tolist()), lv.sample(model, plan, 4, start=part))
+    with pytest.raises(ValueError, match="cond is a Tensor; name the conditions"):
+        again(cond=C)
+    with pytest.raises(ValueError, match=r"cond\['c'\] is a list; give a tensor, a numpy array or lists of numbers"):
+        again(cond={"c": ["red"]})
 
 
 def test_what_cannot_be_captured_is_refused():

@@ -9,17 +9,21 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 import langevin as lv
 from langevin.cli import main
 from langevin.cli.asking import Refusal
 from langevin.cli.weights import strengths
+from langevin.pictures import save_png
+from langevin.record import read_record
 from langevin.tensors import load, save
-from langevin.zoo import adapting, registry
+from langevin.zoo import adapting, hub, registry
 from langevin.zoo.detect import detect
 from langevin.zoo.embeddings import write_embedding
 from langevin.zoo.family import published
+from langevin.zoo.load import fingerprint
 from tests.parity.goldens import Goldens
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -165,22 +169,71 @@ def test_one_file_of_a_repository_is_fetched_alone(folder: Path, tmp_path: Path,
     word = write_embedding(tmp_path / "toy.safetensors", "<toy>", vectors).read_bytes()
     weights = (style / "adapter_model.safetensors").read_bytes()
     inside = {file: (style / file).read_bytes() for file in ("adapter_config.json", "adapter_model.safetensors")}
-    hub = Hub(tmp_path, {f"sub/{f}": data for f, data in inside.items()} | {"big.safetensors": weights, "toy.safetensors": word})
-    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: hub)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.download)
+    others = {"big.safetensors": weights, "toy.safetensors": word}
+    owner = Hub(tmp_path, {f"sub/{f}": data for f, data in inside.items()} | others)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: owner)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", owner.download)
     monkeypatch.chdir(tmp_path)
     adapting.add_lora(model, "owner/name/sub/adapter_model.safetensors", 0.5)
-    assert hub.fetched == ["sub/adapter_model.safetensors", "sub/adapter_config.json"]
+    assert owner.fetched == ["sub/adapter_model.safetensors", "sub/adapter_config.json"]
     adapting.merge(model, "adapter_model")
     ours, theirs = _weights(model), _weights(lv.load(folder, lora={style: 0.5}))
     assert all(torch.equal(v, theirs[n]) for n, v in ours.items())
     assert adapting.add_word(model, "owner/name/toy.safetensors@main") == "<toy>"
-    assert hub.fetched[2:] == ["toy.safetensors"]
+    assert owner.fetched[2:] == ["toy.safetensors"]
     with pytest.raises(ValueError, match=r"owner/name has no file gone\.safetensors"):
         adapting.add_lora(model, "owner/name/gone.safetensors")
     (tmp_path / "owner").mkdir()  # a slip in a path of this machine is no question to the hub
     with pytest.raises(ValueError, match=r"owner/name/sub/adapter_model\.safetensors does not exist\."):
         adapting.add_lora(model, "owner/name/sub/adapter_model.safetensors")
+
+
+def test_no_picture_has_anything_fetched(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A record of anyone's, which names repositories, and what of them to take."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(hub, "_fetched", lambda *asked: pytest.fail(f"{asked} was fetched"))
+    style, picture = _peft(folder, tmp_path / "style", {}), tmp_path / "cat.png"
+    command = ["generate", str(folder), "--device", "cpu", "--out", str(tmp_path / "again.png")]
+    main([*command[:-1], str(picture), "a cat", "--steps", "1", "--size", "32x32", "--lora", "style:0.5"])
+    record = read_record(picture)
+    assert record["loaded"]["lora"] == ["style:0.5"]
+    main([*command, "--again", str(picture)])  # what is here is taken
+    with Image.open(picture) as drawn, Image.open(tmp_path / "again.png") as again:
+        assert drawn.tobytes() == again.tobytes()
+        image = drawn.copy()
+    evil = {"lora": ["evil/repo:1.0"], "word": ["evil/words"], "revision": "refs/pr/1", "variant": "\x1b[2Jfp16"}
+    for name, value in evil.items():
+        save_png(image, picture, {**record, "loaded": {name: value}})
+        path = "evil/model" if name == "revision" else str(folder)  # a folder has no revision to choose
+        with pytest.raises(SystemExit):
+            main(["generate", path, *command[2:], "--again", str(picture)])
+        told = capsys.readouterr().err
+        assert f"cat.png was drawn with {name} " in told and f"say --{name}." in told and "\x1b" not in told
+    save_png(image, picture, {**record, "loaded": evil})
+    with pytest.raises(SystemExit):
+        main([*command, "--again", str(picture), "--lora", str(style)])
+    assert "word evil/words, which is not here; say --word." in capsys.readouterr().err
+
+
+def test_a_record_knows_the_files_of_an_id(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    style, other = (_peft(folder, tmp_path / name, {}, lora_alpha=alpha) for name, alpha in (("style", 16), ("other", 2)))
+    save(other / "adapter_model.safetensors", {n: 2 * v for n, v in load(style / "adapter_model.safetensors").items()})
+    monkeypatch.chdir(tmp_path)
+    place = style
+
+    def fetched(name: str, *asked: Any) -> Any:
+        assert name == "owner/name"
+        return hub.Resolved(place, name, "c" * 40)
+
+    monkeypatch.setattr(hub, "_fetched", fetched)
+    command = ["generate", str(folder), "a cat", "--steps", "1", "--size", "32x32", "--out", str(tmp_path / "cat.png")]
+    main([*command, "--lora", "owner/name:0.5"])
+    assert read_record(tmp_path / "cat.png")["loaded"]["files"] == {"owner/name": fingerprint(style)}
+    place = other
+    with pytest.raises(SystemExit):
+        main([*command, "--again", str(tmp_path / "cat.png"), "--lora", "owner/name:0.5"])
 
 
 def test_a_folder_of_a_single_file_is_that_file(goldens: Goldens, tmp_path: Path) -> None:

@@ -247,8 +247,11 @@ PUBLISHED: dict[str, tuple[str, str, str, dict[str, Any], str | None, dict[str, 
     ),
     "dit": ("dit", "transformer", "DiTTransformer2DModel", DIT, "DiTPipeline", {}),
     "cd-imagenet64": ("consistency", "unet", "UNet2DModel", ADM, "ConsistencyModelPipeline", {}),
-    "adm-64": ("guided-diffusion-new-order", "unet", "UNet2DModel", {**ADM, "out_channels": 6}, "DDPMPipeline", {}),
-    "adm-256": ("guided-diffusion", "unet", "UNet2DModel", ADM_256, "DDPMPipeline", {}),
+    "adm-64": (
+        "guided-diffusion-new-order", "unet", "UNet2DModel", {**ADM, "out_channels": 6}, "DDPMPipeline",
+        {"beta_schedule": "squaredcos_cap_v2"},
+    ),
+    "adm-256": ("guided-diffusion", "unet", "UNet2DModel", ADM_256, "DDPMPipeline", {"beta_schedule": "linear"}),
     "ncsnpp-256": ("ncsnpp", "unet", "UNet2DModel", NCSN, "ScoreSdeVePipeline", {}),
     "controlnet": (
         "controlnet", "controlnet", "ControlNetModel",

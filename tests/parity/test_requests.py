@@ -3,6 +3,7 @@
 import json
 import shutil
 import warnings
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,36 @@ def test_what_a_published_family_does_not_read_is_refused(goldens: Goldens, fami
     model = lv.load(goldens.case(family, name).dir / "pipeline")
     with pytest.raises(ValueError, match=rf"{min(asked)} is .*, which this model does not read; the nearest that it reads is"):
         model.run("a cat", **asked)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "norm"), [("sd1", "txt2img_sampler", ""), ("sd1", "txt2img_sampler", "sample"), ("sdxl", "txt2img", "")]
+)
+def test_a_guidance_leads_away_from_what_the_model_does(goldens: Goldens, family: str, name: str, norm: str) -> None:
+    """As a number does, to the bit: in the network's output, by the family's norm, from the negative prompt."""
+    model = lv.load(goldens.case(family, name).dir / "pipeline")
+    model = model.but(defaults=replace(model.defaults, norm=norm))
+    for asked in ({"negative": "a dog"}, {}):
+        asked = {"prompt": "a cat", "size": (32, 32), "steps": 2, **asked}
+        number = model.run(**asked, guidance=3.0, rescale=0.5).latents
+        assert torch.equal(model.run(**asked, guidance=lv.CFG(3.0, rescale=0.5)).latents, number)
+        assert not torch.equal(model.run(**asked, guidance=lv.CFG(3.0, interval=(0.0, 0.1))).latents, number)
+
+
+@pytest.mark.parametrize(("family", "name"), [("flux", "dev_pipeline"), ("flux", "schnell_pipeline"), ("lcm", "lcm_pipeline")])
+def test_a_model_that_is_told_its_guidance_leads_away_from_nothing(goldens: Goldens, family: str, name: str) -> None:
+    model = lv.load(goldens.case(family, name).dir / "pipeline")
+    asked: dict[str, Any] = {"prompt": "a cat", "size": (32, 32), "steps": 2}
+    for guidance in (None, 2.0):
+        with pytest.raises(ValueError, match=r"negative is 'a dog', and this model is told its guidance, which leads away from"):
+            model.run(**asked, negative="a dog", guidance=guidance)
+    # but by a guidance, which knows what it leads away from: from the prompt itself nowhere
+    plain = model.run(**asked).latents
+    same = model.run(**asked, negative="a cat", guidance=lv.CFG(4.0)).latents
+    torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-4)
+    made = [model.run(**asked, guidance=lv.CFG(4.0), **more).latents for more in ({}, {"negative": ""}, {"negative": "a dog"})]
+    assert torch.equal(made[0], made[1]) and not torch.allclose(made[1], made[2], atol=1e-3)
+    assert not torch.allclose(made[0], plain, atol=1e-3)
 
 
 def _pipeline(to: Path, kind: str, scheduler: Path, **parts: Path) -> Path:

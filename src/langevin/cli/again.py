@@ -1,15 +1,21 @@
 """langevin generate --again: the flags that a picture's record tells."""
 
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from langevin.cli.asking import Refusal
+from langevin.cli.weights import strengths
+from langevin.record import printable
 
 PICTURES = ("image", "mask", "control", "like")
 """Flags of pictures, which a record knows by their hashes alone."""
-_FOLDERS = ("beside", "configs", "controlnet", "redux")
+_FOLDERS = ("beside", "configs", "controlnet", "redux", "lora", "word")
+"""Flags of files, which a record may name only where they are here already: what is not may be fetched from anyone."""
+CHOOSING = ("revision", "variant")
+"""Flags that choose what of a repository is fetched, which no record may."""
 
 
 def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[list[str], str | None]:
@@ -38,11 +44,12 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
         found.pop("steps", None)  # which are a plan's own
     made: list[str] = []
     for name, value in found.items():
-        if name not in names or name in said or value is None:
+        if name not in names or name in said or name in CHOOSING or value is None:
             continue
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
-        if name in _FOLDERS and (lost := next((v for v in values if not Path(v).exists()), None)) is not None:
-            raise Refusal(f"{picture} was drawn with {name} {lost}, which is not here; say --{name}.")
+        files = [str(next(iter(strengths([v])))) if name == "lora" else v for v in values] if name in _FOLDERS else []
+        if (lost := next((f for f in files if not os.path.exists(f)), None)) is not None:
+            raise Refusal(f"{picture} was drawn with {name} {printable(lost)}, which is not here; say --{name}.")
         flag = f"--{name.replace('_', '-')}"
         if isinstance(value, bool):
             made.append(flag if value else f"--no-{flag[2:]}")
@@ -52,6 +59,20 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
             made += [flag, *values] if isinstance(value, list) else [f"{flag}={values[0]}"]
     prompt = record.get("prompt")
     return made, prompt if isinstance(prompt, str) else None
+
+
+def refuse_chosen(picture: Path, asked: Any) -> None:
+    """Refuse a record that chooses what of a repository is fetched, where the flags do not.
+
+    Raises:
+        Refusal: naming the flag.
+    """
+    loaded = read(picture).get("loaded")
+    for name in CHOOSING:
+        value = loaded.get(name) if isinstance(loaded, dict) else None
+        here = name == "revision" and os.path.exists(os.path.expanduser(asked.path))  # where there are none
+        if value is not None and getattr(asked, name) is None and not here:
+            raise Refusal(f"{picture} was drawn with {name} {printable(str(value))}, which no picture may choose; say --{name}.")
 
 
 def read(picture: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
-from langevin.cli.again import PICTURES, refuse_another, warn_of_others, words
+from langevin.cli.again import PICTURES, refuse_another, refuse_chosen, warn_of_others, words
 from langevin.cli.asking import Refusal, parse, taken
 from langevin.cli.weights import strengths
 from langevin.record import printable
@@ -152,6 +152,8 @@ def generate(args: Sequence[str]) -> None:
         raise Refusal("controlnet follows the hints that control names; say both, or neither.")
     if (asked.redux is None) != (not asked.like):
         raise Refusal("redux varies the pictures that like names; say both, or neither.")
+    if asked.again is not None:
+        refuse_chosen(asked.again, asked)
     model = _model(asked, sizes.get("size"))
     if asked.again is not None:
         refuse_another(asked.again, model, asked.path)
@@ -204,6 +206,7 @@ def _model(asked: Any, size: tuple[int, int] | None) -> Any:
     """The model that is asked for, which knows for the record how it was loaded."""
     import torch
 
+    from langevin.zoo.hub import resolve
     from langevin.zoo.load import fingerprint, ladder, load
 
     dtypes: dict[str | None, Any] = {None: None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -243,7 +246,7 @@ def _model(asked: Any, size: tuple[int, int] | None) -> Any:
 
         model = add_redux(model, asked.redux, dtype=dtypes[asked.dtype], device=device)
     said = {name: value for name in LOADED if (value := getattr(asked, name))}
-    files = {str(file): fingerprint(Path(file)) for file in (*strengths(asked.lora), *asked.word)}
+    files = {str(file): fingerprint(resolve(file).path) for file in (*strengths(asked.lora), *asked.word)}
     plain = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in said.items()}
     return model.but(loaded={**model.loaded, **plain, **({"files": files} if files else {})})
 

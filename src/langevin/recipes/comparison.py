@@ -1,6 +1,7 @@
 """Teacher and student side by side: one picture from the same noise, and one table of steps, quality, diversity and time."""
 
 import json
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,11 +40,15 @@ def compare(
 
     Args:
         count: samples of each.
+        tune: the learned plan is kept with the teacher, or in `out` where that cannot be written; one that cannot be learned
+            costs its row alone.
 
     Returns:
         Rows with "who", "plan", "guidance", "evaluations", "milliseconds" a sample, and the metrics of `evaluate`. Teachers are
         guided as strongly as the student was taught, once more as their own recipe says. Of reflowed runs also what `paths` says.
     """
+    from langevin.recipes.domains.points import PointDomain
+
     student.denoiser.to(device)
     between = isinstance(student.recipe.process, c.InterpolantConfig)
     own = student.recipe.sample.plan
@@ -51,9 +56,10 @@ def compare(
     told = strengths(student)
     rows: list[tuple[str, Run, str, float]] = []
     if (teacher / RECIPE_FILE).exists():
-        taught = open_run(teacher, device=device)
-        if "_splits" in student.__dict__:
-            taught.__dict__["_splits"] = student._splits
+        codec = (
+            None if student.facts.codec is None else student.facts.codec.origin
+        )  # which may have moved since the teacher's days
+        taught = open_run(teacher, device=device, codec=codec)._sharing(student.__dict__)
         few = f"euler:{steps}:grid=uniform" if between else f"default:{steps}"
         usual, own_w = taught.recipe.sample.plan, taught.recipe.sample.guidance
         if own_w not in told and taught.facts.conditional:
@@ -61,16 +67,14 @@ def compare(
         for w in told:
             rows += [("teacher", taught, usual, w), ("teacher", taught, few, w)]
             if tune and not between:
-                file = teacher / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(taught)}.json"
-                if not file.exists():
-                    tune_into(file, taught, steps, guidance=w)
-                rows.append(("teacher, learned plan", taught, str(file), w))
+                learned = _learned(taught, steps, w, (teacher, out), say)
+                rows += [] if learned is None else [("teacher, learned plan", taught, str(learned), w)]
     else:
         say(f"{teacher} is no run directory any more, so the student stands alone in the table")
     # a student that learned from a guided teacher and is told no strength is guided by nature
     rows += [("student", student, own, w if _is_told(student) else 1.0) for w in told]
     straight = isinstance(student.recipe.objective, o.ReflowConfig)
-    points = isinstance(student.recipe.drawn, c.MoonsData)
+    points = isinstance(student.domain, PointDomain)
     against = student.domain.reference(student, "auto", out, device)
     made = []
     for who, run, plan, strength in rows:
@@ -85,6 +89,31 @@ def compare(
         say(str(_picture(rows, out / "comparison.png")))
     _show(made)
     return made
+
+
+def _learned(teacher: Run, steps: int, w: float, folders: tuple[Path, ...], say: Callable[[str], None]) -> Path | None:
+    """The learned plan of a teacher, in the first of some folders that holds it, or else that can be written; None where none
+    could be learned: the student is trained by now, and all else of the table is to be had."""
+    files = [folder / "plans" / f"tuned-{steps}-w{w:g}-{of_weights(teacher)}.json" for folder in folders]
+    if (known := next((file for file in files if file.exists()), None)) is not None:
+        return known
+    try:
+        file = next((file for file in files if _writable(file.parent)), files[-1])
+        tune_into(file, teacher, steps, guidance=w)
+    except Exception as error:  # of many kinds: of the disk, the device, the numbers
+        why = " ".join(str(error).split())[:200]
+        say(f"no plan of {steps} evaluations was learned for the teacher ({type(error).__name__}: {why}); its row is left out")
+        return None
+    return file
+
+
+def _writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
 
 
 def _is_told(run: Run) -> bool:
@@ -116,7 +145,7 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
     spent = 1000 * (time.perf_counter() - began) / few
     row = {"plan": plan, "guidance": w, "milliseconds": spent}
     if against is None:
-        result = evaluate(run, count=count, plan=plan, small=True, device=device)
+        result = evaluate(run, count=count, plan=plan, guidance=w, small=True, device=device)
         return {**row, "evaluations": result.protocol.nfe, **result.metrics}
     result = evaluate(run, count=count, plan=plan, guidance=w, metrics=measures(run), small=True, device=device, against=against)
     group = result.metrics.get(f"w={w:g}", result.metrics)

@@ -65,7 +65,19 @@ def check_teacher(recipe: c.Recipe) -> None:
         )
     if recipe.teacher is not None and taught == "never":
         raise ValueError(f"objective {kind!r} learns from data alone; leave the teacher out.")
-    if recipe.teacher is None or kind == "reflow":
+    if recipe.teacher is None:
+        return
+    if "guidance" in recipe.objective.scalars:
+        guided = f"objective {kind!r} learns from its teacher under guidance"
+    else:
+        guided = f"objective {kind!r} asks its teacher under guidance of strength {recipe.objective.strength:g}"
+    told = "guidance" in recipe.objective.scalars or recipe.objective.strength != 1
+    if told and not getattr(recipe.teacher.objective, "drop", 0):
+        raise ValueError(
+            f"{guided}, and that never learned without its condition (objective.drop is 0), so it cannot be guided; leave "
+            "guidance at 1, or use consistency or dmd."
+        )
+    if kind == "reflow":
         return
     ours, theirs = recipe.process, recipe.teacher.process
     flows = (c.GaussianConfig, c.InterpolantConfig)

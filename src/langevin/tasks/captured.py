@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Denoiser, home
-from langevin.core.plan import Draft, DrivingRow, Plan
+from langevin.core.plan import DrivingRow
 from langevin.core.sample import Options, _evaluating, _Run
-from langevin.core.tree import Tree, leaves, tree, tree_map
+from langevin.core.tree import leaves, tree, tree_map
+from langevin.sampling import Planned, arrays, conditions, planned, told
 
 
 class Captured:
@@ -56,21 +57,23 @@ class Captured:
                 ) from error
 
     @torch.no_grad()
-    def __call__(self, first_id: int = 0, cond: Mapping[str, Tensor] | None = None, start: Tree | None = None) -> Any:
+    def __call__(self, first_id: int = 0, cond: Mapping[str, Any] | None = None, start: Any = None) -> Any:
         """Samples first_id, ..., first_id + count - 1 of the seed, in new tensors, as `sample` draws them.
 
         Args:
-            cond, start: in place of those that it was made with, of the same names and shapes; by default those of the last call.
+            cond, start: in place of those that it was made with, of the same names and shapes, tensors, numpy arrays or lists; by
+                default those of the last call.
 
         Raises:
             ValueError: for other names or shapes, or a start for what was made without one.
         """
+        cond = conditions(cond)
         for module in self._denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
             getattr(module, "check_conditions", lambda cond: None)(cond)
         ids = self._run.noise.ids
         ids.copy_(torch.arange(first_id, first_id + len(ids), device=ids.device))
         _copy(self._cond or {}, cond or {}, "cond")
-        _copy(self._run.begun, {} if start is None else leaves(start), "start")
+        _copy(self._run.begun, {} if start is None else leaves(arrays(start, "start")), "start")
         if self._graph is None:
             end = self._walk()
         else:
@@ -81,7 +84,7 @@ class Captured:
 
 def captured(
     denoiser: BaseDenoiser,
-    plan: Plan | Draft | Mapping[str, Plan | Draft],
+    plan: Planned | Mapping[str, Planned],
     count: int = 1,
     *,
     warmup: int = 2,
@@ -94,8 +97,8 @@ def captured(
     between calls, and their mode, dtype and device may not.
 
     Args:
-        denoiser, plan, count, options: as of `sample`. cond and start give names and shapes, and the values of a first call that
-            says none.
+        denoiser, plan, count, options: as of `langevin.sample`, in whatever form it takes them. cond and start give names and
+            shapes, and the values of a first call that says none.
         warmup: samplings before the capture, for what networks make once.
 
     Raises:
@@ -110,11 +113,12 @@ def captured(
     def buffer(value: Any) -> Any:
         return value.detach().to(device, dtype if value.is_floating_point() else None, copy=True)
 
+    options = Options(**told(denoiser, count, options))
     cond, start = options.get("cond"), options.get("start")
-    kept = None if cond is None else {n: buffer(v) if isinstance(v, Tensor) else v for n, v in cond.items()}
-    begun = None if start is None else tree_map(lambda v: buffer(v) if isinstance(v, Tensor) else v, start)
+    kept = None if cond is None else tree_map(buffer, dict(cond))
+    begun = None if start is None else tree_map(buffer, start)
     with torch.no_grad(), _evaluating(denoiser):
-        run = _Run(denoiser, plan, count, Options(**{**options, "cond": kept, "start": begun}))
+        run = _Run(denoiser, planned(plan), count, Options(**{**options, "cond": kept, "start": begun}))
     if any(isinstance(row, DrivingRow) for row in run.rows):
         raise ValueError(
             f"plan {next(iter(run.plans.values())).name} takes as many evaluations as the states need, which no graph can hold; "

@@ -194,7 +194,9 @@ class Generator:
                 (seed, first_id + k), whatever the batch.
             count: pictures of each prompt, or of each image where there is one prompt.
             batch: most pictures in one call of the network; all by default. They are the same either way, up to rounding.
-            guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance.
+            guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance. A
+                `CFG` without a null leads away from the negative prompt, in the network's output, as a number does, also of a
+                model that is told its guidance: that is then told its own default.
             rescale: see `CFG`; of the network's output (guidance_rescale of others).
             plan: another sampler, such as "dpmpp:20:grid=karras"; under a strength all its steps are below it (`plans.begin`).
             image: a picture to begin at, to inpaint, or to upscale; or several.
@@ -244,7 +246,7 @@ class Generator:
         if prompts is not None and self.conditioner is not None:
             if negative is not None:
                 against = rows([negative] if isinstance(negative, str) else list(negative), "negative", asked, count)
-            more = {**extra, **({"guidance": w} if told and w is not None else {})}
+            more = {**extra, **({"guidance": self.defaults.guidance if w is None else w} if told else {})}
             wants = guided or (guidance is not None and w is None)
             request = Request(prompts, against, size, wants, clip_skip, weighted, long, length, more)
             read, away = self.conditioner(request)
@@ -368,6 +370,11 @@ class Generator:
         """Refuse what other models read and this one does not."""
         if said["negative"] is not None and self.conditioner is None:
             raise ValueError("this model reads no text, so nothing can be led away from; leave negative= out.")
+        if said["negative"] is not None and self.defaults.told and not callable(said["guidance"]):
+            raise ValueError(
+                f"negative is {said['negative']!r}, and this model is told its guidance, which leads away from nothing; leave "
+                "negative= out, or give guidance=CFG(2.0) as well."
+            )
         for name in ("control_scale", "control_levels", "guess"):
             if said[name] != DEFAULTS[name] and not self.controls:
                 raise ValueError(f"{name} is {said[name]}, and the model is under no ControlNet; leave it out.")
@@ -455,11 +462,11 @@ class Generator:
         self, asked: float | Guidance | None, w: float | None, guided: bool, null: Cond, rescale: float, conditioned: bool
     ) -> Guidance | None:
         if asked is not None and w is None:
+            if isinstance(asked, CFG) and asked.null is None:
+                return dataclasses.replace(asked, null=null, of="output", norm=asked.norm or self.defaults.norm)
             if callable(asked):
                 return asked
             raise ValueError(f"guidance is {asked!r}; give a number, 1 for none, or a guidance such as CFG(2.0).")
-        if null is not None and self.defaults.told:
-            return CFG(w or 1.0, null=null, rescale=rescale, of="output", norm=self.defaults.norm)
         if not guided or w is None or not conditioned:
             return None
         return CFG(w, null=null, rescale=rescale, of="output", norm=self.defaults.norm)

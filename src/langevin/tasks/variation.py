@@ -32,7 +32,7 @@ class Varied(Conditioner):
             if "like_scale" in request.extra:
                 raise ValueError("like_scale says how much pictures count, and there are none; give like= as well.")
             return cond, null
-        if null is not None:
+        if request.negative is not None:
             raise ValueError("like varies a picture, and a negative prompt leads away from words; leave one of them out.")
         empty = torch.tensor([not prompt for prompt in request.prompts])
         cond = {n: _without(v, empty) if n in ("tokens", "pooled") else v for n, v in cond.items()}

@@ -167,8 +167,7 @@ class CLIPPrompt(Conditioner):
         self.side, self.guidance = side, guidance
 
     def forward(self, request: Request) -> tuple[Cond, Cond | None]:
-        guided = request.guided and not self.guidance
-        asked, against = self.side.both(request, _negative(request) if guided else None)
+        asked, against = self.side.both(request, _negative(request) if request.guided else None)
 
         def states(t: Tokens, skip: int) -> Cond:
             said = self.side.states(t)
@@ -314,7 +313,7 @@ class FluxPrompt(Conditioner):
     def forward(self, request: Request) -> tuple[Cond, Cond | None]:
         cond = self._one(request.prompts, request)
         # guidance is told, not computed, unless a negative prompt asks for it
-        return cond, self._one(_negative(request), request) if request.guided and request.negative is not None else None
+        return cond, self._one(_negative(request), request) if request.guided else None
 
 
 class T5Prompt(Conditioner):

@@ -125,10 +125,12 @@ class MoonsData(Closed):
 
 
 Side = Annotated[
-    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | TableData | MoonsData | SentencesData
-    | TextData | GraphsData | MoleculesData,
+    DigitsData | MnistData | ImagesData | ArraysData | ShardsData | HuggingFaceData | MoonsData | SentencesData | TextData
+    | GraphsData | MoleculesData,
     Field(discriminator="kind"),
 ]  # fmt: skip
+"""One of two sets of samples. Not a table: each would be standardised by itself, and samples have the units of one alone; rows
+for a flow between them are data "arrays"."""
 
 
 class TransferData(Closed):
@@ -366,7 +368,7 @@ class Recipe(Closed):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @property
-    def drawn(self) -> Side | StreamData:
+    def drawn(self) -> Side | TableData | StreamData:
         """What samples are to look like."""
         if isinstance(self.data, UpscaleData):
             return self.data.of

@@ -114,12 +114,14 @@ class PointDomain(Domain):
         label = None
         if run.facts.classes is not None and not isinstance(run.recipe.drawn, c.MoonsData):  # as often as held-out rows have them
             label = labels_of(run.test)[torch.arange(asked.count) % len(test)]
-        samples = draw(run, asked.count, seed=asked.seed, plan=asked.plan, label=label).cpu()
+        ((w, plan),) = asked.plans.items()
+        samples = draw(run, asked.count, seed=asked.seed, plan=plan, label=label, guidance=w).cpu()
         spread = torch.linspace(0, len(train) - 1, min(len(train), len(test))).long()  # files may be in order
         floor = energy_distance(train[spread], test)
         values: dict[str, Any] = {"energy_distance": energy_distance(samples, test), "energy_distance_real": floor}
         known = "none: points" if run.facts.table is None else "none: rows, each column at mean 0 and deviation 1 of training"
-        made = card(sampled, small=False, pixels=known, metrics=dict(self.metrics))
+        strengths = (w,) if run.facts.conditional else ()
+        made = card(sampled, small=False, pixels=known, metrics=dict(self.metrics), guidance=strengths)
         return Evaluation(metrics=values, protocol=made)
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:

@@ -426,4 +426,6 @@ def _whole(
     }
     if layout == "dit":
         return "DiTPipeline", {"_class_name": "DDIMScheduler", **linear}
+    if layout == "guided-diffusion-new-order":  # the model of 64 pixels, whose noise_schedule is cosine in its README
+        linear["beta_schedule"] = "squaredcos_cap_v2"
     return "DDPMPipeline", {"_class_name": "DDPMScheduler", **linear, "clip_sample": True, "variance_type": "learned_range"}
