@@ -270,6 +270,11 @@ def start(
                 f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
                 f"recipe, or choose another directory{longer(k)}."
             )
+    if recipe.train.valid_every and isinstance(recipe.objective, ReflowConfig):
+        raise ValueError(
+            f"train.valid_every is {recipe.train.valid_every}, and reflow learns pairs that its teacher makes, of which none are "
+            "held out; leave it out."
+        )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
@@ -285,7 +290,9 @@ def start(
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
     elif run.codec is not None:
         reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
-    valid = run.test if recipe.train.valid_every and not isinstance(recipe.objective, ReflowConfig) else None
+    valid = run.test if recipe.train.valid_every else None
+    if valid is not None and run.codec is not None:
+        valid = latents.keep(valid, run.codec, out / "latents-valid", recipe.codec.dtype)
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, None, group, other_data, valid)
     with group.agreed():
         if group.first and trainer.folder is not None:
