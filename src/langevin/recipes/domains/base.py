@@ -161,6 +161,10 @@ class Domain(ABC):
         """Strengths of guidance that `evaluate` draws under, of those asked for; None for the usual ones."""
         return (run.recipe.sample.guidance if guidance is None else guidance,)
 
+    def check_way(self, plan: Any, guidance: float | None) -> None:
+        """Refuse a plan or a guidance that `evaluate` would leave unread. Raises ValueError."""
+        return
+
     def afford(self, run: "Run", asked: Asked) -> None:
         """Refuse, before training and at no cost, samples too few for `evaluate`. Raises ValueError."""
         return
