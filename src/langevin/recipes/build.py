@@ -207,7 +207,6 @@ def _model(
 ) -> Denoiser:
     """A denoiser, or a flow map where that is what the objective learns; of an autoencoder a `Model`, which is neither."""
     made, predictions = domain.process(process, facts)
-    kind = FlowMap if learned.learns == "map" else Denoiser
     body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width, predictions)
     if text is not None and facts.vocabulary is not None:
         words = facts.vocabulary
