@@ -359,7 +359,7 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
         return before
     origin = run.recipe.teacher.origin
     if (Path(origin) / FACTS_FILE).exists():
-        latents.alike(_read(Path(origin) / FACTS_FILE, Facts).codec, run.facts.codec, Path(origin))
+        latents.alike(read_facts(origin).codec, run.facts.codec, Path(origin))
     weights = _weights_of(Path(origin))
     now = digest(weights)
     if before not in (None, now):
@@ -413,6 +413,15 @@ def read_recipe(path: str | Path) -> c.Recipe:
     return _read(Path(path) / RECIPE_FILE, c.Recipe)
 
 
+def read_facts(path: str | Path) -> Facts:
+    """What the run in a directory knows of its data.
+
+    Raises:
+        ValueError: if there is none, or it is damaged.
+    """
+    return _read(Path(path) / FACTS_FILE, Facts)
+
+
 def _read(file: Path, kind: type[M]) -> M:
     if not file.exists() and (file.parent / "checkpoints").is_dir():
         raise ValueError(
@@ -448,7 +457,7 @@ def open_run(
         ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
     path, place = Path(path), _device(device)
-    run = build(read_recipe(path), latents.moved(_read(path / FACTS_FILE, Facts), codec))
+    run = build(read_recipe(path), latents.moved(read_facts(path), codec))
     if weights is not None and Path(weights).suffix == ".safetensors":
         put(run.denoiser, load(weights), weights)
         words = described(Path(weights))

@@ -1,6 +1,7 @@
 """Latents in place of pixels: which autoencoder, the scale of its latents, what is kept of them, and the way back to pictures."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,7 @@ def check(recipe: c.Recipe) -> None:
     if origin is None:
         return
     said = f"codec.origin is {origin}, whose latents are numbers in place of pictures"
-    if not isinstance(data, (c.DigitsData, c.MnistData, c.ImagesData, c.ArraysData, c.ShardsData)):
+    if not isinstance(data, (c.DigitsData, c.MnistData, c.ImagesData, c.ArraysData, c.ShardsData, c.HuggingFaceData)):
         raise ValueError(f"{said}, and data {data.kind!r} has no such pictures; leave it out, or use data 'images'.")
     if isinstance(data, c.DigitsData) and data.form != "image":
         raise ValueError(f"{said}, and data.form is {data.form!r}; use form 'image'.")
@@ -88,16 +89,37 @@ def begin(recipe: c.Recipe, facts: Facts, train: Any) -> tuple[LatentCodec, Fact
             f"codec.origin is {origin}, whose latents are {codec.factor} pixels wide, and pictures are {shape[1]} x {shape[2]}; "
             "make the sides multiples of it."
         )
-    if recipe.codec.scale == "measured" or (recipe.codec.scale == "auto" and is_run(origin)):
+    key = encoder_hash(net)
+    if (learned := _learned(recipe, key)) is not None:
+        where, theirs = learned
+        own: Scale = codec.net.scale
+        if recipe.codec.scale != "auto" and (recipe.codec.scale == "own") != (replace(theirs, upcast=own.upcast) == own):
+            raise ValueError(
+                f"codec.scale is {recipe.codec.scale!r}, and the weights in {where} learned latents on another scale (factor "
+                f"{theirs.factor:g}, shift {theirs.shift:g}); leave it at 'auto', which takes theirs."
+            )
+        codec.scale = replace(theirs, upcast=own.upcast)
+    elif recipe.codec.scale == "measured" or (recipe.codec.scale == "auto" and is_run(origin)):
         codec.scale = measured(codec, train)
     with torch.no_grad():
         made = tuple(codec.encode(torch.zeros(1, *shape)).shape[1:])
     s = codec.scale
     where = str(Path(origin).resolve()) if Path(origin).exists() else origin
-    known = CodecFacts(
-        origin=where, hash=encoder_hash(net), pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std
-    )
+    known = CodecFacts(origin=where, hash=key, pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std)
     return codec, facts.model_copy(update={"shape": made, "codec": known})
+
+
+def _learned(recipe: c.Recipe, key: str) -> tuple[str, Scale] | None:
+    """The run whose weights a run begins with or learns from, and the scale on which they know this autoencoder's latents."""
+    from langevin.recipes.build import FACTS_FILE, read_facts
+
+    for of in (recipe.teacher, recipe.finetune):
+        if of is None or of.origin is None or not (Path(of.origin) / FACTS_FILE).exists():
+            continue
+        known = read_facts(of.origin).codec
+        if known is not None and known.hash == key:
+            return str(of.origin), Scale(known.factor, known.shift, known.mean, known.std)
+    return None
 
 
 @torch.no_grad()
