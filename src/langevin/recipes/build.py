@@ -32,7 +32,7 @@ from langevin.recipes import config as c
 from langevin.recipes import latents
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
-from langevin.recipes.facts import Facts, unlike
+from langevin.recipes.facts import APART, MEASURED, Facts, kept, unlike
 from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
@@ -82,9 +82,13 @@ class Run:
         return None if self.facts.codec is None else latents.again(self.facts.codec)
 
     @cached_property
+    def _halves(self) -> tuple[Any, Any]:
+        """Data as it is read, in units of its own."""
+        return data(self.recipe.data, None if self.folder is None else self.folder / SCAN_FILE)
+
+    @cached_property
     def _splits(self) -> tuple[Any, Any]:
-        scan = None if self.folder is None else self.folder / SCAN_FILE
-        return _captioned(data(self.recipe.data, scan), self.facts.vocabulary)
+        return _captioned(self.domain.as_begun(*self._halves, self.facts), self.facts.vocabulary)
 
     @property
     def domain(self) -> Domain:
@@ -117,7 +121,7 @@ class Run:
 
     def _sharing(self, known: Mapping[str, Any]) -> "Run":
         """This run, with what another has read or opened already."""
-        self.__dict__.update({name: known[name] for name in ("_splits", "train", "codec") if name in known})
+        self.__dict__.update({name: known[name] for name in ("_halves", "_splits", "train", "codec") if name in known})
         return self
 
 
@@ -147,7 +151,7 @@ def build(
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         if recipe.codec.origin is not None:
             made["codec"], facts = latents.begin(recipe, facts, splits[0])
-        made["_splits"] = _captioned(splits, facts.vocabulary)
+        made["_halves"] = splits
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
@@ -278,7 +282,7 @@ def start(
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
     if resume and (out / FACTS_FILE).exists():
-        run = _as_begun(run, _read(out / FACTS_FILE, Facts), out)
+        run = _as_begun(run, read_facts(out), out, weights, other_data)
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
@@ -301,17 +305,30 @@ def start(
     return run, trainer
 
 
-def _as_begun(run: Run, was: Facts, out: Path) -> Run:
-    """A run that goes on from what was known when it began, where its data and its autoencoder are still those.
+def _as_begun(run: Run, was: Facts, out: Path, weights: Mapping[str, Tensor] | None, other_data: bool) -> Run:
+    """A run that goes on from what was known when it began, where its data and its autoencoder are still those; on other data of
+    the same kind, by the numbers that it was begun with.
 
     Raises:
         ValueError: where they are others.
     """
     latents.alike(was.codec, run.facts.codec, out)
-    if other := unlike(was, run.facts):
-        fact, before, now = other  # categories would change places under the weights
-        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
-                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    moves = other_data or was.replaced
+    differs, now = unlike(was, run.facts), run.facts
+    if differs and moves:
+        halves = run.domain.as_begun(*run._halves, was)
+        if halves[0] is not run._halves[0]:
+            now = now.model_copy(update={"shape": halves[0].shape})
+        differs = unlike(was, now, apart=(*APART, *MEASURED))
+    if differs:
+        fact, before, here = differs  # categories would change places under the weights
+        free = fact in MEASURED or (fact == "shape" and was.graph is not None)
+        cure = "say --other-data if it is meant" if free and not moves else "put the data back as it was"
+        raise ValueError(f"the data's {fact} is now {str(here)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
+                         f"{cure}, or choose another directory.")  # fmt: skip
+    if moves and unlike(was, run.facts):
+        now = kept(was, now).model_copy(update={"replaced": True})
+        run = build(run.recipe, now, weights)._sharing({n: v for n, v in run.__dict__.items() if n in ("_halves", "codec")})
     if was.codec is None or run.facts.codec is None or run.codec is None:
         return run
     # the scale as it was measured then: the same sum elsewhere may differ in its last digit

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langevin.core.tree import leaves
-from langevin.data.cache import Cached, cached, encoder_hash
+from langevin.data.cache import Cached, Stale, cached, encoder_hash
 from langevin.networks.autoencoder import Autoencoder, Scale
 from langevin.networks.latents import LatentCodec
 from langevin.recipes import config as c
@@ -28,6 +28,9 @@ PIXELS = 64 * 3 * 256 * 256
 def keep(source: Any, codec: LatentCodec, folder: Path, dtype: str = "float32", batch: int | None = None) -> Cached:
     """The means of an encoder, as they are diffused, made once and kept: see `langevin.data.cached`.
 
+    Those of other data than `folder` holds are kept beside them, in a folder by the data's digest: whether a run may go on on
+    other data is for its trainer to say.
+
     Args:
         batch: pictures per call; by default as many as `PIXELS` allows.
     """
@@ -35,7 +38,16 @@ def keep(source: Any, codec: LatentCodec, folder: Path, dtype: str = "float32", 
     key = encoder_hash(codec.net)
     if codec.scale != codec.net.scale:  # another scale makes other latents
         key = f"{key}-{hashlib.sha256(repr(codec.scale).encode()).hexdigest()[:8]}"
-    return cached(source, lambda x: codec.encode(x.to(device)).float(), folder, key, dtype, batch or _together(source.shape))
+
+    def kept(where: Path) -> Cached:
+        return cached(source, lambda x: codec.encode(x.to(device)).float(), where, key, dtype, batch or _together(source.shape))
+
+    try:
+        return kept(folder)
+    except Stale as stale:
+        if stale.field != "source":
+            raise
+        return kept(folder / stale.wanted)
 
 
 def _together(shape: Any) -> int:
