@@ -57,7 +57,9 @@ def test_its_run_is_the_codec_of_another(coder, tmp_path, capsys):
     z = torch.from_numpy(np.load(out / "latents" / "x-0.npy"))
     assert abs(float(z.std()) - 1) < 0.02 and abs(float(z.mean())) < 0.02  # measured: a run has no scale of its own
     # published, it is the same autoencoder
+    capsys.readouterr()
     main(["publish", str(coder), "--out", str(tmp_path / "vae")])
+    assert capsys.readouterr().out == f"{tmp_path / 'vae'}: use it as --codec.origin {tmp_path / 'vae'}\n"
     assert json.loads((tmp_path / "vae" / "config.json").read_text())["_class_name"] == "AutoencoderKL"
     main(["sample", str(out), "--out", str(tmp_path / "a.npy"), "--count", "3", "--device", "cpu"])
     main(
@@ -85,6 +87,9 @@ def test_what_an_autoencoder_is_not_asked_for(coder, tmp_path, capsys):
                  ["interpolate", coder, "--out", tmp_path / "x.png"], ["likelihood", coder],
                  ["tune", coder, "--steps", "4", "--out", tmp_path / "p.json"]):  # fmt: skip
         assert "draws nothing; train a model in its latents" in refused(capsys, *args, "--device", "cpu")
+    for name, value in (("guidance", "1.5"), ("plan", "heun:3")):
+        said = refused(capsys, "evaluate", coder, "--count", "60", "--small", f"--{name}", value, "--device", "cpu")
+        assert f"{name} is {value}, and an autoencoder draws nothing that it could steer; leave it out" in said
     for recipe, fields, said in (
         ("digits-autoencoder", ["--network.kind", "unet"], "use network 'autoencoder'"),
         ("digits-autoencoder", ["--objective.kind", "denoising"], "use objective 'autoencoding'"),

@@ -79,6 +79,17 @@ def exploding(tmp_path_factory) -> Path:
     return out
 
 
+def test_reflow_has_no_held_out_loss(teacher, tmp_path):
+    own = read_recipe(teacher)
+    watched = own.model_copy(update={"train": own.train.model_copy(update={"valid_every": 5})})
+    assert student(watched, teacher, "consistency").train.valid_every == 5
+    made = student(watched, teacher, "reflow")
+    assert made.train.valid_every == 0
+    asked = made.model_copy(update={"train": watched.train})
+    with pytest.raises(ValueError, match=r"train.valid_every is 5, and reflow learns pairs .* none are held out; leave it out"):
+        start(asked, tmp_path / "student")
+
+
 @pytest.mark.parametrize("to", ["continuous", "mean-flow", "shortcut", "reflow"])
 def test_a_teacher_on_another_schedule_is_asked_on_its_students(exploding, tmp_path, to):
     made = quick(student(read_recipe(exploding), exploding, to, 1), 2)

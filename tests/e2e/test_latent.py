@@ -13,11 +13,12 @@ from langevin import plans
 from langevin.cli import main
 from langevin.data import Pictures
 from langevin.networks.autoencoder import Autoencoder, Half, Plain, Scale
-from langevin.recipes.build import open_run, start
+from langevin.recipes.build import build, open_run, start
 from langevin.recipes.captions import Captioned, learn
 from langevin.recipes.config import ArraysData, CodecConfig
+from langevin.recipes.distillation import student
 from langevin.recipes.drawing import draw
-from langevin.recipes.latents import keep, opened
+from langevin.recipes.latents import check, keep, opened
 from langevin.tensors import load, save
 from langevin.zoo.families.autoencoders import config_kl, keys_plain
 from langevin.zoo.family import published
@@ -199,3 +200,109 @@ def test_a_student_learns_the_latents_of_its_teacher(run, vae, tmp_path, capsys)
     other = publish(tmp_path / "other", seed=1)
     said = refused(capsys, "distill", run, "--to", "consistency", *few, "--codec.origin", other, "--out", tmp_path / "no")
     assert "was begun with" in said
+
+
+def arrays(tmp_path, vae, seed=0, shift=0, **train):
+    """A small recipe in the latents of arrays of grey pictures, which it writes."""
+    x = np.random.default_rng(seed).integers(0, 200, (80, 1, 8, 8)) + shift
+    np.save(tmp_path / "x.npy", x.astype(np.uint8))
+    base = lv.recipe("digits").model_dump()
+    base["data"] = {"kind": "arrays", "x": str(tmp_path / "x.npy"), "test": 60}
+    base["network"].update(width=8, multipliers=(1,), blocks=1, head_width=8, attention=(0,))
+    base["train"].update(steps=1, batch=8, schedule="constant", save_every=1, preview_every=1000, **train)
+    base["codec"] = {"origin": str(vae), "dtype": "float32"}
+    return type(lv.recipe("digits")).model_validate(base)
+
+
+def learn_on(made, out, steps=1, **options):
+    asked = made.model_copy(update={"train": made.train.model_copy(update={"steps": steps})})
+    run, trainer = start(asked, out, resume=True, **options)
+    trainer.run(progress=False)
+    trainer.close()
+    return run, trainer
+
+
+def test_latents_of_other_data_are_made_beside_those_of_before(vae, tmp_path):
+    out = tmp_path / "run"
+    learn_on(arrays(tmp_path, vae), out)
+    first = np.load(out / "latents" / "x-0.npy")
+    made = arrays(tmp_path, vae, shift=40)
+    with pytest.raises(ValueError, match=r"the data is other than .*--other-data"):
+        learn_on(made, out, 2)
+    run, trainer = learn_on(made, out, 2, other_data=True)
+    assert np.array_equal(np.load(out / "latents" / "x-0.npy"), first)
+    with torch.no_grad():
+        wanted = opened(str(vae)).encode(run.train.batch(torch.arange(20)).x)
+    torch.testing.assert_close(trainer.data.batch(torch.arange(20)).x, wanted)
+    learn_on(made, out, 3)  # which is its data now
+    learn_on(arrays(tmp_path, vae), out, 4, other_data=True)  # and back again
+
+
+def test_the_held_out_loss_of_latents_is_of_latents(vae, tmp_path):
+    _, trainer = learn_on(arrays(tmp_path, vae, valid_every=1), tmp_path / "run")
+    line = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert line["valid"] > 0 and trainer.valid.shape == (3, 4, 4) and len(trainer.valid) == 60
+    run = open_run(tmp_path / "run")
+    with torch.no_grad():
+        wanted = opened(str(vae)).encode(run.test.batch(torch.arange(5)).x)
+    torch.testing.assert_close(trainer.valid.batch(torch.arange(5)).x, wanted)
+
+
+def test_a_student_is_on_its_teachers_scale(vae, tmp_path):
+    teacher = arrays(tmp_path, vae)
+    measured = teacher.model_copy(update={"codec": teacher.codec.model_copy(update={"scale": "measured"})})
+    learn_on(measured, tmp_path / "teacher")
+    known = open_run(tmp_path / "teacher").facts.codec
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).integers(90, 110, (80, 1, 8, 8)).astype(np.uint8))
+
+    def facts(made, scale):
+        return build(made.model_copy(update={"codec": made.codec.model_copy(update={"scale": scale})})).facts.codec
+
+    taught = student(measured, tmp_path / "teacher", "consistency")
+    begun = measured.model_copy(update={"finetune": measured.finetune.model_copy(update={"origin": str(tmp_path / "teacher")})})
+    for made in (taught, begun):
+        for scale in ("auto", "measured"):
+            found = facts(made, scale)
+            assert (found.factor, found.shift) == (known.factor, known.shift) != (0.7, 0.1)
+        with pytest.raises(ValueError, match=r"codec.scale is 'own', and the weights in .*teacher learned latents"):
+            facts(made, "own")
+    learn_on(teacher, tmp_path / "own")  # by the autoencoder's own numbers
+    with pytest.raises(ValueError, match=r"codec.scale is 'measured'"):
+        facts(student(teacher, tmp_path / "own", "consistency"), "measured")
+
+
+def test_data_sets_of_hugging_face_have_latents(vae):
+    base = lv.recipe("digits").model_dump()
+    base["data"], base["codec"] = {"kind": "hugging_face", "flip": True}, {"origin": str(vae)}
+    made = type(lv.recipe("digits")).model_validate(base)
+    with pytest.raises(ValueError, match=r"data.flip is True; set it to False"):
+        check(made)
+    check(made.model_copy(update={"data": made.data.model_copy(update={"flip": False})}))
+
+
+def test_other_captions_are_read_by_the_vocabulary_of_before(tmp_path):
+    pytest.importorskip("tokenizers")
+
+    def write(words):
+        for k in range(24):
+            (tmp_path / "album").mkdir(exist_ok=True)
+            Image.fromarray(np.full((8, 8), 10 * k, np.uint8)).save(tmp_path / "album" / f"{k}.png")
+            (tmp_path / "album" / f"{k}.txt").write_text(f"{words} number {k}")
+
+    base = lv.recipe("emoji").model_dump()
+    base["data"].update(folder=str(tmp_path / "album"), captions="txt", size=8, held_out=0.3, labels=False)
+    base["network"].update(width=8, multipliers=(1,), blocks=1, head_width=8, attention=(0,))
+    base["train"].update(steps=1, batch=4, schedule="constant", save_every=1, preview_every=1000)
+    base["text"].update(vocabulary=530, width=8, depth=1, heads=1, length=12)
+    made = type(lv.recipe("emoji")).model_validate(base)
+    write("a dark picture")
+    before = learn_on(made, tmp_path / "run")[0].facts.vocabulary
+    write("some brighter thing")
+    with pytest.raises(ValueError, match=r"vocabulary.merges is now .*say --other-data if it is meant"):
+        learn_on(made, tmp_path / "run", 2)
+    run, _ = learn_on(made, tmp_path / "run", 2, other_data=True)
+    assert run.facts.vocabulary.merges == before.merges
+    told = run.train.batch(torch.arange(3)).cond["ids"]
+    assert torch.equal(told, before.ids([run.train.captions[k] for k in range(3)]))
+    learn_on(made, tmp_path / "run", 3)
+    assert open_run(tmp_path / "run").facts.vocabulary.merges == before.merges

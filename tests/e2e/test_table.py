@@ -200,6 +200,36 @@ def test_a_table_that_changed_is_refused(file, tmp_path):
         start(asked, tmp_path / "run", resume=True)
 
 
+def test_a_run_that_goes_on_on_other_rows_keeps_its_units(file, tmp_path):
+    base, out = lv.recipe("table"), tmp_path / "run"
+    train = base.train.model_copy(update={"steps": 1, "batch": 4, "schedule": "constant"})
+    asked = base.model_copy(update={"data": base.data.model_copy(update={"path": str(file), "label": "kind"}), "train": train})
+
+    def go_on(steps, **options):
+        longer = asked.model_copy(update={"train": train.model_copy(update={"steps": steps})})
+        run, trainer = start(longer, out, resume=True, **options)
+        trainer.run(progress=False)
+        trainer.close()
+        return run
+
+    before = go_on(1).facts.table
+    lines = file.read_text().splitlines()
+    cells = [line.split(",") for line in lines[1:]]
+    file.write_text("\n".join([lines[0], *(",".join([str(float(first) + 3), *rest]) for first, *rest in cells)]) + "\n")
+    with pytest.raises(ValueError, match=r"table.mean is now .*say --other-data if it is meant"):
+        go_on(2)
+    run = go_on(2, other_data=True)
+    assert run.facts.table == before and run.facts.replaced
+    # new rows in the units of the old ones: a shift of 3 is one of 3 / scale
+    moved = run.train.x[:, 0].mean() * before.scale[0]  # pyright: ignore
+    assert float(moved) == pytest.approx(3, abs=1e-3)
+    assert torch.equal(open_run(out).train.x, run.train.x)  # and so they are judged
+    assert go_on(3).facts.table == before  # these are its data now
+    file.write_text(file.read_text().replace("heat", "warmth"))
+    with pytest.raises(ValueError, match=r"table.columns is now .*put the data back"):
+        go_on(4, other_data=True)
+
+
 @pytest.mark.parametrize(("text", "options", "said"), [
     ("a,b\n1,2\n3,x\n", {}, r"line 3 has 'x' in column 'b', which is no finite number; mend it, or leave the column out"),
     ("a,b\n1,2\n3,nan\n", {}, r"line 3 has 'nan' in column 'b'"),

@@ -88,6 +88,32 @@ def test_a_column_in_other_units_is_not_gone_on_with(assay, tmp_path):
     assert file.exists()
 
 
+def test_but_it_is_where_other_data_is_meant_in_the_units_of_before(tmp_path):
+    own, out = tmp_path / "own.csv", tmp_path / "run"
+    words = _assay(own)
+    made = _of(own)
+    _train(made, out)
+    before = open_run(out)
+    was = before.facts.graph
+    units = {name: (mean, deviation) for name, mean, deviation in was.measured}
+    _assay(own, shift=1.0)
+    own.write_text("\n".join(line for line in own.read_text().splitlines() if f";{words[-1]};" not in line))  # the largest
+    _train(made, out, resume=True, other_data=True)
+    run = open_run(out)
+    assert run.facts.graph == was and run.facts.replaced and run.train.size == len(was.sizes) - 1
+    mean, deviation = units["pIC50"]
+    told = {k: 5 + 0.2 * i + 1 for i, k in enumerate(read_molecules(own, least=3, largest=9).keys)}
+    for half in (run.train, run.test):
+        for key, value in zip(half.keys, half.cond["pIC50"].tolist(), strict=True):
+            if key in told:
+                assert value * deviation + mean == pytest.approx(told[key], abs=1e-3)
+    _train(made, out, resume=True)  # it is its data now
+    _train(made, tmp_path / "small")
+    _assay(own)
+    with pytest.raises(ValueError, match=r"largest graph has 9 nodes, and the run was begun with graphs of up to 8"):
+        _train(made, tmp_path / "small", resume=True, other_data=True)
+
+
 def test_what_became_of_the_rows_is_said_where_data_is_read(assay, tmp_path, capsys, monkeypatch):
     file, _ = assay
     run = build(_of(file, elements=("C", "N"), properties=()))

@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 
 import langevin as lv
 from langevin.core.schedule import Formula
+from langevin.core.space import SymmetricEdges
+from langevin.data.fingerprint import agree
+from langevin.training.scale import warn_of_scale
 
 FLOW = lv.Gaussian(lv.schedules.flow())
 X = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
@@ -183,8 +187,60 @@ def test_a_fingerprint_is_of_contents_and_not_of_last_digits():
             return lv.data.Batch(torch.rand(len(index), 2))
 
     assert lv.data.fingerprint(Random()) is None  # draws anew each time, so nothing can be said
+
+    class Flipped(lv.data.Arrays):
+        """Each row is mirrored by chance, all but the first."""
+
+        def batch(self, index):
+            x = super().batch(index).x
+            return lv.data.Batch(torch.where((torch.rand(len(x), 1) < 0.5) & (index[:, None] > 0), x.flip(1), x))
+
+    assert lv.data.fingerprint(Flipped(X)) is None
     moved = [lv.data.fingerprint(lv.data.Stream([f"{folder}/a.tar", "pipe:cat b.tar"])) for folder in ("/one", "/two")]
     assert moved[0] == moved[1] != lv.data.fingerprint(lv.data.Stream(["/one/a.tar", "pipe:cat c.tar"]))
+
+
+def test_the_same_pictures_by_another_decoder_are_the_same_data(tmp_path):
+    g = torch.Generator().manual_seed(3)
+    levels = torch.randint(0, 256, (8, 1, 16, 16), generator=g)
+    level = torch.randint(-1, 2, levels.shape, generator=g)
+    one, other = (lv.data.Arrays((x / 127.5 - 1).float()) for x in (levels, (levels + level).clamp(0, 255)))
+    was, now = lv.data.fingerprint(one), lv.data.fingerprint(other)
+    assert was != now and agree(was, now) and agree(now, was)
+    brighter = lv.data.fingerprint(lv.data.Arrays(one.x + 0.05))
+    assert not agree(was, brighter) and not agree(was, lv.data.fingerprint(lv.data.Arrays(one.x[:, :, :8])))
+    assert not agree(was, lv.data.fingerprint(lv.data.Arrays(one.x.roll(1, 0))))
+    label = torch.arange(8)
+    told = [lv.data.fingerprint(lv.data.Arrays(one.x, {"label": k})) for k in (label, label.flip(0))]
+    assert agree(told[0], told[0]) and not agree(*told) and not agree(was, told[0])
+
+
+def test_a_checkpoint_with_a_fingerprint_of_before_goes_on(tmp_path, monkeypatch):
+    old = "0431469d30cbb6b3"  # of these numbers, as checkpoints once had it
+    with monkeypatch.context() as patched:
+        patched.setattr("langevin.training.trainer.fingerprint", lambda data: old)
+        fit(mlp(), DATA_ONLY, out=tmp_path, **CONSTANT)
+    with pytest.raises(ValueError, match="the data is other than that of the run"):
+        fit(mlp(), lv.data.Arrays(-X), out=tmp_path, resume=True, **{**CONSTANT, "steps": 4})
+    fit(mlp(), DATA_ONLY, out=tmp_path, resume=True, **{**CONSTANT, "steps": 4})
+
+
+def test_valid_every_without_held_out_data_is_refused():
+    with pytest.raises(ValueError, match=r"valid_every is 1, and there is no held-out data; give valid="):
+        fit(mlp(), DATA_ONLY, valid_every=1)
+
+
+def test_edges_of_sparse_graphs_have_no_scale():
+    x = torch.zeros(64, 8, 8)
+    x[:, 0, 1] = x[:, 1, 0] = 1.0
+    space = lv.Gaussian(lv.schedules.flow(), space=SymmetricEdges())
+    model: Any = SimpleNamespace(process=space, predictions={"": None})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_scale(model, lv.data.Batch(x))
+        warn_of_scale(model, lv.data.Batch(3 * x))
+    with pytest.warns(UserWarning, match="standard deviation"):
+        warn_of_scale(model, lv.data.Batch(0.01 * x))
 
 
 BAD = {
@@ -243,7 +299,7 @@ def test_a_held_out_loss_is_of_the_averaged_weights_with_the_same_noise_and_chan
     with torch.no_grad():
         by_hand = sum(float(lv.objectives.Denoising(drop=0.1)(model, batch, n).total) for batch, n in pieces) / 4
     assert lines[-1]["valid"] == pytest.approx(by_hand, rel=1e-5)
-    alone = fit(mlp(), DATA_ONLY, **options)
+    alone = fit(mlp(), DATA_ONLY, **{**options, "valid_every": 0})
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
 
 

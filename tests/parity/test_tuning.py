@@ -14,6 +14,7 @@ from torch import Tensor
 import langevin as lv
 from langevin.adapters import merge
 from langevin.cli import main
+from langevin.config import TrainConfig
 from langevin.core.noise import Noise
 from langevin.objectives.consistency import Consistency
 from langevin.recipes.config.tuning import METHODS, Tuning
@@ -350,3 +351,9 @@ def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(
     assert whole is not None and cut is not None
     one, other = load(whole), load(cut)
     assert set(one) == set(other) and all(torch.equal(v, other[n]) for n, v in one.items())
+
+
+def test_fine_tuning_holds_nothing_out(tmp_path: Path):
+    cfg = Tuning(origin="none", data="none", prompt="a toy", train=TrainConfig(valid_every=3))
+    with pytest.raises(ValueError, match=r"train.valid_every is 3, and fine-tuning holds no pictures out; leave it out"):
+        tune(cfg, tmp_path / "run")

@@ -89,5 +89,7 @@ def publish(args: Sequence[str]) -> None:
     from langevin.recipes.build import open_run
     from langevin.recipes.publishing import publish as written
 
-    made = written(open_run(asked.run), asked.out)
-    print(f"{made}: draw with langevin generate {made}")
+    run = open_run(asked.run)
+    made = written(run, asked.out)
+    coder = run.recipe.process.kind == "none"  # an autoencoder, which draws nothing by itself
+    print(f"{made}: use it as --codec.origin {made}" if coder else f"{made}: draw with langevin generate {made}")

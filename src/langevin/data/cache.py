@@ -40,6 +40,18 @@ def encoder_hash(module: nn.Module) -> str:
     return total.hexdigest()[:16]
 
 
+class Stale(ValueError):
+    """A cache of something else.
+
+    Attributes:
+        field: what is other. wanted: what it would have to be.
+    """
+
+    def __init__(self, said: str, field: str, wanted: Any) -> None:
+        super().__init__(said)
+        self.field, self.wanted = field, wanted
+
+
 @dataclass(frozen=True)
 class _Manifest:
     format: int
@@ -272,7 +284,8 @@ def _read(folder: Path, wanted: _Manifest) -> _Manifest:
     for field in ("format", "what", "source", "encoder", "dtype", "rows"):
         was, now = getattr(found, field), getattr(wanted, field)
         if was != now:
-            raise ValueError(f"{folder} is stale: its {field} is {was}, and {now} is wanted; delete it, or give another folder.")
+            said = f"{folder} is stale: its {field} is {was}, and {now} is wanted; delete it, or give another folder."
+            raise Stale(said, field, now)
     return found
 
 

@@ -134,6 +134,12 @@ class Graphs:
         out.numbers = True
         return out
 
+    def padded(self, size: int) -> "Graphs":
+        """The same graphs in batches of `size` nodes, which are no fewer than the largest has."""
+        out = copy(self)
+        out.size = size
+        return out
+
     def part(self, index: Tensor) -> "Graphs":
         """The graphs at index, padded to the same size."""
         chosen = copy(self)

@@ -7,6 +7,7 @@ formal charge, "C", "N+", "O-", so that charges are drawn like everything else a
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,18 @@ class Molecules(Graphs):
     ) -> None:  # fmt: skip
         super().__init__(graphs, types, BONDS, keys, cond)
         self.rows, self.measured = rows, dict(measured or {})
+
+    def by(self, units: Mapping[str, tuple[float, float]]) -> "Molecules":
+        """The same molecules, what was measured in these units (mean, deviation); itself where they are its own."""
+        changed = {name: units[name] for name, own in self.measured.items() if units.get(name, own) != own}
+        if not changed:
+            return self
+        out, cond = copy(self), dict(self.cond or {})
+        for name, (mean, deviation) in changed.items():
+            was, scale = self.measured[name]
+            cond[name] = ((cond[name].double() * scale + was - mean) / deviation).float()
+        out.cond, out.measured = cond, {**self.measured, **changed}
+        return out
 
 
 def read_molecules(

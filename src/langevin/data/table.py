@@ -40,7 +40,12 @@ class Table(Arrays):
 
     def __init__(self, rows: Rows, mean: Tensor, scale: Tensor) -> None:
         super().__init__(((rows.x - mean) / scale).float(), None if rows.labels is None else {"label": rows.labels})
-        self.columns, self.classes, self.mean, self.scale = rows.columns, rows.classes, mean, scale
+        self.columns, self.classes, self.mean, self.scale, self._rows = rows.columns, rows.classes, mean, scale, rows
+
+    def by(self, mean: Tensor, scale: Tensor) -> "Table":
+        """The same rows less another mean and over another scale, (D,) float64; itself where they are the same."""
+        same = torch.equal(mean, self.mean) and torch.equal(scale, self.scale)
+        return self if same else Table(self._rows, mean, scale)
 
 
 def table(path: str | Path, label: str | None = None, columns: Sequence[str] = (), held_out: float = 0.1) -> tuple[Table, Table]:

@@ -32,7 +32,7 @@ from langevin.recipes import beliefs, latents
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
-from langevin.recipes.facts import Facts, unlike
+from langevin.recipes.facts import APART, MEASURED, Facts, kept, unlike
 from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
@@ -82,9 +82,13 @@ class Run:
         return None if self.facts.codec is None else latents.again(self.facts.codec)
 
     @cached_property
+    def _halves(self) -> tuple[Any, Any]:
+        """Data as it is read, in units of its own."""
+        return data(self.recipe.data, None if self.folder is None else self.folder / SCAN_FILE)
+
+    @cached_property
     def _splits(self) -> tuple[Any, Any]:
-        scan = None if self.folder is None else self.folder / SCAN_FILE
-        return _captioned(data(self.recipe.data, scan), self.facts.vocabulary)
+        return _captioned(self.domain.as_begun(*self._halves, self.facts), self.facts.vocabulary)
 
     @property
     def domain(self) -> Domain:
@@ -117,7 +121,7 @@ class Run:
 
     def _sharing(self, known: Mapping[str, Any]) -> "Run":
         """This run, with what another has read or opened already."""
-        self.__dict__.update({name: known[name] for name in ("_splits", "train", "codec") if name in known})
+        self.__dict__.update({name: known[name] for name in ("_halves", "_splits", "train", "codec") if name in known})
         return self
 
 
@@ -148,7 +152,7 @@ def build(
         facts = facts.model_copy(update={"marginal": shares(recipe.process, splits[0])})
         if recipe.codec.origin is not None:
             made["codec"], facts = latents.begin(recipe, facts, splits[0])
-        made["_splits"] = _captioned(splits, facts.vocabulary)
+        made["_halves"] = splits
     check_teacher(recipe)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
@@ -208,7 +212,6 @@ def _model(
 ) -> Denoiser:
     """A denoiser, or a flow map where that is what the objective learns; of an autoencoder a `Model`, which is neither."""
     made, predictions = domain.process(process, facts)
-    kind = FlowMap if learned.learns == "map" else Denoiser
     body = domain.network(net, facts, made, learned.scalars, None if text is None else text.width, predictions)
     if text is not None and facts.vocabulary is not None:
         words = facts.vocabulary
@@ -271,11 +274,16 @@ def start(
                 f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
                 f"recipe, or choose another directory{longer(k)}."
             )
+    if recipe.train.valid_every and isinstance(recipe.objective, ReflowConfig):
+        raise ValueError(
+            f"train.valid_every is {recipe.train.valid_every}, and reflow learns pairs that its teacher makes, of which none are "
+            "held out; leave it out."
+        )
     weights, origin = _begin_with(recipe.finetune, out, resume)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
     if resume and (out / FACTS_FILE).exists():
-        run = _as_begun(run, _read(out / FACTS_FILE, Facts), out)
+        run = _as_begun(run, read_facts(out), out, weights, other_data)
     facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
     run.denoiser.to(group.device)
@@ -286,7 +294,9 @@ def start(
         reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
     elif run.codec is not None:
         reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
-    valid = run.test if recipe.train.valid_every and not isinstance(recipe.objective, ReflowConfig) else None
+    valid = run.test if recipe.train.valid_every else None
+    if valid is not None and run.codec is not None:
+        valid = latents.keep(valid, run.codec, out / "latents-valid", recipe.codec.dtype)
     trainer = Trainer(run.denoiser, reading, run.objective, recipe.train, out, resume, None, group, other_data, valid)
     with group.agreed():
         if group.first and trainer.folder is not None:
@@ -296,17 +306,30 @@ def start(
     return run, trainer
 
 
-def _as_begun(run: Run, was: Facts, out: Path) -> Run:
-    """A run that goes on from what was known when it began, where its data and its autoencoder are still those.
+def _as_begun(run: Run, was: Facts, out: Path, weights: Mapping[str, Tensor] | None, other_data: bool) -> Run:
+    """A run that goes on from what was known when it began, where its data and its autoencoder are still those; on other data of
+    the same kind, by the numbers that it was begun with.
 
     Raises:
         ValueError: where they are others.
     """
     latents.alike(was.codec, run.facts.codec, out)
-    if other := unlike(was, run.facts):
-        fact, before, now = other  # categories would change places under the weights
-        raise ValueError(f"the data's {fact} is now {str(now)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
-                         "put the data back as it was, or choose another directory.")  # fmt: skip
+    moves = other_data or was.replaced
+    differs, now = unlike(was, run.facts), run.facts
+    if differs and moves:
+        halves = run.domain.as_begun(*run._halves, was)
+        if halves[0] is not run._halves[0]:
+            now = now.model_copy(update={"shape": halves[0].shape})
+        differs = unlike(was, now, apart=(*APART, *MEASURED))
+    if differs:
+        fact, before, here = differs  # categories would change places under the weights
+        free = fact in MEASURED or (fact == "shape" and was.graph is not None)
+        cure = "say --other-data if it is meant" if free and not moves else "put the data back as it was"
+        raise ValueError(f"the data's {fact} is now {str(here)[:99]}, and the run in {out} was begun with {str(before)[:99]}; "
+                         f"{cure}, or choose another directory.")  # fmt: skip
+    if moves and unlike(was, run.facts):
+        now = kept(was, now).model_copy(update={"replaced": True})
+        run = build(run.recipe, now, weights)._sharing({n: v for n, v in run.__dict__.items() if n in ("_halves", "codec")})
     if was.codec is None or run.facts.codec is None or run.codec is None:
         return run
     # the scale as it was measured then: the same sum elsewhere may differ in its last digit
@@ -354,7 +377,7 @@ def _teach(run: Run, out: Path, resume: bool) -> str | None:
         return before
     origin = run.recipe.teacher.origin
     if (Path(origin) / FACTS_FILE).exists():
-        latents.alike(_read(Path(origin) / FACTS_FILE, Facts).codec, run.facts.codec, Path(origin))
+        latents.alike(read_facts(origin).codec, run.facts.codec, Path(origin))
     weights = _weights_of(Path(origin))
     now = digest(weights)
     if before not in (None, now):
@@ -408,6 +431,15 @@ def read_recipe(path: str | Path) -> c.Recipe:
     return _read(Path(path) / RECIPE_FILE, c.Recipe)
 
 
+def read_facts(path: str | Path) -> Facts:
+    """What the run in a directory knows of its data.
+
+    Raises:
+        ValueError: if there is none, or it is damaged.
+    """
+    return _read(Path(path) / FACTS_FILE, Facts)
+
+
 def _read(file: Path, kind: type[M]) -> M:
     if not file.exists() and (file.parent / "checkpoints").is_dir():
         raise ValueError(
@@ -443,7 +475,7 @@ def open_run(
         ValueError: if the directory is no run, or has no whole checkpoint, or a file does not fit.
     """
     path, place = Path(path), _device(device)
-    run = build(read_recipe(path), latents.moved(_read(path / FACTS_FILE, Facts), codec))
+    run = build(read_recipe(path), latents.moved(read_facts(path), codec))
     if weights is not None and Path(weights).suffix == ".safetensors":
         put(run.denoiser, load(weights), weights)
         words = described(Path(weights))

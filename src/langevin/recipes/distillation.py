@@ -180,4 +180,6 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int | None = None) -> 
         changes["finetune"] = c.FinetuneConfig(origin=str(run))
         slower = {"lr": teacher.train.lr / 4, **_RATES.get(to, {})}
         changes["train"] = TrainConfig(**{**teacher.train.model_dump(), **slower})
+    if to == "reflow":  # whose pairs are all learned from
+        changes["train"] = changes.get("train", teacher.train).model_copy(update={"valid_every": 0})
     return teacher.model_copy(update=changes)

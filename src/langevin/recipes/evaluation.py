@@ -49,6 +49,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
         raise ValueError(f"count is {count}; a distance needs at least 2 samples.")
     if properties:
         run.domain.conditions(run, properties, 1)  # refused now rather than after sampling
+    run.domain.check_way(plan, guidance)
     place, plan = _device(device), plan or run.recipe.sample.plan
     run.denoiser.to(place)
     found = {w: chosen(run, plan, w) for w in run.domain.strengths(run, guidance)}

@@ -1,6 +1,7 @@
 """What a run has to know of its data to be rebuilt without it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from langevin.config import Closed
@@ -84,24 +85,32 @@ class Facts(Closed):
     table: TableFacts | None = None
     """Where samples are rows of a table."""
 
+    replaced: bool = False
+    """Whether training went on on other data than these numbers were measured on."""
+
     @property
     def conditional(self) -> bool:
         """Whether there is a condition that guidance can strengthen."""
         return self.classes is not None or self.vocabulary is not None or bool(self.graph and self.graph.properties)
 
 
-APART = ("origin", "teacher", "vocabulary.examples", "codec")
+APART = ("origin", "teacher", "vocabulary.examples", "codec", "replaced")
 """Facts that are not of the data a run learns from, or are compared by themselves."""
+MEASURED = (
+    "marginal", "table.mean", "table.scale", "graph.nodes", "graph.edges", "graph.sizes", "graph.measured", "vocabulary.merges",
+)  # fmt: skip
+"""Facts that other data of the same kind changes. A run that goes on on it keeps those that its weights learned by."""
 
 
-def unlike(was: Closed, now: Closed, within: str = "") -> tuple[str, Any, Any] | None:
-    """The first of the facts written down that is another now, with both; what an older file does not tell is not asked."""
+def unlike(was: Closed, now: Closed, within: str = "", apart: Sequence[str] = APART) -> tuple[str, Any, Any] | None:
+    """The first of the facts written down, but those `apart`, that is another now, with both; what an older file does not tell
+    is not asked."""
     for name in was.__class__.model_fields:
         a, b, said = getattr(was, name), getattr(now, name), within + name
-        if name not in was.model_fields_set or said in APART:
+        if name not in was.model_fields_set or said in apart:
             continue
         if isinstance(a, Closed) and isinstance(b, Closed):
-            if found := unlike(a, b, f"{said}."):
+            if found := unlike(a, b, f"{said}.", apart):
                 return found
         elif not _alike(a, b):
             return said, a, b
@@ -112,3 +121,14 @@ def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, tuple) and isinstance(b, tuple):
         return len(a) == len(b) and all(map(_alike, a, b))
     return math.isclose(a, b, rel_tol=1e-9) if isinstance(a, float) and isinstance(b, float) else a == b
+
+
+def kept(was: Facts, now: Facts) -> Facts:
+    """What is known of other data, with the numbers that a run was begun with."""
+    told: dict[str, Any] = {"marginal": was.marginal}
+    for name in ("vocabulary", "table", "graph"):
+        before, here = getattr(was, name), getattr(now, name)
+        if before is not None and here is not None:
+            fields = {f: getattr(before if f"{name}.{f}" in MEASURED else here, f) for f in type(here).model_fields}
+            told[name] = type(here)(**fields)  # no copy: that would have what a vocabulary has worked out already
+    return now.model_copy(update=told)

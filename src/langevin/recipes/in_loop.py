@@ -32,6 +32,7 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
     """
     path = out / "evaluation.jsonl"
     strength = None if not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig) else guidance
+    run.domain.check_way(plan, guidance)
     measured = run.domain.in_loop(metrics)
     against = run.domain.reference(run, features, out, device)
     run.domain.check(run, Asked(count, metrics=measured, small=True, against=against))

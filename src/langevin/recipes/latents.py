@@ -1,6 +1,7 @@
 """Latents in place of pixels: which autoencoder, the scale of its latents, what is kept of them, and the way back to pictures."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langevin.core.tree import leaves
-from langevin.data.cache import Cached, cached, encoder_hash
+from langevin.data.cache import Cached, Stale, cached, encoder_hash
 from langevin.networks.autoencoder import Autoencoder, Scale
 from langevin.networks.latents import LatentCodec
 from langevin.recipes import config as c
@@ -27,6 +28,9 @@ PIXELS = 64 * 3 * 256 * 256
 def keep(source: Any, codec: LatentCodec, folder: Path, dtype: str = "float32", batch: int | None = None) -> Cached:
     """The means of an encoder, as they are diffused, made once and kept: see `langevin.data.cached`.
 
+    Those of other data than `folder` holds are kept beside them, in a folder by the data's digest: whether a run may go on on
+    other data is for its trainer to say.
+
     Args:
         batch: pictures per call; by default as many as `PIXELS` allows.
     """
@@ -34,7 +38,16 @@ def keep(source: Any, codec: LatentCodec, folder: Path, dtype: str = "float32", 
     key = encoder_hash(codec.net)
     if codec.scale != codec.net.scale:  # another scale makes other latents
         key = f"{key}-{hashlib.sha256(repr(codec.scale).encode()).hexdigest()[:8]}"
-    return cached(source, lambda x: codec.encode(x.to(device)).float(), folder, key, dtype, batch or _together(source.shape))
+
+    def kept(where: Path) -> Cached:
+        return cached(source, lambda x: codec.encode(x.to(device)).float(), where, key, dtype, batch or _together(source.shape))
+
+    try:
+        return kept(folder)
+    except Stale as stale:
+        if stale.field != "source":
+            raise
+        return kept(folder / stale.wanted)
 
 
 def _together(shape: Any) -> int:
@@ -51,7 +64,7 @@ def check(recipe: c.Recipe) -> None:
     if origin is None:
         return
     said = f"codec.origin is {origin}, whose latents are numbers in place of pictures"
-    if not isinstance(data, (c.DigitsData, c.MnistData, c.ImagesData, c.ArraysData, c.ShardsData)):
+    if not isinstance(data, (c.DigitsData, c.MnistData, c.ImagesData, c.ArraysData, c.ShardsData, c.HuggingFaceData)):
         raise ValueError(f"{said}, and data {data.kind!r} has no such pictures; leave it out, or use data 'images'.")
     if isinstance(data, c.DigitsData) and data.form != "image":
         raise ValueError(f"{said}, and data.form is {data.form!r}; use form 'image'.")
@@ -88,16 +101,37 @@ def begin(recipe: c.Recipe, facts: Facts, train: Any) -> tuple[LatentCodec, Fact
             f"codec.origin is {origin}, whose latents are {codec.factor} pixels wide, and pictures are {shape[1]} x {shape[2]}; "
             "make the sides multiples of it."
         )
-    if recipe.codec.scale == "measured" or (recipe.codec.scale == "auto" and is_run(origin)):
+    key = encoder_hash(net)
+    if (learned := _learned(recipe, key)) is not None:
+        where, theirs = learned
+        own: Scale = codec.net.scale
+        if recipe.codec.scale != "auto" and (recipe.codec.scale == "own") != (replace(theirs, upcast=own.upcast) == own):
+            raise ValueError(
+                f"codec.scale is {recipe.codec.scale!r}, and the weights in {where} learned latents on another scale (factor "
+                f"{theirs.factor:g}, shift {theirs.shift:g}); leave it at 'auto', which takes theirs."
+            )
+        codec.scale = replace(theirs, upcast=own.upcast)
+    elif recipe.codec.scale == "measured" or (recipe.codec.scale == "auto" and is_run(origin)):
         codec.scale = measured(codec, train)
     with torch.no_grad():
         made = tuple(codec.encode(torch.zeros(1, *shape)).shape[1:])
     s = codec.scale
     where = str(Path(origin).resolve()) if Path(origin).exists() else origin
-    known = CodecFacts(
-        origin=where, hash=encoder_hash(net), pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std
-    )
+    known = CodecFacts(origin=where, hash=key, pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std)
     return codec, facts.model_copy(update={"shape": made, "codec": known})
+
+
+def _learned(recipe: c.Recipe, key: str) -> tuple[str, Scale] | None:
+    """The run whose weights a run begins with or learns from, and the scale on which they know this autoencoder's latents."""
+    from langevin.recipes.build import FACTS_FILE, read_facts
+
+    for of in (recipe.teacher, recipe.finetune):
+        if of is None or of.origin is None or not (Path(of.origin) / FACTS_FILE).exists():
+            continue
+        known = read_facts(of.origin).codec
+        if known is not None and known.hash == key:
+            return str(of.origin), Scale(known.factor, known.shift, known.mean, known.std)
+    return None
 
 
 @torch.no_grad()

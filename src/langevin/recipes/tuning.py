@@ -238,6 +238,8 @@ def tune(
     Raises:
         ValueError: as `begin`, or if `out` holds another run.
     """
+    if cfg.train.valid_every:
+        raise ValueError(f"train.valid_every is {cfg.train.valid_every}, and fine-tuning holds no pictures out; leave it out.")
     _agree(cfg, out, resume)
     tuned = begin(cfg, out, device, say)
     trainer = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, out, resume, other_data=other_data)

@@ -9,6 +9,7 @@ from typing import IO, Any
 from torch import Tensor
 
 from langevin import files
+from langevin.data.fingerprint import agree
 from langevin.training import checkpoint
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.ema import Average
@@ -76,7 +77,9 @@ class RunFolder:
             was = {**self.found.state["config"], **self.found.state["what"]}
             may_change = free(config["schedule"], config["resolutions"], paced) | (DATA if other_data else set())
             for k, now in {**config, **what}.items():
-                if k == "contents" and k not in may_change and was.get(k, now) != now:
+                if k == "contents" and (k in may_change or agree(was.get(k, now), now)):
+                    continue
+                if k == "contents":
                     raise ValueError(
                         f"the data is other than that of the run in {path}, though as much; put it back as it was, or say "
                         "other_data=True (--other-data) to go on with what is there now."

@@ -8,6 +8,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Preconditioned
+from langevin.core.space import Space, SymmetricEdges
 from langevin.core.tree import leaves
 
 LEAST = 32
@@ -18,7 +19,8 @@ def warn_of_scale(denoiser: Denoiser, batch: Batch) -> None:
     """Warn, in one sentence, of a Gaussian leaf whose numbers have a mean or deviation far from what it was made for.
 
     That is mean 0 and deviation 1, or the `sigma_data` of a preconditioned prediction; five times off is far, or a mean
-    beyond 1 (and beyond three times sigma_data). Data that meets a source of its own, and ids of categories, have no such scale.
+    beyond 1 (and beyond three times sigma_data). Data that meets a source of its own, ids of categories, and types that are held
+    as numbers, such as the edges of sparse graphs, have no such scale.
     """
     if batch.source is not None:
         return
@@ -28,6 +30,8 @@ def warn_of_scale(denoiser: Denoiser, batch: Batch) -> None:
             continue
         values = _real(x[name], leaf.space.real(x[name], batch.mask))
         if values.numel() < LEAST:
+            continue
+        if _types(values, leaf.space):
             continue
         mean, std = float(values.mean()), float(values.std())
         prediction = denoiser.predictions[name]
@@ -43,6 +47,13 @@ def warn_of_scale(denoiser: Denoiser, batch: Batch) -> None:
             f"learned; standardise it, as lv.data.standardised(x) does{also if preconditioned else ''}.",
             stacklevel=5,
         )
+
+
+def _types(values: Tensor, space: Space) -> bool:
+    """Whether numbers are types: whole ones on edges, whose first is "no edge", and columns of zeros and ones anywhere."""
+    if isinstance(space, SymmetricEdges) and bool((values == values.round()).all()):
+        return True
+    return bool(((values == 0) | (values == 1)).all())
 
 
 def _real(x: Tensor, real: Tensor | None) -> Tensor:

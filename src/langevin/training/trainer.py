@@ -116,6 +116,8 @@ class Trainer:
             raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
         if not any(p.requires_grad for p in denoiser.parameters()):
             raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
+        if config.valid_every and valid is None:
+            raise ValueError(f"valid_every is {config.valid_every}, and there is no held-out data; give valid=, or leave it out.")
         if config.resolutions and getattr(data, "groups", None) is not None:
             raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
         if group is None and asked_world() > 1:

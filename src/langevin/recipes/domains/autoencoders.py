@@ -116,6 +116,11 @@ class AutoencoderDomain(PictureDomain):
     def strengths(self, run: Run, guidance: float | None) -> tuple[float, ...]:
         return (1.0,)
 
+    def check_way(self, plan: Any, guidance: float | None) -> None:
+        for name, value, usual in (("plan", plan, (None,)), ("guidance", guidance, (None, 1))):
+            if value not in usual:
+                raise ValueError(f"{name} is {value}, and an autoencoder draws nothing that it could steer; leave it out.")
+
     def check(self, run: Run, asked: Asked) -> None:
         _checked(run, asked)
 

@@ -74,6 +74,15 @@ class Domain(ABC):
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         """What has to be known of the data later on."""
 
+    def as_begun(self, train: Any, test: Any, facts: Facts) -> tuple[Any, Any]:
+        """(training data, held-out data) in the units that a run was begun with, which are those of its weights: data that has
+        changed since, and is meant (--other-data), brings others.
+
+        Raises:
+            ValueError: for data that does not fit into what the run knows.
+        """
+        return train, test
+
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         """(process, prediction); dicts by leaf for a product."""
         return make_process(cfg, facts.marginal)
@@ -164,6 +173,10 @@ class Domain(ABC):
     def strengths(self, run: "Run", guidance: float | None) -> tuple[float, ...]:
         """Strengths of guidance that `evaluate` draws under, of those asked for; None for the usual ones."""
         return (run.recipe.sample.guidance if guidance is None else guidance,)
+
+    def check_way(self, plan: Any, guidance: float | None) -> None:
+        """Refuse a plan or a guidance that `evaluate` would leave unread. Raises ValueError."""
+        return
 
     def afford(self, run: "Run", asked: Asked) -> None:
         """Refuse, before training and at no cost, samples too few for `evaluate`. Raises ValueError."""

@@ -69,6 +69,17 @@ class GraphDomain(Domain):
         )  # fmt: skip
         return Facts(shape=train.shape, classes=None, graph=known)
 
+    def as_begun(self, train: Graphs, test: Graphs, facts: Facts) -> tuple[Graphs, Graphs]:
+        size = len(of(facts).sizes) - 1
+        if train.size == size:
+            return train, test
+        if train.size > size:
+            raise ValueError(
+                f"the largest graph has {train.size} nodes, and the run was begun with graphs of up to {size}; leave out those "
+                "that are larger, or choose another directory."
+            )
+        return train.padded(size), test.padded(size)
+
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         known = of(facts)
         if isinstance(cfg, c.GraphScoresConfig):

@@ -52,6 +52,11 @@ class MoleculeDomain(GraphDomain):
         measured = tuple((name, *units) for name, units in train.measured.items())
         return known.model_copy(update={"graph": of(known).model_copy(update={"measured": measured})})
 
+    def as_begun(self, train: Graphs, test: Graphs, facts: Facts) -> tuple[Graphs, Graphs]:
+        units = {name: (mean, deviation) for name, mean, deviation in of(facts).measured}
+        halves = super().as_begun(train, test, facts)
+        return tuple(half.by(units) if isinstance(half, molecules.Molecules) else half for half in halves)  # pyright: ignore
+
     def valencies(self, known: GraphFacts) -> Valencies:
         return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types))
 

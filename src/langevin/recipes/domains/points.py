@@ -52,6 +52,13 @@ class PointDomain(Domain):
         classes = classes_of(train, recipe) if train.classes is None else len(train.classes)
         return Facts(shape=train.shape, classes=classes, table=told)
 
+    def as_begun(self, train: Any, test: Any, facts: Facts) -> tuple[Any, Any]:
+        told = facts.table
+        if not isinstance(train, Table) or told is None or told.columns != train.columns:
+            return train, test
+        mean, scale = torch.tensor(told.mean).double(), torch.tensor(told.scale).double()
+        return train.by(mean, scale), test.by(mean, scale)
+
     def network(
         self,
         cfg: c.NetworkConfig,
