@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python bench/start.py --out bench/results/start.csv
 	$(BIN)/python bench/sampler_quality.py --peers langevin --again
 	$(BIN)/python bench/sampler_report.py
+	$(BIN)/python bench/bars.py --out bench/results/bars.md
 
 docs: $(READY)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[docs]'

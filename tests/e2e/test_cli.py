@@ -117,8 +117,8 @@ FILES = {
     **{name: "graphs.json" for name in RECIPES if recipe(name).data.kind == "graphs"},
     **{name: "smiles.csv" for name in RECIPES if recipe(name).data.kind == "molecules"},
 }
-FOLDERS = {"drawings": "emoji", "emoji": "emoji", "images": "images", "mnist": "mnist", "mnist-unlabelled": "mnist",
-           "mnist-latent": "mnist"}  # fmt: skip
+FOLDERS = {"drawings": "emoji", "emoji": "emoji", "images": "images"}
+FOLDERS |= {name: "mnist" for name in RECIPES if recipe(name).data.kind == "mnist"}
 SMALL = [
     "--data.length",
     "16",
