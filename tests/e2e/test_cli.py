@@ -158,6 +158,7 @@ EXTRA = {
     "emoji-16to64": ["--network.width", "16"],
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
+    "mnist-consistency": ["--network.width", "8", "--data.test", "20"],
     "mnist-unlabelled": ["--network.width", "8", "--data.test", "20"],
     "mnist-latent": ["--data.test", "20"],
     "transfer": ["--data.target.size", "8", "--data.source.size", "8", "--network.width", "8"],

@@ -125,8 +125,8 @@ def run(stop: int | None = None) -> Any:
                 raise Stopped
             return self.model(z[""], t[""], cond, mask)
 
-    facts = SimpleNamespace(shape=(1, 8, 8), classes=None, factor=None)
-    told = SimpleNamespace(objective=SimpleNamespace(ends=False, kind="denoising"))
+    facts = SimpleNamespace(shape=(1, 8, 8), classes=None, factor=None, codec=None)
+    told = SimpleNamespace(objective=SimpleNamespace(ends=False, kind="denoising"), process=None)
     return SimpleNamespace(facts=facts, denoiser=Counting(), train=train, test=test, recipe=told)
 
 

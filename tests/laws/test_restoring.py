@@ -17,8 +17,8 @@ def run() -> Any:
     held = data.digits("test")
     model = oracles.dataset(Gaussian(schedules.cosine()), held.batch(torch.arange(60)).x)
     objective = SimpleNamespace(ends=False, kind="denoising")
-    facts = SimpleNamespace(shape=(1, 8, 8), factor=None)
-    return SimpleNamespace(facts=facts, denoiser=model, test=held, recipe=SimpleNamespace(objective=objective))
+    facts = SimpleNamespace(shape=(1, 8, 8), factor=None, codec=None)
+    return SimpleNamespace(facts=facts, denoiser=model, test=held, recipe=SimpleNamespace(objective=objective, process=None))
 
 
 def test_what_is_known_well_is_restored_whole(tmp_path):

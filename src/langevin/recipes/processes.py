@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +15,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.schedule import Schedule
-from langevin.data import Stream
+from langevin.data import Arrays, Stream
 from langevin.heads import HEADS
 from langevin.interpolants import Interpolant
 from langevin.kernels import Chain, Squared, discretised_gaussian, nearest_neighbour_rates, ordinal_rates
@@ -34,7 +33,10 @@ def _neighbours(categories: int, count: int = 4, embeddings: str = "", squared: 
         angle = torch.linspace(0, math.pi / 2, categories, dtype=torch.float64)
         places = torch.stack([angle.cos(), angle.sin()], 1)
     else:
-        places = torch.from_numpy(np.asarray(np.load(embeddings, allow_pickle=False), np.float64))
+        rows = Arrays(embeddings)
+        x = rows.batch(torch.arange(len(rows))).x
+        assert isinstance(x, Tensor)
+        places = x.double()
         if places.ndim != 2 or len(places) != categories:
             raise ValueError(
                 f"embeddings is {embeddings}, of shape {tuple(places.shape)}; give a row for each of the {categories} categories."
