@@ -4,7 +4,6 @@ Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is 
 formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from langevin.data.graphs import Graph, Graphs
 from langevin.data.smiles import Listing
+from langevin.data.table import finite_number
 
 BONDS = ("none", "single", "double", "triple")
 ORDERS = (0.0, 1.0, 2.0, 3.0)
@@ -213,7 +213,7 @@ def read_molecules(
     told: list[list[float]] = []
     for word, cells in listing.rows(list(places.values())):
         mol: Any = chem.MolFromSmiles(word) if word else None
-        numbers = [_number(cell) for cell in cells]
+        numbers = [finite_number(cell) for cell in cells]
         key, why = "", _refused(mol, least, largest, elements)
         if why is None and None in numbers:
             why = f"without a number in {list(places)[numbers.index(None)]!r}"
@@ -287,15 +287,6 @@ def _refused(mol: Any, least: int, largest: int | None, elements: Sequence[str])
     if any(atom.GetNumRadicalElectrons() or atom.GetIsotope() for atom in atoms):
         return "with radicals or isotopes"
     return None
-
-
-def _number(cell: str) -> float | None:
-    """A finite number; None for what is none, such as "", "n.d." and ">10"."""
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
 
 
 def _counted(count: int, thing: str) -> str:

@@ -102,7 +102,7 @@ def read_rows(
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise ValueError(f"{path} cannot be read as CSV in UTF-8 ({type(error).__name__}).") from None
     header = [name.strip() for name in names[1]]
-    if not lines or len(set(header)) != len(header) or all(_number(name) is not None for name in header):
+    if not lines or len(set(header)) != len(header) or all(finite_number(name) is not None for name in header):
         raise ValueError(f"{path} has to begin with a line of names, all different, and to have rows below; mend it.")
     for name in (*columns, *(() if label is None else (label,))):
         if name not in header:
@@ -113,7 +113,7 @@ def read_rows(
     for row, (number, line) in enumerate(lines):
         if len(line) != len(header):
             raise ValueError(f"{path} line {number} has {len(line)} cells for {len(header)} columns; mend it.")
-        values = [_number(line[place]) for place in places]
+        values = [finite_number(line[place]) for place in places]
         if None in values:
             where = values.index(None)
             cell = line[places[where]][:40]
@@ -125,7 +125,11 @@ def read_rows(
         said.append("" if label is None else line[header.index(label)].strip())
     if label is None:
         return Rows(x, tuple(chosen))
-    known = sorted(set(said), key=lambda v: (n if (n := _number(v)) is not None else math.inf, v)) if classes is None else classes
+    known = (
+        sorted(set(said), key=lambda v: (n if (n := finite_number(v)) is not None else math.inf, v))
+        if classes is None
+        else classes
+    )
     if odd := set(said) - set(known):
         raise ValueError(f"{path} has {min(odd)!r} in column {label!r}; classes are {', '.join(known)[:200]}.")
     places_of = {name: k for k, name in enumerate(known)}
@@ -142,7 +146,8 @@ def _of_arrays(path: Path, label: str | None, columns: Sequence[str]) -> Rows:
     return Rows(x.double(), tuple(f"x{k}" for k in range(x.shape[1])), (read.cond or {}).get("label"))
 
 
-def _number(cell: str) -> float | None:
+def finite_number(cell: str) -> float | None:
+    """A finite number; None for what is none, such as "", "n.d." and ">10"."""
     try:
         value = float(cell)
     except ValueError:
