@@ -32,7 +32,7 @@ from langevin.recipes import beliefs, latents
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
-from langevin.recipes.facts import APART, MEASURED, Facts, kept, unlike
+from langevin.recipes.facts import APART, FACTS_FILE, MEASURED, RECIPE_FILE, SCAN_FILE, Facts, kept, unlike
 from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig, ReflowConfig
 from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective, reflow_pairs
@@ -44,7 +44,6 @@ from langevin.training.folder import free as allowed
 from langevin.training.folder import longer
 from langevin.training.trainer import Trainer, seeded
 
-RECIPE_FILE, FACTS_FILE, SCAN_FILE = "recipe.json", "facts.json", "scan.json"
 _LIMIT = 2**20
 _TEACHER, _ON = "nets.teacher.", "denoiser."  # the second of a teacher on another schedule
 

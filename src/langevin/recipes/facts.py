@@ -8,6 +8,9 @@ from langevin.config import Closed
 from langevin.recipes.captions import Vocabulary
 from langevin.text.alphabets import Alphabet
 
+RECIPE_FILE, FACTS_FILE, SCAN_FILE = "recipe.json", "facts.json", "scan.json"
+"""What a run's directory says of it, in words."""
+
 
 class GraphFacts(Closed):
     """What has to be known of graphs."""

@@ -13,12 +13,11 @@ from langevin.data.cache import Cached, Stale, cached, encoder_hash
 from langevin.networks.autoencoder import Autoencoder, Scale
 from langevin.networks.latents import LatentCodec
 from langevin.recipes import config as c
-from langevin.recipes.facts import CodecFacts, Facts
+from langevin.recipes.facts import FACTS_FILE, RECIPE_FILE, CodecFacts, Facts
 
 if TYPE_CHECKING:
     from langevin.recipes.build import Run
 
-RUN = "recipe.json"
 MEASURED = 1000
 """Pictures, at most, whose latents say what the scale is."""
 PIXELS = 64 * 3 * 256 * 256
@@ -116,21 +115,20 @@ def begin(recipe: c.Recipe, facts: Facts, train: Any) -> tuple[LatentCodec, Fact
     with torch.no_grad():
         made = tuple(codec.encode(torch.zeros(1, *shape)).shape[1:])
     s = codec.scale
-    where = str(Path(origin).resolve()) if Path(origin).exists() else origin
-    known = CodecFacts(origin=where, hash=key, pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std)
+    known = CodecFacts(origin=_place(origin), hash=key, pictures=shape, factor=s.factor, shift=s.shift, mean=s.mean, std=s.std)
     return codec, facts.model_copy(update={"shape": made, "codec": known})
 
 
 def _learned(recipe: c.Recipe, key: str) -> tuple[str, Scale] | None:
     """The run whose weights a run begins with or learns from, and the scale on which they know this autoencoder's latents."""
-    from langevin.recipes.build import FACTS_FILE, read_facts
+    from langevin.recipes.build import read_facts
 
     for of in (recipe.teacher, recipe.finetune):
         if of is None or of.origin is None or not (Path(of.origin) / FACTS_FILE).exists():
             continue
         known = read_facts(of.origin).codec
         if known is not None and known.hash == key:
-            return str(of.origin), Scale(known.factor, known.shift, known.mean, known.std)
+            return str(of.origin), _scale(known)
     return None
 
 
@@ -172,8 +170,12 @@ def again(known: CodecFacts) -> LatentCodec:
 
 def scaled(codec: LatentCodec, known: CodecFacts) -> LatentCodec:
     """The codec with the scale of a run."""
-    codec.scale = Scale(known.factor, known.shift, known.mean, known.std, codec.net.scale.upcast)
+    codec.scale = replace(_scale(known), upcast=codec.net.scale.upcast)
     return codec
+
+
+def _scale(known: CodecFacts) -> Scale:
+    return Scale(known.factor, known.shift, known.mean, known.std)
 
 
 def alike(was: CodecFacts | None, now: CodecFacts | None, out: Path) -> None:
@@ -199,12 +201,16 @@ def moved(facts: Facts, codec: str | Path | None) -> Facts:
         return facts
     if facts.codec is None:
         raise ValueError(f"codec is {codec}, and this run draws pixels; leave it out.")
-    where = str(Path(codec).resolve()) if Path(codec).exists() else str(codec)
-    return facts.model_copy(update={"codec": facts.codec.model_copy(update={"origin": where})})
+    return facts.model_copy(update={"codec": facts.codec.model_copy(update={"origin": _place(str(codec))})})
+
+
+def _place(origin: str) -> str:
+    """Where an autoencoder is, wherever it is asked from; an id stays one."""
+    return str(Path(origin).resolve()) if Path(origin).exists() else origin
 
 
 def is_run(origin: str) -> bool:
-    return (Path(origin) / RUN).exists()
+    return (Path(origin) / RECIPE_FILE).exists()
 
 
 def opened(origin: str) -> LatentCodec:
