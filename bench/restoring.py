@@ -31,6 +31,8 @@ from langevin.recipes.drawing import labels_of
 from langevin.recipes.restoring import operator_of, page
 
 FIELDS = ("task", "measure", "value", "error", "note")
+TASKS = {"inpaint": 0.5, "super-resolution": 4.0}
+"""How much of each: the share that is hidden, and how many times smaller it is."""
 
 
 def regression(x: Tensor, mark: Tensor, held: int = 1000, epochs: int = 30) -> Any:
@@ -81,6 +83,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
     parser.add_argument("--pages", type=Path, required=True, help="folder of the pages")
+    parser.add_argument("--only", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--count", type=int, default=19, help="samples of each; 19 is the least that tells a 90 %% interval")
     parser.add_argument("--method", default="mmps")
@@ -105,7 +108,7 @@ def main() -> None:
         right = (judge.label(x.clamp(-1, 1)) == of).double()
         row(task, f"digit recognised, {what}", float(right.mean()), float(right.std() / len(right) ** 0.5), note)
 
-    for task, amount in (("inpaint", 0.5), ("super-resolution", 4.0)):
+    for task, amount in ((t, a) for t, a in TASKS.items() if t in asked.only):
         op = operator_of(task, run.facts.shape, amount)
         y = op(truth) + asked.noise * lv.Noise.of(0, len(truth)).at("measurement").normal(op.measured)
         begun = time.perf_counter()

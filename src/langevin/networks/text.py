@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond
+from langevin.networks.blocks import Cond, dot_product_attention
 from langevin.networks.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -46,7 +46,7 @@ class TextBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = self.qkv(self.norm1(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
-        h = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        h = dot_product_attention(q, k, v, causal=self.causal)
         x = x + self.out(h.transpose(1, 2).flatten(2))
         return x + self.shrink(ACTIVATIONS[self.activation](self.grow(self.norm2(x))))
 

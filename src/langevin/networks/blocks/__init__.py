@@ -8,6 +8,7 @@ from langevin.networks.blocks.attention import (
     attend,
     attend_jointly,
     attend_linearly,
+    dot_product_attention,
 )
 from langevin.networks.blocks.common import recomputed, relu, silu, zero
 from langevin.networks.blocks.embeddings import (
@@ -87,6 +88,7 @@ __all__ = [
     "attend",
     "attend_jointly",
     "attend_linearly",
+    "dot_product_attention",
     "fixed_groups",
     "four_channels",
     "gelu_forward",

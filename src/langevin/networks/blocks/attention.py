@@ -198,10 +198,24 @@ def attend_linearly(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None)
     return (h[..., :-1] / (h[..., -1:] + 1e-15)).to(q.dtype)
 
 
+def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None = None, causal: bool = False) -> Tensor:
+    """torch's softmax(q k^T / sqrt(d)) v with heads as the second axis, (B, heads, L, d), in the type of q.
+
+    On a CPU its derivative in half precision takes 1.3 (256 keys) to 5 times (64 keys) as long as in float32, so that there what
+    will be differentiated is computed in float32.
+    """
+    kind = q.dtype
+    if q.device.type == "cpu" and kind != torch.float64 and torch.is_grad_enabled() and q.requires_grad:
+        q, k, v = q.float(), k.float(), v.float()
+        with torch.autocast("cpu", enabled=False):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, is_causal=causal).to(kind)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, is_causal=causal)
+
+
 def _attend(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(d)) v, with heads as the second axis; written out where torch's own lacks a forward derivative."""
     if not transformed():
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=keep)
+        return dot_product_attention(q, k, v, keep)
     scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     scores = scores if keep is None else scores.masked_fill(~keep, -math.inf)
     return scores.softmax(-1) @ v
