@@ -7,6 +7,7 @@ import re
 import struct
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -143,18 +144,7 @@ EXTRA = {
     "drawings": ["--data.size", "16", "--data.held-out", "0.2", "--network.width", "16"],
     "shakespeare-blocks": [*SMALL, "--network.block", "4"],
     "e2e-embedding": ["--data.alphabet", "characters", "--data.length", "40", "--network.width", "16", "--sample.plan", "ddpm:3"],
-    "emoji": [
-        "--data.size",
-        "16",
-        "--data.held-out",
-        "0.2",
-        "--network.width",
-        "16",
-        "--text.width",
-        "16",
-        "--text.vocabulary",
-        "520",
-    ],
+    "emoji": ["--data.size", "16", "--data.held-out", "0.2", "--text.width", "16", "--text.vocabulary", "520"],
     "emoji-16to64": ["--network.width", "16"],
     "images": ["--data.size", "8", "--network.width", "8"],
     "mnist": ["--network.width", "8", "--data.test", "20"],
@@ -178,9 +168,11 @@ def test_every_recipe_trains_samples_and_is_judged(name, folder, tmp_path, capsy
         for side, kind in (("target", "a"), ("source", "b")):
             extra += [f"--data.{side}.folder", str(folder / "images" / kind)]
     if recipe(name).codec.origin is not None:
-        coder, extra = str(tmp_path / "coder"), [*extra, "--network.width", "8", "--data.no-labels"]
-        main(["train", name.replace("latent", "autoencoder"), *SHORT, *extra, "--out", coder])
-        extra += ["--codec.origin", coder]
+        coder = str(tmp_path / "coder")
+        data = [word for flag, value in pairwise(extra) if flag.startswith("--data") for word in (flag, value)]
+        narrow = ["--network.width", "8", "--data.no-labels"]
+        main(["train", f"{name.removesuffix('-latent')}-autoencoder", *SHORT, *data, *narrow, "--out", coder])
+        extra += [*narrow, "--codec.origin", coder]
     out = tmp_path / "run"
     main(["train", name, *SHORT, *extra, "--out", str(out)])
     printed = capsys.readouterr().out
@@ -510,7 +502,8 @@ def test_a_part_of_a_recipe_may_be_of_another_kind(tmp_path, capsys):
 
 def test_captions_are_what_is_drawn(folder, tmp_path, capsys):
     out = tmp_path / "emoji"
-    main(["train", "emoji", *SHORT, *EXTRA["emoji"], "--data.folder", str(folder / "emoji"), "--out", str(out)])
+    pixels = ["--codec.origin", "None", "--network.width", "16"]
+    main(["train", "emoji", *SHORT, *EXTRA["emoji"], *pixels, "--data.folder", str(folder / "emoji"), "--out", str(out)])
     run = open_run(out)
     words = run.facts.vocabulary
     assert words is not None and set(words.examples) <= {f"the digit {n}" for n in ("zero", "one", "two", "three", "four")}

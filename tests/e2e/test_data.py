@@ -420,7 +420,7 @@ def test_recipes_read_every_kind(tmp_path, album):
 
 def test_captions_of_shards_are_read_to_the_end(tmp_path):
     bundle(tmp_path)
-    base = lv.recipe("emoji").model_dump()
+    base = lv.recipe("emoji").model_dump() | {"codec": {}}
     base["network"]["transformer"] = 0  # it has labels too
     data = {"kind": "shards", "folder": str(tmp_path), "size": 8, "held_out": 0.3}
     run = build(type(lv.recipe("emoji")).model_validate({**base, "data": data}))
@@ -431,7 +431,7 @@ def test_captions_of_shards_are_read_to_the_end(tmp_path):
 
 def test_captions_of_a_stream_are_read_as_it_passes(tmp_path):
     paths = bundle(tmp_path)
-    base = lv.recipe("emoji").model_dump()
+    base = lv.recipe("emoji").model_dump() | {"codec": {}}
     data = {"kind": "stream", "urls": [f"pipe:cat {p}" for p in paths[:2]], "test": str(paths[2]), "size": 10, "channels": 1}
     base["network"]["transformer"] = 0
     run = build(type(lv.recipe("emoji")).model_validate({**base, "data": data}))

@@ -164,6 +164,9 @@ def test_what_has_no_latents_says_so(run, vae, tmp_path, capsys):
     np.save(tmp_path / "x.npy", np.zeros((2000, 1, 9, 8), np.uint8))
     assert "make the sides multiples" in refused(capsys, "train", "digits", *arrays)
     assert "is no autoencoder" in refused(capsys, "train", "digits", "--codec.origin", run, "--out", colour)
+    missing = tmp_path / "digits-autoencoder"
+    said = refused(capsys, "train", "digits-latent", "--codec.origin", missing, "--out", colour)
+    assert f"is not there; make it with langevin train digits-autoencoder --out {missing}" in said
     assert "restore works on pixels" in refused(
         capsys, "restore", run, "--task", "inpaint", "--out", tmp_path / "x.png", "--device", "cpu"
     )
@@ -289,7 +292,7 @@ def test_other_captions_are_read_by_the_vocabulary_of_before(tmp_path):
             Image.fromarray(np.full((8, 8), 10 * k, np.uint8)).save(tmp_path / "album" / f"{k}.png")
             (tmp_path / "album" / f"{k}.txt").write_text(f"{words} number {k}")
 
-    base = lv.recipe("emoji").model_dump()
+    base = lv.recipe("emoji").model_dump() | {"codec": {}}
     base["data"].update(folder=str(tmp_path / "album"), captions="txt", size=8, held_out=0.3, labels=False)
     base["network"].update(width=8, multipliers=(1,), blocks=1, head_width=8, attention=(0,))
     base["train"].update(steps=1, batch=4, schedule="constant", save_every=1, preview_every=1000)

@@ -9,6 +9,8 @@ from PIL import Image
 
 import langevin as lv
 from langevin.cli import main
+from langevin.networks.autoencoder import Scale
+from langevin.networks.latents import LatentCodec
 from langevin.recipes import config as c
 from langevin.recipes.build import build, open_run
 from langevin.recipes.facts import Facts
@@ -20,7 +22,7 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("captioned")
     rows = []
     for k in range(40):
@@ -28,8 +30,13 @@ def run(tmp_path_factory):
         Image.fromarray(noise).save(folder / f"{k}.png")
         rows.append(json.dumps({"file": f"{k}.png", "text": f"a {['red', 'blue'][k % 2]} square number {k}"}))
     (folder / "captions.jsonl").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "emoji"
-    main(["train", "emoji", "--data.folder", str(folder), *FLAGS, "--out", str(out)])
+    main(["train", "emoji", "--codec.origin", "None", "--data.folder", str(folder), *FLAGS, "--out", str(out)])
     return out
 
 
@@ -95,6 +102,44 @@ def test_what_is_published_is_loaded_and_draws_what_the_run_does(run, tmp_path):
     # and it is saved again as any model
     again = lv.load(lv.save(model, tmp_path / "again"))
     assert torch.equal(again.run(texts, steps=1).tensor, model.run(texts, steps=1).tensor)
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_run_of_latents_is_a_pipeline_of_diffusers_that_draws_the_same_picture(folder, tmp_path, channels):
+    diffusers = pytest.importorskip("diffusers")
+    pytest.importorskip("transformers")
+    coder, out, data = tmp_path / "coder", tmp_path / "run", ["--data.folder", str(folder)]
+    main(["train", "emoji-autoencoder", *FLAGS[:4], "--network.width", "8", *FLAGS[12:], *data, "--out", str(coder)])
+    main(["train", "emoji", "--codec.origin", str(coder), *FLAGS, *data, "--out", str(out)])
+    ours = _stirred(open_run(out))
+    codec = ours.codec
+    assert codec is not None and codec.scale.shift
+    if channels:
+        codec.scale = Scale(1.3, mean=(0.1, -0.2, 0.3, 0.0), std=(0.5, 2.0, 1.0, 0.7))
+    from langevin.plans.profiles import diffusers as profile
+    from langevin.recipes.publishing import publish
+
+    published = publish(ours, tmp_path / "published")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(str(published))
+    texts, start = ["a red square", "a blue square"], torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    drawn = theirs(texts, num_inference_steps=5, guidance_scale=3.0, latents=start, output_type="pt").images
+    cond = {"ids": ours.facts.vocabulary.ids(texts)}
+    plan = profile(5, "ddim", "leading", offset=1)
+    mine = codec.decode(lv.sample(ours.denoiser, plan, 2, start=start, cond=cond, guidance=lv.CFG(3.0)))
+    assert float((mine - (2 * drawn - 1)).clamp(-1, 1)[mine.abs() < 1].abs().max()) < 1e-4
+    assert float((drawn[0] - drawn[1]).abs().max()) > 1e-2 and float(mine.abs().min()) < 1
+    # here as well, and the encoder's latents are those that the run learned
+    model = lv.load(published)
+    assert model.defaults.size == (16, 16)
+    assert float((model.run(texts, steps=5, guidance=3.0, start=start).tensor - (2 * drawn - 1)).abs().max()) < 1e-4
+    x = torch.rand(2, 3, 16, 16) * 2 - 1
+    read = LatentCodec(ours.codec.net, codec.scale).encode(x)
+    with torch.no_grad():
+        told = theirs.vae.encode(x).latent_dist.mean * theirs.vae.config.scaling_factor
+        spread = theirs.vae.encode(x).latent_dist.std * theirs.vae.config.scaling_factor
+        noise = torch.ones_like(read)
+    assert float((read - told).abs().max()) < 1e-4
+    assert float((codec.encode(x, noise) - told - spread).abs().max()) < 1e-4
 
 
 def _digits(process, network):

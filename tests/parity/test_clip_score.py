@@ -103,7 +103,7 @@ def test_a_run_that_reads_captions_is_judged_by_them(peer, tmp_path, capsys):
     out = tmp_path / "run"
     short = ["--train.steps", "2", "--train.batch", "4", "--samples", "8", "--network.width", "16", "--text.width", "16",
              "--text.vocabulary", "540", "--data.size", "16", "--data.held-out", "0.3", "--sample.plan", "ddim:1"]  # fmt: skip
-    main(["train", "emoji", *short, "--data.folder", str(tmp_path / "emoji"), "--out", str(out)])
+    main(["train", "emoji", "--codec.origin", "None", *short, "--data.folder", str(tmp_path / "emoji"), "--out", str(out)])
     capsys.readouterr()
     judged = ["evaluate", str(out), "--features", str(folder), "--small", "--count", "12", "--json", "--metrics"]
     main([*judged, "clip", "cmmd"])

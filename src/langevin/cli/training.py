@@ -103,8 +103,8 @@ def train(args: Sequence[str]) -> None:
     captions = getattr(asked.recipe.data, "captions", None)
     if captions is not None and asked.recipe.text is None and captions != getattr(usual.data, "captions", None):
         raise Refusal(
-            f"data.captions is {captions}, and recipe {name} reads no texts; train emoji with --data.folder and --data.captions, "
-            "or leave captions out."
+            f"data.captions is {captions}, and recipe {name} reads no texts; train emoji with --data.folder, --data.captions and "
+            "--codec.origin None, or leave captions out."
         )
     made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
     if made is None:

@@ -217,7 +217,7 @@ def opened(origin: str) -> LatentCodec:
     """An autoencoder as it is published, or of a run, as a codec in float32, on the CPU.
 
     Raises:
-        ValueError: for what is no autoencoder.
+        ValueError: for what is no autoencoder, or a run that is not made yet.
     """
     from langevin.zoo.codecs import codec as codec_of
 
@@ -229,8 +229,11 @@ def opened(origin: str) -> LatentCodec:
         if not isinstance(net, Autoencoder):
             raise ValueError(f"codec.origin is {origin}, a run of {run.recipe.name}, which is no autoencoder; give one of those.")
     else:
+        from langevin.recipes import RECIPES
         from langevin.zoo.load import load
 
+        if (name := Path(origin).name) in RECIPES and not Path(origin).exists():  # and not the id of a repository
+            raise ValueError(f"codec.origin is {origin}, which is not there; make it with langevin train {name} --out {origin}.")
         inside = Path(origin) / "vae"
         net = load(inside if inside.is_dir() else origin, dtype=torch.float32)
         if isinstance(net, LatentCodec):

@@ -1,4 +1,4 @@
-"""Pictures: digits, MNIST, emoji, folders."""
+"""Pictures: digits, MNIST, drawings, folders."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,6 @@ from langevin.recipes.config import (
     ProductConfig,
     Recipe,
     SampleConfig,
-    TextConfig,
     TransferData,
     UNetConfig,
 )
@@ -101,22 +100,6 @@ def mnist_unlabelled() -> Recipe:
         network=UNetConfig(width=32, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.05, patch=2),
         train=TrainConfig(steps=6000, batch=64, lr=1.5e-3),
         sample=SampleConfig(plan="dpmpp:20"),
-    )
-
-
-def emoji() -> Recipe:
-    """Emoji by caption: text-to-image from nothing."""
-    return Recipe(
-        name="emoji",
-        about="text-to-image: 32x32 emoji by their names (langevin data emoji), with a text encoder trained along",
-        expects="not trained to its end yet",
-        data=ImagesData(folder="data/emoji", size=32, captions="captions.jsonl", held_out=0.02),
-        process=GaussianConfig(schedule="betas:kind=scaled_linear", prediction="v:level=index"),
-        network=UNetConfig(width=64, multipliers=(1, 2, 3), blocks=1, attention=(1, 2), transformer=1, dropout=0.0),
-        text=TextConfig(),
-        objective=DenoisingConfig(weight="min_snr"),
-        train=TrainConfig(steps=6000, batch=64, lr=1e-3, precision="bfloat16"),
-        sample=SampleConfig(plan="dpmpp:20", guidance=3.0),
     )
 
 
@@ -248,7 +231,6 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits-product": digits_product,
     "mnist": mnist,
     "mnist-unlabelled": mnist_unlabelled,
-    "emoji": emoji,
     "digits-mean-flow": digits_mean_flow,
     "digits-shortcut": digits_shortcut,
     "digits-consistency": digits_consistency,
