@@ -110,6 +110,7 @@ def main() -> None:
     row("coverage of 90 % intervals, hue", (low <= 0) & (high >= 0))
     vary = (x[:-TEST].std(0) > 0.1)[None]
     row("coverage of 90 % intervals, pixels", tasks.coverage(truth, made, 0.9, vary))
+    row("coverage of 90 % intervals, pixels, ties at random", tasks.coverage(truth, made, 0.9, vary, levels=256))
     row("grey kept, rmse", float((op(made.samples.flatten(0, 1)) - y.repeat(asked.count, 1, 1, 1)).square().mean().sqrt()))
     row("rmse of a sample", float((made.samples - truth).square().mean().sqrt()))
     asked.pages.mkdir(parents=True, exist_ok=True)

@@ -122,6 +122,8 @@ def main() -> None:
             hidden[:, : run.facts.shape[1] // 2] = False
         for what, where in (("hidden pixels that vary", hidden & vary), ("all hidden pixels", hidden)):
             row(task, f"coverage of 90 % intervals, {what}", tasks.coverage(truth, made, 0.9, where[None]))
+            ranked = tasks.coverage(truth, made, 0.9, where[None], levels=256)
+            row(task, f"coverage of 90 % intervals, {what}, ties at random", ranked)
         gap = (made.samples - truth)[..., hidden]
         row(task, "rmse of the mean", float((made.mean - truth)[:, hidden].square().mean().sqrt()))
         row(task, "rmse of a sample", float(gap.square().mean().sqrt()))

@@ -393,3 +393,18 @@ def test_the_page_runs_as_written():
     exec(compile("\n".join(code), "inverse.md", "exec"), space)
     made = space["restored"]
     assert made.samples.shape == (8, 4, 1, 8, 8)  # pyright: ignore
+
+
+def test_coverage_of_values_that_tie_is_that_of_ranks():
+    # half the pixels are black in all, and samples miss black by less than a grey level
+    g = torch.Generator().manual_seed(0)
+    black = torch.rand(20, 400, 1, 4, 4, generator=g) < 0.5
+    values = torch.rand(20, 400, 1, 4, 4, generator=g) * 2 - 1
+    every = torch.where(black, -1 + 1e-4 * torch.randn(values.shape, generator=g).abs(), values)
+    truth, made = every[0], tasks.Restored(every[1:], torch.zeros(400, 1))
+    truth = torch.where(black[0], -1.0, truth)
+    plainly = tasks.coverage(truth, tasks.Restored(torch.where(black[1:], -1.0, every[1:]), made.y), 0.9)
+    assert plainly > 0.93
+    assert tasks.coverage(truth, made, 0.9, levels=256) == pytest.approx(0.9, abs=0.01)
+    # and spread that is too narrow or too wide is told as before
+    assert tasks.coverage(truth, tasks.Restored(made.samples * 0.2, made.y), 0.9, levels=256) < 0.8
