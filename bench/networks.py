@@ -7,9 +7,10 @@
 
 The peer makes each network from its published configuration, draws the weights and saves them as it publishes them; both sides
 load that folder, each in a process of its own, and take a forward pass in turn, round after round, so that a neighbour's load
-falls on both. Times are CPU seconds of the process over the number of threads, OMP_NUM_THREADS or 2 (wall seconds beside them; CUDA events on a GPU);
-loading is the second of two loads in wall time, so that the file stands in memory for both. Peak memory is the highest resident
-set above that of the process with its imports. Every row gives the difference of the two outputs over the largest value.
+falls on both. Times are CPU seconds of the process over the number of threads, OMP_NUM_THREADS or 2 (wall seconds beside them;
+CUDA events on a GPU); loading is the second of two loads in wall time, so that the file stands in memory for both. Peak memory is
+the highest resident set above that of the process with its imports. Every row gives the difference of the two outputs over the
+largest value.
 """
 
 import argparse
