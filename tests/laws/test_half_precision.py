@@ -11,6 +11,7 @@ from langevin.core.flow_map import FlowMap
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.data import Arrays
+from langevin.networks.blocks import dot_product_attention
 from langevin.objectives import Batch, MeanFlow
 from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.leaps import forward_derivative
@@ -130,3 +131,19 @@ def test_at_rest_the_tangent_is_the_whole_gradient_in_bfloat16():
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
         objective(model, Batch(normal(8, 2, 4, 4).float()), Noise.of(0, 8)).total.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_that_is_differentiated_in_half_precision_is_that_of_float32_rounded_once(causal):
+    g = torch.Generator().manual_seed(0)
+    q, k, v, back = (torch.randn(2, 3, 5, 8, generator=g).bfloat16() for _ in range(4))
+    for x in (q, k, v):
+        x.requires_grad_()
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    with torch.autocast("cpu", torch.bfloat16):
+        made = dot_product_attention(q, k, v, causal=causal)
+    exact = torch.nn.functional.scaled_dot_product_attention(*wide, is_causal=causal)
+    assert torch.equal(made, exact.bfloat16())
+    ours = torch.autograd.grad(made, (q, k, v), back)
+    for a, b in zip(ours, torch.autograd.grad(exact, wide, back.float()), strict=True):
+        assert torch.equal(a, b.bfloat16())
