@@ -1,7 +1,7 @@
 """MNIST restored by an unconditional model: what a classifier makes of the missing half, and whether intervals hold.
 
-    langevin train mnist --out runs/mnist
-    python bench/restoring.py runs/mnist --out bench/results/restoring.csv --pages docs/images
+    langevin train mnist-unlabelled --out runs/mnist-unlabelled
+    python bench/restoring.py runs/mnist-unlabelled --out bench/results/restoring.csv --pages docs/images
 
 "inpaint": the lower half is hidden. A classifier of real pictures (trained on the training split) labels the truth, single
 samples, the mean of the samples, and the best estimate of the posterior mean that regression gives: ridge regression or a network
@@ -27,6 +27,7 @@ import langevin as lv
 from langevin import pictures, tasks
 from langevin.core.tree import leaves
 from langevin.evaluate import kept_classifier
+from langevin.recipes.build import build
 from langevin.recipes.drawing import labels_of
 from langevin.recipes.restoring import operator_of, page
 
@@ -92,10 +93,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100)
     asked = parser.parse_args()
     run: Any = lv.open_run(asked.run)
-    truth = leaves(run.test.batch(torch.arange(asked.pictures)).x)[""]
-    label = labels_of(run.test)[: asked.pictures]
-    train = leaves(run.train.batch(torch.arange(len(run.train))).x)[""]
-    judge = kept_classifier(train, labels_of(run.train), asked.run, run.train.digest())
+    data = run.recipe.data.model_copy(update={"labels": True})  # the judge's, which the model need not know
+    told: Any = build(run.recipe.model_copy(update={"data": data}))
+    truth = leaves(told.test.batch(torch.arange(asked.pictures)).x)[""]
+    label = labels_of(told.test)[: asked.pictures]
+    train = leaves(told.train.batch(torch.arange(len(told.train))).x)[""]
+    judge = kept_classifier(train, labels_of(told.train), asked.run, told.train.digest())
     vary = train.std(0) > 0.1
     rows: list[dict[str, Any]] = []
 
