@@ -26,6 +26,7 @@ DIGITS = {
     "improved consistency training, no teacher": ("ours", "improved consistency training"),
     "progressive distillation": ("ours", "progressive"), "adversarial distillation": ("ours", "adversarial"),
     "consistency trajectories": ("ours", "trajectory"), "consistency in continuous time": ("ours", "continuous"),
+    "teacher, guided": ("ours", "guided teacher"),
     "guidance distillation": ("ours", "guidance"), "one reflow": ("ours", "reflow"),
     "reflow, distilled to one step": ("ours", "reflow in 1"),
 }  # fmt: skip
