@@ -1,8 +1,9 @@
 """Quality against steps and training cost of every method that needs few of them, beside the peers' losses, in one run.
 
     python bench/few_steps.py moons --reference ../consistency_models     # a checkout of openai/consistency_models
-    python bench/few_steps.py digits --teacher runs/digits                # students, ten minutes each
-    python bench/few_steps.py mnist --teacher runs/mnist                  # the same on MNIST, 40 minutes each
+    python bench/few_steps.py digits --teacher runs/digits                # students, one after the other
+    python bench/few_steps.py digits --teacher runs/digits --only lcm     # one of them, by its name in DIGITS
+    python bench/few_steps.py mnist --teacher runs/mnist                  # the same on MNIST, 40 to 90 minutes each
     python bench/few_steps.py plot
 
 Two moons: one multilayer perceptron, one optimiser, one average and one number of updates for all, ours and theirs; what differs
@@ -13,6 +14,14 @@ file is read from a checkout, with empty modules in place of what it imports and
 
 Digits, MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
 that a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
+
+Minutes of training on one core that is not shared. Measured, digits: consistency 9, lcm 10, improved consistency training 11,
+shortcut 12, dmd 13, improved MeanFlow 14. Reckoned from the CPU time of a few updates beside that of consistency: guidance 5,
+progressive 9, reflow and "reflow in 1" 9 each (3 of them for 20,000 pairs), trajectory 12, adversarial 13, continuous 14, "dmd in
+2" 13. "guided teacher" trains nothing. On MNIST by the clock of a shared core: lcm 40, improved consistency training 83, shortcut
+89. Judging takes some minutes more.
+
+To see that a row runs: --updates 3 --samples 100 --results /tmp/check --runs /tmp/check/runs, which leaves the csv as it is.
 """
 
 import argparse
@@ -45,6 +54,7 @@ from langevin.tasks.reflow import pairs
 from langevin.tasks.transport import transport
 
 RESULTS = Path(__file__).parent / "results"
+TABLE = RESULTS / "few_steps.csv"
 COUNT, BATCH, RATE = 2000, 256, 2e-3
 FIELDS = ("problem", "who", "method", "plan", "evaluations", "quality", "measure", "recall", "training_seconds", "updates")
 
@@ -302,7 +312,10 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
 
 TWO, FOUR = "consistency:2:grid=uniform", "consistency:4:grid=uniform"
 LEAPS = ("ddim:1", "ddim:2:grid=uniform", "ddim:4:grid=uniform")
-# method: (a recipe, or the kind of student), what is changed in its recipe, plans
+STRAIGHT = ("euler:1", "euler:2:grid=uniform", "euler:4:grid=uniform")
+GUIDED = 1.5
+"""Strength at which a student that was taught guidance stands beside its teacher, which needs two evaluations for one."""
+# method: (a recipe, the kind of student, or "teacher"), what is changed in its recipe, plans; those that are guided end in @
 DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     "dmd in 2": ("to:dmd:2", {"train.steps": 2400, "train.ema": 0.995}, (TWO,)),
     "dmd": ("to:dmd", {"train.steps": 2400, "train.ema": 0.995}, ("consistency:1",)),
@@ -313,6 +326,18 @@ DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     "improved consistency training": (
         "digits-consistency", {}, ("consistency:1:grid=karras", "consistency:2:grid=karras", "consistency:4:grid=karras"),
     ),
+    # 16 steps, halved at each fifth of the run
+    "progressive": ("to:progressive", {"train.steps": 2000}, ("ddim:1",)),
+    "adversarial": ("to:adversarial", {"train.steps": 1200, "train.ema": 0.995}, ("consistency:1",)),
+    # what is known of short leaps reaches long ones through the slow copy, for which 0.999 is too slow in so short a run
+    "trajectory": (
+        "to:trajectory", {"train.steps": 1200, "objective.decay": 0.95}, ("ddim:1", "ddim:2:grid=angle", "ddim:4:grid=angle"),
+    ),
+    "continuous": ("to:continuous", {"train.steps": 2000}, ("consistency:1", TWO, FOUR)),
+    "guided teacher": ("teacher", {}, ("dpmpp:20@", "default:4@")),
+    "guidance": ("to:guidance", {"train.steps": 1200, "objective.w": (1.0, 2.0)}, ("dpmpp:20@", "default:4@")),
+    "reflow": ("to:reflow", {"train.steps": 2000}, STRAIGHT),
+    "reflow in 1": ("to:reflow:1", {"train.steps": 2000}, ("euler:1",)),
 }  # fmt: skip
 
 MNIST: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
@@ -352,7 +377,7 @@ def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     to, _, steps = base.removeprefix("to:").partition(":")
     taught = read_recipe(teacher)
     if base.startswith("to:"):
-        made = student(taught, teacher, to, int(steps or 1)).model_dump()
+        made = student(taught, teacher, to, int(steps) if steps else None).model_dump()
     else:
         made = recipe(base).model_dump() | {"data": taught.data.model_dump()}
     for name, value in changes.items():
@@ -364,8 +389,12 @@ def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     return Recipe.model_validate(made)
 
 
-def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count: int) -> None:
-    """The teacher's run, then every method as a run of its own."""
+def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count: int, updates: int | None = None) -> None:
+    """The teacher's run, then every method as a run of its own.
+
+    Args:
+        updates: of each, in place of its own number.
+    """
     from langevin.recipes.build import open_run, start
     from langevin.recipes.domains.judging import Reference
     from langevin.recipes.evaluation import evaluate
@@ -374,13 +403,16 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
     against = Reference(taught, "auto", teacher)
 
     def judge(run: Any, method: str, plans: Sequence[str], seconds: float | None, updates: int | None) -> None:
-        for plan in plans:
+        for said in plans:
+            plan, w = said.removesuffix("@"), GUIDED if said.endswith("@") else 1.0
             found = evaluate(
-                run, count=count, plan=plan, guidance=1.0, metrics=("fd", "prdc", "labels"), small=True, against=against
+                run, count=count, plan=plan, guidance=w, metrics=("fd", "prdc", "labels"), small=True, against=against
             )
-            group: Any = found.metrics["w=1"]
+            group: Any = found.metrics[f"w={w:g}"]
+            twice = w != 1 and "guidance" not in run.recipe.objective.scalars
             shared = {
-                "problem": problem, "who": "ours", "method": method, "plan": plan, "evaluations": found.protocol.nfe,
+                "problem": problem, "who": "ours", "method": method, "plan": plan if w == 1 else f"{plan} at w={w:g}",
+                "evaluations": (1 + twice) * (found.protocol.nfe or 0),
                 "recall": group["recall"], "training_seconds": seconds, "updates": updates,
             }  # fmt: skip
             write({**shared, "quality": group["intended_label"], "measure": "intended label"})
@@ -391,14 +423,23 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
     for method, (base, changes, plans) in PICTURES[problem].items():
         if (only and method not in only) or written(problem, "ours", method):
             continue
+        if base == "teacher":
+            judge(taught, method, plans, None, None)
+            continue
         out = runs / method.replace(" ", "-")
+        if updates is not None:
+            changes = {**changes, "train.steps": updates, **({"objective.pairs": 500} if "reflow" in base else {})}
+        began, pairs_took = time.perf_counter(), out / "pairs-seconds"
         run, trainer = start(recipe_of(base, changes, teacher), out, resume=True)
+        if (out / "pairs").exists() and not pairs_took.exists():  # what makes pairs is a part of training
+            pairs_took.write_text(f"{time.perf_counter() - began:.1f}")
         if not trainer.finished:
             trainer.run()
         trainer.close()
         last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
-        samples = last["step"] * run.recipe.train.batch
-        judge(run.holding(open_run(out).denoiser), method, plans, samples / last["samples_per_second"], last["step"])
+        seconds = last["step"] * run.recipe.train.batch / last["samples_per_second"]
+        seconds += float(pairs_took.read_text()) if pairs_took.exists() else 0.0
+        judge(run.holding(open_run(out).denoiser), method, plans, seconds, last["step"])
 
 
 def page(problem: str, teacher: Path, runs: Path) -> Path:
@@ -410,8 +451,13 @@ def page(problem: str, teacher: Path, runs: Path) -> Path:
     rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]
     for method, (_, _, plans) in PICTURES[problem].items():
         if (out := runs / method.replace(" ", "-")).is_dir():
-            rows.append(draw(open_run(out), 20, plan=plans[0], seed=2))
-    return lv.save_images(torch.cat(rows), RESULTS.parents[1] / "docs" / "images" / f"few_steps_{problem}.png", columns=20)
+            rows.append(draw(open_run(out), 20, plan=plans[0].removesuffix("@"), seed=2))
+    return lv.save_images(torch.cat(rows), _page_at(f"few_steps_{problem}.png"), columns=20)
+
+
+def _page_at(name: str) -> Path:
+    """Beside other results where these are elsewhere, else in the docs."""
+    return TABLE.parent / name if TABLE.parent != RESULTS else RESULTS.parents[1] / "docs" / "images" / name
 
 
 def plot() -> Path:
@@ -436,16 +482,15 @@ def plot() -> Path:
             axis.set(yscale="log")
         axis.legend(fontsize=7)
     figure.tight_layout()
-    path = RESULTS.parents[1] / "docs" / "images" / "few_steps.png"
+    path = _page_at("few_steps.png")
     figure.savefig(path, dpi=110)
     return path
 
 
 def read() -> list[dict[str, str]]:
-    file = RESULTS / "few_steps.csv"
-    if not file.exists():
+    if not TABLE.exists():
         return []
-    with file.open() as lines:
+    with TABLE.open() as lines:
         return list(csv.DictReader(lines))
 
 
@@ -456,9 +501,8 @@ def written(problem: str, who: str, method: str) -> bool:
 def write(row: dict[str, Any]) -> None:
     if "plan" not in row and written(row["problem"], row["who"], row["method"]):
         return
-    file = RESULTS / "few_steps.csv"
-    head = not file.exists()
-    with file.open("a") as lines:
+    head = not TABLE.exists()
+    with TABLE.open("a") as lines:
         out: csv.DictWriter[str] = csv.DictWriter(lines, FIELDS)
         if head:
             out.writeheader()
@@ -474,13 +518,20 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--reference", type=Path, help="a checkout of openai/consistency_models")
     parser.add_argument("--only", nargs="*", default=(), help="methods")
-    parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--updates", type=int, help="of each; 3000 by default on moons, elsewhere the method's own number")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the csv")
     asked = parser.parse_args()
+    global TABLE
+    asked.results.mkdir(parents=True, exist_ok=True)
+    TABLE = asked.results / "few_steps.csv"
     asked.teacher = asked.teacher or Path("runs") / asked.problem
     if asked.problem == "moons":
-        moons(asked.updates, asked.reference, asked.only)
+        moons(asked.updates or 3000, asked.reference, asked.only)
     elif asked.problem in PICTURES:
-        pictures(asked.problem, asked.teacher, asked.runs, asked.only, asked.samples)
+        unknown = sorted(set(asked.only) - set(PICTURES[asked.problem]))
+        if unknown:
+            parser.error(f"only is {unknown[0]!r}; there are {', '.join(PICTURES[asked.problem])}")
+        pictures(asked.problem, asked.teacher, asked.runs, asked.only, asked.samples, asked.updates)
         print(page(asked.problem, asked.teacher, asked.runs))
     else:
         print(plot())

@@ -16,6 +16,7 @@ import torch
 
 from langevin import oracles, plans, schedules
 from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
@@ -153,6 +154,35 @@ def test_distillation_asks_for_the_levels_that_euler_visits():
         visited = sorted(plans.parse(f"euler:{k}:grid=uniform").on(LINE.schedule).levels[:-1])
         levels, counts = drawn.unique(return_counts=True)
         assert levels.tolist() == pytest.approx(visited, abs=1e-12) and (counts == 1200 // k).all()
+
+
+def test_a_distance_compares_the_ends_that_are_believed_in():
+    model = pairing()[0].double()
+    batch = Batch(
+        torch.linspace(-1, 2, 80).sin().reshape(40, 2).double(), source=torch.linspace(5, 9, 80).cos().reshape(40, 2).double()
+    )
+    plain, squared = (distillation(4, d)(model, batch, Noise.of(0, 40)) for d in (None, "squared"))
+    t = plain.levels[""]
+    assert torch.equal(t, squared.levels[""]) and len(t.unique()) == 4
+    # an end that is believed in is off by t times as much as its velocity
+    torch.testing.assert_close(squared.each[""], t.square() * plain.each[""])
+    torch.testing.assert_close(squared.total, squared.each[""].mean())
+
+    def odd(a, b):
+        return (a - 2 * b).flatten(1).sum(1)
+
+    z = LINE.mix(batch.x, batch.source, t[:, None])
+    torch.testing.assert_close(
+        distillation(4, odd)(model, batch, Noise.of(0, 40)).each[""], odd(model(z, t).mean, batch.x).detach()
+    )
+    for wrong in ({"weight": "elbo"}, {"spread": "elements"}):
+        with pytest.raises(ValueError, match="distance compares whole beliefs"):
+            Denoising(distance="squared", **wrong)
+    with pytest.raises(ValueError, match="samples are padded to one size"):
+        Denoising(distance="squared")(model, Batch(batch.x, mask=torch.ones(40, 2, dtype=torch.bool)), Noise.of(0, 40))
+    masked = Denoiser(MLP(2, 8, 1), Categorical(3, schedules.keep_linear(), "mask"), "logits")
+    with pytest.raises(ValueError, match="distance compares beliefs of one Gaussian process"):
+        Denoising(distance="squared")(masked, batch, Noise.of(0, 40))
 
 
 def pairing():

@@ -14,6 +14,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.data import Arrays
 from langevin.evaluate.classifier import Classifier
 from langevin.evaluate.perceptual import LPIPS, features, lpips
+from langevin.objectives import Autoencoding, Denoising
 from langevin.objectives.consistency import Consistency
 from langevin.tensors import save
 from langevin.training import Trainer
@@ -159,3 +160,50 @@ def test_an_objective_trains_with_it_and_leaves_it_alone():
     run.run(progress=False)
     assert all(torch.equal(p, q) for p, q in zip(before, classifier.parameters(), strict=True))
     assert any(not torch.equal(p, q) for p, q in zip(start, model.parameters(), strict=True))
+
+
+def test_a_distance_is_0_where_features_are_equal_and_nowhere_else():
+    torch.manual_seed(0)
+    classifier = Classifier(2, 8, 10)
+    classifier.body[0].weight.data[:, 1] = 0  # its second channel is never seen
+    distance = Consistency(steps=4, distance=features(classifier)).distance
+    a, change = normal(6, 2, 8, 8).float(), normal(6, 1, 8, 8, seed=1).float()
+    unseen, seen = torch.cat([a[:, :1], a[:, 1:] + change], 1), torch.cat([a[:, :1] + change, a[:, 1:]], 1)
+    assert torch.equal(distance(a, unseen), torch.zeros(6)) and bool((distance(a, seen) > 1e-3).all())
+    seen.requires_grad_()
+    distance(a, seen).sum().backward()
+    assert bool((seen.grad[:, 0].abs().amax((1, 2)) > 0).all()) and not seen.grad[:, 1].any()
+
+
+@pytest.mark.parametrize("made", [
+    lambda d: Consistency(steps=4, distance=d), lambda d: Denoising(distance=d),
+    lambda d: Autoencoding(distance_of_features=d, perceptual=1.0),
+])  # fmt: skip
+def test_a_network_that_measures_is_in_no_checkpoint_and_not_trained(made):
+    torch.manual_seed(0)
+    classifier = Classifier(1, 8, 10)
+    objective = made(features(classifier))
+    assert not objective.state_dict() and not list(objective.parameters())
+    assert classifier.digest() in str(objective)  # by which a resumed run knows it again
+    distance = objective.distance_of_features if isinstance(objective, Autoencoding) else objective.distance
+    a, b = normal(3, 1, 8, 8).float(), normal(3, 1, 8, 8, seed=1).float()
+    single = distance(a, b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(distance(a, b), single)  # beliefs of neighbours are too near each other for half precision
+    objective.double()  # it goes where the objective goes
+    wide = distance(a.double(), b.double())
+    assert wide.dtype == torch.float64 and torch.allclose(wide.float(), single, rtol=1e-5)
+
+
+def test_pictures_are_compared_at_the_size_asked_for(net, tmp_path):
+    save(tmp_path / "net.safetensors", net.state_dict())
+    a, b = normal(2, 1, 8, 12).float(), normal(2, 1, 8, 12, seed=1).float()
+    large = [torch.nn.functional.interpolate(x, (32, 48), mode="bilinear") for x in (a, b)]
+    assert torch.equal(lpips(tmp_path / "net.safetensors", size=32)(a, b), lpips(tmp_path / "net.safetensors")(*large))
+    with pytest.raises(ValueError, match="size is 0; give the shorter side"):
+        lpips(tmp_path / "net.safetensors", size=0)
+
+
+def test_names_of_networks_are_those_of_recipes():
+    with pytest.raises(ValueError, match=r"which recipes know by name; here give the distance itself"):
+        Consistency(distance="classifier")

@@ -56,6 +56,10 @@ def test_a_distillation_is_killed_five_times(tmp_path):
     killed_runs_agree(tmp_path, 5, seed=7, kind="dmd")
 
 
+def test_a_run_that_is_measured_by_a_classifier_is_killed_three_times(tmp_path):
+    killed_runs_agree(tmp_path, 3, seed=3, kind="classifier")
+
+
 @pytest.mark.soak
 def test_a_hundred_kills(tmp_path, capsys):
     for seed in range(1, 6):

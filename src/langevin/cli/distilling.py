@@ -27,6 +27,8 @@ N is how many evaluations the student is to need, 1 by default. A reflowed run l
 where N is given; K rounds make it K times straighter first, each in a run directory of its own, OUT/rounds/1 and so on.
 langevin distill PATH PICTURES --to lcm teaches a published text-to-image model adapters for a few steps (LCM-LoRA), as does
 langevin finetune PATH PICTURES --method lcm.
+--objective.distance says how beliefs are compared, where KIND compares such: squared, absolute, pseudo_huber, huber; of pictures
+also lpips:weights=FILE, and classifier.
 langevin distill RUN --to KIND --help shows every field of the student's recipe.
 """
 

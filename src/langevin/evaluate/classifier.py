@@ -109,13 +109,13 @@ def kept_classifier(x: Tensor | Source, y: Tensor, folder: Path | None, data: st
     data, and holds that of its weights. Where it cannot be written this is said, and the classifier is returned all the same.
     """
     classes = int(y.max()) + 1
-    file = None if folder is None else folder / f"classifier-{data}.safetensors"
+    file = None if folder is None else kept_at(folder, data)
 
     def real(count: int) -> Any:
         return x[:count] if isinstance(x, Tensor) else x.batch(torch.arange(count)).x
 
     _, channels, _, size = real(1).shape
-    if file is not None and (before := _read(file, Classifier(channels, size, classes))) is not None:
+    if file is not None and (before := read_kept(file, Classifier(channels, size, classes))) is not None:
         return before
     with torch.enable_grad():
         model = train_classifier(real(len(x)), y, classes)
@@ -125,7 +125,13 @@ def kept_classifier(x: Tensor | Source, y: Tensor, folder: Path | None, data: st
     return model
 
 
-def _read(file: Path, model: Classifier) -> Classifier | None:
+def kept_at(folder: Path, data: str) -> Path:
+    """Where the classifier of the data of this hash is kept in a folder."""
+    return folder / f"classifier-{data}.safetensors"
+
+
+def read_kept(file: Path, model: Classifier) -> Classifier | None:
+    """A classifier with the weights that are kept in `file`; None where they are missing, torn, or of another."""
     try:
         tensors = load(file.read_bytes())
         said = tensors.pop(DIGEST)

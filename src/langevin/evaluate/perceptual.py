@@ -5,7 +5,7 @@ Features of each layer are divided by their length at each pixel, so that
     d(a, b) = sum over layers l, mean over pixels of  sum_c w_lc (a^_lc - b^_lc)^2,   a^ = a / (|a| + 1e-10),
 
 with weights that were fitted to people's judgements (`lpips`), or all of them 1 (`Features`). All are modules with frozen weights
-through which gradients flow to the pictures; objectives that take a distance accept them.
+through which gradients flow to the pictures; objectives that take a distance accept them, and keep them out of checkpoints.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.evaluate.classifier import Classifier
@@ -48,12 +49,18 @@ class Features(nn.Module):
     """The distance with all weights 1.
 
     Args:
-        maps: any function, or the `maps_of` one of our own classifiers.
+        maps: any function, or the `Maps64` of one of our own classifiers.
+        hash: of its weights, by which a resumed run knows it again.
     """
 
-    def __init__(self, maps: Maps) -> None:
+    def __init__(self, maps: Maps, hash: str = "") -> None:
         super().__init__()
         self.maps = maps.eval().requires_grad_(False) if isinstance(maps, nn.Module) else maps
+        self.hash = hash
+
+    def __repr__(self) -> str:
+        named = getattr(self.maps, "__name__", type(self.maps).__name__)
+        return f"Features({named}{f', {self.hash}' if self.hash else ''})"
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """Pictures (B, C, H, W) in [-1, 1], twice -> (B,)."""
@@ -85,7 +92,7 @@ class Maps64(nn.Module):
 
 def features(maps: Maps | Classifier) -> Features:
     """The distance of feature maps, of one of our own classifiers or of any function from pictures to maps."""
-    return Features(Maps64(maps) if isinstance(maps, Classifier) else maps)
+    return Features(Maps64(maps), maps.digest()) if isinstance(maps, Classifier) else Features(maps)
 
 
 def _vgg16() -> tuple[list[nn.Module], list[int]]:
@@ -123,12 +130,14 @@ class LPIPS(nn.Module):
 
     Args:
         backbone: "vgg16" or "alexnet".
+        size: pictures are resized until their shorter side has so many pixels, by linear interpolation; None leaves them. The
+            code of consistency models (2303.01469) compares at 224.
     """
 
-    def __init__(self, backbone: str) -> None:
+    def __init__(self, backbone: str, size: int | None = None) -> None:
         super().__init__()
         layers, self.kept = BACKBONES[backbone][0]()
-        self.backbone, self.hash = backbone, ""
+        self.backbone, self.size, self.hash = backbone, size, ""
         self.features = nn.Sequential(*layers)
         widths = [next(m for m in reversed(layers[: k + 1]) if isinstance(m, nn.Conv2d)).out_channels for k in self.kept]
         for k, width in enumerate(widths):
@@ -136,7 +145,7 @@ class LPIPS(nn.Module):
         self.requires_grad_(False).eval()
 
     def __repr__(self) -> str:
-        return f"LPIPS({self.backbone}, {self.hash})"
+        return f"LPIPS({self.backbone}, {self.hash}{'' if self.size is None else f', size={self.size}'})"
 
     def train(self, mode: bool = True) -> "LPIPS":
         """A distance does not learn: no dropout."""
@@ -149,10 +158,13 @@ class LPIPS(nn.Module):
             ValueError: for other shapes, or pictures too small for the backbone.
         """
         least = 16 if self.backbone == "vgg16" else 31
+        if self.size is not None and x.ndim == 4:
+            sides = [max(round(self.size * side / min(x.shape[2:])), 1) for side in x.shape[2:]]
+            x = F.interpolate(x, sides, mode="bilinear", align_corners=False)
         if x.ndim != 4 or x.shape[1] not in (1, 3) or min(x.shape[2:]) < least:
             raise ValueError(
                 f"pictures have shape {tuple(x.shape)}; LPIPS ({self.backbone}) compares (B, 1 or 3, H, W) of at least {least} "
-                "pixels a side: resize smaller ones."
+                "pixels a side: resize smaller ones, by size=64."
             )
         mean, deviation = (x.new_tensor(v)[:, None, None] for v in (MEAN, DEVIATION))
         x, out = (x.expand(-1, 3, -1, -1) - mean) / deviation, []
@@ -167,17 +179,23 @@ class LPIPS(nn.Module):
         return compare(self.maps(torch.cat([a, b])), [self.get_parameter(f"lin{k}") for k in range(len(self.kept))])
 
 
-def lpips(path: str | Path, heads: str | Path | None = None, device: torch.device | str = "cpu") -> LPIPS:
+def lpips(
+    path: str | Path, heads: str | Path | None = None, device: torch.device | str = "cpu", size: int | None = None
+) -> LPIPS:
     """LPIPS from safetensors files on this machine. Nothing is ever downloaded.
 
     Args:
         path: the published module with backbone and heads (net.slice1.0.weight, ..., lin0.model.1.weight, ...), or a backbone
             alone as torchvision names it (features.0.weight, ...).
         heads: the published heads (lin0.model.1.weight, ...), where they are a file of their own.
+        size: see `LPIPS`.
 
     Raises:
-        ValueError: if a file is damaged, of another layout or backbone, or holds weights below 0 in its heads.
+        ValueError: if `size` is below 1, or a file is damaged, of another layout or backbone, or holds weights below 0 in its
+            heads.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}; give the shorter side that pictures are compared at in pixels, such as 64.")
     path, whole = Path(path), hashlib.sha256()
     found: dict[str, Tensor] = {}
     for file in (path, *([] if heads is None else [Path(heads)])):
@@ -190,7 +208,7 @@ def lpips(path: str | Path, heads: str | Path | None = None, device: torch.devic
     if kind is None:
         raise ValueError(f"{path} is no LPIPS in its published names, with VGG16 or AlexNet; give its safetensors file.")
     with torch.device("meta"):
-        net = LPIPS(kind)
+        net = LPIPS(kind, size)
     load_strict(net, found, path)
     if any(bool((net.get_parameter(f"lin{k}") < 0).any()) for k in range(len(net.kept))):
         raise ValueError(f"{path} has heads with weights below 0, which is no distance; give published ones.")

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective
 from langevin.objectives.critics import hinge
-from langevin.objectives.distances import DISTANCES, Distance
+from langevin.objectives.distances import Distance, named
 
 
 def divergence(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -50,7 +49,7 @@ class Autoencoding(Objective):
         distance: str | Distance = "absolute",
         kl: float = 1e-6,
         perceptual: float = 0.0,
-        distance_of_features: Distance | None = None,
+        distance_of_features: str | Distance | None = None,
         adversarial: float = 0.0,
         critic: nn.Module | None = None,
         after: float = 0.5,
@@ -66,9 +65,9 @@ class Autoencoding(Objective):
             if bool(weight) != (part is not None):
                 raise ValueError(f"{name} is {weight:g}, which weighs {'nothing' if weight else 'what is given'}; give both.")
         self.named = distance if isinstance(distance, str) else type(distance).__name__
-        self.distance: Distance = spec.parse(distance, DISTANCES, "distance") if isinstance(distance, str) else distance
+        self.distance = named(distance)
         self.kl, self.perceptual, self.adversarial, self.after, self.own_rate = kl, perceptual, adversarial, after, rate
-        self.distance_of_features = distance_of_features
+        self.distance_of_features = None if distance_of_features is None else named(distance_of_features)
         self.nets = Networks({} if critic is None else {"critic": critic})
         self.paced = critic is not None
         self._judged = False

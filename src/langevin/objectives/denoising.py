@@ -20,6 +20,8 @@ from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
+from langevin.objectives.distances import Distance
+from langevin.objectives.distances import named as distance_named
 from langevin.objectives.jumps import flow, log_ratios, score_entropy
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
@@ -51,9 +53,13 @@ class Denoising(Objective):
             gives it, and cond["augment"] says which (conditioning augmentation, CDM, 2106.15282, sec. 4); 0 leaves them.
         coupling: which noise, or which `Batch.source`, meets which data; Gaussian leaves only.
         leaf_weights: factor of each leaf in the sum; 1 by default.
+        distance: d, which compares the belief with the data, E d(x^, x), in place of what the network says with its target: a
+            name ("squared", "huber", ...) or any d(a, b) -> (B,), as rectified flow is distilled by LPIPS (2209.03003). Of one
+            Gaussian process, under weight "simple" and one level per sample; None for no such.
 
     Raises:
-        ValueError: when first called, if the weight does not exist for a leaf of the process.
+        ValueError: for a distance under another weight; when first called, if the weight does not exist for a leaf of the
+            process, or the distance for the process.
     """
 
     def __init__(
@@ -66,9 +72,15 @@ class Denoising(Objective):
         coupling: str | Coupling = "independent",
         leaf_weights: Mapping[str, float] | None = None,
         augment: float = 0.0,
+        distance: str | Distance | None = None,
     ) -> None:
         super().__init__()
         self.weight = named(weight)
+        if distance is not None and (self.weight.name != "simple" or spread == "elements"):
+            raise ValueError(f"distance compares whole beliefs, and weight is {self.weight.name!r}, spread {spread!r}; use "
+                             "weight 'simple' and spread 'shared', or leave the distance out.")  # fmt: skip
+        self.distance = None if distance is None else distance_named(distance)
+        self._distance_said = distance if isinstance(distance, str) else type(distance).__name__
         for field, value in (("clean", clean), ("drop", drop)):
             if not 0 <= value < 1:
                 raise ValueError(f"{field} is {value}; it is a probability below 1.")
@@ -93,10 +105,13 @@ class Denoising(Objective):
         coupling = type(self.coupling).__name__
         leaf = f", leaf_weights={dict(self.leaf_weights)}" if self.leaf_weights else ""
         drop = f"drop={self.drop:g}, coupling={coupling}{leaf}"
+        drop += "" if self.distance is None else f", distance={self._distance_said}"
         return f"weight={self.weight.name}, spread={self.spread}, clean={self.clean:g}, {drop}"
 
     def check(self, process: Process) -> None:
         """Refuse what this objective cannot train."""
+        if self.distance is not None and not isinstance(process, Gaussian):
+            raise ValueError(f"distance compares beliefs of one Gaussian process, and the model's is {process}; leave it out.")
         for name, leaf in process.leaves().items():
             at = f"leaf {name!r}" if name else "the process"
             if not isinstance(leaf, (Gaussian, Categorical)):
@@ -127,6 +142,8 @@ class Denoising(Objective):
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         parts = model.process.leaves()
         self.check(model.process)
+        if self.distance is not None and batch.mask is not None:
+            raise ValueError("distance compares whole beliefs, and samples are padded to one size; leave it out.")
         x = leaves(batch.x)
         t = draw_levels(self.levels, parts, x, noise, self.spread, self.clean)
         cond = drop_conditions(self._augmented(batch.cond, parts, noise), noise, self.drop)
@@ -150,13 +167,16 @@ class Denoising(Objective):
             # the loss is computed at another level and left out, so that its gradient is 0 and not 0 * inf
             drawn = t[name] > 0
             level = torch.where(drawn, t[name], 0.5)
-            if isinstance(leaf, Gaussian):
+            if isinstance(leaf, Gaussian) and self.distance is not None:
+                drawn = drawn.reshape(-1)
+                error = self._compared(model, leaf, x[name], z[name], out[name], level)
+            elif isinstance(leaf, Gaussian):
                 error = self._squared_error(model, leaf, name, x[name], e[name], out[name], level)
             else:
                 assert isinstance(leaf, Categorical)
                 error = self._cross_entropy(model, leaf, name, x[name], z[name], out[name], t[name], level)
             error = torch.where(drawn.to(error.device), error, torch.zeros_like(error))
-            real = leaf.space.real(error, batch.mask)
+            real = None if self.distance is not None else leaf.space.real(error, batch.mask)
             each = mean_over_elements(error, real)
             levels[name], losses[name] = self._by_level(leaf, t[name], error.detach(), each.detach(), real)
             total = total + factors[name] * each.mean()
@@ -211,6 +231,12 @@ class Denoising(Objective):
         if self.weight.name != "simple":
             factor = factor * prediction.eps_per_output(leaf, t) ** 2
         return cast(factor, error) * error
+
+    def _compared(self, model: Denoiser, leaf: Gaussian, x: Tensor, z: Tensor, out: Tensor, t: Tensor) -> Tensor:
+        """The distance of the belief from the data, (B,)."""
+        assert self.distance is not None
+        each = self.distance(leaves(model.posteriors({"": out}, {"": z}, {"": t}))[""].mean, x)
+        return cast(self._factor(leaf, t).reshape(-1), each) * each
 
     def _cross_entropy(
         self, model: Denoiser, leaf: Categorical, name: str, x: Tensor, z: Tensor, out: Tensor, at: Tensor, t: Tensor

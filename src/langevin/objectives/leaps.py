@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from langevin import spec
 from langevin.core.batch import Batch
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.gaussian import Gaussian
@@ -34,7 +33,8 @@ from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
-from langevin.objectives.distances import DISTANCES, Distance
+from langevin.objectives.distances import Distance
+from langevin.objectives.distances import named as distance_named
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
 
@@ -209,7 +209,7 @@ class Leaps(Objective):
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
-        self.distance: Distance = spec.parse(distance, DISTANCES, "distance") if isinstance(distance, str) else distance
+        self.distance = distance_named(distance)
         self.says = f"distance={distance if isinstance(distance, str) else type(distance).__name__}, drop={drop:g}"
         self.drop, self.coupling, self.nets, self.done = drop, coupling_named(coupling), Networks(), 0.0
 

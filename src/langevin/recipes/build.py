@@ -28,7 +28,8 @@ from langevin.networks import (
 )
 from langevin.networks.latents import LatentCodec
 from langevin.objectives import Objective
-from langevin.recipes import beliefs, latents
+from langevin.objectives.distances import Distance
+from langevin.recipes import beliefs, distances, latents
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary
 from langevin.recipes.domains import Domain, domain_of
@@ -61,6 +62,8 @@ class Run:
     """Where the run lives, once it has been opened from there."""
     weights: str | None = None
     """Which weights the denoiser has, in words; None for the average that training keeps."""
+    seen: Mapping[str, Distance] | None = None
+    """Distances of the objective that are networks, by field, once they are made."""
 
     @cached_property
     def teacher(self) -> Denoiser | None:
@@ -73,7 +76,8 @@ class Run:
         """What training minimises; made when it is first asked for, since a teacher is a model by itself."""
         shape = self.facts.shape
         channels = shape[0] if isinstance(shape, tuple) else 1
-        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes, channels)
+        seen = distances.seen(self) if self.seen is None else self.seen
+        return objective(self.recipe.objective, self.denoiser.process, self.teacher, self.facts.classes, channels, seen)
 
     @cached_property
     def codec(self) -> LatentCodec | None:
@@ -153,6 +157,7 @@ def build(
             made["codec"], facts = latents.begin(recipe, facts, splits[0])
         made["_halves"] = splits
     check_teacher(recipe)
+    distances.check(recipe, facts)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     _check_ends(recipe)
@@ -283,8 +288,16 @@ def start(
     run = build(recipe, weights=weights, scan=scan)
     if resume and (out / FACTS_FILE).exists():
         run = _as_begun(run, read_facts(out), out, weights, other_data)
-    facts = run.facts.model_copy(update={"origin": origin, "teacher": _teach(run, out, resume)})
     group = Group.join(_device_of_process(device), shard)
+    begun = resume and (out / FACTS_FILE).exists() and steps(out / "checkpoints")
+    before = read_facts(out).distance if begun else None
+    with group.agreed():
+        seen = distances.seen(run, out, before) if group.first else {}
+    if not group.first:  # which read what the first has trained and kept
+        seen = distances.seen(run, out, before)
+    run = replace(run, seen=seen)._sharing(run.__dict__)
+    known = {"origin": origin, "teacher": _teach(run, out, resume), "distance": before or distances.data_of(run)}
+    facts = run.facts.model_copy(update=known)
     run.denoiser.to(group.device)
     reading = run.reading
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:

@@ -71,6 +71,8 @@ class Facts(Closed):
     """Hash of the weights that the run began with; None for weights that were drawn."""
     teacher: str | None = None
     """Hash of the teacher's weights, where there is one."""
+    distance: str | None = None
+    """Hash of the data whose classifier measures the objective's distances, where one does."""
     vocabulary: Vocabulary | None = None
     """What captions are split by, where they are conditions."""
 
@@ -97,7 +99,7 @@ class Facts(Closed):
         return self.classes is not None or self.vocabulary is not None or bool(self.graph and self.graph.properties)
 
 
-APART = ("origin", "teacher", "vocabulary.examples", "codec", "replaced")
+APART = ("origin", "teacher", "distance", "vocabulary.examples", "codec", "replaced")
 """Facts that are not of the data a run learns from, or are compared by themselves."""
 MEASURED = (
     "marginal", "table.mean", "table.scale", "graph.nodes", "graph.edges", "graph.sizes", "graph.measured", "vocabulary.merges",

@@ -1,10 +1,14 @@
 """The typed settings of objectives. Imports no torch; `langevin.recipes.build` makes the objects."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from langevin.config import Closed
+
+Distance = str
+"""d(a, b): squared, absolute, pseudo_huber:c=0.03, huber:c=0.001; of pictures also lpips:weights=FILE,size=64, by a safetensors
+file of LPIPS, and classifier, by the features of a classifier that is trained on the run's own labels and kept in it."""
 
 Coupling = str
 """Which noise, or which data of another kind, meets which data: independent, ot, entropic:reg=0.5, paired."""
@@ -130,7 +134,8 @@ class ConsistencyConfig(_Objective):
     std: float = Field(default=2.0, gt=0)
     guidance: float = 1.0
     """Of the teacher."""
-    distance: str = "squared"
+    distance: Distance = "squared"
+    """Between two beliefs: squared, absolute, huber, pseudo_huber; of pictures lpips:weights=FILE and classifier as well."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -148,6 +153,8 @@ class ShortcutConfig(_Objective):
     decay: float = Field(default=0.999, ge=0, lt=1)
     guidance: float = 1.0
     """Of the teacher."""
+    distance: Distance = "squared"
+    """Between two beliefs: squared, absolute, huber, pseudo_huber; of pictures lpips:weights=FILE and classifier as well."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -208,7 +215,8 @@ class LatentConsistencyConfig(_Objective):
     """How many of them the teacher crosses at once."""
     decay: float = Field(default=0.95, ge=0, lt=1)
     grid: str = "uniform"
-    distance: str = "huber"
+    distance: Distance = "huber"
+    """Between two beliefs: squared, absolute, huber, pseudo_huber; of pictures lpips:weights=FILE and classifier as well."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -227,6 +235,8 @@ class ProgressiveConfig(_Objective):
     grid: str = "uniform"
     decay: float | None = Field(default=None, ge=0, lt=1)
     """Share that a slow copy keeps, which becomes the teacher then."""
+    distance: Distance = "squared"
+    """Between two beliefs: squared, absolute, huber, pseudo_huber; of pictures lpips:weights=FILE and classifier as well."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -307,6 +317,8 @@ class TrajectoryConfig(_Objective):
     share: float = Field(default=1.0, ge=0)
     """Factor of the denoising loss."""
     guidance: float = 1.0
+    distance: Distance = "squared"
+    """Between two beliefs: squared, absolute, huber, pseudo_huber; of pictures lpips:weights=FILE and classifier as well."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     coupling: Coupling = "independent"
 
@@ -334,14 +346,14 @@ class AutoencodingConfig(_Objective):
     """See `langevin.objectives.Autoencoding`."""
 
     kind: Literal["autoencoding"] = "autoencoding"
-    distance: str = "absolute"
-    """squared, absolute, huber or pseudo_huber."""
+    distance: Distance = "absolute"
+    """squared, absolute, huber or pseudo_huber; lpips:weights=FILE and classifier as well."""
     kl: float = Field(default=1e-6, ge=0)
     """Weight of the divergence of codes from standard noise."""
     perceptual: float = Field(default=0.0, ge=0)
-    """Weight of LPIPS, for which there is a file."""
-    lpips: str | None = None
-    """A safetensors file of LPIPS, as `langevin.evaluate.lpips` reads it."""
+    """Weight of a second distance."""
+    distance_of_features: Distance | None = None
+    """The second distance: lpips:weights=FILE or classifier."""
     adversarial: float = Field(default=0.0, ge=0)
     """Weight of a critic of patches; 0 for none."""
     after: float = Field(default=0.5, ge=0, lt=1)
@@ -350,6 +362,16 @@ class AutoencodingConfig(_Objective):
     """Of the critic."""
     rate: float = Field(default=1.0, gt=0)
     """Learning rate of the critic, relative to the autoencoder's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lpips_as_a_word(cls, given: Any) -> Any:
+        """Earlier recipes have a file of LPIPS in a field of its own."""
+        if not isinstance(given, dict) or "lpips" not in given:
+            return given
+        file = given["lpips"]
+        rest = {name: value for name, value in given.items() if name != "lpips"}
+        return rest if file is None else {"distance_of_features": f"lpips:weights={file}", **rest}
 
 
 class ReflowConfig(_Objective):
@@ -368,6 +390,9 @@ class ReflowConfig(_Objective):
     """Of the noise that pairs begin at."""
     steps: int | None = Field(default=None, ge=1)
     """Distil into so many equal steps; None learns the straightened flow."""
+    distance: Distance | None = None
+    """Between ends that are believed in and those of the pairs, such as lpips:weights=FILE or classifier; None for the squared
+    error of velocities."""
 
 
 ObjectiveConfig = Annotated[

@@ -1,6 +1,6 @@
 """Objectives from their settings, with a teacher where they have one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.process import Process
 from langevin.data.pairs import Pairs, Prior, Starts
 from langevin.data.source import Source
-from langevin.evaluate import lpips
 from langevin.guidance import CFG
 from langevin.networks import PatchCritic
 from langevin.objectives import ELBO, Autoencoding, BayesianFlow, Denoising, Embedding, Masking, MeanFlow, Objective, Shortcut
@@ -20,6 +19,7 @@ from langevin.objectives.adversarial import Adversarial
 from langevin.objectives.consistency import Consistency, improved, paced
 from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import Paired
+from langevin.objectives.distances import Distance
 from langevin.objectives.distribution_matching import DistributionMatching
 from langevin.objectives.guidance_distillation import GuidanceDistillation
 from langevin.objectives.interpolant import InterFlow
@@ -91,7 +91,7 @@ def check_teacher(recipe: c.Recipe) -> None:
 
 
 def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None = None, classes: int | None = None,
-              channels: int = 3) -> Objective:  # fmt: skip
+              channels: int = 3, seen: Mapping[str, Distance] | None = None) -> Objective:  # fmt: skip
     """What training minimises.
 
     Args:
@@ -99,8 +99,9 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
         teacher: for objectives that have one, on any schedule; it is frozen.
         classes: of the labels, which a critic is told.
         channels: of the pictures of an autoencoder.
+        seen: distances that are networks, by field; see `langevin.recipes.distances`.
     """
-    given: dict[str, Any] = cfg.model_dump(exclude={"kind"})
+    given: dict[str, Any] = {**cfg.model_dump(exclude={"kind"}), **(seen or {})}
     taught = teacher if teacher is None or cfg.kind in (*_READ, "reflow") else on(process, teacher)
     if isinstance(cfg, o.ConsistencyConfig):
         schedule, code = given.pop("schedule"), given.pop("as_published_code")
@@ -113,9 +114,10 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
         given["steps"], given["decay"] = paced(schedule, given["steps"], given["decay"], code)
         return Consistency(taught, **given)
     if isinstance(cfg, o.AutoencodingConfig):
-        return _autoencoding(cfg, channels)
+        return _autoencoding(given, channels)
     if isinstance(cfg, o.ReflowConfig):
-        return Denoising(coupling=Paired()) if cfg.steps is None else distillation(cfg.steps)
+        between = given["distance"]
+        return Denoising(coupling=Paired(), distance=between) if cfg.steps is None else distillation(cfg.steps, between)
     if cfg.kind in _ALONE:
         return _ALONE[cfg.kind](**given)
     if cfg.kind in _TAUGHT:
@@ -132,12 +134,13 @@ def labels(classes: int | None, count: int) -> dict[str, Tensor] | None:
     return None if classes is None else {"label": torch.arange(count) % classes}
 
 
-def _autoencoding(cfg: o.AutoencodingConfig, channels: int) -> Autoencoding:
-    if bool(cfg.perceptual) != (cfg.lpips is not None):
-        raise ValueError(f"objective.perceptual is {cfg.perceptual:g} and objective.lpips is {cfg.lpips}; give both, or neither.")
-    seen = None if cfg.lpips is None else lpips(cfg.lpips)
-    critic = PatchCritic(channels, cfg.width) if cfg.adversarial else None
-    return Autoencoding(cfg.distance, cfg.kl, cfg.perceptual, seen, cfg.adversarial, critic, cfg.after, cfg.rate)
+def _autoencoding(given: dict[str, Any], channels: int) -> Autoencoding:
+    perceptual, between = given["perceptual"], given["distance_of_features"]
+    if bool(perceptual) != (between is not None):
+        raise ValueError(f"objective.perceptual is {perceptual:g} and objective.distance_of_features is {between}; give both, or "
+                         "neither.")  # fmt: skip
+    width = given.pop("width")
+    return Autoencoding(**given, critic=PatchCritic(channels, width) if given["adversarial"] else None)
 
 
 def reflow_pairs(

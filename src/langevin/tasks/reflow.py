@@ -23,6 +23,7 @@ from langevin.data.pairs import Pairs
 from langevin.data.source import Source
 from langevin.objectives import Denoising
 from langevin.objectives.coupling import Paired
+from langevin.objectives.distances import Distance
 from langevin.objectives.levels import Steps
 from langevin.tasks.transport import deterministic
 from langevin.training import Trainer
@@ -124,7 +125,12 @@ def reflow(
     return denoiser
 
 
-def distillation(steps: int = 1) -> Denoising:
+def distillation(steps: int = 1, distance: str | Distance | None = None) -> Denoising:
     """The objective that turns a flow into `steps` equal Euler steps: the straight velocity of pairs, at the levels 1/steps, ...,
-    1 that those steps ask for (2209.03003). Train on what `pairs` makes; run with euler:STEPS:grid=uniform."""
-    return Denoising(levels=Steps(steps), coupling=Paired())
+    1 that those steps ask for (2209.03003). Train on what `pairs` makes; run with euler:STEPS:grid=uniform.
+
+    Args:
+        distance: of the ends that straight steps believe in from those of the pairs, such as LPIPS, in place of the squared error
+            of velocities.
+    """
+    return Denoising(levels=Steps(steps), coupling=Paired(), distance=distance)
