@@ -1,0 +1,106 @@
+"""diffusers' schedulers for tables of betas."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from langevin.core.plan import Draft, Plan
+from langevin.core.schedule import Schedule
+from langevin.plans.first_order import check_steps
+from langevin.plans.grids import given
+from langevin.plans.multistep import dpm_solver_multistep
+from langevin.plans.profiles.indexed import by_index
+from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER
+from langevin.plans.profiles.tables import as_told, known, levels_of, sigma_grid, solver_grid, spaced, table_of, timestep
+
+INDEXED = ("ddim", "ddpm", "pndm")
+SPACED = ("linspace", "leading", "trailing")
+
+
+def diffusers(
+    steps: int = 20,
+    sampler: str = "dpmpp_2m",
+    sigmas: str | None = None,
+    timesteps: int = 1000,
+    offset: int = 1,
+    set_alpha_to_one: bool = False,
+    eta: float = 0.0,
+    final: str = "zero",
+    start: float = 1.0,
+    reference: bool = True,
+) -> Draft:
+    """diffusers' schedulers for variance-preserving tables (`schedules.betas`), faults included:
+
+    - The network is told integer timesteps beside exact sigmas: rounded for "karras" and "lu", cut for "exponential" (the first
+      to T - 2 on Stable Diffusion's table, as here, and by luck of float32 to T - 1 on DDPM's).
+    - "linspace" leaves timestep 0 out for the solvers in log-SNR, which leap to clean data from far above it.
+    - DDIM and PNDM step down by T // n whatever the network is told: where n does not divide T, "trailing" drifts from it.
+    - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
+    - "dpmpp_3m" lacks a factor 2.
+
+    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher; steps of
+    size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
+    which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
+    crashes.
+
+    Args:
+        steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1).
+        sampler: "ddim", "ddpm", "pndm" (without its Runge-Kutta start, as Stable Diffusion has it); "euler",
+            "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
+            "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis".
+        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
+            the scheduler's own, "leading" for the first three and "linspace" for the rest.
+        timesteps: T.
+        offset: `steps_offset` of "leading"; Stable Diffusion has 1.
+        set_alpha_to_one: whether "ddim" and "pndm" end at clean data, or at timestep 0, as Stable Diffusion does.
+        eta: of "ddim".
+        final: where the solvers and Euler end, at "zero", or at "sigma_min", the table's lowest level.
+        start: the level to begin at, for a picture that is noised to it: the peer's own levels below it follow.
+        reference: with the slips of the peer's methods ("dpmpp_3m"), or without.
+    """
+    check_steps(steps)
+    sampler = known(sampler, [*INDEXED, *SIGMA, *SOLVER], "sampler")
+    legal = SPACED if sampler != "dpmpp_2s" else SPACED[:1]
+    legal = legal if sampler in INDEXED else [*legal, "karras", "exponential"]
+    legal = [*legal, "lu"] if sampler in ("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m") else legal
+    kind = known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
+    if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
+        raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
+    name = f"diffusers({steps}, {sampler}, {kind})"
+
+    def fill(schedule: Schedule) -> Plan:
+        if schedule.scale != "vp":
+            raise ValueError(f"{name} needs a variance-preserving table, such as schedules.betas(); for flows there is sd3.")
+        if sampler in INDEXED:
+            told = spaced(kind, steps, timesteps, offset).round().astype(int).tolist()
+            if start < 1:
+                begin = max(round(start * timesteps) - 1, 0)
+                told = [begin, *(i for i in told if i < begin)]
+            last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
+            stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
+            return by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of)
+        table = table_of(schedule, timesteps)
+        told, ratios = (sigma_grid if sampler in SIGMA else solver_grid)(kind, steps, table, offset)
+        if sampler.startswith("dpm_2") and kind == "karras":
+            told = told.round()
+        build = ({**SIGMA, **SOLVER} if reference else EXACT)[sampler]
+        if sampler != "deis":
+            ratios = np.append(ratios, 0.0 if final == "zero" else table[0])
+        elif kind in SPACED:
+            ratios = np.append(ratios, table[0])
+        elif steps == 1:
+            raise ValueError(f"{name} is one step of size zero; ask for at least 2.")
+        else:  # the step whose order is lowered is the one left out
+            build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
+        levels = levels_of(schedule, ratios, name)
+        if start < 1:
+            below = [(level, t) for level, t in zip(levels, told, strict=False) if level < start - 1e-9]
+            first = float(timestep(math.exp(-float(schedule.lam(start)) / 2), table))
+            first = next((t for level, t in zip(levels, told, strict=False) if abs(level - start) < 1e-9), first)
+            levels, told = [start, *(b[0] for b in below), levels[-1]], np.array([first, *(b[1] for b in below)])
+        plan = build(len(levels) - 1, given(levels)).on(schedule)
+        shown = {level: float(t) for level, t in zip(levels, told, strict=False)}
+        return dataclasses.replace(as_told(plan, schedule, shown, table), name=name)
+
+    return Draft(name, fill)
