@@ -44,6 +44,7 @@ EVALUATIONS = {
     "midpoint": lambda n: 2 * n,
     "heun3": lambda n: 3 * n,
     "rk4": lambda n: 4 * n - 3,
+    "pndm": lambda n: n + 3 * min(3, n - 1),
     "annealed_langevin": lambda n: 100 * n + 1,
     "predictor_corrector": lambda n: 2 * n,
     "restart": lambda n: 2 * n - 1 + (16 if n > 1 else 0),

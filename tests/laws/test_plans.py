@@ -54,6 +54,8 @@ SETTINGS = {
     "deis 2": ("vp_linear", grids.uniform(1.0, 0.1)),
     "deis 3": ("vp_linear", grids.uniform(1.0, 0.1)),
     "plms 2": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "plms 4": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "pndm": ("vp_linear", grids.uniform(0.9, 0.1)),
     "deis 3 sigma": ("vp_linear", grids.karras(7, 1.0, 0.05)),
     "lms": ("vp_linear", grids.karras(7, 1.0, 0.05)),
     "trig 2": ("vp_linear", ANGLE),

@@ -98,6 +98,8 @@ CASES = {
     "ddpm trailing": ("DDPM", {"clip_sample": False, "timestep_spacing": "trailing"}),
     "pndm leading": ("PNDM", {"skip_prk_steps": True, "steps_offset": 1}),
     "pndm trailing": ("PNDM", {"skip_prk_steps": True, "timestep_spacing": "trailing"}),
+    "pndm leading prk": ("PNDM", {"steps_offset": 1}),
+    "pndm trailing prk": ("PNDM", {"timestep_spacing": "trailing", "set_alpha_to_one": True}),
     **{f"euler {k}": ("EulerDiscrete", c) for k, c in (
         ("linspace", {}), ("trailing", {"timestep_spacing": "trailing"}), ("karras", {"use_karras_sigmas": True}),
         ("leading", {"timestep_spacing": "leading", "steps_offset": 1}), ("exponential", {"use_exponential_sigmas": True}))},
@@ -142,13 +144,14 @@ def run_diffusers(scheduler, steps: int, network: Watched) -> tuple[Tensor, Tens
 
 def diffusers_error(name: str, steps: int) -> float:
     peer = pytest.importorskip("diffusers", reason="diffusers is not installed")
-    sampler, grid = name.split()
+    sampler, grid, *more = name.split()
     kind, settings = CASES[name]
     scheduler = getattr(peer, f"{kind}Scheduler")(**SD, **settings)
     schedule = schedules.betas("scaled_linear")
     network = Watched(schedule)
     start, end = run_diffusers(scheduler, steps, network)
     options = {"set_alpha_to_one": True} if settings.get("set_alpha_to_one") else {}
+    options |= dict.fromkeys(more, True)
     if sampler == "deis" and grid != "linspace":
         network.asked.pop()  # the evaluation for its step of size zero
     return compare(schedule, profile("diffusers", sampler, steps, sigmas=grid, **options), start, network, end)

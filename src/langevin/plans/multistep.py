@@ -14,9 +14,6 @@ from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 from langevin.plans.integrals import Integrals
 
-ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
-"""Adams-Bashforth weights for equal steps, newest first, by order."""
-
 
 def multistep(
     steps: int = 20,
@@ -226,23 +223,3 @@ def lms(steps: int = 20, order: int = 4, grid: str | Grid = "karras") -> Draft:
 def adams_bashforth(steps: int = 20, order: int = 3, grid: str | Grid = "uniform") -> Draft:
     """Adams-Bashforth on dz/dt, for flows, `steps` evaluations."""
     return multistep(steps, "velocity", "t", order, grid=grid, name=f"adams_bashforth({steps}, order={order})")
-
-
-def plms(steps: int = 50, order: int = 4, grid: str | Grid = "trailing") -> Draft:
-    """PLMS, the pseudo linear multistep half of PNDM (2202.09778): Adams-Bashforth's constants for equal steps of t, mixed
-    noise carried by DDIM's step, `steps` evaluations. (Its classical order holds where the grid is uniform in t.)
-    """
-    check_steps(steps)
-    if order not in ADAMS:
-        raise ValueError(f"order is {order}; PLMS has orders 1 to 4.")
-    levels_of = named(grid)
-    name = f"plms({steps}, order={order})"
-
-    def fill(schedule: Schedule) -> Plan:
-        rows = [
-            Row(level=t, start=t, stop=s, mix=ADAMS[min(order, i + 1)])
-            for i, (t, s) in enumerate(joined(levels_of(schedule, steps)))
-        ]
-        return Plan(name=name, basis="eps", order=order, rows=tuple(rows))
-
-    return Draft(name, fill)

@@ -29,10 +29,10 @@ TABLEAUS: dict[str, tuple[int, list[Stage]]] = {
 }
 
 
-def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], float]) -> list[Row]:
+def stages(t: float, s: float, tableau: list[Stage], between: Callable[[float], float]) -> list[Row]:
     """The rows of one step from t to s."""
     rows, state = [], t
-    for i, (share, mix) in enumerate(stages):
+    for i, (share, mix) in enumerate(tableau):
         stop = s if share == 1 else between(share)
         rows.append(Row(level=state, start=t, stop=stop, mix=mix, anchored=i > 0))
         state = stop
@@ -41,7 +41,7 @@ def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], 
 
 def _heun(t: float, s: float) -> list[Row]:
     """Heun's step; Euler's to clean data, where its second slope is 0/0."""
-    return _stages(t, s, TABLEAUS["heun"][1][: 2 if s > 0 else 1], lambda share: s)
+    return stages(t, s, TABLEAUS["heun"][1][: 2 if s > 0 else 1], lambda share: s)
 
 
 def _check_basis(basis: str | None) -> None:
@@ -65,15 +65,15 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     if method not in TABLEAUS:
         raise ValueError(f"method is {method!r}; there are {', '.join(TABLEAUS)}.")
     asked = None if grid is None else named(grid)
-    order, stages = TABLEAUS[method]
+    order, tableau = TABLEAUS[method]
 
     def fill(schedule: Schedule) -> Plan:
         chosen = basis or ("eps" if shows_signal(schedule) else "velocity")
         levels = (asked or named("karras" if chosen == "eps" else "uniform"))(schedule, steps)
         rows: list[Row] = []
         for t, s in joined(levels):
-            if s > 0 or all(share < 1 for share, _ in stages[:-1]):
-                rows += _stages(t, s, stages, _between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
+            if s > 0 or all(share < 1 for share, _ in tableau[:-1]):
+                rows += stages(t, s, tableau, _between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
             else:
                 rows.append(Row(level=t, start=t, stop=s))
         return Plan(name=f"{method}({steps})", basis=chosen, order=order, rows=tuple(rows))
@@ -145,10 +145,10 @@ def _exponential(name: str, basis: str, steps: int, order: int, grid: str | Grid
                 rows.append(Row(level=t, start=t, stop=s, eta=eta))
                 continue
             between = _between(schedule, t, s, "lam")
-            stages = TABLEAUS["midpoint"][1] if order == 2 else _thirds(h, basis)
+            tableau = TABLEAUS["midpoint"][1] if order == 2 else _thirds(h, basis)
             rows += [
                 Row(level=r.level, start=r.start, stop=r.stop, mix=r.mix, anchored=r.anchored, eta=eta)
-                for r in _stages(t, s, stages, between)
+                for r in stages(t, s, tableau, between)
             ]
         return Plan(name=name, basis=basis, order=1 if eta else order, rows=tuple(rows))
 

@@ -290,14 +290,13 @@ def _tabled(name: str, full: Config) -> Scheduler:
         return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), few, config=full)
     sampler, kind = _sampler(name, full), _ramp(full)
     final = full.get("final_sigmas_type", "zero")
-    if name == "PNDMScheduler" and not full["skip_prk_steps"]:
-        raise ValueError("PNDMScheduler has skip_prk_steps = False; only PLMS without its Runge-Kutta start is computed: set "
-                         "it to true in scheduler_config.json, as Stable Diffusion has it.")  # fmt: skip
 
     def make(
         steps: int, start: float, tokens: int | None, reference: bool, consistent: bool | None = None, **options: Any
     ) -> Draft:
         less = {"set_alpha_to_one": full["set_alpha_to_one"]} if sampler in ("ddim", "pndm") else {}
+        if sampler == "pndm":
+            less["prk"] = not full["skip_prk_steps"]
         made = profiles.diffusers(
             steps, sampler, kind, size, full.get("steps_offset", 0), **less, final=final, start=start,
             reference=reference, **options,

@@ -29,6 +29,7 @@ def diffusers(
     final: str = "zero",
     start: float = 1.0,
     reference: bool = True,
+    prk: bool = False,
 ) -> Draft:
     """diffusers' schedulers for variance-preserving tables (`schedules.betas`), faults included:
 
@@ -39,14 +40,15 @@ def diffusers(
     - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
     - "dpmpp_3m" lacks a factor 2.
 
-    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher; steps of
+    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher, and PNDM of
+    v predictions, which the peer mixes as they are; steps of
     size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
     which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
     crashes.
 
     Args:
-        steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1).
-        sampler: "ddim", "ddpm", "pndm" (without its Runge-Kutta start, as Stable Diffusion has it); "euler",
+        steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1, or steps + 9 with `prk`).
+        sampler: "ddim", "ddpm", "pndm"; "euler",
             "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
             "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis".
         sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
@@ -58,6 +60,8 @@ def diffusers(
         final: where the solvers and Euler end, at "zero", or at "sigma_min", the table's lowest level.
         start: the level to begin at, for a picture that is noised to it: the peer's own levels below it follow.
         reference: with the slips of the peer's methods ("dpmpp_3m"), or without.
+        prk: of "pndm", whether three Runge-Kutta steps begin (`skip_prk_steps` false; Stable Diffusion skips them). The
+            peer tells the network a middle one timestep beside the state's where T // n is odd, and fails below 4 steps.
     """
     check_steps(steps)
     sampler = known(sampler, [*INDEXED, *SIGMA, *SOLVER], "sampler")
@@ -67,7 +71,9 @@ def diffusers(
     kind = known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
     if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
         raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
-    name = f"diffusers({steps}, {sampler}, {kind})"
+    if prk and sampler != "pndm":
+        raise ValueError(f"prk is true for sampler {sampler!r}; only 'pndm' has a Runge-Kutta start, leave it out.")
+    name = f"diffusers({steps}, {sampler}{', prk' if prk else ''}, {kind})"
 
     def fill(schedule: Schedule) -> Plan:
         if schedule.scale != "vp":
@@ -79,7 +85,7 @@ def diffusers(
                 told = [begin, *(i for i in told if i < begin)]
             last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
             stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
-            return by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of)
+            return by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of, prk)
         table = table_of(schedule, timesteps)
         told, ratios = (sigma_grid if sampler in SIGMA else solver_grid)(kind, steps, table, offset)
         if sampler.startswith("dpm_2") and kind == "karras":
