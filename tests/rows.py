@@ -101,6 +101,8 @@ PLANS = {
     "unipc 3": (lambda n, grid: plans.unipc(n, 3, final=0, grid=grid), 4, lambda n: n),
     "sa_solver": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid), 2, lambda n: n),
     "sa_solver half": (lambda n, grid: plans.sa_solver(n, 2, 0.5, final=0, grid=grid), 2, lambda n: n),
+    "sa_solver window": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid, low=0.3, high=3.0), 2, lambda n: n),
+    "sa_solver eps": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid, basis="eps"), 2, lambda n: n),
     "deis 2": (lambda n, grid: plans.deis(n, 2, grid=grid), 2, lambda n: n),
     "deis 3": (lambda n, grid: plans.deis(n, 3, grid=grid), 3, lambda n: n),
     "deis 3 sigma": (lambda n, grid: plans.deis(n, 3, "sigma", grid=grid), 3, lambda n: n),

@@ -96,6 +96,19 @@ def test_weak_order_of_stochastic_plans(name):
     assert declared - 0.2 <= reached <= declared + (1 if "sa_solver" in name else 0.2)  # a corrector may gain
 
 
+def test_tau_acts_within_its_window_alone():
+    schedule = schedules.vp_linear()
+    plan, still, whole = (
+        plans.sa_solver(20, low=low, high=high, tau=tau).on(schedule)
+        for low, high, tau in ((0.1, 2.0, 0.7), (0.0, 9.0, 0.0), (0.0, 1e9, 0.7))
+    )
+    within = [0.1 <= math.exp(-float(schedule.lam(row.start)) / 2) <= 2 for row in plan.rows]
+    assert 0 < sum(within) < len(within)
+    for row, calm, wild, noisy in zip(plan.rows, still.rows, whole.rows, within, strict=True):
+        assert row == (wild if noisy else calm)
+    assert plans.parse("sa_solver:20:low=0.1,high=2,tau=0.7").on(schedule) == plan
+
+
 def test_the_mean_of_a_linear_problem_is_exact():
     schedule = schedules.vp_linear()
     (alpha, sigma), (end_alpha, _) = ([float(v) for v in schedule(t)] for t in (1.0, 0.05))

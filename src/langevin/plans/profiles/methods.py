@@ -12,7 +12,7 @@ from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import euler, euler_ancestral
 from langevin.plans.grids import Grid
-from langevin.plans.multistep import dpm_solver_multistep, dpmpp, lms, unipc
+from langevin.plans.multistep import dpm_solver_multistep, dpmpp, lms, multistep, rounded
 from langevin.plans.runge_kutta import dpm_2, dpmpp_single, heun
 
 Builder: TypeAlias = Callable[[int, Grid], Draft]
@@ -91,16 +91,23 @@ def dpm_2_ancestral(steps: int, grid: Grid) -> Draft:
 
 def unipc_falling(steps: int, grid: Grid, order: int, variant: str = "bh2") -> Draft:
     """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them."""
+    exact = multistep(steps, "x0", "lam", order, True, 1, grid=grid, falling=True)
+    return Draft(f"unipc({steps}, order={order})", lambda schedule: rounded(exact.on(schedule), schedule, variant))
+
+
+def sa_published(
+    steps: int, grid: Grid, tau_at: Callable[[float], float], orders: tuple[int, int], basis: str, closing: bool
+) -> Draft:
+    """SA-Solver as its authors' code and diffusers have it: orders of (predictor, corrector) that fall towards the end, and on
+    data the rounded weights of two evaluations. `closing` where the last step is of size zero, whose evaluation corrects."""
 
     def fill(schedule: Schedule) -> Plan:
-        plan = unipc(steps, order, variant, 1, grid).on(schedule)
-        if order < 3:
-            return plan
-        lower = unipc(steps, order - 1, variant, 1, grid).on(schedule)
-        last = max(2 * steps - 4, 0)  # the predictor of the last step but one
-        return dataclasses.replace(plan, rows=(*plan.rows[:last], *lower.rows[last:]))
+        predictor, corrector = orders
+        plan = multistep(steps, basis, "lam", predictor, True, 1 + closing, tau=tau_at, grid=grid, falling=True,
+                         corrector_order=corrector, closing=closing).on(schedule)  # fmt: skip
+        return rounded(plan, schedule, "bh1", tau_at) if basis == "x0" else plan
 
-    return Draft(f"unipc({steps}, order={order})", fill)
+    return Draft(f"sa_solver({steps}, orders={orders})", fill)
 
 
 def deis_log(steps: int, grid: Grid) -> Draft:
