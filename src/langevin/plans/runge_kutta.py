@@ -6,15 +6,13 @@ is then classical; in x0 and eps the exponential methods (DPM-Solver-2, -3 and t
 """
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
-
-import torch
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
-from langevin.plans.grids import Grid, named, shows_signal
+from langevin.plans.grids import Grid, karras, log_snr, named, shows_signal
 from langevin.plans.moves import Renoise
 
 Stage: TypeAlias = tuple[float, tuple[float, ...]]
@@ -204,36 +202,81 @@ def edm_stochastic(
 
 
 def restart(
-    steps: int = 18, times: int = 2, low: float = 0.1, high: float = 1.0, inner: int = 4, grid: str | Grid = "karras"
+    steps: int = 18,
+    times: int = 2,
+    low: float = 0.1,
+    high: float = 1.0,
+    inner: int = 4,
+    grid: str | Grid = "karras",
+    intervals: str | Sequence[tuple[float, float, int, int]] = "",
 ) -> Draft:
     """Restart (2306.14878, alg. 1): Heun, and when sigma/alpha passes `low`, back up to `high` and down again, `times` times.
 
     Deterministic steps make small errors, noise forgets them: 2 steps - 1 + times (2 inner) evaluations.
+
+    Args:
+        intervals: several of them as published (tables 3 and 5), instead of one: (t_min, t_max, n, repeats) each, in sigma/alpha.
+            Each begins at the grid's level nearest t_min, and goes down again on n of Karras's levels, both ends among them,
+            which is n - 1 steps. As a word "0.06 0.3 3 2/1.09 1.92 4 1". 2 steps - 1 + sum of repeats (2 n - 2) evaluations.
     """
     check_steps(steps)
     if not 0 < low < high or times < 0 or inner < 1:
         raise ValueError(f"low is {low}, high {high}, times {times}, inner {inner}; give 0 < low < high, and whole counts.")
+    listed = _intervals(intervals)
     levels_of = named(grid)
+    name = f"restart({steps}, {len(listed)} intervals)" if listed else f"restart({steps}, times={times})"
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)
+        loops: dict[float, tuple[int, list[float]]] = {}  # where the way down is interrupted: repeats, and levels of the loop
+        for bottom, top, count, repeats in listed:
+            at = min(levels[1:-1], key=lambda t: abs(math.exp(-float(schedule.lam(t)) / 2) - bottom), default=None)
+            again = float(schedule.invert(-2 * math.log(top)))
+            if at is None or at >= again:
+                raise ValueError(
+                    f"{name} has no level near t_min = {bottom:g} and below t_max = {top:g} to go back from; take more steps, or "
+                    "move them apart."
+                )
+            if at in loops:
+                raise ValueError(
+                    f"{name} has two intervals at one level, near t_min = {bottom:g}; take more steps, or leave one out."
+                )
+            loops[at] = repeats, karras(start=again, stop=at)(schedule, count - 1)
         # the first level below `low`, or the last there is; a single step has none
         below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[1:-1][-1:]
-        again = float(schedule.invert(-2 * math.log(high)))
-        if below and below[0] >= again:
-            raise ValueError(
-                f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, "
-                "or move them apart."
-            )
+        if below and not listed:
+            again = float(schedule.invert(-2 * math.log(high)))
+            if below[0] >= again:
+                raise ValueError(
+                    f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, "
+                    "or move them apart."
+                )
+            loops[below[0]] = times, log_snr(again, below[0])(schedule, inner)
         rows: list[Row | StateRow] = []
-
         for t, s in joined(levels):
             rows += _heun(t, s)
-            if below and s == below[0]:
-                loop = schedule.invert(torch.linspace(float(schedule.lam(again)), float(schedule.lam(s)), inner + 1)).tolist()
-                for _ in range(times):
-                    rows.append(Renoise(start=s, stop=again))
-                    rows += [row for step in joined([again, *loop[1:-1], s]) for row in _heun(*step)]
-        return Plan(name=f"restart({steps}, times={times})", basis="eps", order=1, rows=tuple(rows))
+            repeats, loop = loops.get(s, (0, []))
+            for _ in range(repeats):
+                rows.append(Renoise(start=s, stop=loop[0]))
+                rows += [row for step in joined(loop) for row in _heun(*step)]
+        return Plan(name=name, basis="eps", order=1, rows=tuple(rows))
 
-    return Draft(f"restart({steps}, times={times})", fill)
+    return Draft(name, fill)
+
+
+def _intervals(said: str | Sequence[tuple[float, float, int, int]]) -> list[tuple[float, float, int, int]]:
+    """Restart's intervals, from a word or as they are."""
+    parts: Sequence[Any] = [part.split() for part in said.split("/") if part.strip()] if isinstance(said, str) else said
+    out = []
+    for part in parts:
+        try:
+            bottom, top, count, repeats = float(part[0]), float(part[1]), int(part[2]), int(part[3])
+            if len(part) != 4 or not 0 < bottom < top < math.inf or count < 2 or repeats < 0:
+                raise ValueError
+        except (ValueError, IndexError, TypeError):
+            raise ValueError(
+                f"intervals has {part!r}; give t_min, t_max, n and repeats, with 0 < t_min < t_max and n of at least 2, such as "
+                "'0.06 0.3 3 2'."
+            ) from None
+        out.append((bottom, top, count, repeats))
+    return out
