@@ -160,10 +160,10 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
         raise ValueError(f"order is {order}; dpmpp has orders 1, 2 and 3.")
     name = f"dpmpp({steps}, order={order}{', sde' if sde else ''})"
     exact = multistep(steps, "x0", "lam", order, tau=float(sde), grid=grid, name=name)
-    return Draft(name, lambda schedule: _papers_second_order(exact.on(schedule), schedule)) if order == 2 else exact
+    return Draft(name, lambda schedule: papers_second_order(exact.on(schedule), schedule)) if order == 2 else exact
 
 
-def _papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
+def papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
     """Two-point rows with the slope taken at the middle of the step, whatever the weight over it."""
     rows, before = [], None
     for row in plan.rows:

@@ -71,7 +71,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
         rows: list[Row] = []
         for t, s in joined(levels):
             if s > 0 or all(share < 1 for share, _ in tableau[:-1]):
-                rows += stages(t, s, tableau, _between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
+                rows += stages(t, s, tableau, between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
             else:
                 rows.append(Row(level=t, start=t, stop=s))
         return Plan(name=f"{method}({steps})", basis=chosen, order=order, rows=tuple(rows))
@@ -79,7 +79,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     return Draft(f"{method}({steps})", fill)
 
 
-def _between(schedule: Schedule, t: float, s: float, variable: str) -> Callable[[float], float]:
+def between(schedule: Schedule, t: float, s: float, variable: str) -> Callable[[float], float]:
     """share -> the level that far from t to s, in t, in sigma/alpha, in log sigma, or in log-SNR."""
     if variable == "t":
         return lambda share: t + share * (s - t)
@@ -142,18 +142,18 @@ def _exponential(name: str, basis: str, steps: int, order: int, grid: str | Grid
             if order == 1 or not math.isfinite(h):
                 rows.append(Row(level=t, start=t, stop=s, eta=eta))
                 continue
-            between = _between(schedule, t, s, "lam")
-            tableau = TABLEAUS["midpoint"][1] if order == 2 else _thirds(h, basis)
+            way = between(schedule, t, s, "lam")
+            tableau = TABLEAUS["midpoint"][1] if order == 2 else thirds(h, basis)
             rows += [
                 Row(level=r.level, start=r.start, stop=r.stop, mix=r.mix, anchored=r.anchored, eta=eta)
-                for r in stages(t, s, tableau, between)
+                for r in stages(t, s, tableau, way)
             ]
         return Plan(name=name, basis=basis, order=1 if eta else order, rows=tuple(rows))
 
     return Draft(name, fill)
 
 
-def _thirds(h: float, basis: str) -> list[Stage]:
+def thirds(h: float, basis: str) -> list[Stage]:
     """Stages at 1/3 and 2/3 of log-SNR; weights of the exponential integrals, divided by the step's own."""
     k = h if basis == "x0" else -h  # data falls in with exp(-h), noise with exp(h)
 
@@ -174,14 +174,18 @@ def edm_stochastic(
     high: float = 50.0,
     noise: float = 1.003,
     grid: str | Grid = "karras",
+    method: str = "heun",
 ) -> Draft:
     """EDM's stochastic sampler (2206.00364, alg. 2): a little fresh noise, then Heun's step, 2 steps - 1 evaluations.
 
     Args:
         churn: S_churn, spread over the steps. low, high: sigma/alpha between which noise is added (S_min, S_max).
         noise: S_noise, the factor of the added noise's standard deviation.
+        method: the step after it, "heun", or as k-diffusion has it "euler" (`steps` evaluations) or "dpm_2".
     """
     check_steps(steps)
+    if method not in ("heun", "euler", "dpm_2"):
+        raise ValueError(f"method is {method!r}; there are 'heun', 'euler' and 'dpm_2'.")
     levels_of = named(grid)
     gamma = min(churn / steps, math.sqrt(2) - 1)
 
@@ -195,7 +199,12 @@ def edm_stochastic(
                 raised = float(schedule.invert(lam))
                 rows.append(Renoise(start=t, stop=raised, factor=noise))
                 t = raised
-            rows += _heun(t, s)
+            if method == "heun":
+                rows += _heun(t, s)
+            elif method == "euler" or s == 0:
+                rows.append(Row(level=t, start=t, stop=s))
+            else:
+                rows += stages(t, s, TABLEAUS["midpoint"][1], between(schedule, t, s, "lam"))
         return Plan(name=f"edm_stochastic({steps}, churn={churn:g})", basis="eps", order=1, rows=tuple(rows))
 
     return Draft(f"edm_stochastic({steps}, churn={churn:g})", fill)

@@ -52,6 +52,8 @@ def spaced(kind: str, steps: int, size: int, offset: int, extra: int = 0) -> Arr
 def ramp(kind: str, high: float, low: float, steps: int, rho: float = 7.0) -> Array:
     if kind == "karras":
         return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
+    if kind == "polyexponential":
+        return low * np.exp(np.linspace(1.0, 0.0, steps) ** rho * math.log(high / low))
     return np.exp(np.linspace(math.log(high), math.log(low), steps))
 
 
