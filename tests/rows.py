@@ -101,11 +101,15 @@ PLANS = {
     "unipc 3": (lambda n, grid: plans.unipc(n, 3, final=0, grid=grid), 4, lambda n: n),
     "sa_solver": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid), 2, lambda n: n),
     "sa_solver half": (lambda n, grid: plans.sa_solver(n, 2, 0.5, final=0, grid=grid), 2, lambda n: n),
+    "sa_solver window": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid, low=0.3, high=3.0), 2, lambda n: n),
+    "sa_solver eps": (lambda n, grid: plans.sa_solver(n, 2, final=0, grid=grid, basis="eps"), 2, lambda n: n),
     "deis 2": (lambda n, grid: plans.deis(n, 2, grid=grid), 2, lambda n: n),
     "deis 3": (lambda n, grid: plans.deis(n, 3, grid=grid), 3, lambda n: n),
     "deis 3 sigma": (lambda n, grid: plans.deis(n, 3, "sigma", grid=grid), 3, lambda n: n),
     "lms": (lambda n, grid: plans.lms(n, 3, grid=grid), 3, lambda n: n),
     "plms 2": (lambda n, grid: plans.plms(n, 2, grid=grid), 2, lambda n: n),
+    "plms 4": (lambda n, grid: plans.plms(n, 4, grid=grid), 2, lambda n: n),
+    "pndm": (lambda n, grid: plans.pndm(n, grid=grid), 2, lambda n: n + 3 * min(3, n - 1)),
     "adams_bashforth 3": (lambda n, grid: plans.adams_bashforth(n, 3, grid=grid), 3, lambda n: n),
     "trig 2": (lambda n, grid: plans.trig(n, 2, grid=grid), 3, lambda n: n),
     "trig 3": (lambda n, grid: plans.trig(n, 3, grid=grid), 3, lambda n: n),
@@ -119,7 +123,7 @@ PLANS = {
 STOCHASTIC = [name for name in PLANS if any(word in name for word in ("sde", "ddpm", "ancestral", "sa_solver"))]
 DETERMINISTIC = [name for name in PLANS if name not in STOCHASTIC]
 # rows in a basis that needs signal at t = 1 are tried on a schedule that has it
-NEEDS_SIGNAL = ("eps", "single", "dpm_", "deis", "lms", "plms")
+NEEDS_SIGNAL = ("eps", "single", "dpm_", "deis", "lms", "plms", "pndm")
 
 
 def gaussian(schedule: str = "cosine") -> Gaussian:

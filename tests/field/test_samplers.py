@@ -23,7 +23,8 @@ from langevin.plans import grids
 from langevin.plans.analysis import terminal_moments
 from langevin.plans.bayesian_flow import Settle
 from langevin.plans.moves import Langevin
-from langevin.plans.profiles import _dpmpp_3m, diffusers, k_diffusion, sd3
+from langevin.plans.profiles import diffusers, k_diffusion, sd3
+from langevin.plans.profiles.methods import dpmpp_3m
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
 CATEGORIES = ("confidence", "defog", "first_hitting", "flow_jumps", "remask", "tau_leaping", "tilted")
@@ -43,6 +44,7 @@ EVALUATIONS = {
     "midpoint": lambda n: 2 * n,
     "heun3": lambda n: 3 * n,
     "rk4": lambda n: 4 * n - 3,
+    "pndm": lambda n: n + 3 * min(3, n - 1),
     "annealed_langevin": lambda n: 100 * n + 1,
     "predictor_corrector": lambda n: 2 * n,
     "restart": lambda n: 2 * n - 1 + (16 if n > 1 else 0),
@@ -273,7 +275,7 @@ def test_fault_4_third_order_is_third_order():
     grid = grids.log_snr(1.0, 0.05)
     lacking, whole = (
         plans.order(make, schedules.vp_linear(), (40, 80, 160))
-        for make in (lambda n: _dpmpp_3m(n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
+        for make in (lambda n: dpmpp_3m(n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
     )
     assert lacking < 2.7 < 2.9 < whole
 

@@ -54,6 +54,8 @@ SETTINGS = {
     "deis 2": ("vp_linear", grids.uniform(1.0, 0.1)),
     "deis 3": ("vp_linear", grids.uniform(1.0, 0.1)),
     "plms 2": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "plms 4": ("vp_linear", grids.uniform(1.0, 0.1)),
+    "pndm": ("vp_linear", grids.uniform(0.9, 0.1)),
     "deis 3 sigma": ("vp_linear", grids.karras(7, 1.0, 0.05)),
     "lms": ("vp_linear", grids.karras(7, 1.0, 0.05)),
     "trig 2": ("vp_linear", ANGLE),
@@ -92,6 +94,19 @@ def test_weak_order_of_stochastic_plans(name):
     assert make(3, LOG_SNR).on(SCHEDULES["vp_linear"]).order == declared
     reached = plans.order(lambda n: make(n, LOG_SNR), schedules.vp_linear(), (160, 320, 640))
     assert declared - 0.2 <= reached <= declared + (1 if "sa_solver" in name else 0.2)  # a corrector may gain
+
+
+def test_tau_acts_within_its_window_alone():
+    schedule = schedules.vp_linear()
+    plan, still, whole = (
+        plans.sa_solver(20, low=low, high=high, tau=tau).on(schedule)
+        for low, high, tau in ((0.1, 2.0, 0.7), (0.0, 9.0, 0.0), (0.0, 1e9, 0.7))
+    )
+    within = [0.1 <= math.exp(-float(schedule.lam(row.start)) / 2) <= 2 for row in plan.rows]
+    assert 0 < sum(within) < len(within)
+    for row, calm, wild, noisy in zip(plan.rows, still.rows, whole.rows, within, strict=True):
+        assert row == (wild if noisy else calm)
+    assert plans.parse("sa_solver:20:low=0.1,high=2,tau=0.7").on(schedule) == plan
 
 
 def test_the_mean_of_a_linear_problem_is_exact():

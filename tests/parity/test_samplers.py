@@ -98,6 +98,8 @@ CASES = {
     "ddpm trailing": ("DDPM", {"clip_sample": False, "timestep_spacing": "trailing"}),
     "pndm leading": ("PNDM", {"skip_prk_steps": True, "steps_offset": 1}),
     "pndm trailing": ("PNDM", {"skip_prk_steps": True, "timestep_spacing": "trailing"}),
+    "pndm leading prk": ("PNDM", {"steps_offset": 1}),
+    "pndm trailing prk": ("PNDM", {"timestep_spacing": "trailing", "set_alpha_to_one": True}),
     **{f"euler {k}": ("EulerDiscrete", c) for k, c in (
         ("linspace", {}), ("trailing", {"timestep_spacing": "trailing"}), ("karras", {"use_karras_sigmas": True}),
         ("leading", {"timestep_spacing": "leading", "steps_offset": 1}), ("exponential", {"use_exponential_sigmas": True}))},
@@ -126,14 +128,14 @@ CASES = {
 }  # fmt: skip
 
 
-def run_diffusers(scheduler, steps: int, network: Watched) -> tuple[Tensor, Tensor]:
+def run_diffusers(scheduler, steps: int, network: Watched, draw: Callable[[int], Tensor] = fresh) -> tuple[Tensor, Tensor]:
     """(start, end) as z; the loop is that of its pipelines."""
     scheduler.set_timesteps(steps)
     x = X * scheduler.init_noise_sigma
     scaled = "Discrete" in type(scheduler).__name__  # carries z / alpha
     start = x / (float(scheduler.sigmas[0]) ** 2 + 1) ** 0.5 if scaled else x
     module = sys.modules[type(scheduler).__module__]
-    with drawing(module, "randn_tensor", fresh):
+    with drawing(module, "randn_tensor", draw):
         for t in scheduler.timesteps:
             eps = network.eps(scheduler.scale_model_input(x, t), (float(t) + 1) / 1000)
             x = scheduler.step(eps, t, x).prev_sample
@@ -142,13 +144,14 @@ def run_diffusers(scheduler, steps: int, network: Watched) -> tuple[Tensor, Tens
 
 def diffusers_error(name: str, steps: int) -> float:
     peer = pytest.importorskip("diffusers", reason="diffusers is not installed")
-    sampler, grid = name.split()
+    sampler, grid, *more = name.split()
     kind, settings = CASES[name]
     scheduler = getattr(peer, f"{kind}Scheduler")(**SD, **settings)
     schedule = schedules.betas("scaled_linear")
     network = Watched(schedule)
     start, end = run_diffusers(scheduler, steps, network)
     options = {"set_alpha_to_one": True} if settings.get("set_alpha_to_one") else {}
+    options |= dict.fromkeys(more, True)
     if sampler == "deis" and grid != "linspace":
         network.asked.pop()  # the evaluation for its step of size zero
     return compare(schedule, profile("diffusers", sampler, steps, sigmas=grid, **options), start, network, end)
@@ -228,7 +231,7 @@ def k_sampling():
     found = importlib.util.find_spec("k_diffusion")
     if found is None or not found.submodule_search_locations:
         pytest.skip("k-diffusion is not installed")
-    for needed in ("torchdiffeq", "torchsde", "scipy", "tqdm"):
+    for needed in ("scipy", "tqdm"):
         pytest.importorskip(needed, reason=f"k_diffusion/sampling.py needs {needed}")
     package = types.ModuleType("k_diffusion_alone")
     package.utils = types.ModuleType("k_diffusion_alone.utils")  # pyright: ignore
@@ -237,7 +240,16 @@ def k_sampling():
     path = f"{found.submodule_search_locations[0]}/sampling.py"
     place = importlib.util.spec_from_file_location("k_diffusion_alone.sampling", path)
     module = importlib.util.module_from_spec(place)  # pyright: ignore
-    place.loader.exec_module(module)  # pyright: ignore
+    # likelihoods and Brownian trees alone need these, and no sampler here: an empty module stands for what is not installed
+    absent = [n for n in ("torchdiffeq", "torchsde") if importlib.util.find_spec(n) is None]
+    for name in absent:
+        sys.modules[name] = types.ModuleType(name)
+        sys.modules[name].odeint = None  # pyright: ignore
+    try:
+        place.loader.exec_module(module)  # pyright: ignore
+    finally:
+        for name in absent:
+            del sys.modules[name]
     return module
 
 
@@ -255,6 +267,23 @@ K_CASES = {
     "dpm_2": ("sample_dpm_2", {}, {}),
     "dpmpp_2m": ("sample_dpmpp_2m", {}, {}),
     "dpmpp_2s": ("sample_dpmpp_2s_ancestral", {"eta": 0.0}, {}),
+    "euler with churn": ("sample_euler", {"s_churn": 6.0, "s_noise": 1.003}, {"churn": 6.0, "noise": 1.003}),
+    "dpm_2 with churn": ("sample_dpm_2", {"s_churn": 6.0, "s_tmin": 0.05}, {"churn": 6.0, "low": 0.05}),
+    "euler_ancestral half": ("sample_euler_ancestral", {"eta": 0.5, "s_noise": 1.1}, {"eta": 0.5, "noise": 1.1}),
+    "dpm_2_ancestral": ("sample_dpm_2_ancestral", {}, {}),
+    "dpm_2_ancestral half": ("sample_dpm_2_ancestral", {"eta": 0.5, "s_noise": 0.9}, {"eta": 0.5, "noise": 0.9}),
+    "dpmpp_2s_ancestral": ("sample_dpmpp_2s_ancestral", {}, {}),
+    "dpmpp_2s_ancestral half": ("sample_dpmpp_2s_ancestral", {"eta": 0.5}, {"eta": 0.5}),
+    "dpmpp_sde": ("sample_dpmpp_sde", {}, {}),
+    "dpmpp_sde half": ("sample_dpmpp_sde", {"eta": 0.5, "s_noise": 1.1}, {"eta": 0.5, "noise": 1.1}),
+    "dpmpp_2m_sde": ("sample_dpmpp_2m_sde", {}, {}),
+    "dpmpp_2m_sde heun": ("sample_dpmpp_2m_sde", {"solver_type": "heun", "eta": 0.5}, {"solver_type": "heun", "eta": 0.5}),
+    "dpmpp_3m_sde": ("sample_dpmpp_3m_sde", {}, {}),
+    "dpmpp_3m_sde half": ("sample_dpmpp_3m_sde", {"eta": 0.5}, {"eta": 0.5}),
+    "dpm_fast": ("sample_dpm_fast", {}, {}),
+    "euler exponential": ("sample_euler", {}, {"sigmas": "exponential"}),
+    "euler polyexponential": ("sample_euler", {}, {"sigmas": "polyexponential", "rho": 1.5}),
+    "euler vp": ("sample_euler", {}, {"sigmas": "vp", "beta_d": 5.0}),
 }
 
 
@@ -263,8 +292,12 @@ def k_error(name: str, steps: int) -> float:
     function, settings, options = K_CASES[name]
     schedule = schedules.edm(sigma_max=120.0)  # churn needs room above the first sigma
     low, high = 0.03, 15.0
-    draft = k_diffusion(steps, name.split()[0], low, high, **options)
-    network, sigmas = Watched(schedule), module.get_sigmas_karras(steps, low, high)
+    kind = options.get("sigmas", "karras")
+    ends = (None, None) if kind == "vp" else (low, high)
+    draft = k_diffusion(steps, name.split()[0], *ends, **options)
+    said = {key: options[key] for key in ("rho", "beta_d") if key in options}
+    sigmas = getattr(module, f"get_sigmas_{kind}")(steps, *(ends if ends[0] else ()), **said)
+    network, high = Watched(schedule), float(sigmas[0])
 
     def model(x, sigma):
         level = float(sigma[0].double()) / 120
@@ -274,8 +307,12 @@ def k_error(name: str, steps: int) -> float:
     # every step of the peer draws, whether it adds noise or not; ours are drawn in the row that adds it
     rows = draft.on(schedule).rows
     starts = [i for i, row in enumerate(rows) if not row.anchored and not (i and isinstance(rows[i - 1], plans.Renoise))]
+    if function.endswith("_sde"):  # whose own noise is of a Brownian tree; both draws of a step of dpmpp_sde are one
+        calls, twice = iter(range(10_000)), 2 if function == "sample_dpmpp_sde" else 1
+        settings = {**settings, "noise_sampler": lambda *_: fresh(starts[next(calls) // twice])}
+    on = (sigmas,) if function != "sample_dpm_fast" else (low, high, steps)
     with drawing(module.torch, "randn_like", lambda call: fresh(starts[call])):
-        end = getattr(module, function)(model, X * high, sigmas, disable=True, **settings)
+        end = getattr(module, function)(model, X * high, *on, disable=True, **settings)
     return compare(schedule, draft, X * high, network, end)
 
 
@@ -315,7 +352,12 @@ def test_faults_are_reproduced_where_they_are_named():
         (lambda: diffusers(5, "unipcc"), "did you mean 'unipc'"),
         (lambda: diffusers(5, "ddim", "karras"), "There are linspace"),
         (lambda: diffusers(5, "unipc", eta=1.0), "neither eta"),
-        (lambda: k_diffusion(5, "lms", churn=1.0), "only 'heun'"),
+        (lambda: k_diffusion(5, "lms", churn=1.0), "only 'euler', 'heun', 'dpm_2'"),
+        (lambda: k_diffusion(5, "heun", eta=0.5), "eta is 0.5 for sampler 'heun'"),
+        (lambda: k_diffusion(5, "dpmpp_3m_sde", solver_type="heun"), "only 'dpmpp_2m_sde' has one"),
+        (lambda: k_diffusion(5, sigmas="vp", sigma_max=9.0), "leave sigma_min and sigma_max out"),
+        (lambda: k_diffusion(5, "dpm_fast", sigmas="vp"), "equal steps of log sigma"),
+        (lambda: diffusers(5, "ddim", prk=True), "only 'pndm' has a Runge-Kutta start"),
         (lambda: k_diffusion(5, sigma_max=99.0).on(schedules.edm()), "above the schedule's 80"),
         (lambda: diffusers(5).on(schedules.flow()), "variance-preserving table"),
         (lambda: diffusers(1000, "ddim").on(schedules.betas()), "where the peer fails"),

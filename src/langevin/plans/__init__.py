@@ -27,7 +27,6 @@ from langevin.plans.multistep import (
     dpmpp,
     lms,
     multistep,
-    plms,
     sa_solver,
     trig,
     unipc,
@@ -35,6 +34,7 @@ from langevin.plans.multistep import (
 from langevin.plans.optimal import optimal_levels
 from langevin.plans.predictor_corrector import adaptive, annealed_langevin, predictor_corrector, splitting
 from langevin.plans.profiles import diffusers, edm, k_diffusion, profile, sd3
+from langevin.plans.pseudo import plms, pndm
 from langevin.plans.rates import defog
 from langevin.plans.runge_kutta import (
     dpm_2,
@@ -55,8 +55,8 @@ PLANS: dict[str, Callable[..., Draft]] = {
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
         euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, splitting, tau_leaping, tilted, trajectory, trig,
-        unipc,
+        pndm, predictor_corrector, remask, repaint, restart, rk4, sa_solver, sd3, splitting, tau_leaping, tilted, trajectory,
+        trig, unipc,
     )
 }  # fmt: skip
 

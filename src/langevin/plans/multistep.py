@@ -7,15 +7,13 @@ which the evaluations are extrapolated, an order, and whether each new evaluatio
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 from langevin.plans.integrals import Integrals
-
-ADAMS = {1: (1.0,), 2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
-"""Adams-Bashforth weights for equal steps, newest first, by order."""
 
 
 def multistep(
@@ -26,11 +24,14 @@ def multistep(
     corrector: bool = False,
     final: int = 0,
     data_std: float = 1.0,
-    tau: float = 0.0,
+    tau: float | Callable[[float], float] = 0.0,
     grid: str | Grid = "log_snr",
     name: str | None = None,
+    falling: bool = False,
+    corrector_order: int = 0,
+    closing: bool = False,
 ) -> Draft:
-    """The general multistep method, `steps` evaluations.
+    """The general multistep method, `steps` evaluations, one more where it is `closing`.
 
     Args:
         basis: "x0", "eps", "v" or "velocity"; variable: "lam", "angle", "sigma" or "t".
@@ -40,27 +41,42 @@ def multistep(
         corrector: correct each step once the evaluation at its end is known (UniPC, 2302.04867, alg. 1), with order one
             higher; the corrected state is where the next step starts from. Steps are then of order + 1 in effect.
         final: order of the last step, 0 for no limit. Lower it where the last step is a leap.
+        falling: the steps before the last are of order `final` + 1, + 2 and so on at most, and so are their corrections.
+        corrector_order: evaluations that a correction uses, that at the step's end included; 0 for order + 1.
+        closing: one more evaluation, at the last level, to correct the last step; for grids that stop above 0.
         data_std: d of the angle, for basis "v" and variable "angle".
-        tau: 0 deterministic, 1 ancestral, between them part of the noise (SA-Solver, 2309.05019); basis x0 only.
+        tau: 0 deterministic, 1 ancestral, between them part of the noise (SA-Solver, 2309.05019); a number, or a function of the
+            level that a step begins at. Bases x0 and eps; in eps a step to clean data draws nothing.
     """
     check_steps(steps)
     if not 1 <= order <= 6:
         raise ValueError(f"order is {order}; multistep methods have order 1 to 6.")
     if not 0 <= final <= 6:
         raise ValueError(f"final is {final}; it is the order of the last step, 0 for no limit.")
-    if not 0 <= tau <= 1 or (tau and basis != "x0"):
-        raise ValueError(f"tau is {tau} in basis {basis!r}; tau lies in [0, 1], and above 0 needs the basis 'x0'.")
+    if not 0 <= corrector_order <= 7 or (corrector_order and not corrector):
+        raise ValueError(f"corrector_order is {corrector_order}, with corrector {corrector}; give 1 to 7 and a corrector, or 0.")
+    if closing and not corrector:
+        raise ValueError("closing is true without a corrector, which it is an evaluation for; leave it out.")
+    if isinstance(tau, (int, float)):
+        _check_tau(tau, basis)
     levels_of = named(grid)
-    rate = 1 + tau**2
+    tau_at = tau if callable(tau) else lambda level: tau
     called = name or f"multistep({steps}, {basis}/{variable}, order={order}{', corrector' if corrector else ''})"
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)
+        if closing and levels[-1] == 0:
+            raise ValueError(f"{called} is closing, and ends at clean data, where nothing is asked; give a grid with stop=.")
         integrals = Integrals(schedule, basis, variable, data_std)
+        noisy = False
 
         def row(i: int, nodes: list[float], level: float | None, anchored: bool) -> Row:
+            nonlocal noisy
             start, stop = levels[i], levels[i + 1]
-            weights = tuple(integrals.step(start, stop, nodes, rate))
+            now = tau_at(start)
+            _check_tau(now, basis)
+            noisy = noisy or now > 0
+            weights = tuple(integrals.step(start, stop, nodes, 1 + now**2))
             if basis == "v" and len(nodes) == 1:
                 # nothing but one belief: keep x and e themselves, which turns the state by the angle (DDIM)
                 (angle, norm), (end, growth) = integrals.polar(start), integrals.polar(stop)
@@ -72,30 +88,53 @@ def multistep(
                 return Row(level=level, start=start, stop=stop, anchored=anchored, **explicit)
             if basis == "velocity":
                 weights = tuple(w / (stop - start) for w in weights)
-            eta = _eta(schedule, start, stop, tau)
+            if now and basis == "eps" and stop > 0:
+                a, mix, c = _noisy(schedule, start, stop, now, weights)
+                return Row(level=level, start=start, stop=stop, mix=mix, anchored=anchored, a=a, c=c)
+            eta = _eta(schedule, start, stop, now) if basis == "x0" else 0.0
             return Row(level=level, start=start, stop=stop, mix=weights, anchored=anchored, eta=eta)
 
+        def most(i: int) -> int:
+            """The order that the end leaves to step i."""
+            return (final or 1) + steps - 1 - i if falling else final if final and i == steps - 1 else order
+
         rows: list[Row] = []
-        for i, (t, s) in enumerate(joined(levels)):
-            reach = min(order, i + 1)
-            if final and i == steps - 1:
-                reach = min(reach, final)
+        for i, (t, s) in enumerate([*joined(levels), *([(levels[-1], 0.0)] if closing else [])]):
             known = levels[i::-1]
-            nodes = known[: integrals.usable(s, known, reach)]
+            nodes = known[: integrals.usable(s, known, min(order, i + 1, most(i)))] if i < steps else []
             if corrector and i > 0:
                 # the evaluation at t corrects the step that led there
-                behind = known[1 : 1 + integrals.usable(t, known[1:], min(order, i))]
-                usable = math.isfinite(integrals.places([t])[0]) and math.isfinite(integrals.places(behind)[0])
+                reach = min(corrector_order - 1 if corrector_order else order, i)
+                reach = min(reach, most(i - 1)) if falling else reach
+                behind = known[1 : 1 + integrals.usable(t, known[1:], reach)] if reach else []
+                usable = math.isfinite(integrals.places([t])[0]) and all(math.isfinite(v) for v in integrals.places(behind)[:1])
                 rows.append(row(i - 1, [t, *behind] if usable else [known[1]], t, True))
                 if not usable:  # nothing to correct with: keep the step as it was
                     rows[-1] = Row(level=t, start=levels[i - 1], stop=t, mix=(0.0, 1.0), anchored=True)
-                rows.append(row(i, nodes, None, False))
+                if nodes:
+                    rows.append(row(i, nodes, None, False))
             else:
                 rows.append(row(i, nodes, t, False))
-        reached = min(order, 2) if tau else order + corrector
+        reached = min(order, 2) if noisy else order + corrector
         return Plan(name=called, basis=basis, order=reached, rows=tuple(rows), data_std=data_std)
 
     return Draft(called, fill)
+
+
+def _check_tau(tau: float, basis: str) -> None:
+    if not 0 <= tau <= 1 or (tau and basis not in ("x0", "eps")):
+        raise ValueError(f"tau is {tau} in basis {basis!r}; tau lies in [0, 1], and above 0 needs the basis 'x0' or 'eps'.")
+
+
+def _noisy(
+    schedule: Schedule, start: float, stop: float, tau: float, weights: tuple[float, ...]
+) -> tuple[float, tuple[float, ...], float]:
+    """(a, mix, c) of a step of the SDE with constant tau, on noise (SA-Solver, 2309.05019, app. on noise prediction):
+    the drift of the noise is 1 + tau^2 times the flow's."""
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = ([float(v) for v in schedule(u)] for u in (start, stop))
+    ratio_t, ratio_s = sigma_t / alpha_t, sigma_s / alpha_s
+    drift = alpha_s * (ratio_s - ratio_t) * (1 + tau**2)
+    return alpha_s / alpha_t, tuple(drift * w for w in weights), tau * alpha_s * math.sqrt(ratio_t**2 - ratio_s**2)
 
 
 def _eta(schedule: Schedule, start: float, stop: float, tau: float) -> float:
@@ -121,10 +160,10 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
         raise ValueError(f"order is {order}; dpmpp has orders 1, 2 and 3.")
     name = f"dpmpp({steps}, order={order}{', sde' if sde else ''})"
     exact = multistep(steps, "x0", "lam", order, tau=float(sde), grid=grid, name=name)
-    return Draft(name, lambda schedule: _papers_second_order(exact.on(schedule), schedule)) if order == 2 else exact
+    return Draft(name, lambda schedule: papers_second_order(exact.on(schedule), schedule)) if order == 2 else exact
 
 
-def _papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
+def papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
     """Two-point rows with the slope taken at the middle of the step, whatever the weight over it."""
     rows, before = [], None
     for row in plan.rows:
@@ -170,11 +209,12 @@ def unipc(steps: int = 20, order: int = 3, variant: str = "exact", final: int = 
         raise ValueError(f"variant is {variant!r}; there are 'exact', 'bh1' and 'bh2'.")
     name = f"unipc({steps}, order={order}{'' if variant == 'exact' else ', ' + variant})"
     exact = multistep(steps, "x0", "lam", order, True, final, grid=grid, name=name)
-    return exact if variant == "exact" else Draft(name, lambda schedule: _rounded(exact.on(schedule), schedule, variant))
+    return exact if variant == "exact" else Draft(name, lambda schedule: rounded(exact.on(schedule), schedule, variant))
 
 
-def _rounded(plan: Plan, schedule: Schedule, variant: str) -> Plan:
-    """Rows with one difference D of beliefs, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2."""
+def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[float], float] = lambda level: 0.0) -> Plan:
+    """Rows with one difference D of beliefs, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2. With noise
+    (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
     rows = []
     nodes: list[float] = []
     for row in plan.rows:
@@ -185,27 +225,57 @@ def _rounded(plan: Plan, schedule: Schedule, variant: str) -> Plan:
             half = [float(schedule.lam(t)) / 2 for t in (row.start, row.stop)]
             h = half[1] - half[0]
             # share of the step's weight 1 - exp(-h) that B(h) is
-            scale = h / -math.expm1(-h) if variant == "bh1" else 1.0
+            rate = 1 + tau_at(row.start) ** 2
+            scale = rate * h / -math.expm1(-rate * h) if variant == "bh1" else 1.0
             if row.anchored:
                 mix = (scale / 2, 1 - scale / 2)
             else:
                 r = (half[0] - float(schedule.lam(nodes[1])) / 2) / h
                 mix = (1 + scale / (2 * r), -scale / (2 * r))
-            row = Row(level=row.level, start=row.start, stop=row.stop, mix=mix, anchored=row.anchored)
+            row = dataclasses.replace(row, mix=mix)
         rows.append(row)
     return Plan(name=plan.name, basis=plan.basis, order=plan.order, rows=tuple(rows))
 
 
 def sa_solver(
-    steps: int = 20, order: int = 2, tau: float = 1.0, corrector: bool = True, final: int = 1, grid: str | Grid = "log_snr"
+    steps: int = 20,
+    order: int = 2,
+    tau: float = 1.0,
+    corrector: bool = True,
+    final: int = 1,
+    grid: str | Grid = "log_snr",
+    low: float = 0.0,
+    high: float = math.inf,
+    corrector_order: int = 0,
+    basis: str = "x0",
 ) -> Draft:
     """SA-Solver (2309.05019): stochastic Adams, predicting and correcting under one draw of noise, `steps` evaluations.
 
     Args:
-        tau: how stochastic, constant over the levels: 0 is UniPC, 1 ancestral.
+        order, corrector_order: evaluations of the predictor, and of the corrector with its own; 0 for order + 1.
+        tau: how stochastic: 0 is UniPC, 1 ancestral.
+        low, high: values of sigma/alpha between which tau acts, at the level that a step begins at; outside it is 0. The paper
+            has 0.05 and 1 on CIFAR-10, and 0.05 and 50 on ImageNet (app. on tau). `multistep` takes any function of the level.
+        basis: "x0" or "eps", which evaluations are extrapolated (the paper prefers x0).
     """
-    name = f"sa_solver({steps}, order={order}, tau={tau:g})"
-    return multistep(steps, "x0", "lam", order, corrector, final, tau=tau, grid=grid, name=name)
+    if basis not in ("x0", "eps"):
+        raise ValueError(f"basis is {basis!r}; SA-Solver extrapolates 'x0' or 'eps'.")
+    if not 0 <= low < high:
+        raise ValueError(f"low is {low:g} and high {high:g}; tau acts where sigma/alpha lies between them, so give low < high.")
+    within = "" if (low, high) == (0, math.inf) else f" in [{low:g}, {high:g}]"
+    name = f"sa_solver({steps}, order={order}, tau={tau:g}{within}{', eps' if basis == 'eps' else ''})"
+    _check_tau(tau, basis)
+
+    def fill(schedule: Schedule) -> Plan:
+        def tau_at(level: float) -> float:
+            return tau if low <= math.exp(-float(schedule.lam(level)) / 2) <= high else 0.0
+
+        made = multistep(
+            steps, basis, "lam", order, corrector, final, tau=tau_at, grid=grid, name=name, corrector_order=corrector_order
+        )
+        return made.on(schedule)
+
+    return Draft(name, fill)
 
 
 def dpm_solver_multistep(steps: int = 20, order: int = 2, final: int = 1, grid: str | Grid = "log_snr") -> Draft:
@@ -226,23 +296,3 @@ def lms(steps: int = 20, order: int = 4, grid: str | Grid = "karras") -> Draft:
 def adams_bashforth(steps: int = 20, order: int = 3, grid: str | Grid = "uniform") -> Draft:
     """Adams-Bashforth on dz/dt, for flows, `steps` evaluations."""
     return multistep(steps, "velocity", "t", order, grid=grid, name=f"adams_bashforth({steps}, order={order})")
-
-
-def plms(steps: int = 50, order: int = 4, grid: str | Grid = "trailing") -> Draft:
-    """PLMS, the pseudo linear multistep half of PNDM (2202.09778): Adams-Bashforth's constants for equal steps of t, mixed
-    noise carried by DDIM's step, `steps` evaluations. (Its classical order holds where the grid is uniform in t.)
-    """
-    check_steps(steps)
-    if order not in ADAMS:
-        raise ValueError(f"order is {order}; PLMS has orders 1 to 4.")
-    levels_of = named(grid)
-    name = f"plms({steps}, order={order})"
-
-    def fill(schedule: Schedule) -> Plan:
-        rows = [
-            Row(level=t, start=t, stop=s, mix=ADAMS[min(order, i + 1)])
-            for i, (t, s) in enumerate(joined(levels_of(schedule, steps)))
-        ]
-        return Plan(name=name, basis="eps", order=order, rows=tuple(rows))
-
-    return Draft(name, fill)

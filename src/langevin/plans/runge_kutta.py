@@ -6,15 +6,13 @@ is then classical; in x0 and eps the exponential methods (DPM-Solver-2, -3 and t
 """
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
-
-import torch
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
-from langevin.plans.grids import Grid, named, shows_signal
+from langevin.plans.grids import Grid, karras, log_snr, named, shows_signal
 from langevin.plans.moves import Renoise
 
 Stage: TypeAlias = tuple[float, tuple[float, ...]]
@@ -29,10 +27,10 @@ TABLEAUS: dict[str, tuple[int, list[Stage]]] = {
 }
 
 
-def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], float]) -> list[Row]:
+def stages(t: float, s: float, tableau: list[Stage], between: Callable[[float], float]) -> list[Row]:
     """The rows of one step from t to s."""
     rows, state = [], t
-    for i, (share, mix) in enumerate(stages):
+    for i, (share, mix) in enumerate(tableau):
         stop = s if share == 1 else between(share)
         rows.append(Row(level=state, start=t, stop=stop, mix=mix, anchored=i > 0))
         state = stop
@@ -41,7 +39,7 @@ def _stages(t: float, s: float, stages: list[Stage], between: Callable[[float], 
 
 def _heun(t: float, s: float) -> list[Row]:
     """Heun's step; Euler's to clean data, where its second slope is 0/0."""
-    return _stages(t, s, TABLEAUS["heun"][1][: 2 if s > 0 else 1], lambda share: s)
+    return stages(t, s, TABLEAUS["heun"][1][: 2 if s > 0 else 1], lambda share: s)
 
 
 def _check_basis(basis: str | None) -> None:
@@ -65,15 +63,15 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     if method not in TABLEAUS:
         raise ValueError(f"method is {method!r}; there are {', '.join(TABLEAUS)}.")
     asked = None if grid is None else named(grid)
-    order, stages = TABLEAUS[method]
+    order, tableau = TABLEAUS[method]
 
     def fill(schedule: Schedule) -> Plan:
         chosen = basis or ("eps" if shows_signal(schedule) else "velocity")
         levels = (asked or named("karras" if chosen == "eps" else "uniform"))(schedule, steps)
         rows: list[Row] = []
         for t, s in joined(levels):
-            if s > 0 or all(share < 1 for share, _ in stages[:-1]):
-                rows += _stages(t, s, stages, _between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
+            if s > 0 or all(share < 1 for share, _ in tableau[:-1]):
+                rows += stages(t, s, tableau, between(schedule, t, s, "t" if chosen == "velocity" else "sigma"))
             else:
                 rows.append(Row(level=t, start=t, stop=s))
         return Plan(name=f"{method}({steps})", basis=chosen, order=order, rows=tuple(rows))
@@ -81,7 +79,7 @@ def runge_kutta(method: str, steps: int, basis: str | None = None, grid: str | G
     return Draft(f"{method}({steps})", fill)
 
 
-def _between(schedule: Schedule, t: float, s: float, variable: str) -> Callable[[float], float]:
+def between(schedule: Schedule, t: float, s: float, variable: str) -> Callable[[float], float]:
     """share -> the level that far from t to s, in t, in sigma/alpha, in log sigma, or in log-SNR."""
     if variable == "t":
         return lambda share: t + share * (s - t)
@@ -144,18 +142,18 @@ def _exponential(name: str, basis: str, steps: int, order: int, grid: str | Grid
             if order == 1 or not math.isfinite(h):
                 rows.append(Row(level=t, start=t, stop=s, eta=eta))
                 continue
-            between = _between(schedule, t, s, "lam")
-            stages = TABLEAUS["midpoint"][1] if order == 2 else _thirds(h, basis)
+            way = between(schedule, t, s, "lam")
+            tableau = TABLEAUS["midpoint"][1] if order == 2 else thirds(h, basis)
             rows += [
                 Row(level=r.level, start=r.start, stop=r.stop, mix=r.mix, anchored=r.anchored, eta=eta)
-                for r in _stages(t, s, stages, between)
+                for r in stages(t, s, tableau, way)
             ]
         return Plan(name=name, basis=basis, order=1 if eta else order, rows=tuple(rows))
 
     return Draft(name, fill)
 
 
-def _thirds(h: float, basis: str) -> list[Stage]:
+def thirds(h: float, basis: str) -> list[Stage]:
     """Stages at 1/3 and 2/3 of log-SNR; weights of the exponential integrals, divided by the step's own."""
     k = h if basis == "x0" else -h  # data falls in with exp(-h), noise with exp(h)
 
@@ -176,14 +174,18 @@ def edm_stochastic(
     high: float = 50.0,
     noise: float = 1.003,
     grid: str | Grid = "karras",
+    method: str = "heun",
 ) -> Draft:
     """EDM's stochastic sampler (2206.00364, alg. 2): a little fresh noise, then Heun's step, 2 steps - 1 evaluations.
 
     Args:
         churn: S_churn, spread over the steps. low, high: sigma/alpha between which noise is added (S_min, S_max).
         noise: S_noise, the factor of the added noise's standard deviation.
+        method: the step after it, "heun", or as k-diffusion has it "euler" (`steps` evaluations) or "dpm_2".
     """
     check_steps(steps)
+    if method not in ("heun", "euler", "dpm_2"):
+        raise ValueError(f"method is {method!r}; there are 'heun', 'euler' and 'dpm_2'.")
     levels_of = named(grid)
     gamma = min(churn / steps, math.sqrt(2) - 1)
 
@@ -197,43 +199,93 @@ def edm_stochastic(
                 raised = float(schedule.invert(lam))
                 rows.append(Renoise(start=t, stop=raised, factor=noise))
                 t = raised
-            rows += _heun(t, s)
+            if method == "heun":
+                rows += _heun(t, s)
+            elif method == "euler" or s == 0:
+                rows.append(Row(level=t, start=t, stop=s))
+            else:
+                rows += stages(t, s, TABLEAUS["midpoint"][1], between(schedule, t, s, "lam"))
         return Plan(name=f"edm_stochastic({steps}, churn={churn:g})", basis="eps", order=1, rows=tuple(rows))
 
     return Draft(f"edm_stochastic({steps}, churn={churn:g})", fill)
 
 
 def restart(
-    steps: int = 18, times: int = 2, low: float = 0.1, high: float = 1.0, inner: int = 4, grid: str | Grid = "karras"
+    steps: int = 18,
+    times: int = 2,
+    low: float = 0.1,
+    high: float = 1.0,
+    inner: int = 4,
+    grid: str | Grid = "karras",
+    intervals: str | Sequence[tuple[float, float, int, int]] = "",
 ) -> Draft:
     """Restart (2306.14878, alg. 1): Heun, and when sigma/alpha passes `low`, back up to `high` and down again, `times` times.
 
     Deterministic steps make small errors, noise forgets them: 2 steps - 1 + times (2 inner) evaluations.
+
+    Args:
+        intervals: several of them as published (tables 3 and 5), instead of one: (t_min, t_max, n, repeats) each, in sigma/alpha.
+            Each begins at the grid's level nearest t_min, and goes down again on n of Karras's levels, both ends among them,
+            which is n - 1 steps. As a word "0.06 0.3 3 2/1.09 1.92 4 1". 2 steps - 1 + sum of repeats (2 n - 2) evaluations.
     """
     check_steps(steps)
     if not 0 < low < high or times < 0 or inner < 1:
         raise ValueError(f"low is {low}, high {high}, times {times}, inner {inner}; give 0 < low < high, and whole counts.")
+    listed = _intervals(intervals)
     levels_of = named(grid)
+    name = f"restart({steps}, {len(listed)} intervals)" if listed else f"restart({steps}, times={times})"
 
     def fill(schedule: Schedule) -> Plan:
         levels = levels_of(schedule, steps)
+        loops: dict[float, tuple[int, list[float]]] = {}  # where the way down is interrupted: repeats, and levels of the loop
+        for bottom, top, count, repeats in listed:
+            at = min(levels[1:-1], key=lambda t: abs(math.exp(-float(schedule.lam(t)) / 2) - bottom), default=None)
+            again = float(schedule.invert(-2 * math.log(top)))
+            if at is None or at >= again:
+                raise ValueError(
+                    f"{name} has no level near t_min = {bottom:g} and below t_max = {top:g} to go back from; take more steps, or "
+                    "move them apart."
+                )
+            if at in loops:
+                raise ValueError(
+                    f"{name} has two intervals at one level, near t_min = {bottom:g}; take more steps, or leave one out."
+                )
+            loops[at] = repeats, karras(start=again, stop=at)(schedule, count - 1)
         # the first level below `low`, or the last there is; a single step has none
         below = [t for t in levels[1:-1] if math.exp(-float(schedule.lam(t)) / 2) <= low] or levels[1:-1][-1:]
-        again = float(schedule.invert(-2 * math.log(high)))
-        if below and below[0] >= again:
-            raise ValueError(
-                f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, "
-                "or move them apart."
-            )
+        if below and not listed:
+            again = float(schedule.invert(-2 * math.log(high)))
+            if below[0] >= again:
+                raise ValueError(
+                    f"restart({steps}) has no level between low = {low:g} and high = {high:g} to go back from; take more steps, "
+                    "or move them apart."
+                )
+            loops[below[0]] = times, log_snr(again, below[0])(schedule, inner)
         rows: list[Row | StateRow] = []
-
         for t, s in joined(levels):
             rows += _heun(t, s)
-            if below and s == below[0]:
-                loop = schedule.invert(torch.linspace(float(schedule.lam(again)), float(schedule.lam(s)), inner + 1)).tolist()
-                for _ in range(times):
-                    rows.append(Renoise(start=s, stop=again))
-                    rows += [row for step in joined([again, *loop[1:-1], s]) for row in _heun(*step)]
-        return Plan(name=f"restart({steps}, times={times})", basis="eps", order=1, rows=tuple(rows))
+            repeats, loop = loops.get(s, (0, []))
+            for _ in range(repeats):
+                rows.append(Renoise(start=s, stop=loop[0]))
+                rows += [row for step in joined(loop) for row in _heun(*step)]
+        return Plan(name=name, basis="eps", order=1, rows=tuple(rows))
 
-    return Draft(f"restart({steps}, times={times})", fill)
+    return Draft(name, fill)
+
+
+def _intervals(said: str | Sequence[tuple[float, float, int, int]]) -> list[tuple[float, float, int, int]]:
+    """Restart's intervals, from a word or as they are."""
+    parts: Sequence[Any] = [part.split() for part in said.split("/") if part.strip()] if isinstance(said, str) else said
+    out = []
+    for part in parts:
+        try:
+            bottom, top, count, repeats = float(part[0]), float(part[1]), int(part[2]), int(part[3])
+            if len(part) != 4 or not 0 < bottom < top < math.inf or count < 2 or repeats < 0:
+                raise ValueError
+        except (ValueError, IndexError, TypeError):
+            raise ValueError(
+                f"intervals has {part!r}; give t_min, t_max, n and repeats, with 0 < t_min < t_max and n of at least 2, such as "
+                "'0.06 0.3 3 2'."
+            ) from None
+        out.append((bottom, top, count, repeats))
+    return out

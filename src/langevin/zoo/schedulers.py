@@ -96,6 +96,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "UniPCMultistepScheduler": {**_TABLE, **_SOLVER, "solver_type": "bh2", "predict_x0": True, "disable_corrector": [],
                                 "solver_p": None, "final_sigmas_type": "zero", "shift_terminal": None, "sigma_min": None,
                                 "sigma_max": None},
+    "SASolverScheduler": {**_TABLE, **_SOLVER, "predictor_order": 2, "corrector_order": 2, "algorithm_type": "data_prediction",
+                          "lambda_min_clipped": -math.inf, "variance_type": None, "tau_func": None},
     "LCMScheduler": {**_TABLE, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading",
                      "original_inference_steps": 50, "timestep_scaling": 10.0, "beta_start": 0.00085, "beta_end": 0.012,
                      "beta_schedule": "scaled_linear"},
@@ -120,6 +122,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 # the one value that is computed here, of keys whose others are not
 _LEVELS = 100_000
 _ONLY: dict[str, Any] = {
+    "tau_func": None,
     "use_beta_sigmas": False, "interpolation_type": "linear", "euler_at_final": False, "lambda_min_clipped": -math.inf,
     "predict_x0": True, "disable_corrector": [], "solver_p": None, "invert_sigmas": False, "stochastic_sampling": False,
     "sigma_schedule": "karras",
@@ -241,6 +244,7 @@ _SAMPLERS = {
     "EulerAncestralDiscreteScheduler": "euler_ancestral", "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms",
     "KDPM2DiscreteScheduler": "dpm_2", "KDPM2AncestralDiscreteScheduler": "dpm_2_ancestral",
     "DPMSolverSinglestepScheduler": "dpmpp_2s", "DEISMultistepScheduler": "deis",
+    "SASolverScheduler": "sa_solver",
 }  # fmt: skip
 
 
@@ -290,14 +294,15 @@ def _tabled(name: str, full: Config) -> Scheduler:
         return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), few, config=full)
     sampler, kind = _sampler(name, full), _ramp(full)
     final = full.get("final_sigmas_type", "zero")
-    if name == "PNDMScheduler" and not full["skip_prk_steps"]:
-        raise ValueError("PNDMScheduler has skip_prk_steps = False; only PLMS without its Runge-Kutta start is computed: set "
-                         "it to true in scheduler_config.json, as Stable Diffusion has it.")  # fmt: skip
 
     def make(
         steps: int, start: float, tokens: int | None, reference: bool, consistent: bool | None = None, **options: Any
     ) -> Draft:
         less = {"set_alpha_to_one": full["set_alpha_to_one"]} if sampler in ("ddim", "pndm") else {}
+        if sampler == "pndm":
+            less["prk"] = not full["skip_prk_steps"]
+        if sampler == "sa_solver":
+            less |= {key: full[key] for key in ("predictor_order", "corrector_order")} | {"algorithm": full["algorithm_type"]}
         made = profiles.diffusers(
             steps, sampler, kind, size, full.get("steps_offset", 0), **less, final=final, start=start,
             reference=reference, **options,

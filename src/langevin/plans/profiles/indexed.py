@@ -1,0 +1,68 @@
+"""Methods of diffusers that step from timestep to timestep: DDIM, DDPM and PNDM."""
+
+import dataclasses
+from typing import TypeAlias
+
+from langevin.core.gaussian import Gaussian
+from langevin.core.plan import Plan, Row, joined
+from langevin.core.schedule import Schedule
+from langevin.plans.pseudo import RUNGE_KUTTA, adams_mix
+from langevin.plans.runge_kutta import TABLEAUS
+
+Move: TypeAlias = tuple[int, int, int, tuple[float, ...], bool]
+"""The timestep told, from, to, weights of the evaluations newest first, and whether from the anchor."""
+
+
+def _pndm(told: list[int], stride: int, prk: bool) -> list[Move]:
+    """PNDM's moves; `stride` is 0 where the timesteps are not the peer's own, and each step goes to the next that is told."""
+    moves: list[Move] = []
+    kept: list[int] = []
+    begun = min(RUNGE_KUTTA, len(told) - 1) if prk else 0
+    for i, j in joined(told[: begun + 1]):
+        # the middle is half a stride below i when it is gone to, and half a stride above j when it is told
+        below, above = (i - stride // 2, j + stride // 2) if stride else (j + (i - j) // 2,) * 2
+        kept.append(len(moves))
+        stages = [mix for _, mix in TABLEAUS["rk4"][1]]
+        moves += [(i, i, below, stages[0], False), (above, i, above, stages[1], True), (above, i, j, stages[2], True)]
+        moves.append((j, i, j, stages[3], True))
+    rest = told[begun:]
+    for place, (i, j) in enumerate(zip(rest, [*rest[1:], -1], strict=True)):
+        kept.append(len(moves))
+        moves.append((i, i, i - stride if stride else j, adams_mix(kept), False))
+        if place == 0 and not prk and j >= 0:  # the second evaluation serves the corrected first step alone
+            moves.append((j, j + stride if stride else i, j, (0.5, 0.5), True))
+    return moves
+
+
+def by_index(
+    schedule: Schedule, name: str, sampler: str, told: list[int], stride: int, size: int, last: float, eta: float, prk: bool
+) -> Plan:
+    """DDIM, DDPM and PNDM: noise carried from timestep i to i - stride, and below 0 to the level `last`."""
+
+    def level(i: int) -> float:
+        return (i + 1) / size if i >= 0 else last
+
+    if sampler == "pndm":
+        moves = _pndm(told, stride, prk)
+    elif sampler == "ddpm" or not stride:  # to the next that is told
+        moves = [(i, i, j, (1.0,), False) for i, j in zip(told, [*told[1:], -1], strict=True)]
+    else:
+        moves = [(i, i, i - stride, (1.0,), False) for i in told]
+    process, rows = Gaussian(schedule), []
+    state = anchor = level(told[0])
+    for i, source, target, mix, anchored in moves:
+        start, stop = anchor if anchored else state, level(target)
+        row = Row(level=state, start=start, stop=stop, mix=mix, eta=eta, anchored=anchored)
+        if abs(level(i) - state) > 1e-12 or abs(level(source) - start) > 1e-12:
+            x_weight, z_weight, c = process.bridge_numbers(level(source), stop, eta)
+            alpha, sigma = (float(v) for v in schedule(level(source)))
+            if sampler == "pndm":
+                weights, a = tuple(-m * x_weight * sigma / alpha for m in mix), z_weight + x_weight / alpha
+            else:  # noise is undone at the told level, and the loop undoes it at the state's
+                at, away = (float(v) for v in schedule(state))
+                part = away * alpha / (sigma * at)
+                weights, a = (x_weight / part,), z_weight - x_weight * (1 - away / sigma) / (at * part)
+            row = dataclasses.replace(row, eta=0.0, a=a, mix=weights, c=c, shown=level(i))
+        rows.append(row)
+        state, anchor = stop, start
+    return Plan(name=name, basis="eps" if sampler == "pndm" else "x0", order=1, rows=tuple(rows))

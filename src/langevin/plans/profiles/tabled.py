@@ -1,0 +1,131 @@
+"""diffusers' schedulers for tables of betas."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from langevin.core.plan import Draft, Plan
+from langevin.core.schedule import Schedule
+from langevin.plans.first_order import check_steps
+from langevin.plans.grids import given
+from langevin.plans.multistep import dpm_solver_multistep
+from langevin.plans.profiles.indexed import by_index
+from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER, sa_published
+from langevin.plans.profiles.tables import as_told, known, levels_of, sigma_grid, solver_grid, spaced, table_of, timestep
+
+INDEXED = ("ddim", "ddpm", "pndm")
+SPACED = ("linspace", "leading", "trailing")
+
+
+def diffusers(
+    steps: int = 20,
+    sampler: str = "dpmpp_2m",
+    sigmas: str | None = None,
+    timesteps: int = 1000,
+    offset: int = 1,
+    set_alpha_to_one: bool = False,
+    eta: float = 0.0,
+    final: str = "zero",
+    start: float = 1.0,
+    reference: bool = True,
+    prk: bool = False,
+    tau: float | Callable[[float], float] = 1.0,
+    low: int = 200,
+    high: int = 800,
+    predictor_order: int = 2,
+    corrector_order: int = 2,
+    algorithm: str = "data_prediction",
+) -> Draft:
+    """diffusers' schedulers for variance-preserving tables (`schedules.betas`), faults included:
+
+    - The network is told integer timesteps beside exact sigmas: rounded for "karras" and "lu", cut for "exponential" (the first
+      to T - 2 on Stable Diffusion's table, as here, and by luck of float32 to T - 1 on DDPM's).
+    - "linspace" leaves timestep 0 out for the solvers in log-SNR, which leap to clean data from far above it.
+    - DDIM and PNDM step down by T // n whatever the network is told: where n does not divide T, "trailing" drifts from it.
+    - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
+    - SA-Solver too, after an evaluation that corrects the last step; on timesteps it ends at the lowest, not at clean data.
+    - "dpmpp_3m" lacks a factor 2.
+
+    Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher, and PNDM of
+    v predictions, which the peer mixes as they are; steps of
+    size zero of DDIM and PNDM with "linspace" (refused); the step more than asked, at timestep -1,
+    which "trailing" makes at n = 61, 103 and others; DPM-Solver++ on cosine tables, which cuts timesteps where this rounds;
+    crashes.
+
+    Args:
+        steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1, or steps + 9 with `prk`).
+        sampler: "ddim", "ddpm", "pndm"; "euler",
+            "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
+            "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis", "sa_solver".
+        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
+            the scheduler's own, "leading" for the first three and "linspace" for the rest.
+        timesteps: T.
+        offset: `steps_offset` of "leading"; Stable Diffusion has 1.
+        set_alpha_to_one: whether "ddim" and "pndm" end at clean data, or at timestep 0, as Stable Diffusion does.
+        eta: of "ddim".
+        final: where the solvers and Euler end, at "zero", or at "sigma_min", the table's lowest level.
+        start: the level to begin at, for a picture that is noised to it: the peer's own levels below it follow.
+        reference: with the slips of the peer's methods ("dpmpp_3m"), or without.
+        prk: of "pndm", whether three Runge-Kutta steps begin (`skip_prk_steps` false; Stable Diffusion skips them). The
+            peer tells the network a middle one timestep beside the state's where T // n is odd, and fails below 4 steps.
+        tau, low, high: of "sa_solver", how stochastic it is between the timesteps low and high (`tau_func`), or a function of the
+            timestep. predictor_order, corrector_order: its orders, 1 to 4. algorithm: "data_prediction" or "noise_prediction".
+    """
+    check_steps(steps)
+    sampler = known(sampler, [*INDEXED, *SIGMA, *SOLVER, "sa_solver"], "sampler")
+    legal = SPACED if sampler != "dpmpp_2s" else SPACED[:1]
+    legal = legal if sampler in INDEXED else [*legal, "karras", "exponential"]
+    legal = [*legal, "lu"] if sampler in ("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m") else legal
+    kind = known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
+    if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
+        raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
+    if prk and sampler != "pndm":
+        raise ValueError(f"prk is true for sampler {sampler!r}; only 'pndm' has a Runge-Kutta start, leave it out.")
+    name = f"diffusers({steps}, {sampler}{', prk' if prk else ''}, {kind})"
+
+    basis = {"data_prediction": "x0", "noise_prediction": "eps"}[
+        known(algorithm, ["data_prediction", "noise_prediction"], "algorithm")
+    ]
+    tau_of = tau if callable(tau) else lambda i: tau if low <= i <= high else 0.0
+
+    def fill(schedule: Schedule) -> Plan:
+        if schedule.scale != "vp":
+            raise ValueError(f"{name} needs a variance-preserving table, such as schedules.betas(); for flows there is sd3.")
+        if sampler in INDEXED:
+            told = spaced(kind, steps, timesteps, offset).round().astype(int).tolist()
+            if start < 1:
+                begin = max(round(start * timesteps) - 1, 0)
+                told = [begin, *(i for i in told if i < begin)]
+            last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
+            stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
+            return by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of, prk)
+        table = table_of(schedule, timesteps)
+        told, ratios = (sigma_grid if sampler in SIGMA else solver_grid)(kind, steps, table, offset)
+        if sampler.startswith("dpm_2") and kind == "karras":
+            told = told.round()
+        build = ({**SIGMA, **SOLVER} if reference else EXACT).get(sampler)
+        if sampler not in ("deis", "sa_solver"):
+            ratios = np.append(ratios, 0.0 if final == "zero" else table[0])
+        elif kind in SPACED:
+            ratios = np.append(ratios, table[0])
+        elif steps == 1:
+            raise ValueError(f"{name} is one step of size zero; ask for at least 2.")
+        elif sampler == "deis":  # the step whose order is lowered is the one left out
+            build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
+        levels = levels_of(schedule, ratios, name)
+        if start < 1:
+            below = [(level, t) for level, t in zip(levels, told, strict=False) if level < start - 1e-9]
+            first = float(timestep(math.exp(-float(schedule.lam(start)) / 2), table))
+            first = next((t for level, t in zip(levels, told, strict=False) if abs(level - start) < 1e-9), first)
+            levels, told = [start, *(b[0] for b in below), levels[-1]], np.array([first, *(b[1] for b in below)])
+        shown = {level: float(t) for level, t in zip(levels, told, strict=False)}
+        if build is None:
+            build = lambda n, grid: sa_published(  # noqa: E731
+                n, grid, lambda level: tau_of(shown[level]), (predictor_order, corrector_order), basis, kind not in SPACED
+            )
+        plan = build(len(levels) - 1, given(levels)).on(schedule)
+        return dataclasses.replace(as_told(plan, schedule, shown, table), name=name)
+
+    return Draft(name, fill)
