@@ -24,7 +24,7 @@ from langevin.plans import few_step
 from langevin.plans.first_order import check_steps, ddim, euler, euler_ancestral
 from langevin.plans.grids import Grid, given, shift_level
 from langevin.plans.inversion import begin
-from langevin.plans.moves import Clipped, Langevin, Renoise
+from langevin.plans.moves import Renoise
 from langevin.plans.multistep import ADAMS, dpm_solver_multistep, dpmpp, lms, unipc
 from langevin.plans.runge_kutta import dpm_2, dpmpp_single, edm_stochastic, heun
 
@@ -231,7 +231,7 @@ def diffusers(
             raise ValueError(f"{name} is one step of size zero; ask for at least 2.")
         else:  # the step whose order is lowered is the one left out
             build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
-        levels = _levels(schedule, ratios, name)
+        levels = levels_at(schedule, ratios, name)
         if start < 1:
             below = [(level, t) for level, t in zip(levels, told, strict=False) if level < start - 1e-9]
             first = float(_timestep(math.exp(-float(schedule.lam(start)) / 2), table))
@@ -440,56 +440,12 @@ def consistency_models(
     name = f"consistency_models({len(chosen)})"
 
     def fill(schedule: Schedule) -> Plan:
-        levels = _levels(schedule, ramp, name)
+        levels = levels_at(schedule, ramp, name)
         rows: list[Row | StateRow] = []
         for t, s, ratio in zip(levels, [*levels[1:], 0.0], [*ramp[1:], 0.0], strict=True):
             rows.append(Row(level=t, start=t, stop=0.0))
             if ratio > sigma_min:
                 rows.append(Renoise(start=0.0, stop=s, factor=noise * math.sqrt(1 - (sigma_min / ratio) ** 2)))
-        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
-
-    return Draft(name, fill)
-
-
-def score_sde(
-    steps: int = 2000,
-    snr: float = 0.15,
-    corrections: int = 1,
-    lowest: float = 1e-5,
-    sigmas: tuple[float, float] = (0.01, 1348.0),
-    reference: bool = True,
-) -> Draft:
-    """Score SDEs' predictor-corrector for VE processes as diffusers has it (ScoreSdeVe): Langevin steps and reverse diffusion,
-    the last of which adds no noise, on levels from 1 to `lowest`. For `schedules.edm(sigma_max)`.
-
-    Args:
-        sigmas: the smallest and the largest. reference: as shipped, where the network is told sigma_min ratio^t, the Langevin
-            step is the mean of its batch, the predictor steps between other sigmas (`steps` equal ones of log sigma), and a
-            whole number of them is cut. False has each sample to itself, and one set of levels.
-    """
-    check_steps(steps)
-    low, high = sigmas
-    name = f"score_sde({steps}, snr={snr:g})"
-
-    def fill(schedule: Schedule) -> Plan:
-        times = np.linspace(1.0, lowest, steps)
-        told = low * (high / low) ** times
-        discrete = np.exp(np.linspace(math.log(low), math.log(high), steps))
-        places = [int(float(np.float32(t)) * (steps - 1)) for t in times] if reference else list(range(steps))[::-1]
-        rows: list[Row | StateRow] = []
-        at = _levels(schedule, discrete[places], name)
-        shown = _levels(schedule, told, name) if reference else at
-        ends = [discrete[p - 1] if p > 0 else 0.0 for p in places]
-        stops = [*_levels(schedule, np.array([e for e in ends if e > 0]), name), *([0.0] * ends.count(0.0))]
-        for i, (t, tell) in enumerate(zip(at, shown, strict=True)):
-            begin = t if i == 0 else rows[-1].stop
-            rows += [Langevin(start=begin, stop=begin, snr=snr, shown=tell, together=reference)] * corrections
-            width = (discrete[places[i]] ** 2 - ends[i] ** 2) if ends[i] else discrete[places[i]] ** 2
-            noisy = i < steps - 1
-            # x + width score, with the score (belief - x) / told^2; only the last is left as its mean
-            part = width / (told[i] ** 2 if reference else discrete[places[i]] ** 2)
-            rows.append(Clipped(start=begin, stop=stops[i] if noisy else 0.0, a=1 - part, w=0.0, u=part,
-                                c=math.sqrt(width) if noisy else 0.0, shown=tell, bound=None))  # fmt: skip
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 
     return Draft(name, fill)
@@ -575,7 +531,7 @@ def _solver_grid(kind: str, steps: int, table: Array, offset: int) -> tuple[Arra
     return np.floor(told - 1e-6).clip(min=0) if kind == "exponential" else told.round(), ratios
 
 
-def _levels(schedule: Schedule, ratios: Array, name: str) -> list[float]:
+def levels_at(schedule: Schedule, ratios: Array, name: str) -> list[float]:
     """The levels with these values of sigma/alpha."""
     wanted = torch.from_numpy(-2 * np.log(ratios[ratios > 0]))
     if bool((wanted < schedule.lam(1.0) - 1e-9).any()):
@@ -591,7 +547,7 @@ def _in_sigma(name: str, steps: int, build: Builder, sigma_min: float | None, si
     def fill(schedule: Schedule) -> Plan:
         high, low = (math.exp(-lam / 2) for lam in schedule.lam_range)
         ratios = _ramp("karras", sigma_max or high, sigma_min or low, steps, rho)
-        levels = _levels(schedule, np.append(ratios, 0.0), name)
+        levels = levels_at(schedule, np.append(ratios, 0.0), name)
         return dataclasses.replace(build(steps, given(levels)).on(schedule), name=name)
 
     return Draft(name, fill)
@@ -669,5 +625,5 @@ def _by_index(
 
 
 __all__ = [
-    "PEERS", "consistency_models", "diffusers", "edm", "flow_solver", "k_diffusion", "lcm", "profile", "score_sde", "sd3", "tcd",
+    "PEERS", "consistency_models", "diffusers", "edm", "flow_solver", "k_diffusion", "lcm", "levels_at", "profile", "sd3", "tcd",
 ]  # fmt: skip
