@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +13,15 @@ from langevin.networks.unet import UNet
 
 def original(net: UNet) -> dict[str, Tensor]:
     """The tensors of a network of ours, numbered in the order in which the authors make their modules."""
-    modules = [net.level.first, net.level.second, net.enter]
+    modules: list[Any] = [net.level.first, net.level.second, net.enter]
     for group, change in zip(net.down, net.shrink, strict=True):
-        for stage in group:
+        for stage in cast(Any, group):
             modules += [stage.block, stage.attention]
         modules.append(change)
     for stage in net.middle:
         modules += [stage.block, stage.attention]
     for group, change in zip(net.up, net.grow, strict=True):
-        for stage in group:
+        for stage in cast(Any, group):
             modules += [stage.block, stage.attention]
         modules.append(change)
     made: dict[str, Tensor] = {"sigmas": torch.linspace(50, 0.01, 1000)}
