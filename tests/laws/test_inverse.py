@@ -393,6 +393,9 @@ def test_the_page_runs_as_written():
     exec(compile("\n".join(code), "inverse.md", "exec"), space)
     made = space["restored"]
     assert made.samples.shape == (8, 4, 1, 8, 8)  # pyright: ignore
+    # of three molecules one has two nodes of the type that is worth three nats each
+    share = (space["drawn"]["types"] == 1).all(1).float().mean()  # pyright: ignore
+    assert share > 0.8
 
 
 def test_coverage_of_values_that_tie_is_that_of_ranks():

@@ -38,6 +38,7 @@ def _timestep(place: Tensor) -> Tensor:
 # The number a network is shown for its level. Networks embed it by sinusoids, so about 0..1000 is a good range.
 LEVEL_LABELS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "1000t": lambda schedule, t: 1000 * t,
+    "999t": lambda schedule, t: 999 * t,
     "t": lambda schedule, t: t,
     "index": lambda schedule, t: (t * schedule.size).round() - 1,
     "timestep": lambda schedule, t: _timestep(schedule.size * t - 1),
@@ -154,10 +155,8 @@ class GaussianPrediction(Prediction):
         if self.level_name in ("index", "timestep") and not hasattr(process.schedule, "size"):
             raise ValueError(f"level label {self.level_name!r} counts a table's levels, and this schedule is none; use '1000t'.")
         if self.name in ("eps", "score") and float(process.schedule.alpha(torch.ones((), dtype=torch.float64))) == 0:
-            raise ValueError(
-                f"prediction {self.name!r} says nothing about x where alpha is 0, as it is at t = 1 of this "
-                "schedule; use 'v', 'x0' or 'velocity'."
-            )
+            said = f"prediction {self.name!r} says nothing about x where alpha is 0, as it is at t = 1 of this schedule"
+            raise ValueError(f"{said}; use 'v', 'x0' or 'velocity'.")
 
     def output(self, process: Gaussian, x: Tensor, z: Tensor, t: Tensor) -> Tensor:
         """The inverse of `posterior`: what the network says when it believes x (sigma > 0)."""

@@ -91,7 +91,7 @@ class Attending:
     once: bool = False
 
 
-CHANGES = ("conv", "residual", "filtered")
+CHANGES = ("conv", "residual", "projected", "filtered")
 
 
 @dataclass(frozen=True)
@@ -101,10 +101,11 @@ class Resampling:
     Args:
         down, up: each change, from the finest on, or one for all: "conv", a convolution that takes every second pixel, or one
             after pixels were repeated; "residual", means of pixels, or repeated ones, within a residual block (ADM, 2105.05233);
-            "filtered", the same through a filter that lets little alias (NCSN++).
+            "projected", the same, and what passes beside the block is convolved with size 1 (BigGAN, 1809.11096; DDPM++);
+            "filtered", that again through a filter that lets little alias (NCSN++).
         end: convolutions on the way down pad below and to the right only.
         pyramid: every resolution sees the picture itself, shrunk, and adds to the answer, which grows up to full size
-            (NCSN++, 2011.13456, app. C.1).
+            (NCSN++, 2011.13456, app. H).
     """
 
     down: str | Sequence[str] = "conv"
@@ -244,9 +245,8 @@ class WayDown(nn.Module):
         """To the next resolution, `channels` of them before and after."""
         if kind == "conv":
             return Grow(channels, folds=False) if up else Shrink(channels, self.resampling.end)
-        filtered = kind == "filtered"
-        resample = Filtered(up) if filtered else Repeat() if up else Average()
-        return ResidualBlock(channels, channels, *self._of_blocks, self.scales[0], resample, project=filtered)
+        resample = Filtered(up) if kind == "filtered" else Repeat() if up else Average()
+        return ResidualBlock(channels, channels, *self._of_blocks, self.scales[0], resample, project=kind != "residual")
 
     def _mixer(self, level: int | None, channels: int) -> Mixer | None:
         if self.reading is not None:

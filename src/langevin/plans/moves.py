@@ -80,6 +80,7 @@ class Langevin(StateRow):
         size: the step size itself, in units of sigma^2, instead of r (annealed Langevin, 1907.05600, alg. 1).
         shown: the level the network is told, and the score computed at, where a peer tells it another than the state's.
         together: the norms are means over the batch, as in the published code.
+        factor: in place of alpha^2 in the step size; the published one is 1 - beta_i, of a table of betas.
     """
 
     start: float
@@ -88,6 +89,7 @@ class Langevin(StateRow):
     size: float | None = None
     shown: float | None = None
     together: bool = False
+    factor: float | None = None
 
     def problem(self, evaluations: int) -> str | None:
         if self.start != self.stop or not 0 < self.start <= 1:
@@ -113,7 +115,8 @@ class Langevin(StateRow):
                 ratio = means[0] / means[1]
             else:
                 ratio = _ratio(leaf, z, score, alpha, sigma, mask)
-            size = (2 * (max(alpha, 1e-4) * self.snr) ** 2 * ratio).to(z.dtype)
+            unit = (max(alpha, 1e-4) * self.snr) ** 2 if self.factor is None else self.factor * self.snr**2
+            size = (2 * unit * ratio).to(z.dtype)
         return z + size * score + (2 * size) ** 0.5 * fresh
 
 

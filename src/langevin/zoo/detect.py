@@ -357,6 +357,7 @@ ORIGINALS: dict[str, _Original] = {
     "autoencoder-first-stage": _Original("an autoencoder of latent diffusion", (_KL,)),
     "dit": _Original("DiT", _alone("transformer", "dit")),
     "ncsnpp": _Original("NCSN++ of score_sde", _alone("unet", "ncsnpp")),
+    "ddpmpp": _Original("DDPM++ of score_sde", _alone("unet", "ddpmpp")),
     "consistency": _Original("a consistency model, or the U-Net it was distilled from", _alone("unet", "consistency")),
     "guided-diffusion": _Original("a U-Net of guided-diffusion", _alone("unet", "guided-diffusion")),
     "guided-diffusion-new-order": _Original(
@@ -417,6 +418,7 @@ def layout_inside(s: Shapes) -> str | None:
         (has("control_model.input_hint_block.0.weight"), "controlnet"),
         (has("input_hint_block.0.weight", "zero_convs.0.0.weight"), "controlnet-bare"),
         (has("all_modules.0.W", "all_modules.4.Conv_0.weight"), "ncsnpp"),
+        (has("all_modules.0.weight", "all_modules.3.Conv_0.weight"), "ddpmpp"),
         (has("blocks.0.adaLN_modulation.1.weight", "y_embedder.embedding_table.weight"), "dit"),
         (has(_ENTER, "out.2.weight"), guided),
         (has(*encoder), "autoencoder"),

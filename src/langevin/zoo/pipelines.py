@@ -143,6 +143,7 @@ KINDS: dict[str, Kind] = {
     "LDMPipeline": Kind("", replace(_PIXELS, multiple=8), coder="vqvae"),
     "ConsistencyModelPipeline": Kind("", replace(_PIXELS, steps=1), coder=""),
     "ScoreSdeVePipeline": Kind("", replace(_PIXELS, steps=2000), coder=""),
+    "ScoreSdeVpPipeline": Kind("", replace(_PIXELS, steps=1000), coder=""),
     "DiffusionPipeline": Kind("clip", replace(_PIXELS, guidance=3.0), coder=""),  # what `langevin publish` makes of captions
 }
 """The published classes of pipelines that are known here."""

@@ -17,7 +17,7 @@ PLACES: dict[str, str] = {
     "UNet2DConditionModel": "stable_diffusion", "ControlNetModel": "stable_diffusion",
     "ReduxImageEncoder": "redux", "SiglipVisionModel": "redux",
     "SD3Transformer2DModel": "stable_diffusion_3", "T5EncoderModel": "t5", "UMT5EncoderModel": "t5",
-    "UNet2DModel": "unconditional",
+    "UNet2DModel": "unconditional", "NCSNpp": "score_sde",
 }  # fmt: skip
 """The file of each class; those that are not listed are looked for in all files, which takes longer."""
 

@@ -45,6 +45,7 @@ _CONTROLLED = {
 _SINGLE = {
     "StableDiffusion3Pipeline": "stable-diffusion-3", "DiTPipeline": "dit", "LDMPipeline": "latent-diffusion",
     "ConsistencyModelPipeline": "consistency", "ScoreSdeVePipeline": "ncsnpp",
+    "ScoreSdeVpPipeline": "ddpmpp",
 }  # fmt: skip
 """The layout of a pipeline's single file, where its class tells it."""
 

@@ -21,6 +21,7 @@ from langevin.plans import profiles
 from langevin.plans.first_order import ddpm
 from langevin.plans.grids import given
 from langevin.plans.moves import Clipped, LearnedVariance
+from langevin.plans.score_sde import score_sde
 from langevin.variances import WithVariance
 
 Config = Mapping[str, Any]
@@ -116,6 +117,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
                                        "s_noise": 1.0, "rho": 7.0, "clip_denoised": True},
     "ScoreSdeVeScheduler": {"num_train_timesteps": 2000, "snr": 0.15, "sigma_min": 0.01, "sigma_max": 1348.0,
                             "sampling_eps": 1e-5, "correct_steps": 1},
+    "ScoreSdeVpScheduler": {"num_train_timesteps": 2000, "beta_min": 0.1, "beta_max": 20.0, "sampling_eps": 1e-3, "sde": "vp",
+                            "predictor": "euler_maruyama", "correct_steps": 0, "snr": 0.16},
 }  # fmt: skip
 """What each class takes a missing key for."""
 
@@ -178,6 +181,8 @@ def read(config: Config, family: str = "") -> Scheduler:
         return _consistency(name, full)
     if name == "ScoreSdeVeScheduler":
         return _score_sde(name, full)
+    if name == "ScoreSdeVpScheduler":
+        return _score_sde_vp(name, full)
     if name.startswith("EDM"):
         return _edm(name, full)
     if full.get("use_flow_sigmas"):
@@ -447,9 +452,25 @@ def _score_sde(name: str, full: Config) -> Scheduler:
 
     def make(steps: int, start: float, tokens: int | None, reference: bool) -> Draft:
         _from_noise(name, start)
-        return profiles.score_sde(steps, full["snr"], full["correct_steps"], full["sampling_eps"], (low, high), reference)
+        return score_sde(steps, full["snr"], full["correct_steps"], full["sampling_eps"], (low, high), reference)
 
     return Scheduler(name, Gaussian(schedules.edm(high, low)), predictions.score("sigma"), make, "z", lambda steps: high, full)
+
+
+def _score_sde_vp(name: str, full: Config) -> Scheduler:
+    """Of VP and, with `sde` "sub_vp", of sub-VP processes: the network says the noise, and is told 999 t."""
+    kinds = {"vp": schedules.vp_linear, "sub_vp": schedules.sub_vp}
+    if full["sde"] not in kinds:
+        raise ValueError(
+            f"{name} has sde = {full['sde']!r}; there are {', '.join(map(repr, kinds))}: edit scheduler_config.json."
+        )
+
+    def make(steps: int, start: float, tokens: int | None, reference: bool) -> Draft:
+        _from_noise(name, start)
+        return score_sde(steps, full["snr"], full["correct_steps"], full["sampling_eps"], None, reference, full["predictor"])
+
+    process = Gaussian(kinds[full["sde"]](full["beta_min"], full["beta_max"]))
+    return Scheduler(name, process, predictions.eps("999t"), make, config=full)
 
 
 # Flows

@@ -19,7 +19,7 @@ class ResidualBlock(nn.Module):
         emb: E; None for blocks that are told no level, as those of autoencoders.
         time: "scale_shift" modulates the second norm, "add" adds to its input.
         norm: makes the norms.
-        scale: what the sum is divided by: 2 ** 0.5 keeps its variance (NCSN++, 2011.13456, app. C.1).
+        scale: what the sum is divided by: 2 ** 0.5 keeps its variance (NCSN++, 2011.13456, app. H).
         resample: changes the resolution of x and, behind the first norm, of what is convolved (BigGAN, 1809.11096, fig. 15).
         project: x passes a convolution of size 1 even if the channels stay as they are.
     """

@@ -13,7 +13,7 @@ from typing import Any
 
 from langevin.core.plan import Draft
 from langevin.plans.profiles.flows import flow_solver, sd3
-from langevin.plans.profiles.leaps import consistency_models, lcm, score_sde, tcd
+from langevin.plans.profiles.leaps import consistency_models, lcm, tcd
 from langevin.plans.profiles.methods import SIGMA
 from langevin.plans.profiles.sigmas import edm, k_diffusion
 from langevin.plans.profiles.tabled import diffusers
@@ -30,6 +30,6 @@ def profile(peer: str, sampler: str, steps: int, **options: Any) -> Draft:
 
 
 __all__ = [
-    "PEERS", "SIGMA", "consistency_models", "diffusers", "edm", "flow_solver", "k_diffusion", "lcm", "profile", "score_sde",
+    "PEERS", "SIGMA", "consistency_models", "diffusers", "edm", "flow_solver", "k_diffusion", "lcm", "profile",
     "sd3", "tcd",
 ]  # fmt: skip

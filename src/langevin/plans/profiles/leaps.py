@@ -1,17 +1,15 @@
-"""Samplers that are published with models of few steps, and with score SDEs."""
+"""Samplers that are published with models of few steps."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
-
-import numpy as np
 
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans import few_step
 from langevin.plans.first_order import check_steps
 from langevin.plans.inversion import begin
-from langevin.plans.moves import Clipped, Langevin, Renoise
+from langevin.plans.moves import Renoise
 from langevin.plans.profiles.tables import levels_of, ramp
 
 
@@ -101,50 +99,6 @@ def consistency_models(
             rows.append(Row(level=t, start=t, stop=0.0))
             if ratio > sigma_min:
                 rows.append(Renoise(start=0.0, stop=s, factor=noise * math.sqrt(1 - (sigma_min / ratio) ** 2)))
-        return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
-
-    return Draft(name, fill)
-
-
-def score_sde(
-    steps: int = 2000,
-    snr: float = 0.15,
-    corrections: int = 1,
-    lowest: float = 1e-5,
-    sigmas: tuple[float, float] = (0.01, 1348.0),
-    reference: bool = True,
-) -> Draft:
-    """Score SDEs' predictor-corrector for VE processes as diffusers has it (ScoreSdeVe): Langevin steps and reverse diffusion,
-    the last of which adds no noise, on levels from 1 to `lowest`. For `schedules.edm(sigma_max)`.
-
-    Args:
-        sigmas: the smallest and the largest. reference: as shipped, where the network is told sigma_min ratio^t, the Langevin
-            step is the mean of its batch, the predictor steps between other sigmas (`steps` equal ones of log sigma), and a
-            whole number of them is cut. False has each sample to itself, and one set of levels.
-    """
-    check_steps(steps)
-    low, high = sigmas
-    name = f"score_sde({steps}, snr={snr:g})"
-
-    def fill(schedule: Schedule) -> Plan:
-        times = np.linspace(1.0, lowest, steps)
-        told = low * (high / low) ** times
-        discrete = np.exp(np.linspace(math.log(low), math.log(high), steps))
-        places = [int(float(np.float32(t)) * (steps - 1)) for t in times] if reference else list(range(steps))[::-1]
-        rows: list[Row | StateRow] = []
-        at = levels_of(schedule, discrete[places], name)
-        shown = levels_of(schedule, told, name) if reference else at
-        ends = [discrete[p - 1] if p > 0 else 0.0 for p in places]
-        stops = [*levels_of(schedule, np.array([e for e in ends if e > 0]), name), *([0.0] * ends.count(0.0))]
-        for i, (t, tell) in enumerate(zip(at, shown, strict=True)):
-            begin = t if i == 0 else rows[-1].stop
-            rows += [Langevin(start=begin, stop=begin, snr=snr, shown=tell, together=reference)] * corrections
-            width = (discrete[places[i]] ** 2 - ends[i] ** 2) if ends[i] else discrete[places[i]] ** 2
-            noisy = i < steps - 1
-            # x + width score, with the score (belief - x) / told^2; only the last is left as its mean
-            part = width / (told[i] ** 2 if reference else discrete[places[i]] ** 2)
-            rows.append(Clipped(start=begin, stop=stops[i] if noisy else 0.0, a=1 - part, w=0.0, u=part,
-                                c=math.sqrt(width) if noisy else 0.0, shown=tell, bound=None))  # fmt: skip
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 
     return Draft(name, fill)

@@ -231,10 +231,11 @@ class UNetConfig(Closed):
     head_width: int = Field(default=32, ge=8)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     time: Literal["scale_shift", "add"] = "scale_shift"
-    style: Literal["plain", "ncsnpp", "ddpm"] = "plain"
+    style: Literal["plain", "ncsnpp", "ddpmpp", "ddpm"] = "plain"
     """"ddpm": norms of one number of groups whatever their width, as in networks that are published (`langevin publish`).
     "ncsnpp": filtered changes of resolution, pyramids of pictures, Fourier features of ln(level), sums over sqrt(2)
-    (2011.13456, app. C.1); show it sigma."""
+    (2011.13456, app. H); show it sigma. "ddpmpp": the same blocks and sums without filters, pyramids and Fourier features, for VP
+    and sub-VP processes; show it 1000t."""
     patch: int = Field(default=1, ge=1)
     """Side of the patches in which pictures are read and answered."""
     transformer: int = Field(default=0, ge=0)

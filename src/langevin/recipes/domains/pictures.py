@@ -22,7 +22,7 @@ from langevin.evaluate import METRICS, Evaluation
 from langevin.files import staged, write
 from langevin.heads import outputs
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelBeliefs, PixelCategories, UNet
-from langevin.networks.blocks import Fourier, fixed_groups, four_channels
+from langevin.networks.blocks import Fourier, Sinusoid, fixed_groups, four_channels
 from langevin.networks.unet import Attending, Reading, Resampling
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -322,13 +322,10 @@ def _style(cfg: c.UNetConfig) -> dict[str, Any]:
         norm = fixed_groups(math.gcd(32, max(cfg.width // 4, 1)), 1e-6)
         return {"norm": norm, "attending": Attending(norm, middle_norm=norm)}
     norm, root = four_channels(1e-6), math.sqrt(2)
-    return {
-        "norm": norm,
-        "attending": Attending(norm, middle_norm=norm, once=True),
-        "resampling": Resampling("filtered", "filtered", pyramid=True),
-        "waves": Fourier(2 * cfg.width),
-        "scales": (root, root),
-    }
+    of_both = {"norm": norm, "attending": Attending(norm, middle_norm=norm, once=True), "scales": (root, root)}
+    if cfg.style == "ddpmpp":
+        return {**of_both, "resampling": Resampling("projected", "projected"), "waves": Sinusoid(cfg.width, 1.0, True)}
+    return {**of_both, "resampling": Resampling("filtered", "filtered", pyramid=True), "waves": Fourier(2 * cfg.width)}
 
 
 def as_pictures(run: Run, x: Any) -> Tensor:

@@ -132,7 +132,8 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
     assert isinstance(net, UNet)
     changes = len(net.widths) - 1
     down, up = net.resampling.kinds("down", changes), net.resampling.kinds("up", changes)[::-1]
-    there = {"residual": "{0}_blocks.{1}.{0}samplers.0.", "filtered": "{0}_blocks.{1}.resnet_{0}."}
+    there = {"residual": "{0}_blocks.{1}.{0}samplers.0.", "filtered": "{0}_blocks.{1}.resnet_{0}.",
+             "projected": "{0}_blocks.{1}.resnet_{0}."}  # fmt: skip
     rows = [
         (rf"^{ours}\.{i}\.", there[kind].format(way, i))
         for ours, way, kinds in (("shrink", "down", down), ("grow", "up", up))
@@ -214,6 +215,8 @@ def config(net: nn.Module) -> dict[str, Any]:
     pyramid = resampling.pyramid
     changes = len(net.widths) - 1
     down, up = resampling.kinds("down", changes), resampling.kinds("up", changes)
+    if "projected" in down + up:
+        _refuse("changes of resolution are projected here, as in DDPM++")
     if pyramid != ("filtered" in down + up) or pyramid != attending.once or (pyramid and set(down + up) != {"filtered"}):
         _refuse("pyramids, filtered changes and attention once a resolution come apart here")
     if not math.isclose(net.scales[0], ROOT if pyramid else 1.0):

@@ -1,4 +1,4 @@
-"""NCSN++ as score_sde_pytorch stores it: one list of modules in the order in which they were made."""
+"""NCSN++ and DDPM++ as score_sde_pytorch stores them: one list of modules in the order in which they were made."""
 
 from typing import Any
 
@@ -29,30 +29,39 @@ _LINES = (
 
 
 def table(config: Config) -> Table:
-    """UNet2DModel of Skip blocks."""
-    layers, down, up = config.get("layers_per_block", 2), config["down_block_types"], config["up_block_types"]
+    """UNet2DModel of Skip blocks, with Fourier weights before all and pyramids."""
+    attends = tuple(["Attn" in kind for kind in config[f"{way}_block_types"]] for way in ("down", "up"))
+    return _table(config.get("layers_per_block", 2), *attends, plain=False)
+
+
+def plain_table(config: Config) -> Table:
+    """NCSNpp without Fourier weights and pyramids, which is DDPM++."""
+    attends = [i in config["attention"] for i in range(len(config["block_out_channels"]))]
+    return _table(config["layers_per_block"], attends, attends[::-1], plain=True)
+
+
+def _table(layers: int, down: list[bool], up: list[bool], plain: bool) -> Table:
     order: list[tuple[str, str]] = [("one", "time_embedding.linear_1"), ("one", "time_embedding.linear_2"), ("one", "conv_in")]
-    for i, kind in enumerate(down):
+    for i, attends in enumerate(down):
         for j in range(layers):
             order.append(("r", f"down_blocks.{i}.resnets.{j}"))
-            if "Attn" in kind:
+            if attends:
                 order.append(("a", f"down_blocks.{i}.attentions.{j}"))
         if i < len(down) - 1:
-            order += [("r", f"down_blocks.{i}.resnet_down"), ("combine", f"down_blocks.{i}.skip_conv")]
+            order += [("r", f"down_blocks.{i}.resnet_down"), *([] if plain else [("combine", f"down_blocks.{i}.skip_conv")])]
     order += [("r", "mid_block.resnets.0"), ("a", "mid_block.attentions.0"), ("r", "mid_block.resnets.1")]
-    for i, kind in enumerate(up):
+    between = [("r", "resnet_up")] if plain else [("one", "skip_norm"), ("one", "skip_conv"), ("r", "resnet_up")]
+    for i, attends in enumerate(up):
         order += [("r", f"up_blocks.{i}.resnets.{j}") for j in range(layers + 1)]
-        if "Attn" in kind:
+        if attends:
             order.append(("a", f"up_blocks.{i}.attentions.0"))
         if i < len(up) - 1:
-            order += [
-                (kind, f"up_blocks.{i}.{part}") for kind, part in (("one", "skip_norm"), ("one", "skip_conv"), ("r", "resnet_up"))
-            ]
+            order += [(kind, f"up_blocks.{i}.{part}") for kind, part in between]
     order += [("one", "conv_norm_out"), ("one", "conv_out")]
     fields: dict[str, dict[str, str]] = {"one": {}, "r": {}, "a": {}, "combine": {}}
-    for n, (kind, name) in enumerate(order, 1):
+    for n, (kind, name) in enumerate(order, 0 if plain else 1):
         fields[kind][f"all_modules.{n}"] = name
-    return Table(_LINES, fields, ((r"sigmas", "the noise levels, which are computed"),))
+    return Table(_LINES[1:] if plain else _LINES, fields, ((r"sigmas", "the noise levels, which are computed"),))
 
 
 def config(shapes: Shapes, given: Config) -> dict[str, Any]:
@@ -104,6 +113,44 @@ def config(shapes: Shapes, given: Config) -> dict[str, Any]:
         "act_fn": "silu",
         **given,
     }
+
+
+def plain_config(shapes: Shapes, given: Config) -> dict[str, Any]:
+    """NCSNpp of DDPM++; the levels are read off the order of the modules.
+
+    Raises:
+        ValueError: if the modules are not those of DDPM++ with blocks of BigGAN.
+    """
+    kinds = [_kind(shapes, n) for n in range(count(shapes, "all_modules.{}."))]
+    marked = "".join("c" if kind == "r" and _resamples(shapes, n) else kind for n, kind in enumerate(kinds))
+    # between changes of resolution (c): the levels down, the last with the middle and the first up, the levels up
+    parts = marked.removeprefix("llo").removesuffix("no").split("c")
+    levels = len(parts) // 2 + 1
+    layers, attends = parts[0].count("r"), ["a" in part for part in [*parts[: levels - 1], parts[-levels][-1:]]]
+    down, up = (["ra" * layers if yes else "r" * layers for yes in attends], ["r" * (layers + 1) + "a" * yes for yes in attends])
+    expected = "llo" + "c".join(down) + "rar" + "c".join(up[::-1]) + "no"
+    if levels < 2 or marked != expected:
+        raise ValueError("its modules are not those of DDPM++ with blocks of BigGAN; no other networks of score_sde are read.")
+    first, widths = 3, []
+    for part in down:
+        widths.append(shapes[f"all_modules.{first}.Conv_0.weight"][0])
+        first += len(part) + 1
+    return {
+        "_class_name": "NCSNpp",
+        "sample_size": 32,
+        "in_channels": channels(shapes, "all_modules.2.weight", 1),
+        "out_channels": shapes[f"all_modules.{len(kinds) - 1}.weight"][0],
+        "block_out_channels": widths,
+        "layers_per_block": layers,
+        "attention": [i for i, yes in enumerate(attends) if yes],
+        **given,
+    }
+
+
+def _resamples(shapes: Shapes, n: int) -> bool:
+    """Whether a block changes the resolution: it has a convolution of size 1 between as many channels as it has."""
+    skip = shapes.get(f"all_modules.{n}.Conv_2.weight")
+    return skip is not None and skip[0] == skip[1]
 
 
 def _kind(shapes: Shapes, n: int) -> str:

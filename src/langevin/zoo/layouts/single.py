@@ -96,6 +96,7 @@ PARTS: dict[str, Part] = {
         transformer.dit_table,
     ),
     "ncsnpp": Part(("all_modules.0.W", "all_modules.4.Conv_0.weight"), score.config, score.table),
+    "ddpmpp": Part(("all_modules.0.weight", "all_modules.3.Conv_0.weight"), score.plain_config, score.plain_table),
 }
 
 
@@ -412,6 +413,8 @@ def _whole(
         return "ScoreSdeVePipeline", {
             "_class_name": "ScoreSdeVeScheduler", "sigma_min": low, "sigma_max": high, "num_train_timesteps": n, "snr": 0.15,
         }  # fmt: skip
+    if layout == "ddpmpp":
+        return "ScoreSdeVpPipeline", {"_class_name": "ScoreSdeVpScheduler", "num_train_timesteps": 1000}
     if layout == "consistency":
         return "ConsistencyModelPipeline", {
             "_class_name": "CMStochasticIterativeScheduler", "num_train_timesteps": 40, "sigma_min": 0.002, "sigma_max": 80.0,
