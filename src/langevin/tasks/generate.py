@@ -25,6 +25,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, trajectory
 from langevin.guidance import known as parts
 from langevin.tasks.contract import Codec, Defaults, Progress, Result
+from langevin.tasks.edited import Inversion, edit, invert, told
 from langevin.tasks.inputs import Pictures, sized
 from langevin.tasks.previews import Previews
 from langevin.tasks.reading import FREE, further
@@ -154,6 +155,65 @@ class Generator:
         x, z = torch.cat([x for x, _, _ in parts]), torch.cat([z for _, z, _ in parts])
         info = records(self, job, said, extra, DEFAULTS, max(used for *_, used in parts))
         return Result(x, z, info, None if cache is None else getattr(getattr(job.denoiser, "net", None), "memory", None))
+
+    def invert(
+        self,
+        image: Pictures,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        steps: int = 50,
+        guidance: float | None = None,
+        exact: bool = True,
+        iterations: int = 20,
+        rate: float = 0.03,
+        **options: Any,
+    ) -> Inversion:
+        """The noise that pictures come from under a prompt: `model.run(prompt, **model.invert(image, prompt).options)` draws them
+        again, to `missed` of the answer.
+
+        Args:
+            image: one picture, or one for each prompt.
+            steps: of DDIM, up and down again.
+            guidance: w, as in `run`. A model that is told its guidance is inverted under what it is told; any other through
+                classifier-free guidance, by a null condition for each step (`tasks.invert_through`, 2211.09794).
+            exact: undo each step by a fixed point, to rounding, in some evaluations a step (30 at most); else explicit steps, one
+                evaluation each, which come back the nearer the more there are.
+            iterations: of Adam for each null condition, of two evaluations and a gradient each; 0 leaves it as it is, so that
+                guidance leads elsewhere. rate: of Adam.
+            options: of `run`, those that say what the picture is told of: see `langevin.tasks.edited.READS`, and what the
+                family's conditioner takes.
+
+        Raises:
+            ValueError: as `run`, and for a model that reads masks or small pictures, or whose null is its network's own.
+        """
+        return invert(self, image, prompt, steps, guidance, exact, iterations, rate, options, DEFAULTS)
+
+    def edit(
+        self,
+        image: Pictures,
+        source: str | int | Sequence[str] | Sequence[int],
+        target: str | int | Sequence[str] | Sequence[int],
+        *,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Pictures as they would be under another prompt: their noise under `source`, carried down under `target`.
+
+            cat = model.edit(photo, "a photo of a dog", "a photo of a cat", guidance=5.0).images[0]
+
+        The same prompt twice gives the pictures back, to `invert`'s `missed`, which stands in `Result.info` under "edited".
+
+        Args:
+            image: one, or several. source, target: one for all or one for each; labels for models of classes.
+            callback: as in `run`, on the way down.
+            options: those of `invert`.
+
+        Raises:
+            ValueError: as `invert`.
+        """
+        words = told(self, source)
+        found = self.invert(image, words.get("prompt"), **({"label": source} if "label" in words else {}), **options)
+        return edit(self, found, source, target, callback=callback)
 
     def _draw(self, job: Job, cond: Conds, null: Conds | None, first: int, last: int) -> tuple[Tensor, Tensor, int]:
         """Pictures and latents of the rows first, ..., last - 1 of a request, and the evaluations that they took."""
