@@ -48,6 +48,8 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
     for name, value in found.items():
         if name not in names or name in said or name in CHOOSING or value is None:
             continue
+        if isinstance(value, dict):
+            value = ",".join(f"{key}={strength}" for key, strength in value.items())
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         files = [str(next(iter(strengths([v])))) if name == "lora" else v for v in values] if name in _FOLDERS else []
         if (lost := next((f for f in files if not os.path.exists(f)), None)) is not None:

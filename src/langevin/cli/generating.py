@@ -97,12 +97,14 @@ PLAIN = (
     "negative_crop", "negative_aesthetic_score", "negative_clip_skip", "like_scale",
 )  # fmt: skip
 """Flags that are options of a request as they are."""
+BESIDE = ("control_scale", "cache", "adapters")
+"""Further flags that a record tells."""
 
 
 def generate(args: Sequence[str]) -> None:
     """Draw pictures with a published model; each PNG says how it was made."""
     again, _ = taken("--again", args)
-    told, prompt = ([], None) if again is None else words(Path(again), (*PLAIN, *SIZES, *LOADED, "control_scale", "cache"), args)
+    told, prompt = ([], None) if again is None else words(Path(again), (*PLAIN, *SIZES, *LOADED, *BESIDE), args)
     if told:
         print(f"as {again}: {printable(shlex.join(told))}")
     default: Any = tyro.MISSING_NONPROP if prompt is None else _Generate(tyro.MISSING, prompt)

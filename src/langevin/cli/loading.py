@@ -36,6 +36,9 @@ class Loading:
     lora: tuple[str, ...] = ()
     """Adapters (LoRA) as FILE or FILE:STRENGTH, of peft, diffusers or kohya; a file, a folder, or an id such as owner/name or
     owner/name/file.safetensors; several add up."""
+    adapters: tuple[str, ...] = ()
+    """How much those of --lora count, by their files' names, as NAME=STRENGTH or NAME=STRENGTH,NAME=STRENGTH: once for all
+    pictures, or once for each."""
     word: tuple[str, ...] = ()
     """Files, folders or ids of learned words (textual inversion), which the prompt may then use."""
     dtype: str | None = None
@@ -64,6 +67,10 @@ def size_of(name: str, said: str) -> tuple[int, int]:
 
 def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
     """The model that is asked for, which knows for the record how it was loaded."""
+    if asked.adapters and not asked.lora:
+        raise Refusal("adapters says how much those of lora count; say both, or lora alone.")
+    for words in asked.adapters:
+        _counting(words)
     import torch
 
     from langevin.zoo.hub import resolve
@@ -92,7 +99,7 @@ def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
         print(plan)
     model = load(
         asked.path, dtype=dtypes[asked.dtype], device=device, revision=asked.revision, beside=asked.beside, configs=asked.configs,
-        variant=asked.variant, lora=strengths(asked.lora), controlnet=asked.controlnet, budget=plan,
+        variant=asked.variant, lora=None if asked.adapters else strengths(asked.lora), controlnet=asked.controlnet, budget=plan,
     )  # fmt: skip
     if isinstance(model, dict):
         raise Refusal(
@@ -105,6 +112,10 @@ def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
         from langevin.zoo.adapting import add_redux
 
         model = add_redux(model, asked.redux, dtype=dtypes[asked.dtype], device=device)
+    for file, strength in strengths(asked.lora).items() if asked.adapters else ():
+        from langevin.zoo.adapting import add_lora
+
+        add_lora(model, file, strength)
     said = {name: value for name in LOADED if (value := getattr(asked, name, None))}
     files = {str(file): fingerprint(resolve(file).path) for file in (*strengths(asked.lora), *asked.word)}
     plain = {name: [str(v) for v in value] if isinstance(value, tuple) else value for name, value in said.items()}
@@ -129,7 +140,18 @@ def options_of(asked: Any, plain: Sequence[str], pictures: Sequence[str]) -> dic
     given: dict[str, Any] = {name: value for name in plain if (value := getattr(asked, name)) != known[name]}
     if asked.control_scale != known["control_scale"]:
         given["control_scale"] = asked.control_scale[0] if len(asked.control_scale) == 1 else asked.control_scale
+    if asked.adapters:
+        told = [_counting(words) for words in asked.adapters]
+        given["adapters"] = told[0] if len(told) == 1 else told
     return given | {name: [picture(file) for file in files] for name in pictures if (files := getattr(asked, name))}
+
+
+def _counting(words: str) -> dict[str, float]:
+    """ "style=0.2,lines=0.5" -> strengths by name."""
+    try:
+        return {name: float(strength) for name, strength in (word.split("=") for word in words.split(","))}
+    except ValueError:
+        raise Refusal(f"adapters is {words!r}; give NAME=STRENGTH, or several with commas, as in style=0.2,lines=0.5.") from None
 
 
 def picture(path: Path) -> Any:

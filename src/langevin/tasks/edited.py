@@ -22,13 +22,13 @@ from langevin.tasks.contract import Result
 from langevin.tasks.inputs import Pictures
 from langevin.tasks.nulls import invert_through
 from langevin.tasks.reading import FREE, further
-from langevin.tasks.resolved import conditions, resolve
+from langevin.tasks.resolved import Job, conditions, resolve
 
 STATES = ("tokens", "pooled")
 """What null conditions are moved of: states of a text. Masks of tokens and sizes stay as they are."""
 READS = (
     "negative", "label", "size", "seed", "first_id", "control", "control_scale", "control_levels", "clip_skip", "weighted",
-    "long", "length",
+    "long", "length", "adapters",
 )  # fmt: skip
 """Options of a request that say what a picture is told of, and so belong to its inversion."""
 
@@ -95,27 +95,41 @@ def invert(
             f"guidance is {job.w:g}, and the null of a model of classes is its network's own, which is not moved; give "
             "guidance=1, or iterations=0."
         )
-    cond, null = conditions(model, job, said)
+    if len(job.spans) > 1:
+        raise ValueError(
+            "adapters differ between pictures, which are inverted together; give one mapping, or invert them one by one."
+        )
+    keep: dict[str, Any] = {name: value for name, value in options.items() if value is not None} | {"size": job.size}
+    if job.total > 1 and (prompt is None or isinstance(prompt, str)) and not isinstance(options.get("label"), Sequence):
+        keep["count"] = job.total
+    with job.at(model, job.spans[0]):
+        noise, latents, by, missed = _way(model, job, said, steps, exact, iterations if through else 0, rate)
+    return Inversion(noise, latents, by, ddim(steps), missed, keep, job.hashes["image"])
+
+
+def _way(
+    model: Any, job: Job, said: Mapping[str, Any], steps: int, exact: bool, iterations: int, rate: float
+) -> tuple[Tensor, Tensor, float | Guidance, Tensor]:
+    """Noise, latents, the guidance that leads from one to the other, and how far it misses."""
+    assert job.pictures is not None and job.w is not None
+    cond, null = conditions(model, job, said, job.spans[0])
     device, x = home(model.denoiser)[0], torch.cat(job.pictures)
     noise = Noise.of(job.seed, job.total, job.first_id, device)
     latents = model.encode(x, noise, device, job.dtype)
     for name, value in further(model, x, None, [torch.cat(h) for h in job.hints], job.noise_level, noise).items():
         cond[name] = value.to(device, job.dtype if value.is_floating_point() else None)
-    keep: dict[str, Any] = {name: value for name, value in options.items() if value is not None} | {"size": job.size}
-    if job.total > 1 and (prompt is None or isinstance(prompt, str)) and not isinstance(options.get("label"), Sequence):
-        keep["count"] = job.total
-    plan, way = ddim(steps), {"shape": job.shape, "cond": cond or None}
-    if through and iterations:
+    if iterations:
         assert null is not None
         whole = {name: value.expand(job.total, *value.shape[1:]) for name, value in null.items()}
         free = {name: value for name, value in whole.items() if name in STATES}
         rest = {name: value for name, value in whole.items() if name not in STATES}
         found = invert_through(job.denoiser, latents, cond, free, job.w, steps, iterations, rate, exact, rest)
-        return Inversion(found.noise, latents, found.guidance, plan, found.missed, keep, job.hashes["image"])
+        return found.noise, latents, found.guidance, found.missed
+    way: dict[str, Any] = {"shape": job.shape, "cond": cond or None}
     start = sample(job.denoiser, inversion(steps, exact), job.total, start=latents, **way)
-    back = sample(job.denoiser, plan, job.total, start=start, guidance=job.guidance(null, bool(cond)), **way)
+    back = sample(job.denoiser, ddim(steps), job.total, start=start, guidance=job.guidance(null, bool(cond)), **way)
     missed = (back - latents).flatten(1).norm(dim=1) / latents.flatten(1).norm(dim=1).clamp(min=1e-12)
-    return Inversion(start, latents, job.w, plan, missed, keep, job.hashes["image"])
+    return start, latents, job.w, missed
 
 
 def edit(model: Any, found: Inversion, source: Any, target: Any, **options: Any) -> Result:

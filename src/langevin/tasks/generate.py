@@ -9,6 +9,7 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,7 @@ class Generator:
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
         name, fingerprint: of the model, for the record. loaded: how it was loaded, in plain values. facts: what else is
             recorded of it, told at every request, such as the strengths of adapters.
+        adapted: `with adapted(model, {"style": 0.7}):`, within which adapters count so much for this request and no other.
         parts: its networks under their published names, each with its published configuration, where it was published.
         origin: what it was put together from there, to be saved again.
     """
@@ -75,6 +77,7 @@ class Generator:
     loaded: Mapping[str, Any] = field(default_factory=dict)
     facts: Callable[["Generator"], Mapping[str, Any]] | None = None
     origin: Any = field(default=None, repr=False)
+    adapted: Callable[["Generator", Mapping[str, float]], AbstractContextManager[None]] | None = None
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""
@@ -110,6 +113,7 @@ class Generator:
         length: int | None = None,
         start: Tensor | None = None,
         cache: Guidance | None = None,
+        adapters: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
         callback: Callable[[Progress], None] | None = None,
         **extra: Any,
     ) -> Result:
@@ -141,6 +145,8 @@ class Generator:
             clip_skip, weighted, long, length: see `langevin.text.conditioning.Request`; a family reads some of them.
             start: the first state (B, C, h, w), in place of noise of the seed.
             cache: a feature cache, see `langevin.tasks.feature_cache`.
+            adapters: how much those that were added count in this request, by name, in place of how they stand
+                (`set_strengths`); one mapping for all pictures or one for each. Those of other strengths are drawn in turn.
             callback: told each step, of one batch after the other.
             extra: what a family's conditioner takes (`Conditioner.options`), such as original_size and crop.
 
@@ -149,9 +155,12 @@ class Generator:
         """
         said = {name: value for name, value in locals().items() if name not in ("self", "extra")}
         job = resolve(self, said, extra, DEFAULTS)
-        cond, null = conditions(self, job, said)
-        step = batch or job.total
-        parts = [self._draw(job, cond, null, k, min(k + step, job.total)) for k in range(0, job.total, step)]
+        parts: list[tuple[Tensor, Tensor, int]] = []
+        for span in job.spans:
+            with job.at(self, span):
+                cond, null = conditions(self, job, said, span)
+                few = batch or len(span)
+                parts += [self._draw(job, cond, null, span[k : k + few], k) for k in range(0, len(span), few)]
         x, z = torch.cat([x for x, _, _ in parts]), torch.cat([z for _, z, _ in parts])
         info = records(self, job, said, extra, DEFAULTS, max(used for *_, used in parts))
         return Result(x, z, info, None if cache is None else getattr(getattr(job.denoiser, "net", None), "memory", None))
@@ -215,9 +224,13 @@ class Generator:
         found = self.invert(image, words.get("prompt"), **({"label": source} if "label" in words else {}), **options)
         return edit(self, found, source, target, callback=callback)
 
-    def _draw(self, job: Job, cond: Conds, null: Conds | None, first: int, last: int) -> tuple[Tensor, Tensor, int]:
-        """Pictures and latents of the rows first, ..., last - 1 of a request, and the evaluations that they took."""
-        device, dtype, count = home(self.denoiser)[0], job.dtype, last - first
+    def _draw(self, job: Job, cond: Conds, null: Conds | None, span: range, at: int) -> tuple[Tensor, Tensor, int]:
+        """Pictures and latents of some rows of a request, and the evaluations that they took.
+
+        Args:
+            cond, null: with theirs from the row `at` on.
+        """
+        device, dtype, count, first, last = home(self.denoiser)[0], job.dtype, len(span), span.start, span.stop
         noise = Noise.of(job.seed, count, job.first_id + first, device)
         x = None if job.pictures is None else torch.cat(job.pictures[first:last])
         hole = None if job.masks is None else torch.cat(job.masks[first:last])
@@ -226,11 +239,11 @@ class Generator:
             x = sized(x, job.size)
             return x.float(), self.encode(x, noise, device, dtype), 0
         conditioned = bool(cond)
-        cond = {name: value[first:last] for name, value in cond.items()}
+        cond = {name: value[at : at + count] for name, value in cond.items()}
         hints = [torch.cat(hint[first:last]) for hint in job.hints]
         for name, value in further(self, x, hole, hints, job.noise_level, noise).items():
             cond[name] = value.to(device, dtype if value.is_floating_point() else None)
-        null = null and {name: v[first:last] if len(v) > 1 else v for name, v in null.items()}
+        null = null and {name: v[at : at + count] if len(v) > 1 else v for name, v in null.items()}
         filled, process, start = job.filled, process_of(self), None if job.start is None else job.start[first:last]
         latents = None
         if x is not None and self.takes != "upscale" and (job.level < 1 or (hole is not None and self.takes in FREE)):

@@ -6,6 +6,7 @@ B pictures, C latent channels, H W pixels, h w latents
 import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Job:
         w: of guidance, None where an object was given. steps: evaluations.
         wants: whether conditions of what is led away from are needed. told: of the conditioner, beside the prompts.
         plan: as it was said; filled: on the model's schedule, None where nothing is drawn.
+        strengths: of adapters, one mapping for each.
         guidance: made of the conditions that are led away from, and of whether there are others.
     """
 
@@ -62,11 +64,23 @@ class Job:
     filled: Plan | None
     denoiser: BaseDenoiser
     guidance: Callable[[Cond, bool], Guidance | None]
+    strengths: list[Mapping[str, float]] | None
     guess: bool
     paste: bool
     seed: int
     first_id: int
     callback: Callable[[Progress], None] | None
+
+    @property
+    def spans(self) -> list[range]:
+        """The rows, in parts whose adapters are of the same strengths."""
+        told = self.strengths
+        cuts = [k for k in range(1, self.total) if told is not None and told[k] != told[k - 1]]
+        return [range(a, b) for a, b in zip([0, *cuts], [*cuts, self.total], strict=True)]
+
+    def at(self, model: Any, span: range) -> AbstractContextManager[None]:
+        """Within, adapters are of a span's strengths."""
+        return nullcontext() if self.strengths is None else model.adapted(model, self.strengths[span.start])
 
 
 def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defaults: Mapping[str, Any]) -> Job:
@@ -84,7 +98,9 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
     pictures = None if image is None else several(image)
     masks = None if mask is None else each(mask)
     hints = [] if control is None else [several(c) for c in (control if isinstance(control, Sequence) else [control])]
-    found = [len(values) for values in (pictures, masks, *hints) if values is not None]
+    asked = said["adapters"]
+    strengths = None if asked is None else [dict(one) for one in ([asked] if isinstance(asked, Mapping) else asked)]
+    found = [len(values) for values in (pictures, masks, strengths, *hints) if values is not None]
     prompts, labels, asked = _asked(model, said["prompt"], said["label"], count, max(found, default=1))
     refuse_missing(model, image, mask, hints, said["noise_level"])
     total, size = asked * count, _size(model, said["size"], pictures)
@@ -146,6 +162,7 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         filled=None if level == 0 and pictures is not None else _filled(model, plan, many, level, shape),
         denoiser=denoiser if cache is None else cache(denoiser),
         guidance=lambda null, any_: _guidance(model, guidance, w, guided, null, said["rescale"], any_),
+        strengths=strengths and rows(strengths, "adapters", asked, count),
         guess=said["guess"],
         paste=said["paste"],
         seed=said["seed"],
@@ -154,18 +171,24 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
     )
 
 
-def conditions(model: Any, job: Job, said: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:
-    """The conditions of a job's pictures, (B, ...) each, and of what they are led away from, (B, ...) or (1, ...)."""
+def conditions(
+    model: Any, job: Job, said: Mapping[str, Any], span: range
+) -> tuple[dict[str, Tensor], dict[str, Tensor] | None]:  # fmt: skip
+    """The conditions of some pictures of a job, (B, ...) each, and of what they are led away from, (B, ...) or (1, ...)."""
+    part = slice(span.start, span.stop)
     cond: dict[str, Tensor] = {}
     null: dict[str, Tensor] | None = None
     if job.prompts is not None and model.conditioner is not None:
         texts = {name: said[name] for name in ("clip_skip", "weighted", "long", "length")}
-        read, away = model.conditioner(Request(job.prompts, job.against, job.size, job.wants, **texts, extra=job.told))
+        likes = job.told.get("like")
+        more = {"like": likes[part]} if isinstance(likes, (list, tuple)) and len(likes) == job.total else {}
+        asked = Request(job.prompts[part], job.against and job.against[part], job.size, job.wants, **texts, extra=job.told | more)
+        read, away = model.conditioner(asked)
         cond, null = dict(read), None if away is None else dict(away)
     if job.labels is not None:
-        cond["label"] = torch.tensor(job.labels)
+        cond["label"] = torch.tensor(job.labels[part])
     if job.guess:
-        cond["control"] = torch.ones(job.total)
+        cond["control"] = torch.ones(len(span))
         null = null if null is None else {**null, "control": torch.zeros(1)}
     device = home(model.denoiser)[0]
 
@@ -202,8 +225,10 @@ def records(
     made: list[dict[str, Any]] = []
     for k in range(job.total):
         one = {"id": job.first_id + k, **{name: values[k] for name, values in own.items() if values is not None}}
+        if job.strengths is not None:
+            one["adapters"] = {**about.get("adapters", {}), **job.strengths[k]}
         one["control"] = [hint[k] for hint in job.hashes["control"]] or None
-        made.append({name: value for name, value in {**one, **shared}.items() if value is not None})
+        made.append({name: value for name, value in {**shared, **one}.items() if value is not None})
     return made
 
 
@@ -226,6 +251,8 @@ def _refuse_idle(model: Any, said: Mapping[str, Any], defaults: Mapping[str, Any
             f"negative is {said['negative']!r}, and this model is told its guidance, which leads away from nothing; leave "
             "negative= out, or give guidance=CFG(2.0) as well."
         )
+    if said["adapters"] and model.adapted is None:
+        raise ValueError("adapters is told, and this model was not loaded from a published layout, so it has none; leave it out.")
     for name in ("control_scale", "control_levels", "guess"):
         if said[name] != defaults[name] and not model.controls:
             raise ValueError(f"{name} is {said[name]}, and the model is under no ControlNet; leave it out.")

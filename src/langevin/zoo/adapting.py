@@ -7,7 +7,8 @@
     word = add_word(model, "toy.safetensors")
     model = add_control(model, "lllyasviel/sd-controlnet-canny")
 
-Strengths are numbers on the device: another one recompiles nothing. They belong to the model, not to a request.
+Strengths are numbers on the device: another one recompiles nothing. They are how adapters stand where a request says nothing:
+`model(prompt, adapters={"style": 0.3})` is for that request alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
