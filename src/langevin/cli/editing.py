@@ -8,7 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
-from langevin.cli.loading import Line, Loading, model_of, options_of, picture, read_words, size_of
+from langevin.cli.loading import Loading, Watch, model_of, options_of, picture, read_words, size_of
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def edit(args: Sequence[str]) -> None:
     ends = (asked.source, asked.target)
     if model.defaults.classes is not None:
         ends = tuple(int(end) if end.isdigit() else _refused(end) for end in ends)
-    line = Line()
-    made = model.edit(photo, *ends, callback=lambda step: line(step.step.row + 1, step.step.rows), **way, **given)
-    line.end()
+    watch = Watch(asked)
+    made = model.edit(photo, *ends, callback=watch, **way, **given)
+    watch.end()
     from langevin.pictures import save_png
 
     (record,) = made.info

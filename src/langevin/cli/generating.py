@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from langevin.cli.again import PICTURES, refuse_another, refuse_chosen, warn_of_others, words
 from langevin.cli.asking import Refusal, parse, taken
-from langevin.cli.loading import LOADED, Line, Loading, model_of, options_of, read_words, size_of
+from langevin.cli.loading import LOADED, Loading, Watch, model_of, options_of, read_words, size_of
 from langevin.record import printable
 
 
@@ -128,11 +128,9 @@ def generate(args: Sequence[str]) -> None:
         from langevin.zoo.adapting import feature_cache
 
         cache = feature_cache(asked.cache)
-    line = Line()
-    result = model.run(
-        asked.prompt, cache=cache, callback=lambda progress: line(progress.step.row + 1, progress.step.rows), **given
-    )
-    line.end()
+    watch = Watch(asked)
+    result = model.run(asked.prompt, cache=cache, callback=watch, **given)
+    watch.end()
     if cache is not None:
         print(result.memory)
     if cache is not None and asked.measure:

@@ -41,6 +41,13 @@ class Loading:
     pictures, or once for each."""
     word: tuple[str, ...] = ()
     """Files, folders or ids of learned words (textual inversion), which the prompt may then use."""
+    preview: Path | None = None
+    """File (.png) to write anew after every step: what the pictures will be, as far as is known."""
+    previews: Path | None = None
+    """Folder to write these to, one file for each step."""
+    tiny: str | None = None
+    """With preview or previews: folder or id of a tiny autoencoder of the model's family, for large and sharp ones; by default
+    they are small, a linear map of latents."""
     dtype: str | None = None
     """float32, bfloat16 or float16; that of the files by default."""
     device: str | None = None
@@ -67,6 +74,10 @@ def size_of(name: str, said: str) -> tuple[int, int]:
 
 def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
     """The model that is asked for, which knows for the record how it was loaded."""
+    if asked.preview is not None and asked.preview.suffix.lower() != ".png":
+        raise Refusal(f"preview is {asked.preview}; write a .png.")
+    if asked.tiny is not None and asked.preview is None and asked.previews is None:
+        raise Refusal(f"tiny is {asked.tiny}, which makes previews; say --preview FILE or --previews FOLDER as well.")
     if asked.adapters and not asked.lora:
         raise Refusal("adapters says how much those of lora count; say both, or lora alone.")
     for words in asked.adapters:
@@ -108,6 +119,10 @@ def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
         )
     if not hasattr(model, "run"):
         raise Refusal(f"{asked.path} is one part of a model; give the folder that has model_index.json.")
+    if asked.tiny is not None:
+        from langevin.zoo.adapting import add_preview
+
+        model = add_preview(model, asked.tiny)
     if getattr(asked, "redux", None) is not None:
         from langevin.zoo.adapting import add_redux
 
@@ -169,15 +184,28 @@ def picture(path: Path) -> Any:
         raise Refusal(f"{path} is no picture that can be read ({str(error)[:100]}).") from None
 
 
-class Line:
-    """Progress on a terminal."""
+class Watch:
+    """Progress: on a terminal, and as pictures where these are asked for."""
 
-    def __init__(self) -> None:
-        self.shown = sys.stderr.isatty()
+    def __init__(self, asked: Any) -> None:
+        self.shown, self.file, self.folder, self.seen = sys.stderr.isatty(), asked.preview, asked.previews, 0
 
-    def __call__(self, done: int, of: int) -> None:
+    def __call__(self, progress: Any) -> None:
+        step = progress.step
         if self.shown:
-            print(f"\rstep {done}/{of}", end="", file=sys.stderr, flush=True)
+            print(f"\rstep {step.row + 1}/{step.rows}", end="", file=sys.stderr, flush=True)
+        self.seen += 1
+        files = [self.file] if self.file is not None else []
+        files += [self.folder / f"step-{self.seen:04d}.png"] if self.folder is not None else []
+        if not files:
+            return
+        from langevin.files import best_effort
+        from langevin.pictures import save_images
+
+        pictures = progress.preview()
+        for file in files:
+            with best_effort(file):
+                save_images(pictures, file)
 
     def end(self) -> None:
         if self.shown:

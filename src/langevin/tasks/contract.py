@@ -58,7 +58,8 @@ class Progress:
     """What a request's `callback` is given after each step.
 
     Args:
-        step: see `Step`. preview: pictures (B, 3, h', w') in [-1, 1] of what is believed now; cheap after the first.
+        step: see `Step`. preview: pictures (B, 3, h', w') in [-1, 1] of what is believed now; cheap after the first, or by a tiny
+            autoencoder (`langevin.zoo.adapting.add_preview`), which makes them as large as the result.
     """
 
     step: Step

@@ -56,6 +56,7 @@ class Generator:
         name, fingerprint: of the model, for the record. loaded: how it was loaded, in plain values. facts: what else is
             recorded of it, told at every request, such as the strengths of adapters.
         adapted: `with adapted(model, {"style": 0.7}):`, within which adapters count so much for this request and no other.
+        sketch: a tiny autoencoder of the same latents, for previews.
         parts: its networks under their published names, each with its published configuration, where it was published.
         origin: what it was put together from there, to be saved again.
     """
@@ -77,6 +78,7 @@ class Generator:
     loaded: Mapping[str, Any] = field(default_factory=dict)
     facts: Callable[["Generator"], Mapping[str, Any]] | None = None
     origin: Any = field(default=None, repr=False)
+    sketch: Codec | None = None
     adapted: Callable[["Generator", Mapping[str, float]], AbstractContextManager[None]] | None = None
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
@@ -147,7 +149,7 @@ class Generator:
             cache: a feature cache, see `langevin.tasks.feature_cache`.
             adapters: how much those that were added count in this request, by name, in place of how they stand
                 (`set_strengths`); one mapping for all pictures or one for each. Those of other strengths are drawn in turn.
-            callback: told each step, of one batch after the other.
+            callback: told each step, of one batch after the other, with a preview of what is believed.
             extra: what a family's conditioner takes (`Conditioner.options`), such as original_size and crop.
 
         Raises:
