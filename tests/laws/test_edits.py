@@ -1,5 +1,7 @@
 """Edits of a generator through inversion, on normal data whose mean is said by the prompt: everything is known in closed form."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,11 +41,13 @@ class Normal(BaseDenoiser):
 
     def __init__(self) -> None:
         super().__init__()
-        self.process, self.shape, self.masks = PROCESS, SHAPE, []
+        self.process, self.shape = PROCESS, SHAPE
+        self.masks: Any = []
 
     def forward(self, z, t, cond, mask):
-        self.masks.append(cond["tokens_mask"].flatten().tolist())
         alpha, sigma = PROCESS.schedule(t[""])
+        assert cond is not None
+        self.masks.append(cond["tokens_mask"].flatten().tolist())
         centre = cond["tokens"].reshape(z[""].shape)
         gain = (alpha * 0.25 / (alpha**2 * 0.25 + sigma**2)).to(z[""])
         return GaussianPosterior(centre + gain * (z[""] - alpha.to(centre) * centre))
@@ -90,16 +94,18 @@ def test_guidance_is_led_back_by_null_conditions_and_masks_stay_as_they_are():
     model = make()
     how = {"steps": 4, "guidance": 3.0}
     found = model.invert(PICTURE, "a cat", iterations=40, rate=0.2, **how)
-    model.denoiser.masks.clear()
+    net: Any = model.denoiser
+    net.masks.clear()
     again = model.run("a cat", **found.options).latents
     assert off(again, PICTURE) == pytest.approx(float(found.missed), abs=1e-5) and float(found.missed) < 0.02
-    assert all(mask == [True, False] for mask in model.denoiser.masks)
+    assert all(mask == [True, False] for mask in net.masks)
     left = model.invert(PICTURE, "a cat", iterations=0, **how)
     assert float(left.missed) > 0.3 and left.guidance == 3.0
     same = model.edit(PICTURE, "a cat", "a cat", iterations=40, rate=0.2, **how)
     assert torch.equal(same.latents, again)
     # the model's own guidance where none is said
-    assert model.invert(PICTURE, "a cat", steps=2, iterations=1).guidance.w == 3.0
+    own: Any = model.invert(PICTURE, "a cat", steps=2, iterations=1).guidance
+    assert own.w == 3.0
 
 
 def test_pictures_are_each_what_they_are_alone():

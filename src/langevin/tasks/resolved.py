@@ -162,7 +162,7 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         filled=None if level == 0 and pictures is not None else _filled(model, plan, many, level, shape),
         denoiser=denoiser if cache is None else cache(denoiser),
         guidance=lambda null, any_: _guidance(model, guidance, w, guided, null, said["rescale"], any_),
-        strengths=strengths and rows(strengths, "adapters", asked, count),
+        strengths=None if strengths is None else rows(strengths, "adapters", asked, count),
         guess=said["guess"],
         paste=said["paste"],
         seed=said["seed"],
@@ -182,7 +182,9 @@ def conditions(
         texts = {name: said[name] for name in ("clip_skip", "weighted", "long", "length")}
         likes = job.told.get("like")
         more = {"like": likes[part]} if isinstance(likes, (list, tuple)) and len(likes) == job.total else {}
-        asked = Request(job.prompts[part], job.against and job.against[part], job.size, job.wants, **texts, extra=job.told | more)
+        asked = Request(
+            job.prompts[part], job.against and job.against[part], job.size, job.wants, **texts, extra={**job.told, **more}
+        )
         read, away = model.conditioner(asked)
         cond, null = dict(read), None if away is None else dict(away)
     if job.labels is not None:
