@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from langevin.networks.linear import Linear
+from langevin.strengths import factor
 from langevin.tensors import digest, load, metadata, save
 
 FORMAT = "langevin-lora-1"
@@ -81,7 +82,7 @@ class LoRA(nn.Module):
     @strength.setter
     def strength(self, value: float) -> None:
         self._strength = value
-        self.factor.fill_(value * self.alpha / self.rank)
+        self.factor.fill_(value * (self.alpha / self.rank))
 
     def _apply(self, fn: Any, recurse: bool = True) -> "LoRA":
         wide = self.factor.dtype
@@ -93,12 +94,13 @@ class LoRA(nn.Module):
     def extra_repr(self) -> str:
         return f"rank={self.rank}, alpha={self.alpha:g}, strength={self.strength:g}"
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, factor: Tensor | None = None) -> Tensor:
+        """What is added to the layer's output; `factor` () in place of that of its own strength."""
         x = self.dropout(x.to(self.down.weight.dtype))
         x = self.down(x)
         if self.scales is not None:
             x = x * (self.scales if isinstance(self.down, nn.Linear) else self.scales[:, None, None])
-        return self.up(x) * self.factor
+        return self.up(x) * (self.factor if factor is None else factor)
 
     def delta(self) -> Tensor:
         """What is added to the layer's weight, (out, in) or (out, in, h, w)."""
@@ -119,8 +121,8 @@ def _add(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: T
     x = args[0] if args else kwargs["input"]
     if callable(prepared := getattr(layer, "prepared", None)):
         x = prepared(*args, **kwargs)
-    for adapter in _adapters(layer).values():
-        out = out + adapter(x).to(out.dtype)
+    for name, adapter in _adapters(layer).items():
+        out = out + adapter(x, factor(adapter.factor, name, adapter.alpha / adapter.rank)).to(out.dtype)
     return out
 
 

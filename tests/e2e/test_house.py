@@ -36,7 +36,8 @@ ROOMS = {
     "guidance": {"core", "embedded", "control", "hearing"},
     "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
-    "adapters": {"networks", "tensors"},
+    "strengths": set(),
+    "adapters": {"networks", "strengths", "tensors"},
     "zoo": {
         "adapters",
         "config",
@@ -49,6 +50,7 @@ ROOMS = {
         "plans",
         "schedules",
         "spec",
+        "strengths",
         "tasks",
         "tensors",
         "text",

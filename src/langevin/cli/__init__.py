@@ -10,6 +10,7 @@ from langevin.cli.augmenting import augment
 from langevin.cli.data import data
 from langevin.cli.designing import design
 from langevin.cli.distilling import distill
+from langevin.cli.editing import edit
 from langevin.cli.finetuning import finetune
 from langevin.cli.generating import generate
 from langevin.cli.interpolating import interpolate
@@ -33,6 +34,7 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
+  langevin edit PATH PICTURE "FROM" "TO"   a picture as it would be under another prompt, by a published model
   langevin finetune PATH PICTURES --method lora|full|dreambooth|lcm|textual-inversion
                                            teach a published model pictures, a thing, few steps, or a word
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
@@ -57,7 +59,7 @@ Each command has --help. A run directory is self-contained: copy it anywhere.
 """
 
 COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
-    "train": train, "data": data, "sample": sample, "generate": generate, "evaluate": evaluate, "recipes": recipes,
+    "train": train, "data": data, "sample": sample, "generate": generate, "edit": edit, "evaluate": evaluate, "recipes": recipes,
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "finetune": finetune, "ema": ema,
     "lora": lora, "publish": publish, "restore": restore, "likelihood": likelihood, "augment": augment,
     "write": write, "upscale": upscale, "interpolate": interpolate, "design": design,

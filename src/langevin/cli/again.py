@@ -29,6 +29,8 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
         Refusal: for a picture without a record, or one that a flag is missing for.
     """
     record = read(picture)
+    if "edited" in record:
+        raise Refusal(f"{picture} was made of another picture by langevin edit; say that again, with the picture it was made of.")
     said = {arg.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for arg in args if arg[:2] == "--"}
     for name in record.get("unsaid", []):
         if name not in said:
@@ -46,6 +48,8 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
     for name, value in found.items():
         if name not in names or name in said or name in CHOOSING or value is None:
             continue
+        if isinstance(value, dict):
+            value = ",".join(f"{key}={strength}" for key, strength in value.items())
         values = [str(v) for v in value] if isinstance(value, list) else [str(value)]
         files = [str(next(iter(strengths([v])))) if name == "lora" else v for v in values] if name in _FOLDERS else []
         if (lost := next((f for f in files if not os.path.exists(f)), None)) is not None:

@@ -12,7 +12,7 @@ from langevin.cli.asking import Refusal, parse
 @dataclass(frozen=True)
 class _Interpolate:
     run: Positional[Path]
-    """Run directory."""
+    """Run directory, or the folder of a published model that draws pixels from noise alone."""
     out: Path
     """Picture to write (.png)."""
     rows: int = 6
@@ -21,6 +21,8 @@ class _Interpolate:
     """Pictures on each way, its ends among them."""
     tolerance: float = 1e-4
     """Of the flow, each step."""
+    pictures: Path | None = None
+    """Of a published model: a folder of pictures, in place of held-out ones."""
     codec: str | None = None
     """Of a run of latents: where its autoencoder is now, if it has moved."""
     device: str = "auto"
@@ -32,10 +34,10 @@ def interpolate(args: Sequence[str]) -> None:
     asked = parse(_Interpolate, args, "langevin interpolate")
     if asked.out.suffix != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
-    from langevin.recipes.build import open_run
     from langevin.recipes.galleries import interpolation
+    from langevin.recipes.loaded import open_either
 
-    run = open_run(asked.run, device=asked.device, codec=asked.codec)
+    run = open_either(asked.run, "interpolate", asked.pictures, None, asked.device, codec=asked.codec)
     off = interpolation(run, asked.out, asked.rows, asked.count, asked.tolerance)
     print(f"ends within {off:.4f} of the pictures")
     print(asked.out)

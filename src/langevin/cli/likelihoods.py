@@ -12,9 +12,11 @@ from langevin.cli.asking import Refusal, parse
 @dataclass(frozen=True)
 class _Likelihood:
     run: Positional[Path]
-    """Run directory."""
+    """Run directory, or the folder of a published model that draws pixels from noise alone."""
     data: Positional[Path | None] = None
     """Samples as the run's own, in a .npy file, or rows of a table in a .csv; held-out ones by default."""
+    pictures: Path | None = None
+    """Of a published model: a folder of pictures, in place of held-out ones."""
     count: int | None = None
     """How many samples, from the first; 500 at most by default."""
     bound: bool = False
@@ -52,12 +54,14 @@ def likelihood(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     import json
 
-    from langevin.recipes.build import open_run
     from langevin.recipes.likelihood import likelihood as measure
     from langevin.recipes.likelihood import write
+    from langevin.recipes.loaded import open_either
 
+    data = None if asked.data is None else str(asked.data)
+    run = open_either(asked.run, "likelihood", asked.pictures, data, asked.device, weights=asked.weights)
     found = measure(
-        open_run(asked.run, asked.weights, device=asked.device), asked.data, count=asked.count, bound=asked.bound,
+        run, asked.data, count=asked.count, bound=asked.bound,
         solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
         given=asked.given, seed=asked.seed,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from langevin.cli.asking import Refusal, parse
 @dataclass(frozen=True)
 class _Restore:
     run: Positional[Path]
-    """Run directory."""
+    """Run directory, or the folder of a published model that draws pixels from noise alone."""
     task: str
     """inpaint, super-resolution, deblur, colourise or sense."""
     out: Path
@@ -30,6 +30,8 @@ class _Restore:
     """Plan as NAME:STEPS; the method's by default."""
     picture: Path | None = None
     """A picture file of the run's size; held-out ones by default."""
+    pictures: Path | None = None
+    """Of a published model: a folder of pictures, in place of held-out ones."""
     rows: int = 6
     """How many held-out pictures."""
     count: int = 8
@@ -45,10 +47,11 @@ def restore(args: Sequence[str]) -> None:
     asked = parse(_Restore, args, "langevin restore")
     if asked.out.suffix != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
-    from langevin.recipes.build import open_run
+    from langevin.recipes.loaded import open_either
     from langevin.recipes.restoring import restoration
 
-    run = open_run(asked.run, device=asked.device)
+    given = None if asked.picture is None else str(asked.picture)
+    run = open_either(asked.run, "restore", asked.pictures, given, asked.device)
     said = restoration(
         run, asked.task, asked.out, amount=asked.amount, noise=asked.noise, method=asked.method, plan=asked.plan,
         pictures_of=asked.picture, mask=asked.mask, rows=asked.rows, count=asked.count, seed=asked.seed,

@@ -15,6 +15,10 @@ from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
 
+Image = Callable[[Tensor], Tensor]
+_PATIENCE = 10
+"""Evaluations after which a fixed point's residual should have halved."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent(StateRow):
@@ -50,8 +54,12 @@ class Ascent(StateRow):
 class ExactAscent(DrivingRow):
     """The inverse of DDIM's step from `stop` down to `start`, by a fixed point with Anderson acceleration.
 
+    The step is z_start = b x^ + k z_stop, and z_stop = r z_start + w e^ as well. Where noise rules, what a good network believes
+    of x hardly changes with z_stop, and elsewhere its e^ hardly does; the other form is tried where the first does not settle.
+
     Args:
-        most: evaluations at most. tolerance: of the residual's norm, relative to the state's, at which to stop.
+        most: evaluations at most, of each form. tolerance: of the residual's norm, relative to the state's, at which to stop; the
+            state's own rounding where that is more.
     """
 
     start: float
@@ -61,7 +69,7 @@ class ExactAscent(DrivingRow):
 
     @property
     def nfe(self) -> int:
-        return self.most
+        return 2 * self.most + 2
 
     def problem(self, evaluations: int) -> str | None:
         return None if 0 <= self.start < self.stop <= 1 else f"climbs from {self.start:g} to {self.stop:g}; the end lies above"
@@ -78,31 +86,55 @@ class ExactAscent(DrivingRow):
         ratio, weight = _climb(leaf, self.start, self.stop)
         believed, kept, _ = leaf.bridge_numbers(self.stop, self.start, 0.0)
 
-        def image(state: Tensor) -> Tensor:
+        def mean(state: Tensor) -> Tensor:
             belief = evaluate({name: state}, {name: level})
-            mean = (belief if name == "" else belief[name]).mean
-            if kept > 0 and alpha < sigma:  # where noise rules, what is believed of x hardly changes
-                return (given - believed * mean) / kept
-            return ratio * given + weight / sigma * (state - alpha * mean)
+            return (belief if name == "" else belief[name]).mean
 
-        state, points, gaps = ratio * given + weight / max(sigma, 1e-30) * given * sigma, [], []
-        for _ in range(self.most):
+        by_data: Image = lambda state: (given - believed * mean(state)) / kept  # noqa: E731
+        by_noise: Image = lambda state: ratio * given + weight / sigma * (state - alpha * mean(state))  # noqa: E731
+        forms = [by_data] * (kept > 0) + [by_noise] * (alpha > 0 or kept <= 0)
+        if alpha >= sigma:
+            forms.reverse()
+        first, found = ratio * given + weight / max(sigma, 1e-30) * given * sigma, []
+        for form in forms:
+            state, settled = self._fixed(form, first)
+            if settled:
+                return {name: state}
+            found.append((state, (given - believed * mean(state) - kept * state).flatten(1).double().norm(dim=1)))
+        (state, off), *rest = found
+        for other, miss in rest:  # of each sample the one that leads back more nearly
+            state = torch.where((miss < off).reshape(-1, *[1] * (state.ndim - 1)), other, state)
+        return {name: state}
+
+    def _fixed(self, image: Image, first: Tensor) -> tuple[Tensor, bool]:
+        """A fixed point of `image` from `first`, and whether it was reached: the nearest to one that was met, otherwise."""
+        enough = max(self.tolerance, 4 * torch.finfo(first.dtype).eps)
+        state, nearest, least, begun = first, first, None, None
+        points: list[Tensor] = []
+        gaps: list[Tensor] = []
+        for k in range(self.most):
             moved = image(state)
-            gap = moved - state
+            gap = (moved - state).flatten(1).double()
             points.append(moved.flatten(1).double())
-            gaps.append(gap.flatten(1).double())
+            gaps.append(gap)
             del points[:-6], gaps[:-6]
-            if bool((gaps[-1].norm(dim=1) <= self.tolerance * points[-1].norm(dim=1).clamp(min=1e-30)).all()):
-                state = moved
-                break
+            off = gap.norm(dim=1) / points[-1].norm(dim=1).clamp(min=1e-30)
+            if bool((off <= enough).all()):
+                return moved, True
+            begun = off if begun is None else begun
+            better = off < least if least is not None else torch.ones_like(off, dtype=torch.bool)
+            nearest = torch.where(better.reshape(-1, *[1] * (state.ndim - 1)), moved, nearest)
+            least = off if least is None else torch.minimum(least, off)
+            if k >= _PATIENCE and bool((least > 0.5 * begun).any()):
+                break  # the map spreads out, and will not settle
             best = points[-1]
             if len(gaps) > 1:
                 change = torch.stack([b - a for a, b in zip(gaps[:-1], gaps[1:], strict=True)], 2)
                 along = torch.stack([b - a for a, b in zip(points[:-1], points[1:], strict=True)], 2)
                 share = torch.linalg.pinv(change, rtol=1e-10) @ gaps[-1][..., None]
                 best = best - (along @ share).squeeze(2)
-            state = best.reshape(given.shape).to(given.dtype)
-        return {name: state}
+            state = best.reshape(first.shape).to(first.dtype)
+        return nearest, False
 
 
 def _climb(leaf: Gaussian, low: float, high: float) -> tuple[float, float]:

@@ -14,6 +14,7 @@ PEERS: Mapping[str, str] = {
     "control_guidance_end": "control_levels", "class_labels": "label", "width": "size", "height": "size", "latents": "start",
     "init_image": "image", "denoising_strength": "strength", "mask_image": "mask", "control_image": "control",
     "controlnet_conditioning_scale": "control_scale", "max_sequence_length": "length", "callback_on_step_end": "callback",
+    "on_step": "callback", "preview": "callback",
     "crops_coords_top_left": "crop", "negative_crops_coords_top_left": "negative_crop", "ip_adapter_image": "like",
 }  # fmt: skip
 """Options of others that are ours under another name."""

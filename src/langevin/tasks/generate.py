@@ -8,102 +8,34 @@ is a function of its prompt, its settings, the seed and its id alone, whatever i
 
 import dataclasses
 import inspect
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from langevin.core.denoiser import BaseDenoiser, Cond, home
+from langevin.core.denoiser import BaseDenoiser, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
-from langevin.core.sample import Guidance, Step, trajectory
-from langevin.guidance import CFG
+from langevin.core.sample import Guidance, trajectory
 from langevin.guidance import known as parts
-from langevin.plans import begin, counted, parse
-from langevin.tasks.asked import refuse_unread, rows
-from langevin.tasks.inputs import Pictures, as_bytes, each, mask_of, several, sized
+from langevin.tasks.contract import Codec, Defaults, Progress, Result
+from langevin.tasks.edited import Inversion, edit, invert, told
+from langevin.tasks.inputs import Pictures, sized
 from langevin.tasks.previews import Previews
-from langevin.tasks.reading import FREE, further, refuse_missing, under_hints
-from langevin.tasks.recorded import digest, options_of
-from langevin.text.conditioning import Conditioner, Request
+from langevin.tasks.reading import FREE, further
+from langevin.tasks.resolved import Job, conditions, process_of, records, resolve
+from langevin.text.conditioning import Conditioner
 
+__all__ = ["Codec", "Defaults", "Generator", "Progress", "Result"]
 
-class Codec(Protocol):
-    """Between pictures (B, 3, H, W) in [-1, 1] and latents (B, C, H / factor, W / factor) of about unit variance."""
-
-    @property
-    def factor(self) -> int: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    def encode(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Latents; the mean of the encoder's distribution, or the draw that standard `noise` (B, C, h, w) makes."""
-        ...
-
-    def decode(self, z: Tensor) -> Tensor:
-        """Pictures."""
-        ...
-
-
-@dataclass(frozen=True)
-class Defaults:
-    """What a request that does not say takes.
-
-    Args:
-        size: (width, height) in pixels. steps: evaluations.
-        guidance: w of classifier-free guidance, 1 for none; of a model that is told it (`told`), what it is told.
-        multiple: sizes are multiples of it.
-        classes: how many labels there are, for models of classes.
-        norm: of guided outputs, see `CFG`.
-    """
-
-    size: tuple[int, int] = (512, 512)
-    steps: int = 50
-    guidance: float = 7.5
-    told: bool = False
-    multiple: int = 8
-    classes: int | None = None
-    norm: str = ""
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a request's `callback` is given after each step.
-
-    Args:
-        step: see `Step`. preview: pictures (B, 3, h', w') in [-1, 1] of what is believed now; cheap after the first.
-    """
-
-    step: Step
-    preview: Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Result:
-    """Pictures, and what made them.
-
-    Args:
-        tensor: (B, 3, H, W) in [-1, 1]. latents: (B, C, h, w), or the pictures where there is no codec.
-        info: prompt, seed, plan and the like, for each.
-        memory: of a feature cache, what it left out; print it.
-    """
-
-    tensor: Tensor
-    latents: Tensor
-    info: list[dict[str, Any]]
-    memory: Any = None
-
-    @property
-    def images(self) -> list[Image.Image]:
-        return [Image.fromarray(a[..., 0] if a.shape[-1] == 1 else a) for a in as_bytes(self.tensor)]
+Conds = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +55,8 @@ class Generator:
         patch: pixels of latents a token has on each side, for plans that depend on the number of tokens.
         name, fingerprint: of the model, for the record. loaded: how it was loaded, in plain values. facts: what else is
             recorded of it, told at every request, such as the strengths of adapters.
+        adapted: `with adapted(model, {"style": 0.7}):`, within which adapters count so much for this request and no other.
+        sketch: a tiny autoencoder of the same latents, for previews.
         parts: its networks under their published names, each with its published configuration, where it was published.
         origin: what it was put together from there, to be saved again.
     """
@@ -144,6 +78,8 @@ class Generator:
     loaded: Mapping[str, Any] = field(default_factory=dict)
     facts: Callable[["Generator"], Mapping[str, Any]] | None = None
     origin: Any = field(default=None, repr=False)
+    sketch: Codec | None = None
+    adapted: Callable[["Generator", Mapping[str, float]], AbstractContextManager[None]] | None = None
 
     def __call__(self, prompt: str | Sequence[str] | None = None, **options: Any) -> list[Image.Image]:
         """Pictures. The options are those of `run`."""
@@ -179,6 +115,7 @@ class Generator:
         length: int | None = None,
         start: Tensor | None = None,
         cache: Guidance | None = None,
+        adapters: Mapping[str, float] | Sequence[Mapping[str, float]] | None = None,
         callback: Callable[[Progress], None] | None = None,
         **extra: Any,
     ) -> Result:
@@ -210,121 +147,92 @@ class Generator:
             clip_skip, weighted, long, length: see `langevin.text.conditioning.Request`; a family reads some of them.
             start: the first state (B, C, h, w), in place of noise of the seed.
             cache: a feature cache, see `langevin.tasks.feature_cache`.
-            callback: told each step, of one batch after the other.
+            adapters: how much those that were added count in this request, by name, in place of how they stand
+                (`set_strengths`); one mapping for all pictures or one for each. Those of other strengths are drawn in turn.
+            callback: told each step, of one batch after the other, with a preview of what is believed.
             extra: what a family's conditioner takes (`Conditioner.options`), such as original_size and crop.
 
         Raises:
             ValueError: naming what does not fit the model, and what does.
         """
-        said = dict(locals())
-        refuse_unread(said, extra, DEFAULTS, self.conditioner)
-        self._refuse_idle(said)
-        pictures = None if image is None else several(image)
-        masks = None if mask is None else each(mask)
-        hints = [] if control is None else [several(c) for c in (control if isinstance(control, Sequence) else [control])]
-        found = [len(values) for values in (pictures, masks, *hints) if values is not None]
-        prompts, labels, asked = self._asked(prompt, label, count, max(found, default=1))
-        refuse_missing(self, image, mask, hints, noise_level)
-        total, size = asked * count, self._size(size, pictures)
-        if batch is not None and (batch < 1 or (cache is not None and batch < total)):
-            raise ValueError(f"batch is {batch}; give at least 1, and leave it out with a cache, which remembers one run.")
-        device, dtype = home(self.denoiser)
-        dtype = dtype or torch.float32
-        factor = self.codec.factor if self.codec is not None else 1
-        shape = (self._channels(), size[1] // factor, size[0] // factor)
-        told = self.defaults.told
-        w = guidance if isinstance(guidance, (int, float)) else self.defaults.guidance if guidance is None else None
-        guided = not told and w is not None and w != 1
-        if guided and w == 0 and self.conditioner is not None:
-            told_off = "guidance is 0, which draws the negative prompt alone here; 1 is none, what others call 0."
-            warnings.warn(told_off, stacklevel=2)
-
-        # conditions
-        cond: dict[str, Tensor] = {}
-        null: dict[str, Tensor] | None = None
-        against = None
-        if prompts is not None and self.conditioner is not None:
-            if negative is not None:
-                against = rows([negative] if isinstance(negative, str) else list(negative), "negative", asked, count)
-            more = {**extra, **({"guidance": self.defaults.guidance if w is None else w} if told else {})}
-            wants = guided or (guidance is not None and w is None)
-            request = Request(prompts, against, size, wants, clip_skip, weighted, long, length, more)
-            read, away = self.conditioner(request)
-            cond, null = dict(read), None if away is None else dict(away)
-        if labels is not None:
-            cond["label"] = torch.tensor(labels)
-        if guess:
-            cond["control"] = torch.ones(total)
-            null = null if null is None else {**null, "control": torch.zeros(1)}
-
-        # where to begin, and how to go
-        level = 1.0 if strength is None else float(strength)
-        if not 0 <= level <= 1:
-            raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
-        if strength is not None and pictures is None:
-            raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
-        if pictures is not None and self.takes in FREE and strength is None and mask is None:
-            raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
-        if start is not None and len(start) != total:
-            raise ValueError(f"start has {len(start)} states for {total} pictures; give one each.")
-        many = steps or self.defaults.steps
-        if plan is not None:
-            plan = _counted(plan, steps, many)
-        filled = None if level == 0 and pictures is not None else self._filled(plan, many, level, shape)
-        denoiser = under_hints(self, control_scale, control_levels, guess)
-        if cache is not None:
-            denoiser = cache(denoiser)
-        small = self.takes == "upscale"
-        job = _Job(
-            size=size,
-            shape=shape,
-            cond={n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()},
-            null=null and {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in null.items()},
-            pictures=pictures and rows([p if small else sized(p, size) for p in pictures], "image", asked, count),
-            masks=None if masks is None else rows([mask_of(m, size) for m in masks], "mask", asked, count),
-            hints=[rows([sized(h, size) for h in hint], "control", asked, count) for hint in hints],
-            level=level,
-            noise_level=noise_level,
-            start=start,
-            filled=filled,
-            denoiser=denoiser,
-            guidance=lambda null: self._guidance(guidance, w, guided, null, rescale, bool(cond)),
-            paste=paste,
-            seed=seed,
-            first_id=first_id,
-            callback=callback,
-        )
-        parts = [self._draw(job, k, min(k + (batch or total), total)) for k in range(0, total, batch or total)]
+        said = {name: value for name, value in locals().items() if name not in ("self", "extra")}
+        job = resolve(self, said, extra, DEFAULTS)
+        parts: list[tuple[Tensor, Tensor, int]] = []
+        for span in job.spans:
+            with job.at(self, span):
+                cond, null = conditions(self, job, said, span)
+                few = batch or len(span)
+                parts += [self._draw(job, cond, null, span[k : k + few], k) for k in range(0, len(span), few)]
         x, z = torch.cat([x for x, _, _ in parts]), torch.cat([z for _, z, _ in parts])
-        hashes = {
-            "image": pictures and rows([digest(p) for p in pictures], "image", asked, count),
-            "mask": None if masks is None else rows([digest(mask_of(m)) for m in masks], "mask", asked, count),
-            "control": [rows([digest(h) for h in hint], "control", asked, count) for hint in hints],
-        }
-        likes = {"like": [digest(p) for p in several(extra["like"])]} if extra.get("like") is not None else {}
-        shared = {
-            **self._about(),
-            "dtype": str(dtype).removeprefix("torch."),
-            "size": list(size),
-            "steps": many if plan is None or filled is None else max(used for *_, used in parts),
-            "seed": seed,
-            "guidance": w,
-            "plan": plan if isinstance(plan, str) else None,
-            "sampler": None if filled is None else filled.name,
-            **options_of(said, DEFAULTS, extra, likes),
-        }
-        own = {"prompt": prompts, "negative": against, "label": labels, "image": hashes["image"], "mask": hashes["mask"]}
-        info: list[dict[str, Any]] = []
-        for k in range(total):
-            one = {"id": first_id + k, **{name: values[k] for name, values in own.items() if values is not None}}
-            one["control"] = [hint[k] for hint in hashes["control"]] or None
-            info.append({name: value for name, value in {**one, **shared}.items() if value is not None})
-        return Result(x, z, info, None if cache is None else getattr(getattr(denoiser, "net", None), "memory", None))
+        info = records(self, job, said, extra, DEFAULTS, max(used for *_, used in parts))
+        return Result(x, z, info, None if cache is None else getattr(getattr(job.denoiser, "net", None), "memory", None))
 
-    def _draw(self, job: "_Job", first: int, last: int) -> tuple[Tensor, Tensor, int]:
-        """Pictures and latents of the rows first, ..., last - 1 of a request, and the evaluations that they took."""
-        device, dtype = home(self.denoiser)
-        dtype, count = dtype or torch.float32, last - first
+    def invert(
+        self,
+        image: Pictures,
+        prompt: str | Sequence[str] | None = None,
+        *,
+        steps: int = 50,
+        guidance: float | None = None,
+        exact: bool = True,
+        iterations: int = 20,
+        rate: float = 0.03,
+        **options: Any,
+    ) -> Inversion:
+        """The noise that pictures come from under a prompt: `model.run(prompt, **model.invert(image, prompt).options)` draws them
+        again, to `missed` of the answer.
+
+        Args:
+            image: one picture, or one for each prompt.
+            steps: of DDIM, up and down again.
+            guidance: w, as in `run`. A model that is told its guidance is inverted under what it is told; any other through
+                classifier-free guidance, by a null condition for each step (`tasks.invert_through`, 2211.09794).
+            exact: undo each step by a fixed point, to rounding, in some evaluations a step (30 at most); else explicit steps, one
+                evaluation each, which come back the nearer the more there are.
+            iterations: of Adam for each null condition, of two evaluations and a gradient each; 0 leaves it as it is, so that
+                guidance leads elsewhere. rate: of Adam.
+            options: of `run`, those that say what the picture is told of: see `langevin.tasks.edited.READS`, and what the
+                family's conditioner takes.
+
+        Raises:
+            ValueError: as `run`, and for a model that reads masks or small pictures, or whose null is its network's own.
+        """
+        return invert(self, image, prompt, steps, guidance, exact, iterations, rate, options, DEFAULTS)
+
+    def edit(
+        self,
+        image: Pictures,
+        source: str | int | Sequence[str] | Sequence[int],
+        target: str | int | Sequence[str] | Sequence[int],
+        *,
+        callback: Callable[[Progress], None] | None = None,
+        **options: Any,
+    ) -> Result:
+        """Pictures as they would be under another prompt: their noise under `source`, carried down under `target`.
+
+            cat = model.edit(photo, "a photo of a dog", "a photo of a cat", guidance=5.0).images[0]
+
+        The same prompt twice gives the pictures back, to `invert`'s `missed`, which stands in `Result.info` under "edited".
+
+        Args:
+            image: one, or several. source, target: one for all or one for each; labels for models of classes.
+            callback: as in `run`, on the way down.
+            options: those of `invert`.
+
+        Raises:
+            ValueError: as `invert`.
+        """
+        words = told(self, source)
+        found = self.invert(image, words.get("prompt"), **({"label": source} if "label" in words else {}), **options)
+        return edit(self, found, source, target, callback=callback)
+
+    def _draw(self, job: Job, cond: Conds, null: Conds | None, span: range, at: int) -> tuple[Tensor, Tensor, int]:
+        """Pictures and latents of some rows of a request, and the evaluations that they took.
+
+        Args:
+            cond, null: with theirs from the row `at` on.
+        """
+        device, dtype, count, first, last = home(self.denoiser)[0], job.dtype, len(span), span.start, span.stop
         noise = Noise.of(job.seed, count, job.first_id + first, device)
         x = None if job.pictures is None else torch.cat(job.pictures[first:last])
         hole = None if job.masks is None else torch.cat(job.masks[first:last])
@@ -332,12 +240,13 @@ class Generator:
             assert x is not None
             x = sized(x, job.size)
             return x.float(), self.encode(x, noise, device, dtype), 0
-        cond = {name: value[first:last] for name, value in job.cond.items()}
+        conditioned = bool(cond)
+        cond = {name: value[at : at + count] for name, value in cond.items()}
         hints = [torch.cat(hint[first:last]) for hint in job.hints]
         for name, value in further(self, x, hole, hints, job.noise_level, noise).items():
             cond[name] = value.to(device, dtype if value.is_floating_point() else None)
-        null = job.null and {name: v[first:last] if len(v) > 1 else v for name, v in job.null.items()}
-        filled, process, start = job.filled, self._process(), None if job.start is None else job.start[first:last]
+        null = null and {name: v[at : at + count] if len(v) > 1 else v for name, v in null.items()}
+        filled, process, start = job.filled, process_of(self), None if job.start is None else job.start[first:last]
         latents = None
         if x is not None and self.takes != "upscale" and (job.level < 1 or (hole is not None and self.takes in FREE)):
             latents = self.encode(x, noise, device, dtype)
@@ -346,7 +255,7 @@ class Generator:
         if start is None and filled.rows[0].start < 1:
             # publishers' grids begin a little below 1 with the noise of level 1; that is meant, and no reason to warn
             start = process.prior(job.shape, noise.at("prior").at(""), dtype=dtype)
-        chain = job.guidance(null)
+        chain = job.guidance(null, conditioned)
         kept: parts.Known | None = None
         if hole is not None and self.takes in FREE:
             assert latents is not None
@@ -363,113 +272,6 @@ class Generator:
             # what was not to be painted is the picture's own, to the pixel
             made = torch.where(hole.to(made.device) >= 0.5, made, x.to(made))
         return made, z, used
-
-    # What a request is made of
-
-    def _refuse_idle(self, said: Mapping[str, Any]) -> None:
-        """Refuse what other models read and this one does not."""
-        if said["negative"] is not None and self.conditioner is None:
-            raise ValueError("this model reads no text, so nothing can be led away from; leave negative= out.")
-        if said["negative"] is not None and self.defaults.told and not callable(said["guidance"]):
-            raise ValueError(
-                f"negative is {said['negative']!r}, and this model is told its guidance, which leads away from nothing; leave "
-                "negative= out, or give guidance=CFG(2.0) as well."
-            )
-        for name in ("control_scale", "control_levels", "guess"):
-            if said[name] != DEFAULTS[name] and not self.controls:
-                raise ValueError(f"{name} is {said[name]}, and the model is under no ControlNet; leave it out.")
-        if said["guess"] and callable(said["guidance"]):
-            raise ValueError("guess leaves hints out of the half that is led away from; give guidance as a number.")
-        if said["noise_level"] != DEFAULTS["noise_level"] and self.takes != "upscale":
-            raise ValueError(f"noise_level is {said['noise_level']}, which models read that enlarge a picture; leave it out.")
-
-    def _about(self) -> dict[str, Any]:
-        """What is recorded of the model."""
-        named = {"model": self.name, "fingerprint": self.fingerprint, "loaded": dict(self.loaded)}
-        return {**{name: value for name, value in named.items() if value}, **({} if self.facts is None else self.facts(self))}
-
-    def _asked(
-        self, prompt: str | Sequence[str] | None, label: int | Sequence[int] | None, count: int, pictures: int
-    ) -> tuple[list[str] | None, list[int] | None, int]:
-        """Prompts and labels of all pictures, and for how many these were asked: for several pictures, where one was for one."""
-        if count < 1:
-            raise ValueError(f"count is {count}; ask for at least 1 picture.")
-        if prompt is not None and self.conditioner is None:
-            raise ValueError("this model reads no text; give label= where it knows classes, or nothing.")
-        if prompt is None and self.conditioner is not None:
-            raise ValueError("this model reads text; give a prompt, '' for none.")
-        if label is not None and self.defaults.classes is None:
-            raise ValueError("this model knows no classes; leave label= out.")
-        if label is None and self.defaults.classes is not None:
-            raise ValueError(f"this model draws classes; give label= from 0 to {self.defaults.classes - 1}.")
-        prompts = None if prompt is None else [prompt] if isinstance(prompt, str) else list(prompt)
-        labels = None if label is None else [label] if isinstance(label, int) else list(label)
-        if prompts == [] or labels == []:
-            raise ValueError("the list of prompts or labels is empty; give one at least.")
-        for one in labels or []:
-            if not 0 <= one < (self.defaults.classes or 0):
-                raise ValueError(f"label is {one}; there are {self.defaults.classes}, counted from 0.")
-        asked = len(prompts or labels or [None])
-        if asked * count == 1:
-            asked = pictures
-        return prompts and rows(prompts, "prompt", asked, count), labels and rows(labels, "label", asked, count), asked
-
-    def _size(self, size: tuple[int, int] | None, pictures: Sequence[Tensor] | None) -> tuple[int, int]:
-        seen = {(p.shape[-1], p.shape[-2]) for p in pictures or ()}
-        if len(seen) > 1 and (size is None or self.takes == "upscale"):
-            said = " and ".join(f"{width} x {height}" for width, height in sorted(seen))
-            hint = "enlarge them one by one" if self.takes == "upscale" else "give size=, to which all are scaled"
-            raise ValueError(f"image has pictures of {said} pixels; {hint}.")
-        wide, high = next(iter(seen), (0, 0))
-        if self.takes == "upscale":
-            if not seen:
-                raise ValueError("this model enlarges a picture; give image=.")
-            factor = self.codec.factor if self.codec is not None else 1
-            grown = (wide * factor, high * factor)
-            if size not in (None, grown):
-                raise ValueError(f"size is {size}, and this model makes {grown} of the image; leave size= out.")
-            return grown
-        each = self.defaults.multiple
-        if size is None and seen:
-            size = (max(wide // each, 1) * each, max(high // each, 1) * each)
-        width, height = size or self.defaults.size
-        if width < 1 or height < 1 or width % each or height % each:
-            raise ValueError(f"size is {width} x {height}; give multiples of {each} pixels.")
-        return width, height
-
-    def _channels(self) -> int:
-        if self.codec is not None:
-            return self.codec.channels
-        shape = self.denoiser.shape
-        if not isinstance(shape, tuple):
-            raise ValueError("the shape of a picture is unknown; build the denoiser with shape=.")
-        return shape[0]
-
-    def _process(self) -> Gaussian:
-        if not isinstance(self.denoiser.process, Gaussian):
-            raise ValueError(f"pictures are drawn by one Gaussian process, and the model's is {self.denoiser.process}.")
-        return self.denoiser.process
-
-    def _filled(self, plan: str | Plan | Draft | None, steps: int, level: float, shape: tuple[int, ...]) -> Plan:
-        schedule = self._process().schedule
-        if plan is None:
-            tokens = shape[1] // self.patch * (shape[2] // self.patch)
-            return self.plan(steps, start=level, tokens=tokens).on(schedule)
-        given = parse(plan) if isinstance(plan, str) else plan
-        return (given if level == 1 else begin(given, level)).on(schedule)
-
-    def _guidance(
-        self, asked: float | Guidance | None, w: float | None, guided: bool, null: Cond, rescale: float, conditioned: bool
-    ) -> Guidance | None:
-        if asked is not None and w is None:
-            if isinstance(asked, CFG) and asked.null is None:
-                return dataclasses.replace(asked, null=null, of="output", norm=asked.norm or self.defaults.norm)
-            if callable(asked):
-                return asked
-            raise ValueError(f"guidance is {asked!r}; give a number, 1 for none, or a guidance such as CFG(2.0).")
-        if not guided or w is None or not conditioned:
-            return None
-        return CFG(w, null=null, rescale=rescale, of="output", norm=self.defaults.norm)
 
     def encode(self, x: Tensor, noise: Noise, device: torch.device, dtype: torch.dtype) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] as latents, drawn by `noise` where the encoder's are."""
@@ -510,47 +312,6 @@ DEFAULTS: Mapping[str, Any] = {
     name: told.default for name, told in inspect.signature(Generator.run).parameters.items() if name not in ("self", "extra")
 }
 """A request's own options, and what each is where it is not said."""
-
-
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """A request whose options are resolved, row by row."""
-
-    size: tuple[int, int]
-    shape: tuple[int, ...]
-    cond: Mapping[str, Tensor]
-    null: Mapping[str, Tensor] | None
-    pictures: list[Tensor] | None
-    masks: list[Tensor] | None
-    hints: list[list[Tensor]]
-    level: float
-    noise_level: int
-    start: Tensor | None
-    filled: Plan | None
-    denoiser: BaseDenoiser
-    guidance: Callable[[Cond], Guidance | None]
-    paste: bool
-    seed: int
-    first_id: int
-    callback: Callable[[Progress], None] | None
-
-
-def _counted(plan: str | Plan | Draft, steps: int | None, many: int) -> str | Plan | Draft:
-    """A plan that says how many evaluations there are, where a name alone leaves that open.
-
-    Raises:
-        ValueError: if both say it, and differ.
-    """
-    if not isinstance(plan, str) or plan.endswith(".json"):
-        if steps is not None:
-            raise ValueError(f"steps is {steps}, and the plan that is given has its own; leave steps out.")
-        return plan
-    made, own = counted(plan, many)
-    if steps is not None and own not in (None, str(steps)):
-        raise ValueError(f"steps is {steps} and plan {plan}, which says how many there are; leave steps out.")
-    if steps is not None and own is None and made == plan:
-        raise ValueError(f"steps is {steps} and plan {plan}, which takes as many as it needs; leave steps out.")
-    return made
 
 
 def _around(known: parts.Known, inner: Guidance | None) -> Guidance:

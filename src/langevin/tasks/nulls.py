@@ -69,6 +69,8 @@ def invert_through(
     steps: int = 50,
     iterations: int = 20,
     rate: float = 0.03,
+    exact: bool = True,
+    fixed: Null | None = None,
 ) -> Inverted:
     """The noise of `picture` (B, *shape) under `cond`, unguided, and null conditions by which steps guided by w retrace its way.
 
@@ -81,6 +83,8 @@ def invert_through(
         null: where to begin, floats (B, ...); see `as_vectors` for models of labels.
         iterations: of Adam at each step, of two evaluations and a gradient each; each sample for itself.
         rate: of Adam, in units of the null's own root mean square (1 where it is 0).
+        exact: see `plans.inversion`; explicit steps lead to a way that guided steps retrace as well, from a little beside.
+        fixed: further conditions (B, ...) of the half that is led away from, which stay as they are, such as a mask of tokens.
 
     Raises:
         ValueError: for a process other than one Gaussian process, or a null of other names or shapes than cond.
@@ -92,8 +96,8 @@ def invert_through(
         raise ValueError(f"iterations is {iterations} and rate {rate}; give at least 1, and a rate above 0.")
     if not null or any(n not in cond or cond[n].shape != v.shape or not v.is_floating_point() for n, v in null.items()):
         raise ValueError(f"null has {sorted(null)} and cond {sorted(cond)}; give floats of one shape under the same names.")
-    count, shape, told = len(picture), tuple(picture.shape[1:]), dict(cond)
-    walk = trajectory(denoiser, inversion(steps), count, start=picture, shape=shape, cond=told)
+    count, shape, told, held = len(picture), tuple(picture.shape[1:]), dict(cond), dict(fixed or {})
+    walk = trajectory(denoiser, inversion(steps, exact), count, start=picture, shape=shape, cond=told)
     pivots = [picture, *(leaves(step.z)[""].clone() for step in walk)]
     noise = pivots.pop()
     now, z, nulls = {n: v.detach() for n, v in null.items()}, noise, []
@@ -104,23 +108,29 @@ def invert_through(
         weight, keep, _ = leaf.bridge_numbers(row.start, row.stop, 0.0)
 
         def stepped(null: Null, z: Tensor = z, row: object = row, weight: float = weight, keep: float = keep) -> Tensor:
-            mean = leaves(CFG(w, null=dict(null))(denoiser)(z, row.start, told))[""].mean  # pyright: ignore
+            mean = leaves(CFG(w, null={**held, **null})(denoiser)(z, row.start, told))[""].mean  # pyright: ignore
             return weight * mean + keep * z
 
         sizes = {n: _size(v) for n, v in now.items()}
-        free = {n: torch.zeros_like(v).requires_grad_() for n, v in now.items()}
+        # what moves is wide: in half precision small steps would be lost
+        wide = {n: torch.promote_types(v.dtype, torch.float32) for n, v in now.items()}
+        free = {n: torch.zeros_like(v, dtype=wide[n]).requires_grad_() for n, v in now.items()}
+
+        def moved(now: Null = now, sizes: Null = sizes, free: Null = free) -> dict[str, Tensor]:
+            return {n: (v + sizes[n] * free[n]).to(v.dtype) for n, v in now.items()}
+
         optimiser = torch.optim.Adam(free.values(), lr=rate)
         decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / iterations)
         for _ in range(iterations):
             with torch.enable_grad():
-                miss = (stepped({n: v + sizes[n] * free[n] for n, v in now.items()}) - aim).square().flatten(1).sum(1)
+                miss = (stepped(moved()) - aim).square().flatten(1).sum(1)
                 gradients = torch.autograd.grad(miss.sum(), list(free.values()))
             for value, gradient in zip(free.values(), gradients, strict=True):
                 value.grad = gradient
             optimiser.step()
             decay.step()
-        now = {n: v + sizes[n] * free[n].detach() for n, v in now.items()}
-        nulls.append(now)
+        now = {n: v.detach() for n, v in moved().items()}
+        nulls.append({**held, **now})
         with torch.no_grad():
             z = stepped(now)
     denoiser.train(was)

@@ -10,8 +10,8 @@ from langevin.core.sample import Step
 
 
 class Previews:
-    """What is believed, as small pictures. The first is decoded; a linear map from latents to colours is fitted to it, and makes
-    the others."""
+    """What is believed, as pictures: by the generator's tiny autoencoder, where it has one. Otherwise they are small; the first
+    is decoded, and a linear map from latents to colours is fitted to it and makes the others."""
 
     def __init__(self, generator: Any) -> None:
         self.generator = generator
@@ -23,6 +23,9 @@ class Previews:
         codec = self.generator.codec
         if codec is None:
             return z.float().clamp(-1, 1)
+        if self.generator.sketch is not None:
+            with torch.no_grad():
+                return self.generator.sketch.decode(z).float().clamp(-1, 1)
         rows = F.pad(z.float().movedim(1, -1), (0, 1), value=1.0)
         if self.map is None:
             small = F.avg_pool2d(self.generator.decode(z), codec.factor)

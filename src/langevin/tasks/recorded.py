@@ -56,14 +56,14 @@ def request_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """What a record says of a request, as arguments of `Generator.run`: `model.run(**request_of(read_record(path)))`.
 
     Pictures are recorded by their hashes alone, and feature caches by their word: give `image`, `cache` and the like as well.
-    `loaded`, what the model was loaded with, is no part of a request.
+    `loaded`, what the model was loaded with, is no part of a request; the strengths at which its adapters stood are.
 
     Raises:
         ValueError: if an option was of a kind that no record tells.
     """
     if unsaid := record.get("unsaid"):
         raise ValueError(f"the record does not tell {' and '.join(unsaid)}, given as an object; draw with one of your own.")
-    about = ("model", "fingerprint", "sampler", "dtype", "loaded", "adapters", "words", "controlnets", "id", "cache", *PICTURES)
+    about = ("model", "fingerprint", "sampler", "dtype", "loaded", "words", "controlnets", "id", "cache", *PICTURES)
     made = {name: value for name, value in record.items() if name not in about}
     if "plan" in made:
         made.pop("steps", None)  # which are its own

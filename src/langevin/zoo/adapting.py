@@ -7,7 +7,8 @@
     word = add_word(model, "toy.safetensors")
     model = add_control(model, "lllyasviel/sd-controlnet-canny")
 
-Strengths are numbers on the device: another one recompiles nothing. They belong to the model, not to a request.
+Strengths are numbers on the device: another one recompiles nothing. They are how adapters stand where a request says nothing:
+`model(prompt, adapters={"style": 0.3})` is for that request alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,9 @@ from torch import nn
 
 from langevin import adapters, spec
 from langevin.core.denoiser import home
+from langevin.networks.autoencoder import Autoencoder
 from langevin.networks.controlnet import ControlNet
+from langevin.networks.latents import LatentCodec
 from langevin.networks.unet import UNet
 from langevin.tasks import memory
 from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
@@ -35,8 +38,8 @@ from langevin.zoo.pipelines import controlled
 from langevin.zoo.store import file_of, open_weights
 
 __all__ = [
-    "add_control", "add_lora", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of", "set_strengths", "sides",
-    "targets",
+    "add_control", "add_lora", "add_preview", "add_redux", "add_word", "compared", "feature_cache", "merge", "name_of",
+    "set_strengths", "sides", "targets",
 ]  # fmt: skip
 
 
@@ -164,6 +167,34 @@ def add_redux(model: Generator, path: str | Path, **options: Any) -> Generator:
     if model.conditioner is None or width != project.down.out_features:
         raise ValueError(f"{folder} makes tokens {project.down.out_features} wide, and the model's text is {width}; give FLUX.1.")
     return model.but(conditioner=Varied(model.conditioner, eye, project))
+
+
+def add_preview(model: Generator, path: str | Path, **options: Any) -> Generator:
+    """The model with a tiny autoencoder for its previews: what `callback` is given is then as large as the result, and sharp. The
+    result itself is decoded as before.
+
+    Args:
+        path: the published folder of an AutoencoderTiny (or of another autoencoder), or its id. options: of `langevin.load`, such
+            as dtype and device; those of the model by default.
+
+    Raises:
+        ValueError: for what is no autoencoder, or one of other latents than the model's.
+    """
+    device, dtype = home(model.denoiser)
+    folder = resolve(path).path
+    net = load_part(folder, **{"device": device, "dtype": dtype, **options})
+    if not isinstance(net, Autoencoder):
+        raise ValueError(f"{folder} is no autoencoder but a {type(net).__name__}; give the folder of an AutoencoderTiny.")
+    made, codec = LatentCodec(net), model.codec
+    if codec is None:
+        raise ValueError(f"{folder} makes pictures of latents, and this model draws pictures themselves; leave it out.")
+    theirs, ours = (made.channels, made.factor), (codec.channels, codec.factor)
+    if theirs != ours:
+        raise ValueError(
+            f"{folder} has latents of {theirs[0]} channels, {theirs[1]} pixels on a side each, and the model's are of {ours[0]} "
+            f"and {ours[1]}; give the tiny autoencoder of its family."
+        )
+    return model.but(sketch=made)
 
 
 def name_of(path: str | Path) -> str:

@@ -1,7 +1,8 @@
 """From the parts of a published pipeline, wherever they lie, to a generator."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from langevin import spec
 from langevin.adapters import Adapters, LoRA
 from langevin.core.denoiser import Cond, Denoiser
+from langevin.strengths import strengths
 from langevin.tasks.generate import Codec, Defaults, Generator
 from langevin.text.conditioning import (
     CLIPPrompt,
@@ -220,6 +222,7 @@ def generator(whole: Whole, reference: bool = False) -> Generator:
         parts=nets,
         loaded={"reference": True} if reference else {},
         facts=facts,
+        adapted=adapted,
         origin=whole,
     )
 
@@ -245,16 +248,35 @@ def controlled(net: Any, controls: Sequence[Any], scales: Sequence[float], guess
 def facts(model: Generator) -> dict[str, Any]:
     """What was added to a model after it was loaded, for the record of its pictures: the strengths of adapters by name, learned
     words, and of ControlNets a hash of some of their weights."""
-    strengths: dict[str, float] = {}
-    for net, _ in model.parts.values():
-        for module in net.modules():
-            if isinstance(module, Adapters):
-                strengths |= {name: adapter.strength for name, adapter in module.items() if isinstance(adapter, LoRA)}
     sides = [] if model.conditioner is None else [m for m in model.conditioner.modules() if isinstance(m, Side)]
     words = sorted({word for side in sides for word in side.tokenizer.words})
     controls = [_some_weights(control) for control in model.controls]
-    told = {"adapters": strengths, "words": words, "controlnets": controls}
+    told = {"adapters": _standing(model), "words": words, "controlnets": controls}
     return {name: value for name, value in told.items() if value}
+
+
+def _standing(model: Generator) -> dict[str, float]:
+    """The strengths of a model's adapters, by name, where a request says nothing."""
+    held = (module for net, _ in model.parts.values() for module in net.modules() if isinstance(module, Adapters))
+    return {name: adapter.strength for module in held for name, adapter in module.items() if isinstance(adapter, LoRA)}
+
+
+@contextmanager
+def adapted(model: Generator, asked: Mapping[str, float]) -> Iterator[None]:
+    """Within, adapters count so much, see `Generator`.
+
+    Raises:
+        ValueError: naming one that the model does not have.
+    """
+    there = _standing(model)
+    for name in asked:
+        if name not in there:
+            raise ValueError(
+                f"the model has no adapters named {name!r}; it has {', '.join(sorted(there)) or 'none'}: add_lora adds some, and "
+                "those that load(lora=...) merged are of one strength for good."
+            )
+    with strengths({name: float(value) for name, value in asked.items()}):
+        yield
 
 
 def _some_weights(net: nn.Module) -> str:
