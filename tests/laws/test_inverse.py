@@ -168,6 +168,7 @@ BIASED = [
     ("replacement", MASK, plans.ddpm(250), 0.273, 0.248),
     ("replacement", MATRIX, plans.ddpm(250), 0.157, 0.107),
     ("repaint", MASK, plans.repaint(60, 6, 5), 0.061, 0.072),
+    ("replacement", MATRIX, plans.predictor_corrector(250), 0.025, 0.084),
 ]
 
 
@@ -287,6 +288,16 @@ def moved(row, z, x, measurement, seed=0):
     return row.move(COSINE, z, belief, Noise.of(seed, len(z)), None)
 
 
+def test_dps_under_a_plan_of_fewer_steps_pushes_no_further():
+    """`restore` tells it the plan's own number; told its default of 1000, each of 50 pushes would be twenty times too long."""
+    y, plan = Y[MASK].expand(3, -1), plans.ddpm(50)
+    x = tasks.restore(MODEL, MASK, y, 0.3, method="dps", plan=plan, seed=4).samples[0]
+    guided = [DPS(operator=MASK, y=y, std=0.3, steps=steps) for steps in (50, 1000)]
+    told, default = (sample(MODEL, plan, 3, seed=4, guidance=g) for g in guided)
+    assert torch.allclose(x.double(), told.double(), atol=1e-6)
+    assert (default - told).abs().max() > 0.1
+
+
 def test_ddrm_draws_each_coefficient_from_its_own_law():
     """2201.11793, eq. 8, in units of data: three cases by singular value."""
     op = operators.matrix(torch.diag(torch.tensor([0.0, 0.1, 1.0])).double())
@@ -385,6 +396,17 @@ def test_refusals():
         with pytest.raises(ValueError, match=match):
             call()
     assert isinstance(MODEL(normal(1, D), 0.5), GaussianPosterior)
+
+
+def test_the_page_measures_every_method():
+    page = (Path(__file__).parents[2] / "docs" / "inverse.md").read_text()
+    (table,) = re.findall(r"^## Which are exact$(.*?)^## ", page, re.S | re.M)
+    measured = re.findall(r"^\| (\w+)(?: \"(\w+)\")?", table, re.M)
+    assert set(tasks.METHODS) | {"value"} <= {name for name, _ in measured}
+    # and every form of one
+    assert {("pigdm", form) for form in ("", "step", "clean")} | {("dps", form) for form in ("norm", "likelihood")} <= set(
+        measured
+    )
 
 
 def test_the_page_runs_as_written():

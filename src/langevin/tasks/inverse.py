@@ -7,13 +7,14 @@ sample depends on (seed, first_id + its place among the B S) alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import sample
@@ -163,13 +164,15 @@ def restore(
             f"method {method!r} is steps of its own, and plan is {asked.name}; leave plan out, or give plans.{method}."
         )
     chosen = way.plan() if asked is None else asked
-    inner = options.pop("guidance", None)
+    inner, leaf = options.pop("guidance", None), denoiser.process.leaves().get("")
     total, made = count * len(y), []
     for low in range(0, total, batch):
         place = torch.arange(low, min(low + batch, total)) % len(y)
         of = y[place]
         noise = Noise.of(seed, len(place), first_id + low, y.device)
         by = way.make(operator if operator.of is None else operator.of(place), of, std, noise)
+        if method == "dps" and isinstance(by, DPS) and isinstance(leaf, Gaussian):  # pushes are as long as steps are
+            by = replace(by, steps=(chosen if isinstance(chosen, Plan) else chosen.on(leaf.schedule)).nfe)
         made.append(
             sample(
                 denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
