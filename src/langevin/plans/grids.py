@@ -84,15 +84,18 @@ def beta(a: float = 0.6, b: float = 0.6, start: float = 1.0, stop: float = 0.0) 
 
     def levels(schedule: Schedule, steps: int) -> list[float]:
         del schedule
-        try:
-            from scipy.stats import beta as law
-        except ImportError:
-            raise ValueError("the grid 'beta' needs scipy; install langevin[metrics], or choose another grid.") from None
-        share = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-        inner = torch.as_tensor(law.ppf(share.numpy(), a, b))[1:-1]
-        return [start, *(stop + (start - stop) * inner).tolist(), stop]
+        return [start, *(stop + (start - stop) * beta_shares(steps + 1, a, b)[1:-1]).tolist(), stop]
 
     return levels
+
+
+def beta_shares(count: int, a: float = 0.6, b: float = 0.6) -> Any:
+    """`count` numbers from 1 to 0 at equal steps of the Beta(a, b) distribution function; an array."""
+    try:
+        from scipy.stats import beta as law
+    except ImportError:
+        raise ValueError("the grid 'beta' needs scipy; install langevin[metrics], or choose another grid.") from None
+    return law.ppf(torch.linspace(1, 0, count, dtype=torch.float64).numpy(), a, b)
 
 
 def linspace(timesteps: int = 1000) -> Grid:

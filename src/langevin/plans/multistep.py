@@ -99,7 +99,8 @@ def multistep(
             return (final or 1) + steps - 1 - i if falling else final if final and i == steps - 1 else order
 
         rows: list[Row] = []
-        for i, (t, s) in enumerate([*joined(levels), *([(levels[-1], 0.0)] if closing else [])]):
+        visited = [*levels, 0.0] if closing else levels
+        for i, (t, s) in enumerate(joined(visited)):
             known = levels[i::-1]
             nodes = known[: integrals.usable(s, known, min(order, i + 1, most(i)))] if i < steps else []
             if corrector and i > 0:
@@ -254,8 +255,8 @@ def sa_solver(
     Args:
         order, corrector_order: evaluations of the predictor, and of the corrector with its own; 0 for order + 1.
         tau: how stochastic: 0 is UniPC, 1 ancestral.
-        low, high: values of sigma/alpha between which tau acts, at the level that a step begins at; outside it is 0. The paper
-            has 0.05 and 1 on CIFAR-10, and 0.05 and 50 on ImageNet (app. on tau). `multistep` takes any function of the level.
+        low, high: values of sigma/alpha between which tau acts, at the level that a step begins at; outside it is 0. Published
+            settings have such windows. `multistep` takes any function of the level.
         basis: "x0" or "eps", which evaluations are extrapolated (the paper prefers x0).
     """
     if basis not in ("x0", "eps"):

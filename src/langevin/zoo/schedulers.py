@@ -126,7 +126,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 _LEVELS = 100_000
 _ONLY: dict[str, Any] = {
     "tau_func": None,
-    "use_beta_sigmas": False, "interpolation_type": "linear", "euler_at_final": False, "lambda_min_clipped": -math.inf,
+    "interpolation_type": "linear", "euler_at_final": False, "lambda_min_clipped": -math.inf,
     "predict_x0": True, "disable_corrector": [], "solver_p": None, "invert_sigmas": False, "stochastic_sampling": False,
     "sigma_schedule": "karras",
 }  # fmt: skip
@@ -275,8 +275,9 @@ def _sampler(name: str, full: Config) -> str:
 
 
 def _ramp(full: Config) -> str:
-    ramps = [kind for kind, key in (("karras", "use_karras_sigmas"), ("exponential", "use_exponential_sigmas"),
-                                    ("lu", "use_lu_lambdas")) if full.get(key)]  # fmt: skip
+    keys = [("karras", "use_karras_sigmas"), ("exponential", "use_exponential_sigmas"), ("beta", "use_beta_sigmas"),
+            ("lu", "use_lu_lambdas")]  # fmt: skip
+    ramps = [kind for kind, key in keys if full.get(key)]
     if len(ramps) > 1:
         raise ValueError(f"the scheduler asks for the grids {' and '.join(ramps)} at once; leave one in scheduler_config.json.")
     return ramps[0] if ramps else full.get("timestep_spacing", "linspace")

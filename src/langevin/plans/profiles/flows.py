@@ -90,7 +90,7 @@ def flow_solver(
         plan = (SOLVER if reference else EXACT)[sampler](len(levels) - 1, given(levels)).on(schedule)
         if reference:
             shown = {level: math.floor(level * timesteps + 1e-9) / timesteps for level in levels}
-            plan = as_shown(plan, schedule, lambda level: shown[level])
+            plan = as_shown(plan, schedule, lambda level, anchored: shown[level])
         return dataclasses.replace(plan, name=name)
 
     return Draft(name, fill)

@@ -4,7 +4,7 @@ import dataclasses
 from typing import TypeAlias
 
 from langevin.core.gaussian import Gaussian
-from langevin.core.plan import Plan, Row, joined
+from langevin.core.plan import Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.pseudo import RUNGE_KUTTA, adams_mix
 from langevin.plans.runge_kutta import TABLEAUS
@@ -18,7 +18,7 @@ def _pndm(told: list[int], stride: int, prk: bool) -> list[Move]:
     moves: list[Move] = []
     kept: list[int] = []
     begun = min(RUNGE_KUTTA, len(told) - 1) if prk else 0
-    for i, j in joined(told[: begun + 1]):
+    for i, j in zip(told[:begun], told[1:], strict=False):
         # the middle is half a stride below i when it is gone to, and half a stride above j when it is told
         below, above = (i - stride // 2, j + stride // 2) if stride else (j + (i - j) // 2,) * 2
         kept.append(len(moves))

@@ -108,7 +108,10 @@ def dpm_2_ancestral(steps: int, grid: Grid, eta: float = 1.0, basis: str = "eps"
 
 
 def dpmpp_sde(steps: int, grid: Grid, eta: float) -> Draft:
-    """k-diffusion's `sample_dpmpp_sde`: an ancestral step to the middle, and from the anchor one by the belief there. Both have one draw of noise; k-diffusion's, from a Brownian tree in sigma, are those of two parts of one path."""
+    """k-diffusion's `sample_dpmpp_sde`: an ancestral step to the middle, and from the anchor one by the belief there.
+
+    Both have one draw of noise; k-diffusion's, from a Brownian tree in sigma, are those of two parts of one path.
+    """
     single = dpmpp_single(steps, grid=grid)
 
     def fill(schedule: Schedule) -> Plan:
@@ -136,9 +139,27 @@ def dpm_fast(evaluations: int, grid: Grid) -> Draft:
     return Draft(f"dpm_fast({evaluations})", fill)
 
 
-def unipc_falling(steps: int, grid: Grid, order: int, variant: str = "bh2") -> Draft:
-    """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them."""
-    exact = multistep(steps, "x0", "lam", order, True, 1, grid=grid, falling=True)
+def dpmpp_to_sigma_min(steps: int, grid: Grid, sampler: str, repeated: bool) -> Draft:
+    """DPM-Solver++ as diffusers has it where it ends above clean data: below 15 steps the last is of order 1, and of 3M the last
+    but one of order 2. `repeated` where the peer's last step is of size zero and left out here."""
+    base = dpmpp(steps, 2, sampler == "sde_dpmpp_2m", grid)
+    few = steps + repeated < FEW
+
+    def fill(schedule: Schedule) -> Plan:
+        plan = base.on(schedule)
+        if sampler == "dpmpp_3m":
+            plan = _lacking(plan, schedule, steps - (2 - repeated) * few, 1.0)
+        if few and not repeated:
+            plan = dataclasses.replace(plan, rows=(*plan.rows[:-1], dataclasses.replace(_plain(plan.rows[-1]), mix=(1.0,))))
+        return plan
+
+    return Draft(f"{sampler}({steps}, to sigma_min)", fill)
+
+
+def unipc_falling(steps: int, grid: Grid, order: int, variant: str = "bh2", closing: bool = False) -> Draft:
+    """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them. `closing` as of
+    `sa_published`."""
+    exact = multistep(steps, "x0", "lam", order, True, 1 + closing, grid=grid, falling=True, closing=closing)
     return Draft(f"unipc({steps}, order={order})", lambda schedule: rounded(exact.on(schedule), schedule, variant))
 
 

@@ -12,10 +12,11 @@ from langevin.plans.first_order import check_steps
 from langevin.plans.grids import given
 from langevin.plans.multistep import dpm_solver_multistep
 from langevin.plans.profiles.indexed import by_index
-from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER, sa_published
+from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER, dpmpp_to_sigma_min, sa_published, unipc_falling
 from langevin.plans.profiles.tables import as_told, known, levels_of, sigma_grid, solver_grid, spaced, table_of, timestep
 
 INDEXED = ("ddim", "ddpm", "pndm")
+MULTISTEP = ("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m")
 SPACED = ("linspace", "leading", "trailing")
 
 
@@ -44,8 +45,8 @@ def diffusers(
       to T - 2 on Stable Diffusion's table, as here, and by luck of float32 to T - 1 on DDPM's).
     - "linspace" leaves timestep 0 out for the solvers in log-SNR, which leap to clean data from far above it.
     - DDIM and PNDM step down by T // n whatever the network is told: where n does not divide T, "trailing" drifts from it.
-    - DEIS with "karras" or "exponential" repeats its last sigma. That evaluation does nothing, and is left out here.
-    - SA-Solver too, after an evaluation that corrects the last step; on timesteps it ends at the lowest, not at clean data.
+    - DEIS on ramps ("karras" and so on) repeats its last sigma, and so do the others with `final` "sigma_min" where their grid
+      ends there. That evaluation does nothing, and is left out here; SA-Solver's and UniPC's correct the step before.
     - "dpmpp_3m" lacks a factor 2.
 
     Not reproduced: PNDM begun late, for a picture, whose second evaluation the peer takes for one of a level higher, and PNDM of
@@ -59,7 +60,8 @@ def diffusers(
         sampler: "ddim", "ddpm", "pndm"; "euler",
             "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
             "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis", "sa_solver".
-        sigmas: "linspace", "leading", "trailing", "karras", "exponential", or "lu" (multistep DPM-Solver++ alone); by default
+        sigmas: "linspace", "leading", "trailing", "karras", "exponential", "beta" (needs scipy), or "lu"
+            (multistep DPM-Solver++ alone); by default
             the scheduler's own, "leading" for the first three and "linspace" for the rest.
         timesteps: T.
         offset: `steps_offset` of "leading"; Stable Diffusion has 1.
@@ -76,8 +78,8 @@ def diffusers(
     check_steps(steps)
     sampler = known(sampler, [*INDEXED, *SIGMA, *SOLVER, "sa_solver"], "sampler")
     legal = SPACED if sampler != "dpmpp_2s" else SPACED[:1]
-    legal = legal if sampler in INDEXED else [*legal, "karras", "exponential"]
-    legal = [*legal, "lu"] if sampler in ("dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m") else legal
+    legal = legal if sampler in INDEXED else [*legal, "karras", "exponential", "beta"]
+    legal = [*legal, "lu"] if sampler in MULTISTEP else legal
     kind = known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
     if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
         raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
@@ -106,14 +108,19 @@ def diffusers(
         if sampler.startswith("dpm_2") and kind == "karras":
             told = told.round()
         build = ({**SIGMA, **SOLVER} if reference else EXACT).get(sampler)
-        if sampler not in ("deis", "sa_solver"):
-            ratios = np.append(ratios, 0.0 if final == "zero" else table[0])
-        elif kind in SPACED:
-            ratios = np.append(ratios, table[0])
-        elif steps == 1:
+        to_zero = final == "zero" and sampler not in ("deis", "sa_solver")
+        repeated = not to_zero and bool(ratios[-1] <= table[0] * (1 + 1e-9))  # a last step of size zero, left out
+        if repeated and steps == 1:
             raise ValueError(f"{name} is one step of size zero; ask for at least 2.")
-        elif sampler == "deis":  # the step whose order is lowered is the one left out
+        if not repeated:
+            ratios = np.append(ratios, 0.0 if to_zero else table[0])
+        if sampler == "deis" and repeated:  # the step whose order is lowered is the one left out
             build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
+        elif sampler.startswith("unipc") and repeated:
+            order, variant = 3 if "_3" in sampler else 2, "bh1" if "bh1" in sampler else "bh2"
+            build = lambda n, grid: unipc_falling(n, grid, order, variant, True)  # noqa: E731
+        elif sampler in MULTISTEP and not to_zero and reference:
+            build = lambda n, grid: dpmpp_to_sigma_min(n, grid, sampler, repeated)  # noqa: E731
         levels = levels_of(schedule, ratios, name)
         if start < 1:
             below = [(level, t) for level, t in zip(levels, told, strict=False) if level < start - 1e-9]
@@ -123,9 +130,9 @@ def diffusers(
         shown = {level: float(t) for level, t in zip(levels, told, strict=False)}
         if build is None:
             build = lambda n, grid: sa_published(  # noqa: E731
-                n, grid, lambda level: tau_of(shown[level]), (predictor_order, corrector_order), basis, kind not in SPACED
+                n, grid, lambda level: tau_of(shown[level]), (predictor_order, corrector_order), basis, repeated
             )
         plan = build(len(levels) - 1, given(levels)).on(schedule)
-        return dataclasses.replace(as_told(plan, schedule, shown, table), name=name)
+        return dataclasses.replace(as_told(plan, schedule, shown, table, sampler.startswith("dpm_2")), name=name)
 
     return Draft(name, fill)

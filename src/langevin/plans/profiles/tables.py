@@ -12,6 +12,7 @@ from langevin import spec
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Plan, Row
 from langevin.core.schedule import Schedule
+from langevin.plans.grids import beta_shares
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -52,6 +53,8 @@ def spaced(kind: str, steps: int, size: int, offset: int, extra: int = 0) -> Arr
 def ramp(kind: str, high: float, low: float, steps: int, rho: float = 7.0) -> Array:
     if kind == "karras":
         return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
+    if kind == "beta":
+        return low + beta_shares(steps) * (high - low)
     if kind == "polyexponential":
         return low * np.exp(np.linspace(1.0, 0.0, steps) ** rho * math.log(high / low))
     return np.exp(np.linspace(math.log(high), math.log(low), steps))
@@ -66,7 +69,7 @@ def sigma_grid(kind: str, steps: int, table: Array, offset: int) -> tuple[Array,
     """(told, sigma/alpha) of the schedulers that step in sigma/alpha: timesteps are fractional, and none is left out."""
     told = spaced(kind if kind in ("leading", "trailing") else "linspace", steps, len(table), offset)
     ratios = np.interp(told, np.arange(len(table)), table)
-    if kind in ("karras", "exponential"):
+    if kind in ("karras", "exponential", "beta"):
         ratios = ramp(kind, ratios[0], ratios[-1], steps)
         told = timestep(ratios, table)
     return told, ratios
@@ -80,7 +83,7 @@ def solver_grid(kind: str, steps: int, table: Array, offset: int) -> tuple[Array
     ratios = ramp(kind, table[-1], table[0], steps)
     told = timestep(ratios, table)
     # the peer computes the first timestep as T - 1 less a rounding of float32, and cuts
-    return np.floor(told - 1e-6).clip(min=0) if kind == "exponential" else told.round(), ratios
+    return np.floor(told - 1e-6).clip(min=0) if kind in ("exponential", "beta") else told.round(), ratios
 
 
 def levels_of(schedule: Schedule, ratios: Array, name: str) -> list[float]:
@@ -93,11 +96,15 @@ def levels_of(schedule: Schedule, ratios: Array, name: str) -> list[float]:
     return [*levels, *([0.0] if ratios[-1] == 0 else [])]
 
 
-def as_told(plan: Plan, schedule: Schedule, shown: dict[float, float], table: Array) -> Plan:
-    """The plan whose network is told timesteps, `shown` by level and by interpolation elsewhere (the middle of a step)."""
+def as_told(plan: Plan, schedule: Schedule, shown: dict[float, float], table: Array, middles: bool = False) -> Plan:
+    """The plan whose network is told timesteps, `shown` by level and by interpolation elsewhere.
 
-    def level(at: float) -> float:
-        told = shown.get(at)
+    Args:
+        middles: rows from the anchor are asked in the middle of a step, which may be at a level of the grid.
+    """
+
+    def level(at: float, anchored: bool) -> float:
+        told = None if middles and anchored else shown.get(at)
         if told is None:
             told = float(timestep(math.exp(-float(schedule.lam(at)) / 2), table))
         return (told + 1) / len(table)
@@ -105,12 +112,12 @@ def as_told(plan: Plan, schedule: Schedule, shown: dict[float, float], table: Ar
     return as_shown(plan, schedule, level)
 
 
-def as_shown(plan: Plan, schedule: Schedule, level: Callable[[float], float]) -> Plan:
-    """A row that is told another level than the state's has its numbers written out."""
+def as_shown(plan: Plan, schedule: Schedule, level: Callable[[float, bool], float]) -> Plan:
+    """A row that is told another level than the state's, `level(state's, from the anchor)`, has its numbers written out."""
     rows = []
     for row, number in zip(plan.rows, Gaussian(schedule).numbers(plan), strict=True):
         if isinstance(row, Row) and number is not None and row.level is not None:
-            told = level(row.level)
+            told = level(row.level, row.anchored)
             if abs(told - row.level) > 1e-9:
                 row = dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=number.c, shown=told)
         rows.append(row)
