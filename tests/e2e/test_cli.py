@@ -42,7 +42,8 @@ def test_import_is_silent_and_light():
 
 
 @pytest.mark.parametrize(
-    "args", [["--help"], ["train", "--help"], ["train", "digits", "--help"], ["sample", "--help"], ["recipes"]]
+    "args",
+    [["--help"], ["train", "--help"], ["train", "digits", "--help"], ["sample", "--help"], ["edit", "--help"], ["recipes"]],
 )
 def test_help_needs_no_torch(args):
     code = f"""

@@ -154,9 +154,16 @@ def test_a_step_is_undone_where_the_network_says_the_noise_and_hardly_hears_the_
             self.process, self.shape = PROCESS, SHAPE
 
         def forward(self, z, t, cond, mask):
+            assert cond is not None
             alpha, sigma = (v.to(z[""]) for v in PROCESS.schedule(t[""]))
-            return GaussianPosterior((z[""] - sigma * (0.3 + 0.2 * z[""].roll(1, -1))) / alpha)
+            hears = cond["gain"].reshape(-1, 1, 1, 1) * z[""].roll(1, -1)
+            return GaussianPosterior((z[""] - sigma * (0.3 + hears)) / alpha)
 
-    model = Deaf()
-    noise = sample(model, plans.inversion(6), 1, start=PICTURE)
-    assert off(sample(model, plans.ddim(6), 1, start=noise), PICTURE) < 1e-4
+    model, cond = Deaf(), {"gain": torch.tensor([0.2])}
+    noise = sample(model, plans.inversion(6), 1, start=PICTURE, cond=cond)
+    assert off(sample(model, plans.ddim(6), 1, start=noise, cond=cond), PICTURE) < 1e-4
+    # beside one that runs away, which is no reason to stop or to lose the other
+    both = {"gain": torch.tensor([0.2, 1e9])}
+    noises = sample(model, plans.inversion(6), 2, start=PICTURE.expand(2, -1, -1, -1), cond=both)
+    assert off(sample(model, plans.ddim(6), 1, start=noises[:1], cond=cond), PICTURE) < 1e-4
+    assert torch.allclose(noises[:1], noise, atol=1e-4)

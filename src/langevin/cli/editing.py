@@ -12,7 +12,7 @@ from langevin.cli.loading import Loading, Watch, model_of, options_of, picture, 
 
 
 @dataclass(frozen=True)
-class _Edit(Loading):
+class _Change:
     path: Positional[str]
     """Folder as published, with model_index.json, the id of a repository, or a single file."""
     image: Positional[Path]
@@ -39,6 +39,11 @@ class _Edit(Loading):
     """Of what the encoder draws."""
     out: Path = Path("edited.png")
     """File to write (.png)."""
+
+
+@dataclass(frozen=True)
+class _Edit(Loading, _Change):
+    """Find the noise that a picture comes from under a prompt, and carry it down under another."""
 
 
 PLAIN = ("negative", "guidance", "seed", "control_levels", "clip_skip", "weighted", "long", "length")

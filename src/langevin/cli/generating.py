@@ -17,7 +17,7 @@ from langevin.record import printable
 
 
 @dataclass(frozen=True)
-class _Generate(Loading):
+class _Request:
     path: Positional[str]
     """Folder as published, with model_index.json, the id of a repository, or a single file."""
     prompt: Positional[str | None] = None
@@ -88,6 +88,11 @@ class _Generate(Loading):
     """With cache, draw without it as well, and tell the error that it causes."""
     out: Path = Path("picture.png")
     """File to write (.png); pictures of a count above 1 are numbered."""
+
+
+@dataclass(frozen=True)
+class _Generate(Loading, _Request):
+    """Draw pictures with a published model; each PNG says how it was made."""
 
 
 SIZES = ("size", "original_size", "target_size", "negative_original_size", "negative_target_size")

@@ -103,30 +103,32 @@ class ExactAscent(DrivingRow):
             found.append((state, (given - believed * mean(state) - kept * state).flatten(1).double().norm(dim=1)))
         (state, off), *rest = found
         for other, miss in rest:  # of each sample the one that leads back more nearly
-            state = torch.where((miss < off).reshape(-1, *[1] * (state.ndim - 1)), other, state)
+            state = torch.where(((miss < off) | off.isnan()).reshape(-1, *[1] * (state.ndim - 1)), other, state)
         return {name: state}
 
     def _fixed(self, image: Image, first: Tensor) -> tuple[Tensor, bool]:
         """A fixed point of `image` from `first`, and whether it was reached: the nearest to one that was met, otherwise."""
         enough = max(self.tolerance, 4 * torch.finfo(first.dtype).eps)
-        state, nearest, least, begun = first, first, None, None
+        state, nearest, least, begun = first, first, torch.full((len(first),), torch.inf).to(first.device).double(), None
+        whole = (-1, *[1] * (first.ndim - 1))
         points: list[Tensor] = []
         gaps: list[Tensor] = []
         for k in range(self.most):
             moved = image(state)
             gap = (moved - state).flatten(1).double()
+            off = gap.norm(dim=1) / moved.flatten(1).double().norm(dim=1).clamp(min=1e-30)
+            ran = ~off.isfinite()  # away: such a sample stays where it was nearest, and disturbs no other
+            moved, gap = torch.where(ran.reshape(whole), nearest, moved), gap.masked_fill(ran[:, None], 0.0)
             points.append(moved.flatten(1).double())
             gaps.append(gap)
             del points[:-6], gaps[:-6]
-            off = gap.norm(dim=1) / points[-1].norm(dim=1).clamp(min=1e-30)
             if bool((off <= enough).all()):
                 return moved, True
             begun = off if begun is None else begun
-            better = off < least if least is not None else torch.ones_like(off, dtype=torch.bool)
-            nearest = torch.where(better.reshape(-1, *[1] * (state.ndim - 1)), moved, nearest)
-            least = off if least is None else torch.minimum(least, off)
-            if k >= _PATIENCE and bool((least > 0.5 * begun).any()):
-                break  # the map spreads out, and will not settle
+            nearest = torch.where((off < least).reshape(whole), moved, nearest)
+            least = torch.fmin(least, off)
+            if k >= _PATIENCE and bool(((least > 0.5 * begun) | (least <= enough) | ran).all()):
+                break  # what has not settled by now spreads out, and will not
             best = points[-1]
             if len(gaps) > 1:
                 change = torch.stack([b - a for a, b in zip(gaps[:-1], gaps[1:], strict=True)], 2)
