@@ -171,7 +171,7 @@ def mnist_consistency() -> Recipe:
         name="mnist-consistency",
         about="class-conditional MNIST in one to four steps, trained from scratch by improved consistency training",
         expects="in 1 step intended label 96.6 % of 1,000 and FD 2.46 of the floor of all training data; in 3 steps 96.1 % and "
-        "1.35; in 4 steps 95.9 % and 1.28 (mnist in 20 steps: 96.3 % and 1.25), with 9,000 pictures; 58 minutes of one core",
+        "1.35; in 4 steps 95.9 % and 1.28 (mnist in 20 steps: 96.3 % and 1.25), with 9,000 pictures; 83 minutes of one core",
         process=GaussianConfig(schedule="edm", prediction="edm:sigma_data=0.6,level=250log_sigma"),
         # what decides on a digit lies at higher levels than in 8x8: half of the levels are above sigma = 1
         network=UNetConfig(width=48, multipliers=(1, 2), blocks=1, attention=(1,), dropout=0.0, patch=2),
