@@ -99,7 +99,9 @@ def emoji() -> Recipe:
         name="emoji",
         about="text-to-image: 32x32 emoji by their names (langevin data emoji), by 16x16 latents of the run of "
         "emoji-autoencoder, with a text encoder trained along",
-        expects="not trained to its end yet",
+        expects="the nearest real emoji is of the caption's group (Unicode's nine) for 62 % of pictures by training captions and "
+        "39 % by held-out ones (8 % by chance): smileys, hearts, flags and people are seen, single things seldom; 100 minutes of "
+        "one core with units for bfloat16",
         data=ImagesData(folder="data/emoji", size=32, captions="captions.jsonl", held_out=0.02),
         codec=CodecConfig(origin="runs/emoji-autoencoder"),
         process=GaussianConfig(schedule="betas:kind=scaled_linear", prediction="v:level=index"),
