@@ -224,7 +224,10 @@ def test_weights_integrate_polynomials_exactly(basis, rate, variable):
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_stochastic_plans_sample_the_law(name):
     n = 4000
-    exact = oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.3)
+    if needs := "eps" in name:  # signal at the start, and is refused where there is none
+        with pytest.raises(ValueError, match="alpha is 0 at level 1"):
+            sample(oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.3), PLANS[name][0](100, "uniform"), 4)
+    exact = oracle.mixture(Gaussian(SCHEDULES["vp_linear"] if needs else schedules.cosine()), MEANS.float(), 0.3)
     z = sample(exact, PLANS[name][0](100, "uniform"), n, seed=1)
     mean, variance = MEANS.mean(0), MEANS.var(0, unbiased=False) + 0.09
     assert ((z.mean(0) - mean).abs() < 4 * (variance / n).sqrt() + 0.01).all()

@@ -88,7 +88,8 @@ def multistep(
                 return Row(level=level, start=start, stop=stop, anchored=anchored, **explicit)
             if basis == "velocity":
                 weights = tuple(w / (stop - start) for w in weights)
-            if now and basis == "eps" and stop > 0:
+            # without signal at the start noise says nothing, and the sampler refuses the plan in words
+            if now and basis == "eps" and stop > 0 and float(schedule(start)[0]) > 0:
                 a, mix, c = _noisy(schedule, start, stop, now, weights)
                 return Row(level=level, start=start, stop=stop, mix=mix, anchored=anchored, a=a, c=c)
             eta = _eta(schedule, start, stop, now) if basis == "x0" else 0.0
