@@ -96,6 +96,9 @@ def save(network: str, folder: Path) -> None:
         for p in net.parameters():
             wide = p.ndim > 1
             p.copy_(torch.randn(p.shape, generator=g) * (0.5 / p[0].numel() ** 0.5 if wide else 0.1) + (not wide))
+    if network == "dit-xl2":  # its publishers have one embedder, which this layout copies into every block
+        for block in net.transformer_blocks:
+            block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
     net.save_pretrained(folder, max_shard_size="100GB")
 
 
@@ -166,7 +169,7 @@ def worker(who: str, network: str, mode: str, folder: str, device: str) -> None:
             out = called(who, network, net, given)
             torch.save(out.float().cpu(), Path(folder) / f"{who}.out")
             called(who, network, net, given)
-    except (ImportError, RuntimeError, AttributeError) as error:
+    except (ImportError, RuntimeError, AttributeError, ValueError) as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}".splitlines()[0]}), flush=True)
         return
     print(json.dumps({"parameters": sum(p.numel() for p in net.parameters()), "loading": loading}), flush=True)
