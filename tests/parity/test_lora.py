@@ -211,14 +211,20 @@ def test_a_trained_adapter_of_ours_is_published_and_comes_back(goldens: Goldens,
         torch.testing.assert_close(_answer(case, again["unet"], "kohya_scale_1"), ours, rtol=1e-5, atol=1e-5)
 
 
-def test_other_strengths_compile_nothing_again() -> None:
-    torch.compiler.reset()
+def twice_adapted() -> tuple[nn.Module, Tensor]:
+    """A network with adapters "a" and "b" that add something, and what it reads."""
     net = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 4))
     adapters.lora(net, 2, 4.0, name="a")
     adapters.lora(net, 3, 1.0, name="b", seed=1)
     for adapter in (*adapters.adapted(net, "a").values(), *adapters.adapted(net, "b").values()):
         nn.init.normal_(adapter.up.weight, generator=torch.Generator().manual_seed(2))
     x = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
+    return net, x
+
+
+def test_other_strengths_compile_nothing_again() -> None:
+    torch.compiler.reset()
+    net, x = twice_adapted()
     made = torch.compile(net, backend="eager", fullgraph=True)
     first = made(x)
     with torch.compiler.set_stance("fail_on_recompile"):

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import langevin as lv
-from langevin import adapters
 from langevin.cli import main
 from langevin.pictures import read_record
 from langevin.strengths import strengths
@@ -17,6 +16,7 @@ from langevin.tasks.recorded import request_of
 from langevin.zoo import adapting
 from tests.parity.goldens import Goldens
 from tests.parity.test_adapting import _adapters, _off
+from tests.parity.test_lora import twice_adapted
 
 ASKED: dict[str, Any] = {"prompt": "a red cat", "steps": 2, "seed": 5, "size": (32, 32)}
 
@@ -101,12 +101,7 @@ def test_each_picture_of_a_batch_has_its_own(model: Any) -> None:
 
 def test_strengths_of_a_request_compile_nothing_again() -> None:
     torch.compiler.reset()
-    net = nn.Sequential(nn.Linear(6, 8), nn.SiLU(), nn.Linear(8, 4))
-    adapters.lora(net, 2, 4.0, name="a")
-    adapters.lora(net, 3, 1.0, name="b", seed=1)
-    for adapter in (*adapters.adapted(net, "a").values(), *adapters.adapted(net, "b").values()):
-        nn.init.normal_(adapter.up.weight, generator=torch.Generator().manual_seed(2))
-    x = torch.randn(3, 6, generator=torch.Generator().manual_seed(3))
+    net, x = twice_adapted()
     made = torch.compile(net, backend="aot_eager", fullgraph=True)
     with torch.no_grad():
         first = made(x)

@@ -286,11 +286,11 @@ def start(
     weights, origin = _begin_with(recipe.finetune, out, resume)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
-    if resume and (out / FACTS_FILE).exists():
-        run = _as_begun(run, read_facts(out), out, weights, other_data)
+    begun = read_facts(out) if resume and (out / FACTS_FILE).exists() else None
+    if begun is not None:
+        run = _as_begun(run, begun, out, weights, other_data)
     group = Group.join(_device_of_process(device), shard)
-    begun = resume and (out / FACTS_FILE).exists() and steps(out / "checkpoints")
-    before = read_facts(out).distance if begun else None
+    before = begun.distance if begun is not None and steps(out / "checkpoints") else None
     with group.agreed():
         seen = distances.seen(run, out, before) if group.first else {}
     if not group.first:  # which read what the first has trained and kept

@@ -205,7 +205,8 @@ def dot_product_attention(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None =
     will be differentiated is computed in float32.
     """
     kind = q.dtype
-    if q.device.type == "cpu" and kind != torch.float64 and torch.is_grad_enabled() and q.requires_grad:
+    halved = kind in (torch.bfloat16, torch.float16) or (kind == torch.float32 and torch.is_autocast_enabled("cpu"))
+    if q.device.type == "cpu" and halved and torch.is_grad_enabled() and q.requires_grad:
         q, k, v = q.float(), k.float(), v.float()
         with torch.autocast("cpu", enabled=False):
             return F.scaled_dot_product_attention(q, k, v, attn_mask=keep, is_causal=causal).to(kind)

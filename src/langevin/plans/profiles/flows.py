@@ -10,7 +10,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps, ddim
 from langevin.plans.grids import given, shift_level
-from langevin.plans.profiles.methods import EXACT, SOLVER
+from langevin.plans.profiles.methods import EXACT, SOLVER, UNIPC
 from langevin.plans.profiles.tables import as_shown, below, known
 from langevin.plans.runge_kutta import heun
 
@@ -75,13 +75,13 @@ def flow_solver(
         shift, timesteps, start: as for `sd3`.
     """
     check_steps(steps)
-    solvers = [s for s in SOLVER if s.startswith(("dpmpp_2m", "dpmpp_3m", "unipc"))]
+    solvers = [s for s in SOLVER if s in ("dpmpp_2m", "dpmpp_3m") or s in UNIPC]
     known(sampler, solvers, "sampler")
     name = f"flow_solver({steps}, {sampler}, shift={shift:g})"
 
     def fill(schedule: Schedule) -> Plan:
         _unshifted(schedule, name)
-        if sampler.startswith("unipc"):
+        if sampler in UNIPC:
             levels = shift_level(np.linspace(1.0, 1 / timesteps, steps + 1)[:-1], shift)
             levels[0] = min(levels[0], 1 - 1e-6)
         else:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +18,8 @@ from langevin.plans.runge_kutta import TABLEAUS, between, dpm_2, dpmpp_single, h
 
 Builder: TypeAlias = Callable[[int, Grid], Draft]
 
+UNIPC = {"unipc": (2, "bh2"), "unipc_3": (3, "bh2"), "unipc_bh1": (2, "bh1"), "unipc_3_bh1": (3, "bh1")}
+"""Order and variant by name."""
 FEW = 15
 """Below so many steps diffusers lowers the order of the last ones (`lower_order_final`)."""
 
@@ -156,9 +159,10 @@ def dpmpp_to_sigma_min(steps: int, grid: Grid, sampler: str, repeated: bool) -> 
     return Draft(f"{sampler}({steps}, to sigma_min)", fill)
 
 
-def unipc_falling(steps: int, grid: Grid, order: int, variant: str = "bh2", closing: bool = False) -> Draft:
-    """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them. `closing` as of
-    `sa_published`."""
+def unipc_falling(steps: int, grid: Grid, sampler: str, closing: bool = False) -> Draft:
+    """UniPC with diffusers' `lower_order_final`: orders fall to 3, 2, 1 towards the end, correctors with them. `sampler` of
+    `UNIPC`; `closing` as of `sa_published`."""
+    order, variant = UNIPC[sampler]
     exact = multistep(steps, "x0", "lam", order, True, 1 + closing, grid=grid, falling=True, closing=closing)
     return Draft(f"unipc({steps}, order={order})", lambda schedule: rounded(exact.on(schedule), schedule, variant))
 
@@ -196,10 +200,7 @@ SOLVER: dict[str, Builder] = {  # and those that step in log-SNR
     "dpmpp_3m": dpmpp_3m,
     "sde_dpmpp_2m": lambda n, grid: dpmpp(n, sde=True, grid=grid),
     "dpmpp_2s": dpmpp_2s,
-    "unipc": lambda n, grid: unipc_falling(n, grid, 2),
-    "unipc_3": lambda n, grid: unipc_falling(n, grid, 3),
-    "unipc_bh1": lambda n, grid: unipc_falling(n, grid, 2, "bh1"),
-    "unipc_3_bh1": lambda n, grid: unipc_falling(n, grid, 3, "bh1"),
+    **{name: partial(unipc_falling, sampler=name) for name in UNIPC},
     "deis": deis_log,
 }
 EXACT: dict[str, Builder] = {**SIGMA, **SOLVER, "dpmpp_3m": lambda n, grid: dpmpp(n, 3, grid=grid)}

@@ -21,7 +21,7 @@ from langevin.plans.profiles.methods import (
     dpmpp_3m_sde,
     dpmpp_sde,
 )
-from langevin.plans.profiles.tables import known, levels_of, ramp
+from langevin.plans.profiles.tables import known, levels_of, ramp, written_out
 from langevin.plans.runge_kutta import dpmpp_single, edm_stochastic
 
 NOISY = ("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
@@ -113,7 +113,7 @@ def _louder(plan: Plan, schedule: Schedule, factor: float) -> Plan:
     rows = []
     for row, number in zip(plan.rows, Gaussian(schedule).numbers(plan), strict=True):
         if isinstance(row, Row) and number is not None and number.c:
-            row = dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=factor * number.c)
+            row = dataclasses.replace(written_out(row, number), c=factor * number.c)
         rows.append(row)
     return dataclasses.replace(plan, rows=tuple(rows))
 
@@ -129,15 +129,12 @@ def edm(steps: int = 18, sampler: str = "heun", sigma_min: float = 0.002, sigma_
     "dpmpp_3m", which lacks a factor 2. For `schedules.edm()`.
     """
     sampler = known(sampler, list(EDM), "sampler")
-    return _in_sigma(f"edm({steps}, {sampler})", steps, EDM[sampler], sigma_min, sigma_max, rho)
-
-
-def _in_sigma(name: str, steps: int, build: Builder, sigma_min: float, sigma_max: float, rho: float) -> Draft:
     check_steps(steps)
+    name = f"edm({steps}, {sampler})"
 
     def fill(schedule: Schedule) -> Plan:
         ratios = ramp("karras", sigma_max, sigma_min, steps, rho)
         levels = levels_of(schedule, np.append(ratios, 0.0), name)
-        return dataclasses.replace(build(steps, given(levels)).on(schedule), name=name)
+        return dataclasses.replace(EDM[sampler](steps, given(levels)).on(schedule), name=name)
 
     return Draft(name, fill)

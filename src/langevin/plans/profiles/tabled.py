@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from langevin.plans.first_order import check_steps
 from langevin.plans.grids import given
 from langevin.plans.multistep import dpm_solver_multistep
 from langevin.plans.profiles.indexed import by_index
-from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER, dpmpp_to_sigma_min, sa_published, unipc_falling
+from langevin.plans.profiles.methods import EXACT, SIGMA, SOLVER, UNIPC, dpmpp_to_sigma_min, sa_published, unipc_falling
 from langevin.plans.profiles.tables import as_told, known, levels_of, sigma_grid, solver_grid, spaced, table_of, timestep
 
 INDEXED = ("ddim", "ddpm", "pndm")
@@ -116,9 +117,8 @@ def diffusers(
             ratios = np.append(ratios, 0.0 if to_zero else table[0])
         if sampler == "deis" and repeated:  # the step whose order is lowered is the one left out
             build = lambda n, grid: dpm_solver_multistep(n, 2, grid=grid, final=0)  # noqa: E731
-        elif sampler.startswith("unipc") and repeated:
-            order, variant = 3 if "_3" in sampler else 2, "bh1" if "bh1" in sampler else "bh2"
-            build = lambda n, grid: unipc_falling(n, grid, order, variant, True)  # noqa: E731
+        elif sampler in UNIPC and repeated:
+            build = partial(unipc_falling, sampler=sampler, closing=True)
         elif sampler in MULTISTEP and not to_zero and reference:
             build = lambda n, grid: dpmpp_to_sigma_min(n, grid, sampler, repeated)  # noqa: E731
         levels = levels_of(schedule, ratios, name)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from langevin import spec
-from langevin.core.gaussian import Gaussian
+from langevin.core.gaussian import Gaussian, Numbers
 from langevin.core.plan import Plan, Row
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import beta_shares
@@ -112,6 +112,11 @@ def as_told(plan: Plan, schedule: Schedule, shown: dict[float, float], table: Ar
     return as_shown(plan, schedule, level)
 
 
+def written_out(row: Row, number: Numbers) -> Row:
+    """A row that says its numbers itself, which the process would supply otherwise."""
+    return dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=number.c)
+
+
 def as_shown(plan: Plan, schedule: Schedule, level: Callable[[float, bool], float]) -> Plan:
     """A row that is told another level than the state's, `level(state's, from the anchor)`, has its numbers written out."""
     rows = []
@@ -119,6 +124,6 @@ def as_shown(plan: Plan, schedule: Schedule, level: Callable[[float, bool], floa
         if isinstance(row, Row) and number is not None and row.level is not None:
             told = level(row.level, row.anchored)
             if abs(told - row.level) > 1e-9:
-                row = dataclasses.replace(row, eta=0.0, a=number.a, mix=number.w, c=number.c, shown=told)
+                row = dataclasses.replace(written_out(row, number), shown=told)
         rows.append(row)
     return dataclasses.replace(plan, rows=tuple(rows))
