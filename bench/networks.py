@@ -248,7 +248,7 @@ def start(folder: str, rounds: int) -> list[dict[str, Any]]:
         "langevin": [
             sys.executable,
             "-m",
-            "langevin.cli",
+            "langevin",
             "generate",
             folder,
             "a red bicycle",

@@ -14,8 +14,8 @@ from pathlib import Path
 CASES = {
     "python alone": ["-c", "pass"],
     "import langevin": ["-c", "import langevin"],
-    "langevin --help": ["-m", "langevin.cli", "--help"],
-    "langevin train digits --help": ["-m", "langevin.cli", "train", "digits", "--help"],
+    "langevin --help": ["-m", "langevin", "--help"],
+    "langevin train digits --help": ["-m", "langevin", "train", "digits", "--help"],
     "import torch": ["-c", "import torch"],
     "first use: langevin.sample": ["-c", "import langevin; langevin.sample"],
 }

@@ -101,6 +101,7 @@ ROOMS = {
         "config",
         "spec",
     },
+    "__main__": {"cli"},
     "cli": {"config", "schedules", "plans", "recipes", "spec", "inspection", "pictures", "record", "zoo", "data", "files"},
 }
 

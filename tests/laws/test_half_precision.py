@@ -69,7 +69,6 @@ def test_every_network_is_in_the_table():
     assert set(ROWS) | OTHERS == set(networks.__all__)
 
 
-@pytest.mark.filterwarnings("ignore:Mismatch dtype")  # torch, of RMS norms under autocast
 @pytest.mark.parametrize("name", ROWS)
 def test_under_autocast_a_derivative_is_that_of_float32_to_the_bit(name):
     torch.manual_seed(0)

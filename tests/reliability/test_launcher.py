@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,8 @@ def test_the_job_of_the_documents_is_queued_again_while_it_gets_further(tmp_path
         subprocess.run(["bash"], input=job[0].replace("\n    ", "\n").strip(), text=True, cwd=tmp_path, env=told, check=False)
         queued.append((tmp_path / "queued").read_text().count("again"))
     assert queued == [1, 2, 2]  # the third found nothing to train
+
+
+def test_the_package_runs_as_the_command():
+    said = subprocess.run([sys.executable, "-m", "langevin", "--version"], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == version("langevin")

@@ -174,7 +174,7 @@ def trained(
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin.cli"]
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
         # --shutdown-timeout, which earlier versions of torchrun do not know
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
         raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))

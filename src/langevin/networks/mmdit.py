@@ -22,6 +22,7 @@ from langevin.networks.blocks import (
     JointBlock,
     LevelEmbedding,
     ParallelBlock,
+    RMSNorm,
     SandwichBlock,
     modulated,
     modulation,
@@ -136,7 +137,7 @@ class MMDiT(nn.Module):
         self.normed, self.unread, self.alone = norm, unread, tuple(alone)
         self.axes, self.towards = None if axes is None else tuple(axes), towards
         self.enter = Linear((channels + extra) * patch**2, width)
-        self.text_norm = nn.RMSNorm(tokens, eps) if kind == "sandwich" else None
+        self.text_norm = RMSNorm(tokens, eps) if kind == "sandwich" else None
         self.text = Linear(tokens, width)
         self.vector = VectorEmbedding(emb, pooled, guidance)
         self.side = table

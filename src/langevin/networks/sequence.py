@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, LevelEmbedding, Memory, SandwichBlock, refuse_unknown, rope_table, zero
+from langevin.networks.blocks import Cond, LevelEmbedding, Memory, RMSNorm, SandwichBlock, refuse_unknown, rope_table, zero
 from langevin.networks.linear import Linear
 
 
@@ -73,7 +73,7 @@ class SequenceTransformer(nn.Module):
         inner = inner or 8 * width // 3 // 8 * 8
         emb = width if timed else None
         self.trunk = nn.ModuleList(SandwichBlock(width, heads, heads, inner, emb, 1e-6) for _ in range(depth))
-        self.norm = nn.RMSNorm(width, 1e-6)
+        self.norm = RMSNorm(width, 1e-6)
         self.final = zero(Linear(width, categories))
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:

@@ -34,6 +34,7 @@ from langevin.networks.blocks.feedforward import Gated, GatedConvolution, gelu_f
 from langevin.networks.blocks.light import Multiscale
 from langevin.networks.blocks.norms import (
     Norm,
+    RMSNorm,
     RootMeanSquare,
     Tabled,
     fixed_groups,
@@ -69,6 +70,7 @@ __all__ = [
     "Norm",
     "ParallelBlock",
     "QueryKeyValue",
+    "RMSNorm",
     "ReadingBlock",
     "Repeat",
     "ResidualBlock",

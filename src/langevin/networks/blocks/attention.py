@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks.common import zero
 from langevin.networks.blocks.embeddings import rotated
+from langevin.networks.blocks.norms import RMSNorm
 from langevin.networks.linear import Linear, transformed
 
 
@@ -38,8 +39,8 @@ class Attention(nn.Module):
         if width % heads:
             raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
         self.heads, self.linear = heads, linear
-        self.norm_query = None if norm is None else nn.RMSNorm(width, norm)
-        self.norm_key = None if norm is None else nn.RMSNorm(width, norm)
+        self.norm_query = None if norm is None else RMSNorm(width, norm)
+        self.norm_key = None if norm is None else RMSNorm(width, norm)
         self.query = Linear(width, width, bias)
         self.key_value = Linear(width if context is None else context, 2 * width, bias)
         self.out = zero(Linear(width, width)) if zero_out else Linear(width, width)
@@ -87,8 +88,8 @@ class QueryKeyValue(nn.Module):
         self.head_width = width // heads
         self.sizes = [width, self.kv_heads * self.head_width, self.kv_heads * self.head_width]
         self.product = Linear(width, sum(self.sizes) + further, bias)
-        self.norm_query = None if norm is None else nn.RMSNorm(self.head_width, norm)
-        self.norm_key = None if norm is None else nn.RMSNorm(self.head_width, norm)
+        self.norm_query = None if norm is None else RMSNorm(self.head_width, norm)
+        self.norm_key = None if norm is None else RMSNorm(self.head_width, norm)
 
     def forward(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x (B, L, D), rope as `rope_table` makes it -> queries, keys, values, and the further features (B, L, further)."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.blocks.common import zero
+from langevin.networks.blocks.norms import RMSNorm
 from langevin.networks.linear import Linear
 
 Cond = Mapping[str, Tensor] | None
@@ -221,7 +222,7 @@ class Captions(nn.Module):
             raise ValueError(f"width is {width}, and three numbers share it; make it a multiple of 3.")
         self.tokens, self.scale = tokens, guidance
         self.enter = nn.Sequential(Linear(tokens, width), nn.GELU(approximate="tanh"), Linear(width, width))
-        self.norm = None if norm is None else nn.RMSNorm(width, norm)
+        self.norm = None if norm is None else RMSNorm(width, norm)
         self.size = LevelEmbedding(width // 3) if sizes else None
         self.aspect = LevelEmbedding(width // 3) if sizes else None
         self.guidance = None if guidance is None else LevelEmbedding(width)

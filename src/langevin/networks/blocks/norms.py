@@ -53,6 +53,13 @@ def modulated(norm: nn.Module, x: Tensor, scale: Tensor, shift: Tensor | None = 
     return recomputed(lambda x, scale, shift: torch.addcmul(shift, norm(x), 1 + scale), x, scale, shift)
 
 
+class RMSNorm(nn.RMSNorm):
+    """torch's, without its warning under autocast: half-precision input is normed in the float32 of the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(torch.promote_types(x.dtype, self.weight.dtype))).to(x.dtype)
+
+
 class RootMeanSquare(nn.Module):
     """x (B, C, ...) over the root mean square of its channels, each with a scale and a shift of its own (1910.07467; DC-AE,
     2410.10733)."""

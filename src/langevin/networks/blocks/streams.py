@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from langevin.networks.blocks.attention import Memory, QueryKeyValue, SelfAttention, attend, attend_jointly
 from langevin.networks.blocks.feedforward import Gated, gelu_forward
-from langevin.networks.blocks.norms import modulated, modulation
+from langevin.networks.blocks.norms import RMSNorm, modulated, modulation
 from langevin.networks.linear import Linear
 
 
@@ -106,7 +106,7 @@ class SandwichBlock(nn.Module):
     def __init__(self, width: int, heads: int, kv_heads: int, inner: int, emb: int | None, eps: float) -> None:
         super().__init__()
         self.modulation = None if emb is None else modulation(emb, width, 4)
-        self.before, self.after, self.feed_before, self.feed_after = (nn.RMSNorm(width, eps) for _ in range(4))
+        self.before, self.after, self.feed_before, self.feed_after = (RMSNorm(width, eps) for _ in range(4))
         self.attention = SelfAttention(width, heads, kv_heads, bias=False, norm=1e-5)
         self.feed = Gated(width, inner, F.silu, bias=False)
 

@@ -1,5 +1,0 @@
-"""python -m langevin.cli, as torchrun wants it."""
-
-from langevin.cli import main
-
-main()
