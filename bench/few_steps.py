@@ -371,8 +371,8 @@ PICTURES = {"digits": DIGITS, "mnist": MNIST}
 
 def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     from langevin.recipes import Recipe, recipe
-    from langevin.recipes.build import read_recipe
     from langevin.recipes.distillation import student
+    from langevin.recipes.opening import read_recipe
 
     to, _, steps = base.removeprefix("to:").partition(":")
     taught = read_recipe(teacher)
@@ -395,9 +395,10 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
     Args:
         updates: of each, in place of its own number.
     """
-    from langevin.recipes.build import open_run, start
     from langevin.recipes.domains.judging import Reference
     from langevin.recipes.evaluation import evaluate
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.starting import start
 
     taught = open_run(teacher)
     against = Reference(taught, "auto", teacher)
@@ -444,8 +445,8 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
 
 def page(problem: str, teacher: Path, runs: Path) -> Path:
     """One row of pictures for the teacher and for each student in one step, all of the same classes."""
-    from langevin.recipes.build import open_run
     from langevin.recipes.drawing import draw
+    from langevin.recipes.opening import open_run
 
     taught = open_run(teacher)
     rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]

@@ -18,10 +18,12 @@ from typing import Any
 
 from langevin.recipes import config as c
 from langevin.recipes import recipe
-from langevin.recipes.build import Run, open_run, start
+from langevin.recipes.build import Run
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run
 from langevin.recipes.ready.variant import but
 from langevin.recipes.sampling import of_weights
+from langevin.recipes.starting import start
 
 FIELDS = ("run", "weights", "step", "plan", "count", "seed", "measure", "value", "floor", "seconds_per_100")
 OTHERS = {

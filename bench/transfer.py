@@ -20,8 +20,9 @@ import langevin as lv
 from langevin.config import TrainConfig
 from langevin.evaluate.classifier import train_classifier
 from langevin.recipes import recipe
-from langevin.recipes.build import open_run, start
 from langevin.recipes.config import DigitsData, TransferData
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[1]

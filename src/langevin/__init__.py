@@ -31,7 +31,7 @@ _NAMES = {
     "load": "langevin.zoo.load",
     "lerp": "langevin.core.posterior",
     "log_prob": "langevin.tasks.likelihood",
-    "open_run": "langevin.recipes.build",
+    "open_run": "langevin.recipes.opening",
     "recipe": "langevin.recipes",
     "sample": "langevin.sampling",
     "save": "langevin.zoo.saving",
@@ -94,7 +94,7 @@ if TYPE_CHECKING:
     from langevin.guidance import CFG, ClassifierGuidance
     from langevin.pictures import save_gif, save_images
     from langevin.recipes import recipe
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.sampling import sample, trajectory
     from langevin.tasks.captured import captured
     from langevin.tasks.likelihood import log_prob

@@ -8,8 +8,8 @@ import torch
 
 from langevin.cli import main
 from langevin.evaluate import psnr
-from langevin.recipes.build import open_run
 from langevin.recipes.latents import opened
+from langevin.recipes.opening import open_run
 
 SHORT = ["--train.batch", "8", "--samples", "60", "--device", "cpu", "--data.no-labels"]
 SMALL = ["--network.width", "8", "--network.multipliers", "1", "2"]

@@ -12,9 +12,10 @@ from langevin.cli import main
 from langevin.core.noise import Noise
 from langevin.embedded import Embedded, Logits
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import build, open_run
+from langevin.recipes.build import build
 from langevin.recipes.domains.pictures import as_pictures
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run
 from langevin.tasks.elbo import of_categories
 
 SMALL = {"width": 8, "blocks": 1, "head_width": 8}

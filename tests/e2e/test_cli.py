@@ -20,8 +20,10 @@ from langevin.cli import main
 from langevin.data import Arrays
 from langevin.inspection import describe
 from langevin.recipes import RECIPES, Recipe, recipe
-from langevin.recipes.build import build, open_run, start
+from langevin.recipes.build import build
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 from langevin.tasks.transport import transport
 
 ROOT = Path(__file__).parents[2]
@@ -304,7 +306,7 @@ def test_a_second_trainer_leaves_the_recipe_of_the_first(tmp_path):
 
 
 def test_more_processes_than_gpus_are_refused(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("langevin.recipes.build._device", lambda name: torch.device("cuda"))
+    monkeypatch.setattr("langevin.recipes.devices.device_of", lambda name: torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for name, value in (("WORLD_SIZE", "3"), ("LOCAL_WORLD_SIZE", "3"), ("LOCAL_RANK", "0")):
         monkeypatch.setenv(name, value)

@@ -11,11 +11,12 @@ from langevin.evaluate import classifier as classifiers
 from langevin.evaluate.perceptual import LPIPS, features, lpips
 from langevin.objectives.distances import Frozen
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import open_run, read_facts, read_recipe, start
 from langevin.recipes.distances import check
 from langevin.recipes.distillation import student
 from langevin.recipes.facts import CodecFacts
 from langevin.recipes.objectives import AutoencodingConfig
+from langevin.recipes.opening import open_run, read_facts, read_recipe
+from langevin.recipes.starting import start
 from langevin.tensors import save
 from langevin.training import load_latest
 

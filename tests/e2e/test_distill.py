@@ -19,11 +19,13 @@ from langevin.data.pairs import Starts
 from langevin.objectives.coupling import OptimalTransport
 from langevin.objectives.rescheduled import Rescheduled
 from langevin.recipes import Recipe, comparison, recipe
-from langevin.recipes.build import build, open_run, read_recipe, start
+from langevin.recipes.build import build
 from langevin.recipes.comparison import paths
 from langevin.recipes.distillation import STUDENTS, student
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run, read_recipe
 from langevin.recipes.sampling import chosen
+from langevin.recipes.starting import start
 from langevin.tasks.transport import transport
 from langevin.training import load_latest
 

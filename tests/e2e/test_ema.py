@@ -10,7 +10,8 @@ import torch
 
 from langevin.cli import main
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import open_run, start
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 from langevin.tensors import load, metadata
 from langevin.training import load_latest
 

@@ -10,7 +10,7 @@ from langevin.core.sample import sample
 from langevin.embedded import Embedded
 from langevin.guidance import Control
 from langevin.plans import controlled
-from langevin.recipes.build import open_run
+from langevin.recipes.opening import open_run
 from langevin.recipes.written import written
 
 FOOD, PLACE = ("Thai", "Greek", "Cuban", "Irish"), ("river", "park", "mill")

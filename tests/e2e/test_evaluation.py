@@ -19,7 +19,7 @@ from langevin.cli import main
 from langevin.core.tree import leaves
 from langevin.evaluate import DINOv2, Evaluation, classifier, extract, frechet, kid, neighbours, prdc
 from langevin.recipes import drawing, recipe, sampling
-from langevin.recipes.build import build, open_run, start
+from langevin.recipes.build import build
 from langevin.recipes.config import Recipe
 from langevin.recipes.domains import judging
 from langevin.recipes.domains import pictures as domain
@@ -27,6 +27,8 @@ from langevin.recipes.domains.judging import _draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.folders import evaluate_folders
 from langevin.recipes.in_loop import evaluator
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import torch
 from langevin.cli import main
 from langevin.inspection import describe
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import open_run, read_recipe, start
+from langevin.recipes.opening import open_run, read_recipe
+from langevin.recipes.starting import start
 from langevin.tensors import load, save
 from langevin.training import load_latest
 

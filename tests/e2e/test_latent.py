@@ -13,12 +13,14 @@ from langevin import plans
 from langevin.cli import main
 from langevin.data import Pictures
 from langevin.networks.autoencoder import Autoencoder, Half, Plain, Scale
-from langevin.recipes.build import build, open_run, start
+from langevin.recipes.build import build
 from langevin.recipes.captions import Captioned, learn
 from langevin.recipes.config import ArraysData, CodecConfig
 from langevin.recipes.distillation import student
 from langevin.recipes.drawing import draw
 from langevin.recipes.latents import check, keep, opened
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 from langevin.tensors import load, save
 from langevin.zoo.families.autoencoders import config_kl, keys_plain
 from langevin.zoo.family import published

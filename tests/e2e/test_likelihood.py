@@ -10,7 +10,7 @@ import torch
 import langevin as lv
 from langevin.cli import main
 from langevin.core.noise import Noise
-from langevin.recipes.build import open_run
+from langevin.recipes.opening import open_run
 from langevin.tasks.elbo import of_categories
 from langevin.tasks.likelihood import dequantised
 

@@ -12,8 +12,9 @@ from langevin.cli import main
 from langevin.networks.autoencoder import Scale
 from langevin.networks.latents import LatentCodec
 from langevin.recipes import config as c
-from langevin.recipes.build import build, open_run
+from langevin.recipes.build import build
 from langevin.recipes.facts import Facts
+from langevin.recipes.opening import open_run
 
 FLAGS = [
     "--data.size", "16", "--data.held-out", "0.2", "--network.width", "16", "--network.head-width", "8", "--text.width", "16",

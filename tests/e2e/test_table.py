@@ -14,11 +14,13 @@ from langevin.cli import main
 from langevin.data.table import read_rows, table
 from langevin.evaluate import energy_distance
 from langevin.recipes import comparison
-from langevin.recipes.build import build, open_run, start
+from langevin.recipes.build import build
 from langevin.recipes.config import TransferData
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.likelihood import likelihood
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 
 SHORT = ["--train.steps", "3", "--train.batch", "8", "--samples", "50", "--network.width", "16", "--network.depth", "1"]
 MEAN = torch.tensor([20.0, -300.0, 0.004], dtype=torch.float64)

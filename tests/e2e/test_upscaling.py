@@ -8,7 +8,7 @@ from PIL import Image
 from langevin import plans, tasks
 from langevin.cli import main
 from langevin.guidance import Tiles
-from langevin.recipes.build import open_run
+from langevin.recipes.opening import open_run
 
 SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60", "--sample.plan", "ddim:2"]
 SMALL = ["--network.width", "8", "--network.blocks", "1", "--network.head-width", "8"]

@@ -146,7 +146,8 @@ def trained(tmp_path_factory):
     """A run of a few steps on molecules."""
     pytest.importorskip("rdkit")
     from langevin.recipes import recipe
-    from langevin.recipes.build import open_run, start
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.starting import start
 
     base = recipe("nci-graph").model_dump()
     base["data"].update(largest=6, properties=("logp",))
@@ -200,7 +201,8 @@ def test_likelihood_of_graphs_has_the_number_of_nodes_in_it(trained):
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
     pytest.importorskip("rdkit")
     from langevin.recipes import recipe
-    from langevin.recipes.build import open_run, start
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.starting import start
 
     file, facts = tmp_path / "some.smi", tmp_path / "run" / "facts.json"
     some = ["C" * k + end for k in range(2, 7) for end in ("N", "O", "C(C)N")] + ["NCCN", "NCCCN"]

@@ -10,10 +10,12 @@ from langevin.cli import main
 from langevin.data import Graph
 from langevin.data.molecules import read_molecules, scores
 from langevin.recipes import recipe
-from langevin.recipes.build import build, open_run, start
+from langevin.recipes.build import build
 from langevin.recipes.config import MoleculesData
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
+from langevin.recipes.opening import open_run
+from langevin.recipes.starting import start
 from tests.graphs.test_design import Told
 from tests.graphs.test_digress import trained  # noqa: F401
 

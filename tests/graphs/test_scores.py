@@ -163,8 +163,9 @@ def test_centred_points_count_all_their_coordinates():
 def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     from langevin.data import read_graphs
     from langevin.recipes import recipe
-    from langevin.recipes.build import open_run, start
     from langevin.recipes.drawing import draw
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.starting import start
 
     cycles = [{"n": n, "edges": [[k, (k + 1) % n] for k in range(n)]} for n in (3, 4, 5, 6)]
     cycles += [{"n": n, "edges": [[j, k] for k in range(1, n) for j in range(0, k, m)]} for n in (3, 4, 5, 6) for m in (1, 2, 9)]

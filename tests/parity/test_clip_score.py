@@ -11,10 +11,10 @@ import langevin as lv
 from langevin.cli import main
 from langevin.core.tree import leaves
 from langevin.evaluate import CLIP, clip_score, cmmd, extract, load_features, measure
-from langevin.recipes.build import open_run
 from langevin.recipes.captions import Vocabulary, learn
 from langevin.recipes.domains.pictures import quantised
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run
 
 transformers = pytest.importorskip("transformers", reason="the peer is not installed")
 

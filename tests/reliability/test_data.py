@@ -25,7 +25,7 @@ from langevin.core.batch import Batch
 from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
 from langevin.data.scan import alone, stamp_of
 from langevin.recipes import Recipe, recipe
-from langevin.recipes.build import start
+from langevin.recipes.starting import start
 
 
 def png(width, height):

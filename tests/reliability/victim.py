@@ -38,7 +38,7 @@ def main(out: str, seconds: float, workers: int = 0, kind: str = "denoising") ->
 def by_classifier(out: str) -> Trainer:
     from langevin.evaluate import classifier
     from langevin.recipes import Recipe, recipe
-    from langevin.recipes.build import start
+    from langevin.recipes.starting import start
 
     classifier.train_classifier = partial(classifier.train_classifier, steps=5)
     made = recipe("digits-consistency").model_dump()

@@ -23,7 +23,7 @@ from langevin.data import Pictures, mnist
 from langevin.data.mnist import read_idx
 from langevin.inspection import describe
 from langevin.recipes import RECIPES, recipe
-from langevin.recipes.build import read_recipe
+from langevin.recipes.opening import read_recipe
 from langevin.training.checkpoint import load_latest, read
 from tests.field.test_complaints import trainer
 from tests.reliability.keeping import save

@@ -13,7 +13,7 @@ import torch
 
 import langevin as lv
 from langevin.cli import main
-from langevin.recipes.build import open_run, read_recipe
+from langevin.recipes.opening import open_run, read_recipe
 from tests.reliability.keeping import save
 
 SOURCE = Path(lv.__file__).parent

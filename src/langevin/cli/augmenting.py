@@ -41,7 +41,7 @@ def augment(args: Sequence[str]) -> None:
     if asked.test_label is not None and asked.test is None:
         raise Refusal(f"test-label is {asked.test_label}, and no test is given; say --test.")
     from langevin.recipes.augmenting import augmentation, read
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.sampling import of_pictures
 
     run = open_run(asked.run, device=asked.device)

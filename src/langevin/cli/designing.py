@@ -46,9 +46,9 @@ def properties_of(words: Sequence[str]) -> dict[str, float] | None:
 def design(args: Sequence[str]) -> None:
     """Generate, score, filter, guide, and again."""
     asked = parse(_Design, args, "langevin design")
-    from langevin.recipes.build import open_run
     from langevin.recipes.design import Asked, goals_of
     from langevin.recipes.design import design as rounds
+    from langevin.recipes.opening import open_run
 
     how = Asked(goals_of(asked.goal), properties=properties_of(asked.property), **vars(asked.how))
     rounds(open_run(asked.run, device=asked.device), how, asked.out)

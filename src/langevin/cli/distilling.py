@@ -57,7 +57,7 @@ def distill(args: Sequence[str]) -> None:
             raise Refusal(f"steps is {steps}, and lcm learns them all; say --plan lcm:{steps} when drawing.")
         finetune([run, *rest, "--method", to])
         return
-    from langevin.recipes.build import read_recipe
+    from langevin.recipes.opening import read_recipe
 
     teacher, few = Path(run), None if steps is None else int(steps)
     prog = f"langevin distill {run} --to {to}" + "".join(f" --{n} {v}" for n, v in (("steps", steps), ("rounds", rounds)) if v)
@@ -86,7 +86,7 @@ def distill(args: Sequence[str]) -> None:
 
 def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None, out: Path) -> _Distill:
     """What is asked of a student of a run in a directory."""
-    from langevin.recipes.build import read_recipe
+    from langevin.recipes.opening import read_recipe
 
     made = _begun(taken("--out", rest)[1], to, run, out) or student(read_recipe(run), run, to, steps)
     asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=2 <= (steps or 1) <= 8))

@@ -55,11 +55,11 @@ def finetune(args: Sequence[str]) -> None:
         raise Refusal(f"method is {method!r};{near} There are {', '.join(METHODS)}.")
     usual = Tuning.model_construct(**{**METHODS[method], "method": method, "origin": path, "data": data})
     asked = parse(_Finetune, rest, f"langevin finetune {path} {data} --method {method}", _Finetune(tuning=usual))
-    from langevin.recipes.build import _device
+    from langevin.recipes.devices import device_of
     from langevin.recipes.tuning import tune
 
     cfg = Tuning.model_validate(asked.tuning.model_dump())
-    made = tune(cfg, asked.out, asked.resume, str(_device(asked.device)), other_data=asked.other_data)
+    made = tune(cfg, asked.out, asked.resume, str(device_of(asked.device)), other_data=asked.other_data)
     if made is None:
         raise Refusal(f"stopped; continue with: langevin finetune {' '.join(args)} --resume")
     beside = "" if cfg.beside is None else f" --beside {cfg.beside}"

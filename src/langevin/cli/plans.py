@@ -90,7 +90,7 @@ def tune(args: Sequence[str]) -> None:
     asked = parse(_Tune, args, "langevin tune")
     if asked.out is not None and asked.out.suffix != ".json":
         raise Refusal(f"out is {asked.out}; write a .json.")
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.sampling import tune_into
 
     out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"

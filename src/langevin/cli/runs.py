@@ -52,8 +52,8 @@ def sample(args: Sequence[str]) -> None:
     asked = parse(_Sample, args, "langevin sample")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
-    from langevin.recipes.build import open_run
     from langevin.recipes.drawing import source_of, used
+    from langevin.recipes.opening import open_run
     from langevin.recipes.report import write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
@@ -122,8 +122,8 @@ def evaluate(args: Sequence[str]) -> None:
     else:
         if asked.size is not None:
             raise Refusal(f"size is {asked.size}, but a run's pictures have the size of its recipe; leave it out.")
-        from langevin.recipes.build import open_run
         from langevin.recipes.evaluation import evaluate as measure
+        from langevin.recipes.opening import open_run
 
         result = measure(
             open_run(asked.run, asked.weights, strengths(asked.lora), codec=asked.codec), count=asked.count, plan=asked.plan,

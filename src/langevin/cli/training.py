@@ -124,7 +124,7 @@ def begun(args: Sequence[str], usual: Path) -> tuple[Path, Recipe] | None:
     out = usual if asked is None else Path(asked)
     if "--resume" not in args or not (out / "recipe.json").exists():
         return None
-    from langevin.recipes.build import read_recipe
+    from langevin.recipes.opening import read_recipe
 
     return out, read_recipe(out)
 
@@ -178,10 +178,11 @@ def trained(
         # --shutdown-timeout, which earlier versions of torchrun do not know
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
         raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
-    from langevin.recipes.build import open_run, start
     from langevin.recipes.domains import Asked as Judged
     from langevin.recipes.in_loop import evaluator
+    from langevin.recipes.opening import open_run
     from langevin.recipes.report import preview
+    from langevin.recipes.starting import start
 
     out.mkdir(parents=True, exist_ok=True)
     run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)

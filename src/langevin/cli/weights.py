@@ -34,7 +34,7 @@ def lora(args: Sequence[str]) -> None:
     """Write the adapters that a run has trained, to be used with --lora."""
     asked = parse(_LoRA, args, "langevin lora")
     target(asked.out)
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.weights import save_adapters
 
     run = open_run(asked.run)
@@ -60,7 +60,7 @@ def ema(args: Sequence[str]) -> None:
     when = "" if asked.at is None else f"-at-{asked.at}"
     out = asked.out or asked.run / "weights" / f"sigma_rel-{asked.sigma_rel:g}{when}.safetensors"
     target(out)
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.weights import write_average
 
     _, record = write_average(open_run(asked.run).denoiser, asked.run, asked.sigma_rel, out, asked.at)
@@ -86,7 +86,7 @@ class _Publish:
 def publish(args: Sequence[str]) -> None:
     """Write a run in the layout of diffusers, for others to use."""
     asked = parse(_Publish, args, "langevin publish")
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.publishing import publish as written
 
     run = open_run(asked.run)

@@ -57,7 +57,7 @@ def write(args: Sequence[str]) -> None:
     if asked.infill is not None and (len(asked.blank) != 1 or asked.blank not in asked.infill):
         raise Refusal(f"infill has no blank {asked.blank!r}; let each such sign stand for a token to be written.")
     from langevin.files import write as save
-    from langevin.recipes.build import open_run
+    from langevin.recipes.opening import open_run
     from langevin.recipes.written import written
 
     texts = written(

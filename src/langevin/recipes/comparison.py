@@ -16,10 +16,12 @@ from langevin.files import write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
-from langevin.recipes.build import RECIPE_FILE, Run, open_run
+from langevin.recipes.build import Run
 from langevin.recipes.domains.pictures import as_pictures, shown
 from langevin.recipes.drawing import begins, draw
 from langevin.recipes.evaluation import evaluate
+from langevin.recipes.facts import RECIPE_FILE
+from langevin.recipes.opening import open_run
 from langevin.recipes.sampling import chosen, of_weights, tune_into
 from langevin.recipes.teaching import labels, on
 from langevin.tasks.transport import transport

@@ -13,7 +13,8 @@ from langevin.core.sample import plans_for
 from langevin.data import Stream
 from langevin.evaluate import Card, Evaluation, Split, refuse_small
 from langevin.evaluate.measure import BIASED
-from langevin.recipes.build import Run, _device
+from langevin.recipes.build import Run
+from langevin.recipes.devices import device_of
 from langevin.recipes.domains import Asked
 from langevin.recipes.drawing import driven, used
 from langevin.recipes.sampling import chosen, of_weights
@@ -50,7 +51,7 @@ def evaluate(run: Run, *, count: int | None = None, seed: int = 1, plan: str | N
     if properties:
         run.domain.conditions(run, properties, 1)  # refused now rather than after sampling
     run.domain.check_way(plan, guidance)
-    place, plan = _device(device), plan or run.recipe.sample.plan
+    place, plan = device_of(device), plan or run.recipe.sample.plan
     run.denoiser.to(place)
     found = {w: chosen(run, plan, w) for w in run.domain.strengths(run, guidance)}
     through = "" if run.facts.codec is None else f", decoded by {run.facts.codec.hash}"

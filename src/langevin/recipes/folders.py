@@ -9,7 +9,7 @@ from PIL import Image
 from langevin.data import Pictures
 from langevin.evaluate import METRICS, PCA, Evaluation, FeatureNet, Split, card_of, extract, load_features, measure
 from langevin.evaluate.measure import enough, known, ready
-from langevin.recipes.build import _device
+from langevin.recipes.devices import device_of
 from langevin.recipes.evaluation import card, refused
 
 
@@ -30,7 +30,7 @@ def evaluate_folders(folder: Path, against: Path, features: str | Path, *, metri
     known(wanted, list(METRICS))
     if str(features) in ("auto", "classifier"):
         raise ValueError(f"features is {str(features)!r}; two folders are compared by the path of a feature network, or 'pca'.")
-    place = _device(device)
+    place = device_of(device)
     side = size or _common_side(folder, against)
     ours, real = (Pictures(f, side, split="all") for f in (folder, against))
     enough(wanted, len(ours), len(real))

@@ -121,7 +121,7 @@ def begin(recipe: c.Recipe, facts: Facts, train: Any) -> tuple[LatentCodec, Fact
 
 def _learned(recipe: c.Recipe, key: str) -> tuple[str, Scale] | None:
     """The run whose weights a run begins with or learns from, and the scale on which they know this autoencoder's latents."""
-    from langevin.recipes.build import read_facts
+    from langevin.recipes.opening import read_facts
 
     for of in (recipe.teacher, recipe.finetune):
         if of is None or of.origin is None or not (Path(of.origin) / FACTS_FILE).exists():
@@ -222,7 +222,7 @@ def opened(origin: str) -> LatentCodec:
     from langevin.zoo.codecs import codec as codec_of
 
     if is_run(origin):
-        from langevin.recipes.build import open_run
+        from langevin.recipes.opening import open_run
 
         run = open_run(origin)
         net: nn.Module = run.denoiser.net

@@ -7,8 +7,10 @@ from typing import Any
 from langevin.data import Pictures
 from langevin.recipes import config as c
 from langevin.recipes import recipe
-from langevin.recipes.build import Run, _device, open_run
+from langevin.recipes.build import Run
+from langevin.recipes.devices import device_of
 from langevin.recipes.facts import RECIPE_FILE, Facts
+from langevin.recipes.opening import open_run
 
 
 def open_either(
@@ -50,7 +52,7 @@ def run_of(path: str | Path, what: str, pictures: Path | None = None, device: st
     """
     from langevin.zoo.load import load
 
-    model = load(path, device=_device(device))
+    model = load(path, device=device_of(device))
     if isinstance(model, Mapping) or not hasattr(model, "run"):
         raise ValueError(f"{path} is one part of a model; give the folder that has model_index.json.")
     kind, shape = getattr(model.origin, "kind", ""), model.denoiser.shape

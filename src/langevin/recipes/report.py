@@ -9,7 +9,8 @@ from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.evaluate import Evaluation
 from langevin.files import best_effort, write
-from langevin.recipes.build import Run, _device
+from langevin.recipes.build import Run
+from langevin.recipes.devices import device_of
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
 
@@ -52,7 +53,7 @@ def preview(run: Run, out: Path) -> Callable[[Denoiser, int], None]:
 
 def pages(run: Run, out: Path, say: Callable[[str], None] = print, *, device: str = "cpu") -> None:
     """Samples and plots of a trained run, each path said as it is written; what cannot be written is said on stderr."""
-    run.denoiser.to(_device(device))
+    run.denoiser.to(device_of(device))
     for make in _pages(run, out):
         try:
             with best_effort(out):  # a full disk takes the pages, not the numbers

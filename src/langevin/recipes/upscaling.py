@@ -11,9 +11,10 @@ from langevin.core.tree import leaves
 from langevin.data import Arrays
 from langevin.data.decode import decode, measure, to_unit
 from langevin.guidance import Tiles
-from langevin.recipes.build import Run, open_run
+from langevin.recipes.build import Run
 from langevin.recipes.domains.pictures import as_pictures, write_numbers
 from langevin.recipes.drawing import draw
+from langevin.recipes.opening import open_run
 from langevin.recipes.sampling import chosen
 from langevin.tasks import Stage, cascade
 

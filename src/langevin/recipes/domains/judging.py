@@ -35,7 +35,8 @@ from langevin.evaluate.measure import enough, known, ready
 from langevin.evaluate.metrics import drawn
 from langevin.files import best_effort
 from langevin.recipes import config as c
-from langevin.recipes.build import Run, _device
+from langevin.recipes.build import Run
+from langevin.recipes.devices import device_of
 from langevin.recipes.domains import Asked
 from langevin.recipes.domains.pictures import OF_RUNS, as_pictures, quantised
 from langevin.recipes.drawing import draw, labels_of
@@ -76,14 +77,14 @@ class Reference:
         """Of labels."""
         train = self.run.train
         made = kept_classifier(_Real(self.run, train, levels=False), labels_of(train), self.folder, train.digest())
-        return made.to(_device(self.device))
+        return made.to(device_of(self.device))
 
     @cached_property
     def net(self) -> FeatureNet:
         """Of features."""
         if self.kind == "classifier":
             return self.judge
-        return PCA(self.train.whole()) if self.kind == "pca" else load_features(self.kind, _device(self.device))
+        return PCA(self.train.whole()) if self.kind == "pca" else load_features(self.kind, device_of(self.device))
 
     @property
     def train(self) -> "_Real":
