@@ -241,7 +241,8 @@ def updates_in(minutes: float, model: lv.Denoiser, data: Any, objective: Any, **
     return max(20, round(60 * minutes / each))
 
 
-SETTINGS: dict[str, Any] = {"batch": 32, "optimiser": "muon", "lr": 5e-3, "ema": 0.99, "weight_decay": 0.05, "warmup": 3200}
+SETTINGS: dict[str, Any] = {"batch": 32, "optimiser": "muon", "lr": 5e-3, "ema": 0.99, "weight_decay": 0.05, "warmup": 3200,
+                            "precision": "bfloat16"}  # fmt: skip
 
 
 def ready(
