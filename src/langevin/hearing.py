@@ -1,5 +1,6 @@
 """Whether a network hears that conditions are dropped: one that does not cannot be guided, and says nothing of it by itself."""
 
+import inspect
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -100,3 +101,15 @@ def listening(net: nn.Module, what: str) -> Iterator[None]:
         handle.remove()
     for heard in calls[:1]:
         warn_if_deaf(heard, what, 6)
+
+
+def check_signature(net: nn.Module) -> None:
+    """
+    Raises:
+        ValueError: for a network that cannot be called as a denoiser calls it.
+    """
+    try:
+        inspect.signature(net.forward).bind(0, 0, None, None)
+    except TypeError:
+        said = f"{type(net).__name__}.forward takes {inspect.signature(net.forward)}"
+        raise ValueError(f"net is called as net(z, level, cond, mask), and {said}; wrap it, as docs/training.md shows.") from None

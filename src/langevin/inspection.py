@@ -67,6 +67,9 @@ def _run(path: Path, check: bool) -> str:
         f"network {json.dumps(recipe.get('network'))}",
         f"samples with {json.dumps(recipe.get('sample'))}",
     ]
+    facts = read_json(path / "facts.json", _RECIPE_LIMIT) if (path / "facts.json").exists() else {}
+    if isinstance(names := facts.get("class_names") if isinstance(facts, dict) else None, list):
+        lines.append(f"classes {', '.join(f'{k} {name}' for k, name in enumerate(names))}")
     if isinstance(begun := recipe.get("finetune"), dict) and begun.get("origin"):
         lines.append(f"fine-tuned {json.dumps(begun)}")
     found = steps(path / "checkpoints")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from langevin import plans
 from langevin.core import sample as loop
-from langevin.core.denoiser import BaseDenoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Options, Step
 from langevin.core.tree import Tree, spread, tree_map
+from langevin.hearing import check_signature
 
 Planned = Plan | Draft | str
 """A plan, a draft of one, or its word, such as "dpmpp:20"."""
@@ -73,11 +74,13 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
     """The options as the loop takes them.
 
     Raises:
-        ValueError: for what is no array, and for several guidances.
+        ValueError: for what is no array, for several guidances, and for a network that is called in another way.
     """
+    if isinstance(denoiser, Denoiser):
+        check_signature(denoiser.net)
     made = dict(options)
-    if "cond" in made:
-        made["cond"] = conditions(made["cond"])
+    if (cond := conditions(made.get("cond"))) is not None:
+        made["cond"] = {name: value if value.ndim else value.expand(count) for name, value in cond.items()}
     for field in ("given", "known", "start", "mask"):
         if made.get(field) is not None:
             made[field] = arrays(made[field], field)
@@ -123,7 +126,8 @@ def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count:
         denoiser: learned, guided or exact.
         plan: a table, a draft such as `plans.dpmpp(20)`, or its word, "dpmpp:20"; for a product, one for all leaves or a dict.
         count: how many.
-        options: see `langevin.core.sample.Options`; arrays may be numpy arrays or lists, and `given` and `known` may have any
+        options: see `langevin.core.sample.Options`; arrays may be numpy arrays or lists, one number in `cond` stands for all
+            samples, and `given` and `known` may have any
             shape that broadcasts to (count, *shape), such as one mask (H, W) for all pictures.
 
     Returns:

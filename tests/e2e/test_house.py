@@ -30,7 +30,7 @@ ROOMS = {
     "embedded": {"core"},
     "control": set(),
     "hearing": set(),
-    "sampling": {"core", "plans"},
+    "sampling": {"core", "plans", "hearing"},
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control", "hearing"},

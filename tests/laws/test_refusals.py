@@ -49,7 +49,7 @@ CASES = {
     "more steps than timesteps": (lambda: lv.plans.ddim(2000, grid="trailing").on(GAUSS.schedule), "at most 1000"),
     # sampling
     "no samples": (lambda: lv.sample(ORACLE, lv.plans.ddim(2), 0), "count is 0"),
-    "unknown shape": (draw(lv.Denoiser(NET, GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
+    "unknown shape": (draw(lv.Denoiser(lv.networks.MLP(2, 4, 1), GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
     "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),
     "guidance without a condition": (draw(ORACLE, lv.plans.ddim(2), guidance=lv.CFG(2.0)), "pass cond="),
     "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),

@@ -29,8 +29,8 @@ class _Sample:
     model, or a saved .json; the recipe's by default."""
     seed: int = 0
     """Any integer; sample k is the same sample whatever the count."""
-    label: int | None = None
-    """One class; all in turn by default."""
+    label: str | None = None
+    """One class, by its number or its name; all in turn by default."""
     prompt: tuple[str, ...] = ()
     """Captions for a run that reads them, in turn; held-out ones by default."""
     property: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -118,6 +118,13 @@ def train(args: Sequence[str]) -> None:
     print(report(run, out, asked.samples, device=device))
 
 
+def _kept(asked: Asked) -> str:
+    """Flags that are not written in the run's directory, where they are not the usual ones."""
+    usual = {f.name: f.default for f in fields(Asked) if f.name not in ("recipe", "out", "resume")}
+    said = {name: value for name in usual if (value := getattr(asked, name)) != usual[name]}
+    return "".join(f" --{name.replace('_', '-')}{'' if value is True else f' {value}'}" for name, value in said.items())
+
+
 def begun(args: Sequence[str], usual: Path) -> tuple[Path, Recipe] | None:
     """The run that is to be resumed, if there is one: what it was begun with stands wherever nothing else is asked for."""
     asked, _ = taken("--out", args)
@@ -186,6 +193,13 @@ def trained(
 
     out.mkdir(parents=True, exist_ok=True)
     run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
+    if trainer.group.first:
+        if run.facts.class_names:
+            print(f"classes: {', '.join(f'{k} {name}' for k, name in enumerate(run.facts.class_names))}", file=sys.stderr)
+        warm, total = run.recipe.train.warmup, trainer.total
+        if warm > total / 2:
+            print(f"the rate rises for {warm} samples of the run's {total} and hardly comes near {run.recipe.train.lr:g}; "
+                  f"--train.warmup {total // 10} is a tenth of it.", file=sys.stderr)  # fmt: skip
     with closing(trainer), tempfile.TemporaryDirectory() as unseen:
         if asked.samples:  # now rather than after training
             run.domain.afford(run, Judged(asked.samples, metrics=measures(run), small=True))
@@ -201,7 +215,7 @@ def trained(
     if not trainer.group.first:
         return None
     if not trainer.finished:
-        print(f"stopped at step {trainer.step}; continue with: {again}", file=sys.stderr)
+        print(f"stopped at step {trainer.step}; continue with: {again}{_kept(asked)}", file=sys.stderr)
         raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
     # what is judged is what was saved
     return run.holding(open_run(out).denoiser), str(trainer.group.device)

@@ -152,7 +152,7 @@ class Product(Process):
 
 def check_schedule(schedule: object) -> None:
     if not isinstance(schedule, Schedule):
-        raise ValueError(f"schedule is {schedule!r}; pass a schedule, such as langevin.schedules.cosine().")
+        raise ValueError(f"schedule is {schedule!r}; pass a schedule, such as schedules.cosine() or core.schedule.Formula(...).")
     schedule.check()
 
 

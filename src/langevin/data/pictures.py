@@ -3,6 +3,7 @@
 import copy
 import hashlib
 import math
+import warnings
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ class Pictures:
     """Every picture below a folder, cropped in its middle and resized; classes by subfolder.
 
     Args:
-        folder: where the pictures are. If all stand in subfolders, their names, sorted, are the classes.
+        folder: where the pictures are; hidden files and folders are passed over. If all stand in subfolders, the names of these,
+            sorted, are the classes 0, 1, ...; pictures beside such folders leave none, and that is said.
         size: side in pixels; with `aspect` the side of the square with as many pixels.
         channels: 3 for colour, 1 for grey.
         broken: "fail" refuses a folder with pictures that cannot be read, naming each; "skip" leaves them out and says so.
@@ -73,7 +75,8 @@ class Pictures:
         self.shape = (channels, size, size)
         self.sizes = buckets(size, bucket_step) if aspect else [(size, size)]
         self.flip, self._share, self._limit = flip, held_out, keep
-        found = sorted(p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        every = (p for p in self.folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+        found = sorted(p for p in every if not self._hidden(p))
         if not found:
             raise FileNotFoundError(f"{folder} has no pictures ({', '.join(sorted(SUFFIXES))}); pass a folder that has.")
         seen = scan(self.folder, found, None if scan_file is None else Path(scan_file), progress)
@@ -86,11 +89,22 @@ class Pictures:
         good = [p for p in found if p not in bad]
         parents = [p.relative_to(self.folder).parts[0] if p.parent != self.folder else "" for p in good]
         names = sorted(set(parents))
+        if labels and (beside := parents.count("")) and len(names) > 2:
+            first = good[parents.index("")].name
+            warnings.warn(
+                f"{folder} has {len(names) - 1} folders and {beside} pictures beside them ({first}), so there are no classes; "
+                "move those into a folder, or say that none are meant: labels=False (--data.no-labels).",
+                stacklevel=2,
+            )
         self.classes = names if labels and "" not in names and len(names) > 1 else None
         self._paths, self._texts = good, [texts[p] for p in good] if captions is not None else None
         self._labels = torch.tensor([names.index(p) for p in parents]) if self.classes else None
         self._groups = torch.tensor([_nearest(seen[p], self.sizes) for p in good]) if aspect else None
         self._choose(split)
+
+    def _hidden(self, path: Path) -> bool:
+        """Thumbnails, waste, what notebooks keep: their folders are no classes."""
+        return any(part.startswith(".") for part in path.relative_to(self.folder).parts)
 
     def part(self, split: str, aspect: bool = True) -> "Pictures":
         """Another split of the same scan; aspect False reads it as squares."""

@@ -46,11 +46,12 @@ def judge(bad: Mapping[str, str], total: int, broken: str, max_skipped: float, w
         listing = " " + listing.strip()
     said = f"{len(bad)} of {total} {what} cannot be used"
     if broken == "fail":
-        raise ValueError(f"{said}; mend them or pass broken='skip':{listing}")
+        raise ValueError(f"{said}; mend them or pass broken='skip' (--data.broken skip):{listing}")
     if len(bad) > max_skipped * total:
+        share = f"{math.ceil(100 * len(bad) / total) / 100:g}"
         raise ValueError(
-            f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass "
-            f"max_skipped={math.ceil(100 * len(bad) / total) / 100:g}:{listing}"
+            f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass max_skipped={share} "
+            f"(--data.max-skipped {share}):{listing}"
         )
     warnings.warn(f"{said} and are left out:{listing}", stacklevel=4)
 

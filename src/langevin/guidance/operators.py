@@ -65,8 +65,9 @@ class Operator:
         Raises:
             ValueError: if x has another shape.
         """
-        if tuple(x.shape[1:]) != self.shape:
-            raise ValueError(f"{self.name} measures samples of shape {self.shape}, and these have {tuple(x.shape[1:])}.")
+        if (seen := tuple(x.shape[1:])) != self.shape:
+            said = f"{self.name} measures samples of shape {self.shape}, and these have {seen}"
+            raise ValueError(f"{said}; make it with shape={seen}.")
         return self.forward(x)
 
     def transposed(self, y: Tensor) -> Tensor:

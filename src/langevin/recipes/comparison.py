@@ -12,6 +12,7 @@ import torch
 from langevin import pictures, plans
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
+from langevin.evaluate.measure import NEIGHBOURS
 from langevin.files import write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
@@ -133,8 +134,9 @@ def strengths(student: Run) -> tuple[float, ...]:
 
 
 def measures(run: Run) -> tuple[str, ...]:
-    """What pictures are compared by."""
-    return ("fd", "prdc") if run.facts.classes is None else ("fd", "prdc", "labels")
+    """What pictures are compared by: neighbours only where enough are held out to have any."""
+    near = ("prdc",) if len(run.test) > NEIGHBOURS else ()
+    return ("fd", *near) if run.facts.classes is None else ("fd", *near, "labels")
 
 
 def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Facts(Closed):
     """Where samples are latents of pictures."""
     classes: int | None
     """Labels run from 0 to classes - 1; None for none."""
+    class_names: tuple[str, ...] | None = None
+    """What they are called, where the data says it."""
     origin: str | None = None
     """Hash of the weights that the run began with; None for weights that were drawn."""
     teacher: str | None = None
@@ -92,6 +94,20 @@ class Facts(Closed):
 
     replaced: bool = False
     """Whether training went on on other data than these numbers were measured on."""
+
+    def label(self, said: str) -> int:
+        """The number of a class, by its name or as it is.
+
+        Raises:
+            ValueError: for what is neither, naming the classes.
+        """
+        names = self.class_names or (self.table.classes if self.table else None) or ()
+        if said in names:
+            return names.index(said)
+        if said.isdecimal():
+            return int(said)
+        known = f"one of {', '.join(names[:20])}, or its number" if names else "a number from 0"
+        raise ValueError(f"label is {said!r}; classes of this run are told by {known}.")
 
     @property
     def conditional(self) -> bool:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,8 +123,13 @@ def of_weights(run: Run) -> str:
 
 
 def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float) -> dict[str, Any]:
-    """What `sample` is told of conditions and guidance of strength w: models that learned guidance answer for a strength."""
+    """What `sample` is told of conditions and guidance of strength w: models that learned guidance answer for a strength, and
+    are known to do so within the range that they learned."""
     if "guidance" in run.recipe.objective.scalars:
+        learned = getattr(run.recipe.objective, "w", None)
+        if learned is not None and not learned[0] <= w <= learned[1]:
+            said = f"guidance is {w:g}, and this run learned strengths from {learned[0]:g} to {learned[1]:g}"
+            warnings.warn(f"{said}; it may answer anything beyond them.", stacklevel=2)
         return {"cond": {**(cond or {}), "guidance": torch.full((count,), float(w))}, "guidance": None}
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 

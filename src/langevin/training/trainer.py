@@ -27,7 +27,7 @@ from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.data.mapped import remedy
 from langevin.embedded import state_shape
-from langevin.hearing import compiled, listening
+from langevin.hearing import check_signature, compiled, listening
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -115,7 +115,12 @@ class Trainer:
         if not hasattr(data, "batch") and not isinstance(data, Stream):
             raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
         if not any(p.requires_grad for p in denoiser.parameters()):
-            raise ValueError("the denoiser has no weights that require gradients, so there is nothing to train.")
+            raise ValueError(
+                "the denoiser has no weights that require gradients, so there is nothing to train; those of an opened run are "
+                "frozen, and denoiser.requires_grad_() frees them."
+            )
+        if isinstance(denoiser, Denoiser):
+            check_signature(denoiser.net)
         if config.valid_every and valid is None:
             raise ValueError(f"valid_every is {config.valid_every}, and there is no held-out data; give valid=, or leave it out.")
         if config.resolutions and getattr(data, "groups", None) is not None:

@@ -57,7 +57,9 @@ class PictureDomain(Domain):
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         words = None if recipe.text is None else _vocabulary((train, test), recipe.text)
-        return Facts(shape=train.shape, classes=classes_of(train, recipe), vocabulary=words)
+        names = getattr(train.data if isinstance(train, (Pairs, Unpaired)) else train, "classes", None)
+        named = tuple(names) if isinstance(names, list) else None
+        return Facts(shape=train.shape, classes=classes_of(train, recipe), class_names=named, vocabulary=words)
 
     def states(self, facts: Facts, process: Process) -> Shape:
         return state_shape(process, facts.shape)
