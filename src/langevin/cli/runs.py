@@ -60,7 +60,8 @@ def sample(args: Sequence[str]) -> None:
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": asked.label, "guidance": asked.guidance}
+    label = None if asked.label is None else run.facts.label(asked.label)
+    options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
     options["prompts"] = asked.prompt
     if asked.property:
         options["properties"] = properties_of(asked.property)

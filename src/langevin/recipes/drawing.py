@@ -168,13 +168,12 @@ def begins(run: Run, count: int, source: Tensor | None) -> Tensor | None:
     return x.to(next(run.denoiser.parameters()).device)
 
 
-def _asked_labels(run: Run, count: int, label: Tensor | int | str | None, joint: bool) -> Tensor | None:
+def _asked_labels(run: Run, count: int, label: Tensor | int | None, joint: bool) -> Tensor | None:
     classes = run.facts.classes
     if label is None:
         return None if classes is None or joint else torch.arange(count) % classes
     if classes is None:
         raise ValueError("label is given, but this run has no classes; leave it out.")
-    label = run.facts.label(label) if isinstance(label, str) else label
     labels = torch.full((count,), label) if isinstance(label, int) else label
     if bool((labels < 0).any()) or bool((labels >= classes).any()):
         raise ValueError(f"label is {int(labels.max())}; classes run from 0 to {classes - 1}.")
