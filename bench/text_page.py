@@ -49,7 +49,7 @@ def orders(model: Any, data: Any, steps: int = 64) -> str:
     walk = [step.z.clone() for step in lv.trajectory(model, plan, 1, seed=2)]  # pyright: ignore[reportAttributeAccessIssue]
     for share in (0.25, 0.5, 0.75, 1.0):
         z = walk[round(share * (len(walk) - 1))][0]
-        letters = [data.text(z[i : i + 1]) if int(z[i]) < k else "·" for i in range(len(z))]
+        letters = [data.text(z[i : i + 1]).replace("\n", "↵") if int(z[i]) < k else "·" for i in range(len(z))]
         shown.append(f"After {share:.0%} of {steps} steps:\n\n{fenced(''.join(letters))}")
     return "\n".join(shown)
 
