@@ -8,7 +8,7 @@ from typing import Any
 
 from langevin.data import tar
 from langevin.data.decode import Unreadable
-from langevin.data.members import FACTS, facts, looked_at, packed
+from langevin.data.members import FACTS, extension_of, facts, looked_at, packed
 from langevin.data.scan import alone, looked, remember, stamp_of
 
 
@@ -108,4 +108,6 @@ def _found(path: Path, line: Any) -> Found:
             raise TypeError
     if not isinstance(seen, str) and not all(type(n) is int for n in seen):
         raise TypeError
+    if not isinstance(seen, str):
+        extension_of(sample.members)
     return Found(path, sample, label, caption, seen if isinstance(seen, str) else tuple(seen))
