@@ -103,6 +103,8 @@ def _found(path: Path, line: Any) -> Found:
     numbers = [n for m in sample.members.values() for n in (m.offset, m.size)]
     if not all(type(n) is int and n >= 0 for n in numbers) or any(m.size > tar.MAX_MEMBER for m in sample.members.values()):
         raise ValueError
+    if any(isinstance(v, str) and (len(v) > tar.MAX_NAME or not v.isprintable()) for v in (key, seen)):
+        raise ValueError
     for value, kind in ((key, str), (label, int), (caption, str)):
         if value is not None and type(value) is not kind:
             raise TypeError
