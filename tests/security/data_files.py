@@ -21,7 +21,9 @@ from PIL import Image
 from torch import nn
 
 from langevin import adapters
+from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures, Shards, Stream
+from langevin.data.cache import cached
 from langevin.data.graphs import read_graphs
 from langevin.data.molecules import read_molecules
 from langevin.data.table import table
@@ -32,7 +34,7 @@ from langevin.zoo.embeddings import read_embedding
 from tests.security.mutants import mutated, quiet, rearranged
 
 SHARES = {"shards": 0.05, "arrays": 0.05, "rows": 0.05, "smiles": 0.03, "captions": 0.03, "graphs": 0.1, "tokenizer": 0.03,
-          "adapter": 0.08, "record": 0.05, "memory": 0.03}  # fmt: skip
+          "adapter": 0.08, "record": 0.03, "memory": 0.03, "cache": 0.02}  # fmt: skip
 NAMES = [
     "../../../etc/cron.d/x.npy", "/etc/passwd", "a/../../b.npy", "C:\\x.npy", "\\\\host\\share\\x.npy", "x\0y.npy", "x" * 4000,
     "con.npy", "a\nb.npy", "\udcff.npy", ".npy", "", "..", "a//b.npy", "\u202e.npy", "000.npy",
@@ -343,6 +345,23 @@ def fuzz_record(tmp_path, count, seed):
             assert isinstance(read_record(path), dict)
 
 
+def fuzz_cache(tmp_path, count, seed):
+    rng, folder, data = random.Random(seed), tmp_path / "cache", Arrays(torch.arange(12.0).reshape(4, 3))
+    cached(data, lambda x: 2 * x, folder, "e")
+    good = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(int(SHARES["cache"] * count)):
+        for name, content in good.items():
+            (folder / name).write_bytes(content)
+        if rng.random() < 0.6:
+            (folder / "manifest.json").write_bytes((rearranged if rng.random() < 0.7 else mutated)(rng, good["manifest.json"]))
+        if rng.random() < 0.4:
+            (folder / "x-0.npy").write_bytes(odd_npy(rng) if rng.random() < 0.5 else mutated(rng, good["x-0.npy"][:128]))
+        with quiet(names=folder, length=7000):
+            found = cached(data, lambda x: 2 * x, folder, "e")
+            assert len(found) == 4 and all(len(v) == 4 for v in leaves(found.batch(torch.arange(4)).x).values())
+    shutil.rmtree(folder)
+
+
 def fuzz_memory(tmp_path, count, seed):
     """What readers noted for themselves: a damaged note counts as none."""
     rng, path, note = random.Random(seed), tmp_path / "a.tar", tmp_path / "scan.json"
@@ -370,5 +389,6 @@ FUZZ = [
     fuzz_adapter,
     fuzz_record,
     fuzz_memory,
+    fuzz_cache,
 ]
 assert {fuzz.__name__ for fuzz in FUZZ} == {f"fuzz_{name}" for name in SHARES}
