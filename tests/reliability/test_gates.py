@@ -5,6 +5,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import pytest
+
+from tests.soaking import Soak
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
 
@@ -33,3 +37,19 @@ def test_every_promise_has_a_test_that_there_is():
     files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
     every = {name for file in files for name, marks in named_in(file).items() if "pytest.mark.soak" in marks}
     assert every - soaks == {"test_the_judge_of_mnist_is_good"}  # which is of quality
+
+
+def test_a_long_proof_says_how_far_it_is_and_what_it_counted(capsys, monkeypatch):
+    heard: list[str] = []
+    monkeypatch.setattr("builtins.print", lambda text, **options: heard.append(text + options.get("end", "\n")))
+    soak = Soak(capsys, "R1", 3, "kills", every=0)
+    soak.done()
+    soak.done(2)
+    soak.over("the same bytes")
+    said = "".join(heard)
+    assert re.findall(r"R1 (\d of 3 kills), [\d.]+ minutes", said) == ["1 of 3 kills", "3 of 3 kills", "3 of 3 kills"]
+    assert said.endswith("minutes: the same bytes\n")
+    short = Soak(capsys, "R1", 3, "kills")
+    short.done()
+    with pytest.raises(AssertionError, match="1 of 3 kills"):
+        short.over()

@@ -166,21 +166,21 @@ def test_a_save_in_many_files_killed_at_any_call(tmp_path, capsys):
 
 @pytest.mark.soak
 def test_steps_beside_a_save_take_as_long(tmp_path, capsys):
-    # a second of steps with a save going on beside them, and one without, in turn: what a neighbour takes falls on both
+    # steps beside a save and steps without one, in turn; by the clock where a core is free, and by what they compute in any case
+    free = os.getloadavg()[0] < (os.cpu_count() or 1) - 1
     rounds, saver = 20, Checkpoints(tmp_path, keep=2)
     large = {"model": {f"w{k}": torch.randn(512, 1024) for k in range(24)}}
     net, x = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(8))), torch.randn(64, 512)
     opt = torch.optim.AdamW(net.parameters())
 
     def step():
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.thread_time()
         opt.zero_grad()
         net(x).square().mean().backward()
         opt.step()
-        return time.perf_counter() - began
+        return time.perf_counter() - began, time.thread_time() - spent
 
-    soak, alone, beside = Soak(capsys, "R11", rounds, "saves of 50 MB in the background"), list[float](), list[float]()
-    assert step() > 0
+    soak, alone, beside = Soak(capsys, "R11", rounds, "saves of 50 MB in the background"), [step()], [step()]
     for n in range(1, rounds + 1):
         alone += [step() for _ in range(50)]
         saver.save(n, large, {}, wait=False)
@@ -189,9 +189,11 @@ def test_steps_beside_a_save_take_as_long(tmp_path, capsys):
         saver.wait()
         soak.done()
     saver.close()
-    ratio = statistics.median(beside) / statistics.median(alone)
-    soak.over(f"a step takes {1e3 * statistics.median(beside):.1f} ms beside one, {1e3 * statistics.median(alone):.1f} ms alone")
-    assert len(beside) > 20 and ratio < 1.2 if (os.cpu_count() or 1) > 1 else len(beside) > 20
+    (wall, own), (wall_alone, own_alone) = (map(statistics.median, zip(*times, strict=True)) for times in (beside, alone))
+    by = "the clock" if free else "its own time, since no core is free for the save"
+    soak.over(f"a step takes {1e3 * wall:.1f} ms beside one, {1e3 * wall_alone:.1f} ms alone (its own time {1e3 * own:.1f} and "
+              f"{1e3 * own_alone:.1f} ms); judged by {by}")  # fmt: skip
+    assert len(beside) > 20 and own < 1.2 * own_alone and (wall < 1.2 * wall_alone or not free)
 
 
 def test_steps_go_on_while_a_save_is_held_up(tmp_path, monkeypatch):

@@ -330,7 +330,8 @@ def fuzz_record(tmp_path, count, seed):
     rng, path = random.Random(seed), tmp_path / "a.png"
     save_png(Image.new("RGB", (4, 4)), path, {"prompt": "a cat", "seed": 3, "size": [4, 4], "loaded": {"revision": None}})
     whole = path.read_bytes()
-    record = Image.open(path).info["langevin"].encode()
+    with Image.open(path) as image:
+        record = image.info["langevin"].encode()
     for _ in range(int(SHARES["record"] * count)):
         if rng.random() < 0.5:
             path.write_bytes(mutated(rng, whole))
