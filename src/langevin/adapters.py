@@ -411,7 +411,7 @@ def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Te
         alphas = {str(n): float(v["alpha"]) for n, v in layers.items()}
         scales = {str(n): torch.tensor([float(s) for s in v["scales"]]) for n, v in layers.items() if "scales" in v}
         base = said["base"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise ValueError(f"{path} has damaged metadata.") from None
     expected = {f"{n}.lora_{part}.weight" for n in alphas for part in "AB"}
     if not alphas or expected != set(tensors):

@@ -18,12 +18,17 @@ def read_record(path: str | Path) -> dict[str, Any]:
     """How a PNG was made, as `pictures.save_png` wrote it; empty if it does not say.
 
     Raises:
-        ValueError: if what it says is no record.
+        ValueError: if it is no PNG, or what it says is no record.
     """
     from PIL import Image
 
-    with Image.open(path, formats=["PNG"]) as image:
-        text = image.info.get(RECORD)
+    try:
+        with Image.open(path, formats=["PNG"]) as image:  # its first chunks alone; no pixel is decoded
+            text = image.info.get(RECORD)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} does not exist; give a PNG.") from None
+    except Exception:  # Pillow's errors are of many kinds, and their words are not ours
+        raise ValueError(f"{path} is no PNG that can be read; give one as it was written here.") from None
     if text is None:
         return {}
     if not isinstance(text, str) or len(text) > LONGEST:

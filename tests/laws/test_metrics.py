@@ -14,6 +14,7 @@ from langevin import evaluate
 from langevin.evaluate import Card, Evaluation, Result, Split, card, classifier, metrics, refuse_small
 from langevin.evaluate.features import colour
 from langevin.evaluate.inception import resize_tf
+from tests.soaking import Soak
 
 
 def normal(n: int, d: int, seed: int = 0) -> torch.Tensor:
@@ -357,11 +358,15 @@ def test_a_kept_classifier_survives_torn_files(tmp_path, monkeypatch):
 
 
 @pytest.mark.soak
-def test_the_judge_of_mnist_is_good():
+def test_the_judge_of_mnist_is_good(capsys):
     from tests.e2e.test_data import SHARED
 
     if not (SHARED / "t10k-images-idx3-ubyte.gz").exists():
         pytest.skip("no MNIST files beside the project")
     train, test = lv.data.mnist(SHARED), lv.data.mnist(SHARED, "test")
     judge = evaluate.train_classifier(train.x, train.cond["label"], 10)  # pyright: ignore
-    assert float((judge.label(test.x) == test.cond["label"]).float().mean()) >= 0.985  # pyright: ignore
+    right = float((judge.label(test.x) == test.cond["label"]).float().mean())  # pyright: ignore
+    Soak(capsys, "judge", 0, "").say(
+        f"of MNIST, trained on {len(train):,} pictures, labels {100 * right:.2f} % of {len(test):,} others right\n"
+    )
+    assert right >= 0.985

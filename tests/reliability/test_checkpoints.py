@@ -6,9 +6,11 @@ import pytest
 import torch
 
 import langevin as lv
+from langevin.training import Checkpoints
 from langevin.training.checkpoint import load_latest
 from tests.field.test_complaints import trainer, weights
 from tests.reliability.keeping import save
+from tests.reliability.victim import by_hand
 
 
 @pytest.fixture
@@ -109,3 +111,26 @@ def test_a_run_directory_can_be_moved(tmp_path):
     trainer(tmp_path / "a").run(progress=False)
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert trainer(tmp_path / "b", resume=True).step == 12
+
+
+@pytest.mark.parametrize("lost", ["optimiser", "fake", "critic"])
+def test_a_distillation_that_lacks_what_it_goes_on_from_is_refused(tmp_path, lost):
+    # R15: student, fake denoiser and critic each have weights and moments in the checkpoint
+    run = by_hand(str(tmp_path), 0, "dmd")
+    for _ in range(2):
+        run.update()
+    run.save()
+    run.close()
+    found = load_latest(tmp_path / "checkpoints")
+    assert found is not None
+    held = {name: value.clone() for name, value in found.tensors["optimiser"].items()}
+    of = {who: [n for n in held if n.startswith(f"objective.nets.{who}.")] for who in ("fake", "critic")}
+    of["student"] = [n for n in held if n.startswith("net.")]
+    assert all(of.values()) and {n for names in of.values() for n in names} == set(held), sorted(held)[:5]
+    parts = {part: dict(values) for part, values in found.tensors.items() if part != lost}
+    if lost != "optimiser":
+        parts["optimiser"] = {name: value for name, value in held.items() if name not in of[lost]}
+    Checkpoints(tmp_path / "checkpoints").save(3, parts, found.state)
+    why = "has no part 'optimiser'" if lost == "optimiser" else "the optimiser's state of .* parameters, and has that of"
+    with pytest.raises(ValueError, match=f"the checkpoint of step 3 .*{why}.*; resume from one that is whole"):
+        by_hand(str(tmp_path), 0, "dmd")

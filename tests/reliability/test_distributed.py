@@ -13,6 +13,7 @@ import langevin as lv
 from langevin.data import Order
 from langevin.training import load_latest
 from tests.field.test_complaints import trainer
+from tests.soaking import Soak
 
 ROOT = Path(__file__).parents[2]
 
@@ -173,14 +174,15 @@ def test_one_of_two_is_killed(alone, tmp_path):
 @pytest.mark.soak
 @pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])
 def test_four_of_which_one_is_killed_then_eight_then_one(alone, tmp_path, capsys, options):
+    soak = Soak(capsys, "R6", 0, "")
     train(tmp_path, 20, 4, *options)
     train(tmp_path, 50_000, 4, "die=0.4", *options, fails=True)
+    soak.say("one of 4 processes was killed, and the others ended; 8 go on")
     step = load_latest(tmp_path / "checkpoints").step  # pyright: ignore
     train(tmp_path, max(30, step), 8, *options)
     train(tmp_path, max(40, step), 2, *options)
     found = train(tmp_path, max(50, step), 1)
     whole = alone[1] if step <= 50 else train(tmp_path / "whole", step, 1)
     assert furthest(found, whole) < 1e-5
-    with capsys.disabled():
-        off, how = furthest(found, whole), " ".join(options) or "replicated"
-        print(f"\nR6 {how}: 4 processes of which one is killed, then 8, 2, 1: {off:.1e} from one process")
+    off, how = furthest(found, whole), " ".join(options) or "replicated"
+    soak.say(f"{how}: 4 processes of which one is killed, then 8, 2, 1: {off:.1e} from one process\n")

@@ -19,6 +19,7 @@ from langevin.manifest import Manifest, Shard, encode_manifest, read_manifest
 from langevin.training import Checkpoints, load_latest
 from langevin.training.checkpoint import read
 from tests.reliability.keeping import SMALL, every_kind, files, same, save
+from tests.soaking import Soak
 
 GOLDEN = Path(__file__).with_name("golden")
 
@@ -230,7 +231,7 @@ def damaged(rng, good, step):
     return said
 
 
-def thousand(folder, count, seed):
+def thousand(folder, count, seed, soak=None):
     torch.manual_seed(seed)
     big = {"model": {"w": torch.randn(4, 3), "b": torch.ones(4, 3), "k": torch.arange(3)}, "ema": {"w": torch.randn(4, 3)}}
     save(folder, 10, {p: {n: v + 1 for n, v in d.items()} for p, d in big.items()}, {"rate": 1e-05}, shard_bytes=60)
@@ -246,6 +247,8 @@ def thousand(folder, count, seed):
         for name, content in keep.items():
             (good / name).unlink(missing_ok=True)
             (good / name).write_bytes(content)
+        if soak is not None:
+            soak.done()
     assert read(good).step == 20
 
 
@@ -255,14 +258,14 @@ def test_a_thousand_damaged_checkpoints(tmp_path, capsys):
 
 @pytest.mark.soak
 def test_many_thousand_damaged_checkpoints(tmp_path, capsys):
+    soak = Soak(capsys, "R4", 20_000, "damaged checkpoints")
     for seed in range(1, 11):
-        thousand(tmp_path / str(seed), 2000, seed)
+        thousand(tmp_path / str(seed), 2000, seed, soak)
+    soak.over("all refused, each in one line, below 2 s and 200 MB, and the one before was used")
     many = {"model": {f"layer.{i}.weight": torch.ones(2, dtype=torch.bfloat16) for i in range(50)}, "empty": {}}
     two(tmp_path / "cut", many)
     cuts = cut_everywhere(tmp_path / "cut")
-    with capsys.disabled():
-        print(f"\nR4 20,000 damaged checkpoints: all refused, each in one line, below 2 s and 200 MB\n"
-              f"R2 manifest cut at each of {cuts} bytes: the older checkpoint was used, the newer named")  # fmt: skip
+    Soak(capsys, "R2", 0, "").say(f"manifest cut at each of {cuts:,} bytes: the older checkpoint was used, the newer named\n")
 
 
 @pytest.mark.parametrize("name", [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.reliability.victim import STEPS
+from tests.soaking import Soak
 
 VICTIM = Path(__file__).with_name("victim.py")
 
@@ -32,7 +33,9 @@ def log(out: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k != "samples_per_second"} for line in lines]
 
 
-def killed_runs_agree(tmp_path: Path, kills: int, seed: int, workers: int = 0, kind: str = "denoising") -> None:
+def killed_runs_agree(
+    tmp_path: Path, kills: int, seed: int, workers: int = 0, kind: str = "denoising", soak: Soak | None = None
+) -> None:
     assert train(tmp_path / "whole", 0, 0, kind)
     rng, died = random.Random(seed), 0
     # moments are short next to the run, so that it is still going when the last one comes
@@ -40,6 +43,8 @@ def killed_runs_agree(tmp_path: Path, kills: int, seed: int, workers: int = 0, k
         if train(tmp_path / "killed", rng.uniform(0.005, 0.3), workers, kind):
             break
         died += 1
+        if soak is not None:
+            soak.done()
     assert died == kills, f"the run finished after {died} kills; make it longer"
     assert train(tmp_path / "killed", 0, 0, kind)
     assert final(tmp_path / "killed", kind) == final(tmp_path / "whole", kind)
@@ -62,7 +67,7 @@ def test_a_run_that_is_measured_by_a_classifier_is_killed_three_times(tmp_path):
 
 @pytest.mark.soak
 def test_a_hundred_kills(tmp_path, capsys):
+    soak = Soak(capsys, "R1", 100, "SIGKILLs of 5 runs of 300 steps, with and without workers that read ahead")
     for seed in range(1, 6):
-        killed_runs_agree(tmp_path / str(seed), 20, seed, workers=2 * (seed % 2))
-    with capsys.disabled():
-        print("\nR1 100 SIGKILLs of 5 runs, with and without workers that read ahead: the same bytes in the end")
+        killed_runs_agree(tmp_path / str(seed), 20, seed, workers=2 * (seed % 2), soak=soak)
+    soak.over("each run ends at the bytes of the one that was left alone")

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ from langevin.training import Checkpoints, DiskFull, Patience, load_latest, savi
 from langevin.training.checkpoint import read
 from tests.field.test_complaints import trainer, weights
 from tests.reliability.keeping import SMALL, every_kind, files, same, save
+from tests.soaking import Soak
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,9 +156,58 @@ def test_a_save_killed_at_any_call_leaves_what_was_there(tmp_path, background, c
 
 @pytest.mark.soak
 def test_a_save_in_many_files_killed_at_any_call(tmp_path, capsys):
-    calls = [killed_at_every_call(tmp_path / str(n), n % 2 == 1, 10) for n in range(4)]
-    with capsys.disabled():
-        print(f"\nR2 a save killed at each of {calls} calls: what was there is whole, leftovers are removed, the next save works")
+    soak = Soak(capsys, "R2", 4, "saves in many files, each killed at every one of its calls", every=0)
+    calls = []
+    for n in range(4):
+        calls.append(killed_at_every_call(tmp_path / str(n), n % 2 == 1, 10))
+        soak.done()
+    soak.over(f"{sum(calls):,} kills ({', '.join(map(str, calls))}): what was there is whole, leftovers go, the next save works")
+
+
+@pytest.mark.soak
+def test_steps_beside_a_save_take_as_long(tmp_path, capsys):
+    # steps beside a save and steps without one, in turn; by the clock where a core is free, and by what they compute in any case
+    free = os.getloadavg()[0] < (os.cpu_count() or 1) - 1
+    rounds, saver = 20, Checkpoints(tmp_path, keep=2)
+    large = {"model": {f"w{k}": torch.randn(512, 1024) for k in range(24)}}
+    net, x = torch.nn.Sequential(*(torch.nn.Linear(512, 512) for _ in range(8))), torch.randn(64, 512)
+    opt = torch.optim.AdamW(net.parameters())
+
+    def step():
+        began, spent = time.perf_counter(), time.thread_time()
+        opt.zero_grad()
+        net(x).square().mean().backward()
+        opt.step()
+        return time.perf_counter() - began, time.thread_time() - spent
+
+    soak, alone, beside = Soak(capsys, "R11", rounds, "saves of 50 MB in the background"), [step()], [step()]
+    for n in range(1, rounds + 1):
+        alone += [step() for _ in range(50)]
+        saver.save(n, large, {}, wait=False)
+        while saver._thread is not None and saver._thread.is_alive():
+            beside.append(step())
+        saver.wait()
+        soak.done()
+    saver.close()
+    (wall, own), (wall_alone, own_alone) = (map(statistics.median, zip(*times, strict=True)) for times in (beside, alone))
+    by = "the clock" if free else "its own time, since no core is free for the save"
+    soak.over(f"a step takes {1e3 * wall:.1f} ms beside one, {1e3 * wall_alone:.1f} ms alone (its own time {1e3 * own:.1f} and "
+              f"{1e3 * own_alone:.1f} ms); judged by {by}")  # fmt: skip
+    assert len(beside) > 20 and own < 1.2 * own_alone and (wall < 1.2 * wall_alone or not free)
+
+
+def test_steps_go_on_while_a_save_is_held_up(tmp_path, monkeypatch):
+    gate = threading.Event()
+    slow(monkeypatch, gate)
+    run = trainer(tmp_path, steps=40, save_every=40)
+    run.update()
+    run.save(wait=False)
+    for _ in range(5):  # the disk has not taken a byte yet
+        run.update()
+    assert run.step == 6 and not list((tmp_path / "checkpoints").glob("step-*[0-9]"))
+    gate.set()
+    run.close()
+    assert [p.name for p in (tmp_path / "checkpoints").glob("step-*")] == ["step-00000001"]
 
 
 def test_a_replacement_killed_half_way_is_taken_back(folder):

@@ -21,11 +21,12 @@ from langevin.training import Trainer, checkpoint, saving, snapshots
 from tests.field.test_complaints import trainer, weights
 from tests.reliability.poison import Poisoned
 from tests.reliability.test_kill import VICTIM, final, log, train
+from tests.soaking import Soak
 
 GOLDEN = Path(__file__).with_name("golden_curves.json")
 
 
-def resumed_at_every_step(tmp_path, steps, **settings):
+def resumed_at_every_step(tmp_path, steps, soak=None, **settings):
     whole = trainer(None, steps=steps, **settings)
     whole.run(progress=False)
     state = tmp_path / "state"
@@ -35,6 +36,8 @@ def resumed_at_every_step(tmp_path, steps, **settings):
         part.update()
         part.save()
         part.close()
+        if soak is not None:
+            soak.done()
     last = trainer(state, steps=steps, resume=True, **settings)
     last.run(progress=False)
     assert torch.equal(weights(last.denoiser), weights(whole.denoiser))
@@ -55,9 +58,9 @@ def test_a_run_resumed_after_every_step_is_the_run(tmp_path, settings):
 
 @pytest.mark.soak
 def test_two_hundred_steps_resumed_after_every_one(tmp_path, capsys):
-    resumed_at_every_step(tmp_path, 200, warmup=300)
-    with capsys.disabled():
-        print("\nR5 200 steps, resumed after each of them: the same bits")
+    soak = Soak(capsys, "R5", 199, "resumptions of a run of 200 steps, one after each step")
+    resumed_at_every_step(tmp_path, 200, soak, warmup=300)
+    soak.over("the same bits")
 
 
 def test_other_code_is_said(tmp_path, monkeypatch, capsys):

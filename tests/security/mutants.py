@@ -1,6 +1,9 @@
 """Inputs that something is wrong with, made from good ones."""
 
 import json
+import resource
+import time
+from contextlib import contextmanager
 
 WORDS = [
     b"NaN", b"Infinity", b"1e999", b"-1", b"0", b"9223372036854775807", b"18446744073709551616", b"1" * 400, b"null", b"true",
@@ -8,6 +11,20 @@ WORDS = [
     b'"../../etc/passwd"', b'"trust_remote_code"', b'"__class__"', b'"os.system"', b"\xff\xfe", b"\xef\xbb\xbf", b",", b":",
     b"}", b"]",
 ]  # fmt: skip
+
+
+@contextmanager
+def quiet(seconds=2.0, megabytes=100, length=1500, names=""):
+    """Ends well or in our one sentence, which has `names` in it, soon, and without taking memory."""
+    began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        assert type(error).__module__ in ("builtins", "langevin.files", "langevin.data.cache"), type(error)
+        said = str(error)
+        assert said and "\n" not in said and len(said) < length and str(names) in said, said[:2000]
+    assert time.process_time() - began < seconds
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < megabytes * 1024
 
 
 def mutated(rng, data: bytes) -> bytes:

@@ -4,12 +4,10 @@ import gzip
 import hashlib
 import json
 import random
-import resource
+import shutil
 import struct
-import time
 import warnings
 import zlib
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -27,24 +25,12 @@ from langevin.recipes.opening import read_recipe
 from langevin.training.checkpoint import load_latest, read
 from tests.field.test_complaints import trainer
 from tests.reliability.keeping import save
-from tests.security.mutants import mutated, rearranged
+from tests.security import data_files
+from tests.security.mutants import mutated, quiet, rearranged
+from tests.soaking import Soak
 
 COUNT = 20_000
 SHARES = {"tensors": 0.25, "manifest": 0.15, "plan": 0.2, "recipe": 0.15, "pictures": 0.15, "idx": 0.1}
-
-
-@contextmanager
-def quiet(seconds=2.0, megabytes=100, length=1500):
-    """Ends well or in our one sentence, soon, and without taking memory."""
-    began, memory = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        assert type(error).__module__ in ("builtins", "langevin.files"), type(error)
-        said = str(error)
-        assert said and "\n" not in said and len(said) < length, said[:2000]
-    assert time.process_time() - began < seconds
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < megabytes * 1024
 
 
 def share(name, count):
@@ -180,25 +166,27 @@ def fuzz_idx(tmp_path, count, seed):
             mnist(tmp_path, test=1)
 
 
-FUZZ = [fuzz_tensors, fuzz_manifest, fuzz_plan, fuzz_recipe, fuzz_pictures, fuzz_idx]
+FUZZ = [fuzz_tensors, fuzz_manifest, fuzz_plan, fuzz_recipe, fuzz_pictures, fuzz_idx, *data_files.FUZZ]
 
 
 @pytest.mark.parametrize("fuzz", FUZZ)
-def test_twenty_thousand_inputs(tmp_path, fuzz):
+def test_thirty_thousand_inputs(tmp_path, fuzz):
     fuzz(tmp_path, COUNT, seed=0)
 
 
 @pytest.mark.soak
 def test_a_million_inputs(tmp_path, capsys):
+    parts = {fuzz.__name__.removeprefix("fuzz_"): fuzz for fuzz in FUZZ}
+    shares = {**SHARES, **data_files.SHARES}
+    soak = Soak(capsys, "S4", round(50 * COUNT * sum(shares.values())), "mutated files read, or refused in one sentence")
     for seed in range(1, 51):
-        for fuzz in FUZZ:
-            own = tmp_path / f"{fuzz.__name__}{seed}"
+        for name, fuzz in parts.items():
+            own = tmp_path / f"{name}{seed}"
             own.mkdir()
             fuzz(own, COUNT, seed)
-    with capsys.disabled():
-        print(
-            f"\nS4 {50 * COUNT:,} mutated tensor, manifest, plan, recipe, picture and idx files: read, or refused in one sentence"
-        )
+            shutil.rmtree(own)
+            soak.done(int(shares[name] * COUNT))
+    soak.over(", ".join(f"{int(shares[name] * COUNT) * 50:,} {name}" for name in parts))
 
 
 def test_a_damaged_log_does_not_keep_a_run_from_going_on(tmp_path):

@@ -175,13 +175,12 @@ def picture(path: Path) -> Any:
     Raises:
         Refusal: if it cannot be read.
     """
-    from PIL import Image
+    from langevin.data.decode import Unreadable, picture_of
 
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise Refusal(f"{path} is no picture that can be read ({str(error)[:100]}).") from None
+        return picture_of(path)
+    except Unreadable as error:
+        raise Refusal(f"{path} cannot be read ({error}); give a PNG, JPEG, WEBP, BMP or GIF.") from None
 
 
 class Watch:

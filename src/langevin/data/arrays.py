@@ -1,6 +1,8 @@
 """Data sets that are arrays, in memory or in .npy files."""
 
 import hashlib
+import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.tree import leaves, tree, tree_map
-from langevin.data.decode import to_unit
+from langevin.data.decode import Unreadable, npy_header, to_unit
 
 
 class Arrays:
@@ -66,11 +68,19 @@ def _tensor(value: Any) -> Tensor:
     if not isinstance(value, (str, Path)):
         return torch.as_tensor(value)
     try:
+        with open(value, "rb") as file:
+            shape, fortran, dtype = npy_header(file, os.fstat(file.fileno()).st_size)
+            start = file.tell()
+        if not shape or not shape[0]:
+            raise Unreadable(f"it has the shape {shape}, without a row")
         # "c" is "r" without torch's warning of read-only memory: a write would stay in memory, and there are none
-        return torch.from_numpy(np.lib.format.open_memmap(value, mode="c"))
+        order = "F" if fortran else "C"
+        rows = np.memmap(value, dtype, "c", start, shape, order) if math.prod(shape) else np.empty(shape, dtype, order)
+        return torch.from_numpy(rows)
     except FileNotFoundError:
         raise FileNotFoundError(f"{value} does not exist; give an .npy file.") from None
-    except (OSError, ValueError, TypeError, EOFError):
+    except (OSError, ValueError, TypeError) as error:
+        why = str(error) if isinstance(error, Unreadable) else f"{type(error).__name__}: no numbers that tensors hold"
         raise ValueError(
-            f"{value} cannot be read as one array of numbers; save it with numpy.save (an .npz file array by array)."
+            f"{value} cannot be read as one array of numbers ({why}); save it with numpy.save (an .npz file array by array)."
         ) from None

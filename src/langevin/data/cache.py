@@ -259,7 +259,7 @@ def _mapped(folder: Path, name: str, group: int, manifest: _Manifest) -> Tensor:
         if [*mapped.shape] != [manifest.rows[group], *manifest.shapes[name][group]] or str(mapped.dtype) != manifest.dtypes[name]:
             raise ValueError
         return torch.from_numpy(mapped)
-    except (OSError, ValueError, TypeError):
+    except Exception:  # numpy has Python's own parser read the header, whose errors are of many kinds
         raise ValueError(f"{path} is missing, or not what {MANIFEST} says; delete {folder} to make it anew.") from None
 
 
@@ -273,9 +273,10 @@ def _read(folder: Path, wanted: _Manifest) -> _Manifest:
     try:
         found = _Manifest(**json.loads(path.read_bytes()))
         total = sum(found.rows)
-        if not (
-            isinstance(found.done, int) and 0 <= found.done <= total and all(n == "" or n.isidentifier() for n in found.shapes)
-        ):
+        names = all(n == "" or n.isidentifier() for n in found.shapes)
+        known = all(type(d) is str for d in found.dtypes.values()) and found.dtypes.keys() >= found.shapes.keys()
+        told = all(type(n) is int for shapes in found.shapes.values() for shape in shapes for n in shape)
+        if not (isinstance(found.done, int) and 0 <= found.done <= total and names and known and told):
             raise ValueError
     except (FileNotFoundError, NotADirectoryError):
         return wanted
@@ -284,7 +285,7 @@ def _read(folder: Path, wanted: _Manifest) -> _Manifest:
     for field in ("format", "what", "source", "encoder", "dtype", "rows"):
         was, now = getattr(found, field), getattr(wanted, field)
         if was != now:
-            said = f"{folder} is stale: its {field} is {was}, and {now} is wanted; delete it, or give another folder."
+            said = f"{folder} is stale: its {field} is {str(was)[:80]}, and {now} is wanted; delete it, or give another folder."
             raise Stale(said, field, now)
     return found
 

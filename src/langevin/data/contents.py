@@ -8,7 +8,7 @@ from typing import Any
 
 from langevin.data import tar
 from langevin.data.decode import Unreadable
-from langevin.data.members import FACTS, facts, looked_at, packed
+from langevin.data.members import FACTS, extension_of, facts, looked_at, packed
 from langevin.data.scan import alone, looked, remember, stamp_of
 
 
@@ -103,9 +103,13 @@ def _found(path: Path, line: Any) -> Found:
     numbers = [n for m in sample.members.values() for n in (m.offset, m.size)]
     if not all(type(n) is int and n >= 0 for n in numbers) or any(m.size > tar.MAX_MEMBER for m in sample.members.values()):
         raise ValueError
+    if any(isinstance(v, str) and (len(v) > tar.MAX_NAME or not v.isprintable()) for v in (key, seen)):
+        raise ValueError
     for value, kind in ((key, str), (label, int), (caption, str)):
         if value is not None and type(value) is not kind:
             raise TypeError
     if not isinstance(seen, str) and not all(type(n) is int for n in seen):
         raise TypeError
+    if not isinstance(seen, str):
+        extension_of(sample.members)
     return Found(path, sample, label, caption, seen if isinstance(seen, str) else tuple(seen))

@@ -67,13 +67,30 @@ def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int) -> Tens
     return torch.from_numpy(np.array(flat)).reshape(*size, -1).permute(2, 0, 1)
 
 
+def picture_of(file: Path, mode: str = "RGB") -> Image.Image:
+    """A picture as it lies in its file, in a mode of Pillow's.
+
+    Raises:
+        Unreadable: as `measure`.
+    """
+    try:
+        with _open(file) as picture:
+            return picture.convert(mode)
+    except Exception as error:
+        raise _why(file, error) from None
+
+
 def _open(file: Path | IO[bytes]) -> Image.Image:
     """The header, before anything is decoded."""
     picture = Image.open(file, formats=_FORMATS)
+    why = None
     if picture.width * picture.height > MAX_PIXELS:
-        raise Unreadable(f"{picture.width} x {picture.height} is above {MAX_PIXELS:,} pixels")
-    if max(picture.size) > MAX_SIDE:
-        raise Unreadable(f"{picture.width} x {picture.height} has a side above {MAX_SIDE:,} pixels")
+        why = f"is above {MAX_PIXELS:,} pixels"
+    elif max(picture.size) > MAX_SIDE:
+        why = f"has a side above {MAX_SIDE:,} pixels"
+    if why is not None:
+        picture.close()
+        raise Unreadable(f"{picture.width} x {picture.height} {why}")
     return picture
 
 
@@ -92,6 +109,28 @@ def _why(file: Path | IO[bytes], error: Exception) -> Unreadable:
     return Unreadable("damaged, or no picture")
 
 
+def npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether it is column by column, dtype) of an .npy file of `size` bytes, which is left at its first value.
+
+    Raises:
+        Unreadable: if it is no such file, holds Python objects, or more or less than its header says.
+    """
+    try:
+        try:
+            shape, fortran, dtype = _npy_header(file)
+        except SystemError:
+            # before 3.11.9 and 3.12.3 the interpreter's parser fails where garbage is collected while it is at work (gh-106905)
+            shape, fortran, dtype = _npy_header(file)
+    except Exception as error:
+        raise Unreadable(f"damaged, or no .npy file ({type(error).__name__})") from None
+    if dtype.hasobject:
+        raise Unreadable("it holds Python objects")
+    body = size - file.tell()
+    if min(shape, default=1) < 0 or body != math.prod(shape) * dtype.itemsize:
+        raise Unreadable(f"it holds {body} bytes where its header says {str(tuple(shape))[:80]} of {str(dtype)[:80]}")
+    return shape, fortran, dtype
+
+
 def _npy_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     file.seek(0)
     version = np.lib.format.read_magic(file)
@@ -103,23 +142,14 @@ def read_npy(data: bytes) -> np.ndarray:
     """An array from the bytes of an .npy file.
 
     Raises:
-        Unreadable: if they are no such file, hold Python objects, or more or less than their header says.
+        Unreadable: as `npy_header`, and for more dimensions than numpy has.
     """
     file = io.BytesIO(data)
+    shape, fortran, dtype = npy_header(file, len(data))
     try:
-        try:
-            shape, fortran, dtype = _npy_header(file)
-        except SystemError:
-            # before 3.11.9 and 3.12.3 the interpreter's parser fails where garbage is collected while it is at work (gh-106905)
-            shape, fortran, dtype = _npy_header(file)
-    except Exception as error:
-        raise Unreadable(f"damaged, or no .npy file ({type(error).__name__})") from None
-    if dtype.hasobject:
-        raise Unreadable("it holds Python objects")
-    body = data[file.tell() :]
-    if len(body) != math.prod(shape) * dtype.itemsize:
-        raise Unreadable(f"it holds {len(body)} bytes where its header says {tuple(shape)} of {dtype}")
-    return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
+        return np.frombuffer(data, dtype, offset=file.tell()).reshape(shape, order="F" if fortran else "C")
+    except ValueError:  # numpy's own words, of which there are many
+        raise Unreadable(f"its header says {str(shape)[:80]}, which is no shape") from None
 
 
 def read_text(data: bytes) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from langevin.core.noise import Noise
 from langevin.data.distort import elastic
+from langevin.data.molecules import parsed
 from langevin.data.progress import shown
 from langevin.files import staged, write
 
@@ -61,11 +62,11 @@ def molecules(listing: str | Path | None = None, largest: int = 12, count: int |
     if not path.is_file():
         raise ValueError(f"listing is {path}, which is no file; give one with a SMILES at the head of each line.")
     found: dict[str, None] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if count is not None and len(found) == count:
             break
         word = line.replace(",", " ").split()[:1]
-        molecule = chem.MolFromSmiles(word[0]) if word else None
+        molecule = parsed(word[0]) if word else None
         if molecule is not None and 2 <= molecule.GetNumHeavyAtoms() <= largest:
             text = chem.MolToSmiles(molecule)
             if "." not in text:
@@ -86,10 +87,10 @@ def depiction(smiles: str, size: int = 64, angle: float = 0.0) -> Tensor:
 
 def _drawn(smiles: str, size: int, angle: float) -> Tensor:
     """As `depiction`, so many times larger."""
-    chem = chemistry()
+    chemistry()
     from rdkit.Chem.Draw import rdMolDraw2D
 
-    molecule = chem.MolFromSmiles(smiles)
+    molecule = parsed(smiles)
     if molecule is None:
         raise ValueError(f"{smiles[:80]!r} is no SMILES that rdkit reads; mend it, or leave it out.")
     pen = rdMolDraw2D.MolDraw2DCairo(_SCALE * size, _SCALE * size)

@@ -4,7 +4,6 @@ Shape suffixes: B batch, N nodes of the largest graph, M graphs, K types of node
 """
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -17,6 +16,10 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.data.split import check_split, in_split
+from langevin.files import parse_json
+
+MOST_NODES, MOST_TYPES = 10_000, 10_000
+"""Of one graph, and of its nodes or edges, in a file: a batch has a place for each pair of nodes, a network an output a type."""
 
 
 class Graph(NamedTuple):
@@ -295,11 +298,37 @@ def read_graphs(path: str | Path) -> Graphs:
     """
     path = Path(path)
     try:
-        return Graphs(json.loads(path.read_text()))
+        told = parse_json(path.read_bytes(), path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give a .json file of graphs.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError):
-        raise ValueError(f"{path} is no list of graphs; write [{{'n': 3, 'edges': [[0, 1], [1, 2]]}}, ...] as JSON.") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({type(error).__name__}); give a .json file of graphs.") from None
+    like = "write [{'n': 3, 'edges': [[0, 1], [1, 2]]}, ...] as JSON."
+    if not isinstance(told, list) or not told:
+        raise ValueError(f"{path} is no list of graphs; {like}")
+    for k, one in enumerate(told):
+        if not _told(one):
+            raise ValueError(
+                f"{path} has as graph {k} what is none, or one of more than {MOST_NODES:,} nodes or {MOST_TYPES:,} types; {like}"
+            )
+    try:
+        return Graphs(told)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _told(one: Any) -> bool:
+    """Whether a value of a file is a graph, as far as its kinds and sizes go."""
+    if not isinstance(one, dict) or type(one.get("n")) is not int or not 0 < one["n"] <= MOST_NODES:
+        return False
+    edges, nodes, kinds = one.get("edges"), one.get("nodes"), one.get("kinds")
+    lists = [values for values in (nodes, kinds) if values is not None]
+    return (
+        isinstance(edges, list)
+        and all(isinstance(e, list) and len(e) == 2 and all(type(v) is int and abs(v) < 2**62 for v in e) for e in edges)
+        and all(isinstance(values, list) and all(type(v) is int and -1 <= v < MOST_TYPES for v in values) for values in lists)
+        and (nodes is None or len(nodes) == one["n"])
+    )
 
 
 def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:

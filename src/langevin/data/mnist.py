@@ -57,11 +57,18 @@ def mnist(folder: str | Path, split: str = "train", test: int = 1000) -> Arrays:
         labels = path.with_name(re.sub(r"images([-.])idx3", r"labels\1idx1", path.name))
         if labels == path or not labels.exists():
             raise FileNotFoundError(f"{path} has no labels beside it as {labels.name}; put them there.")
-        pairs.append((read_idx(path), read_idx(labels)))
+        x, y = read_idx(path), read_idx(labels)
+        if x.ndim != 3 or y.shape != x.shape[:1]:
+            raise ValueError(f"{path} holds {x.shape} and {labels.name} {y.shape}; give pictures (N, H, W) and a label for each.")
+        if pairs and x.shape[1:] != pairs[0][0].shape[1:]:
+            raise ValueError(
+                f"{path} has pictures {x.shape[1:]} and others have {pairs[0][0].shape[1:]}; give each its own folder."
+            )
+        pairs.append((x, y))
     x = torch.from_numpy(np.concatenate([a for a, _ in pairs])).float()[:, None] / 127.5 - 1
     y = torch.from_numpy(np.concatenate([b for _, b in pairs]).astype(np.int64))
-    if y.ndim != 1 or len(x) != len(y) or not 0 < test < len(x):
-        raise ValueError(f"{folder} has {len(x)} pictures and labels {tuple(y.shape)}, with {test} to hold out; make them fit.")
+    if not 0 < test < len(x):
+        raise ValueError(f"{folder} has {len(x)} pictures, with {test} to hold out; make them fit.")
     every = Arrays(x, {"label": y})
     train, held = every.split(len(x) - test)
     return pick(split, {"train": train, "test": held, "all": every})

@@ -4,6 +4,7 @@ Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is 
 formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
@@ -25,6 +26,10 @@ NCI = "nci"
 """Read for a path: the five thousand molecules of the National Cancer Institute that rdkit brings."""
 
 
+LONGEST = 4096
+"""Letters of SMILES: what takes more is no molecule for dense graphs, and minutes of rdkit's."""
+
+
 def rdkit() -> Any:
     """rdkit.Chem, silent about molecules that are none.
 
@@ -39,12 +44,16 @@ def rdkit() -> Any:
     return Chem
 
 
+def parsed(smiles: str) -> Any | None:
+    """An rdkit molecule; None for what is no molecule, empty, or longer than `LONGEST`."""
+    return rdkit().MolFromSmiles(smiles) if 0 < len(smiles) <= LONGEST else None
+
+
 def molecule_of(smiles: str) -> Any | None:
-    """A kekulised rdkit molecule; None for what is no molecule."""
-    chem = rdkit()
-    mol = chem.MolFromSmiles(smiles)
+    """A molecule as `parsed`, kekulised."""
+    mol = parsed(smiles)
     if mol is not None:
-        chem.Kekulize(mol, clearAromaticFlags=True)
+        rdkit().Kekulize(mol, clearAromaticFlags=True)
     return mol
 
 
@@ -197,13 +206,13 @@ def read_molecules(
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist; give a file of SMILES, or {NCI!r}.")
     chem = rdkit()
-    listing = Listing.of(file, column, lambda word: bool(word) and chem.MolFromSmiles(word) is not None)
+    listing = Listing.of(file, column, lambda word: parsed(word) is not None)
     places: dict[str, int] = {}
     for name in properties:
         if name in PROPERTIES:
             continue
         if (place := listing.find(name)) is None:
-            there = f"the headings {', '.join(map(repr, listing.headings))}" if listing.headings else "no headings"
+            there = f"the headings {', '.join(map(repr, listing.headings))[:300]}" if listing.headings else "no headings"
             raise ValueError(f"properties has {name!r}, which is none of those that are computed ({', '.join(PROPERTIES)}), and "
                              f"{file} has {there}; give one of these.")  # fmt: skip
         places[name] = place
@@ -212,9 +221,9 @@ def read_molecules(
     left_out: Counter[str] = Counter()
     told: list[list[float]] = []
     for word, cells in listing.rows(list(places.values())):
-        mol: Any = chem.MolFromSmiles(word) if word else None
+        mol: Any = parsed(word)
         numbers = [finite_number(cell) for cell in cells]
-        key, why = "", _refused(mol, least, largest, elements)
+        key, why = "", f"above {LONGEST:,} letters" if len(word) > LONGEST else _refused(mol, least, largest, elements)
         if why is None and None in numbers:
             why = f"without a number in {list(places)[numbers.index(None)]!r}"
         if why is None:
@@ -252,8 +261,14 @@ def read_molecules(
             continue
         values = columns[name]
         mean, deviation = float(values.mean()), float(values.std(correction=0))
+        if not math.isfinite(mean) or not math.isfinite(deviation):
+            raise ValueError(
+                f"properties has {name!r}, whose numbers in {file} are too large for a mean; divide it, or leave it out."
+            )
         if bool((values == values[0]).all()):
-            raise ValueError(f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken; leave it out.")
+            raise ValueError(
+                f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken of {file}; leave it out."
+            )
         measured[name] = mean, deviation
         cond[name] = ((values - mean) / deviation).float()
     return Molecules(graphs, types, list(molecules), rows, cond, measured)

@@ -54,7 +54,7 @@ class Listing:
                     return cls(file, delimiter, cells, place)
                 if len(cells) > 1 == len(told.headings):
                     told = cls(file, delimiter, cells, 0)
-            said = ", ".join(repr(name) for name in told.headings if name)
+            said = ", ".join(repr(name) for name in told.headings if name)[:300]
             if column is not None:
                 raise ValueError(f"column is {column!r}, and the first line of {file} has {said}; give one of these headings.")
             if reads(_word(head)):

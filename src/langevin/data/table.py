@@ -68,6 +68,12 @@ def table(path: str | Path, label: str | None = None, columns: Sequence[str] = (
         if not bool(chosen.any()):
             raise ValueError(f"the {split} split of the {len(rows.x)} rows in {path} is empty; change held_out or add rows.")
     mean, scale = rows.x[inside].mean(0), rows.x[inside].std(0, correction=0)
+    if bool((wide := ~(mean.isfinite() & scale.isfinite())).any()):
+        name = rows.columns[int(wide.nonzero()[0])]
+        raise ValueError(
+            f"column {name!r} of {path} has numbers too large for a mean and a deviation; divide it, or leave it out by "
+            "data.columns."
+        )
     if bool((same := scale <= 1e-12 * mean.abs()).any()):
         name = rows.columns[int(same.nonzero()[0])]
         raise ValueError(f"column {name!r} of {path} has one value alone, which has no density; leave it out by data.columns.")
@@ -141,9 +147,16 @@ def _of_arrays(path: Path, label: str | None, columns: Sequence[str]) -> Rows:
         raise ValueError(f"columns is {', '.join(columns)}, and {path} has no names; leave it out, or give a .csv.")
     read = Arrays(path, None if label is None else {"label": label})
     x = read.x
-    if not isinstance(x, Tensor) or x.ndim != 2 or not x.isfinite().all():
+    if not isinstance(x, Tensor) or x.ndim != 2 or not x.shape[1] or x.is_complex() or not x.isfinite().all():
         raise ValueError(f"{path} holds {tuple(read.x.shape)}; give finite numbers (N, D), one row each.")
-    return Rows(x.double(), tuple(f"x{k}" for k in range(x.shape[1])), (read.cond or {}).get("label"))
+    numbers = (read.cond or {}).get("label")
+    if numbers is not None:
+        if numbers.ndim != 1 or numbers.is_floating_point() or numbers.is_complex() or int(numbers.long().min()) < 0:
+            raise ValueError(
+                f"{label} holds {tuple(numbers.shape)} of {numbers.dtype}; give class numbers (N,), integers from 0."
+            )
+        numbers = numbers.long()
+    return Rows(x.double(), tuple(f"x{k}" for k in range(x.shape[1])), numbers)
 
 
 def finite_number(cell: str) -> float | None:

@@ -20,7 +20,7 @@ from langevin.core.noise import Noise
 from langevin.core.plan import Plan
 from langevin.core.sample import sample
 from langevin.data import Graph, Graphs, molecules
-from langevin.files import staged, write
+from langevin.files import parse_json, staged, write
 from langevin.recipes.build import Run
 from langevin.recipes.config.designing import Rounds
 from langevin.recipes.domains.graphs import of
@@ -193,8 +193,10 @@ def _before(run: Run, out: Path, asked: Asked) -> tuple[list[dict[str, float]], 
     file = out / "designs.json"
     if not file.exists():
         return [], {}
-    found = json.loads(file.read_text())
-    if found["asked"] != _settings(asked):
+    found = parse_json(file.read_bytes(), file)
+    if not isinstance(found, dict) or not isinstance(found.get("rounds"), list) or not isinstance(found.get("designs"), dict):
+        raise ValueError(f"{file} is damaged: it holds no designs; delete it to begin anew.")
+    if found.get("asked") != _settings(asked):
         raise ValueError(f"{out} holds designs that were asked for otherwise; ask for the same, or choose another directory.")
     if found.get("weights", of_weights(run)) != of_weights(run):
         raise ValueError(f"{out} holds designs of other weights than this run's; put those back, or choose another directory.")

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from langevin import pictures
 from langevin.core.denoiser import home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
+from langevin.data.decode import Unreadable, picture_of
 from langevin.guidance import operators
 from langevin.guidance.operators import Operator
 from langevin.recipes.build import Run
@@ -105,10 +105,9 @@ def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
-        with Image.open(path) as image:
-            read = image.convert("L" if shape[0] == 1 else "RGB")
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is no picture that can be read ({str(error)[:100]}).") from None
+        read = picture_of(path, "L" if shape[0] == 1 else "RGB")
+    except Unreadable as error:
+        raise ValueError(f"{path} cannot be read ({error}); give a PNG, JPEG, WEBP, BMP or GIF.") from None
     if read.size != (shape[2], shape[1]):
         raise ValueError(
             f"{path} is {read.size[0]} x {read.size[1]}, and the run draws {shape[2]} x {shape[1]}; resize it first."

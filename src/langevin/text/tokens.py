@@ -1,27 +1,53 @@
 """Tokenizers from the files beside a text encoder, run by the `tokenizers` package."""
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from langevin.files import parse_json
+
 _LARGEST = 64 * 2**20
+_LONGEST = 2**16
+"""Tokens: a larger limit in a file says that there is none."""
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """An object of a tokenizer's file; empty where there is none.
+
+    Raises:
+        ValueError: naming the file, for one that is too large, damaged, or no object.
+    """
     if not path.is_file():
         return {}
     if path.stat().st_size > _LARGEST:
         raise ValueError(f"{path} has {path.stat().st_size} bytes, more than any tokenizer needs.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    found = parse_json(path.read_bytes(), path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged: it holds no object; fetch it again.")
+    return found
 
 
 def _content(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else None
+
+
+@contextmanager
+def _reading(folder: Path) -> Iterator[None]:
+    """Turns what the libraries that read tokenizers raise, which is of any kind, into our sentence."""
+    try:
+        yield
+    except (ImportError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is no Exception
+        if isinstance(error, ValueError) and str(error).startswith(str(folder)):
+            raise
+        raise ValueError(f"{folder} has files that make no tokenizer ({type(error).__name__}); fetch them again.") from None
 
 
 class Tokenizer:
@@ -37,19 +63,25 @@ class Tokenizer:
         words: ids of words that were learned, see `Side.learn`; the longest that fits is read.
 
     Raises:
-        ValueError: if the folder holds no tokenizer.
+        ValueError: if the folder holds no tokenizer, or its files are damaged.
     """
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
         settings = {**_json(folder / "special_tokens_map.json"), **_json(folder / "tokenizer_config.json")}
-        self._backend = _backend(folder, settings)
         self.words: dict[str, list[int]] = {}
-        bare, whole = self.plain("a"), self._backend.encode("a").ids
+        with _reading(folder):
+            self._backend = _backend(folder, settings)
+            bare, whole = self.plain("a"), self._backend.encode("a").ids
+            self.plain("\u2603")  # a letter that few vocabularies have: one that refuses it is told of now, and not by a prompt
         at = next((i for i in range(len(whole)) if whole[i : i + len(bare)] == bare), 0)
         self.before, self.after = whole[:at], whole[at + len(bare) :]
         limit = settings.get("model_max_length", 77)
-        self.length = int(limit) if isinstance(limit, (int, float)) and limit < 10**6 else 512
+        self.length = int(limit) if isinstance(limit, (int, float)) and 0 < limit <= _LONGEST else 512
+        if self.length <= len(self.before) + len(self.after):
+            raise ValueError(
+                f"{folder} has model_max_length {self.length}, which leaves no room for a text; fetch its files again."
+            )
         pad = _content(settings.get("pad_token"))
         found = self._backend.token_to_id(pad) if pad is not None else None
         self.pad = found if found is not None else (self.after[-1] if self.after else 0)
@@ -111,7 +143,9 @@ def _backend(folder: Path, settings: dict[str, Any]) -> Any:
             raise ImportError(
                 f"{folder} has a sentencepiece model, which needs transformers; install 'langevin[text]'."
             ) from None
-        return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True).backend_tokenizer
+        return transformers.AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        ).backend_tokenizer
     raise ValueError(f"{folder} has no tokenizer.json, vocab.json with merges.txt, or spiece.model; give a tokenizer's folder.")
 
 

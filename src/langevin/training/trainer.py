@@ -208,6 +208,7 @@ class Trainer:
         return folder
 
     def _restore(self, found: Checkpoint) -> None:
+        self._check_whole(found)
         self.step, self.samples = found.step, found.state["samples"]
         self.refused = sorted({*self.refused, *found.state.get("refused", [])})
         if self.config.precision == "auto":  # chosen by the machine that began the run
@@ -231,6 +232,22 @@ class Trainer:
             self.scaler.load_state_dict(found.state["scaler"])
         self._reading = None
         self._pass_over_refused()
+
+    def _check_whole(self, found: Checkpoint) -> None:
+        """Refuse a checkpoint in which something is missing of what a run goes on from: a network whose optimiser begins anew, as
+        if nothing were wrong, is another run."""
+        parts = ["model", "optimiser", "objective", *self._averages()]
+        if missing := [part for part in parts if part not in found.tensors]:
+            raise ValueError(
+                f"the checkpoint of step {found.step} has no part {missing[0]!r}, but {', '.join(sorted(found.tensors))}; resume "
+                "from one that is whole."
+            )
+        said, held = found.state.get("optimised"), len(_optimised(found.tensors))
+        if said is not None and said != held:
+            raise ValueError(
+                f"the checkpoint of step {found.step} was written with the optimiser's state of {said} parameters, and has that "
+                f"of {held}; resume from one that is whole."
+            )
 
     def _averages(self) -> dict[str, Average]:
         """By their part of a checkpoint."""
@@ -556,6 +573,7 @@ class Trainer:
             "samples": self.samples,
             "averages": {part: [average.updates, average.samples] for part, average in self._averages().items()},
             "refused": self.refused,
+            "optimised": len(_optimised(tensors)),
             "levels": self.bins.state(),
             "scaler": self.scaler.state_dict(),
             "precision": named(self.precision),
@@ -591,6 +609,11 @@ class Trainer:
         if self.group.world == 1:
             return self._stop or late
         return bool(self.group.sum(torch.tensor(float(self._stop or late))))
+
+
+def _optimised(tensors: Parts) -> set[str]:
+    """The parameters whose optimiser's state a checkpoint holds; those that no gradient has reached yet have none."""
+    return {name.rpartition(".")[0] for name in tensors["optimiser"]}
 
 
 def _listed(samples: Sequence[int | str], most: int = 16) -> str:

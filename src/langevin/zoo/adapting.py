@@ -24,6 +24,7 @@ from langevin.networks.controlnet import ControlNet
 from langevin.networks.latents import LatentCodec
 from langevin.networks.unet import UNet
 from langevin.tasks import memory
+from langevin.tasks.declared import is_declared
 from langevin.tasks.feature_cache import CACHES, FeatureCache, compared
 from langevin.tasks.generate import Generator
 from langevin.tasks.variation import Varied
@@ -147,6 +148,8 @@ def _extensible(model: Generator, instead: str) -> None:
     """Refuse a model whose networks are arranged in a budget."""
     if (why := memory.arranged(model)) is not None:
         raise ValueError(f"the model was loaded in a budget, where {why}; say load(..., {instead}), which adds it before.")
+    if is_declared(model):  # a graph knows nothing of what is hung into its layers later
+        raise ValueError("the network is compiled for declared sizes, and would not see what is added; add it before.")
 
 
 def add_redux(model: Generator, path: str | Path, **options: Any) -> Generator:
