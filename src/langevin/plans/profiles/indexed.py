@@ -52,6 +52,8 @@ def by_index(
     state = anchor = level(told[0])
     for i, source, target, mix, anchored in moves:
         start, stop = anchor if anchored else state, level(target)
+        if start == stop:  # from timestep 0 to itself, which does nothing
+            continue
         row = Row(level=state, start=start, stop=stop, mix=mix, eta=eta, anchored=anchored)
         if abs(level(i) - state) > 1e-12 or abs(level(source) - start) > 1e-12:
             x_weight, z_weight, c = process.bridge_numbers(level(source), stop, eta)
