@@ -49,7 +49,7 @@ def k_diffusion(
 ) -> Draft:
     """k-diffusion's samplers on its grids, and 0 at the end; on any schedule, whose sigma/alpha is its sigma.
 
-    Not reproduced: "dpm_adaptive", whose steps depend on the batch (`plans.adaptive` has each sample's own).
+    Its "dpm_adaptive" is `plans.dpm_adaptive(together=True, denoise=False)`, at eta 0.
 
     Args:
         sampler: "euler", "heun", "dpm_2", "lms", "dpmpp_2m"; "dpmpp_2s" (`sample_dpmpp_2s_ancestral` at eta 0); "dpm_fast",
