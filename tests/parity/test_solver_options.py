@@ -8,6 +8,7 @@ import torch
 
 from langevin import plans, schedules
 from langevin.core.denoiser import Denoiser
+from langevin.core.sample import sample
 from langevin.plans import Renoise
 from langevin.plans.profiles import diffusers, flow_solver
 from langevin.zoo import schedulers
@@ -119,6 +120,22 @@ def test_settings_are_those_of_the_class(name, steps):
     if len(network.asked) > plan.nfe:
         network.asked.pop()  # the evaluation for its step of size zero
     assert compare(schedule, plan, start, network, end) < TOLERANCE
+
+
+@pytest.mark.parametrize("kind", [MULTI, UNIPC, "EulerDiscrete", "EulerAncestralDiscrete"])
+def test_pure_noise_is_heard_from_a_network_of_v(kind):
+    peer = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    scheduler = getattr(peer, f"{kind}Scheduler")(**SD, **ZERO)
+    found = schedulers.read({"_class_name": f"{kind}Scheduler", **SD, **ZERO})
+    schedule = found.process.schedule
+    network, ours = Watched(schedule), Watched(schedule)
+    asks(network, "v_prediction")
+    start, end = run_diffusers(scheduler, 6, network)
+    z = sample(ours, found.plan(6, reference=True), COUNT, start=start, seed=0)
+    # theirs is told 999, and ours 998.45, the level of both states
+    assert network.asked[0][0] == 1.0 and ours.asked[0][0] == pytest.approx(0.99945, abs=1e-5)
+    assert [level for level, _ in ours.asked[1:]] == pytest.approx([level for level, _ in network.asked[1:]], abs=1e-5)
+    assert float((z - end).abs().max() / end.abs().max()) < 1e-4
 
 
 # EDM's and flows' schedulers, whose loops are others
