@@ -1,5 +1,7 @@
 """The adaptive DPM-Solver and k-diffusion's, side by side, and what it keeps on its own."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from langevin.core.plan import Plan
 from langevin.core.sample import sample, trajectory
 from tests.parity.test_samplers import COUNT, MEANS, TOLERANCE, Watched, X, k_sampling
 
-CASES = {
+CASES: dict[str, dict[str, float]] = {
     "23": {},
     "12": {"order": 2},
     "23, finer": {"rtol": 1e-3, "atol": 1e-4},
@@ -36,7 +38,7 @@ def test_steps_are_those_of_k_diffusion(name):
     ends = [solver.t(torch.tensor(sigma, dtype=torch.float64)) for sigma in (high, low)]
     end, info = solver.dpm_solver_adaptive(X.double() * high, *ends, **settings)
     assert info["nfe"] == asked and info["n_reject"] > 0
-    said = {OURS.get(key, key): value for key, value in settings.items()}
+    said: dict[str, Any] = {OURS.get(key, key): value for key, value in settings.items()}
     draft = plans.dpm_adaptive(**said, together=True, sigma_min=low, sigma_max=high, denoise=False)
     *_, last = trajectory(network.exact, draft, COUNT, start=X.double() * high, seed=0)
     assert last.nfe == info["nfe"]

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from langevin import plans, schedules
 from langevin.core.denoiser import Denoiser
@@ -93,7 +94,7 @@ def asks(network: Watched, kind: str) -> None:
         def v(z: torch.Tensor, level: float) -> torch.Tensor:
             alpha, sigma = (float(u) for u in network.process.schedule(level))
             alpha = alpha or 2.0**-12  # the peers' at zero SNR
-            mean = network.exact(z.double(), level).mean
+            mean = network.exact(z.double(), level).mean  # pyright: ignore
             network.asked.append((level, z))
             return ((alpha * z.double() - mean) / sigma).float()
 
@@ -158,6 +159,13 @@ EDM = {
 }
 
 
+class Said(nn.Module):
+    """A network that shows what it is asked."""
+
+    def forward(self, z: torch.Tensor, level: torch.Tensor, cond=None, mask=None) -> torch.Tensor:
+        return torch.tanh(z) + level[:, None]
+
+
 @pytest.mark.parametrize("steps", [6, 20])
 @pytest.mark.parametrize("name", EDM)
 def test_settings_of_edm_are_those_of_the_class(name, steps):
@@ -191,8 +199,7 @@ def test_settings_of_edm_are_those_of_the_class(name, steps):
     z, sigma = ours(X * 3.0, 3.0), 3.0
     t = torch.full((COUNT,), sigma / 80, dtype=torch.float64)
     c_in = 1 / (sigma**2 + data**2) ** 0.5
-    net = lambda v, level, cond=None, mask=None: torch.tanh(v) + level[:, None]  # noqa: E731
-    belief = Denoiser(net, found.process, found.prediction, shape=(2,))(z, t).mean
+    belief = Denoiser(Said(), found.process, found.prediction, shape=(2,))(z, t).mean
     theirs = scheduler.precondition_outputs(X * 3.0, torch.tanh(X * 3.0 * c_in) + 0.25 * math.log(sigma), torch.tensor(sigma))
     assert torch.allclose(belief, theirs, atol=1e-5)
 
