@@ -62,9 +62,10 @@ def fresh(step: int) -> Tensor:
     return NOISE.at("bridge", step=step).at("").normal((2,))
 
 
-def compare(schedule, draft, start: Tensor, theirs: Watched, end: Tensor) -> float:
+def compare(schedule, draft, start: Tensor, theirs: Watched, end: Tensor, reads: str = "eps") -> float:
     """The largest relative difference of states; levels told must agree too."""
     ours = Watched(schedule)
+    ours.process.reads = reads
     ours.asked.clear()
     z = sample(ours, draft, COUNT, start=start, seed=0)
     assert len(ours.asked) == len(theirs.asked)

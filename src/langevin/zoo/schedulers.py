@@ -296,8 +296,6 @@ def _tabled(name: str, full: Config) -> Scheduler:
         )  # fmt: skip
         if sampler == "ddpm":
             made = _with_variance(made, full["variance_type"])
-        if full["prediction_type"] != "epsilon":
-            made = _heard_from_noise(made)
         return _clipped(made, clip, (sampler != "ddim" or not reference) if consistent is None else consistent)
 
     scaled = sampler in profiles.SIGMA
@@ -309,28 +307,15 @@ def _tabled(name: str, full: Config) -> Scheduler:
         level = make(steps, 1.0, None, True).on(schedule).rows[0].start
         return float(schedule.sigma(torch.tensor(level, dtype=torch.float64)))
 
-    return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), make, "z/alpha" if scaled else "z", first, full)
+    process = Gaussian(schedule)
+    if sampler not in ("ddim", "ddpm", "pndm"):  # whose rows undo noise where it was told
+        process.reads = {"v_prediction": "v", "sample": "x0"}.get(full["prediction_type"], "eps")
+    return Scheduler(name, process, _meaning(full, "timestep"), make, "z/alpha" if scaled else "z", first, full)
 
 
 def _from_noise(name: str, start: float) -> None:
     if start < 1:
         raise ValueError(f"start is {start:g}; {name} leaps from pure noise: give another plan to begin at a picture.")
-
-
-def _heard_from_noise(draft: Draft) -> Draft:
-    """The plan of a network that says v or data, for tables of zero terminal SNR (`rescale_betas_zero_snr`): solvers start at
-    sigma/alpha 4096 and tell it T - 1, pure noise. What is said there is read as noise, which says nothing; the network is
-    told the level of the state, half a timestep below, and its first belief counts as in the peer, whose numbers differ by
-    that half timestep alone."""
-
-    def fill(schedule: Schedule) -> Plan:
-        plan = draft.fill(schedule)
-        told = [row.shown if isinstance(row, Row) else None for row in plan.rows]
-        silent = [level is not None and float(schedule(level)[0]) < 2**-13 for level in told]
-        rows = (replace(row, shown=None) if lost else row for row, lost in zip(plan.rows, silent, strict=True))  # pyright: ignore
-        return replace(plan, rows=tuple(rows))
-
-    return Draft(draft.name, fill)
 
 
 def _with_variance(draft: Draft, variance: str | None) -> Draft:

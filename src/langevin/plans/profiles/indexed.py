@@ -37,7 +37,8 @@ def _pndm(told: list[int], stride: int, prk: bool) -> list[Move]:
 def by_index(
     schedule: Schedule, name: str, sampler: str, told: list[int], stride: int, size: int, last: float, eta: float, prk: bool
 ) -> Plan:
-    """DDIM, DDPM and PNDM: noise carried from timestep i to i - stride, and below 0 to the level `last`."""
+    """DDIM, DDPM and PNDM: noise carried from timestep i to i - stride, and below 0 to the level `last`. For processes that read
+    noise where another level is told (`Gaussian.reads`)."""
 
     def level(i: int) -> float:
         return (i + 1) / size if i >= 0 else last
