@@ -65,7 +65,7 @@ def fresh(step: int) -> Tensor:
 def compare(schedule, draft, start: Tensor, theirs: Watched, end: Tensor, reads: str = "eps") -> float:
     """The largest relative difference of states; levels told must agree too."""
     ours = Watched(schedule)
-    ours.process.reads = reads
+    ours.process.reads = reads  # pyright: ignore
     ours.asked.clear()
     z = sample(ours, draft, COUNT, start=start, seed=0)
     assert len(ours.asked) == len(theirs.asked)

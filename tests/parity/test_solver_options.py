@@ -104,7 +104,7 @@ def asks(network: Watched, kind: str) -> None:
     elif kind == "v_prediction":
 
         def v(z: torch.Tensor, level: float) -> torch.Tensor:
-            alpha, sigma = (float(u) for u in network.process.schedule(level))
+            alpha, sigma = (float(u) for u in network.process.schedule(level))  # pyright: ignore
             alpha = alpha or 2.0**-12  # the peers' at zero SNR
             mean = network.exact(z.double(), level).mean  # pyright: ignore
             network.asked.append((level, z))
