@@ -77,6 +77,7 @@ def markdown(endpoint: list[Row], law: list[Row]) -> str:
     lines = ["# Error of samplers by network evaluations", "", *_introduction(endpoint, law), ""]
     for metric, said in {"rms": "RMS over starts", "median": "median over starts"}.items():
         lines += [f"## Ours over the best peer, {said}", "", *_overall(endpoint, metric)]
+    lines += _noisy_overall(law)
     for (target, schedule), rows in places(endpoint).items():
         lines += [f"## {target}, {schedule}", "", *_table(compared(rows, "rms")), ""]
     for (target, schedule), rows in places(law).items():
@@ -84,7 +85,44 @@ def markdown(endpoint: list[Row], law: list[Row]) -> str:
         said = "" if floor is None else f" (exact samples: {float(floor['energy']):.1e}; {floor['error']})"
         lines += [f"## {target}, {schedule}: law", "", f"Squared energy distance to exact samples{said}.", ""]
         lines += [*_table(compared(rows, "energy")), ""]
+        found = {f"{name}, {what}": c for what, cs in noisy(rows).items() for name, c in cs.items()}
+        lines += ["With fresh noise alone: energy distance, and within-mode spread less 1, by size.", "", *_table(found), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+MEASURES = {"energy": "energy", "spread": "spread"}
+"""Of samples as a law, by the column of their rows; see `noisy`."""
+
+
+def noisy(rows: Iterable[Row]) -> dict[str, dict[str, Curve]]:
+    """The curves of samplers with fresh noise alone, by measure: "energy", the squared energy distance; and "spread", how far the
+    RMS distance to the nearest mode is from the modes' own standard deviation, in units of it (0 where modes have the right
+    width). Each measure has its own best sampler."""
+    drawn = [{**row, "spread": str(abs(float(row["resid"] or "nan") - 1))} for row in rows if row["stochastic"] == "1"]
+    return {what: compared(drawn, column) for what, column in MEASURES.items()}
+
+
+def _noisy_overall(law: list[Row]) -> list[str]:
+    """How often our best ready-made plan with fresh noise is at most the best peer's, by budget."""
+    lines = [
+        "## Fresh noise: ours and the best peer", "",
+        "Cells (target and schedule) in which our best plan with fresh noise is at most the best peer's, or within the spread of",
+        "five draws of exact samples of it (energy), or within 0.01 of it (spread).", "",
+        "| evaluations | energy | within-mode spread |", "|---|---|---|",
+    ]  # fmt: skip
+    wins: dict[int, dict[str, list[bool]]] = {}
+    for rows in places(law).values():
+        floor = next((row for row in rows if row["peer"] == "exact samples"), None)
+        energy = float(floor["error"].split("energy std ")[1].split(";")[0]) if floor else 0.0
+        for what, found in noisy(rows).items():
+            for n, score in found[READY].items():
+                if n in found["best peer"]:
+                    slack = energy if what == "energy" else 0.01
+                    wins.setdefault(n, {}).setdefault(what, []).append(score.value <= found["best peer"][n].value + slack)
+    for n, by_measure in sorted(wins.items()):
+        cells = [f"{sum(won)} of {len(won)}" if (won := by_measure.get(what)) else "-" for what in MEASURES]
+        lines.append(f"| {n} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def summary(endpoint: list[Row], targets: tuple[str, ...] = ("gmm2d", "digits", "digits_cfg3")) -> str:

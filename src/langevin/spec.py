@@ -64,7 +64,7 @@ def _value(key: str, text: str, default: object) -> object:
         if isinstance(default, (int, float)):
             return type(default)(text)
         if default is None:
-            return _number_or_text(text)
+            return {"true": True, "false": False}.get(text.lower(), _number_or_text(text))
         return text
     except (ValueError, KeyError):
         raise ValueError(f"{key} is {text!r}; give a {type(default).__name__}, such as {default}.") from None

@@ -24,7 +24,7 @@ from langevin.plans.analysis import terminal_moments
 from langevin.plans.bayesian_flow import Settle
 from langevin.plans.moves import Langevin
 from langevin.plans.profiles import diffusers, k_diffusion, sd3
-from langevin.plans.profiles.methods import dpmpp_3m
+from langevin.plans.profiles.methods import SOLVER
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
 CATEGORIES = ("confidence", "defog", "first_hitting", "flow_jumps", "remask", "tau_leaping", "tilted")
@@ -99,7 +99,8 @@ def test_diffusers_12771_cosine_betas_with_karras_levels_under_every_plan():
             assert all(a > b for a, b in zip(plan.levels[:-1], plan.levels[1:], strict=True)), name
 
 
-@pytest.mark.parametrize("name", [n for n in plans.PLANS if n != "adaptive"])  # which is one row, of as many steps as it needs
+# adaptive ones are one row, of as many steps as it needs
+@pytest.mark.parametrize("name", [n for n in plans.PLANS if n not in ("adaptive", "dpm_adaptive")])
 def test_diffusers_4122_and_6477_as_many_steps_as_asked_and_none_of_size_zero(name):
     schedule = SCHEDULE.get(name, schedules.betas("scaled_linear"))
     for n in (1, 2, 3, 4, 5, 10, 20, 50, 100):
@@ -277,7 +278,7 @@ def test_fault_4_third_order_is_third_order():
     grid = grids.log_snr(1.0, 0.05)
     lacking, whole = (
         plans.order(make, schedules.vp_linear(), (40, 80, 160))
-        for make in (lambda n: dpmpp_3m(n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
+        for make in (lambda n: SOLVER["dpmpp_3m"](n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
     )
     assert lacking < 2.7 < 2.9 < whole
 

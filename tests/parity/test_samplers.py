@@ -62,9 +62,10 @@ def fresh(step: int) -> Tensor:
     return NOISE.at("bridge", step=step).at("").normal((2,))
 
 
-def compare(schedule, draft, start: Tensor, theirs: Watched, end: Tensor) -> float:
+def compare(schedule, draft, start: Tensor, theirs: Watched, end: Tensor, reads: str = "eps") -> float:
     """The largest relative difference of states; levels told must agree too."""
     ours = Watched(schedule)
+    ours.process.reads = reads  # pyright: ignore
     ours.asked.clear()
     z = sample(ours, draft, COUNT, start=start, seed=0)
     assert len(ours.asked) == len(theirs.asked)
@@ -128,16 +129,20 @@ CASES = {
 }  # fmt: skip
 
 
-def run_diffusers(scheduler, steps: int, network: Watched, draw: Callable[[int], Tensor] = fresh) -> tuple[Tensor, Tensor]:
+def run_diffusers(
+    scheduler, steps: int, network: Watched, draw: Callable[[int], Tensor] = fresh, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """(start, end) as z; the loop is that of its pipelines."""
     scheduler.set_timesteps(steps)
-    x = X * scheduler.init_noise_sigma
+    if dtype == torch.float64:
+        scheduler.sigmas = scheduler.sigmas.to(dtype)
+    x = (X * scheduler.init_noise_sigma).to(dtype)
     scaled = "Discrete" in type(scheduler).__name__  # carries z / alpha
     start = x / (float(scheduler.sigmas[0]) ** 2 + 1) ** 0.5 if scaled else x
     module = sys.modules[type(scheduler).__module__]
     with drawing(module, "randn_tensor", draw):
         for t in scheduler.timesteps:
-            eps = network.eps(scheduler.scale_model_input(x, t), (float(t) + 1) / 1000)
+            eps = network.eps(scheduler.scale_model_input(x, t), (float(t) + 1) / 1000).to(dtype)
             x = scheduler.step(eps, t, x).prev_sample
     return start, x
 

@@ -38,9 +38,13 @@ class Gaussian(LeafProcess):
     Args:
         schedule: see `langevin.schedules`.
         space: Euclidean by default.
+
+    Attributes:
+        reads: what a network says that is told another level than the state's (`Row.shown`), as its publisher's code reads it at
+            the state's: noise ("eps"; of flows velocity), "v", or data ("x0").
     """
 
-    kind = "gaussian"
+    kind, reads = "gaussian", "eps"
 
     def __init__(self, schedule: Schedule, space: Space | None = None) -> None:
         super().__init__()
@@ -167,8 +171,7 @@ class Gaussian(LeafProcess):
         shown = column([n if r.shown is None else r.shown for r, n in zip(rows, level.tolist(), strict=True)])
         a, w, c = torch.ones_like(start), torch.ones_like(start), torch.zeros_like(start)
         if plan.basis == "velocity":
-            x_part, z_part = self._velocity(shown)
-            w = stop - start
+            (x_part, z_part), w = self._velocity(shown), stop - start
         elif plan.basis == "v":
             x_part, z_part = self.slope(shown, plan.data_std)
         else:
@@ -176,7 +179,9 @@ class Gaussian(LeafProcess):
             (alpha, sigma), (alpha_at, sigma_at) = self.schedule(level), self.schedule(shown)
             if plan.basis == "x0":
                 x_part, z_part, a, w = torch.ones_like(start), torch.zeros_like(start), z_weight, x_weight
-                if bool((shown != level).any()):  # what the network said there, read as noise (flows: as velocity) here
+                if self.reads == "v":
+                    x_part, z_part = sigma / sigma_at, alpha - alpha_at * (sigma / sigma_at)
+                elif self.reads == "eps" and bool((shown != level).any()):
                     alpha, alpha_at = (torch.ones_like(v) if self.schedule.scale == "flow" else v for v in (alpha, alpha_at))
                     x_part, z_part = sigma * alpha_at / (sigma_at * alpha), (1 - sigma / sigma_at) / alpha
             else:
@@ -191,10 +196,8 @@ class Gaussian(LeafProcess):
                 out.append(None)
                 continue
             x, z, factor, weight, deviation = next(columns)
-            if row.a is None:
-                out.append(Numbers(x, z, factor, tuple(weight * m for m in row.mix), deviation))
-            else:
-                out.append(Numbers(x, z, row.a, row.mix, row.c))
+            own = (factor, tuple(weight * m for m in row.mix), deviation) if row.a is None else (row.a, row.mix, row.c)
+            out.append(Numbers(x, z, *own))
         return out
 
     def draws(self, number: Numbers) -> bool:

@@ -13,6 +13,7 @@ from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
 from langevin.plans.choice import Starts, Trial, auto, candidates, default
 from langevin.plans.control import controlled, tilted
+from langevin.plans.dpm_adaptive import AdaptiveDPM, dpm_adaptive
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
 from langevin.plans.grids import Grid
@@ -54,16 +55,17 @@ from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leap
 PLANS: dict[str, Callable[..., Draft]] = {
     f.__name__: f for f in (
         adams_bashforth, adaptive, annealed_langevin, bayesian_flow, confidence, consistency, controlled, ddim, ddnm, ddpm,
-        ddrm, default, defog, deis, diffusers, dpm_2, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single, edm, edm_stochastic,
-        euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint, multistep, plms,
-        pndm, predictor_corrector, remask, repaint, restart, rk4, sa_solver, score_sde, sd3, splitting, tau_leaping, tilted,
-        trajectory, trig, unipc,
+        ddrm, default, defog, deis, diffusers, dpm_2, dpm_adaptive, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single,
+        edm, edm_stochastic, euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint,
+        multistep, plms, pndm, predictor_corrector, remask, repaint, restart, rk4, sa_solver, score_sde, sd3, splitting,
+        tau_leaping, tilted, trajectory, trig, unipc,
     )
 }  # fmt: skip
 
 __all__ = [
     "PLANS",
     "Adaptive",
+    "AdaptiveDPM",
     "Ascent",
     "Draft",
     "ExactAscent",
@@ -99,7 +101,7 @@ __all__ = [
 def counted(text: str, steps: int) -> tuple[str, str | None]:
     """The word of a plan with its number of steps, `steps` where it says none; and the number it says itself, None for none.
     Plans that take as many as they need are left as they are."""
-    if text.partition(":")[0] == "adaptive":
+    if text.partition(":")[0] in ("adaptive", "dpm_adaptive"):
         return text, None
     return spec.completed(text, "steps", steps)
 

@@ -7,7 +7,7 @@ which the evaluations are extrapolated, an order, and whether each new evaluatio
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
@@ -27,9 +27,10 @@ def multistep(
     tau: float | Callable[[float], float] = 0.0,
     grid: str | Grid = "log_snr",
     name: str | None = None,
-    falling: bool = False,
+    limit: Callable[[int], int] | None = None,
     corrector_order: int = 0,
     closing: bool = False,
+    uncorrected: Collection[int] = (),
 ) -> Draft:
     """The general multistep method, `steps` evaluations, one more where it is `closing`.
 
@@ -41,9 +42,11 @@ def multistep(
         corrector: correct each step once the evaluation at its end is known (UniPC, 2302.04867, alg. 1), with order one
             higher; the corrected state is where the next step starts from. Steps are then of order + 1 in effect.
         final: order of the last step, 0 for no limit. Lower it where the last step is a leap.
-        falling: the steps before the last are of order `final` + 1, + 2 and so on at most, and so are their corrections.
+        limit: step from 0 -> the most that its order may be, and that of its correction, beside `order`; published codes lower
+            the order of their last steps. Instead of `final`.
         corrector_order: evaluations that a correction uses, that at the step's end included; 0 for order + 1.
         closing: one more evaluation, at the last level, to correct the last step; for grids that stop above 0.
+        uncorrected: steps, counted from 0, that are not corrected.
         data_std: d of the angle, for basis "v" and variable "angle".
         tau: 0 deterministic, 1 ancestral, between them part of the noise (SA-Solver, 2309.05019); a number, or a function of the
             level that a step begins at. Bases x0 and eps; in eps a step to clean data draws nothing.
@@ -97,17 +100,17 @@ def multistep(
 
         def most(i: int) -> int:
             """The order that the end leaves to step i."""
-            return (final or 1) + steps - 1 - i if falling else final if final and i == steps - 1 else order
+            return limit(i) if limit else final if final and i == steps - 1 else order
 
         rows: list[Row] = []
         visited = [*levels, 0.0] if closing else levels
         for i, (t, s) in enumerate(joined(visited)):
             known = levels[i::-1]
             nodes = known[: integrals.usable(s, known, min(order, i + 1, most(i)))] if i < steps else []
-            if corrector and i > 0:
+            if corrector and i > 0 and i - 1 not in uncorrected:
                 # the evaluation at t corrects the step that led there
                 reach = min(corrector_order - 1 if corrector_order else order, i)
-                reach = min(reach, most(i - 1)) if falling else reach
+                reach = min(reach, most(i - 1)) if limit else reach
                 behind = known[1 : 1 + integrals.usable(t, known[1:], reach)] if reach else []
                 usable = math.isfinite(integrals.places([t])[0]) and all(math.isfinite(v) for v in integrals.places(behind)[:1])
                 rows.append(row(i - 1, [t, *behind] if usable else [known[1]], t, True))
@@ -115,7 +118,7 @@ def multistep(
                     rows[-1] = Row(level=t, start=levels[i - 1], stop=t, mix=(0.0, 1.0), anchored=True)
                 if nodes:
                     rows.append(row(i, nodes, None, False))
-            else:
+            elif nodes:
                 rows.append(row(i, nodes, t, False))
         reached = min(order, 2) if noisy else order + corrector
         return Plan(name=called, basis=basis, order=reached, rows=tuple(rows), data_std=data_std)
@@ -172,11 +175,11 @@ def papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
         assert isinstance(row, Row) and row.level is not None
         if len(row.mix) == 2 and before is not None:
             half = [float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop)]
-            slope = (half[2] - half[1]) / (half[1] - half[0]) / 2
-            row = Row(level=row.level, start=row.start, stop=row.stop, mix=(1 + slope, -slope), eta=row.eta)
+            slope, whole = (half[2] - half[1]) / (half[1] - half[0]) / 2, 1.0 if row.a is None else sum(row.mix)
+            row = dataclasses.replace(row, mix=(whole * (1 + slope), -whole * slope))
         rows.append(row)
         before = row.start
-    return Plan(name=plan.name, basis=plan.basis, order=plan.order, rows=tuple(rows))
+    return dataclasses.replace(plan, rows=tuple(rows))
 
 
 def trig(
@@ -215,8 +218,8 @@ def unipc(steps: int = 20, order: int = 3, variant: str = "exact", final: int = 
 
 
 def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[float], float] = lambda level: 0.0) -> Plan:
-    """Rows with one difference D of beliefs, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2. With noise
-    (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
+    """Rows with one difference D of evaluations, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2, on noise
+    sigma_s B(h) D / 2. With noise (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
     rows = []
     nodes: list[float] = []
     for row in plan.rows:
@@ -226,9 +229,9 @@ def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[floa
         if len(row.mix) == 2 and row.stop > 0 and math.isfinite(float(schedule.lam(row.start))):
             half = [float(schedule.lam(t)) / 2 for t in (row.start, row.stop)]
             h = half[1] - half[0]
-            # share of the step's weight 1 - exp(-h) that B(h) is
-            rate = 1 + tau_at(row.start) ** 2
-            scale = rate * h / -math.expm1(-rate * h) if variant == "bh1" else 1.0
+            # share of the step's weight, 1 - exp(-h) on data and exp(h) - 1 on noise, that B(h) is
+            grown = h if plan.basis == "eps" else -(1 + tau_at(row.start) ** 2) * h
+            scale = grown / math.expm1(grown) if variant == "bh1" else 1.0
             if row.anchored:
                 mix = (scale / 2, 1 - scale / 2)
             else:
@@ -236,7 +239,7 @@ def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[floa
                 mix = (1 + scale / (2 * r), -scale / (2 * r))
             row = dataclasses.replace(row, mix=mix)
         rows.append(row)
-    return Plan(name=plan.name, basis=plan.basis, order=plan.order, rows=tuple(rows))
+    return dataclasses.replace(plan, rows=tuple(rows))
 
 
 def sa_solver(

@@ -21,8 +21,10 @@ from langevin.plans import profiles
 from langevin.plans.first_order import ddpm
 from langevin.plans.grids import given
 from langevin.plans.moves import Clipped, LearnedVariance
+from langevin.plans.profiles.tables import table_of
 from langevin.plans.score_sde import score_sde
 from langevin.variances import WithVariance
+from langevin.zoo.solvers import final_of, least_lambda, solver_of
 
 Config = Mapping[str, Any]
 PREDICTION_TYPES = {"epsilon": "eps", "v_prediction": "v", "sample": "x0", "flow_prediction": "velocity"}
@@ -67,43 +69,48 @@ class Scheduler:
 # Configurations
 
 _TABLE = {"num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "trained_betas": None,
-          "prediction_type": "epsilon", "rescale_betas_zero_snr": False}  # fmt: skip
+          "prediction_type": "epsilon"}  # fmt: skip
+_ZERO_SNR = {**_TABLE, "rescale_betas_zero_snr": False}
+_LATENT = {**_TABLE, "beta_start": 0.00085, "beta_end": 0.012}
 _RANGE = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
 _CLIP = {"clip_sample": True, "clip_sample_range": 1.0, **_RANGE}
 _SPACED = {"timestep_spacing": "linspace", "steps_offset": 0}
 _RAMPS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 _FLOW = {"use_flow_sigmas": False, "flow_shift": 1.0, "use_dynamic_shifting": False, "time_shift_type": "exponential"}
 _SOLVER = {**_RANGE, **_SPACED, **_RAMPS, **_FLOW, "solver_order": 2, "lower_order_final": True}
-_DPM = {**_SOLVER, "algorithm_type": "dpmsolver++", "solver_type": "midpoint", "euler_at_final": False, "use_lu_lambdas": False,
-        "final_sigmas_type": "zero", "lambda_min_clipped": -math.inf, "variance_type": None}  # fmt: skip
+_DPM = {**_RANGE, **_RAMPS, **_FLOW, "solver_order": 2, "lower_order_final": True, "algorithm_type": "dpmsolver++",
+        "solver_type": "midpoint", "final_sigmas_type": "zero", "lambda_min_clipped": -math.inf,
+        "variance_type": None}  # fmt: skip
 _EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "sigma_schedule": "karras", "num_train_timesteps": 1000,
         "prediction_type": "epsilon", "rho": 7.0, "final_sigmas_type": "zero"}  # fmt: skip
 
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "DDIMScheduler": {**_TABLE, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading"},
-    "DDPMScheduler": {**_TABLE, **_CLIP, "variance_type": "fixed_small", "steps_offset": 0, "timestep_spacing": "leading"},
+    "DDIMScheduler": {**_ZERO_SNR, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading"},
+    "DDPMScheduler": {**_ZERO_SNR, **_CLIP, "variance_type": "fixed_small", "steps_offset": 0, "timestep_spacing": "leading"},
     "PNDMScheduler": {**_TABLE, "skip_prk_steps": False, "set_alpha_to_one": False, "steps_offset": 0,
                       "timestep_spacing": "leading"},
-    "EulerDiscreteScheduler": {**_TABLE, **_SPACED, **_RAMPS, "interpolation_type": "linear", "timestep_type": "discrete",
+    "EulerDiscreteScheduler": {**_ZERO_SNR, **_SPACED, **_RAMPS, "interpolation_type": "linear", "timestep_type": "discrete",
                                "sigma_min": None, "sigma_max": None, "final_sigmas_type": "zero"},
-    "EulerAncestralDiscreteScheduler": {**_TABLE, **_SPACED},
-    "HeunDiscreteScheduler": {**_TABLE, **_SPACED, **_RAMPS, "clip_sample": False, "clip_sample_range": 1.0},
+    "EulerAncestralDiscreteScheduler": {**_ZERO_SNR, **_SPACED},
+    "HeunDiscreteScheduler": {**_LATENT, **_SPACED, **_RAMPS, "clip_sample": False, "clip_sample_range": 1.0},
     "LMSDiscreteScheduler": {**_TABLE, **_SPACED, **_RAMPS},
-    "KDPM2DiscreteScheduler": {**_TABLE, **_SPACED, **_RAMPS},
-    "KDPM2AncestralDiscreteScheduler": {**_TABLE, **_SPACED, **_RAMPS},
-    "DPMSolverMultistepScheduler": {**_TABLE, **_DPM},
+    "KDPM2DiscreteScheduler": {**_LATENT, **_SPACED, **_RAMPS},
+    "KDPM2AncestralDiscreteScheduler": {**_LATENT, **_SPACED, **_RAMPS},
+    "DPMSolverMultistepScheduler": {**_ZERO_SNR, **_SPACED, **_DPM, "euler_at_final": False, "use_lu_lambdas": False},
     "DPMSolverSinglestepScheduler": {**_TABLE, **_DPM, "lower_order_final": False},
     "DEISMultistepScheduler": {**_TABLE, **_SOLVER, "algorithm_type": "deis", "solver_type": "logrho"},
-    "UniPCMultistepScheduler": {**_TABLE, **_SOLVER, "solver_type": "bh2", "predict_x0": True, "disable_corrector": [],
+    "UniPCMultistepScheduler": {**_ZERO_SNR, **_SOLVER, "solver_type": "bh2", "predict_x0": True, "disable_corrector": [],
                                 "solver_p": None, "final_sigmas_type": "zero", "shift_terminal": None, "sigma_min": None,
                                 "sigma_max": None},
-    "SASolverScheduler": {**_TABLE, **_SOLVER, "predictor_order": 2, "corrector_order": 2, "algorithm_type": "data_prediction",
-                          "lambda_min_clipped": -math.inf, "variance_type": None, "tau_func": None},
-    "LCMScheduler": {**_TABLE, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading",
-                     "original_inference_steps": 50, "timestep_scaling": 10.0, "beta_start": 0.00085, "beta_end": 0.012,
+    "SASolverScheduler": {**_TABLE, **_RANGE, **_SPACED, **_RAMPS, "use_flow_sigmas": False, "flow_shift": 1.0,
+                          "lower_order_final": True, "predictor_order": 2, "corrector_order": 2,
+                          "algorithm_type": "data_prediction", "lambda_min_clipped": -math.inf, "variance_type": None,
+                          "tau_func": None},
+    "LCMScheduler": {**_ZERO_SNR, **_LATENT, **_CLIP, "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0,
+                     "timestep_spacing": "leading", "original_inference_steps": 50, "timestep_scaling": 10.0,
                      "beta_schedule": "scaled_linear"},
-    "TCDScheduler": {**_TABLE, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading",
-                     "original_inference_steps": 50, "timestep_scaling": 10.0, "beta_start": 0.00085, "beta_end": 0.012,
+    "TCDScheduler": {**_ZERO_SNR, **_LATENT, **_CLIP, "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0,
+                     "timestep_spacing": "leading", "original_inference_steps": 50, "timestep_scaling": 10.0,
                      "beta_schedule": "scaled_linear"},
     "EDMEulerScheduler": _EDM,
     "EDMDPMSolverMultistepScheduler": {**_EDM, **_RANGE, "solver_order": 2, "algorithm_type": "dpmsolver++",
@@ -124,12 +131,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 # the one value that is computed here, of keys whose others are not
 _LEVELS = 100_000
-_ONLY: dict[str, Any] = {
-    "tau_func": None,
-    "interpolation_type": "linear", "euler_at_final": False, "lambda_min_clipped": -math.inf,
-    "predict_x0": True, "disable_corrector": [], "solver_p": None, "invert_sigmas": False, "stochastic_sampling": False,
-    "sigma_schedule": "karras",
-}  # fmt: skip
+_ONLY: dict[str, Any] = {"tau_func": None, "interpolation_type": "linear", "solver_p": None, "invert_sigmas": False}
 # what older files hold of what no sampler reads
 _PASSED_OVER = ("skip_prk_steps", "trained_betas", "clip_sample", "predict_epsilon", "tensor_format", "variance_type")
 
@@ -159,8 +161,6 @@ def filled(config: Config) -> dict[str, Any]:
                          "edit scheduler_config.json.")  # fmt: skip
     for key, only in _ONLY.items():
         value = full.get(key, only)
-        if isinstance(only, float) and isinstance(value, (int, float, str)):
-            value = float(value)
         if (value or only) and value != only:
             raise ValueError(f"{name} has {key} = {value!r}; only {only!r} is computed here: edit scheduler_config.json.")
     return full
@@ -247,34 +247,11 @@ _VARIANCES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log"
 _SAMPLERS = {
     "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm", "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral", "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms",
-    "KDPM2DiscreteScheduler": "dpm_2", "KDPM2AncestralDiscreteScheduler": "dpm_2_ancestral",
-    "DPMSolverSinglestepScheduler": "dpmpp_2s", "DEISMultistepScheduler": "deis",
-    "SASolverScheduler": "sa_solver",
+    "KDPM2DiscreteScheduler": "dpm_2", "KDPM2AncestralDiscreteScheduler": "dpm_2_ancestral", "SASolverScheduler": "sa_solver",
 }  # fmt: skip
 
 
-def _sampler(name: str, full: Config) -> str:
-    if name in ("DPMSolverMultistepScheduler", "EDMDPMSolverMultistepScheduler"):
-        kinds = {("dpmsolver++", 1): "ddim", ("dpmsolver++", 2): "dpmpp_2m", ("dpmsolver++", 3): "dpmpp_3m",
-                 ("sde-dpmsolver++", 2): "sde_dpmpp_2m"}  # fmt: skip
-        kind = (full["algorithm_type"], full["solver_order"])
-        if kind not in kinds or full["solver_type"] != "midpoint" or kind[1] == 1:
-            raise ValueError(f"{name} has algorithm_type {kind[0]!r}, solver_order {kind[1]} and solver_type "
-                             f"{full['solver_type']!r}; computed are 'dpmsolver++' of order 2 and 3 and 'sde-dpmsolver++' of "
-                             "order 2, 'midpoint'.")  # fmt: skip
-        return kinds[kind]
-    if name == "UniPCMultistepScheduler":
-        if full["solver_order"] not in (2, 3) or full["solver_type"] not in ("bh1", "bh2"):
-            raise ValueError(f"{name} has solver_order {full['solver_order']} and solver_type {full['solver_type']!r}; computed "
-                             "here are orders 2 and 3, 'bh1' and 'bh2'.")  # fmt: skip
-        return "unipc" + ("_3" if full["solver_order"] == 3 else "") + ("_bh1" if full["solver_type"] == "bh1" else "")
-    wanted = {"DEISMultistepScheduler": ("deis", 2, "logrho"), "DPMSolverSinglestepScheduler": ("dpmsolver++", 2, "midpoint")}
-    if name in wanted and (found := (full["algorithm_type"], full["solver_order"], full["solver_type"])) != wanted[name]:
-        raise ValueError(f"{name} has (algorithm_type, solver_order, solver_type) = {found}; computed here is {wanted[name]}.")
-    return _SAMPLERS[name]
-
-
-def _ramp(full: Config) -> str:
+def _ramp(full: Config) -> Any:
     keys = [("karras", "use_karras_sigmas"), ("exponential", "use_exponential_sigmas"), ("beta", "use_beta_sigmas"),
             ("lu", "use_lu_lambdas")]  # fmt: skip
     ramps = [kind for kind, key in keys if full.get(key)]
@@ -285,7 +262,7 @@ def _ramp(full: Config) -> str:
 
 def _tabled(name: str, full: Config) -> Scheduler:
     schedule, size = table(full), full["num_train_timesteps"]
-    clip = _clip(full)
+    clip = _clip(full) if name != "TCDScheduler" else None  # which has the keys, and does not read them
     if name in ("LCMScheduler", "TCDScheduler"):
         original = full["original_inference_steps"]
 
@@ -298,20 +275,24 @@ def _tabled(name: str, full: Config) -> Scheduler:
             return _clipped(made, clip, True)
 
         return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), few, config=full)
-    sampler, kind = _sampler(name, full), _ramp(full)
-    final = full.get("final_sigmas_type", "zero")
+    sampler, settings = (_SAMPLERS[name], {}) if name in _SAMPLERS else solver_of(name, full)
+    kind, final, least = _ramp(full), final_of(name, full), least_lambda(name, full)
+    if sampler in ("ddim", "pndm"):
+        settings["set_alpha_to_one"] = full["set_alpha_to_one"]
+    if sampler == "pndm":
+        settings["prk"] = not full["skip_prk_steps"]
+    if sampler == "sa_solver":
+        settings |= {key: full[key] for key in ("predictor_order", "corrector_order", "lower_order_final")}
+        settings["algorithm"] = full["algorithm_type"]
+    if kind in ("karras", "exponential", "beta"):
+        settings |= {key: full.get(key) for key in ("sigma_min", "sigma_max")}
 
     def make(
         steps: int, start: float, tokens: int | None, reference: bool, consistent: bool | None = None, **options: Any
     ) -> Draft:
-        less = {"set_alpha_to_one": full["set_alpha_to_one"]} if sampler in ("ddim", "pndm") else {}
-        if sampler == "pndm":
-            less["prk"] = not full["skip_prk_steps"]
-        if sampler == "sa_solver":
-            less |= {key: full[key] for key in ("predictor_order", "corrector_order")} | {"algorithm": full["algorithm_type"]}
         made = profiles.diffusers(
-            steps, sampler, kind, size, full.get("steps_offset", 0), **less, final=final, start=start,
-            reference=reference, **options,
+            steps, sampler, kind, size, full.get("steps_offset", 0), final=final, start=start, reference=reference,
+            lambda_min=least, **{**settings, **options},
         )  # fmt: skip
         if sampler == "ddpm":
             made = _with_variance(made, full["variance_type"])
@@ -326,7 +307,10 @@ def _tabled(name: str, full: Config) -> Scheduler:
         level = make(steps, 1.0, None, True).on(schedule).rows[0].start
         return float(schedule.sigma(torch.tensor(level, dtype=torch.float64)))
 
-    return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), make, "z/alpha" if scaled else "z", first, full)
+    process = Gaussian(schedule)
+    if sampler not in ("ddim", "ddpm", "pndm"):  # whose rows undo noise where it was told
+        process.reads = {"v_prediction": "v", "sample": "x0"}.get(full["prediction_type"], "eps")
+    return Scheduler(name, process, _meaning(full, "timestep"), make, "z/alpha" if scaled else "z", first, full)
 
 
 def _from_noise(name: str, start: float) -> None:
@@ -367,7 +351,9 @@ def _clipped(draft: Draft, clip: dict[str, Any] | None, consistent: bool) -> Dra
         for row, number in zip(plan.rows, Gaussian(schedule).numbers(plan), strict=True):
             if isinstance(row, Row) and number is not None:
                 if plan.basis != "x0" or len(row.mix) > 1 or row.anchored:
-                    raise ValueError(f"{plan.name} mixes beliefs, which are clipped one by one; leave clipping out.")
+                    key = "thresholding" if "quantile" in clip else "clip_sample"
+                    raise ValueError(f"{plan.name} mixes beliefs, which are clipped one by one here; set {key} to false in "
+                                     "scheduler_config.json, or choose another plan.")  # fmt: skip
                 told = row.start if row.shown is None else row.shown
                 # u = x_part x^ + z_part z and z_s = a z + w u + c noise, spelled out
                 w, a = number.w[0] * number.x_part, number.a + number.w[0] * number.z_part
@@ -415,18 +401,25 @@ def _continuous(name: str, full: Config) -> Scheduler:
 
 
 def _edm(name: str, full: Config) -> Scheduler:
-    if full["prediction_type"] != "epsilon" or full["final_sigmas_type"] != "zero":
-        raise ValueError(f"{name} has prediction_type {full['prediction_type']!r} and final_sigmas_type "
-                         f"{full['final_sigmas_type']!r}; computed here are 'epsilon' and 'zero'.")  # fmt: skip
-    sampler = "euler" if name == "EDMEulerScheduler" else _sampler(name, full)
-    low, high = full["sigma_min"], full["sigma_max"]
+    kind, data = full["prediction_type"], full["sigma_data"]
+    if kind not in ("epsilon", "v_prediction") or (kind == "v_prediction" and data != 1):
+        raise ValueError(f"{name} has prediction_type {kind!r} and sigma_data {data}; computed here are 'epsilon', and "
+                         "'v_prediction' with sigma_data 1: edit scheduler_config.json.")  # fmt: skip
+    sampler, settings = ("euler", {}) if name == "EDMEulerScheduler" else solver_of(name, full)
+    if settings.get("algorithm") == "noise_prediction":
+        raise ValueError(f"{name} has algorithm_type {full['algorithm_type']!r}; computed here are 'dpmsolver++' and "
+                         "'sde-dpmsolver++': edit scheduler_config.json.")  # fmt: skip
+    low, high, final, clip = full["sigma_min"], full["sigma_max"], final_of(name, full), _clip(full)
 
     def make(steps: int, start: float, tokens: int | None, reference: bool) -> Draft:
-        return profiles.edm(steps, sampler, low, _highest(high, start, low, name), full["rho"])
+        top = _highest(high, start, low, name)
+        made = profiles.edm(steps, sampler, low, top, full["rho"], full["sigma_schedule"], final, reference, **settings)
+        return _clipped(made, clip, True)
 
-    prediction = predictions.edm(full["sigma_data"])
+    if kind == "v_prediction":  # of z / sqrt(1 + sigma^2), which preserves variance (CosXL)
+        return Scheduler(name, Gaussian(vp_of_sigma(high, low)), predictions.v("log_sigma/4"), make, "z/alpha", config=full)
     first = math.sqrt(high**2 + 1)
-    return Scheduler(name, Gaussian(schedules.edm(high, low)), prediction, make, "z", lambda steps: first, full)
+    return Scheduler(name, Gaussian(schedules.edm(high, low)), predictions.edm(data), make, "z", lambda steps: first, full)
 
 
 def _highest(high: float, start: float, low: float, name: str) -> float:
@@ -489,31 +482,43 @@ def _shift(full: Config, tokens: int | None) -> float:
 
 
 def _flow_matching(name: str, full: Config, family: str) -> Scheduler:
-    if _ramp({**full, "timestep_spacing": "linspace"}) != "linspace":
-        raise ValueError(f"{name} has {_ramp(full)} sigmas, which are not computed here; set them to false in "
-                         "scheduler_config.json.")  # fmt: skip
     sampler = "heun" if name == "FlowMatchHeunDiscreteScheduler" else "euler"
-    size = full["num_train_timesteps"]
+    size, kind = full["num_train_timesteps"], _ramp({**full, "timestep_spacing": None})
 
     def make(steps: int, start: float, tokens: int | None, reference: bool, shift: float | None = None) -> Draft:
         moving = full.get("use_dynamic_shifting", False)
         lowest = 1 / steps if family == "flux" else 1 / size if moving else None
         return profiles.sd3(
             steps, shift if shift is not None else _shift(full, tokens), reference, sampler, size, lowest,
-            full.get("shift_terminal"), start,
+            full.get("shift_terminal"), start, kind, bool(full.get("stochastic_sampling")),
         )  # fmt: skip
 
     return Scheduler(name, Gaussian(schedules.flow()), predictions.velocity("1000t"), make, config=full)
 
 
 def _flow_solver(name: str, full: Config) -> Scheduler:
-    if full["prediction_type"] != "flow_prediction" or _ramp({**full, "timestep_spacing": ""}):
-        raise ValueError(f"{name} has use_flow_sigmas with prediction_type {full['prediction_type']!r} or another grid; computed "
-                         "here is 'flow_prediction' on its own grid.")  # fmt: skip
-    sampler = _sampler(name, full)
+    kind, unipc = _ramp({**full, "timestep_spacing": None}), name == "UniPCMultistepScheduler"
+    if full["prediction_type"] != "flow_prediction" or name in ("SASolverScheduler", "DEISMultistepScheduler"):
+        raise ValueError(f"{name} has use_flow_sigmas with prediction_type {full['prediction_type']!r}; computed here is "
+                         "'flow_prediction' of DPM-Solver++ and UniPC: edit scheduler_config.json.")  # fmt: skip
+    if kind not in ((None, "karras") if unipc else (None,)):
+        raise ValueError(f"{name} has use_flow_sigmas with {kind} sigmas, of which some are above 1, where no flow is; set one "
+                         "to false in scheduler_config.json.")  # fmt: skip
+    sampler, settings = solver_of(name, full)
+    if settings["algorithm"] == "noise_prediction":
+        raise ValueError(f"{name} has use_flow_sigmas and extrapolates noise (algorithm_type, predict_x0), which its own code "
+                         "refuses for flows: edit scheduler_config.json.")  # fmt: skip
+    final, clip, size = final_of(name, full), _clip(full), full["num_train_timesteps"]
+    if unipc:
+        settings["terminal"] = full["shift_terminal"]
+    # the peer takes sigma/alpha of a table of betas for the level of a flow
+    ratios = table_of(table(full), size)
+    end = float(ratios[0]) if final == "sigma_min" else 0.0
+    if kind == "karras":
+        settings["between"] = full["sigma_min"] or float(ratios[0]), full["sigma_max"] or float(ratios[-1])
 
     def make(steps: int, start: float, tokens: int | None, reference: bool, shift: float | None = None) -> Draft:
         shift = shift if shift is not None else _shift(full, tokens)
-        return profiles.flow_solver(steps, sampler, shift, reference, full["num_train_timesteps"], start)
+        return _clipped(profiles.flow_solver(steps, sampler, shift, reference, size, start, end, **settings), clip, True)
 
     return Scheduler(name, Gaussian(schedules.flow()), predictions.velocity("1000t"), make, config=full)

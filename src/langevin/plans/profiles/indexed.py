@@ -37,7 +37,8 @@ def _pndm(told: list[int], stride: int, prk: bool) -> list[Move]:
 def by_index(
     schedule: Schedule, name: str, sampler: str, told: list[int], stride: int, size: int, last: float, eta: float, prk: bool
 ) -> Plan:
-    """DDIM, DDPM and PNDM: noise carried from timestep i to i - stride, and below 0 to the level `last`."""
+    """DDIM, DDPM and PNDM: noise carried from timestep i to i - stride, and below 0 to the level `last`. For processes that read
+    noise where another level is told (`Gaussian.reads`)."""
 
     def level(i: int) -> float:
         return (i + 1) / size if i >= 0 else last
@@ -52,6 +53,8 @@ def by_index(
     state = anchor = level(told[0])
     for i, source, target, mix, anchored in moves:
         start, stop = anchor if anchored else state, level(target)
+        if start == stop:  # from timestep 0 to itself, which does nothing
+            continue
         row = Row(level=state, start=start, stop=stop, mix=mix, eta=eta, anchored=anchored)
         if abs(level(i) - state) > 1e-12 or abs(level(source) - start) > 1e-12:
             x_weight, z_weight, c = process.bridge_numbers(level(source), stop, eta)

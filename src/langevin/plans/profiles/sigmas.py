@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from langevin.plans.profiles.methods import (
     dpmpp_3m_sde,
     dpmpp_sde,
 )
+from langevin.plans.profiles.solvers import chosen
 from langevin.plans.profiles.tables import known, levels_of, ramp, written_out
 from langevin.plans.runge_kutta import dpmpp_single, edm_stochastic
 
@@ -47,7 +49,7 @@ def k_diffusion(
 ) -> Draft:
     """k-diffusion's samplers on its grids, and 0 at the end; on any schedule, whose sigma/alpha is its sigma.
 
-    Not reproduced: "dpm_adaptive", whose steps depend on the batch (`plans.adaptive` has each sample's own).
+    Its "dpm_adaptive" is `plans.dpm_adaptive(together=True, denoise=False)`, at eta 0.
 
     Args:
         sampler: "euler", "heun", "dpm_2", "lms", "dpmpp_2m"; "dpmpp_2s" (`sample_dpmpp_2s_ancestral` at eta 0); "dpm_fast",
@@ -124,17 +126,43 @@ def _ends(schedule: Schedule, sigma_min: float | None, sigma_max: float | None) 
     return sigma_min or lowest, sigma_max or highest
 
 
-def edm(steps: int = 18, sampler: str = "heun", sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Draft:
-    """EDM's sampler (2206.00364, alg. 1: "heun", 2 steps - 1 evaluations) and diffusers' for EDM: "euler", "dpmpp_2m", and
-    "dpmpp_3m", which lacks a factor 2. For `schedules.edm()`.
+def edm(
+    steps: int = 18,
+    sampler: str = "heun",
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+    sigmas: str = "karras",
+    final: str = "zero",
+    reference: bool = True,
+    **settings: Any,
+) -> Draft:
+    """EDM's sampler (2206.00364, alg. 1: "heun", 2 steps - 1 evaluations) and diffusers' for EDM: "euler", "dpmpp_2m",
+    "sde_dpmpp_2m" and "dpmpp_3m", which lacks a factor 2. For `schedules.edm()`, or any whose sigma/alpha reaches sigma_max.
+
+    Args:
+        sigmas: "karras", which has `rho`, or "exponential".
+        final: "zero", or "sigma_min", where the peer's last step is of size zero and left out here.
+        reference: with the slips of the peer's methods, or without.
+        settings: of the solver, as of `profiles.diffusers`: order, solver_type, lower_order_final, euler_at_final.
     """
     sampler = known(sampler, list(EDM), "sampler")
     check_steps(steps)
+    known(sigmas, ["karras", "exponential"], "sigmas")
+    to_zero = known(final, ["zero", "sigma_min"], "final") == "zero"
+    solver = chosen(sampler, **settings)
+    if steps == 1 and not to_zero:
+        raise ValueError("final is 'sigma_min' with 1 step, which is of size zero; ask for at least 2.")
     name = f"edm({steps}, {sampler})"
 
     def fill(schedule: Schedule) -> Plan:
-        ratios = ramp("karras", sigma_max, sigma_min, steps, rho)
-        levels = levels_of(schedule, np.append(ratios, 0.0), name)
-        return dataclasses.replace(EDM[sampler](steps, given(levels)).on(schedule), name=name)
+        ratios = ramp(sigmas, sigma_max, sigma_min, steps, rho)
+        levels = levels_of(schedule, np.append(ratios, 0.0) if to_zero else ratios, name)
+        grid, count = given(levels), len(levels) - 1
+        if solver:
+            draft = solver.draft(count, grid, steps, not to_zero, reference, to_zero)
+        else:
+            draft = EDM[sampler](count, grid)
+        return dataclasses.replace(draft.on(schedule), name=name)
 
     return Draft(name, fill)

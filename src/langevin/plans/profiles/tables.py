@@ -15,6 +15,7 @@ from langevin.core.schedule import Schedule
 from langevin.plans.grids import beta_shares
 
 Array: TypeAlias = np.ndarray[Any, Any]
+Ends: TypeAlias = tuple[float | None, float | None]
 
 LARGEST = math.sqrt(2**24 - 1)
 """diffusers' sigma/alpha where alpha is 0 (`rescale_betas_zero_snr`)."""
@@ -38,13 +39,15 @@ def table_of(schedule: Schedule, timesteps: int) -> Array:
     return np.minimum((-lam / 2).exp().numpy(), LARGEST)
 
 
-def spaced(kind: str, steps: int, size: int, offset: int, extra: int = 0) -> Array:
-    """Timesteps from the noisiest down; `extra` more are laid out at the low end and left out."""
+def spaced(kind: str, steps: int, size: int, offset: int, extra: int = 0, below: int | None = None) -> Array:
+    """Timesteps from the noisiest down; `extra` more are laid out at the low end and left out. `below` where the first is below
+    this timestep, and not below T (`lambda_min_clipped`)."""
+    top = size if below is None else below
     if kind == "linspace":
-        return np.linspace(0, size - 1, steps + extra)[::-1][:steps]
+        return np.linspace(0, top - 1, steps + extra)[::-1][:steps]
     if kind == "trailing":
-        return np.arange(size, 0, -size / steps).round()[:steps] - 1
-    out = np.arange(steps + extra)[::-1][:steps] * (size // (steps + extra)) + float(offset)
+        return np.arange(top, 0, -size / steps).round()[:steps] - 1
+    out = np.arange(steps + extra)[::-1][:steps] * (top // (steps + extra)) + float(offset)
     if out[0] >= size:
         raise ValueError(f"{steps} steps with offset {offset} begin at timestep {out[0]:g} of {size}, where the peer fails.")
     return out
@@ -65,22 +68,33 @@ def timestep(ratio: Any, table: Array) -> Any:
     return np.interp(np.log(ratio), np.log(table), np.arange(len(table)))
 
 
-def sigma_grid(kind: str, steps: int, table: Array, offset: int) -> tuple[Array, Array]:
-    """(told, sigma/alpha) of the schedulers that step in sigma/alpha: timesteps are fractional, and none is left out."""
+def sigma_grid(kind: str, steps: int, table: Array, offset: int, ends: Ends = (None, None)) -> tuple[Array, Array]:
+    """(told, sigma/alpha) of the schedulers that step in sigma/alpha: timesteps are fractional, and none is left out.
+
+    Args:
+        ends: the lowest and the highest sigma/alpha of ramps, where these are not the table's.
+    """
     told = spaced(kind if kind in ("leading", "trailing") else "linspace", steps, len(table), offset)
     ratios = np.interp(told, np.arange(len(table)), table)
     if kind in ("karras", "exponential", "beta"):
-        ratios = ramp(kind, ratios[0], ratios[-1], steps)
+        ratios = ramp(kind, ends[1] or ratios[0], ends[0] or ratios[-1], steps)
         told = timestep(ratios, table)
     return told, ratios
 
 
-def solver_grid(kind: str, steps: int, table: Array, offset: int) -> tuple[Array, Array]:
-    """(told, sigma/alpha) of DPM-Solver, UniPC and DEIS: integer timesteps."""
+def solver_grid(
+    kind: str, steps: int, table: Array, offset: int, ends: Ends = (None, None), least: float = -math.inf
+) -> tuple[Array, Array]:
+    """(told, sigma/alpha) of DPM-Solver, UniPC and DEIS: integer timesteps.
+
+    Args:
+        ends: as of `sigma_grid`.
+        least: of log(alpha/sigma), below which no timestep lies; ramps have them all.
+    """
     if kind in ("linspace", "leading", "trailing"):
-        told = spaced(kind, steps, len(table), offset, extra=1).round()
+        told = spaced(kind, steps, len(table), offset, 1, int((-np.log(table) >= least).sum())).round()
         return told, table[told.astype(int)]
-    ratios = ramp(kind, table[-1], table[0], steps)
+    ratios = ramp(kind, ends[1] or table[-1], ends[0] or table[0], steps)
     told = timestep(ratios, table)
     # the peer computes the first timestep as T - 1 less a rounding of float32, and cuts
     return np.floor(told - 1e-6).clip(min=0) if kind in ("exponential", "beta") else told.round(), ratios
