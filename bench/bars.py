@@ -128,6 +128,11 @@ def _bars() -> list[Bar]:
         "discrete.csv", "value", {"part": "licences", "measure": "bits/character", "model": "masked, dilated convolutions"}
     )
     made.append(Bar(discrete, "text (licences), masked: bits/character", text, 2.0))
+    both, before = (
+        Number("discrete.csv", "value", {"part": "infill", "measure": "bits/character", "model": f"masked, given {what}"})
+        for what in ("both sides", "what is before")
+    )
+    made.append(Bar(discrete, "Shakespeare, a middle half: bits given both sides beside given what is before", both, 1.0, before))
 
     def graph(run: str, plan: str, measure: str) -> Number:
         return Number("graphs.csv", "value", {"run": run, "plan": plan, "measure": measure})
