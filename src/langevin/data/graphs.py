@@ -5,10 +5,11 @@ Shape suffixes: B batch, N nodes of the largest graph, M graphs, K types of node
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -45,8 +46,9 @@ class Graphs:
         node_types: K, or the names of the types. Found from the data where it is None.
         edge_types: R with "no edge" among them, or the names. Found from the data where it is None.
         keys: a name for each graph, by which it is split and told from others; by default a hash of its content.
-        cond: conditions by name, each (M, ...).
+        cond: conditions by name, each (M, ...): numbers (M,), and "label" (M,) int64 for classes.
         size: N; that of the largest graph where it is None.
+        measured: (mean, deviation) of conditions that were divided so: what was told is mean + deviation * cond.
 
     Attributes:
         numbers: batches hold floats for Gaussian processes: nodes (B, N, K) one-hot, edges (B, N, N) the numbers of their types.
@@ -65,6 +67,7 @@ class Graphs:
         keys: Sequence[str] | None = None,
         cond: Mapping[str, Tensor] | None = None,
         size: int | None = None,
+        measured: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         read = [graph_of(g) for g in graphs]
         if not read:
@@ -85,7 +88,7 @@ class Graphs:
         if self.size < largest:
             raise ValueError(f"size is {size} and the largest graph has {largest} nodes; make it at least that, or leave it out.")
         self.keys = [_key(g) for g in read] if keys is None else list(keys)
-        self.cond = {n: torch.as_tensor(c) for n, c in cond.items()} if cond else None
+        self.cond, self.measured = {n: torch.as_tensor(c) for n, c in cond.items()} if cond else None, dict(measured or {})
         for field, values in (("keys", self.keys), *((f"cond[{n!r}]", c) for n, c in (self.cond or {}).items())):
             if len(values) != len(read):
                 raise ValueError(f"{field} has {len(values)} entries for {len(read)} graphs; give one each.")
@@ -132,6 +135,30 @@ class Graphs:
         """The same graphs as floats."""
         out = copy(self)
         out.numbers = True
+        return out
+
+    def by(self, units: Mapping[str, tuple[float, float]]) -> Self:
+        """The same graphs, what was measured in these units (mean, deviation); itself where they are its own."""
+        changed = {name: units[name] for name, own in self.measured.items() if units.get(name, own) != own}
+        if not changed:
+            return self
+        out, cond = copy(self), dict(self.cond or {})
+        for name, (mean, deviation) in changed.items():
+            was, scale = self.measured[name]
+            cond[name] = ((cond[name].double() * scale + was - mean) / deviation).float()
+        out.cond, out.measured = cond, {**self.measured, **changed}
+        return out
+
+    def told(self, columns: Mapping[str, Tensor]) -> Self:
+        """The same graphs with numbers (M,) by name for conditions, each less its mean and divided by its deviation.
+
+        Raises:
+            ValueError: for numbers that are all one.
+        """
+        out, cond, measured = copy(self), dict(self.cond or {}), dict(self.measured)
+        for name, values in columns.items():
+            cond[name], measured[name] = standardised(name, values)
+        out.cond, out.measured = cond or None, measured
         return out
 
     def padded(self, size: int) -> "Graphs":
@@ -197,6 +224,19 @@ class Graphs:
     def draw_mask(self, noise: Noise) -> Tensor:
         """(B, N) bool for `sample(mask=...)`: numbers of nodes drawn from these graphs', a function of (seed, sample id)."""
         return drawn_mask(self.size_probs(), noise)
+
+
+def standardised(name: str, values: Tensor) -> tuple[Tensor, tuple[float, float]]:
+    """Numbers (M,) less their mean and divided by their deviation, float32, and both.
+
+    Raises:
+        ValueError: for numbers that are all one.
+    """
+    values = values.double()
+    if bool((values == values[0]).all()):
+        raise ValueError(f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken; leave it out.")
+    mean, deviation = float(values.mean()), float(values.std(correction=0))
+    return ((values - mean) / deviation).float(), (mean, deviation)
 
 
 def drawn_mask(size_probs: Tensor, noise: Noise) -> Tensor:
@@ -286,20 +326,39 @@ def graph_of(thing: Any) -> Graph:
     )
 
 
-def read_graphs(path: str | Path) -> Graphs:
+def read_graphs(path: str | Path, properties: Sequence[str] = (), labels: bool = False) -> Graphs:
     """Graphs from a .json file: a list of {"n": nodes, "edges": [[i, j], ...]}.
+
+    Args:
+        properties: numbers that entries tell, {"properties": {"weight": 3.5}}, which become conditions: see `Graphs.told`.
+        labels: each entry tells its class, {"label": 2}, which becomes the condition "label".
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it holds something else.
+        ValueError: if it holds something else, or an entry that does not tell what is asked for.
     """
     path = Path(path)
     try:
-        return Graphs(json.loads(path.read_text()))
+        entries = json.loads(path.read_text())
+        made = Graphs(entries)
+        columns = {name: torch.tensor([_number(e.get("properties"), name, path) for e in entries]) for name in properties}
+        if labels:
+            classes = [_number(e, "label", path) for e in entries]
+            if any(c < 0 or c != int(c) for c in classes):
+                raise ValueError(f"{path} has a label that is no whole number from 0; number the classes so.")
+            made.cond = {"label": torch.tensor(classes).long()}
+        return made.told(columns) if columns else made
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} does not exist; give a .json file of graphs.") from None
     except (UnicodeDecodeError, json.JSONDecodeError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{path} is no list of graphs; write [{{'n': 3, 'edges': [[0, 1], [1, 2]]}}, ...] as JSON.") from None
+
+
+def _number(told: Any, name: str, path: Path) -> float:
+    value = told.get(name) if isinstance(told, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{path} has a graph that tells no number {name!r}; give each one, or do not ask for it.")
+    return float(value)
 
 
 def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
