@@ -56,8 +56,12 @@ space = types.SimpleNamespace
 class Metric(nn.Module):
     """What their losses need of torchmetrics: the value of one batch."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun: dict[str, Tensor] = {}
+
     def add_state(self, name: str, default: Tensor, dist_reduce_fx: str) -> None:
-        self.__dict__.setdefault("begun", {})[name] = default
+        self.begun[name] = default
 
     def forward(self, *given: Any) -> Any:
         for name, value in self.begun.items():

@@ -80,8 +80,8 @@ def test_a_file_tells_numbers_and_classes(tmp_path):
 
 
 def test_a_number_that_is_asked_for_is_had(tmp_path, capsys):
-    run = _trained(_of(_file(tmp_path / "some.json"), 60, properties=("weight,density",)), tmp_path / "run")
-    assert run.facts.conditional and run.facts.graph.properties == ("weight", "density")
+    run = _trained(_of(_file(tmp_path / "some.json"), 60, properties=("density,weight",)), tmp_path / "run")
+    assert run.facts.conditional and run.facts.graph.properties == ("density", "weight")
     told = run.domain.conditions(run, {"weight": 40.0, "density": 0.5}, 2)
     mean, deviation = {n: v for n, *v in run.facts.graph.measured}["weight"]
     assert told["weight"].tolist() == pytest.approx([(40 - mean) / deviation] * 2)

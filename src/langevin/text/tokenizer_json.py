@@ -106,7 +106,7 @@ def from_json(path: str | Path) -> Alphabet:
 
 def _joins(told: Any, path: Path) -> tuple[str, ...]:
     """Pairs, "a b", which files tell so or as two words."""
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in told] if isinstance(told, list) else [None]
+    pairs: list[Any] = [p.split(" ") if isinstance(p, str) else p for p in told] if isinstance(told, list) else [None]
     if not all(isinstance(p, list) and len(p) == 2 and all(isinstance(w, str) for w in p) for p in pairs):
         raise ValueError(f"{path} has merges that are no pairs of tokens; give a tokenizer.json of byte pairs.")
     return tuple(" ".join(pair) for pair in pairs)
