@@ -26,7 +26,7 @@ from langevin.graphs import drawing, metrics
 from langevin.graphs.features import Structural, Valencies
 from langevin.graphs.properties import PROPERTIES, properties_of
 from langevin.heads import HEADS
-from langevin.networks import GraphTransformer
+from langevin.networks import GraphRegressor, GraphTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains import Asked, Domain
@@ -134,6 +134,10 @@ class GraphDomain(Domain):
         if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")
         return GraphTransformer(**self._sizes(cfg, facts, process), classes=facts.classes, properties=of(facts).properties)
+
+    def regressor(self, cfg: c.GraphTransformerConfig, facts: Facts, process: Process, outcomes: int) -> GraphRegressor:
+        """A network that reads so many numbers from a noisy graph."""
+        return GraphRegressor(outcomes, **self._sizes(cfg, facts, process))
 
     def _sizes(self, cfg: c.GraphTransformerConfig, facts: Facts, process: Process) -> dict[str, Any]:
         """What a graph transformer is made with, but for its conditions."""
