@@ -5,9 +5,10 @@
 
 Rows are added as they are known and not made again; training is resumed in --work. Three models are trained on the recipe
 `community`'s graphs by its optimiser for the same minutes of one core: by our loss; the same network by theirs; and their own
-network (its features, its loss) of like size. Of each: the bound in nats for a held-out graph, under one process, with the number
-of nodes given; what their validation counts for the same model and graphs; samples by both samplers. Then both samplers again
-from the first model alone, with few steps: the MMD ratio, the share in one piece, edges, seconds for a graph.
+network (its features, its loss) of the same widths. Of each: the bound in nats for a held-out graph, under one process, with the
+number of nodes given; what their validation counts for the same model and graphs; samples by both samplers. Then both samplers
+again from the first model alone, with few steps: the MMD ratio, the share in one piece, edges, seconds for a graph. Beside the
+minutes of training it takes about 25 of one core.
 
 Their module is read where it lies, and empty modules stand for the frameworks that it asks for and these parts do not use. What
 differs between the two codes:
