@@ -14,7 +14,8 @@ import torch
 from PIL import ImageDraw
 from torch import Tensor
 
-from langevin.data.graphs import Graph, Graphs, standardised
+from langevin.data.graph import Graph
+from langevin.data.graphs import Graphs, standardised
 from langevin.data.smiles import Listing
 from langevin.data.table import finite_number
 
