@@ -9,10 +9,13 @@ import pytest
 import torch
 
 from langevin import plans
+from langevin.config import TrainConfig
 from langevin.core.denoiser import BaseDenoiser
 from langevin.data import molecules
-from langevin.recipes.design import Asked, _best, _children, design, goals_of, score
+from langevin.recipes.config import GraphTransformerConfig
+from langevin.recipes.design import Asked, _best, _children, _round, design, goals_of, score
 from langevin.recipes.drawing import draw
+from langevin.recipes.regressing import aimed, regress
 from tests.graphs.test_digress import trained  # noqa: F401
 
 pytest.importorskip("rdkit")
@@ -116,3 +119,32 @@ def test_designs_with_atoms_of_no_type_are_passed_over(trained):  # noqa: F811
     best = _best(trained, {"F[Xe]F": 1.0, "CCO": 0.9, "CC": 0.8, "CN": 0.7}, 2)
     types = trained.facts.graph.node_types
     assert [(s, molecules.smiles_of(g, types)) for s, g in best.items()] == [("CCO", "CCO"), ("CC", "CC")]
+
+
+def test_a_regressor_steers_rounds_but_the_first(trained, tmp_path, monkeypatch):  # noqa: F811
+    small, few = GraphTransformerConfig(width=16, edge_width=8, whole=8, depth=1, features=()), TrainConfig(steps=2, batch=8)
+    regress(trained, ("weight",), tmp_path / "reads", network=small, train=few, say=lambda line: None)
+    plain = Asked(goals_of(["qed"]), rounds=2, count=8, parents=4, level=0.5)
+    asked = replace(plain, properties={"weight": 900.0}, steer=tmp_path / "reads", strength=1e3)
+    seen: dict[str, list[str]] = {}
+
+    def drawn(how, name):
+        def told(run, asked, graphs, pool, number):
+            seen.setdefault(name, []).append(str(graphs))
+            return _round(run, asked, graphs, pool, number)
+
+        monkeypatch.setattr("langevin.recipes.design._round", told)
+        design(trained, how, tmp_path / name, say=lambda line: None)
+        return seen[name]
+
+    free, still, led = drawn(plain, "free"), drawn(replace(asked, strength=0.0), "still"), drawn(asked, "led")
+    assert free == still and led[0] == free[0] and led[1] != free[1]
+    with pytest.raises(ValueError, match="nothing is asked for; name one of weight"):
+        drawn(replace(asked, properties={"logp": 1.0}), "other")
+    with pytest.raises(ValueError, match="asked for otherwise"):
+        drawn(asked, "still")
+    # and what is made of others, by the next state as well
+    for table in (plans.ddpm(3), plans.tilted(3)):
+        guide, _ = aimed(trained, tmp_path / "reads", {"weight": 900.0}, 1e3, table.name.replace("(", ":"))
+        children = [str(_children(trained, ["CCO"], 8, table, 0.9, 0, steer=steer)) for steer in (None, guide)]
+        assert children[0] != children[1]

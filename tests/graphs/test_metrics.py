@@ -163,7 +163,7 @@ def test_refusals():
 
 @pytest.mark.parametrize("valid", ["connected", "planar"])
 def test_planar_runs_are_judged_by_planarity(valid, tmp_path):
-    from langevin.data.graphs import graph_of
+    from langevin.data.graph import graph_of
     from langevin.recipes import recipe
     from langevin.recipes.build import build
 

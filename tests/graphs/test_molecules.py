@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from langevin.data.graphs import Graph
+from langevin.data.graph import Graph
 from langevin.data.molecules import (
     BONDS,
     NCI,

@@ -13,7 +13,7 @@ from langevin.core.process import Product
 from langevin.core.sample import trajectory
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
-from langevin.data.graphs import graph_of
+from langevin.data.graph import graph_of
 from langevin.networks import GraphTransformer
 
 NODES, EDGES = 3, 4

@@ -1,4 +1,4 @@
-"""langevin design."""
+"""langevin design, and langevin regress."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,10 @@ import tyro
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.config import TrainConfig
+from langevin.recipes.config import GraphTransformerConfig
 from langevin.recipes.config.designing import Rounds
+from langevin.recipes.config.regressing import NETWORK, TRAIN
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,33 @@ def properties_of(words: Sequence[str]) -> dict[str, float] | None:
         except ValueError:
             raise Refusal(f"property is {word!r}; give a name and a number, as in logp=2.") from None
     return found or None
+
+
+@dataclass(frozen=True)
+class _Regress:
+    run: Positional[Path]
+    """Run directory, of graphs or molecules as types (process graph)."""
+    property: tuple[str, ...]
+    """What is to be read from noisy graphs: what --data.properties of such data can be, such as logp or qed."""
+    out: Path
+    """Directory for the regressor."""
+    network: GraphTransformerConfig = NETWORK
+    train: TrainConfig = TRAIN
+    resume: bool = False
+    """Go on with the regressor in that directory."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+def regress(args: Sequence[str]) -> None:
+    """Learn to read properties from a run's noisy graphs, by which its samples are steered: langevin sample RUN --steer DIR."""
+    asked = parse(_Regress, args, "langevin regress")
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.regressing import regress as learned
+
+    learned(open_run(asked.run, device=asked.device), asked.property, asked.out, network=asked.network, train=asked.train,
+            resume=asked.resume, device=asked.device)  # fmt: skip
+    print(asked.out)
 
 
 def design(args: Sequence[str]) -> None:

@@ -37,6 +37,11 @@ class _Sample:
     """Conditions that are numbers, for a run that has such, as in logp=2."""
     guidance: float | None = None
     """Classifier-free w; 1 is unguided."""
+    steer: Path | None = None
+    """Regressor that langevin regress made for this run: samples are steered to those of --property that it knows; by the next
+    state under a plan tilted:N, by beliefs under others."""
+    strength: float = 10.0
+    """With steer: log p = -strength (value - asked)^2, in units of the property's deviation."""
     weights: Path | None = None
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
@@ -63,8 +68,13 @@ def sample(args: Sequence[str]) -> None:
     label = None if asked.label is None else run.facts.label(asked.label)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
     options["prompts"] = asked.prompt
-    if asked.property:
-        options["properties"] = properties_of(asked.property)
+    wanted = properties_of(asked.property) or {}
+    if asked.steer is not None:
+        from langevin.recipes.regressing import aimed
+
+        options["steer"], wanted = aimed(run, asked.steer, wanted, asked.strength, asked.plan)
+    if wanted:
+        options["properties"] = wanted
     with used() as batches:
         print(write_samples(run, asked.out, count, source=source, **options))
     if batches:

@@ -5,7 +5,8 @@ from langevin.data.arrays import Arrays
 from langevin.data.cache import Cached, cached, encoder_hash
 from langevin.data.digits import digits
 from langevin.data.fingerprint import fingerprint
-from langevin.data.graphs import Graph, Graphs, read_graphs
+from langevin.data.graph import Graph
+from langevin.data.graphs import Graphs, read_graphs
 from langevin.data.hugging_face import HFDataset
 from langevin.data.loader import Slice, loader
 from langevin.data.lowered import Lowered

@@ -4,10 +4,11 @@ Shape suffixes: B batch, N nodes of the largest graph, M graphs, K types of node
 """
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +16,12 @@ from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.noise import Noise
+from langevin.data.graph import Graph, graph_of
 from langevin.data.split import check_split, in_split
 from langevin.files import parse_json
 
 MOST_NODES, MOST_TYPES = 10_000, 10_000
 """Of one graph, and of its nodes or edges, in a file: a batch has a place for each pair of nodes, a network an output a type."""
-
-
-class Graph(NamedTuple):
-    """One graph, without padding.
-
-    Args:
-        nodes: (n,) int64, the type of each node.
-        pairs: (e, 2) int64, each edge once, smaller end first.
-        kinds: (e,) int64, the type of each edge, from 1.
-    """
-
-    nodes: Tensor
-    pairs: Tensor
-    kinds: Tensor
 
 
 class Graphs:
@@ -48,8 +36,9 @@ class Graphs:
         node_types: K, or the names of the types. Found from the data where it is None.
         edge_types: R with "no edge" among them, or the names. Found from the data where it is None.
         keys: a name for each graph, by which it is split and told from others; by default a hash of its content.
-        cond: conditions by name, each (M, ...).
+        cond: conditions by name, each (M, ...): numbers (M,), and "label" (M,) int64 for classes.
         size: N; that of the largest graph where it is None.
+        measured: (mean, deviation) of conditions that were divided so: what was told is mean + deviation * cond.
 
     Attributes:
         numbers: batches hold floats for Gaussian processes: nodes (B, N, K) one-hot, edges (B, N, N) the numbers of their types.
@@ -68,6 +57,7 @@ class Graphs:
         keys: Sequence[str] | None = None,
         cond: Mapping[str, Tensor] | None = None,
         size: int | None = None,
+        measured: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
         read = [graph_of(g) for g in graphs]
         if not read:
@@ -88,7 +78,7 @@ class Graphs:
         if self.size < largest:
             raise ValueError(f"size is {size} and the largest graph has {largest} nodes; make it at least that, or leave it out.")
         self.keys = [_key(g) for g in read] if keys is None else list(keys)
-        self.cond = {n: torch.as_tensor(c) for n, c in cond.items()} if cond else None
+        self.cond, self.measured = {n: torch.as_tensor(c) for n, c in cond.items()} if cond else None, dict(measured or {})
         for field, values in (("keys", self.keys), *((f"cond[{n!r}]", c) for n, c in (self.cond or {}).items())):
             if len(values) != len(read):
                 raise ValueError(f"{field} has {len(values)} entries for {len(read)} graphs; give one each.")
@@ -135,6 +125,30 @@ class Graphs:
         """The same graphs as floats."""
         out = copy(self)
         out.numbers = True
+        return out
+
+    def by(self, units: Mapping[str, tuple[float, float]]) -> Self:
+        """The same graphs, what was measured in these units (mean, deviation); itself where they are its own."""
+        changed = {name: units[name] for name, own in self.measured.items() if units.get(name, own) != own}
+        if not changed:
+            return self
+        out, cond = copy(self), dict(self.cond or {})
+        for name, (mean, deviation) in changed.items():
+            was, scale = self.measured[name]
+            cond[name] = ((cond[name].double() * scale + was - mean) / deviation).float()
+        out.cond, out.measured = cond, {**self.measured, **changed}
+        return out
+
+    def told(self, columns: Mapping[str, Tensor]) -> Self:
+        """The same graphs with numbers (M,) by name for conditions, each less its mean and divided by its deviation.
+
+        Raises:
+            ValueError: for numbers that are all one.
+        """
+        out, cond, measured = copy(self), dict(self.cond or {}), dict(self.measured)
+        for name, values in columns.items():
+            cond[name], measured[name] = standardised(name, values)
+        out.cond, out.measured = cond or None, measured
         return out
 
     def padded(self, size: int) -> "Graphs":
@@ -202,6 +216,26 @@ class Graphs:
         return drawn_mask(self.size_probs(), noise)
 
 
+def standardised(name: str, values: Tensor, where: str = "") -> tuple[Tensor, tuple[float, float]]:
+    """Numbers (M,) less their mean and divided by their deviation, float32, and both.
+
+    Args:
+        where: they were read, in words: " of table.csv".
+
+    Raises:
+        ValueError: for numbers that are all one, or too large for a mean.
+    """
+    values = values.double()
+    if bool((values == values[0]).all()):
+        raise ValueError(
+            f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken{where}; leave it out."
+        )
+    mean, deviation = float(values.mean()), float(values.std(correction=0))
+    if not (math.isfinite(mean) and math.isfinite(deviation)):
+        raise ValueError(f"properties has {name!r}, whose numbers{where} are too large for a mean; divide it, or leave it out.")
+    return ((values - mean) / deviation).float(), (mean, deviation)
+
+
 def drawn_mask(size_probs: Tensor, noise: Noise) -> Tensor:
     """(B, N) bool, the first n nodes of each sample, with n drawn from size_probs (N + 1,)."""
     u = noise.at("nodes").uniform(())
@@ -226,75 +260,16 @@ def unpadded(x: Mapping[str, Tensor], mask: Tensor | None = None) -> list[Graph]
     return out
 
 
-def to_networkx(graph: Graph) -> Any:
-    """The graph as `networkx.Graph`, types as the attribute "type" of nodes and edges.
-
-    Raises:
-        ImportError: without networkx.
-    """
-    try:
-        import networkx
-    except ImportError:
-        raise ImportError("networkx is missing; pip install 'langevin[graphs]'.") from None
-    g = networkx.Graph()
-    g.add_nodes_from((k, {"type": int(v)}) for k, v in enumerate(graph.nodes))
-    g.add_edges_from((int(i), int(j), {"type": int(r)}) for (i, j), r in zip(graph.pairs, graph.kinds, strict=True))
-    return g
-
-
-def graph_of(thing: Any) -> Graph:
-    """A `Graph` from what holds one.
-
-    - networkx graphs: integer attributes "type" of nodes (0 where there is none) and edges (1).
-    - PyG-like data: `edge_index` (2, e); `x` (n,), (n, 1) or one-hot (n, K); `edge_attr` (e,), (e, 1) types from 0, or one-hot;
-      `num_nodes`. Types of edges count from 0 there, and from 1 here.
-    - mappings {"n": nodes, "edges": [[i, j], ...]} with optional "nodes" and "kinds".
-
-    Loops are refused, directions and repetitions dropped.
-
-    Raises:
-        ValueError: for anything else, for loops, for ends that are no nodes, and for features that are no types.
-    """
-    if isinstance(thing, Graph):
-        return _checked(*thing)
-    told: Any = thing  # by what it has
-    if hasattr(told, "edge_index"):
-        pairs = torch.as_tensor(told.edge_index, dtype=torch.int64).reshape(2, -1).T
-        nodes, kinds = (_types(name, getattr(told, name, None)) for name in ("x", "edge_attr"))
-        count = getattr(told, "num_nodes", None)
-        n = int(pairs.max()) + 1 if count is None else int(count)
-        return _checked(
-            torch.zeros(n, dtype=torch.int64) if nodes is None else nodes,
-            pairs,
-            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else kinds + 1,
-        )
-    if hasattr(told, "number_of_nodes") and hasattr(told, "edges"):
-        place = {node: k for k, node in enumerate(told.nodes)}
-        edges = list(told.edges(data=True))
-        return _checked(
-            torch.tensor([int(data.get("type", 0)) for _, data in told.nodes(data=True)], dtype=torch.int64),
-            torch.tensor([[place[i], place[j]] for i, j, _ in edges], dtype=torch.int64).reshape(-1, 2),
-            torch.tensor([int(data.get("type", 1)) for _, _, data in edges], dtype=torch.int64),
-        )
-    if isinstance(told, Mapping) and "n" in told:
-        n, pairs = int(told["n"]), torch.as_tensor(told["edges"], dtype=torch.int64).reshape(-1, 2)
-        nodes, kinds = told.get("nodes"), told.get("kinds")
-        return _checked(
-            torch.zeros(n, dtype=torch.int64) if nodes is None else torch.as_tensor(nodes, dtype=torch.int64),
-            pairs,
-            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else torch.as_tensor(kinds, dtype=torch.int64),
-        )
-    raise ValueError(
-        f"a {type(told).__name__} is no graph; give networkx graphs, data with edge_index, or {{'n': ..., 'edges': ...}}."
-    )
-
-
-def read_graphs(path: str | Path) -> Graphs:
+def read_graphs(path: str | Path, properties: Sequence[str] = (), labels: bool = False) -> Graphs:
     """Graphs from a .json file: a list of {"n": nodes, "edges": [[i, j], ...]}.
+
+    Args:
+        properties: numbers that entries tell, {"properties": {"weight": 3.5}}, which become conditions: see `Graphs.told`.
+        labels: each entry tells its class, {"label": 2}, which becomes the condition "label".
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it holds something else.
+        ValueError: if it holds something else, or an entry that does not tell what is asked for.
     """
     path = Path(path)
     try:
@@ -311,8 +286,13 @@ def read_graphs(path: str | Path) -> Graphs:
             raise ValueError(
                 f"{path} has as graph {k} what is none, or one of more than {MOST_NODES:,} nodes or {MOST_TYPES:,} types; {like}"
             )
+    columns = {name: torch.tensor([_number(e.get("properties"), name, path) for e in told]) for name in properties}
+    classes = [_number(e, "label", path) for e in told] if labels else None
+    if classes is not None and any(c < 0 or c != int(c) or c >= MOST_TYPES for c in classes):
+        raise ValueError(f"{path} has a label that is no whole number from 0 to {MOST_TYPES - 1}; number the classes so.")
     try:
-        return Graphs(told)
+        made = Graphs(told, cond=None if classes is None else {"label": torch.tensor(classes).long()})
+        return made.told(columns) if columns else made
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -331,41 +311,11 @@ def _told(one: Any) -> bool:
     )
 
 
-def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
-    """Each edge once, smaller end first, in order; of one that is told twice, the first telling."""
-    if nodes.ndim != 1 or not len(nodes) or len(pairs) != len(kinds):
-        raise ValueError(
-            f"a graph has nodes {tuple(nodes.shape)}, {len(pairs)} edges and {len(kinds)} types of them; make them fit."
-        )
-    if len(pairs) and not (int(pairs.min()) >= 0 and int(pairs.max()) < len(nodes)):
-        raise ValueError(f"an edge ends at node {int(pairs.max())} of {len(nodes)}; ends run from 0 to {len(nodes) - 1}.")
-    if bool((pairs[:, 0] == pairs[:, 1]).any()):
-        raise ValueError("a graph has an edge from a node to itself; take loops out.")
-    if int(nodes.min()) < 0 or (len(kinds) and int(kinds.min()) < 1):
-        raise ValueError("types of nodes count from 0, and those of edges from 1; 0 is 'no edge'.")
-    low, high = torch.minimum(*pairs.unbind(1)), torch.maximum(*pairs.unbind(1))
-    name = low * len(nodes) + high
-    order = name.argsort(stable=True)
-    new = torch.ones(len(order), dtype=torch.bool)
-    new[1:] = name[order][1:] != name[order][:-1]
-    kept = order[new]
-    return Graph(nodes, torch.stack([low, high], 1)[kept], kinds[kept])
-
-
-def _types(name: str, values: Any) -> Tensor | None:
-    if values is None:
-        return None
-    t = torch.as_tensor(values)
-    if t.ndim == 2 and t.shape[1] > 1:
-        whole = bool(((t == 0) | (t == 1)).all()) and bool((t.sum(1) == 1).all())
-        found = t.long().argmax(1)
-    else:
-        found = t.reshape(-1).long()
-        whole = t.ndim in (1, 2) and bool((found == t.reshape(-1)).all())
-    if not whole:
-        raise ValueError(f"{name} of shape {tuple(t.shape)} tells no types: give whole numbers, or rows of zeros and a single 1; "
-                         f"of features keep the columns of the type, as in data.{name} = data.{name}[:, :K].")  # fmt: skip
-    return found
+def _number(told: Any, name: str, path: Path) -> float:
+    value = told.get(name) if isinstance(told, dict) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{path} has a graph that tells no number {name!r}; give each one, or do not ask for it.")
+    return float(value)
 
 
 def _names(types: int | Sequence[str] | None, found: int) -> tuple[str, ...]:

@@ -4,10 +4,8 @@ Hydrogens are left out, bonds are kekulised (single, double, triple), stereo is 
 formal charge, "C", "N+", "O-", so that charges are drawn like everything else and a sample is valid without being corrected.
 """
 
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,8 @@ import torch
 from PIL import ImageDraw
 from torch import Tensor
 
-from langevin.data.graphs import Graph, Graphs
+from langevin.data.graph import Graph
+from langevin.data.graphs import Graphs, standardised
 from langevin.data.smiles import Listing
 from langevin.data.table import finite_number
 
@@ -148,27 +147,15 @@ class Molecules(Graphs):
 
     Attributes:
         rows: what became of the rows of the file they were read from.
-        measured: (mean, deviation) of each condition that was read from the file; what was measured is mean + deviation * cond.
+        measured: of what was read from the file, and is not computed.
     """
 
     def __init__(
         self, graphs: Sequence[Graph], types: Sequence[str], keys: Sequence[str], rows: Rows,
         cond: Mapping[str, Tensor] | None = None, measured: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:  # fmt: skip
-        super().__init__(graphs, types, BONDS, keys, cond)
-        self.rows, self.measured = rows, dict(measured or {})
-
-    def by(self, units: Mapping[str, tuple[float, float]]) -> "Molecules":
-        """The same molecules, what was measured in these units (mean, deviation); itself where they are its own."""
-        changed = {name: units[name] for name, own in self.measured.items() if units.get(name, own) != own}
-        if not changed:
-            return self
-        out, cond = copy(self), dict(self.cond or {})
-        for name, (mean, deviation) in changed.items():
-            was, scale = self.measured[name]
-            cond[name] = ((cond[name].double() * scale + was - mean) / deviation).float()
-        out.cond, out.measured = cond, {**self.measured, **changed}
-        return out
+        super().__init__(graphs, types, BONDS, keys, cond, measured=measured)
+        self.rows = rows
 
 
 def read_molecules(
@@ -259,18 +246,7 @@ def read_molecules(
             ask, size = PROPERTIES[name]
             cond[name] = torch.tensor([ask(mol) / size for mol in molecules.values()])
             continue
-        values = columns[name]
-        mean, deviation = float(values.mean()), float(values.std(correction=0))
-        if not math.isfinite(mean) or not math.isfinite(deviation):
-            raise ValueError(
-                f"properties has {name!r}, whose numbers in {file} are too large for a mean; divide it, or leave it out."
-            )
-        if bool((values == values[0]).all()):
-            raise ValueError(
-                f"properties has {name!r}, which is {float(values[0]):g} in every row that was taken of {file}; leave it out."
-            )
-        measured[name] = mean, deviation
-        cond[name] = ((values - mean) / deviation).float()
+        cond[name], measured[name] = standardised(name, columns[name], f" of {file}")
     return Molecules(graphs, types, list(molecules), rows, cond, measured)
 
 

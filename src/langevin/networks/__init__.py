@@ -2,7 +2,7 @@
 
 from langevin.networks.autoencoder import Autoencoder
 from langevin.networks.critic import PatchCritic
-from langevin.networks.graph import GraphTransformer
+from langevin.networks.graph import GraphRegressor, GraphTransformer
 from langevin.networks.mlp import MLP, PixelBeliefs, PixelCategories
 from langevin.networks.mmdit import MMDiT
 from langevin.networks.sequence import SequenceTransformer
@@ -12,7 +12,7 @@ from langevin.networks.unet import UNet
 from langevin.networks.upscaling import Upscaling
 
 __all__ = [
-    "MLP", "Autoencoder", "CategoryPort", "DiT", "GraphTransformer", "JointTransformer", "MMDiT", "PatchCritic",
+    "MLP", "Autoencoder", "CategoryPort", "DiT", "GraphRegressor", "GraphTransformer", "JointTransformer", "MMDiT", "PatchCritic",
     "PicturePort", "PixelBeliefs", "PixelCategories", "Port", "Prompted", "SequenceTransformer", "TextEncoder", "UNet",
     "Upscaling", "VectorPort",
 ]  # fmt: skip

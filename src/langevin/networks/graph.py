@@ -161,9 +161,9 @@ class GraphTransformer(nn.Module):
             if not name or "." in name or name in _TAKEN or hasattr(self.properties, name):
                 raise ValueError(f"properties has {name!r}, which no condition can be called; take another name, without dots.")
             self.properties[name] = Property(whole)
-        # nothing reads the last block's whole graph, so what makes it (own, pool_*, out_whole, its forward and norms) never has a
-        # gradient; without the leaf "nodes" neither has what makes the last nodes. They stay: checkpoints have their names, and
-        # the weights drawn after them their places in the generator
+        # nothing but a regressor reads the last block's whole graph, so elsewhere what makes it (own, pool_*, out_whole, its
+        # forward and norms) never has a gradient; without the leaf "nodes" neither has what makes the last nodes. They stay:
+        # checkpoints have their names, and the weights drawn after them their places in the generator
         self.trunk = nn.ModuleList(GraphBlock(width, edge_width, whole, heads, dropout) for _ in range(depth))
         self.leave_node, self.leave_edge = _two(width, nodes), _two(edge_width, edges)
         zero(self.leave_node[-1])
@@ -174,8 +174,24 @@ class GraphTransformer(nn.Module):
     ) -> dict[str, Tensor]:
         """level by leaf, (B,) or broadcastable to its state; mask (B, N) bool, the real nodes."""
         edges = z["edges"]
+        (x, e, _), (x_in, e_in), (mask, pairs) = self._streams(z, level, cond, mask)
+        x, e = self.leave_node(x), self.leave_edge(e)
+        if self.residual:
+            x, e = x + x_in[..., : self.nodes], e + e_in[..., : self.edges]
+        e = (e + e.transpose(1, 2)) / 2
+        x, e = x * mask[..., None], e * pairs[..., None]
+        out = {"nodes": x, "edges": e[..., 0] if edges.is_floating_point() and edges.ndim == 3 else e}
+        return {name: out[name] for name in z}
+
+    def _streams(
+        self, z: Mapping[str, Tensor], level: Mapping[str, Tensor], cond: Cond, mask: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Nodes, edges and the whole after the last block; nodes and edges as they entered; which of them are real."""
+        edges = z["edges"]
         nodes = z["nodes"] if "nodes" in z else torch.zeros_like(edges[:, 0], dtype=torch.int64)
-        dtype = self.leave_node[-1].weight.dtype
+        if nodes.ndim == 3 and "nodes" not in z:  # edges one-hot: there is one type of nodes
+            nodes = nodes[..., 0]
+        dtype = self.enter_node[-1].weight.dtype
         assert isinstance(dtype, torch.dtype)
         b, n = nodes.shape[:2]
         mask = torch.ones(b, n, dtype=torch.bool, device=nodes.device) if mask is None else mask
@@ -199,13 +215,7 @@ class GraphTransformer(nn.Module):
         e, y = (e + e.transpose(1, 2)) / 2, self.enter_whole(y)
         for block in self.trunk:
             x, e, y = block(x, e, y, mask, pairs)
-        x, e = self.leave_node(x), self.leave_edge(e)
-        if self.residual:
-            x, e = x + x_in[..., : self.nodes], e + e_in[..., : self.edges]
-        e = (e + e.transpose(1, 2)) / 2
-        x, e = x * mask[..., None], e * pairs[..., None]
-        out = {"nodes": x, "edges": e[..., 0] if edges.is_floating_point() and edges.ndim == 3 else e}
-        return {name: out[name] for name in z}
+        return (x, e, y), (x_in, e_in), (mask, pairs)
 
     def _conditioned(self, y: Tensor, cond: Cond) -> Tensor:
         given = dict(cond or {})
@@ -215,6 +225,28 @@ class GraphTransformer(nn.Module):
             y = y + embed(given.pop(name, None), drop, y)
         vector, _ = self.conditions(given, len(y), y.device)
         return y if vector is None else y + vector
+
+
+class GraphRegressor(GraphTransformer):
+    """Numbers of a whole graph, (B, outcomes), read from a noisy one; invariant to the order of its nodes.
+
+    States are types, or one-hot floats (B, N, nodes) and (B, N, N, edges), by which answers are then differentiable: guidance
+    asks for the gradient. No gradient goes through `features`, which are computed of the state.
+
+    Args:
+        outcomes: how many numbers. Others as `GraphTransformer`, without conditions.
+    """
+
+    def __init__(self, outcomes: int, nodes: int, edges: int, whole: int = 64, **settings: Any) -> None:
+        super().__init__(nodes, edges, whole=whole, residual=False, **settings)
+        del self.leave_node, self.leave_edge
+        self.leave_whole = _two(whole, outcomes)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, z: Mapping[str, Tensor], level: Mapping[str, Tensor], cond: Cond = None, mask: Tensor | None = None
+    ) -> Tensor:
+        (_, _, y), _, _ = self._streams(z, level, None, mask)
+        return self.leave_whole(y)
 
 
 class Property(nn.Module):

@@ -12,9 +12,10 @@ from langevin.objectives.embedding import Embedding
 from langevin.objectives.interpolant import InterFlow
 from langevin.objectives.masking import Masking
 from langevin.objectives.mean_flow import MeanFlow
+from langevin.objectives.regression import Regression
 from langevin.objectives.shortcut import Shortcut
 
 __all__ = [
     "ELBO", "Autoencoding", "Batch", "BayesianFlow", "Consistency", "Denoising", "Embedding", "InterFlow", "Loss", "Masking",
-    "MeanFlow", "Objective", "Shortcut", "hybrid", "levels", "weights",
+    "MeanFlow", "Objective", "Regression", "Shortcut", "hybrid", "levels", "weights",
 ]  # fmt: skip

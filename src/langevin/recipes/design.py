@@ -25,7 +25,8 @@ from langevin.recipes.build import Run
 from langevin.recipes.config.designing import Rounds
 from langevin.recipes.domains.graphs import of
 from langevin.recipes.domains.molecules import MoleculeDomain
-from langevin.recipes.drawing import BATCH, draw
+from langevin.recipes.drawing import BATCH, Steer, draw, steered
+from langevin.recipes.regressing import aimed
 from langevin.recipes.sampling import chosen, guided, of_weights
 
 Goals = Mapping[str, tuple[float, float] | None]
@@ -74,8 +75,8 @@ class Asked(Rounds):
 
     Args:
         goals: what is wanted.
-        properties: conditions of a run that has such, in their own units; from the second round on, for what is drawn anew and
-            for what is made of others.
+        properties: conditions of a run that has such, and what `steer` is to lead to, in their own units; from the second round
+            on, for what is drawn anew and for what is made of others.
     """
 
     goals: Goals
@@ -101,8 +102,11 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
     table = chosen(run, asked.plan, asked.guidance)
     if isinstance(table, Plan):
         raise ValueError(f"plan is {asked.plan!r}, which is written out; name one that can begin late, such as ddpm:100.")
-    if asked.properties:
-        run.domain.conditions(run, asked.properties, 1)  # refused now rather than after a round
+    properties, steer = dict(asked.properties or {}), None
+    if asked.steer is not None:
+        steer, properties = aimed(run, asked.steer, properties, asked.strength, asked.plan)
+    if properties:
+        run.domain.conditions(run, properties, 1)  # refused now rather than after a round
     told, pool = _before(run, out, asked)
     for number in range(len(told), asked.rounds):
         seed = asked.seed * 1000 + number
@@ -113,10 +117,11 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
             # the first round is the baseline, which nothing guides
             guide: dict[str, Any] = {"guidance": 1.0}
             if number:
-                guide = {"properties": asked.properties, "guidance": asked.guidance}
+                guide = {"properties": properties, "guidance": asked.guidance, "steer": steer}
             drawn += run.domain.graphs(run, draw(run, fresh, plan=asked.plan, seed=seed, **guide))
         if fresh < asked.count:
-            drawn += _children(run, best, asked.count - fresh, table, asked.level, seed, asked.properties, asked.guidance)
+            others = asked.count - fresh
+            drawn += _children(run, best, others, table, asked.level, seed, properties, asked.guidance, steer)
         told.append(_round(run, asked, drawn, pool, number))
         _keep(run, out, told, pool, asked)
         say("  ".join(f"{name} {value:.3g}" for name, value in told[-1].items()))
@@ -135,7 +140,7 @@ def _best(run: Run, pool: Mapping[str, float], most: int) -> dict[str, Graph]:
 
 def _children(
     run: Run, parents: Sequence[str], count: int, table: Any, level: float, seed: int,
-    properties: Mapping[str, float] | None = None, guidance: float | None = None,
+    properties: Mapping[str, float] | None = None, guidance: float | None = None, steer: Steer | None = None,
 ) -> list[Graph]:  # fmt: skip
     """Molecules near others: their graphs raised to a level, and denoised."""
     assert isinstance(run.domain, MoleculeDomain)
@@ -154,7 +159,7 @@ def _children(
             start[name] = leaf.marginal(batch.x[name], t, noise.at("parents").at(name), batch.mask).to(device)
         plan = plans.begin(table, level)
         w = run.recipe.sample.guidance if guidance is None else guidance
-        told = guided(run, run.domain.conditions(run, properties, now), now, w) if properties else {}
+        told = steered(guided(run, run.domain.conditions(run, properties, now), now, w) if properties else {}, steer)
         x = sample(run.denoiser, plan, now, start=start, mask=batch.mask, seed=seed, first_id=first, **told)
         made += run.domain.graphs(run, run.domain.finish(run, x, {"mask": batch.mask}))  # pyright: ignore
     return made
@@ -186,7 +191,9 @@ def _mean(values: Tensor) -> float:
 def _settings(asked: Asked) -> dict[str, Any]:
     said = {**vars(asked), "goals": {n: None if s is None else list(s) for n, s in asked.goals.items()}}
     said["properties"] = None if asked.properties is None else dict(asked.properties)
-    return {name: value for name, value in said.items() if name != "rounds"}
+    said["steer"] = None if asked.steer is None else str(asked.steer)
+    unused = ("steer", "strength") if asked.steer is None else ()
+    return {name: value for name, value in said.items() if name not in ("rounds", *unused)}
 
 
 def _before(run: Run, out: Path, asked: Asked) -> tuple[list[dict[str, float]], dict[str, float]]:

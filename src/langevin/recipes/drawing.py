@@ -1,16 +1,16 @@
 """Samples of a run, whatever they are of."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import home
+from langevin.core.denoiser import BaseDenoiser, home
 from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
@@ -23,6 +23,7 @@ from langevin.recipes.sampling import chosen, guided
 BATCH, VALUES = 500, 500 * 3 * 64 * 64
 """Samples drawn at once, and numbers in them: at most as many of either."""
 
+Steer: TypeAlias = Callable[[Any], BaseDenoiser]
 _USED: ContextVar[list[int] | None] = ContextVar("used", default=None)
 
 
@@ -47,7 +48,8 @@ def driven(run: Run, plan: Plan | Draft) -> bool:
 
 def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
-         prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False) -> Any:  # fmt: skip
+         prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False,
+         steer: Steer | None = None) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them: of 500, fewer of large ones, half as many where memory is short.
     Those that are latents are decoded.
 
@@ -61,6 +63,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         prompts: captions, in turn, for a run that reads them; held-out ones by default.
         properties: conditions that are numbers, in their own units, for a run that has such.
         frames: return the states after every step.
+        steer: a guidance besides, around that of conditions, such as `recipes.regressing.Regressor.towards` makes.
     """
     settings, model = run.recipe.sample, run.denoiser
     table = chosen(run, plan, guidance)
@@ -77,7 +80,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         cond, given = (None, {"label": labels}) if joint else ({**(cond or {}), "label": labels}, None)
     if properties:
         cond = {**(cond or {}), **run.domain.conditions(run, properties, count)}
-    told = guided(run, cond, count, w)
+    told = steered(guided(run, cond, count, w), steer)
 
     starts = begins(run, count, source)
 
@@ -119,6 +122,14 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         first += now
     states = [_joined(parts) for parts in zip(*batches, strict=True)]
     return states if frames else states[0]
+
+
+def steered(told: dict[str, Any], steer: Steer | None) -> dict[str, Any]:
+    """What `sample` is told, with a guidance besides around that of conditions."""
+    inner = told.get("guidance")
+    if steer is None:
+        return told
+    return {**told, "guidance": steer if inner is None else lambda denoiser: steer(inner(denoiser))}
 
 
 def _joined(parts: Sequence[Any]) -> Any:

@@ -27,7 +27,8 @@ class GraphFacts(Closed):
     properties: tuple[str, ...] = ()
     """Conditions that are numbers."""
     measured: tuple[tuple[str, float, float], ...] = ()
-    """Those that were read from a table rather than computed: name, mean and deviation, in the units of the table."""
+    """Those that are told less their mean and divided by their deviation, in the units of the data: name, mean, deviation. Of
+    molecules these were read from a table; what is computed of them has units of its own."""
     molecules: bool = False
 
 

@@ -122,12 +122,17 @@ Alphabet: TypeAlias = Annotated[Bytes | Characters | Pieces, Field(discriminator
 
 
 def learn(kind: str, texts: Iterable[str], most: int = 512) -> Bytes | Characters | Pieces:
-    """The alphabet of texts: "bytes", "characters" or "pieces", of which there are at most `most`.
+    """The alphabet of texts: "bytes", "characters" or "pieces", of which there are at most `most`; or that of a file, a
+    tokenizer.json, which learns nothing.
 
     Raises:
         ImportError: for pieces without the extra `text`.
-        ValueError: for another kind, texts without letters, or fewer pieces than there are bytes.
+        ValueError: for another kind, texts without letters, fewer pieces than there are bytes, or as `tokenizer_json.from_json`.
     """
+    if kind.endswith(".json"):
+        from langevin.text.tokenizer_json import from_json
+
+        return from_json(kind)
     if kind == "bytes":
         return Bytes()
     if kind == "characters":
@@ -138,7 +143,7 @@ def learn(kind: str, texts: Iterable[str], most: int = 512) -> Bytes | Character
             raise ValueError(f"the text has {len(met)} letters; there is nothing to learn from fewer than 2.")
         return Characters(letters="".join(sorted(met)))
     if kind != "pieces":
-        raise ValueError(f"alphabet is {kind!r}; choose one of bytes, characters, pieces.")
+        raise ValueError(f"alphabet is {kind!r}; choose one of bytes, characters, pieces, or a tokenizer.json.")
     if most < 257:
         raise ValueError(f"vocabulary is {most}; bytes alone take 256 pieces, so give more.")
     words: Counter[tuple[str, ...]] = Counter()

@@ -16,7 +16,7 @@ class Untouched(Process):
 
 
 class Model(nn.Module):
-    """A network that its objective alone knows how to call, in a denoiser's place in the `Trainer`: an autoencoder.
+    """A network that its objective alone knows how to call, in a denoiser's place in the `Trainer`: an autoencoder, a regressor.
 
     Args:
         net: any network. shape: of one sample; the trainer fills it in from the data.

@@ -1,6 +1,7 @@
 """How rounds of design go, in Python and on the command line alike."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,11 @@ class Rounds:
     """Keep only what follows all of Lipinski's rules."""
     guidance: float | None = None
     """Strength of a run's conditions; 1 is unguided, the recipe's by default."""
+    steer: Path | None = None
+    """Regressor that langevin regress made for this run: from the second round on samples are steered to those of the properties
+    that it knows."""
+    strength: float = 10.0
+    """With steer: log p = -strength (value - asked)^2, in units of the property's deviation."""
     plan: str | None = None
     """Plan as NAME:STEPS; the recipe's by default."""
     seed: int = 0

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from langevin.config import Closed
+from langevin.recipes.config.text import AlphabetName
 
 
 class SentencesData(Closed):
@@ -15,7 +16,8 @@ class SentencesData(Closed):
     """Files, or folders of .txt files."""
     key: str | None = None
     """What parts the name of a text from the text; texts of one name are all in one split."""
-    alphabet: Literal["bytes", "characters", "pieces"] = "pieces"
+    alphabet: AlphabetName = "pieces"
+    """bytes, characters, or pieces, which are learned; or a tokenizer.json of such, as other libraries write it."""
     vocabulary: int = Field(default=512, ge=257)
     """Most pieces."""
     length: int = Field(default=64, ge=2)

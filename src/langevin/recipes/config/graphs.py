@@ -2,11 +2,19 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from langevin.config import Closed
 
 Feature = Literal["cycles", "pieces", "spectrum", "walks", "heat", "pagerank", "size", "valencies"]
+
+
+def _names(value: Any) -> Any:
+    """Names that one word holds, apart by commas; each once."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        return value
+    return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
 
 
 class MoleculesData(Closed):
@@ -32,14 +40,7 @@ class MoleculesData(Closed):
     form: Literal["types", "numbers"] = "types"
     """"types" for process graph; "numbers" for graph-scores."""
 
-    @field_validator("properties", mode="before")
-    @classmethod
-    def _apart(cls, value: Any) -> Any:
-        """Names that one word holds, apart by commas; each once."""
-        words = [value] if isinstance(value, str) else value
-        if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
-            return value
-        return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
+    _apart = field_validator("properties", mode="before")(_names)
 
 
 class GraphsData(Closed):
@@ -51,8 +52,21 @@ class GraphsData(Closed):
     held_out: float = Field(default=0.2, gt=0, lt=1)
     valid: Literal["connected", "planar"] = "connected"
     """What samples are judged by: in one piece, or also drawn in the plane without edges that cross."""
+    properties: tuple[str, ...] = ()
+    """Conditions that are numbers: what is computed (nodes, edges, density, triangles, clustering, pieces), and what entries tell
+    under "properties", as in {"n": 3, "edges": [], "properties": {"weight": 3.5}}."""
+    labels: bool = False
+    """Entries tell a class each, as in {"n": 3, "edges": [], "label": 2}, which is the condition; in place of properties."""
     form: Literal["types", "numbers"] = "types"
     """"types" for process graph; "numbers" for graph-scores."""
+
+    _apart = field_validator("properties", mode="before")(_names)
+
+    @model_validator(mode="after")
+    def _one(self) -> "GraphsData":
+        if self.labels and self.properties:
+            raise ValueError(f"labels is True and properties are {', '.join(self.properties)}; give one kind of condition.")
+        return self
 
 
 class GraphConfig(Closed):

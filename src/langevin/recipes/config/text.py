@@ -1,10 +1,21 @@
 """The settings of runs that write texts token by token. Imports no torch."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from langevin.config import Closed
+
+KINDS = ("bytes", "characters", "pieces")
+
+
+def _alphabet(said: str) -> str:
+    if said not in KINDS and not said.endswith(".json"):
+        raise ValueError(f"alphabet is {said!r}; choose one of {', '.join(KINDS)}, or a tokenizer.json.")
+    return said
+
+
+AlphabetName = Annotated[str, AfterValidator(_alphabet)]
 
 
 class TextData(Closed):
@@ -17,7 +28,8 @@ class TextData(Closed):
     """Each line is a text of its own, which ends; a sample is a window of them, one after the other."""
     key: str | None = None
     """Of lines: what parts the name of a text from the text; texts of one name are all in one split."""
-    alphabet: Literal["bytes", "characters", "pieces"] = "characters"
+    alphabet: AlphabetName = "characters"
+    """bytes, characters, or pieces, which are learned; or a tokenizer.json of such, as other libraries write it."""
     vocabulary: int = Field(default=512, ge=257)
     """Most pieces."""
     clean: Literal["plain"] | None = None

@@ -1,7 +1,8 @@
 """Graphs: drawn by springs, judged by distances of degrees, clustering, orbits and spectra beside their floor."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,8 +24,9 @@ from langevin.evaluate import Evaluation
 from langevin.files import staged, write
 from langevin.graphs import drawing, metrics
 from langevin.graphs.features import Structural, Valencies
+from langevin.graphs.properties import PROPERTIES, properties_of
 from langevin.heads import HEADS
-from langevin.networks import GraphTransformer
+from langevin.networks import GraphRegressor, GraphTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains import Asked, Domain
@@ -51,8 +53,21 @@ class GraphDomain(Domain):
         "valid": "share of samples in one piece; unique and novel up to isomorphism, of these and of those",
     }  # fmt: skip
 
+    computed: ClassVar[Collection[str]] = PROPERTIES
+    """Properties that are known of any sample."""
+
     def read(self, cfg: c.GraphsData, scan: Path | None = None) -> tuple[Graphs, Graphs]:
-        return halves(planar() if cfg.path == PLANAR else read_graphs(cfg.path), cfg)
+        own = [name for name in cfg.properties if name not in self.computed]
+        if cfg.path == PLANAR and (own or cfg.labels):
+            what = "labels is True" if cfg.labels else f"properties has {own[0]!r}"
+            raise ValueError(f"{what}, and {PLANAR} graphs tell nothing of themselves; name one of {', '.join(self.computed)}.")
+        every = planar() if cfg.path == PLANAR else read_graphs(cfg.path, own, cfg.labels)
+        names = [name for name in cfg.properties if name in self.computed]
+        values = properties_of([adjacency(g) for g in _all(every)] if names else [], names)
+        every = every.told(dict(zip(names, values.unbind(1), strict=True)))
+        if cfg.properties and every.cond is not None:
+            every.cond = {name: every.cond[name] for name in cfg.properties}  # in the order that is asked for
+        return halves(every, cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
         form = "numbers" if isinstance(recipe.process, c.GraphScoresConfig) else "types"
@@ -64,12 +79,17 @@ class GraphDomain(Domain):
         known = GraphFacts(
             node_types=train.node_types, edge_types=train.edge_types,
             nodes=tuple(shares["nodes"].tolist()) if "nodes" in shares else (1.0,), edges=tuple(shares["edges"].tolist()),
-            sizes=tuple(train.size_probs().tolist()), properties=tuple(train.cond or ()),
+            sizes=tuple(train.size_probs().tolist()), properties=tuple(n for n in train.cond or () if not _classes(train, n)),
+            # the weights learned a column in these units; what was left out they never saw, so that it is none of the facts
+            measured=tuple((name, *units) for name, units in train.measured.items()),
             molecules=isinstance(recipe.data, c.MoleculesData),
         )  # fmt: skip
-        return Facts(shape=train.shape, classes=None, graph=known)
+        labels = [half.cond["label"] for half in (train, test) if half.cond and _classes(half, "label")]
+        return Facts(shape=train.shape, classes=int(torch.cat(labels).max()) + 1 if labels else None, graph=known)
 
     def as_begun(self, train: Graphs, test: Graphs, facts: Facts) -> tuple[Graphs, Graphs]:
+        units = {name: (mean, deviation) for name, mean, deviation in of(facts).measured}
+        train, test = train.by(units), test.by(units)
         size = len(of(facts).sizes) - 1
         if train.size == size:
             return train, test
@@ -113,6 +133,14 @@ class GraphDomain(Domain):
     ) -> nn.Module:
         if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")
+        return GraphTransformer(**self._sizes(cfg, facts, process), classes=facts.classes, properties=of(facts).properties)
+
+    def regressor(self, cfg: c.GraphTransformerConfig, facts: Facts, process: Process, outcomes: int) -> GraphRegressor:
+        """A network that reads so many numbers from a noisy graph."""
+        return GraphRegressor(outcomes, **self._sizes(cfg, facts, process))
+
+    def _sizes(self, cfg: c.GraphTransformerConfig, facts: Facts, process: Process) -> dict[str, Any]:
+        """What a graph transformer is made with, but for its conditions."""
         known, parts = of(facts), process.leaves()
         kinds = tuple(kind for kind in cfg.features if kind != "valencies")
         atoms = self.valencies(known) if "valencies" in cfg.features else None
@@ -121,14 +149,36 @@ class GraphDomain(Domain):
             raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
         size = len(known.sizes) - 1
         features = Structural(kinds, len(known.edge_types), size, atoms, cfg.published) if cfg.features else None
-        edges = len(known.edge_types) if states else 1
-        return GraphTransformer(
-            len(known.node_types), edges, cfg.width, cfg.edge_width, cfg.whole, cfg.depth, features=features,
-            node_states=states.get("nodes"), edge_states=states.get("edges"), dropout=cfg.dropout, properties=known.properties,
-        )  # fmt: skip
+        return {
+            "nodes": len(known.node_types), "edges": len(known.edge_types) if states else 1, "width": cfg.width,
+            "edge_width": cfg.edge_width, "whole": cfg.whole, "depth": cfg.depth, "features": features,
+            "node_states": states.get("nodes"), "edge_states": states.get("edges"), "dropout": cfg.dropout,
+        }  # fmt: skip
 
     def valencies(self, known: GraphFacts) -> Valencies:
         raise ValueError("features has 'valencies', which are of molecules; leave it out.")
+
+    def usual(self, name: str) -> float:
+        """What a computed property is divided by that is not in units of its own."""
+        return 1.0
+
+    def scored(self, run: Run, graphs: Sequence[Graph], names: Sequence[str]) -> Tensor:
+        """Computed properties, (M, P) float64; NaN of what has none."""
+        return properties_of([adjacency(g) for g in graphs], names)
+
+    def conditions(self, run: Run, properties: Mapping[str, float], count: int) -> dict[str, Any]:
+        known = of(run.facts).properties
+        for name in properties:
+            if name not in known:
+                raise ValueError(f"property is {name!r}; this run has {', '.join(known) or 'none'}.")
+        if missing := [name for name in known if name not in properties]:  # training drops all of them or none
+            raise ValueError(f"property {missing[0]!r} is not given, and this run learned its properties together; give each.")
+        units = {name: (mean, deviation) for name, mean, deviation in of(run.facts).measured}
+        cond = {}
+        for name, value in properties.items():
+            mean, size = units[name] if name in units else (0.0, self.usual(name))
+            cond[name] = torch.full((count,), (value - mean) / size)
+        return cond
 
     def options(self, run: Run, count: int, seed: int, first: int) -> dict[str, Any]:
         noise = Noise.of(seed, count, first)
@@ -193,6 +243,11 @@ class GraphDomain(Domain):
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if str(asked.features) != "auto" or asked.metrics:
             raise ValueError("graphs are judged by all of their measures at once; leave out metrics and features.")
+        if unknown := [name for name in asked.properties or () if name not in self.computed]:
+            said = f"{', '.join(unknown)} was measured, and cannot be computed of samples"
+            if len(unknown) == len(asked.properties or ()):
+                raise ValueError(f"property is {unknown[0]!r}: {said}; judge this run without it.")
+            print(f"{said}: how near they come to it is not known.", file=sys.stderr)
         x = draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=asked.guidance, properties=asked.properties)
         samples = self.graphs(run, x)
         values, meant, strengths = self.judge(run, samples), dict(self.metrics), ()
@@ -206,8 +261,23 @@ class GraphDomain(Domain):
         return Evaluation(metrics=values, protocol=made)
 
     def nearness(self, run: Run, asked: Asked, samples: Sequence[Graph]) -> tuple[dict[str, float], dict[str, str]]:
-        """How near samples come to the properties they are asked for: (values, what they mean)."""
-        return {}, {}
+        """How near samples come to the properties they are asked for, (values, what they mean): mean absolute errors of computed
+        ones, of valid samples alone, and of as many drawn unconditionally from the same noise."""
+        wanted = dict(asked.properties or {})
+        names = [name for name in wanted if name in self.computed]
+        every = ", ".join(f"{name}={value:g}" for name, value in wanted.items())
+        free = self.graphs(run, draw(run, asked.count, seed=asked.seed, plan=asked.plan, guidance=1.0))
+        goal = torch.tensor([wanted[name] for name in names], dtype=torch.float64)
+        values: dict[str, float] = {}
+        for ending, some in (("", samples), ("_unconditional", free)):
+            away = (self.scored(run, some, names) - goal).abs()
+            away = away[away.isfinite().all(1)]
+            if len(away):  # else there is no mean
+                values |= {f"{name}_mae{ending}": float(error) for name, error in zip(names, away.mean(0), strict=True)}
+        meant = {f"{name}_mae": f"mean |{name} - {wanted[name]:g}| of the valid of the samples, which are asked for {every}; "
+                 f"{name}_mae_unconditional is that of as many that are asked for nothing, without guidance, from the same noise"
+                 for name in names}  # fmt: skip
+        return dict(sorted(values.items())), meant
 
     def judge(self, run: Run, samples: Sequence[Graph]) -> dict[str, Any]:
         """Measures of samples against held-out graphs."""
@@ -255,6 +325,12 @@ def _all(source: Graphs) -> list[Graph]:
 def _leaves(facts: Facts) -> list[str]:
     assert isinstance(facts.shape, dict)
     return list(facts.shape)
+
+
+def _classes(source: Graphs, name: str) -> bool:
+    """Whether a condition is of classes, and no number."""
+    values = (source.cond or {}).get(name)
+    return name == "label" and values is not None and not values.is_floating_point()
 
 
 def _saved(image: Image.Image, path: Path) -> Path:

@@ -22,6 +22,7 @@ from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts
+from langevin.text.tokenizer_json import to_json
 
 
 class SentenceDomain(Domain):
@@ -92,6 +93,7 @@ class SentenceDomain(Domain):
 
     def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
         yield lambda: self.overview(run, out / "samples")
+        yield lambda: tokenizer(run, out / "tokenizer.json")
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
@@ -131,6 +133,14 @@ def _pairs(text: str) -> list[tuple[str, str]]:
 def _share(said: Any, known: Any) -> float:
     found = [item in known for item in said]
     return sum(found) / max(len(found), 1)
+
+
+def tokenizer(run: Run, path: Path) -> Path:
+    """Write a run's alphabet as tokenizers and transformers read it, with the tokens that end and that mask where it has such."""
+    process: Any = run.denoiser.process
+    assert run.facts.alphabet is not None
+    ended = run.facts.ended or isinstance(process, Embedded)
+    return write(path, to_json(run.facts.alphabet, ended, getattr(process, "masked", False)))
 
 
 DOMAIN = SentenceDomain()

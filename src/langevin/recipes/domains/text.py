@@ -22,7 +22,7 @@ from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.domains.pictures import write_numbers
-from langevin.recipes.domains.sentences import _share
+from langevin.recipes.domains.sentences import _share, tokenizer
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts
@@ -118,6 +118,7 @@ class TextDomain(Domain):
 
     def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
         yield lambda: self.overview(run, out / "samples")
+        yield lambda: tokenizer(run, out / "tokenizer.json")
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):

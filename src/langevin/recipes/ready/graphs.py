@@ -88,6 +88,17 @@ def community() -> Recipe:
     )
 
 
+def community_density() -> Recipe:
+    """Graphs of two communities with as many edges as are asked for."""
+    return but(
+        community(),
+        name="community-density",
+        about="the graphs of community with their share of edges for a condition (langevin sample --property density=0.3)",
+        expects="not trained to its end yet",
+        data=GraphsData(path="data/community_small.json", properties=("density",)),
+    )
+
+
 def community_gdss() -> Recipe:
     """Graphs of two communities, by scores of their adjacency."""
     return but(
@@ -169,6 +180,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "qm9-gdss": qm9_gdss,
     "nci-graph": nci_graph,
     "community": community,
+    "community-density": community_density,
     "community-gdss": community_gdss,
     "community-edp": community_edp,
     "ego": ego,
