@@ -1,7 +1,7 @@
 """From a recipe to objects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Run:
     """Which weights the denoiser has, in words; None for the average that training keeps."""
     seen: Mapping[str, Distance] | None = None
     """Distances of the objective that are networks, by field, once they are made."""
+    loaded: Mapping[str, Any] = field(default_factory=dict)
+    """How it was opened where that is not as usual, as the flags of `langevin sample` say it; for records."""
 
     @cached_property
     def teacher(self) -> Denoiser | None:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -52,7 +52,11 @@ def open_run(
     run.denoiser.to(place).eval().requires_grad_(False)
     said = [words]
     said += [f"adapters {file.name} at {strength:g}" for file, strength in (adapters or {}).items()]
-    return replace(run, folder=path, weights=" with ".join(said))
+    asked = {"weights": weights, "codec": codec}
+    loaded: dict[str, Any] = {name: str(value) for name, value in asked.items() if value is not None}
+    if adapters:
+        loaded["lora"] = [f"{file}:{strength:g}" for file, strength in adapters.items()]
+    return replace(run, folder=path, weights=" with ".join(said), loaded=loaded)
 
 
 def weights_of(origin: Path) -> dict[str, Tensor]:
