@@ -73,12 +73,10 @@ def again(picture, run, out, capsys):
     return told
 
 
-@pytest.mark.parametrize(
-    "more", [[], ["--label", "3", "--seed=-1", "--plan", "heun:3", "--weights", "last", "--guidance", "1.5"]]
-)
+@pytest.mark.parametrize("more", ["", "--label 3 --seed=-1 --plan heun:3 --weights last --guidance 1.5"])
 def test_a_page_of_samples_says_the_command_that_draws_it_again(more, run, tmp_path, capsys):
     page, other = tmp_path / "page.png", tmp_path / "other.png"
-    main(["sample", str(run), "--out", str(page), "--count", "3", *more])
+    main(["sample", str(run), "--out", str(page), "--count", "3", *more.split()])
     told = again(page, run, other, capsys)
     assert page.read_bytes() == other.read_bytes()
     assert f"run = {run.name}" in told and str(run.parent) not in told  # not where it lies on this machine
@@ -109,7 +107,7 @@ def test_what_a_foreign_record_says_is_quoted(tmp_path):
     page = save_images(x, tmp_path / "x.png", record={"run": "r", "plan": "a; rm b\x1b[2J", "label": {"no": 1}})
     line = describe(page).splitlines()[0]
     assert "'--plan=a; rm b\\x1b[2J'" in line and "label" not in line
-    with pytest.raises(ValueError, match="x.jpg is of a kind that keeps none; write a .png"):
+    with pytest.raises(ValueError, match="is of a kind that keeps none; write a"):
         save_images(x, tmp_path / "x.jpg", record={})
 
 
