@@ -115,3 +115,48 @@ def test_a_picture_of_samples_is_none_of_generate(run, tmp_path, capsys):
     main(["sample", str(run), "--out", str(tmp_path / "s.png"), "--count", "1"])
     said = refused(["generate", "nowhere", "--again", str(tmp_path / "s.png")], capsys)
     assert "s.png was drawn from a run; langevin inspect tells the langevin sample that draws it again." in said
+
+
+def test_a_run_and_a_published_model_are_told_apart(run, tmp_path, capsys):
+    import langevin as lv
+
+    said = "is a run, and no published model; use langevin sample, or lv.open_run."
+    assert f"{run} {said}" in refused(["generate", str(run)], capsys)
+    with pytest.raises(ValueError, match=said):
+        lv.load(run)
+    (tmp_path / "model_index.json").write_text("{}")
+    said = refused(["sample", str(tmp_path), "--out", str(tmp_path / "x.png")], capsys)
+    assert f"{tmp_path} is a published model, and no run; use langevin generate, or lv.load." in said
+
+
+MISSING = {
+    ("images",): "data/images does not exist; say where the data is, data.folder (--data.folder).",
+    ("images", "--data.folder", "phots"): "phots does not exist; say where the data is, data.folder (--data.folder).",
+    ("images", "--data.folder", "file.txt"): "file.txt is a file; give a folder of pictures.",
+    ("text8-like", "--data.path", "nosuch.txt"): "nosuch.txt does not exist; say where the data is, data.path (--data.path).",
+}
+
+
+@pytest.mark.parametrize("args", MISSING, ids=" ".join)
+def test_data_that_is_not_there_is_said_not_to_be_and_leaves_nothing_behind(args, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file.txt").write_text("words")
+    assert refused(["train", *args, "--out", "runs/mine"], capsys) == f"langevin: {MISSING[args]}\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"file.txt"}
+
+
+def test_a_directory_that_was_there_stays(tmp_path, capsys):
+    out = tmp_path / "mine"
+    out.mkdir()
+    refused(["train", "images", "--data.folder", str(tmp_path / "phots"), "--out", str(out)], capsys)
+    assert out.is_dir()
+
+
+def test_paths_that_are_not_there_in_python(tmp_path):
+    import langevin as lv
+    from langevin.data.text import files_of
+
+    with pytest.raises(FileNotFoundError, match="phots does not exist; give a folder of pictures"):
+        lv.data.Pictures(tmp_path / "phots")
+    with pytest.raises(ValueError, match="nosuch does not exist; give a text, or a folder"):
+        files_of(tmp_path / "nosuch")

@@ -221,14 +221,27 @@ def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, 
     return train, Captioned(splits[1], words)
 
 
-def data(cfg: c.DataConfig, scan: Path | None = None) -> tuple[Any, Any]:
+def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tuple[Any, Any]:
     """(training data, held-out data), of any kind.
 
     Args:
         scan: JSON in which a scan of the data is remembered, so that it need not be read whole again.
+        field: of the recipe, for messages.
+
+    Raises:
+        FileNotFoundError: naming the field that says where data is, where nothing is.
     """
     if isinstance(cfg, c.TransferData):
         other = None if scan is None else scan.with_stem(f"{scan.stem}.source")
-        join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target, scan), data(cfg.source, other)
+        join, target, source = (
+            Pairs if cfg.paired else Unpaired,
+            data(cfg.target, scan, f"{field}.target"),
+            data(cfg.source, other, f"{field}.source"),
+        )
         return join(target[0], source[0]), join(target[1], source[1])
+    for name in ("folder", "path", "x") if not isinstance(cfg, (c.MnistData, c.MoleculesData)) else ():
+        places = getattr(cfg, name, ())  # of molecules a word is a place too
+        for place in [places] if isinstance(places, str) else places:
+            if not Path(place).exists():
+                raise FileNotFoundError(f"{place} does not exist; say where the data is, {field}.{name} (--{field}.{name}).")
     return domain_of(cfg).read(cfg, scan)

@@ -93,6 +93,8 @@ def _read(file: Path, kind: type[M]) -> M:
             f"{file.parent} is what lv.fit left, with no recipe: build its denoiser again and call lv.fit(..., resume=True), "
             "or load its weights as docs/training.md says."
         )
+    if not file.exists() and (file.parent / "model_index.json").is_file():
+        raise ValueError(f"{file.parent} is a published model, and no run; use langevin generate, or lv.load.")
     if not file.exists():
         raise ValueError(f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made.")
     raw = read_plain(file, _LIMIT)
