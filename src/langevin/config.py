@@ -113,6 +113,18 @@ ELSEWHERE = {
     "num_epochs": "epochs", "max_epochs": "epochs",
 }  # fmt: skip
 """Names of settings in other libraries, and ours."""
+PEERS: Mapping[str, str] = {
+    "guidance_scale": "guidance", "true_cfg_scale": "guidance", "cfg_scale": "guidance", "guidance_rescale": "rescale",
+    "num_inference_steps": "steps", "num_steps": "steps", "timesteps": "plan", "sigmas": "plan", "scheduler": "plan",
+    "sampler": "plan", "negative_prompt": "negative", "generator": "seed", "num_images_per_prompt": "count",
+    "batch_size": "batch", "guess_mode": "guess", "control_guidance_start": "control_levels",
+    "control_guidance_end": "control_levels", "class_labels": "label", "width": "size", "height": "size", "latents": "start",
+    "init_image": "image", "denoising_strength": "strength", "mask_image": "mask", "control_image": "control",
+    "controlnet_conditioning_scale": "control_scale", "max_sequence_length": "length", "callback_on_step_end": "callback",
+    "on_step": "callback", "preview": "callback",
+    "crops_coords_top_left": "crop", "negative_crops_coords_top_left": "negative_crop", "ip_adapter_image": "like",
+}  # fmt: skip
+"""Names of options of a request in other libraries, and ours."""
 
 
 def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfig:

@@ -1,8 +1,10 @@
 """What a path is, told from names, manifests and headers alone: no value is loaded, and torch is not imported."""
 
 import json
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from langevin.files import read_json
 from langevin.header import Entry, read_header
@@ -10,6 +12,8 @@ from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manife
 from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
+_OF_SAMPLES, _OF_RUNS = ("count", "seed", "plan", "label", "guidance", "prompt", "property"), ("weights", "lora", "codec")
+"""What a record of samples tells as the flags of the same names."""
 
 
 def is_ours(path: Path) -> bool:
@@ -54,7 +58,21 @@ def _picture(path: Path) -> str:
         return f"{path.name}: a picture that does not say how it was made"
     said = [f"  {name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
     said = [printable(line) for line in said]
-    return "\n".join([f"{path.name}: a picture of langevin; `langevin generate PATH --again {path.name}` draws it again", *said])
+    again = f"generate PATH --again {shlex.quote(path.name)}" if "run" not in record else _sampled(record)
+    one = f" as picture {record['id']}" if "run" in record and isinstance(record.get("id"), int) else ""
+    return "\n".join([f"{path.name}: a picture of langevin; `langevin {printable(again)}` draws it again{one}", *said])
+
+
+def _sampled(record: Mapping[str, Any]) -> str:
+    """The command that draws what was drawn from a run, which is whoever reads this to find."""
+    loaded = record["loaded"] if isinstance(record.get("loaded"), dict) else {}
+    said = {**{name: record.get(name) for name in _OF_SAMPLES}, **{name: loaded.get(name) for name in _OF_RUNS}}
+    words = [f"--{name}={value}" for name, value in said.items() if isinstance(value, (int, float, str))]
+    for name, value in said.items():
+        words += [f"--{name}", *map(str, value)] if isinstance(value, list) else []
+    words += ["--source", "SOURCE"] * ("source" in record)
+    words += ["--steer", "REGRESSOR"] * ("steer" in (record.get("unsaid") or []))
+    return shlex.join(["sample", "RUN", *words, "--out", "FOLDER" if "id" in record else "FILE.png"])
 
 
 def _run(path: Path, check: bool) -> str:

@@ -48,16 +48,34 @@ def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def save_images(x: Tensor, path: str | Path, columns: int = 10) -> Path:
-    """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path."""
+def save_images(x: Tensor, path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None) -> Path:
+    """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path.
+
+    Args:
+        record: how they were made, in plain values, which a .png tells (`read_record`, `langevin inspect`).
+
+    Raises:
+        ValueError: for a record in a file of another kind, and as `save_png`.
+    """
+    return _written(grid(x, columns), path, record)
+
+
+def _written(image: Image.Image, path: str | Path, record: Mapping[str, Any] | None) -> Path:
+    """A picture in a file of the kind that its name says."""
     path = Path(path)
+    if record is not None:
+        if path.suffix.lower() != ".png":
+            raise ValueError(f"record is given, and {path.name} is of a kind that keeps none; write a .png, or leave record out.")
+        return save_png(image, path, record)
     with staged(path) as beside:
-        grid(x, columns).save(beside)
+        image.save(beside)
     return path
 
 
-def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: int = 10) -> Path:
-    """Write a grid of pictures (N, C, H, W) in [-1, 1], each above its caption; returns the path."""
+def save_captioned(
+    x: Tensor, texts: Sequence[str], path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a grid of pictures (N, C, H, W) in [-1, 1], each above its caption; returns the path. `record`: see `save_images`."""
     small = to_uint8(x)
     n, height, width, _ = small.shape
     scale = max(1, 96 // max(height, width))
@@ -71,10 +89,7 @@ def save_captioned(x: Tensor, texts: Sequence[str], path: str | Path, columns: i
         sheet.paste(shown.resize((width * scale, height * scale), Image.Resampling.NEAREST), (left, top))
         rows = textwrap.wrap(text, max(4, wide // 6))[:lines]
         pen.text((left, top + height * scale + 1), "\n".join(rows), fill="black", font=font, spacing=1)
-    path = Path(path)
-    with staged(path) as beside:
-        sheet.save(beside)
-    return path
+    return _written(sheet, path, record)
 
 
 def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
@@ -86,16 +101,21 @@ def save_png(image: Image.Image, path: str | Path, record: Mapping[str, Any] | N
     Raises:
         ValueError: if the record is longer, or not plain.
     """
-    text = None if record is None else json.dumps(record, ensure_ascii=True, allow_nan=False)
-    if text is not None and len(text) > LONGEST:
-        raise ValueError(f"the record has {len(text)} characters, and a PNG takes {LONGEST} here; leave some of it out.")
     info = PngInfo()
-    if text is not None:
-        info.add_text(RECORD, text)
+    if record is not None:
+        info.add_text(RECORD, _text(record))
     path = Path(path)
     with staged(path) as beside:
         image.save(beside, format="PNG", pnginfo=info)
     return path
+
+
+def _text(record: Mapping[str, Any]) -> str:
+    """A record as a PNG keeps it. Raises ValueError as `save_png`."""
+    text = json.dumps(record, ensure_ascii=True, allow_nan=False)
+    if len(text) > LONGEST:
+        raise ValueError(f"the record has {len(text)} characters, and a PNG takes {LONGEST} here; leave some of it out.")
+    return text
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
@@ -123,10 +143,10 @@ def pyplot():  # noqa: ANN201  # matplotlib is an extra, so its types cannot sta
     return plt
 
 
-def _finished(figure: Any, path: str | Path) -> Path:
+def _finished(figure: Any, path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
     figure.tight_layout()
     with staged(path) as beside:
-        figure.savefig(beside)
+        figure.savefig(beside, metadata=None if record is None else {RECORD: _text(record)})
     pyplot().close(figure)
     return Path(path)
 
@@ -183,14 +203,14 @@ def plot_levels(log: str | Path, path: str | Path) -> Path:
     return _finished(figure, path)
 
 
-def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path) -> Path:
-    """Point sets (N, 2) side by side, each with its title."""
+def plot_points(points: Sequence[tuple[str, Tensor]], path: str | Path, record: Mapping[str, Any] | None = None) -> Path:
+    """Point sets (N, 2) side by side, each with its title; `record` as of `save_png`."""
     plt = pyplot()
     figure, axes = plt.subplots(1, len(points), figsize=(4 * len(points), 4), dpi=110, squeeze=False, sharex=True, sharey=True)
     for ax, (title, xy) in zip(axes[0], points, strict=True):
         ax.scatter(*xy.cpu().numpy().T, s=3, alpha=0.4, linewidths=0)
         ax.set(title=title, aspect="equal")
-    return _finished(figure, path)
+    return _finished(figure, path, record)
 
 
 def plot_plan(plan: Any, path: str | Path) -> Path:

@@ -416,6 +416,36 @@ def test_unknown_fields_name_the_nearest(flag, capsys):
     assert nearest in capsys.readouterr().err
 
 
+ELSEWHERE = {
+    "generate PATH --num-inference-steps 3": "it is --steps here",
+    "generate PATH --guidance_scale=3": "it is --guidance here",
+    "generate PATH --width 512": "it is --size here",
+    "train images --batch-size 8": "it is --train.batch here",
+    "train images --train.batch_size 8": "it is --train.batch here",
+    "train images --epochs 3": "say --train.steps (updates: epochs * samples of data / batch), or --train.samples",
+    "train images --num-epochs 3": "say --train.steps",
+    "train images --data.path photos": "it is --data.folder here",
+    "train images --guidance-scale 2": "it is --sample.guidance here",
+    "train text8-like --data.folder books": "it is --data.path here",
+    "train text8-like --data-dir books": "it is --data.path here",
+    "train images --count 5": "it is --samples here",
+    "sample RUN --out x.png --samples 5": "it is --count here",
+    "evaluate RUN --samples 5": "it is --count here",
+    "sample RUN --out x.png --num-inference-steps 5": "the plan says how many, as in --plan dpmpp:20",
+    "finetune PATH photos --method lora --learning-rate 1": "it is --train.lr here",
+}
+
+
+@pytest.mark.parametrize("line", ELSEWHERE)
+def test_flags_of_others_are_answered_with_ours(line, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    said = capsys.readouterr().err
+    flag = next(word for word in line.split() if word.startswith("--") and word not in ("--out", "--method")).partition("=")[0]
+    assert end.value.code == 2 and said.startswith(f"langevin: {flag} is no flag of langevin ") and ELSEWHERE[line] in said
+    assert said.count("\n") == 1
+
+
 def test_values_out_of_range_are_refused(capsys, tmp_path):
     for flag, value in (("--train.lr", "-1"), ("--train.steps", "0"), ("--network.dropout", "1.5"), ("--objective.drop", "2")):
         with pytest.raises(SystemExit) as end:

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from langevin.tasks.asked import PEERS, TEXT
+from langevin.config import PEERS
+from langevin.tasks.asked import TEXT
 from langevin.tasks.generate import DEFAULTS
 from langevin.tasks.variation import Varied
 from langevin.text.conditioning import CLIPPrompt, FluxPrompt, LanguagePrompt, SD3Prompt, SDXLPrompt, Side, T5Prompt

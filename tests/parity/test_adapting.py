@@ -184,7 +184,7 @@ def test_a_controlnet_of_its_own_is_the_one_that_came_in_the_pipeline(controlled
     torch.testing.assert_close(halves, ours, rtol=0, atol=1e-4)
     one = _picture(both, control=[HINT, -HINT], control_scale=[1.0, 0.0])
     torch.testing.assert_close(one, ours, rtol=0, atol=1e-4)
-    with pytest.raises(ValueError, match="control has 1 hints for 2 networks; give one each"):
+    with pytest.raises(ValueError, match=r"control has 1 hints for 2 networks; give one each by control= \(--control PICTURE"):
         _picture(both, control=HINT)
 
 

@@ -151,6 +151,18 @@ def _scheduler(folder, family):
     return schedulers.read(read_config(folder / "scheduler" / "scheduler_config.json"), family)
 
 
+@pytest.mark.parametrize("name", ["sd3_pipeline", "sd35_pipeline"])
+def test_a_stable_diffusion_3_draws_the_size_of_its_folder(goldens, name, monkeypatch):
+    folder = goldens.case("sd3", name).dir / "pipeline"
+    config, model = read_config(folder / "transformer" / "config.json"), load(folder)
+    side = config["sample_size"] * model.codec.factor  # as diffusers' default_sample_size * vae_scale_factor
+    assert model.defaults.size == (side, side)
+    most = config["pos_embed_max_size"] * config["patch_size"] * model.codec.factor
+    monkeypatch.setattr("langevin.tasks.generate.conditions", lambda *asked: pytest.fail("the text is encoded first"))
+    with pytest.raises(ValueError, match=rf"at most {most} x {most} pixels; give size= \(--size\) up to that"):
+        model.run("a cat", size=(most + model.defaults.multiple, side))
+
+
 def test_from_the_command_line(goldens, tmp_path, capsys):
     folder = goldens.case("sd1", "txt2img_sampler").dir / "pipeline"
     out = tmp_path / "cat.png"

@@ -31,6 +31,8 @@ def words(picture: Path, names: Collection[str], args: Sequence[str]) -> tuple[l
     record = read(picture)
     if "edited" in record:
         raise Refusal(f"{picture} was made of another picture by langevin edit; say that again, with the picture it was made of.")
+    if "run" in record:
+        raise Refusal(f"{picture} was drawn from a run; langevin inspect tells the langevin sample that draws it again.")
     said = {arg.partition("=")[0].removeprefix("--").removeprefix("no-").replace("-", "_") for arg in args if arg[:2] == "--"}
     for name in record.get("unsaid", []):
         if name not in said:

@@ -1,15 +1,25 @@
 """What is asked on the command line: typed settings from flags, and refusals."""
 
 import io
+import re
 import sys
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Collection, Sequence
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 import tyro
 from pydantic import ValidationError
 
-from langevin.config import sentence
+from langevin.config import ELSEWHERE, PEERS, sentence
+
+FLAGS = {
+    "path": "data.folder", "folder": "data.path", "data_dir": "data.folder", "data_path": "data.folder", "dataset": "data.kind",
+    "train_data_dir": "data.folder", "resolution": "data.size", "image_size": "data.size", "output_dir": "out", "output": "out",
+    "outdir": "out", "mixed_precision": "train.precision", "resume_from_checkpoint": "resume", "samples": "count",
+    "count": "samples", "num_samples": "count", "n_samples": "count", "train_batch_size": "train.batch",
+    "max_train_steps": "train.steps", "num_train_epochs": "epochs",
+}  # fmt: skip
+"""Names of flags in other programs, or in other commands of ours, and ours."""
 
 
 class Refusal(Exception):
@@ -32,8 +42,46 @@ def parse(kind: Any, args: Sequence[str], prog: str, default: Any = tyro.MISSING
             met = met.__context__
         if met is not None:
             raise Refusal(sentence(met, args)) from None
+        if "Unrecognized options" in said.getvalue():
+            refuse_names_of_others(args, _flags(kind, default), prog)
         print(said.getvalue(), end="", file=sys.stderr)
         raise
+
+
+def _flags(kind: Any, default: Any) -> set[str]:
+    """The flags of a typed class, from its help."""
+    told = io.StringIO()
+    with suppress(SystemExit), redirect_stdout(told):
+        tyro.cli(kind, args=["--help"], default=default, config=(tyro.conf.AvoidSubcommands,))
+    return set(re.findall(r"--[a-z][\w.-]*", told.getvalue()))
+
+
+def refuse_names_of_others(args: Sequence[str], flags: Collection[str], prog: str) -> None:
+    """Refuse the first flag that another library calls what a flag here is called otherwise; others are left alone.
+
+    Args:
+        flags: of the command `prog`.
+
+    Raises:
+        Refusal: with the name here.
+    """
+    for arg in args:
+        flag = arg.partition("=")[0]
+        *above, last = flag.removeprefix("--").replace("-", "_").split(".")
+        if not flag.startswith("--") or flag.replace("_", "-") in flags or not last:
+            continue
+        for table, part in ((FLAGS, "data"), (ELSEWHERE, "train"), (PEERS, "sample")):
+            ours = table.get(last, last)
+            if ours == "epochs" and "--train.steps" in flags:
+                how = "say --train.steps (updates: epochs * samples of data / batch), or --train.samples"
+                raise Refusal(f"{flag} is no flag of {prog}; {how}.")
+            names = [[*above, ours], [ours], [part, ours], [ours.rpartition(".")[2]]]
+            names += [["data", "path"]] * (ours == "data.folder")
+            said = ["--" + ".".join(name).replace("_", "-") for name in names]
+            if (near := next((f for f in said if f in flags), None)) is not None:
+                raise Refusal(f"{flag} is no flag of {prog}; it is {near} here.")
+            if table is PEERS and ours == "steps" and (plan := {"--plan", "--sample.plan"} & {*flags}):
+                raise Refusal(f"{flag} is no flag of {prog}; the plan says how many, as in {plan.pop()} dpmpp:20.")
 
 
 def taken(flag: str, args: Sequence[str]) -> tuple[str | None, list[str]]:

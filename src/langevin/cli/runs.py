@@ -18,8 +18,8 @@ class _Sample:
     run: Positional[Path]
     """Run directory."""
     out: Path
-    """File to write: .png, .gif for the whole way, .npy for the numbers themselves; a name without an ending is a folder of
-    pictures, one each; what else there is depends on the data."""
+    """File to write: .png, which says how it was made, .gif for the whole way, .npy for the numbers themselves; a name without an
+    ending is a folder of pictures, one each; what else there is depends on the data."""
     count: int | None = None
     """How many; 16 by default, or as many as there are in --source."""
     source: Path | None = None
@@ -53,7 +53,7 @@ class _Sample:
 
 
 def sample(args: Sequence[str]) -> None:
-    """Draw samples from a run."""
+    """Draw samples from a run; a PNG says how, to `langevin inspect`."""
     asked = parse(_Sample, args, "langevin sample")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -191,8 +191,15 @@ def trained(
     from langevin.recipes.report import preview
     from langevin.recipes.starting import start
 
+    new = [folder for folder in (out, *out.parents) if not folder.exists()]
     out.mkdir(parents=True, exist_ok=True)
-    run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
+    try:
+        run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
+    except BaseException:
+        with suppress(OSError):  # what something was written to stays
+            for folder in new:
+                folder.rmdir()
+        raise
     if trainer.group.first:
         if run.facts.class_names:
             print(f"classes: {', '.join(f'{k} {name}' for k, name in enumerate(run.facts.class_names))}", file=sys.stderr)

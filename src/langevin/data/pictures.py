@@ -13,7 +13,7 @@ from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.data.decode import SUFFIXES, Kept, Unreadable, decode, mirror, to_unit
 from langevin.data.scan import captions as read_captions
-from langevin.data.scan import check_broken, judge, scan
+from langevin.data.scan import check_broken, check_folder, judge, scan
 from langevin.data.split import check_split, in_split
 
 
@@ -47,7 +47,7 @@ class Pictures:
         groups: (N,) int64, which of `sizes` a picture has; None without `aspect`.
 
     Raises:
-        FileNotFoundError: if there are no pictures.
+        FileNotFoundError: if there are no pictures. NotADirectoryError: for a file.
         ValueError: if some cannot be read and broken is "fail", or are more than max_skipped.
     """
 
@@ -69,6 +69,7 @@ class Pictures:
         progress: bool = True,
         labels: bool = True,
     ) -> None:
+        check_folder(Path(folder))
         check_broken(broken)
         check_split(split, held_out)
         self.folder, self.size, self.channels = Path(folder), size, channels

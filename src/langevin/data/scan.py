@@ -27,6 +27,17 @@ def check_broken(broken: str) -> None:
         raise ValueError(f"broken is {broken!r}; choose 'fail' or 'skip'.")
 
 
+def check_folder(folder: Path) -> None:
+    """
+    Raises:
+        OSError: for a folder of pictures that is not there, or is a file.
+    """
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist; give a folder of pictures.")
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file; give a folder of pictures.")
+
+
 def judge(bad: Mapping[str, str], total: int, broken: str, max_skipped: float, what: str = "pictures") -> None:
     """Refuse broken samples, or warn of those that are left out; all are named.
 

@@ -37,12 +37,14 @@ def files_of(path: str | Path | Sequence[str | Path], suffix: str = ".txt") -> l
     """The files of a path: itself, or for a folder all below it whose names end so, in the order of their names.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there are none, or no such path.
     """
     given = [path] if isinstance(path, (str, Path)) else list(path)
     found: list[Path] = []
     for one in map(Path, given):
         inside = sorted(p for p in one.rglob(f"*{suffix}") if p.is_file()) if one.is_dir() else [one] * one.is_file()
+        if not one.exists():
+            raise ValueError(f"{one} does not exist; give a text, or a folder of {suffix} files.")
         if not inside:
             raise ValueError(f"{one} is no text, and no folder of {suffix} files; give one.")
         found += inside

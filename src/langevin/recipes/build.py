@@ -1,7 +1,7 @@
 """From a recipe to objects."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ class Run:
     """Which weights the denoiser has, in words; None for the average that training keeps."""
     seen: Mapping[str, Distance] | None = None
     """Distances of the objective that are networks, by field, once they are made."""
+    loaded: Mapping[str, Any] = field(default_factory=dict)
+    """How it was opened where that is not as usual, as the flags of `langevin sample` say it; for records."""
 
     @cached_property
     def teacher(self) -> Denoiser | None:
@@ -219,14 +221,27 @@ def _captioned(splits: tuple[Any, Any], words: Vocabulary | None) -> tuple[Any, 
     return train, Captioned(splits[1], words)
 
 
-def data(cfg: c.DataConfig, scan: Path | None = None) -> tuple[Any, Any]:
+def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tuple[Any, Any]:
     """(training data, held-out data), of any kind.
 
     Args:
         scan: JSON in which a scan of the data is remembered, so that it need not be read whole again.
+        field: of the recipe, for messages.
+
+    Raises:
+        FileNotFoundError: naming the field that says where data is, where nothing is.
     """
     if isinstance(cfg, c.TransferData):
         other = None if scan is None else scan.with_stem(f"{scan.stem}.source")
-        join, target, source = Pairs if cfg.paired else Unpaired, data(cfg.target, scan), data(cfg.source, other)
+        join, target, source = (
+            Pairs if cfg.paired else Unpaired,
+            data(cfg.target, scan, f"{field}.target"),
+            data(cfg.source, other, f"{field}.source"),
+        )
         return join(target[0], source[0]), join(target[1], source[1])
+    for name in ("folder", "path", "x") if not isinstance(cfg, (c.MnistData, c.MoleculesData)) else ():
+        places = getattr(cfg, name, ())  # of molecules a word is a place too
+        for place in [places] if isinstance(places, str) else places:
+            if not Path(place).exists():
+                raise FileNotFoundError(f"{place} does not exist; say where the data is, {field}.{name} (--{field}.{name}).")
     return domain_of(cfg).read(cfg, scan)

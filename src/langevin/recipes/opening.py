@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 from torch import Tensor
@@ -52,7 +52,11 @@ def open_run(
     run.denoiser.to(place).eval().requires_grad_(False)
     said = [words]
     said += [f"adapters {file.name} at {strength:g}" for file, strength in (adapters or {}).items()]
-    return replace(run, folder=path, weights=" with ".join(said))
+    asked = {"weights": weights, "codec": codec}
+    loaded: dict[str, Any] = {name: str(value) for name, value in asked.items() if value is not None}
+    if adapters:
+        loaded["lora"] = [f"{file}:{strength:g}" for file, strength in adapters.items()]
+    return replace(run, folder=path, weights=" with ".join(said), loaded=loaded)
 
 
 def weights_of(origin: Path) -> dict[str, Tensor]:
@@ -89,6 +93,8 @@ def _read(file: Path, kind: type[M]) -> M:
             f"{file.parent} is what lv.fit left, with no recipe: build its denoiser again and call lv.fit(..., resume=True), "
             "or load its weights as docs/training.md says."
         )
+    if not file.exists() and (file.parent / "model_index.json").is_file():
+        raise ValueError(f"{file.parent} is a published model, and no run; use langevin generate, or lv.load.")
     if not file.exists():
         raise ValueError(f"{file.parent} is no run directory: it has no {file.name}; give what `langevin train --out` made.")
     raw = read_plain(file, _LIMIT)

@@ -1,23 +1,12 @@
-"""What a request may say: the options that a model reads, and peers' names for them."""
+"""What a request may say: the options that a model reads."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from langevin.config import PEERS
 from langevin.text.conditioning import Conditioner
 
-PEERS: Mapping[str, str] = {
-    "guidance_scale": "guidance", "true_cfg_scale": "guidance", "cfg_scale": "guidance", "guidance_rescale": "rescale",
-    "num_inference_steps": "steps", "num_steps": "steps", "timesteps": "plan", "sigmas": "plan", "scheduler": "plan",
-    "sampler": "plan", "negative_prompt": "negative", "generator": "seed", "num_images_per_prompt": "count",
-    "batch_size": "batch", "guess_mode": "guess", "control_guidance_start": "control_levels",
-    "control_guidance_end": "control_levels", "class_labels": "label", "width": "size", "height": "size", "latents": "start",
-    "init_image": "image", "denoising_strength": "strength", "mask_image": "mask", "control_image": "control",
-    "controlnet_conditioning_scale": "control_scale", "max_sequence_length": "length", "callback_on_step_end": "callback",
-    "on_step": "callback", "preview": "callback",
-    "crops_coords_top_left": "crop", "negative_crops_coords_top_left": "negative_crop", "ip_adapter_image": "like",
-}  # fmt: skip
-"""Options of others that are ours under another name."""
 TEXT: Mapping[str, Any] = {"clip_skip": 0, "weighted": False, "long": False, "length": None}
 """Options of text, of which each family reads some, with what they are where they are not said."""
 

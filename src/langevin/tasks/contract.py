@@ -39,7 +39,7 @@ class Defaults:
     Args:
         size: (width, height) in pixels. steps: evaluations.
         guidance: w of classifier-free guidance, 1 for none; of a model that is told it (`told`), what it is told.
-        multiple: sizes are multiples of it.
+        multiple: sizes are multiples of it. most: the longest side in pixels that the network has positions for, None for any.
         classes: how many labels there are, for models of classes.
         norm: of guided outputs, see `CFG`.
     """
@@ -51,6 +51,7 @@ class Defaults:
     multiple: int = 8
     classes: int | None = None
     norm: str = ""
+    most: int | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,9 @@ def refuse_missing(model: Any, image: object, mask: object, control: Sequence[ob
             "langevin.zoo.adapting, or --controlnet FOLDER."
         )
     if len(control) != nets:
-        raise ValueError(f"control has {len(control)} hints for {nets} networks; give one each.")
+        raise ValueError(
+            f"control has {len(control)} hints for {nets} networks; give one each by control= (--control PICTURE ...)."
+        )
 
 
 def further(

@@ -312,6 +312,12 @@ def _size(model: Any, size: tuple[int, int] | None, pictures: Sequence[Tensor] |
     width, height = size or model.defaults.size
     if width < 1 or height < 1 or width % multiple or height % multiple:
         raise ValueError(f"size is {width} x {height}; give multiples of {multiple} pixels.")
+    most = model.defaults.most
+    if most is not None and max(width, height) > most:
+        raise ValueError(
+            f"size is {width} x {height}, and this model knows positions in pictures of at most {most} x {most} pixels; give "
+            "size= (--size) up to that."
+        )
     return width, height
 
 

@@ -314,13 +314,24 @@ def parts(path: Path, configs: Mapping[str, Config] | None = None, **options: An
         return {"": network(path, where)}
     weights = open_weights(path)
     single = opened(weights.shapes, weights.read, given=configs, what=str(path))
-    return {part: _inside(single, part, path, where) for part in single.pieces}
+    return {part: _inside(single, part, path, where, configs) for part in single.pieces}
 
 
-def _inside(single: Single, part: str, file: Path, where: _Where) -> tuple[nn.Module, Config]:
-    """A network of a single file."""
+def _inside(single: Single, part: str, file: Path, where: _Where, given: Mapping[str, Config] | None) -> tuple[nn.Module, Config]:
+    """A network of a single file.
+
+    Args:
+        given: configurations that were, by name.
+    """
     piece = single.pieces[part]
-    return _made(registry.component(piece.kind), piece.config, piece, f"{file}: {part}", where), piece.config
+    try:
+        return _made(registry.component(piece.kind), piece.config, piece, f"{file}: {part}", where), piece.config
+    except ValueError as error:
+        if (given or {}).get(part):
+            raise
+        # what no shape tells was taken to be as published
+        said = str(error).removesuffix(".")
+        raise ValueError(f"{said}; where its sizes are not published ones, say configs=FOLDER (--configs FOLDER).") from error
 
 
 def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[str, Config] | Path | None) -> Any:
@@ -333,7 +344,7 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
 
     lacks = _lacking(single, beside)
     if single.pipeline is None or (lacks and beside is None):
-        return {part: _inside(single, part, file, where)[0] for part in single.pieces}
+        return {part: _inside(single, part, file, where, given)[0] for part in single.pieces}
     if lacks:
         raise ValueError(
             f"{file} is a {single.pipeline}, which needs {' and '.join(lacks)} beside it, and {beside} has no such part; give a "
@@ -342,7 +353,7 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
 
     def net(part: str) -> tuple[nn.Module, Config]:
         if part in single.pieces:
-            return _inside(single, part, file, where)
+            return _inside(single, part, file, where, given)
         assert beside is not None
         folder = beside / part
         config = read_config(folder / "config.json")

@@ -291,13 +291,15 @@ def _defaults(kind: Kind, config: Config, codec: Codec | None, name: str, schedu
     sample = config.get("sample_size")
     if isinstance(sample, (list, tuple)):
         made = replace(made, size=(sample[1] * factor, sample[0] * factor))
-    elif isinstance(sample, int) and kind.text not in ("sd3", "flux"):
+    elif isinstance(sample, int) and kind.text != "flux":
         made = replace(made, size=(sample * factor, sample * factor))
     packed = config.get("patch_size") == 1 and config["_class_name"] == "FluxTransformer2DModel"
     multiple = factor * (2 if packed else int(config.get("patch_size") or 1))
     if "num_train_timesteps" not in config and codec is None:
         multiple = made.multiple
     made = replace(made, multiple=max(multiple, 1))
+    if kind.text == "sd3" and config.get("pos_embed_max_size"):
+        made = replace(made, most=int(config["pos_embed_max_size"]) * multiple)
     if name == "DiTPipeline":
         made = replace(made, classes=int(config.get("num_embeds_ada_norm", 1000)))
     if not kind.text and config.get("num_class_embeds") and config.get("class_embed_type") is None:

@@ -291,9 +291,13 @@ def _single(model: Any, parts: Parts, path: Path, layout: str | None, dtype: tor
         raise ValueError(
             f"layout is {layout!r}, which holds {', '.join(sorted(places))}, and the model is of {', '.join(parts)}."
         )
-    if left := [name for name in parts if name not in places]:
+    left = [name for name in parts if name not in places]
+    if getattr(model, "conditioner", None) is not None:
+        left += [name.replace("text_encoder", "tokenizer") for name in parts if name.startswith("text_encoder")]
+    if left:
         warnings.warn(
-            f"{path.name} does not hold {' and '.join(left)}, for which its layout has no place; keep them beside it.",
+            f"{path.name} does not hold {' and '.join(left)}, for which its layout has no place; keep them, and say where by "
+            "beside= (--beside FOLDER).",
             stacklevel=3,
         )
     made = {

@@ -136,9 +136,15 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def alone(path: Path) -> Path:
-    """The one file of weights of a folder without a configuration, as repositories of single files are; else the path itself."""
+    """The one file of weights of a folder without a configuration, as repositories of single files are; else the path itself.
+
+    Raises:
+        ValueError: for the directory of a run, whose files are no published model.
+    """
     if not _is_folder(path) or is_file(path / "model_index.json") or is_file(path / "config.json"):
         return path
+    if is_file(path / "recipe.json"):
+        raise ValueError(f"{path} is a run, and no published model; use langevin sample, or lv.open_run.")
     files = weight_files(path)
     return files[0] if len(files) == 1 else path
 

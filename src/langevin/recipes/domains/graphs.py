@@ -27,6 +27,7 @@ from langevin.graphs.features import Structural, Valencies
 from langevin.graphs.properties import PROPERTIES, properties_of
 from langevin.heads import HEADS
 from langevin.networks import GraphRegressor, GraphTransformer
+from langevin.pictures import save_png
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains import Asked, Domain
@@ -34,6 +35,7 @@ from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts, GraphFacts
 from langevin.recipes.processes import scheduled
+from langevin.recipes.recorded import record_of
 
 VALID: dict[str, Callable[[Tensor], bool]] = {
     "connected": metrics.connected,
@@ -209,7 +211,7 @@ class GraphDomain(Domain):
         """Samples drawn, five in a row."""
         count = max(10, 2 * rows)
         x = draw(run, count, seed=seed, label=label, **options)
-        return _saved(self.picture(run, self.graphs(run, x), 5), stem.with_suffix(".png"))
+        return save_png(self.picture(run, self.graphs(run, x), 5), stem.with_suffix(".png"))
 
     def animation(self, run: Run, path: Path, seed: int = 0, count: int | None = None, **options: Any) -> Path | None:
         """How graphs come about, each in the places that its nodes have in the end, in at most 40 pictures."""
@@ -228,7 +230,7 @@ class GraphDomain(Domain):
         """A picture (.png), or a list of nodes and edges (.json), as `read_graphs` takes it."""
         graphs = self.graphs(run, x)
         if path.suffix == ".png":
-            return _saved(self.picture(run, graphs, 5), path)
+            return save_png(self.picture(run, graphs, 5), path, record_of(run, len(graphs), **options))
         known = of(run.facts)
         told = []
         for g in graphs:
@@ -331,12 +333,6 @@ def _classes(source: Graphs, name: str) -> bool:
     """Whether a condition is of classes, and no number."""
     values = (source.cond or {}).get(name)
     return name == "label" and values is not None and not values.is_floating_point()
-
-
-def _saved(image: Image.Image, path: Path) -> Path:
-    with staged(path) as beside:
-        image.save(beside)
-    return path
 
 
 DOMAIN = GraphDomain()

@@ -30,6 +30,7 @@ from langevin.recipes.captions import Vocabulary, learn
 from langevin.recipes.domains import Asked, Domain
 from langevin.recipes.drawing import asked_prompts, begins, draw
 from langevin.recipes.facts import Facts
+from langevin.recipes.recorded import record_of, record_of_one
 from langevin.tasks.likelihood import dequantised
 
 OF_RUNS = {
@@ -85,16 +86,20 @@ class PictureDomain(Domain):
         return picture_of_samples(run, stem.with_suffix(".png"), rows, seed, label, **options)
 
     def write(self, run: Run, x: Any, path: Path, **options: Any) -> Path:
-        """A picture (.png), numbers (.npy), or a folder of pictures; a product's labels go to .json beside it."""
+        """A picture (.png), numbers (.npy), or a folder of pictures; a product's labels go to .json beside it. Pictures say
+        how they were drawn."""
         count = len(next(iter(leaves(x).values())))
         if not path.suffix:
+            record = record_of(run, count, **options)
             for k, one in enumerate(as_pictures(run, x)):
-                pictures.save_png(pictures.grid(one[None], 1, scale=1, gap=0), path / f"{k:06d}.png")
+                sheet = pictures.grid(one[None], 1, scale=1, gap=0)
+                pictures.save_png(sheet, path / f"{k:06d}.png", record_of_one(record, k))
         elif path.suffix == ".npy":
             write_numbers(x["image"] if isinstance(x, dict) else x, path)
         else:
             texts = asked_prompts(run, count, options.get("prompts", ()))
-            _page(as_pictures(run, x), begins(run, count, options.get("source")), path, texts=texts)
+            record = record_of(run, count, **options)
+            _page(as_pictures(run, x), begins(run, count, options.get("source")), path, texts=texts, record=record)
         if isinstance(x, dict):
             write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
         return path
@@ -368,15 +373,18 @@ def picture_of_samples(run: Run, path: Path, rows: int = 10, seed: int = 0, labe
     return _page(x, begins(run, len(x), None), path, columns, asked_prompts(run, len(x), options.get("prompts", ())))
 
 
-def _page(x: Tensor, begins: Tensor | None, path: Path, columns: int = 10, texts: Sequence[str] | None = None) -> Path:
+def _page(
+    x: Tensor, begins: Tensor | None, path: Path, columns: int = 10, texts: Sequence[str] | None = None,
+    record: Mapping[str, Any] | None = None,
+) -> Path:  # fmt: skip
     """Pictures (N, C, H, W), every row of them below the row of what it began at, where that is given, or each above its
     caption."""
     if texts is not None:
-        return pictures.save_captioned(x, texts, path, columns)
+        return pictures.save_captioned(x, texts, path, columns, record)
     if begins is not None:
         columns = min(columns, len(x))
         x = torch.cat([torch.cat(both) for both in zip(begins.cpu().split(columns), x.cpu().split(columns), strict=True)])
-    return pictures.save_images(x, path, columns)
+    return pictures.save_images(x, path, columns, record)
 
 
 def write_numbers(x: Tensor, path: Path) -> Path:

@@ -23,6 +23,7 @@ from langevin.recipes.domains.pictures import classes_of, network, of_arrays, wr
 from langevin.recipes.drawing import draw, labels_of
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts, TableFacts
+from langevin.recipes.recorded import record_of
 
 
 class PointDomain(Domain):
@@ -78,7 +79,7 @@ class PointDomain(Domain):
 
     def write(self, run: Run, x: Tensor, path: Path, **options: Any) -> Path:
         if path.suffix == ".png":
-            return plot([("samples", x)], path)
+            return plot([("samples", x)], path, record_of(run, len(x), **options))
         own = self._own(run, x.cpu())
         return write_numbers(own, path) if path.suffix == ".npy" else self._csv(run, own, path, options.get("label"))
 
@@ -135,7 +136,7 @@ class PointDomain(Domain):
         return ()  # it has one measure
 
 
-def plot(points: Sequence[tuple[str, Tensor]], path: Path) -> Path:
+def plot(points: Sequence[tuple[str, Tensor]], path: Path, record: Mapping[str, Any] | None = None) -> Path:
     """Point sets (N, D) side by side in a plane: of the first principal axes of the first set, or values against their ranks."""
     wide = points[0][1].shape[1]
     first = points[0][1].double().cpu()
@@ -147,7 +148,7 @@ def plot(points: Sequence[tuple[str, Tensor]], path: Path) -> Path:
         if at.shape[1] == 1:
             at = torch.cat([at.sort(0).values, (torch.arange(len(at))[:, None] + 0.5) / len(at)], 1)
         shown.append((title, at))
-    return pictures.plot_points(shown, path)
+    return pictures.plot_points(shown, path, record)
 
 
 DOMAIN = PointDomain()
