@@ -239,8 +239,9 @@ def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tu
             data(cfg.source, other, f"{field}.source"),
         )
         return join(target[0], source[0]), join(target[1], source[1])
-    for name in ("folder", "path", "x") if not isinstance(cfg, (c.MnistData, c.MoleculesData)) else ():
-        places = getattr(cfg, name, ())  # of molecules a word is a place too
+    words = isinstance(cfg, (c.MnistData, c.MoleculesData, c.GraphsData))  # whose places may be words, such as planar
+    for name in () if words else ("folder", "path", "x"):
+        places = getattr(cfg, name, ())
         for place in [places] if isinstance(places, str) else places:
             if not Path(place).exists():
                 raise FileNotFoundError(f"{place} does not exist; say where the data is, {field}.{name} (--{field}.{name}).")
