@@ -437,6 +437,8 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
         if not trainer.finished:
             trainer.run()
         trainer.close()
+        if not trainer.finished:
+            raise SystemExit(f"{method} was stopped at update {trainer.step}; the same command goes on.")
         last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
         seconds = last["step"] * run.recipe.train.batch / last["samples_per_second"]
         seconds += float(pairs_took.read_text()) if pairs_took.exists() else 0.0
