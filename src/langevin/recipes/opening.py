@@ -75,7 +75,7 @@ def read_recipe(path: str | Path) -> c.Recipe:
     Raises:
         ValueError: if there is none, or it is damaged.
     """
-    return _read(Path(path) / RECIPE_FILE, c.Recipe)
+    return read_as(Path(path) / RECIPE_FILE, c.Recipe)
 
 
 def read_facts(path: str | Path) -> Facts:
@@ -84,10 +84,11 @@ def read_facts(path: str | Path) -> Facts:
     Raises:
         ValueError: if there is none, or it is damaged.
     """
-    return _read(Path(path) / FACTS_FILE, Facts)
+    return read_as(Path(path) / FACTS_FILE, Facts)
 
 
-def _read(file: Path, kind: type[M]) -> M:
+def read_as(file: Path, kind: type[M]) -> M:
+    """What stands in a JSON file of a run's directory, as a settings class. Raises ValueError as `read_recipe`."""
     if not file.exists() and (file.parent / "checkpoints").is_dir():
         raise ValueError(
             f"{file.parent} is what lv.fit left, with no recipe: build its denoiser again and call lv.fit(..., resume=True), "

@@ -32,7 +32,7 @@ from langevin.recipes.config.regressing import NETWORK, TRAIN
 from langevin.recipes.devices import device_of
 from langevin.recipes.domains.graphs import GraphDomain, of
 from langevin.recipes.facts import Facts
-from langevin.recipes.opening import _read
+from langevin.recipes.opening import read_as
 from langevin.recipes.ready.variant import but
 from langevin.recipes.weights import held, put
 from langevin.training import Model
@@ -169,7 +169,7 @@ def open_regressor(path: str | Path, run: Run) -> Regressor:
     file = Path(path) / FILE
     if not file.exists():
         raise ValueError(f"{path} is no regressor: it has no {FILE}; give what `langevin regress --out` made.")
-    kept = _read(file, Kept)
+    kept = read_as(file, Kept)
     fits(run, kept)
     assert isinstance(run.domain, GraphDomain)
     model = Model(_net(run.domain, kept, run), kept.facts.shape)
