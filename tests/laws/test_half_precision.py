@@ -53,6 +53,7 @@ ROWS = {
 OTHERS = {
     "Autoencoder",
     "CategoryPort",
+    "GraphRegressor",
     "PatchCritic",
     "PicturePort",
     "PixelBeliefs",

@@ -207,18 +207,19 @@ def _before(run: Run, out: Path, asked: Asked) -> tuple[list[dict[str, float]], 
         raise ValueError(f"{out} holds designs that were asked for otherwise; ask for the same, or choose another directory.")
     if found.get("weights", of_weights(run)) != of_weights(run):
         raise ValueError(f"{out} holds designs of other weights than this run's; put those back, or choose another directory.")
-    return found["rounds"], found["designs"]
+    return [{n: math.nan if v is None else v for n, v in line.items()} for line in found["rounds"]], found["designs"]
 
 
 def _keep(run: Run, out: Path, told: list[dict[str, float]], pool: dict[str, float], asked: Asked) -> None:
     out.mkdir(parents=True, exist_ok=True)
     best = sorted(pool, key=lambda s: (-pool[s], s))
+    rounds = [{n: None if math.isnan(v) else v for n, v in line.items()} for line in told]  # a mean of nothing is no JSON
     write(out / "best.smi", "".join(f"{s}\t{pool[s]:.4f}\n" for s in best[:1000]))
-    write(out / "rounds.jsonl", "".join(f"{json.dumps(line)}\n" for line in told))
+    write(out / "rounds.jsonl", "".join(f"{json.dumps(line)}\n" for line in rounds))
     if shown := _best(run, pool, 20):
         with staged(out / "best.png") as beside:
             legends = [f"{pool[s]:.3f}" for s in shown]
             molecules.picture(list(shown.values()), of(run.facts).node_types, 5, legends).save(beside)
     # last: it is what says that the round is done
-    said = {"asked": _settings(asked), "weights": of_weights(run), "rounds": told, "designs": pool}
+    said = {"asked": _settings(asked), "weights": of_weights(run), "rounds": rounds, "designs": pool}
     write(out / "designs.json", json.dumps(said))
