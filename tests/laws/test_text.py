@@ -95,7 +95,7 @@ def test_a_folder_is_its_files_in_order(tmp_path):
         (tmp_path / name).write_text(text)
     source = Text(tmp_path, length=2, split="all", held_out=0)
     assert source.alphabet.text(source.tokens) == "first second"
-    with pytest.raises(ValueError, match="is no text"):
+    with pytest.raises(ValueError, match="does not exist"):
         Text(tmp_path / "none")
     (tmp_path / "a.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="is no UTF-8"):
