@@ -24,6 +24,8 @@ from langevin.networks.linear import Linear
 from langevin.strengths import factor
 from langevin.tensors import digest, load, metadata, save
 
+LARGEST = 2.0**30
+"""Alpha: a larger one is none that was trained, and soon none that float32 holds."""
 FORMAT = "langevin-lora-1"
 Layer = nn.Linear | nn.Conv2d
 
@@ -417,7 +419,7 @@ def _read(path: Path) -> tuple[dict[str, float], dict[str, Tensor], dict[str, Te
     if not alphas or expected != set(tensors):
         odd = sorted(expected ^ set(tensors))[:20]
         raise ValueError(f"{path} is not whole: tensors and metadata disagree on {', '.join(odd) or 'everything, it is empty'}.")
-    finite = all(math.isfinite(a) for a in alphas.values()) and all(bool(s.isfinite().all()) for s in scales.values())
+    finite = all(abs(a) <= LARGEST for a in alphas.values()) and all(bool(s.isfinite().all()) for s in scales.values())
     if not finite or any(t.ndim not in (2, 4) or not len(t) for t in tensors.values()):
-        raise ValueError(f"{path} has an alpha that is not finite, or tensors that are no matrices.")
+        raise ValueError(f"{path} has an alpha that is not finite or above {LARGEST:g}, or tensors that are no matrices.")
     return alphas, scales, tensors, base

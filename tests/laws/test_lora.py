@@ -253,6 +253,7 @@ def test_files_that_fit_badly_are_refused_and_add_nothing(tmp_path):
         "another network": ({**tensors, first: torch.zeros(3, 2)}, said),
         "damaged metadata": (tensors, {**said, "layers": "[1, 2]"}),
         "not finite": (tensors, {**said, "layers": said["layers"].replace("8.0", "NaN")}),
+        "or above": (tensors, {**said, "layers": said["layers"].replace("8.0", "1e300")}),
         "no metadata": (tensors, None),
     }
     for message, (content, metadata) in cases.items():
