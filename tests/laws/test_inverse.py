@@ -345,6 +345,8 @@ def test_gmres_solves_each_sample_by_itself():
     x = inverse.solve(lambda v: torch.einsum("bij,bj->bi", m, v), b, 5)
     assert torch.allclose(torch.einsum("bij,bj->bi", m, x), b, atol=1e-9)
     assert torch.equal(inverse.solve(lambda v: v, torch.zeros(2, 3), 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="not finite beside this measurement"):
+        inverse.solve(lambda v: v * torch.nan, torch.ones(2, 3), 3)
 
 
 # The task

@@ -372,6 +372,9 @@ def solve(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, toleran
     """M x = b by GMRES, each sample by itself; `apply` is M on (B, ...). At most `iterations` uses of M.
 
     Stops where all residuals are below `tolerance` times |b|, or the space is exhausted.
+
+    Raises:
+        ValueError: where M x is not finite.
     """
     shape, dtype, b = b.shape, b.dtype, b.flatten(1).double()
     size = b.norm(dim=1)
@@ -391,6 +394,11 @@ def solve(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int, toleran
         column[:, k + 1] = torch.where(spent, 0.0, rest)
         columns.append(column)
         h = torch.stack(columns, 2)[:, : k + 2]
+        if not bool(h.isfinite().all()):
+            raise ValueError(
+                "the model's beliefs are not finite beside this measurement, which it may hold impossible; raise std, or measure "
+                "what it can draw."
+            )
         right = torch.zeros(len(b), k + 2, 1, dtype=b.dtype, device=b.device)
         right[:, 0, 0] = size
         y = (torch.linalg.pinv(h, rtol=1e-13) @ right).squeeze(2)
