@@ -38,6 +38,8 @@ from langevin.tasks.writing import write
 PARTS = ("digits", "licences", "shakespeare", "infill", "samplers", "peers")
 FIELDS = ("part", "model", "measure", "value", "error", "parameters", "updates", "seconds", "note")
 LENGTH = 128
+HOLE = (torch.arange(LENGTH) >= LENGTH // 4) & (torch.arange(LENGTH) < 3 * LENGTH // 4)
+"""The middle half of a window."""
 
 
 class Table:
@@ -296,8 +298,7 @@ def infill(table: Table, asked: argparse.Namespace) -> None:
     masked, _, test, _, _ = ready("shakespeare", asked)
     after, _, _, _, _ = ready("shakespeare-autoregressive", asked)
     x = test.batch(torch.arange(0, min(len(test), asked.windows))).x
-    at = torch.arange(LENGTH)
-    hole, end = (at >= LENGTH // 4) & (at < 3 * LENGTH // 4), 3 * LENGTH // 4
+    hole, end = HOLE, 3 * LENGTH // 4
     rows = {
         "masked, given both sides": bits_of_hole(masked, x, hole, LENGTH),
         "masked, given what is before": bits_of_hole(masked, x, hole, end),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from discrete import FORMS, LENGTH, ready
+from discrete import FORMS, HOLE, LENGTH, ready
 from torch import Tensor
 
 import langevin as lv
@@ -58,13 +58,11 @@ def holes(model: Any, test: Any, count: int = 3) -> str:
     """Held-out windows whose middle half is filled, beside what was there."""
     index = torch.linspace(0, len(test) - 1, count + 2).long()[1:-1]
     x: Tensor = test.batch(index).x
-    at = torch.arange(LENGTH)
-    hole = (at >= LENGTH // 4) & (at < 3 * LENGTH // 4)
     made = []
     for row in x:
-        found = infill(model, lv.plans.confidence(32, temperature=0.0), row, hole, seed=1)[0]
+        found = infill(model, lv.plans.confidence(32, temperature=0.0), row, HOLE, seed=1)[0]
         parts = [test.text(found[a:b]) for a, b in ((0, LENGTH // 4), (LENGTH // 4, 3 * LENGTH // 4), (3 * LENGTH // 4, LENGTH))]
-        was = test.text(row[hole])
+        was = test.text(row[HOLE])
         made.append(f"{fenced(f'{parts[0]}⟦{parts[1]}⟧{parts[2]}')}\nThere stood:\n\n{fenced(was)}")
     return "\n".join(made)
 

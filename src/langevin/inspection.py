@@ -75,6 +75,11 @@ def _sampled(record: Mapping[str, Any]) -> str:
     return shlex.join(["sample", "RUN", *words, "--out", "FOLDER" if "id" in record else "FILE.png"])
 
 
+def numbered(names: Iterable[str]) -> str:
+    """Classes in words, each with its number."""
+    return ", ".join(f"{k} {name}" for k, name in enumerate(names))
+
+
 def _run(path: Path, check: bool) -> str:
     recipe = read_json(path / "recipe.json", _RECIPE_LIMIT)
     if not isinstance(recipe, dict) or not isinstance(recipe.get("train", {}), dict):
@@ -87,7 +92,7 @@ def _run(path: Path, check: bool) -> str:
     ]
     facts = read_json(path / "facts.json", _RECIPE_LIMIT) if (path / "facts.json").exists() else {}
     if isinstance(names := facts.get("class_names") if isinstance(facts, dict) else None, list):
-        lines.append(f"classes {', '.join(f'{k} {name}' for k, name in enumerate(names))}")
+        lines.append(f"classes {numbered(names)}")
     if isinstance(begun := recipe.get("finetune"), dict) and begun.get("origin"):
         lines.append(f"fine-tuned {json.dumps(begun)}")
     found = steps(path / "checkpoints")

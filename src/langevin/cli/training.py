@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from langevin.cli.asking import Refusal, parse, taken
+from langevin.inspection import numbered
 from langevin.recipes import RECIPES, Recipe, recipe
 from langevin.recipes import config as c
 from langevin.recipes.objectives import ObjectiveConfig
@@ -202,7 +203,7 @@ def trained(
         raise
     if trainer.group.first:
         if run.facts.class_names:
-            print(f"classes: {', '.join(f'{k} {name}' for k, name in enumerate(run.facts.class_names))}", file=sys.stderr)
+            print(f"classes: {numbered(run.facts.class_names)}", file=sys.stderr)
         warm, total = run.recipe.train.warmup, trainer.total
         if warm > total / 2:
             print(f"the rate rises for {warm} samples of the run's {total} and hardly comes near {run.recipe.train.lr:g}; "

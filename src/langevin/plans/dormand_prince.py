@@ -34,6 +34,11 @@ class Arrival(NamedTuple):
     before_at: Tensor
 
 
+def along(u: Tensor, part: Tensor) -> Tensor:
+    """Numbers of samples (B,), broadcastable against `part` (B, ...), as it is."""
+    return u.reshape(-1, *[1] * (part.ndim - 1)).to(part)
+
+
 def integrate(
     slope: Slope, state: State, start: float, stop: float, rtol: float, atol: float, parts: int = 20, largest: float = 5.0
 ) -> Arrival:
@@ -53,14 +58,11 @@ def integrate(
     now, first = state, slope(state, at)
     before, before_at = first, at.clone()
 
-    def along(u: Tensor, part: Tensor) -> Tensor:
-        return u.reshape(-1, *[1] * (part.ndim - 1)).to(part)
-
     while bool((sign * at < sign * stop).any()):
         size = sign * torch.minimum(sign * size, sign * (stop - at))
         stages, moved = [first], now
         for row, share in zip(A[1:], C[1:], strict=True):
-            moved = _moved(now, size, row, stages, along)
+            moved = _moved(now, size, row, stages)
             there = at + share * size
             stages.append(slope(moved, there.clamp(max=stop) if sign > 0 else there.clamp(min=stop)))
         worst = torch.zeros_like(at)
@@ -80,9 +82,7 @@ def integrate(
     return Arrival(now, first, before, before_at)
 
 
-def _moved(
-    now: State, size: Tensor, row: tuple[float, ...], stages: list[State], along: Callable[[Tensor, Tensor], Tensor]
-) -> State:
+def _moved(now: State, size: Tensor, row: tuple[float, ...], stages: list[State]) -> State:
     out = []
     for i, part in enumerate(now):
         step, moved = along(size, part), part

@@ -12,6 +12,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.schedule import Schedule
+from langevin.plans.dormand_prince import along
 
 _NEAR = 1e-5  # of log(alpha/sigma), within which the end is reached
 _STEADY = 1e-8  # added to errors, of which the inverse is taken
@@ -78,9 +79,6 @@ class AdaptiveDPM(DrivingRow):
         schedule, like = leaf.schedule, z[name]
         begin, end = (float(schedule.lam(t)) / 2 for t in (self.start, self.stop))
 
-        def along(u: Tensor) -> Tensor:
-            return u.reshape(-1, *[1] * (like.ndim - 1)).to(like)
-
         calls = 0
 
         def noise(y: Tensor, at: Tensor) -> Tensor:
@@ -90,10 +88,10 @@ class AdaptiveDPM(DrivingRow):
                 raise ValueError(f"most is {self.most} and dpm_adaptive needs more evaluations; raise it, or the tolerances.")
             levels = schedule.invert((2 * at).clamp(2 * begin, 2 * end))
             levels = torch.where(at <= begin, self.start, torch.where(at >= end, self.stop, levels))
-            state = y * along(schedule(levels)[0])
+            state = y * along(schedule(levels)[0], y)
             belief = evaluate({name: state}, {name: expand(levels, state)})
             mean = belief.mean if name == "" else belief[name].mean
-            return (y - mean) * along(at.exp())
+            return (y - mean) * along(at.exp(), y)
 
         y = like / float(schedule(self.start)[0])
         before, at = y, torch.full((len(y),), begin, dtype=torch.float64)
@@ -102,7 +100,7 @@ class AdaptiveDPM(DrivingRow):
         p, i, d = (v / self.order for v in (self.proportional, self.integral, self.derivative))
         while bool((left := at < end - _NEAR).any()):
             stop = torch.where(left, (at + size).clamp(max=end), at + _NEAR)
-            low, high = self._both(noise, along, y, at, stop - at)
+            low, high = self._both(noise, y, at, stop - at)
             allowed = (self.rtol * torch.maximum(low.abs(), before.abs())).clamp(min=self.atol)
             error = ((low - high) / allowed).flatten(1).double().square().mean(1).cpu()
             error = (error.mean().expand_as(error) if self.together else error).sqrt()
@@ -118,19 +116,17 @@ class AdaptiveDPM(DrivingRow):
             size = size * factor
         return {name: y * float(schedule(self.stop)[0])}
 
-    def _both(
-        self, noise: Callable[[Tensor, Tensor], Tensor], along: Callable[[Tensor], Tensor], y: Tensor, at: Tensor, h: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _both(self, noise: Callable[[Tensor, Tensor], Tensor], y: Tensor, at: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         """The step of size h by both methods (2206.00927, alg. 1 and 2)."""
 
         def move(share: float, slope: Tensor) -> Tensor:
             """sigma/alpha that share of the way on, times the integral of exp over it, of a noise that does not change."""
-            return y - along((-at - share * h).exp() * torch.expm1(share * h)) * slope
+            return y - along((-at - share * h).exp() * torch.expm1(share * h), y) * slope
 
         def bend(share: float) -> Tensor:
             """What a slope of the noise over a step that long adds to it, in units of the step."""
             part = share * h
-            return along(torch.expm1(part) / part - 1) / along(torch.expm1(part))
+            return along(torch.expm1(part) / part - 1, y) / along(torch.expm1(part), y)
 
         first = noise(y, at)
         if self.order == 2:

@@ -64,10 +64,10 @@ def start(
             f"train.valid_every is {recipe.train.valid_every}, and reflow learns pairs that its teacher makes, of which none are "
             "held out; leave it out."
         )
-    weights, origin = _begin_with(recipe.finetune, out, resume)
+    begun = read_facts(out) if resume and (out / FACTS_FILE).exists() else None
+    weights, origin = _begin_with(recipe.finetune, out, begun)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
-    begun = read_facts(out) if resume and (out / FACTS_FILE).exists() else None
     if begun is not None:
         run = _as_begun(run, begun, out, weights, other_data)
     group = Group.join(device_of_process(device), shard)
@@ -77,7 +77,7 @@ def start(
     if not group.first:  # which read what the first has trained and kept
         seen = distances.seen(run, out, before)
     run = replace(run, seen=seen)._sharing(run.__dict__)
-    known = {"origin": origin, "teacher": _teach(run, out, resume), "distance": before or distances.data_of(run)}
+    known = {"origin": origin, "teacher": _teach(run, out, begun), "distance": before or distances.data_of(run)}
     facts = run.facts.model_copy(update=known)
     run.denoiser.to(group.device)
     reading = run.reading
@@ -131,14 +131,13 @@ def _as_begun(run: Run, was: Facts, out: Path, weights: Mapping[str, Tensor] | N
     return replace(run, facts=run.facts.model_copy(update={"codec": known}))._sharing(run.__dict__)
 
 
-def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[str, Tensor] | None, str | None]:
+def _begin_with(cfg: c.FinetuneConfig, out: Path, begun: Facts | None) -> tuple[dict[str, Tensor] | None, str | None]:
     """Weights for a run to begin with, if a checkpoint does not hold them yet, and their hash."""
     if cfg.origin is None:
         if cfg.lora.rank:
             raise ValueError(f"finetune.lora.rank is {cfg.lora.rank}, but adapters need trained weights; say --from RUN.")
         return None, None
-    facts = out / FACTS_FILE
-    before = read_facts(out).origin if resume and facts.exists() else None
+    before = begun.origin if begun is not None else None
     if before is not None and steps(out / "checkpoints"):
         return None, before
     weights = weights_of(Path(cfg.origin))
@@ -151,12 +150,11 @@ def _begin_with(cfg: c.FinetuneConfig, out: Path, resume: bool) -> tuple[dict[st
     return weights, now
 
 
-def _teach(run: Run, out: Path, resume: bool) -> str | None:
+def _teach(run: Run, out: Path, begun: Facts | None) -> str | None:
     """Give the teacher its weights, if a checkpoint does not hold them yet; their hash."""
     if run.teacher is None or run.recipe.teacher is None:
         return None
-    facts = out / FACTS_FILE
-    before = read_facts(out).teacher if resume and facts.exists() else None
+    before = begun.teacher if begun is not None else None
     pairs = run.recipe.objective.kind == "reflow"  # its teacher is in no checkpoint: the pairs are what it taught
     if before is not None and steps(out / "checkpoints") and not pairs:
         found = load_latest(out / "checkpoints", parts=("objective",))

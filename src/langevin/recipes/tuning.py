@@ -21,7 +21,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
-from langevin.files import parse_json, read_plain, write
+from langevin.files import parse_json, read_json, read_plain, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
@@ -163,7 +163,7 @@ def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[s
     asked = {"prior": cfg.prior, "origin": cfg.origin, "count": cfg.prior_count, "steps": cfg.prior_steps, "size": size,
              "seed": cfg.seed, "variant": cfg.variant}  # fmt: skip
     if (record := folder / "asked.json").exists():
-        was = parse_json(read_plain(record, 2**16), record)
+        was = read_json(record, 2**16)
         if differing := [k for k in asked if was.get(k) != asked[k]]:
             k = differing[0]
             raise ValueError(

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from langevin.files import parse_json, read_plain
+from langevin.files import read_json
 from langevin.text.alphabets import Alphabet, Bytes, Characters, Pieces
 from langevin.text.pieces import byte_of
 
@@ -69,7 +69,7 @@ def from_json(path: str | Path) -> Alphabet:
         ValueError: for a file that cannot be read, or that splits or joins otherwise, in words that say where.
     """
     path = Path(path)
-    told = parse_json(read_plain(path, _LIMIT), path)
+    told = read_json(path, _LIMIT)
     model, before = (_part(told, name, path) for name in ("model", "pre_tokenizer"))
     if told.get("normalizer") is not None:
         raise ValueError(

@@ -11,7 +11,7 @@ from langevin.core.schedule import Schedule
 from langevin.plans.first_order import euler, euler_ancestral
 from langevin.plans.grids import Grid
 from langevin.plans.multistep import lms, multistep, papers_second_order, rounded
-from langevin.plans.profiles.solvers import NAMED, falling, lacking, plain
+from langevin.plans.profiles.solvers import falling, lacking, plain
 from langevin.plans.runge_kutta import TABLEAUS, between, dpm_2, dpmpp_single, heun, stages, thirds
 
 Builder: TypeAlias = Callable[[int, Grid], Draft]
@@ -111,6 +111,3 @@ SIGMA: dict[str, Builder] = {  # diffusers' schedulers that step in sigma/alpha
     "dpm_2": dpm_2,
     "dpm_2_ancestral": dpm_2_ancestral,
 }
-SOLVER: dict[str, Builder] = {name: solver.draft for name, solver in NAMED.items()}
-"""And those that step in log-SNR."""
-EDM: dict[str, Builder] = {n: {**SIGMA, **SOLVER}[n] for n in ("heun", "euler", "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m")}

@@ -12,9 +12,7 @@ from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps, euler_ancestral
 from langevin.plans.grids import given
 from langevin.plans.profiles.methods import (
-    EDM,
     SIGMA,
-    SOLVER,
     Builder,
     dpm_2_ancestral,
     dpm_fast,
@@ -22,10 +20,11 @@ from langevin.plans.profiles.methods import (
     dpmpp_3m_sde,
     dpmpp_sde,
 )
-from langevin.plans.profiles.solvers import chosen
+from langevin.plans.profiles.solvers import NAMED, chosen
 from langevin.plans.profiles.tables import known, levels_of, ramp, written_out
 from langevin.plans.runge_kutta import dpmpp_single, edm_stochastic
 
+EDM = ("heun", "euler", "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m")
 NOISY = ("euler_ancestral", "dpm_2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde")
 CHURNED = ("euler", "heun", "dpm_2")
 
@@ -70,7 +69,7 @@ def k_diffusion(
         "euler_ancestral": lambda n, grid: euler_ancestral(n, eta, grid),
         "dpm_2_ancestral": lambda n, grid: dpm_2_ancestral(n, grid, eta),
         "dpmpp_2s_ancestral": lambda n, grid: dpm_2_ancestral(n, grid, eta, "x0"),
-        "dpmpp_2m": SOLVER["dpmpp_2m"],
+        "dpmpp_2m": NAMED["dpmpp_2m"].draft,
         "dpmpp_2s": lambda n, grid: dpmpp_single(n, grid=grid),
         "dpmpp_sde": lambda n, grid: dpmpp_sde(n, grid, eta),
         "dpmpp_2m_sde": lambda n, grid: dpmpp_2m_sde(n, grid, eta, solver_type),
@@ -146,7 +145,7 @@ def edm(
         reference: with the slips of the peer's methods, or without.
         settings: of the solver, as of `profiles.diffusers`: order, solver_type, lower_order_final, euler_at_final.
     """
-    sampler = known(sampler, list(EDM), "sampler")
+    sampler = known(sampler, EDM, "sampler")
     check_steps(steps)
     known(sigmas, ["karras", "exponential"], "sigmas")
     to_zero = known(final, ["zero", "sigma_min"], "final") == "zero"
@@ -162,7 +161,7 @@ def edm(
         if solver:
             draft = solver.draft(count, grid, steps, not to_zero, reference, to_zero)
         else:
-            draft = EDM[sampler](count, grid)
+            draft = SIGMA[sampler](count, grid)
         return dataclasses.replace(draft.on(schedule), name=name)
 
     return Draft(name, fill)

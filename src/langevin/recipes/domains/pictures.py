@@ -58,7 +58,7 @@ class PictureDomain(Domain):
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         words = None if recipe.text is None else _vocabulary((train, test), recipe.text)
-        names = getattr(train.data if isinstance(train, (Pairs, Unpaired)) else train, "classes", None)
+        names = getattr(train, "classes", None)  # a source joined with another tells its own
         named = tuple(names) if isinstance(names, list) else None
         return Facts(shape=train.shape, classes=classes_of(train, recipe), class_names=named, vocabulary=words)
 
