@@ -24,7 +24,7 @@ from langevin.plans.analysis import terminal_moments
 from langevin.plans.bayesian_flow import Settle
 from langevin.plans.moves import Langevin
 from langevin.plans.profiles import diffusers, k_diffusion, sd3
-from langevin.plans.profiles.methods import SOLVER
+from langevin.plans.profiles.solvers import NAMED
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
 CATEGORIES = ("confidence", "defog", "first_hitting", "flow_jumps", "remask", "tau_leaping", "tilted")
@@ -278,7 +278,7 @@ def test_fault_4_third_order_is_third_order():
     grid = grids.log_snr(1.0, 0.05)
     lacking, whole = (
         plans.order(make, schedules.vp_linear(), (40, 80, 160))
-        for make in (lambda n: SOLVER["dpmpp_3m"](n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
+        for make in (lambda n: NAMED["dpmpp_3m"].draft(n, grid), lambda n: plans.dpmpp(n, 3, grid=grid))
     )
     assert lacking < 2.7 < 2.9 < whole
 
