@@ -1,0 +1,188 @@
+"""All that is trained for the bars of bench/bars.py, from nothing, part after part: hours of one core.
+
+    python bench/everything.py --data ../shared/data                 # in the folder runs/everything
+    python bench/everything.py --data ../shared/data --only transfer tabular
+    python bench/everything.py --list
+
+Tables and pictures go to WORK/results; what is committed stays as it is, and is replaced by copying from there. A part that was
+done is not done again, one that was stopped continues (its runs are resumed, its rows kept), and one that fails does not stop
+the others: its output is in WORK/logs. Peers are left out: the benches that compare say in their first lines where those are put.
+DATA holds MNIST's idx files, qm9.csv, tinyshakespeare.txt, graphs/*.json and e2e_*.txt.
+"""
+
+import argparse
+import shlex
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+BENCH = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Part:
+    """Commands, one after the other, and what they cost.
+
+    A command that begins with the name of a script of this folder is run by Python, any other is one of `langevin`'s; DATA, RUNS
+    and RESULTS stand for folders.
+    """
+
+    minutes: int
+    """Of one core, about."""
+    commands: tuple[str, ...]
+
+
+def trained(recipe: str, more: str = "", name: str = "") -> str:
+    """The training of a recipe that is told nothing else, unjudged: the bench judges."""
+    return f"train {recipe} {more} --out RUNS/{name or recipe} --samples 0 --resume"
+
+
+PARTS = {
+    "tabular": Part(5, ("tabular.py --out RESULTS/tabular.csv",)),
+    "transfer": Part(8, ("transfer.py --runs RUNS/transfer --out RESULTS/transfer.json",)),
+    "moons": Part(45, ("few_steps.py moons --results RESULTS",)),
+    "digits": Part(
+        90,
+        (
+            trained("digits"),
+            "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
+            ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd',
+        ),
+    ),
+    "mnist": Part(
+        230,
+        (
+            trained("mnist", "--data.folder DATA"),
+            "few_steps.py mnist --teacher RUNS/mnist --runs RUNS/few-mnist --results RESULTS --only"
+            ' "improved consistency training" lcm',
+        ),
+    ),
+    "categories": Part(25, ("discrete.py --work RUNS/discrete --out RESULTS/discrete.csv --only digits licences",)),
+    "shakespeare": Part(
+        85,
+        (
+            "discrete.py --work RUNS/discrete --shakespeare DATA/tinyshakespeare.txt --out RESULTS/discrete.csv"
+            " --only shakespeare infill",
+        ),
+    ),
+    "bayesian flow": Part(10, ("bayesian_flow.py --out RESULTS/bayesian_flow.csv",)),
+    "community": Part(
+        20,
+        (
+            trained("community", "--data.path DATA/graphs/community_small.json"),
+            "graphs.py RUNS/community --out RESULTS/graphs.csv",
+        ),
+    ),
+    "qm9-graph": Part(
+        90, (trained("qm9-graph", "--data.path DATA/qm9.csv"), "graphs.py RUNS/qm9-graph --out RESULTS/graphs.csv")
+    ),
+    "nci-graph": Part(60, (trained("nci-graph"), "graphs.py RUNS/nci-graph --out RESULTS/graphs.csv")),
+    "scores": Part(
+        40,
+        (
+            trained("digits-likelihood"),
+            trained("digits-ve"),
+            "scores.py --density RUNS/digits-likelihood --score RUNS/digits-ve --out RESULTS/scores.csv",
+        ),
+    ),
+    "restoring": Part(
+        90,
+        (
+            trained("mnist-unlabelled", "--data.folder DATA"),
+            "restoring.py RUNS/mnist-unlabelled --out RESULTS/restoring.csv --pages RESULTS",
+        ),
+    ),
+    "augment": Part(
+        90,
+        (
+            trained("mnist-unlabelled", "--data.folder DATA"),
+            "augment.py RUNS/mnist-unlabelled --data DATA --work RUNS/augment --out RESULTS/augment.csv",
+        ),
+    ),
+    "colouring": Part(
+        15,
+        (
+            "colouring.py --make RUNS/data-inks",
+            trained("digits", "--data.kind arrays --data.x RUNS/data-inks/x.npy --data.test 297", "inks"),
+            "colouring.py RUNS/inks --out RESULTS/colouring.csv --pages RESULTS",
+        ),
+    ),
+    "drawings": Part(
+        75,
+        (
+            "data drawings --out RUNS/data-drawings",
+            trained("drawings", "--data.folder RUNS/data-drawings"),
+            "drawings.py RUNS/drawings --work RUNS/augment-drawings --out RESULTS/drawings.csv",
+        ),
+    ),
+}
+"""What writes each table that a bar reads."""
+
+
+def words(command: str, folders: dict[str, Path]) -> list[str]:
+    """A command as a process is started by."""
+    first, *rest = shlex.split(command)
+    whole = [sys.executable, str(BENCH / first)] if first.endswith(".py") else [sys.executable, "-m", "langevin", first]
+    for word in rest:
+        for name, folder in folders.items():
+            if word == name or word.startswith(f"{name}/"):
+                word = str(folder) + word.removeprefix(name)
+        whole.append(word)
+    return whole
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data that is not embedded")
+    parser.add_argument("--work", type=Path, default=Path("runs/everything"))
+    parser.add_argument("--only", nargs="*", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--list", action="store_true", help="says what there is, and stops")
+    asked = parser.parse_args()
+    console = Console()
+    if asked.list:
+        table = Table("part", "minutes of one core", "commands")
+        for name, part in PARTS.items():
+            table.add_row(name, str(part.minutes), "\n".join(part.commands))
+        console.print(table)
+        return
+    folders = {"DATA": asked.data, "RUNS": asked.work / "runs", "RESULTS": asked.work / "results"}
+    if not asked.data.is_dir():
+        parser.error(
+            f"--data is {str(asked.data)!r}, which is no folder; name the one that holds MNIST's idx files, qm9.csv and the rest."
+        )
+    for folder in (folders["RUNS"], folders["RESULTS"], asked.work / "logs", asked.work / "done"):
+        folder.mkdir(parents=True, exist_ok=True)
+    failed = []
+    for name in asked.only:
+        done, log = asked.work / "done" / name, asked.work / "logs" / f"{name}.log"
+        if done.exists():
+            console.print(f"{name}: done before; delete {done} to measure it again")
+            continue
+        console.print(f"{name}: about {PARTS[name].minutes} minutes of one core; output in {log}")
+        began = time.monotonic()
+        with log.open("a") as out:
+            codes = (
+                subprocess.run(words(command, folders), stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+                for command in PARTS[name].commands
+            )
+            code = next((code for code in codes if code), 0)
+        said = f"after {(time.monotonic() - began) / 60:.0f} minutes"
+        if code:
+            failed.append(name)
+            console.print(f"[red]{name}: exit status {code} {said}; see the end of {log}")
+        else:
+            done.touch()
+            console.print(f"{name}: done {said}")
+    subprocess.run([sys.executable, str(BENCH / "bars.py"), "--results", str(folders["RESULTS"])], check=False)
+    if failed:
+        console.print(f"[red]failed: {', '.join(failed)}; the same command continues them")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
