@@ -33,7 +33,7 @@ class Part:
     """
 
     minutes: int
-    """Of one core, about."""
+    """Of one core, reckoned from what recipes and benches say of themselves, not measured as a whole."""
     commands: tuple[str, ...]
 
 
@@ -145,7 +145,7 @@ def main() -> None:
     asked = parser.parse_args()
     console = Console()
     if asked.list:
-        table = Table("part", "minutes of one core", "commands")
+        table = Table("part", "minutes of one core, reckoned", "commands")
         for name, part in PARTS.items():
             table.add_row(name, str(part.minutes), "\n".join(part.commands))
         console.print(table)
@@ -163,14 +163,13 @@ def main() -> None:
         if done.exists():
             console.print(f"{name}: done before; delete {done} to measure it again")
             continue
-        console.print(f"{name}: about {PARTS[name].minutes} minutes of one core; output in {log}")
+        console.print(f"{name}: reckoned at {PARTS[name].minutes} minutes of one core; output in {log}")
         began = time.monotonic()
         with log.open("a") as out:
-            codes = (
-                subprocess.run(words(command, folders), stdout=out, stderr=subprocess.STDOUT, check=False).returncode
-                for command in PARTS[name].commands
-            )
-            code = next((code for code in codes if code), 0)
+            for command in PARTS[name].commands:
+                code = subprocess.run(words(command, folders), stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+                if code:
+                    break
         said = f"after {(time.monotonic() - began) / 60:.0f} minutes"
         if code:
             failed.append(name)

@@ -367,6 +367,8 @@ MNIST: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     ),
 }
 PICTURES = {"digits": DIGITS, "mnist": MNIST}
+TAUGHT = ("dpmpp:20", "default:4", "default:2", "ddim:1")
+"""Plans of the teacher: the first is what students are measured by, whatever plan its recipe has."""
 
 
 def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
@@ -420,7 +422,7 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
             write({**shared, "quality": group["fd_ratio"], "measure": "FD / floor"})
 
     if not written(problem, "ours", "teacher"):
-        judge(taught, "teacher", (taught.recipe.sample.plan, "default:4", "default:2", "ddim:1"), None, None)
+        judge(taught, "teacher", TAUGHT, None, None)
     for method, (base, changes, plans) in PICTURES[problem].items():
         if (only and method not in only) or written(problem, "ours", method):
             continue
@@ -451,7 +453,7 @@ def page(problem: str, teacher: Path, runs: Path) -> Path:
     from langevin.recipes.opening import open_run
 
     taught = open_run(teacher)
-    rows = [draw(taught, 20, plan=plan, seed=2) for plan in (taught.recipe.sample.plan, "ddim:1")]
+    rows = [draw(taught, 20, plan=plan, seed=2) for plan in (TAUGHT[0], "ddim:1")]
     for method, (_, _, plans) in PICTURES[problem].items():
         if (out := runs / method.replace(" ", "-")).is_dir():
             rows.append(draw(open_run(out), 20, plan=plans[0].removesuffix("@"), seed=2))

@@ -1,23 +1,16 @@
 """The bars of bench/bars.py are those of the committed tables, and a worse number is seen."""
 
 import csv
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
+from tests.benches import BENCH, bench
 
 
 @pytest.fixture(scope="module")
 def bars():
-    spec = importlib.util.spec_from_file_location("bars", BENCH / "bars.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["bars"] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
+    return bench("bars")
 
 
 def test_the_page_is_what_the_tables_say(bars):

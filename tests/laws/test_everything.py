@@ -1,7 +1,6 @@
 """bench/everything.py asks for what there is, makes every table that a bar reads, and loses nothing of a part that fails."""
 
 import argparse
-import importlib.util
 import runpy
 import sys
 from pathlib import Path
@@ -10,20 +9,12 @@ import pytest
 
 from langevin import cli
 from langevin.cli import training
+from tests.benches import BENCH, bench
 
-BENCH = Path(__file__).parents[2] / "bench"
 FOLDERS = {"DATA": Path("there/data"), "RUNS": Path("there/runs"), "RESULTS": Path("there/results")}
 
 
-def _module(name):
-    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # its dataclasses look themselves up there
-    spec.loader.exec_module(module)
-    return module
-
-
-everything, bars = _module("everything"), _module("bars")
+everything, bars, few_steps = bench("everything"), bench("bars"), bench("few_steps")
 COMMANDS = [(name, command) for name, part in everything.PARTS.items() for command in part.commands]
 
 
@@ -64,6 +55,15 @@ def test_every_table_that_a_bar_reads_is_written():
                 assert f"RESULTS/{number.file}" in told
     asked = {of["method"] for bar in bars.BARS if (of := bar.value.of).get("problem") in ("digits", "mnist")}
     assert all(f'"{method}"' in told or f" {method}" in told for method in asked - {"teacher"})
+
+
+def test_every_plan_that_a_bar_reads_is_judged():
+    # of the teacher those that are named, whatever plan its recipe has
+    for bar in bars.BARS:
+        for number in (bar.value, bar.beside):
+            if number is not None and number.of.get("problem") in few_steps.PICTURES:
+                method, plan = number.of["method"], number.of["plan"]
+                assert plan in (few_steps.TAUGHT if method == "teacher" else few_steps.PICTURES[number.of["problem"]][method][2])
 
 
 def test_folders_are_put_where_their_names_stand_alone():

@@ -1,7 +1,6 @@
 """The numbers of docs/few_steps.md are those of bench/results/few_steps.csv, and the bench has a row for every student."""
 
 import csv
-import importlib.util
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from langevin import plans
 from langevin.recipes import recipe
 from langevin.recipes.build import build, fits
 from langevin.recipes.distillation import STUDENTS
+from tests.benches import bench
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "few_steps.md").read_text()
@@ -111,16 +111,14 @@ def test_numbers_between_the_tables_are_measured_ones():
 
 
 def test_the_bench_has_digits_of_every_student_and_its_plans_fit(tmp_path):
-    spec = importlib.util.spec_from_file_location("few_steps", ROOT / "bench" / "few_steps.py")
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    named = {base.split(":")[1] for base, *_ in bench.DIGITS.values() if base.startswith("to:")}
-    of_data = {recipe(base).objective.kind for base, *_ in bench.DIGITS.values() if base.startswith("digits-")}
+    script = bench("few_steps")
+    named = {base.split(":")[1] for base, *_ in script.DIGITS.values() if base.startswith("to:")}
+    of_data = {recipe(base).objective.kind for base, *_ in script.DIGITS.values() if base.startswith("digits-")}
     assert named | of_data == set(STUDENTS)
     (tmp_path / "recipe.json").write_text(recipe("digits").model_dump_json())
-    for base, changes, ways in bench.DIGITS.values():
+    for base, changes, ways in script.DIGITS.values():
         if base != "teacher":
-            made = bench.recipe_of(base, changes, tmp_path)
+            made = script.recipe_of(base, changes, tmp_path)
             run = build(made.model_copy(update={"network": made.network.model_copy(update={"width": 8, "head_width": 8})}))
             for plan in ways:
                 fits(made, run.denoiser.process, plans.parse(plan.removesuffix("@")))

@@ -1,0 +1,17 @@
+"""The scripts of bench/, which are no package, as modules."""
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+BENCH = Path(__file__).parents[1] / "bench"
+
+
+def bench(name: str) -> ModuleType:
+    """The script of that name, read anew and not run."""
+    spec = importlib.util.spec_from_file_location(name, BENCH / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
