@@ -31,7 +31,8 @@ ROOMS = {
     "embedded": {"core"},
     "control": set(),
     "hearing": set(),
-    "sampling": {"core", "plans", "hearing"},
+    "devices": set(),
+    "sampling": {"core", "plans", "hearing", "devices"},
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control", "hearing"},
@@ -76,6 +77,7 @@ ROOMS = {
     },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
     "recipes": {
+        "devices",
         "bayesian_flow",
         "zoo",
         "heads",
