@@ -219,7 +219,7 @@ def test_documents_speak_of_what_exists():
     import langevin as lv
 
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for dotted in re.findall(r"\blv\.([a-z_A-Z]+(?:\.[a-z_A-Z]+)?)", page.read_text()):
+        for dotted in re.findall(r"\blv\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)?)", page.read_text()):
             target = lv
             for part in dotted.split("."):
                 target = getattr(target, part)

@@ -240,9 +240,10 @@ def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tu
             data(cfg.source, other, f"{field}.source"),
         )
         return join(target[0], source[0]), join(target[1], source[1])
+    words = cfg.words if isinstance(cfg, Placed) else ()
     for name in cfg.places if isinstance(cfg, Placed) else ():
         said = getattr(cfg, name)
         for place in [said] if isinstance(said, str) else said:
-            if place not in cfg.words and not Path(place).exists():
+            if place not in words and not Path(place).exists():
                 raise FileNotFoundError(f"{place} does not exist; say where the data is, {field}.{name} (--{field}.{name}).")
     return domain_of(cfg).read(cfg, scan)

@@ -58,12 +58,12 @@ def stroke(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, **options: An
     Raises:
         ValueError: unless the process is one Gaussian process.
     """
-    process, plan = _gaussian(denoiser), planned(plan)
-    level = plans_for(process, plan)[""].rows[0].start
+    process, drawn = _gaussian(denoiser), planned(plan)
+    level = plans_for(process, drawn)[""].rows[0].start
     noise = named(options.get("seed", 0), options.get("first_id", 0), len(picture)).at("stroke")
     start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
     options.setdefault("shape", tuple(picture.shape[1:]))
-    return sample(denoiser, plan, len(picture), start=start, **options)
+    return sample(denoiser, drawn, len(picture), start=start, **options)
 
 
 def image_to_image(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, strength: float, **options: Any) -> Tensor:
