@@ -84,6 +84,11 @@ class TrainConfig(Closed):
     valid_every: int = Field(default=0, ge=0)
     """Updates between losses on held-out data, "valid" in the log; 0 for none, or, where `fit` is given such, as for previews."""
 
+    @field_validator("averages", mode="before")
+    @classmethod
+    def _one_or_several(cls, said: Any) -> Any:
+        return (said,) if isinstance(said, str) else said
+
     @field_validator("betas")
     @classmethod
     def _check_betas(cls, betas: tuple[float, float]) -> tuple[float, float]:
@@ -125,6 +130,8 @@ PEERS: Mapping[str, str] = {
     "crops_coords_top_left": "crop", "negative_crops_coords_top_left": "negative_crop", "ip_adapter_image": "like",
 }  # fmt: skip
 """Names of options of a request in other libraries, and ours."""
+PICTURES = ("image", "mask", "control", "like")
+"""Options of a request whose pictures its record knows by their SHA-256 alone."""
 
 
 def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfig:

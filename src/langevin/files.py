@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+COMMIT = re.compile(r"[0-9a-f]{40}")
+_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -79,6 +82,21 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def make_folder(path: Path, field: str) -> None:
+    """A folder, and those that it stands in, where they are not there yet.
+
+    Raises:
+        ValueError: where a file stands in the way, naming the field that asked for it.
+        OSError: if the disk refuses.
+    """
+    try:
+        with telling(path):
+            path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        there = next(p for p in (path, *path.parents) if os.path.lexists(p))
+        raise ValueError(f"{field} is {path}, and {there} is no directory; give one that is, or that is not there yet.") from None
 
 
 @contextmanager
@@ -152,6 +170,23 @@ def open_plain(path: Path) -> IO[bytes]:
         os.close(handle)
         raise ValueError(f"{path} is no plain file.")
     return open(handle, "rb")
+
+
+def cached(path: Path) -> Path:
+    """What a link in the cache of huggingface_hub leads to, the one place where links are followed: a blob of its own repository.
+
+    Raises:
+        ValueError: for any other link.
+    """
+    here = Path(os.path.abspath(path))
+    for depth, commit in enumerate(here.parents):
+        repository = commit.parent.parent
+        if commit.parent.name == "snapshots" and COMMIT.fullmatch(commit.name) and repository.name.startswith("models--"):
+            inside = list(here.parents)[: depth + 1]
+            target = Path(os.path.normpath(here.parent / os.readlink(here)))
+            if target.parent == repository / "blobs" and _BLOB.fullmatch(target.name) and not any(p.is_symlink() for p in inside):
+                return target
+    raise ValueError(f"{path} is a link, which may lead anywhere; only in the cache of huggingface_hub are links followed.")
 
 
 def parse_json(raw: bytes, path: Path, infinite: bool = False) -> Any:

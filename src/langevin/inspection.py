@@ -91,7 +91,9 @@ def _run(path: Path, check: bool) -> str:
         f"samples with {json.dumps(recipe.get('sample'))}",
     ]
     facts = read_json(path / "facts.json", _RECIPE_LIMIT) if (path / "facts.json").exists() else {}
-    if isinstance(names := facts.get("class_names") if isinstance(facts, dict) else None, list):
+    told = facts if isinstance(facts, dict) else {}
+    of_table = told["table"].get("classes") if isinstance(told.get("table"), dict) else None
+    if isinstance(names := told.get("class_names") or of_table, list):  # as `langevin.recipes.facts.Facts.names`
         lines.append(f"classes {numbered(names)}")
     if isinstance(begun := recipe.get("finetune"), dict) and begun.get("origin"):
         lines.append(f"fine-tuned {json.dumps(begun)}")

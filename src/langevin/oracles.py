@@ -83,6 +83,10 @@ class Mixture(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         parts = self.process.leaves()
+        for name, points in self.points.items():
+            if z[name].shape[1:] != points.shape[1:]:
+                known = tuple(points.shape[1:])
+                raise ValueError(f"states are {tuple(z[name].shape)}, and this oracle's data is of shape {known}; give such.")
         evidence = {n: self._evidence(leaf, self.points[n], z[n], t[n]) for n, leaf in parts.items()}
         log_w = self.log_weight(evidence, cond)
         return tree({n: self._belief(leaf, n, z[n], t[n], log_w, evidence[n]) for n, leaf in parts.items()})

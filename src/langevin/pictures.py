@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -20,14 +21,19 @@ __all__ = [
 ]  # fmt: skip
 
 
-def to_uint8(x: Tensor) -> np.ndarray:
-    """(N, C, H, W) in [-1, 1] -> (N, H, W, C) uint8.
+def to_uint8(x: Any) -> np.ndarray:
+    """(N, C, H, W) in [-1, 1], or uint8 as it is -> (N, H, W, C) uint8.
 
     Raises:
-        ValueError: if a value is not finite: it would become a black pixel without a word.
+        ValueError: if there are none, or a value is not finite: it would become a black pixel without a word.
     """
-    if x.ndim != 4 or x.shape[1] not in (1, 3):
-        raise ValueError(f"pictures have shape {tuple(x.shape)}; give (N, 1 or 3, H, W).")
+    x = torch.as_tensor(x)
+    if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.numel():
+        raise ValueError(f"pictures have shape {tuple(x.shape)}; give (N, 1 or 3, H, W), at least one.")
+    if x.dtype == torch.uint8:
+        return x.permute(0, 2, 3, 1).cpu().numpy()
+    if not x.is_floating_point():
+        raise ValueError(f"pictures are {x.dtype}; give floats in [-1, 1], or uint8.")
     if not bool(x.isfinite().all()):
         raise ValueError("the pictures hold values that are not finite; the model or the plan diverged.")
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -36,6 +42,8 @@ def to_uint8(x: Tensor) -> np.ndarray:
 def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -> Image.Image:
     """(N, C, H, W) in [-1, 1] as one picture, row by row, small ones enlarged without smoothing."""
     pictures = to_uint8(x)
+    if columns < 1:
+        raise ValueError(f"columns is {columns}; give at least 1.")
     n, height, width, channels = pictures.shape
     columns = min(columns, n)
     rows = -(-n // columns)
@@ -119,7 +127,9 @@ def _text(record: Mapping[str, Any]) -> str:
 
 
 def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
-    """Write an animation of grids; the last frame stays for `hold` ms."""
+    """Write an animation of grids; the last frame stays for `hold` ms. Raises ValueError where there is no frame."""
+    if not frames:
+        raise ValueError("there are no frames; give at least one grid of pictures (N, C, H, W).")
     pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
     durations = [ms] * (len(pictures) - 1) + [hold]
     with staged(path) as beside:

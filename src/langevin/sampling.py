@@ -4,6 +4,7 @@ Arrays may be tensors, numpy arrays or lists, plans may be words, and what is kn
 """
 
 from collections.abc import Generator, Mapping
+from operator import index
 from typing import Any, Unpack
 
 import torch
@@ -12,9 +13,11 @@ from torch import Tensor
 from langevin import plans
 from langevin.core import sample as loop
 from langevin.core.denoiser import BaseDenoiser, Denoiser
+from langevin.core.noise import GOLDEN, Noise, signed
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Options, Step
 from langevin.core.tree import Tree, spread, tree_map
+from langevin.devices import device_of
 from langevin.hearing import check_signature
 
 Planned = Plan | Draft | str
@@ -57,12 +60,57 @@ def conditions(cond: Mapping[str, Any] | None) -> dict[str, Any] | None:
         return None
     if not isinstance(cond, Mapping):
         raise ValueError(f'cond is a {type(cond).__name__}; name the conditions, such as cond={{"label": labels}}.')
+    if odd := [name for name in cond if not isinstance(name, str)]:
+        raise ValueError(f'cond has the name {odd[0]!r}; name conditions by words, such as cond={{"label": labels}}.')
     return {name: tensor(value, f"cond[{name!r}]") for name, value in cond.items()}
 
 
 def arrays(value: Any, field: str) -> Any:
     """A tensor, or a dict of them by leaf. Raises as `tensor` does."""
     return tree_map(lambda v: tensor(v, field), value)
+
+
+def named(seed: Any, first_id: Any, count: int, device: torch.device | str = "cpu") -> Noise:
+    """The noise of samples: first_id, ..., first_id + count - 1 of one seed, or that of lists.
+
+    Args:
+        seed: an integer; or one for each sample, which then is the sample `first_id` of its seed.
+        first_id: an integer; or the id of each sample.
+
+    Raises:
+        ValueError: for what are no integers, for lists of another length, and for ids beyond 64 bits.
+    """
+    seeds, ids = names(seed, first_id, count)
+    if isinstance(seed, int) and isinstance(first_id, int):
+        return Noise.of(seed, count, first_id, device)
+    # a seed and an id enter noise as one sum, so that samples of other seeds are samples of the first under other ids
+    apart = [signed(one + GOLDEN * (own - seeds[0])) for own, one in zip(seeds, ids, strict=True)]
+    return Noise.of(seeds[0], count, torch.tensor(apart), device)
+
+
+def names(seed: Any, first_id: Any, count: int) -> tuple[list[int], list[int]]:
+    """The seed and the id of each sample. The arguments, and what is raised, are those of `named`."""
+    seeds, ids = (_whole(value, field, count) for value, field in ((seed, "seed"), (first_id, "first_id")))
+    if isinstance(ids, int):
+        ids = [ids] * count if isinstance(seeds, list) else [ids + k for k in range(count)]
+    if not -(2**63) <= min(ids) <= max(ids) < 2**63 - 1:
+        raise ValueError(f"first_id is {first_id} for {count} samples; ids are integers from -2**63 to 2**63 - 2.")
+    return [seeds] * count if isinstance(seeds, int) else seeds, ids
+
+
+def _whole(value: Any, field: str, count: int) -> int | list[int]:
+    """An integer, or one for each sample."""
+    try:
+        return index(value)
+    except TypeError:
+        pass
+    try:
+        values = [index(one) for one in value]
+    except TypeError:
+        raise ValueError(f"{field} is {value!r}; give an integer, or a list of one for each sample.") from None
+    if len(values) != count:
+        raise ValueError(f"{field} has {len(values)} entries for {count} samples; give one for all, or one each.")
+    return values
 
 
 def planned(plan: Any) -> Any:
@@ -76,9 +124,20 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
     Raises:
         ValueError: for what is no array, for several guidances, and for a network that is called in another way.
     """
+    if not hasattr(denoiser, "process"):
+        raise ValueError(
+            f"denoiser is a {type(denoiser).__name__}; give a network with its process, as lv.Denoiser(net, process, 'v')."
+        )
     if isinstance(denoiser, Denoiser):
         check_signature(denoiser.net)
+    try:
+        index(count)
+    except TypeError:
+        raise ValueError(f"count is {count!r}; give an integer.") from None
     made = dict(options)
+    if count > 0 and ("seed" in made or "first_id" in made):
+        noise = named(made.get("seed", 0), made.get("first_id", 0), count)
+        made |= {"seed": noise.seed, "first_id": noise.ids}
     if (cond := conditions(made.get("cond"))) is not None:
         made["cond"] = {name: value if value.ndim else value.expand(count) for name, value in cond.items()}
     for field in ("given", "known", "start", "mask"):
@@ -89,13 +148,32 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
             f"guidance is a {type(guidance).__name__} of {len(guidance)}; put one around another, lambda d: outer(inner(d)), "
             "or give one."
         )
-    shape = made.get("shape") or denoiser.shape
-    if shape is not None and made.get("given") is not None:
-        shapes = {n: (count, *s) for n, s in spread(shape, list(denoiser.process.leaves()), "shape").items()}
+    if made.get("device") is not None:
+        made["device"] = device_of(made["device"])
+    shape = denoiser.shape if made.get("shape") is None else made["shape"]
+    if shape is None:
+        return made
+    shapes = {n: (count, *_sides(s)) for n, s in spread(shape, list(denoiser.process.leaves()), "shape").items()}
+    if (mask := made.get("mask")) is not None:
+        if mask.dtype != torch.bool or mask.ndim != 2 or any(mask.shape != s[:2] for s in shapes.values() if len(s) > 1):
+            wanted = next(iter(shapes.values()))[:2]
+            raise ValueError(f"mask is {mask.dtype} of shape {tuple(mask.shape)}; give bools {wanted}, True for real nodes.")
+    if made.get("given") is not None:
         for field in ("given", "known"):
             if made.get(field) is not None:
                 made[field] = _spread_out(made[field], shapes)
     return made
+
+
+def _sides(shape: Any) -> tuple[int, ...]:
+    """The shape of one sample. Raises ValueError for what is none."""
+    try:
+        sides = tuple(index(side) for side in shape)
+    except TypeError:
+        sides = (0,)
+    if any(side < 1 for side in sides):
+        raise ValueError(f"shape is {shape!r}; give that of one sample, such as (3, 32, 32).")
+    return sides
 
 
 def _spread_out(value: Tree, shapes: Mapping[str, tuple[int, ...]]) -> Tree:
@@ -127,8 +205,9 @@ def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count:
         plan: a table, a draft such as `plans.dpmpp(20)`, or its word, "dpmpp:20"; for a product, one for all leaves or a dict.
         count: how many.
         options: see `langevin.core.sample.Options`; arrays may be numpy arrays or lists, one number in `cond` stands for all
-            samples, and `given` and `known` may have any
-            shape that broadcasts to (count, *shape), such as one mask (H, W) for all pictures.
+            samples, and `given` and `known` may have any shape that broadcasts to (count, *shape), such as one mask (H, W) for
+            all pictures. `seed` may be a list, one for each sample, which then is sample `first_id` of its seed, as it is drawn
+            alone; and so may `first_id`.
 
     Returns:
         (count, *shape), or a dict of them for a product.

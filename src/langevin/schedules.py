@@ -197,6 +197,8 @@ def betas(kind: str = "linear", steps: int = 1000, start: float | None = None, e
         steps: T.
         start, end: first and last beta, for the linear kinds.
     """
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; a published table has at least 1.")
     ends = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012), "cosine": (0.0, 0.0)}
     if kind not in ends:
         raise ValueError(f"kind is {kind!r}; the published tables are {', '.join(ends)}.")

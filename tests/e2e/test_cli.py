@@ -394,6 +394,12 @@ REFUSED = {
     ("evaluate", "RUN", "--against", "RUN", "--plan", "ddim:3"): "plan is ddim:3",
     ("sample", "RUN", "--out", "x.png", "--guidance", "nan"): "w is nan",
     ("inspect", "nowhere"): "does not exist",
+    ("sample", "RUN", "--out", "x.png", "--label", "9" * 20): "classes of this run are told by a number from 0",
+    ("upscale", "RUN", "RUN", "--out", "x.png", "--count", "0"): "count is 0; ask for at least 1",
+    ("train", "digits", "--network.multipliers", "0", "--out", "NEW"): "is 0; it should be greater than or equal to 1",
+    ("train", "digits", "--network.multipliers", "1", "2", "4", "8", "16", "--out", "NEW"): "shrink them 16-fold; make data.size",
+    ("train", "digits", "--device", "meta", "--out", "NEW"): "device is 'meta', which this machine does not have",
+    ("train", "images", "--data.size", "1000000", "--out", "NEW"): "should be less than or equal to 20000",
 }
 
 

@@ -133,6 +133,8 @@ MISSING = {
     ("images",): "data/images does not exist; say where the data is, data.folder (--data.folder).",
     ("images", "--data.folder", "phots"): "phots does not exist; say where the data is, data.folder (--data.folder).",
     ("images", "--data.folder", "file.txt"): "file.txt is a file; give a folder of pictures.",
+    ("qm9-graph", "--data.path", "nosuch.csv"): "nosuch.csv does not exist; say where the data is, data.path (--data.path).",
+    ("community",): "data/community_small.json does not exist; say where the data is, data.path (--data.path).",
     ("text8-like", "--data.path", "nosuch.txt"): "nosuch.txt does not exist; say where the data is, data.path (--data.path).",
 }
 

@@ -31,7 +31,8 @@ ROOMS = {
     "embedded": {"core"},
     "control": set(),
     "hearing": set(),
-    "sampling": {"core", "plans", "hearing"},
+    "devices": set(),
+    "sampling": {"core", "plans", "hearing", "devices"},
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control", "hearing"},
@@ -76,6 +77,7 @@ ROOMS = {
     },
     "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
     "recipes": {
+        "devices",
         "bayesian_flow",
         "zoo",
         "heads",
@@ -217,7 +219,7 @@ def test_documents_speak_of_what_exists():
     import langevin as lv
 
     for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        for dotted in re.findall(r"\blv\.([a-z_A-Z]+(?:\.[a-z_A-Z]+)?)", page.read_text()):
+        for dotted in re.findall(r"\blv\.([a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)?)", page.read_text()):
             target = lv
             for part in dotted.split("."):
                 target = getattr(target, part)

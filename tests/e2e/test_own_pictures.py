@@ -1,5 +1,6 @@
 """A folder of one's own: classes by folders and their names, what is left out of them, and what is said before the first step."""
 
+import shlex
 import warnings
 
 import pytest
@@ -65,6 +66,21 @@ def test_what_is_to_continue_keeps_the_flags_that_no_file_holds(album, tmp_path,
         main(["train", "images", "--data.folder", str(album), *SMALL, "--train.steps", "50", "--train.hours", "1e-9",
               "--out", str(out)])  # fmt: skip
     assert f"continue with: langevin train images --out {out} --resume --device cpu --samples 0" in capsys.readouterr().err
+
+
+def test_what_is_to_continue_can_be_pasted_where_names_have_spaces_and_a_student_was_told_not_to_tune(tmp_path, capsys):
+    out, fast, short = tmp_path / "my runs" / "zdjęcia", tmp_path / "a fast one", ["--train.batch", "4", "--samples", "0"]
+    main(["train", "digits", *short, "--train.steps", "1", "--network.width", "8", "--sample.plan", "ddim:2", "--out", str(out)])
+    with pytest.raises(SystemExit):
+        main(["distill", str(out), "--to", "consistency", "--steps", "2", *short, "--train.steps", "9", "--train.hours", "1e-9",
+              "--no-tune", "--out", str(fast)])  # fmt: skip
+    said = capsys.readouterr().err.rpartition("continue with: ")[2].strip()
+    assert shlex.split(said) == [
+        "langevin", "distill", str(out), "--to", "consistency", "--steps", "2", "--out", str(fast), "--resume", "--no-tune",
+        "--samples", "0",
+    ]  # fmt: skip
+    main([*shlex.split(said)[1:], "--train.hours", "None"])
+    assert (fast / "checkpoints" / "step-00000009").is_dir() and not list(out.glob("plans/*"))
 
 
 class TheirNet(torch.nn.Module):

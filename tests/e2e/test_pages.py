@@ -99,3 +99,99 @@ def test_a_half_is_painted_as_its_class():
     assert painted.shape == (4, 4, 1, 8, 8)
     assert float((painted[..., :4, :] - x[:4, :, :4]).abs().mean()) < 0.25  # what is known stays, up to the noise of y
     assert share_of_threes(painted) > 0.7 and share_of_threes(any_class.samples) < 0.3
+
+
+def normal(process, mean, covariance):
+    return lv.oracles.gaussian(process, mean, covariance)
+
+
+def test_networks_of_other_libraries_are_brought_along():
+    mean, covariance = torch.tensor([1.0, -0.5]), torch.tensor([[1.0, 0.4], [0.4, 0.6]])
+    asked: dict[str, list[Any]] = {"sigma": [], "flow": [], "score": []}
+
+    def exact(x, alpha, sigma):  # E[data | x] of normal data, as each library's network would have learned it
+        alpha, sigma = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (alpha, sigma))
+        seen = alpha**2 * covariance.double() + sigma**2 * torch.eye(2).double()
+        off = (x.double() - alpha[:, 0] * mean)[..., None]
+        return (mean + (alpha * covariance.double() @ torch.linalg.solve(seen, off))[..., 0]).to(x.dtype)
+
+    class Karras(torch.nn.Module):
+        def forward(self, x, sigma):
+            asked["sigma"].append(sigma)
+            return exact(x, torch.ones_like(sigma), sigma)
+
+    class Flow(torch.nn.Module):
+        def forward(self, x, t):  # x_t = t data + (1 - t) noise; u = data - noise
+            asked["flow"].append(t)
+            t = t.clamp(max=1 - 1e-6)
+            data = exact(x, t, 1 - t)
+            return data - (x - t[:, None] * data) / (1 - t[:, None])
+
+    class Score(torch.nn.Module):
+        def forward(self, x, t):
+            asked["score"].append(t)
+            alpha, sigma = (v.float() for v in lv.schedules.vp_linear()(t.double()))
+            return -(x - alpha[:, None] * exact(x, alpha, sigma)) / sigma[:, None] ** 2
+
+    space: dict[str, Any] = {"karras_net": Karras(), "flow_net": Flow(), "score_net": Score()}
+    exec(compile("\n".join(blocks("coming_from.md")), "coming_from.md", "exec"), space)
+    assert 79 < float(asked["sigma"][0][0]) < 81 and float(asked["flow"][0][0]) == 0 and float(asked["score"][0][0]) == 1
+    for denoiser, x in zip((space["by_sigma"], space["by_flow"], space["by_score"]), space["samples"], strict=True):
+        oracle = normal(denoiser.process, mean, covariance)
+        z = denoiser.process.marginal(x[:20], 0.6, lv.Noise.of(0, 20))
+        assert torch.allclose(denoiser(z, 0.6).mean, oracle(z, 0.6).mean, atol=2e-3), denoiser
+        assert torch.allclose(x.double().mean(0), mean.double(), atol=0.15)
+        assert torch.allclose(x.double().T.cov(), covariance.double(), atol=0.2)
+    assert torch.allclose(space["x"], lv.sample(space["by_flow"], "dpmpp:20", 4, seed=7), atol=1e-5)
+    assert 0 < space["loss"].total.item() < 3
+
+
+def test_seeds_of_ones_own_and_a_plan_of_ones_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    space: dict[str, Any] = {}
+    exec(compile("\n".join(block for block in blocks("plans.md") if "lv.captured" not in block), "plans.md", "exec"), space)
+    exact, schedule = space["exact"], space["exact"].process.schedule
+    assert torch.allclose(space["many"][7], space["last"][0], atol=1e-6)
+    for k, seed in enumerate((3, 12)):
+        assert torch.allclose(space["both"][k], lv.sample(exact, "dpmpp:20", 1, seed=seed)[0], atol=1e-6)
+    assert lv.plans.parse("mine.json") == space["mine"]
+    fine = lv.sample(exact, "dpmpp:400:order=3", 200)
+    own, first = (lv.sample(exact, plan, 200) for plan in (space["extrapolated"](20), lv.plans.ddim(20, grid="log_snr")))
+    assert (own - fine).norm(dim=1).median() < 0.5 * (first - fine).norm(dim=1).median()
+    assert space["extrapolated"](20).on(schedule).nfe == 20
+
+
+def test_a_denoiser_of_ones_own_has_a_student():
+    space: dict[str, Any] = {}
+    code = next(block for block in blocks("few_steps.md") if "teacher" in block)
+    exec(compile(code, "few_steps.md", "exec"), space)
+    assert space["x"].shape == (8, 2) and not any(p.requires_grad for p in space["teacher"].parameters())
+    pairs = zip(space["student"].parameters(), space["teacher"].parameters(), strict=True)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_samples_of_ones_own_are_judged_beside_a_reference(capsys):
+    code = next(block for block in blocks("evaluation.md") if "lv.evaluate.PCA" in block)
+    space: dict[str, Any] = {}
+    exec(compile(code, "evaluation.md", "exec"), space)
+    far, near = (float(v) for v in re.findall(r"^([\d.]+) where .* have ([\d.]+)$", capsys.readouterr().out, re.M)[0])
+    assert far > 20 * near
+
+
+def test_conditions_of_any_name_and_settings_from_python(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    doses = torch.linspace(0, 1000, 64)
+    points = torch.stack([doses / 500 - 1, torch.zeros(64)], 1)
+    space: dict[str, Any] = {"torch": torch, "lv": lv, "points": points, "doses": doses}
+    code = next(block for block in blocks("training.md") if "dose" in block).replace("steps=200", "steps=2, batch=16")
+    exec(compile(code, "training.md", "exec"), space)
+    assert space["x"].shape == (100, 2)
+    again = lv.sample(space["dosed"], "heun:10", 100, cond={"dose": torch.full((100,), 750.0)}, guidance=lv.CFG(1.5))
+    assert torch.equal(space["x"], again)
+    data, held_out = lv.data.two_moons(64).split(48)
+    space = {"lv": lv, "data": data, "held_out": held_out, "denoiser": lv.Denoiser(
+        lv.networks.MLP(2, width=8, depth=1, classes=2), lv.Gaussian(lv.schedules.flow()), "velocity")}  # fmt: skip
+    code = next(block for block in blocks("training.md") if "settings" in block)
+    exec(compile(code.replace("200", "2").replace("valid_every=100", "valid_every=1"), "training.md", "exec"), space)
+    assert "'valid'" in capsys.readouterr().out and (tmp_path / "runs" / "mine" / "checkpoints").is_dir()
+    lv.fit(space["denoiser"], data, valid=held_out, valid_every=1, out="runs/mine", resume=True, **space["settings"])

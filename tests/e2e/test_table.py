@@ -77,6 +77,9 @@ def test_the_likelihood_of_rows_is_that_of_whitened_ones_and_the_volume(file):
 def test_a_table_is_trained_sampled_and_judged_in_its_own_units(file, tmp_path, capsys):
     out = tmp_path / "run"
     main(["train", "table", *SHORT, "--data.path", str(file), "--data.label", "kind", "--out", str(out)])
+    assert "classes: 0 lake, small, 1 sea" in capsys.readouterr().err
+    main(["inspect", str(out)])
+    assert "classes 0 lake, small, 1 sea" in capsys.readouterr().out
     judged = json.loads((out / "metrics.json").read_text())
     assert judged["metrics"]["energy_distance_real"] < 0.3 and "mean 0 and deviation 1" in judged["protocol"]["pixels"]
     for end in ("csv", "npy", "png"):

@@ -508,3 +508,35 @@ def test_molecules_that_are_left_out_of_a_file_are_counted(tmp_path, monkeypatch
     path = molecules.MoleculeDomain().write(SimpleNamespace(facts=None), ["CC", None, None, None], tmp_path / "g.smi")
     assert path.read_text() == "CC\n"
     assert "3 of 4 samples are no valid molecules, and are left out of" in capsys.readouterr().err
+
+
+def test_arrays_are_taken_as_they_lie(tmp_path):
+    x = np.arange(6, dtype=np.float32).reshape(3, 2)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")  # may only be read, of which torch would warn
+    data = lv.data.Arrays(mapped, {"label": [0, 1, 0]})
+    assert np.shares_memory(data.x.numpy(), mapped) and np.array_equal(data.batch(torch.tensor([2])).x, x[2:])
+    assert torch.equal(lv.data.Arrays(x.astype(">f4")).x, data.x) and torch.equal(lv.data.Arrays(x[::-1]).x, data.x.flip(0))
+    np.save(tmp_path / "swapped.npy", x.astype(">f4"))
+    with pytest.raises(ValueError, match="x is mapped in another order of bytes"):  # a copy of it may not fit in memory
+        lv.data.Arrays(np.load(tmp_path / "swapped.npy", mmap_mode="r"))
+
+
+def test_pictures_are_saved_from_floats_bytes_and_numpy(tmp_path):
+    raw = torch.arange(64, dtype=torch.uint8).reshape(1, 1, 8, 8) * 4
+    for name, x in (("a", raw), ("b", raw.numpy()), ("c", raw.float() / 127.5 - 1), ("d", (raw.float() / 127.5 - 1).numpy())):
+        lv.save_images(x, tmp_path / f"{name}.png")
+    assert len({(tmp_path / f"{name}.png").read_bytes() for name in "abcd"}) == 1
+
+
+def test_a_run_has_no_place_where_a_file_is(tmp_path):
+    (tmp_path / "notes").write_text("x")
+    for out in (tmp_path / "notes", tmp_path / "notes" / "run"):
+        with pytest.raises(ValueError, match=r"out is .*notes is no directory; give one that is, or that is not there yet"):
+            fit(mlp(), DATA_ONLY, out=out)
+    assert (tmp_path / "notes").read_text() == "x"
+
+
+def test_one_average_is_a_word(tmp_path):
+    fit(mlp(), DATA_ONLY, averages="power:sigma_rel=0.1", out=tmp_path / "run")
+    assert list((tmp_path / "run" / "averages").iterdir())

@@ -1,16 +1,18 @@
 """Noise is a function of (seed, sample id, step, purpose), and it is good noise."""
 
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from langevin.core.noise import _GOLDEN, Noise, _mix
+from langevin.core.noise import GOLDEN, Noise, _mix
+from langevin.sampling import named
 
 
 def test_bits_are_splitmix64():
     # the published sequence for state 1234567 (Vigna's reference code)
     state = torch.tensor(1234567)
-    words = [w % 2**64 for w in _mix(state + torch.arange(1, 6) * _GOLDEN).tolist()]
+    words = [w % 2**64 for w in _mix(state + torch.arange(1, 6) * GOLDEN).tolist()]
     assert words == [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
 
 
@@ -48,3 +50,29 @@ def test_gumbel_reaches_beyond_float32():
     assert len(top) > 50 and len(top.unique()) == len(top)
     uniform = Noise.of(0, 20).uniform((100_000,))
     assert float(uniform.min()) > 0 and float(uniform.max()) < 1
+
+
+def test_seeds_and_ids_of_each_sample_are_those_drawn_alone():
+    seeds, ids = [3, -12, 2**80 + 5, 3], [0, 7, -(2**63), 2**63 - 2]
+    several = named(seeds, ids, 4).at("bridge/x", step=5)
+    for k, (seed, own) in enumerate(zip(seeds, ids, strict=True)):
+        alone = Noise.of(seed, 1, own).at("bridge/x", step=5)
+        assert torch.equal(several.normal((3,))[k], alone.normal((3,))[0])
+    many = named([3] * 12, 4, 12)  # more than are mixed one by one
+    assert torch.equal(many.uniform((2,)), Noise.of(3, 1, 4).uniform((2,)).expand(12, 2))
+    assert torch.equal(named(3, [4, 5, 6], 3).uniform(), Noise.of(3, 3, 4).uniform())
+    assert torch.equal(named(np.int64(3), np.int64(4), 3).uniform(), Noise.of(3, 3, 4).uniform())
+
+
+@pytest.mark.parametrize(
+    ("seed", "first_id", "said"),
+    [
+        ([1, 2], 0, "seed has 2 entries for 3 samples; give one for all, or one each"),
+        (1.5, 0, "seed is 1.5; give an integer, or a list"),
+        (0, [1, 2.5, 3], r"first_id is \[1, 2.5, 3\]; give an integer"),
+        (0, 2**63 - 2, "ids are integers from"),
+    ],
+)
+def test_what_names_no_samples_is_refused(seed, first_id, said):
+    with pytest.raises(ValueError, match=said):
+        named(seed, first_id, 3)

@@ -1,5 +1,6 @@
 """Combinations that make no sense are refused, in one sentence that names the field, the value and the remedy."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -23,7 +24,9 @@ WORDS = {name: lv.oracles.enumerated(process, TABLE) for name, process in CATEGO
 BOTH = lv.Product({"x": GAUSS, "word": CATEGORICAL["mask"]})
 JOINT = lv.oracles.dataset(BOTH, {"x": torch.zeros(3, 2), "word": torch.tensor([0, 1, 2])})
 NET = torch.nn.Identity()
+GREY = lv.networks.UNet(1, 8, (1,), 1, head_width=8)
 LINEAR, ONE = lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), torch.zeros(1, 1)
+TWO = lv.plans.ddim(2)
 ROW = Row(level=1.0, start=1.0, stop=0.0, eta=0.5)
 
 
@@ -55,6 +58,19 @@ CASES = {
     "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),
     "given an unknown leaf": (draw(JOINT, lv.plans.ddim(2), given={"y": torch.zeros(2)}), "leaf 'y'"),
     "known without given": (draw(ORACLE, lv.plans.ddim(2), known=torch.ones(2, 1)), "pass given= as well"),
+    "a network in place of a denoiser": (lambda: lv.sample(NET, "ddim:2", 2), "denoiser is a Identity; give a network with its"),
+    "half a sample": (lambda: lv.sample(ORACLE, "ddim:2", 2.5), "count is 2.5; give an integer"),
+    "a class of guidance": (draw(ORACLE, TWO, cond={"label": [0, 1]}, guidance=lv.CFG), "w is a Mixture; give a str"),
+    "a strength in words": (lambda: lv.CFG("2"), "w is a str; give a strength"),  # pyright: ignore[reportArgumentType]
+    "conditions without names": (draw(ORACLE, TWO, cond={0: [0, 1]}), "cond has the name 0; name conditions by words"),
+    "a side in place of a shape": (draw(ORACLE, TWO, shape=2), "shape is 2; give that of one sample"),
+    "a shape without numbers": (draw(ORACLE, TWO, shape=(0,)), r"shape is \(0,\); give that of one sample"),
+    "a shape that an oracle does not know": (draw(ORACLE, TWO, shape=(3,)), r"data is of shape \(1,\); give such"),
+    "a device that is not there": (draw(ORACLE, TWO, device="gpu"), "device is 'gpu', which this machine does not have"),
+    "a mask of another size": (draw(JOINT, TWO, mask=torch.ones(2, 5).bool()), r"give bools \(2, 2\), True for real"),
+    "a mask of numbers": (draw(JOINT, TWO, mask=torch.ones(2, 2)), "mask is torch.float32"),
+    "a likelihood of nan": (lambda: lv.log_prob(LINEAR, torch.full((1, 1), torch.nan)), "x holds values that are not finite"),
+    "a negative number of probes": (lambda: lv.log_prob(LINEAR, torch.zeros(1, 1), probes=-1), "probes is -1; give how many"),
     # levels
     "a bare level of another size": (lambda: ORACLE(torch.zeros(3, 1), torch.zeros(2)), r"level has shape \(2,\)"),
     "a level outside": (lambda: ORACLE(torch.zeros(3, 1), 1.5), "levels lie in"),
@@ -89,12 +105,32 @@ CASES = {
     "rates of another size": (lambda: lv.Categorical(4, lv.schedules.flow(), rates=SKEW), "make them agree"),
     "a product of nothing": (lambda: lv.Product({}), "no leaves"),
     "a product of products": (lambda: lv.Product({"a": BOTH}), "leaf 'a' is a Product"),
+    "betas of no steps": (lambda: lv.schedules.betas(steps=-5), "steps is -5; a published table has at least 1"),
+    "a device without numbers": (draw(ORACLE, TWO, device="meta"), "device is 'meta', which this machine does not"),
     "a shift of 0": (lambda: lv.schedules.shift(lv.schedules.flow(), 0.0), "shift is 0"),
     "a shift of sub-VP": (lambda: lv.schedules.shift(lv.schedules.sub_vp(), 2.0), "no scale to keep"),
     "betas above 1": (lambda: lv.schedules.table(torch.tensor([0.1, 1.2])), "each value in"),
     "zero terminal SNR of a formula": (lambda: lv.schedules.zero_terminal_snr(GAUSS.schedule), "rescale one made by"),
     "a missing leaf": (lambda: JOINT({"x": torch.zeros(1, 2)}, 0.5), "give each one"),
+    # networks and data
+    "rows too wide for an MLP": (lambda: lv.networks.MLP(2, 4, 1)(torch.zeros(3, 5), torch.zeros(3)), r"reads rows \(B, 2\)"),
+    "pictures for an MLP": (lambda: lv.networks.MLP(8, 4, 1)(torch.zeros(3, 1, 8, 8), torch.zeros(3)), "UNet or DiT for"),
+    "colours for a grey U-Net": (lambda: GREY(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "of 3 channels, and this U-Net reads 1"),
+    "data that is one number": (lambda: lv.data.Arrays(3.0), "x is the number 3.0; give one entry for each sample"),
+    "data that is nothing": (lambda: lv.data.Arrays(None), "x is a NoneType that is no array of numbers"),
+    "rows of two lengths": (lambda: lv.data.Arrays([[1.0], [1.0, 2.0]]), "lists of one length"),
+    "objects": (lambda: lv.data.Arrays(np.array([None, 1])), "x is a ndarray that is no array of numbers"),
+    "16 bits": (lambda: lv.data.Arrays(np.zeros((2, 1, 8, 8), np.uint16)), "x is torch.uint16; give floats, int64 for cat"),
+    "complex numbers": (lambda: lv.data.Arrays(torch.zeros(2, 2, dtype=torch.complex64)), "x is torch.complex64; give floats"),
+    "one condition for all": (lambda: lv.data.Arrays(torch.zeros(2, 1), {"label": 1}), r"cond\['label'\] is the number 1"),
+    "items of words": (lambda: lv.data.Dataset([("a", 1)], x=0, label=1), "sample 0 is a str, which is no array"),
+    "items without a label": (lambda: lv.data.Dataset([(1.0, None)], x=0, label=1), "label of item 0 is a NoneType"),
+    "a page of nothing": (lambda: lv.save_images(torch.zeros(0, 1, 8, 8), "x.png"), "at least one"),
+    "a page without columns": (lambda: lv.save_images(torch.zeros(1, 1, 8, 8), "x.png", columns=0), "columns is 0"),
+    "a page of categories": (lambda: lv.save_images(torch.zeros(1, 1, 8, 8).long(), "x.png"), "are torch.int64; give floats"),
+    "an animation of nothing": (lambda: lv.save_gif([], "x.gif"), "there are no frames"),
     # recipes and training
+    "a network to be trained": (lambda: lv.fit(NET, lv.data.two_moons(10)), "denoiser is a Identity; pass a langevin Denoiser"),
     "an unknown recipe": (lambda: recipe("digit"), "did you mean 'digits'"),
     "an MLP on pictures": (lambda: build(recipe("digits").model_copy(update={"network": c.MLPConfig()})), "use 'unet' or 'dit'"),
     "a U-Net on a product": (lambda: network(c.UNetConfig(), Facts(shape=(1, 8, 8), classes=None), BOTH), "use kind 'dit'"),

@@ -51,6 +51,20 @@ def test_refusals(tmp_path, capsys):
     for task, amount, said in (("deblur", None, "leave it out"), ("inpaint", 0.5, "leave it out")):
         with pytest.raises(ValueError, match=said):
             restoring.operator_of(task, (1, 8, 8), amount, tmp_path / "wide.png")
+    for task, amount, said in (
+        ("inpaint", 1.5, "amount is 1.5 of task inpaint; it is the share of the height that is hidden, above 0 and at most 1"),
+        ("inpaint", float("nan"), "amount is nan"),
+        ("sense", 0, "amount is 0"),
+        ("deblur", -1, "it is the pixels of the blur, above 0"),
+        ("deblur", float("inf"), "amount is inf"),
+        ("super-resolution", 2.5, "it is a whole factor"),
+        ("colourise", 1, "leave it out"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            restoring.operator_of(task, (1, 8, 8), amount)
+    for noise in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="it is the deviation of the noise in the measurement, 0 or more"):
+            restoring.restoration(run(), "sense", tmp_path / "s.png", noise=noise)
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
     with pytest.raises(ValueError, match="which hides all"):
         restoring.operator_of("inpaint", (1, 8, 8), mask=tmp_path / "white.png")

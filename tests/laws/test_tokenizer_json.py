@@ -120,3 +120,17 @@ def test_a_run_leaves_its_tokenizer_and_another_is_trained_on_it(file, tmp_path)
     assert other.facts.alphabet == run.facts.alphabet
     with pytest.raises(ValueError, match="choose one of bytes, characters, pieces, or a tokenizer"):
         TextData(alphabet="words")
+
+
+def test_a_file_in_the_cache_of_the_hub_is_read_and_no_other_link(tmp_path):
+    alphabet = made("pieces")
+    repository = tmp_path / "models--owner--name"
+    snapshot = repository / "snapshots" / ("0123456789" * 4)
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    (repository / "blobs" / ("ab" * 20)).write_text(to_json(alphabet))
+    (snapshot / "tokenizer.json").symlink_to(f"../../blobs/{'ab' * 20}")
+    assert from_json(snapshot / "tokenizer.json") == alphabet
+    (tmp_path / "tokenizer.json").symlink_to(repository / "blobs" / ("ab" * 20))
+    with pytest.raises(ValueError, match="is a link, which may lead anywhere"):
+        from_json(tmp_path / "tokenizer.json")

@@ -8,10 +8,9 @@ from typing import Any
 
 from langevin.cli.asking import Refusal
 from langevin.cli.weights import strengths
+from langevin.config import PICTURES
 from langevin.record import printable
 
-PICTURES = ("image", "mask", "control", "like")
-"""Flags of pictures, which a record knows by their hashes alone."""
 _FOLDERS = ("beside", "configs", "controlnet", "redux", "lora", "word")
 """Flags of files, which a record may name only where they are here already: what is not may be fetched from anyone."""
 CHOOSING = ("revision", "variant")

@@ -1,5 +1,6 @@
 """langevin distill."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,8 @@ def distill(args: Sequence[str]) -> None:
     from langevin.recipes.opening import read_recipe
 
     teacher, few = Path(run), None if steps is None else int(steps)
-    prog = f"langevin distill {run} --to {to}" + "".join(f" --{n} {v}" for n, v in (("steps", steps), ("rounds", rounds)) if v)
+    prog = f"langevin distill {shlex.quote(run)} --to {to}"
+    prog += "".join(f" --{name} {value}" for name, value in (("steps", steps), ("rounds", rounds)) if value)
     base, _ = taken("--out", rest)
     out = Path(base) if base else Path("runs") / f"{read_recipe(teacher).name}-{to}"
     from langevin.recipes.comparison import compare, measures
@@ -73,7 +75,10 @@ def distill(args: Sequence[str]) -> None:
         asked = _asked(rest, prog, teacher, to, few if k == last else None, place)
         if last > 1 and asked.processes > 1:
             raise Refusal(f"rounds is {last}, which follow each other, and processes {asked.processes}; use one process.")
-        done = trained(asked, place, ["distill", *args], f"{prog} --out {out} --resume", measures)
+        again = f"{prog} --out {shlex.quote(str(out))} --resume"
+        if asked.tune != _tuned(few if k == last else None):
+            again += " --tune" if asked.tune else " --no-tune"
+        done = trained(asked, place, ["distill", *args], again, measures)
         if done is None:
             return
         teacher = place
@@ -89,10 +94,15 @@ def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None
     from langevin.recipes.opening import read_recipe
 
     made = _begun(taken("--out", rest)[1], to, run, out) or student(read_recipe(run), run, to, steps)
-    asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=2 <= (steps or 1) <= 8))
+    asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=_tuned(steps)))
     if not asked.resume:
         _agree(asked.recipe, to, steps or 1)
     return asked
+
+
+def _tuned(steps: int | None) -> bool:
+    """Whether a learned plan stands in the comparison where nothing is said."""
+    return 2 <= (steps or 1) <= 8
 
 
 def _begun(args: Sequence[str], to: str, run: Path, usual: Path) -> Recipe | None:

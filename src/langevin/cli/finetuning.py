@@ -1,5 +1,6 @@
 """langevin finetune: published models."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def finetune(args: Sequence[str]) -> None:
     cfg = Tuning.model_validate(asked.tuning.model_dump())
     made = tune(cfg, asked.out, asked.resume, str(device_of(asked.device)), other_data=asked.other_data)
     if made is None:
-        raise Refusal(f"stopped; continue with: langevin finetune {' '.join(args)} --resume")
+        again = "" if "--resume" in args else " --resume"
+        raise Refusal(f"stopped; continue with: {shlex.join(['langevin', 'finetune', *args])}{again}")
     beside = "" if cfg.beside is None else f" --beside {cfg.beside}"
     beside += "" if cfg.variant is None else f" --variant {cfg.variant}"
     if made.is_dir():

@@ -10,9 +10,10 @@ from typing import Any
 import tyro
 from tyro.conf import Positional
 
-from langevin.cli.again import PICTURES, refuse_another, refuse_chosen, warn_of_others, words
+from langevin.cli.again import refuse_another, refuse_chosen, warn_of_others, words
 from langevin.cli.asking import Refusal, parse, taken
 from langevin.cli.loading import LOADED, Loading, Watch, model_of, options_of, read_words, size_of
+from langevin.config import PICTURES
 from langevin.record import printable
 
 

@@ -65,6 +65,6 @@ def likelihood(args: Sequence[str]) -> None:
         solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
         given=asked.given, seed=asked.seed,
     )  # fmt: skip
-    if asked.each is not None:
+    print(json.dumps(found.said()) if asked.json else found, flush=True)
+    if asked.each is not None:  # after what it took long to find was said
         write(found, asked.each)
-    print(json.dumps(found.said()) if asked.json else found)

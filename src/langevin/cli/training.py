@@ -1,6 +1,7 @@
 """langevin train."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from langevin.cli.asking import Refusal, parse, taken
+from langevin.files import make_folder
 from langevin.inspection import numbered
 from langevin.recipes import RECIPES, Recipe, recipe
 from langevin.recipes import config as c
@@ -107,7 +109,7 @@ def train(args: Sequence[str]) -> None:
             f"data.captions is {captions}, and recipe {name} reads no texts; train emoji with --data.folder, --data.captions and "
             "--codec.origin None, or leave captions out."
         )
-    made = trained(asked, out, ["train", *args], f"langevin train {name} --out {out} --resume")
+    made = trained(asked, out, ["train", *args], f"langevin train {name} --out {shlex.quote(str(out))} --resume")
     if made is None:
         return
     from langevin.recipes.report import pages, report
@@ -177,8 +179,6 @@ def trained(
     """
     if asked.samples < 0 or asked.samples == 1:
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
-    if out.exists() and not out.is_dir():
-        raise Refusal(f"out is {out}, which is a file; give a directory.")
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
@@ -193,7 +193,7 @@ def trained(
     from langevin.recipes.starting import start
 
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out, "out")
     try:
         run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
     except BaseException:
@@ -202,8 +202,8 @@ def trained(
                 folder.rmdir()
         raise
     if trainer.group.first:
-        if run.facts.class_names:
-            print(f"classes: {numbered(run.facts.class_names)}", file=sys.stderr)
+        if run.facts.names:
+            print(f"classes: {numbered(run.facts.names)}", file=sys.stderr)
         warm, total = run.recipe.train.warmup, trainer.total
         if warm > total / 2:
             print(f"the rate rises for {warm} samples of the run's {total} and hardly comes near {run.recipe.train.lr:g}; "

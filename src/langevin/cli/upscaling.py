@@ -39,6 +39,8 @@ def upscale(args: Sequence[str]) -> None:
         raise Refusal("upscale needs a run and what to begin with: langevin upscale RUN [RUN ...] IN --out FILE.")
     if asked.out.suffix not in (".png", ".npy"):
         raise Refusal(f"out is {asked.out}; write a .png or a .npy file.")
+    if asked.count < 1:
+        raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.upscaling import upscaled
 
     *runs, source = asked.paths

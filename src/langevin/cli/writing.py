@@ -68,5 +68,9 @@ def write(args: Sequence[str]) -> None:
     page = "\n----\n".join(texts) + "\n"
     if asked.out is None:
         print(page, end="")
-    else:
+        return
+    try:
         print(save(asked.out, page))
+    except OSError:  # what it took long to write is not lost for want of a place
+        print(page, end="", flush=True)
+        raise

@@ -18,12 +18,12 @@ from torch import Tensor
 _WORD = 1 << 64
 
 
-def _signed(word: int) -> int:
+def signed(word: int) -> int:
     return (word + _WORD // 2) % _WORD - _WORD // 2
 
 
-_GOLDEN = _signed(0x9E3779B97F4A7C15)
-_MIX_1, _MIX_2 = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
+GOLDEN = signed(0x9E3779B97F4A7C15)
+_MIX_1, _MIX_2 = signed(0xBF58476D1CE4E5B9), signed(0x94D049BB133111EB)
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ def _mixed(x: int) -> int:
     x &= _WORD - 1
     x = ((x ^ (x >> 30)) * _MIX_1) & (_WORD - 1)
     x = ((x ^ (x >> 27)) * _MIX_2) & (_WORD - 1)
-    return _signed(x ^ (x >> 31))
+    return signed(x ^ (x >> 31))
 
 
 def _name(purpose: str) -> int:
-    return _signed(int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little"))
+    return signed(int.from_bytes(hashlib.blake2b(purpose.encode(), digest_size=8).digest(), "little"))
 
 
 @dataclass(frozen=True)
@@ -66,22 +66,22 @@ class Noise:
     among: Tensor | None = None
 
     @staticmethod
-    def of(seed: int, count: int, first: int = 0, device: torch.device | str = "cpu") -> "Noise":
-        """Noise for the samples first, ..., first + count - 1."""
-        return Noise(seed, torch.arange(first, first + count, dtype=torch.int64, device=device))
+    def of(seed: int, count: int, first: int | Tensor = 0, device: torch.device | str = "cpu") -> "Noise":
+        """Noise for the samples first, ..., first + count - 1, or for those whose ids are given, (count,) int64."""
+        return Noise(seed, torch.arange(first, first + count, device=device) if isinstance(first, int) else first.to(device))
 
     def at(self, purpose: str, step: int | None = None) -> "Noise":
         """The same samples, another draw."""
         return Noise(self.seed, self.ids, self.step if step is None else step, f"{self.purpose}/{purpose}", self.among)
 
     def _bits(self, count: int) -> Tensor:
-        seed, step, name = _signed(_GOLDEN * (self.seed + 1)), _mixed(self.step + 1), _name(self.purpose)
+        seed, step, name = signed(GOLDEN * (self.seed + 1)), _mixed(self.step + 1), _name(self.purpose)
         if len(self.ids) <= 8 and self.ids.device.type == "cpu":
             key = torch.tensor([_mixed(_mixed(_mixed(k + seed) ^ step) ^ name) for k in self.ids.tolist()], dtype=torch.int64)
         else:
             key = _mix(_mix(_mix(self.ids + seed).bitwise_xor_(step)).bitwise_xor_(name))
         index = torch.arange(1, count + 1, dtype=torch.int64, device=key.device)
-        return _mix(index.mul_(_GOLDEN) + key[:, None])
+        return _mix(index.mul_(GOLDEN) + key[:, None])
 
     def uniform(self, shape: tuple[int, ...] = ()) -> Tensor:
         """(B, *shape) float64, uniform on the open interval (0, 1), with 52 random bits."""

@@ -239,7 +239,7 @@ class Options(TypedDict, total=False):
         known: bool, True where `given` is known; without it all of `given` is.
         start: the state to begin with, at the plan's first level, instead of the prior.
         mask: (count, N) bool, the real nodes of padded sets.
-        first_id: identity of the first sample.
+        first_id: identity of the first sample; or (count,) int64, that of each.
         device: where to sample; where the denoiser's weights are by default.
         noise: "step" draws fresh noise for each row; "path" takes it from one Brownian path of each sample, indexed by
             level, so that one seed gives comparable samples at any number of steps.
@@ -253,7 +253,7 @@ class Options(TypedDict, total=False):
     known: Tree | None
     start: Tree | None
     mask: Tensor | None
-    first_id: int
+    first_id: int | Tensor
     device: torch.device | str | None
     noise: str
 

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ class Arrays:
     def __init__(self, x: Any, cond: Mapping[str, Any] | None = None) -> None:
         if cond is not None and not isinstance(cond, Mapping):
             raise ValueError(f'cond is a {type(cond).__name__}; name the conditions, such as Arrays(x, {{"label": labels}}).')
-        x, cond = tree_map(_tensor, x), {n: _tensor(c) for n, c in (cond or {}).items()}
+        x, cond = tree_map(lambda v: _tensor(v, "x"), x), {n: _tensor(c, f"cond[{n!r}]") for n, c in (cond or {}).items()}
+        if odd := [v.dtype for v in leaves(x).values() if v.dtype in _UNUSABLE]:
+            raise ValueError(f"x is {odd[0]}; give floats, int64 for categories, or uint8 for pictures.")
         sizes = {len(v) for v in [*leaves(x).values(), *(cond or {}).values()]}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"the arrays have {sorted(sizes)} rows; give the same number, above 0, everywhere.")
@@ -64,9 +67,14 @@ class Arrays:
         return total.hexdigest()[:16]
 
 
-def _tensor(value: Any) -> Tensor:
+_UNUSABLE = {torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.complex64, torch.complex128}
+"""No numbers of data, nor a scale that pictures have: 16 bits are brought to [-1, 1] by whoever knows their largest value."""
+
+
+def _tensor(value: Any, field: str) -> Tensor:
+    """A tensor (N, ...) of what stands in memory, or in a file."""
     if not isinstance(value, (str, Path)):
-        return torch.as_tensor(value)
+        return _held(value, field)
     try:
         with open(value, "rb") as file:
             shape, fortran, dtype = npy_header(file, os.fstat(file.fileno()).st_size)
@@ -84,3 +92,26 @@ def _tensor(value: Any) -> Tensor:
         raise ValueError(
             f"{value} cannot be read as one array of numbers ({why}); save it with numpy.save (an .npz file array by array)."
         ) from None
+
+
+def _held(value: Any, field: str) -> Tensor:
+    """A tensor of arrays or lists, which share their memory where they can."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
+        if not value.dtype.isnative or any(stride < 0 for stride in value.strides):
+            if isinstance(value, np.memmap):
+                raise ValueError(f"{field} is mapped in another order of bytes or rows; save it anew as a plain .npy.")
+            value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+        with warnings.catch_warnings():  # of memory that may only be read: nothing here writes into it
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+            made = torch.from_numpy(value)
+    else:
+        try:
+            made = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"{field} is a {type(value).__name__} that is no array of numbers; give a tensor, a numpy array, or lists of one "
+                "length."
+            ) from None
+    if not made.ndim:
+        raise ValueError(f"{field} is the number {made.item()}; give one entry for each sample, (N, ...).")
+    return made

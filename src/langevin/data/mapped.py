@@ -74,8 +74,8 @@ class Dataset:
     def _read(self, k: int) -> tuple[Tensor, dict[str, Tensor]]:
         item = self.dataset[k]
         x = _at(item, self._x, "x") if isinstance(item, (tuple, list, Mapping)) else item
-        held = {name: _tensor(_at(item, place, name)) for name, place in self._cond.items()}
-        return to_unit(_tensor(x)), held
+        held = {name: _tensor(_at(item, place, name), f"{name} of item {k}") for name, place in self._cond.items()}
+        return to_unit(_tensor(x, f"sample {k}")), held
 
 
 def _at(item: Any, place: Place, what: str) -> Any:
@@ -86,11 +86,17 @@ def _at(item: Any, place: Place, what: str) -> Any:
         raise ValueError(f"{what} is {place!r} of an item, and items are {has}; say where it stands in them.") from None
 
 
-def _tensor(value: Any) -> Tensor:
+def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Image.Image):
         pixels = torch.from_numpy(np.array(value))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    value = torch.as_tensor(value)
+    try:
+        value = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        said = f"a {type(value).__name__}, which is no array of numbers"
+        raise ValueError(
+            f"{what} is {said}; let items hold tensors, arrays, numbers or pictures, and say where in them."
+        ) from None
     return value.float() if value.dtype == torch.float64 else value.long() if value.dtype == torch.int32 else value
 
 

@@ -50,6 +50,8 @@ class CFG:
     norm: str = ""
 
     def __post_init__(self) -> None:
+        if not hasattr(self.w, "__float__"):  # CFG itself in place of CFG(2.0), among others
+            raise ValueError(f"w is a {type(self.w).__name__}; give a strength, such as CFG(2.0), 1 for none.")
         if not math.isfinite(self.w):
             raise ValueError(f"w is {self.w}; give a finite strength, 1 for none.")
         low, high = self.interval

@@ -33,6 +33,11 @@ class MLP(nn.Module):
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
         """z (B, features); level (B,) or (B, features); (B, features)."""
+        if z.ndim != 2 or z.shape[1] != self.features:
+            raise ValueError(
+                f"states are {tuple(z.shape)}, and this MLP reads rows (B, {self.features}); build it so for others, and "
+                "networks.UNet or DiT for pictures."
+            )
         levels = (level[:, None] if level.ndim == 1 else level).expand(-1, self.features)
         emb = self.level(sinusoid(levels, self.waves).flatten(1).to(self.enter.weight.dtype))
         vector, _ = self.conditions(cond, len(z), z.device)

@@ -408,6 +408,9 @@ class UNet(WayDown):
                 f"make the sides multiples of {self.factor}."
             )
         z, cond = joined(z, cond)
+        if z.shape[1] * self.patch**2 != self.enter.in_channels:
+            reads = self.enter.in_channels // self.patch**2
+            raise ValueError(f"pictures are of {z.shape[1]} channels, and this U-Net reads {reads}; build it with channels=.")
         told = self.tell(z, level, cond)
         picture = F.pixel_unshuffle(2 * z - 1 if self.centred else z, self.patch)
         kept, h = self.descend(self.enter(picture), told, picture)

@@ -26,6 +26,7 @@ from langevin.objectives.distances import Distance
 from langevin.recipes import beliefs, distances, latents
 from langevin.recipes import config as c
 from langevin.recipes.captions import Captioned, Vocabulary
+from langevin.recipes.config.places import Placed
 from langevin.recipes.domains import Domain, domain_of
 from langevin.recipes.facts import SCAN_FILE, Facts
 from langevin.recipes.objectives import AutoencodingConfig, ObjectiveConfig
@@ -239,10 +240,10 @@ def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tu
             data(cfg.source, other, f"{field}.source"),
         )
         return join(target[0], source[0]), join(target[1], source[1])
-    words = isinstance(cfg, (c.MnistData, c.MoleculesData, c.GraphsData))  # whose places may be words, such as planar
-    for name in () if words else ("folder", "path", "x"):
-        places = getattr(cfg, name, ())
-        for place in [places] if isinstance(places, str) else places:
-            if not Path(place).exists():
+    words = cfg.words if isinstance(cfg, Placed) else ()
+    for name in cfg.places if isinstance(cfg, Placed) else ():
+        said = getattr(cfg, name)
+        for place in [said] if isinstance(said, str) else said:
+            if place not in words and not Path(place).exists():
                 raise FileNotFoundError(f"{place} does not exist; say where the data is, {field}.{name} (--{field}.{name}).")
     return domain_of(cfg).read(cfg, scan)

@@ -4,15 +4,7 @@ import os
 
 import torch
 
-
-def device_of(name: str) -> torch.device:
-    """The device of a name; "auto" is a GPU where there is one. Raises ValueError for one that this machine does not have."""
-    try:
-        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError):
-        raise ValueError(f"device is {name!r}, which this machine does not have; use 'cpu' or 'auto'.") from None
-    return chosen
+from langevin.devices import device_of
 
 
 def device_of_process(name: str) -> torch.device:

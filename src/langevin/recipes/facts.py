@@ -102,13 +102,18 @@ class Facts(Closed):
         Raises:
             ValueError: for what is neither, naming the classes.
         """
-        names = self.class_names or (self.table.classes if self.table else None) or ()
+        names = self.names
         if said in names:
             return names.index(said)
-        if said.isdecimal():
+        if said.isdecimal() and len(said) < 10:
             return int(said)
         known = f"one of {', '.join(names[:20])}, or its number" if names else "a number from 0"
         raise ValueError(f"label is {said!r}; classes of this run are told by {known}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What classes are called, by folders or by the column of a table; () where the data does not say it."""
+        return self.class_names or (self.table.classes if self.table else None) or ()
 
     @property
     def conditional(self) -> bool:

@@ -1,5 +1,6 @@
 """A run's model on inverse problems: held-out pictures or a file are measured and restored, and shown beside each other."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,12 @@ from langevin.recipes.sampling import chosen, of_pictures
 from langevin.tasks import Restored, coverage, restore
 
 TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense")
+_AMOUNTS = {
+    "inpaint": ("the share of the height that is hidden", 1.0), "sense": ("the share of coefficients that is sensed", 1.0),
+    "deblur": ("the pixels of the blur", math.inf), "super-resolution": ("a whole factor", math.inf),
+    "colourise": ("nothing", 0.0),
+}  # fmt: skip
+"""What the amount of a task is, and the most it may be."""
 
 
 def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, mask: Path | None = None) -> Operator:
@@ -29,8 +36,15 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
         mask: of inpainting, a picture that is white where pictures are hidden, in place of an amount.
 
     Raises:
-        ValueError: for another task, a mask of another size, or one that hides nothing or all.
+        ValueError: for another task, an amount that it cannot have, a mask of another size, or one that hides nothing or all.
     """
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; there are {', '.join(TASKS)}.")
+    if amount is not None:
+        what, most = _AMOUNTS[task]
+        if not 0 < amount <= most or not math.isfinite(amount) or (task == "super-resolution" and amount != int(amount)):
+            told = "leave it out" if not most else f"it is {what}, above 0{'' if math.isinf(most) else f' and at most {most:g}'}"
+            raise ValueError(f"amount is {amount:g} of task {task}; {told}.")
     if mask is not None:
         if task != "inpaint" or amount is not None:
             raise ValueError(f"mask is {mask}, which says what task inpaint hides, in place of an amount; leave it out.")
@@ -48,11 +62,9 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
         return operators.colourise(shape)
     if task == "sense":
         return operators.sense(shape, max(1, round((amount or 0.25) * shape[0] * shape[1] * shape[2])))
-    if task == "inpaint":
-        known = torch.ones(shape, dtype=torch.bool)
-        known[:, round(shape[1] * (1 - (0.5 if amount is None else amount))) :] = False
-        return operators.inpaint(known)
-    raise ValueError(f"task is {task!r}; there are {', '.join(TASKS)}.")
+    known = torch.ones(shape, dtype=torch.bool)
+    known[:, round(shape[1] * (1 - (0.5 if amount is None else amount))) :] = False
+    return operators.inpaint(known)
 
 
 def restoration(
@@ -69,6 +81,8 @@ def restoration(
     shape = of_pictures(run, "restore")
     if rows < 1:
         raise ValueError(f"rows is {rows}; restore at least 1 picture.")
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is {noise:g}; it is the deviation of the noise in the measurement, 0 or more.")
     cond: dict[str, Tensor] | None = None
     if pictures_of is None:
         batch = run.test.batch(torch.arange(min(rows, len(run.test))))

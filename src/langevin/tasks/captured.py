@@ -15,7 +15,7 @@ from langevin.core.denoiser import BaseDenoiser, Denoiser, home
 from langevin.core.plan import DrivingRow
 from langevin.core.sample import Options, _evaluating, _Run
 from langevin.core.tree import leaves, tree, tree_map
-from langevin.sampling import Planned, arrays, conditions, planned, told
+from langevin.sampling import Planned, arrays, conditions, named, planned, told
 
 
 class Captured:
@@ -57,10 +57,11 @@ class Captured:
                 ) from error
 
     @torch.no_grad()
-    def __call__(self, first_id: int = 0, cond: Mapping[str, Any] | None = None, start: Any = None) -> Any:
+    def __call__(self, first_id: Any = 0, cond: Mapping[str, Any] | None = None, start: Any = None) -> Any:
         """Samples first_id, ..., first_id + count - 1 of the seed, in new tensors, as `sample` draws them.
 
         Args:
+            first_id: or a list, the id of each sample.
             cond, start: in place of those that it was made with, of the same names and shapes, tensors, numpy arrays or lists; by
                 default those of the last call.
 
@@ -71,7 +72,7 @@ class Captured:
         for module in self._denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
             getattr(module, "check_conditions", lambda cond: None)(cond)
         ids = self._run.noise.ids
-        ids.copy_(torch.arange(first_id, first_id + len(ids), device=ids.device))
+        ids.copy_(named(self._run.noise.seed, first_id, len(ids)).ids)
         _copy(self._cond or {}, cond or {}, "cond")
         _copy(self._run.begun, {} if start is None else leaves(arrays(start, "start")), "start")
         if self._graph is None:
@@ -107,6 +108,10 @@ def captured(
     """
     if warmup < 1:
         raise ValueError(f"warmup is {warmup}; what is made once must be made before the capture, so give at least 1.")
+    if isinstance(options.get("seed", 0), (list, tuple, Tensor)):
+        raise ValueError(
+            "seed is a list, and a capture has one seed, whose samples each call names; give first_id= a list there."
+        )
     place, dtype = home(denoiser)
     device = torch.device(options.get("device") or place)
 

@@ -14,33 +14,33 @@ from langevin.core.denoiser import BaseDenoiser, Cond, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
-from langevin.core.plan import Draft, Plan
-from langevin.core.sample import plans_for, sample
+from langevin.core.sample import plans_for
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
 from langevin.plans.first_order import ddim
 from langevin.plans.grids import uniform
 from langevin.plans.inversion import begin, inversion
+from langevin.sampling import Planned, named, planned, sample
 
 
-def inpaint(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, known: Tensor, **options: Any) -> Tensor:
+def inpaint(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, known: Tensor, **options: Any) -> Tensor:
     """Pictures (B, *shape) that are `picture` where `known` (bool, broadcastable to it) is True."""
     return _kept(denoiser, plan, parts.inpaint(picture, known), len(picture), options)
 
 
-def super_resolve(denoiser: BaseDenoiser, plan: Plan | Draft, low: Tensor, factor: int, **options: Any) -> Tensor:
+def super_resolve(denoiser: BaseDenoiser, plan: Planned, low: Tensor, factor: int, **options: Any) -> Tensor:
     """Pictures (B, C, h factor, w factor) whose patches have the averages `low` (B, C, h, w)."""
     return _kept(denoiser, plan, parts.super_resolve(low, factor), len(low), options)
 
 
 def colourise(
-    denoiser: BaseDenoiser, plan: Plan | Draft, grey: Tensor, weights: Sequence[float] = parts.LUMA, **options: Any
+    denoiser: BaseDenoiser, plan: Planned, grey: Tensor, weights: Sequence[float] = parts.LUMA, **options: Any
 ) -> Tensor:
     """Pictures (B, C, H, W) whose grey values, sum_c weights_c x_c, are `grey` (B, 1, H, W)."""
     return _kept(denoiser, plan, parts.colourise(grey, weights), len(grey), options)
 
 
-def _kept(denoiser: BaseDenoiser, plan: Plan | Draft, known: parts.Known, count: int, options: dict[str, Any]) -> Tensor:
+def _kept(denoiser: BaseDenoiser, plan: Planned, known: parts.Known, count: int, options: dict[str, Any]) -> Tensor:
     inner = options.pop("guidance", None)
     options.setdefault("shape", tuple(known.value.shape[1:]))
     drawn = sample(denoiser, plan, count, guidance=lambda d: known(d if inner is None else inner(d)), **options)
@@ -48,7 +48,7 @@ def _kept(denoiser: BaseDenoiser, plan: Plan | Draft, known: parts.Known, count:
     return known.keep(drawn)
 
 
-def stroke(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, **options: Any) -> Tensor:
+def stroke(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, **options: Any) -> Tensor:
     """Pictures like `picture` (B, *shape), such as a few strokes of paint: noise up to the level where the plan begins, and down
     again (SDEdit, 2108.01073).
 
@@ -58,15 +58,15 @@ def stroke(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, **option
     Raises:
         ValueError: unless the process is one Gaussian process.
     """
-    process = _gaussian(denoiser)
-    level = plans_for(process, plan)[""].rows[0].start
-    noise = Noise.of(options.get("seed", 0), len(picture), options.get("first_id", 0)).at("stroke")
+    process, drawn = _gaussian(denoiser), planned(plan)
+    level = plans_for(process, drawn)[""].rows[0].start
+    noise = named(options.get("seed", 0), options.get("first_id", 0), len(picture)).at("stroke")
     start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
     options.setdefault("shape", tuple(picture.shape[1:]))
-    return sample(denoiser, plan, len(picture), start=start, **options)
+    return sample(denoiser, drawn, len(picture), start=start, **options)
 
 
-def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, strength: float, **options: Any) -> Tensor:
+def image_to_image(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, strength: float, **options: Any) -> Tensor:
     """Pictures like `picture` (B, *shape): noise up to level `strength`, and down again by all of the plan's steps.
 
     Args:
@@ -85,7 +85,7 @@ def image_to_image(denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, 
     options.setdefault("shape", tuple(picture.shape[1:]))
     if strength == 1:
         return sample(denoiser, plan, len(picture), **options)
-    return stroke(denoiser, begin(plan, strength), picture, **options)
+    return stroke(denoiser, begin(planned(plan), strength), picture, **options)
 
 
 def invert(denoiser: BaseDenoiser, picture: Tensor, steps: int = 50, exact: bool = True, **options: Any) -> Tensor:
@@ -109,9 +109,7 @@ def change(
     return sample(denoiser, ddim(steps), len(picture), start=noise, cond=target, guidance=guidance, shape=shape)
 
 
-def interpolate(
-    denoiser: BaseDenoiser, plan: Plan | Draft, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any
-) -> Tensor:
+def interpolate(denoiser: BaseDenoiser, plan: Planned, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any) -> Tensor:
     """`count` samples (count, *shape) on the way from the first sample of one seed to that of another: their noises are turned
     into each other by `slerp`. For plans that draw no noise of their own.
 

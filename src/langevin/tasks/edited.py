@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import home
-from langevin.core.noise import Noise
 from langevin.core.plan import Draft
 from langevin.core.sample import Guidance, sample
 from langevin.plans.first_order import ddim
@@ -114,7 +113,7 @@ def _way(
     assert job.pictures is not None and job.w is not None
     cond, null = conditions(model, job, said, job.spans[0])
     device, x = home(model.denoiser)[0], torch.cat(job.pictures)
-    noise = Noise.of(job.seed, job.total, job.first_id, device)
+    noise = job.noise(range(job.total), device)
     latents = model.encode(x, noise, device, job.dtype)
     for name, value in further(model, x, None, [torch.cat(h) for h in job.hints], job.noise_level, noise).items():
         cond[name] = value.to(device, job.dtype if value.is_floating_point() else None)

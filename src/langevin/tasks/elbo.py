@@ -128,6 +128,9 @@ def of_categories(
             that are not those of x.
     """
     x, parts = leaves(batch.x), denoiser.process.leaves()
+    for name, leaf in parts.items():
+        if isinstance(leaf, Categorical) and name in x:
+            leaf.check_data(x[name])
     _bounded(parts, x, values or {}, draws)
     sizes = elements_of(denoiser, batch)
     count, place = len(next(iter(x.values()))), next(iter(x.values())).device

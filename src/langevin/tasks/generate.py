@@ -93,9 +93,9 @@ class Generator:
         label: int | Sequence[int] | None = None,
         size: tuple[int, int] | None = None,
         steps: int | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
         count: int = 1,
-        first_id: int = 0,
+        first_id: int | Sequence[int] = 0,
         batch: int | None = None,
         guidance: float | Guidance | None = None,
         rescale: float = 0.0,
@@ -128,7 +128,8 @@ class Generator:
             label: of models of classes.
             size: (width, height) in pixels.
             steps: evaluations, also of a plan that is named without a number. seed, first_id: picture k is that of
-                (seed, first_id + k), whatever the batch.
+                (seed, first_id + k), whatever the batch; of a list of seeds, one for each picture, that of (seed[k], first_id),
+                as it is drawn alone. So may be `first_id`.
             count: pictures of each prompt, or of each image where there is one prompt.
             batch: most pictures in one call of the network; all by default. They are the same either way, up to rounding.
             guidance: w of classifier-free guidance, 1 for none (a model that is told its guidance is told this); or a guidance. A
@@ -233,7 +234,7 @@ class Generator:
             cond, null: with theirs from the row `at` on.
         """
         device, dtype, count, first, last = home(self.denoiser)[0], job.dtype, len(span), span.start, span.stop
-        noise = Noise.of(job.seed, count, job.first_id + first, device)
+        noise = job.noise(span, device)
         x = None if job.pictures is None else torch.cat(job.pictures[first:last])
         hole = None if job.masks is None else torch.cat(job.masks[first:last])
         if job.filled is None:  # strength 0: the pictures themselves, and the model is not asked
@@ -262,7 +263,7 @@ class Generator:
             small = F.interpolate(hole, job.shape[1:], mode="area").to(device) > 0
             kept = parts.inpaint(latents, ~small.expand(count, *job.shape))
             chain = _around(kept, chain)
-        options: dict[str, Any] = {"shape": job.shape, "seed": job.seed, "first_id": job.first_id + first, "guidance": chain}
+        options: dict[str, Any] = {"shape": job.shape, "seed": noise.seed, "first_id": noise.ids, "guidance": chain}
         options |= {"cond": cond or None, **({} if start is None else {"start": start})}
         z, used = self._walk(job.denoiser, filled, count, options, job.callback)
         if kept is not None:

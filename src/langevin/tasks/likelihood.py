@@ -217,6 +217,10 @@ def log_prob(
     """
     _check(solver, steps)
     x, cond = at_home(denoiser, floats(x, "x"), conditions(cond))
+    if not bool(x.isfinite().all()):
+        raise ValueError("x holds values that are not finite, which have no density; look at the data.")
+    if probes is not None and probes < 0:
+        raise ValueError(f"probes is {probes}; give how many Rademacher vectors, or 0 for the exact trace.")
     flow = _Flow(denoiser, cond, low, along, data_std, most if solver == "adaptive" else None)
     if log_prior is None:
         if type(flow.leaf) is not Gaussian:

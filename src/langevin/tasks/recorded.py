@@ -7,13 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from langevin.config import PICTURES
+
 PLAIN = (
     "rescale", "strength", "paste", "control_scale", "control_levels", "guess", "noise_level", "clip_skip", "weighted", "long",
     "length",
 )  # fmt: skip
 """Options that are recorded as they are said."""
-PICTURES = ("image", "mask", "control", "like")
-"""Options whose pictures are recorded by their SHA-256."""
 
 
 def digest(x: Tensor) -> str:

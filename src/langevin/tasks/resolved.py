@@ -15,10 +15,12 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond, home
 from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance
 from langevin.guidance import CFG
 from langevin.plans import begin, counted, parse
+from langevin.sampling import named, names
 from langevin.tasks.asked import refuse_unread, rows
 from langevin.tasks.contract import Progress
 from langevin.tasks.inputs import each, mask_of, several, sized
@@ -39,6 +41,7 @@ class Job:
         wants: whether conditions of what is led away from are needed. told: of the conditioner, beside the prompts.
         plan: as it was said; filled: on the model's schedule, None where nothing is drawn.
         strengths: of adapters, one mapping for each.
+        seeds, ids: of each picture.
         guidance: made of the conditions that are led away from, and of whether there are others.
     """
 
@@ -67,8 +70,8 @@ class Job:
     strengths: list[Mapping[str, float]] | None
     guess: bool
     paste: bool
-    seed: int
-    first_id: int
+    seeds: list[int]
+    ids: list[int]
     callback: Callable[[Progress], None] | None
 
     @property
@@ -77,6 +80,10 @@ class Job:
         told = self.strengths
         cuts = [k for k in range(1, self.total) if told is not None and told[k] != told[k - 1]]
         return [range(a, b) for a, b in zip([0, *cuts], [*cuts, self.total], strict=True)]
+
+    def noise(self, span: range, device: torch.device) -> Noise:
+        """What is drawn for a part of the rows."""
+        return named(self.seeds[span.start : span.stop], self.ids[span.start : span.stop], len(span), device)
 
     def at(self, model: Any, span: range) -> AbstractContextManager[None]:
         """Within, adapters are of a span's strengths."""
@@ -133,6 +140,7 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
     many = steps or model.defaults.steps
     if plan is not None:
         plan = _counted(plan, steps, many)
+    seeds, ids = names(said["seed"], said["first_id"], total)
     denoiser = under_hints(model, said["control_scale"], said["control_levels"], said["guess"])
     small = model.takes == "upscale"
     return Job(
@@ -165,8 +173,8 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         strengths=None if strengths is None else rows(strengths, "adapters", asked, count),
         guess=said["guess"],
         paste=said["paste"],
-        seed=said["seed"],
-        first_id=said["first_id"],
+        seeds=seeds,
+        ids=ids,
         callback=said["callback"],
     )
 
@@ -216,17 +224,16 @@ def records(
         "dtype": str(job.dtype).removeprefix("torch."),
         "size": list(job.size),
         "steps": job.steps if job.plan is None or job.filled is None else used,
-        "seed": job.seed,
         "guidance": job.w,
         "plan": job.plan if isinstance(job.plan, str) else None,
         "sampler": None if job.filled is None else job.filled.name,
         **options_of(said, defaults, extra, likes),
     }
-    own = {"prompt": job.prompts, "negative": job.against, "label": job.labels}
+    own = {"seed": job.seeds, "prompt": job.prompts, "negative": job.against, "label": job.labels}
     own |= {"image": job.hashes["image"], "mask": job.hashes["mask"]}
     made: list[dict[str, Any]] = []
     for k in range(job.total):
-        one = {"id": job.first_id + k, **{name: values[k] for name, values in own.items() if values is not None}}
+        one = {"id": job.ids[k], **{name: values[k] for name, values in own.items() if values is not None}}
         if job.strengths is not None:
             one["adapters"] = {**about.get("adapters", {}), **job.strengths[k]}
         one["control"] = [hint[k] for hint in job.hashes["control"]] or None

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from langevin.files import read_json
+from langevin.files import cached, parse_json, read_plain
 from langevin.text.alphabets import Alphabet, Bytes, Characters, Pieces
 from langevin.text.pieces import byte_of
 
@@ -63,13 +63,13 @@ def to_json(alphabet: Alphabet, end: bool = False, mask: bool = False) -> str:
 
 def from_json(path: str | Path) -> Alphabet:
     """The alphabet of a tokenizer.json: as `to_json` writes it, or byte pairs of another library, split and numbered as GPT-2's
-    are. Special tokens are left out; they must come after all others.
+    are. Special tokens are left out; they must come after all others. It may stand in the cache of huggingface_hub, as a link.
 
     Raises:
         ValueError: for a file that cannot be read, or that splits or joins otherwise, in words that say where.
     """
     path = Path(path)
-    told = read_json(path, _LIMIT)
+    told = parse_json(read_plain(cached(path) if path.is_symlink() else path, _LIMIT), path)
     model, before = (_part(told, name, path) for name in ("model", "pre_tokenizer"))
     if told.get("normalizer") is not None:
         raise ValueError(

@@ -27,6 +27,7 @@ from langevin.core.tree import leaves, tree_map
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.data.mapped import remedy
 from langevin.embedded import state_shape
+from langevin.files import make_folder
 from langevin.hearing import check_signature, compiled, listening
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.levels import LevelBins
@@ -110,8 +111,9 @@ class Trainer:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
         for field, value, kind in (("denoiser", denoiser, (Denoiser, Model)), ("objective", objective, Objective)):
             if not isinstance(value, kind):
-                named = kind[0] if isinstance(kind, tuple) else kind
-                raise ValueError(f"{field} is {value!r}; pass a langevin {named.__name__}.")
+                needed = kind[0] if isinstance(kind, tuple) else kind
+                said = repr(value) if value is None or isinstance(value, (str, type)) else f"a {type(value).__name__}"
+                raise ValueError(f"{field} is {said}; pass a langevin {needed.__name__}.")
         if not hasattr(data, "batch") and not isinstance(data, Stream):
             raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
         if not any(p.requires_grad for p in denoiser.parameters()):
@@ -200,7 +202,7 @@ class Trainer:
         if (contents := fingerprint(self.data)) is not None:
             self._facts["contents"] = contents
         with self.group.agreed():
-            out.mkdir(parents=True, exist_ok=True)
+            make_folder(out, "out")
             kept, paced = self.config.keep, self.objective.paced
             folder = RunFolder(out, resume, self._settings, self._facts, kept, paced, other_data)
         if folder.found is not None:

@@ -16,7 +16,7 @@ from glob import escape
 from pathlib import Path
 from typing import IO, Any
 
-from langevin.files import open_plain, parse_json, read_up_to, write
+from langevin.files import COMMIT, cached, open_plain, parse_json, read_up_to, write
 
 CONFIG_LIMIT = 2**20
 """Bytes that a configuration may have."""
@@ -26,8 +26,6 @@ ALLOWED = ("*.safetensors", "*.json", "*.txt", "*.model")
 """What is fetched from a repository: values, configurations, vocabularies, and the models of tokenizers (not of networks)."""
 ADAPTER = "adapter_config.json"
 """peft's settings of the adapters in the same folder."""
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _ID = re.compile(
     r"(?P<id>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95})"
     r"(?:/(?P<file>(?:[\w][\w.+ -]{0,95}/){0,6}[\w][\w.+ -]{0,200}\.safetensors))?(?:@(?P<revision>[\w./-]{1,200}))?"
@@ -146,7 +144,7 @@ def _fetched(repository: str, revision: str | None, variant: str | None, fetch: 
             f"{repository}{at} does not exist here and could not be fetched ({why}); check the id, the revision, the network and "
             "whether the repository wants you to log in."
         ) from None
-    commit = path.name if _COMMIT.fullmatch(path.name) else None
+    commit = path.name if COMMIT.fullmatch(path.name) else None
     if file is None:
         return Resolved(path, repository, commit)
     if not is_file(path / file):
@@ -171,20 +169,7 @@ def open_published(path: Path) -> IO[bytes]:
         linked = path.is_symlink()
     except OSError as error:
         raise ValueError(f"{path} cannot be read ({type(error).__name__}).") from None
-    return open_plain(_blob(path) if linked else path)
-
-
-def _blob(path: Path) -> Path:
-    """What a link in the cache of huggingface_hub leads to."""
-    here = Path(os.path.abspath(path))
-    for depth, commit in enumerate(here.parents):
-        repository = commit.parent.parent
-        if commit.parent.name == "snapshots" and _COMMIT.fullmatch(commit.name) and repository.name.startswith("models--"):
-            inside = list(here.parents)[: depth + 1]
-            target = Path(os.path.normpath(here.parent / os.readlink(here)))
-            if target.parent == repository / "blobs" and _BLOB.fullmatch(target.name) and not any(p.is_symlink() for p in inside):
-                return target
-    raise ValueError(f"{path} is a link, which may lead anywhere; only in the cache of huggingface_hub are links followed.")
+    return open_plain(cached(path) if linked else path)
 
 
 def is_file(path: Path) -> bool:

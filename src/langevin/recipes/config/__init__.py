@@ -19,6 +19,7 @@ from langevin.recipes.config.graphs import (
     MoleculesData,
 )
 from langevin.recipes.config.latents import AutoencoderConfig, CodecConfig, UntouchedConfig
+from langevin.recipes.config.places import Placed
 from langevin.recipes.config.text import SequenceConfig, TextData
 from langevin.recipes.objectives import ObjectiveConfig
 
@@ -59,13 +60,15 @@ class MnistData(Closed):
     """Without, labels are left unread, and the model knows no classes."""
 
 
-class ImagesData(Closed):
+class ImagesData(Placed):
     """Any folder of pictures. See `langevin.data.Pictures`."""
+
+    places = ("folder",)
 
     kind: Literal["images"] = "images"
     folder: str = "data/images"
     """Folder of pictures; subfolders are classes."""
-    size: int = Field(default=32, ge=4)
+    size: int = Field(default=32, ge=4, le=20_000)
     """Side in pixels; with aspect, of the square with as many pixels."""
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
@@ -87,9 +90,11 @@ class ImagesData(Closed):
     """Without, subfolders are no classes, and the model knows none."""
 
 
-class ArraysData(Closed):
+class ArraysData(Placed):
     """Arrays in .npy files, read row by row as they are: rows (N, D) are points, all else is pictures. See
     `langevin.data.Arrays`."""
+
+    places = ("x",)
 
     kind: Literal["arrays"] = "arrays"
     x: str = "data/x.npy"
@@ -100,8 +105,10 @@ class ArraysData(Closed):
     """Rows held out, the last of the file."""
 
 
-class TableData(Closed):
+class TableData(Placed):
     """A table of numbers, each column brought to mean 0 and deviation 1. See `langevin.data.table`."""
+
+    places = ("path",)
 
     kind: Literal["table"] = "table"
     path: str = "data/table.csv"
@@ -225,7 +232,7 @@ class UNetConfig(Closed):
 
     kind: Literal["unet"] = "unet"
     width: int = Field(default=32, ge=8)
-    multipliers: tuple[int, ...] = (1, 2)
+    multipliers: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(1, 2), min_length=1)
     blocks: int = Field(default=2, ge=1)
     attention: tuple[int, ...] = (1,)
     head_width: int = Field(default=32, ge=8)

@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from langevin.config import Closed
+from langevin.recipes.config.places import Placed
 
 
-class _Collection(Closed):
+class _Collection(Placed):
     """What all of them are asked."""
 
-    size: int = Field(default=32, ge=4)
+    size: int = Field(default=32, ge=4, le=20_000)
     """Side in pixels."""
     channels: Literal[1, 3] = 3
     """3 for colour, 1 for grey."""
@@ -25,6 +25,8 @@ class _Collection(Closed):
 class ShardsData(_Collection):
     """Tar shards as WebDataset writes them. See `langevin.data.Shards`."""
 
+    places = ("folder",)
+
     kind: Literal["shards"] = "shards"
     folder: str = "data/shards"
     """Folder with *.tar, or one tar."""
@@ -35,6 +37,8 @@ class ShardsData(_Collection):
 class StreamData(_Collection):
     """Tar shards that are read from front to back, from files or commands, and held-out ones on disk. See
     `langevin.data.Stream`."""
+
+    places = ("test",)
 
     kind: Literal["stream"] = "stream"
     urls: tuple[str, ...] = ("data/shards/000.tar",)
@@ -53,6 +57,8 @@ class StreamData(_Collection):
 
 class HuggingFaceData(_Collection):
     """A data set of the library `datasets` on disk. See `langevin.data.HFDataset`."""
+
+    places = ("folder",)
 
     kind: Literal["hugging_face"] = "hugging_face"
     folder: str = "data/dataset"

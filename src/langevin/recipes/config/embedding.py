@@ -5,11 +5,14 @@ from typing import Literal
 from pydantic import Field
 
 from langevin.config import Closed
+from langevin.recipes.config.places import Placed
 from langevin.recipes.config.text import AlphabetName
 
 
-class SentencesData(Closed):
+class SentencesData(Placed):
     """Short texts, one a line. See `langevin.data.Documents`."""
+
+    places = ("path",)
 
     kind: Literal["sentences"] = "sentences"
     path: tuple[str, ...] = ("data/sentences.txt",)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from langevin.config import Closed
+from langevin.recipes.config.places import Placed
 
 Feature = Literal["cycles", "pieces", "spectrum", "walks", "heat", "pagerank", "size", "valencies"]
 
@@ -17,8 +18,11 @@ def _names(value: Any) -> Any:
     return tuple(dict.fromkeys(name.strip() for word in words for name in word.split(",") if name.strip()))
 
 
-class MoleculesData(Closed):
+class MoleculesData(Placed):
     """Molecules from a file of SMILES. See `langevin.data.molecules.read_molecules`."""
+
+    places = ("path",)
+    words = ("nci",)
 
     kind: Literal["molecules"] = "molecules"
     path: str = "data/qm9.csv"
@@ -43,8 +47,11 @@ class MoleculesData(Closed):
     _apart = field_validator("properties", mode="before")(_names)
 
 
-class GraphsData(Closed):
+class GraphsData(Placed):
     """Graphs without types. See `langevin.data.read_graphs`."""
+
+    places = ("path",)
+    words = ("planar",)
 
     kind: Literal["graphs"] = "graphs"
     path: str = "data/community_small.json"

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from langevin.config import Closed
+from langevin.recipes.config.places import Placed
 
 KINDS = ("bytes", "characters", "pieces")
 
@@ -18,8 +19,10 @@ def _alphabet(said: str) -> str:
 AlphabetName = Annotated[str, AfterValidator(_alphabet)]
 
 
-class TextData(Closed):
+class TextData(Placed):
     """One long text, or many short ones packed one after the other. See `langevin.data.Text` and `langevin.data.Packed`."""
+
+    places = ("path",)
 
     kind: Literal["text"] = "text"
     path: tuple[str, ...] = ("data/text.txt",)

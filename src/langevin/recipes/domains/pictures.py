@@ -304,6 +304,11 @@ def network(
     elif isinstance(cfg, c.UNetConfig):
         net = UNet(channels + further, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
                               classes, tokens, cfg.time, out, cfg.patch, scalars, **_style(cfg))  # fmt: skip
+        if any(side % net.factor for side in shape[1:]):  # training would find it out at the first step
+            raise ValueError(
+                f"pictures are {shape[1]} x {shape[2]}, and network.multipliers {cfg.multipliers} shrink them {net.factor}-fold; "
+                "make data.size a multiple of that, or give other multipliers."
+            )
     else:
         net = DiT(channels, shape[1:], cfg.patch, cfg.width, cfg.depth, cfg.heads, cfg.dropout, classes, tokens, out, cfg.stem,
                   scalars)  # fmt: skip

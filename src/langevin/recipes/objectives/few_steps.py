@@ -1,114 +1,13 @@
-"""The typed settings of objectives. Imports no torch; `langevin.recipes.build` makes the objects."""
+"""The typed settings of objectives that learn to sample in few steps, from a teacher or from data alone. Imports no torch."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
-from langevin.config import Closed
-
-Distance = str
-"""d(a, b): squared, absolute, pseudo_huber:c=0.03, huber:c=0.001; of pictures also lpips:weights=FILE,size=64, by a safetensors
-file of LPIPS, and classifier, by the features of a classifier that is trained on the run's own labels and kept in it."""
-
-Coupling = str
-"""Which noise, or which data of another kind, meets which data: independent, ot, entropic:reg=0.5, paired."""
+from langevin.recipes.objectives.base import Coupling, Distance, Objective
 
 
-class _Objective(Closed):
-    """What a recipe has to know of an objective before it is made.
-
-    Attributes:
-        learns: "denoiser", or "map" for a flow map.
-        ends: the denoiser answers with ends of the flow, which no solver of the flow can follow.
-        scalars: conditions that its network takes besides those of the data.
-        taught: "always", "never", or "either": whether it has a teacher.
-    """
-
-    learns: ClassVar[Literal["denoiser", "map"]] = "denoiser"
-    ends: ClassVar[bool] = False
-    scalars: ClassVar[tuple[str, ...]] = ()
-    taught: ClassVar[Literal["always", "never", "either"]] = "never"
-
-    @property
-    def strength(self) -> float:
-        """Of the guidance that what it learns has by nature; 1 for none."""
-        return float(getattr(self, "guidance", 1.0))
-
-
-class DenoisingConfig(_Objective):
-    """See `langevin.objectives.Denoising`."""
-
-    kind: Literal["denoising"] = "denoising"
-    weight: str = "simple"
-    levels: str = "uniform"
-    spread: Literal["shared", "independent", "elements"] = "shared"
-    clean: float = Field(default=0.0, ge=0, lt=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
-    coupling: Coupling = "independent"
-    augment: float = Field(default=0.0, ge=0, le=1)
-    """Of data "upscale": the highest level of noise in the small pictures."""
-    leaf_weights: dict[str, float] = Field(default_factory=dict)
-    """Of a product, the factor of each leaf's loss; 1 for all by default."""
-
-
-class InterFlowConfig(_Objective):
-    """See `langevin.objectives.interpolant.InterFlow`."""
-
-    kind: Literal["interflow"] = "interflow"
-    levels: str = "uniform"
-    unbiased: bool = True
-    """Divide by the density of the levels."""
-    path: Literal["ascent", "descent"] = "ascent"
-    """How a learned path is trained."""
-    drop: float = Field(default=0.0, ge=0, lt=1)
-    coupling: Coupling = "independent"
-
-
-class ELBOConfig(_Objective):
-    """See `langevin.objectives.ELBO`."""
-
-    kind: Literal["elbo"] = "elbo"
-    steps: int = Field(default=100, ge=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
-    cross_entropy: float = Field(default=0.0, ge=0)
-    """Its weight beside the sum of the bound: the lambda of D3PM's code, times steps."""
-    form: Literal["exact", "text", "images"] = "exact"
-
-
-class MaskingConfig(_Objective):
-    """See `langevin.objectives.Masking`."""
-
-    kind: Literal["masking"] = "masking"
-    drop: float = Field(default=0.0, ge=0, lt=1)
-
-
-class EmbeddingConfig(_Objective):
-    """See `langevin.objectives.Embedding`."""
-
-    kind: Literal["embedding"] = "embedding"
-    form: Literal["simple", "bound"] = "simple"
-    steps: int | None = Field(default=None, ge=1)
-    levels: str = "uniform"
-    spread: Literal["shared", "elements"] = "shared"
-    rounding: float = Field(default=1.0, ge=0)
-    """Factor of the term that keeps words apart."""
-    drop: float = Field(default=0.0, ge=0, lt=1)
-
-
-class BayesianFlowConfig(_Objective):
-    """See `langevin.objectives.BayesianFlow`."""
-
-    kind: Literal["bayesian-flow"] = "bayesian-flow"
-    steps: int | None = Field(default=None, ge=1)
-    """None for continuous time."""
-    reconstruction: bool = False
-    levels: str = "uniform"
-    spread: Literal["shared", "independent", "elements"] = "shared"
-    clean: float = Field(default=0.0, ge=0, lt=1)
-    drop: float = Field(default=0.1, ge=0, lt=1)
-
-
-class ConsistencyConfig(_Objective):
+class ConsistencyConfig(Objective):
     """Consistency models: distillation with a teacher, training without. See `langevin.objectives.consistency`."""
 
     ends: ClassVar = True
@@ -140,7 +39,7 @@ class ConsistencyConfig(_Objective):
     coupling: Coupling = "independent"
 
 
-class ShortcutConfig(_Objective):
+class ShortcutConfig(Objective):
     """See `langevin.objectives.Shortcut`."""
 
     learns: ClassVar = "map"
@@ -170,7 +69,7 @@ def _range(w: tuple[float, float]) -> tuple[float, float]:
 Strengths = Annotated[tuple[float, float], AfterValidator(_range)]
 
 
-class MeanFlowConfig(_Objective):
+class MeanFlowConfig(Objective):
     """See `langevin.objectives.MeanFlow`."""
 
     learns: ClassVar = "map"
@@ -199,7 +98,7 @@ class MeanFlowConfig(_Objective):
         return self.omega / (1 - self.kappa)
 
 
-class LatentConsistencyConfig(_Objective):
+class LatentConsistencyConfig(Objective):
     """Consistency distillation with guidance as a condition (LCM). See `langevin.objectives.LatentConsistency`."""
 
     ends: ClassVar = True
@@ -221,7 +120,7 @@ class LatentConsistencyConfig(_Objective):
     coupling: Coupling = "independent"
 
 
-class ProgressiveConfig(_Objective):
+class ProgressiveConfig(Objective):
     """See `langevin.objectives.Progressive`."""
 
     taught: ClassVar = "always"
@@ -241,7 +140,7 @@ class ProgressiveConfig(_Objective):
     coupling: Coupling = "independent"
 
 
-class _Few(_Objective):
+class _Few(Objective):
     """Students of a few steps, each at levels of its own."""
 
     ends: ClassVar = True
@@ -286,7 +185,7 @@ class DistributionMatchingConfig(_Few):
     """Weight of a critic; 0 for none."""
 
 
-class GuidanceDistillationConfig(_Objective):
+class GuidanceDistillationConfig(Objective):
     """See `langevin.objectives.GuidanceDistillation`."""
 
     taught: ClassVar = "always"
@@ -300,7 +199,7 @@ class GuidanceDistillationConfig(_Objective):
     drop: float = Field(default=0.0, ge=0, lt=1)
 
 
-class TrajectoryConfig(_Objective):
+class TrajectoryConfig(Objective):
     """Consistency trajectories (CTM). See `langevin.objectives.Trajectory`."""
 
     learns: ClassVar = "map"
@@ -323,7 +222,7 @@ class TrajectoryConfig(_Objective):
     coupling: Coupling = "independent"
 
 
-class ContinuousConsistencyConfig(_Objective):
+class ContinuousConsistencyConfig(Objective):
     """Consistency in continuous time (sCM). See `langevin.objectives.ContinuousConsistency`."""
 
     ends: ClassVar = True
@@ -342,39 +241,7 @@ class ContinuousConsistencyConfig(_Objective):
     coupling: Coupling = "independent"
 
 
-class AutoencodingConfig(_Objective):
-    """See `langevin.objectives.Autoencoding`."""
-
-    kind: Literal["autoencoding"] = "autoencoding"
-    distance: Distance = "absolute"
-    """squared, absolute, huber or pseudo_huber; lpips:weights=FILE and classifier as well."""
-    kl: float = Field(default=1e-6, ge=0)
-    """Weight of the divergence of codes from standard noise."""
-    perceptual: float = Field(default=0.0, ge=0)
-    """Weight of a second distance."""
-    distance_of_features: Distance | None = None
-    """The second distance: lpips:weights=FILE or classifier."""
-    adversarial: float = Field(default=0.0, ge=0)
-    """Weight of a critic of patches; 0 for none."""
-    after: float = Field(default=0.5, ge=0, lt=1)
-    """Share of the run after which the critic counts."""
-    width: int = Field(default=32, ge=4)
-    """Of the critic."""
-    rate: float = Field(default=1.0, gt=0)
-    """Learning rate of the critic, relative to the autoencoder's."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _lpips_as_a_word(cls, given: Any) -> Any:
-        """Earlier recipes have a file of LPIPS in a field of its own."""
-        if not isinstance(given, dict) or "lpips" not in given:
-            return given
-        file = given["lpips"]
-        rest = {name: value for name, value in given.items() if name != "lpips"}
-        return rest if file is None else {"distance_of_features": f"lpips:weights={file}", **rest}
-
-
-class ReflowConfig(_Objective):
+class ReflowConfig(Objective):
     """Rectified flow: training on the pairs that the teacher's flow makes. See `langevin.tasks.reflow`."""
 
     taught: ClassVar = "always"
@@ -393,12 +260,3 @@ class ReflowConfig(_Objective):
     distance: Distance | None = None
     """Between ends that are believed in and those of the pairs, such as lpips:weights=FILE or classifier; None for the squared
     error of velocities."""
-
-
-ObjectiveConfig = Annotated[
-    DenoisingConfig | InterFlowConfig | ELBOConfig | EmbeddingConfig | BayesianFlowConfig | ConsistencyConfig
-    | ShortcutConfig | MeanFlowConfig | LatentConsistencyConfig
-    | ProgressiveConfig | AdversarialConfig | DistributionMatchingConfig | GuidanceDistillationConfig | TrajectoryConfig
-    | ContinuousConsistencyConfig | ReflowConfig | MaskingConfig | AutoencodingConfig,
-    Field(discriminator="kind"),
-]  # fmt: skip
