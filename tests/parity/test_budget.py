@@ -83,7 +83,11 @@ class _Watch:
 def test_layers_in_turn_compute_the_same(goldens: Goldens, case: str) -> None:
     folder = goldens.root / case / "pipeline"
     goldens.case(*case.split("/"))
-    plain, model = lv.load(folder).run(**ASKED), lv.load(folder)
+    whole, model = lv.load(folder), lv.load(folder)
+    for net in (*memory.networks(whole), *memory.networks(model)):
+        for p in net.parameters():  # out of the mapped file: last bits of a product follow how its numbers are aligned
+            p.data = p.data.clone()
+    plain = whole.run(**ASKED)
     turns = [Turns(net, "cpu", _Watch()) for net in memory.networks(model)]
     assert torch.equal(model.run(**ASKED).tensor, plain.tensor)
     for turn in turns:
