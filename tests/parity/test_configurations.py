@@ -99,6 +99,22 @@ def test_networks_made_smaller_by_leaving_blocks_out_are_the_peers(config: dict[
         alike(again(net, part)(z, level, tokens).sample, said)
 
 
+def test_text_that_is_hidden_is_so_where_blocks_attend_to_text_alone():
+    """Without a mask these are the peer's; with one the peer hides tokens from a block's second attention alone."""
+    config = {**SMALLER["no middle"], "only_cross_attention": [True, False, True], "mid_block_type": "UNetMidBlock2DCrossAttn"}
+    part = component("UNet2DConditionModel")
+    theirs = peer(config, part.name)
+    net = ours(config, part, theirs)
+    z, tokens, level = torch.randn(2, 4, 8, 12, generator=G), torch.randn(2, 5, 12, generator=G), torch.tensor([3.0, 700.0])
+    mask = torch.tensor([True, True, True, False, False]).expand(2, -1)
+    with torch.no_grad():
+        alike(net(z, level, {"tokens": tokens}), theirs(z, level, tokens).sample)
+        short = theirs(z, level, tokens[:, :3]).sample
+        alike(net(z, level, {"tokens": tokens, "tokens_mask": mask}), short)
+        hidden = theirs(z, level, tokens, encoder_attention_mask=mask).sample
+        assert float((hidden - short).abs().max()) > 1e-2 * float(short.abs().max())
+
+
 def test_a_control_with_a_plain_middle_is_the_peers():
     config = {
         **SMALLER["a plain middle"], "conditioning_embedding_out_channels": [4, 8], "transformer_layers_per_block": [1, [2, 1], 2]
