@@ -70,8 +70,12 @@ def test_a_network_with_adapters_is_the_peers(goldens: Goldens, call: str) -> No
             answers.append(_answer(case, targets["unet"], call))
             adapters.merge(net)
             answers.append(_answer(case, targets["unet"], call))
-        case.agrees(call, "sample", answers[1])
         _exactly(answers[2], answers[3])
+        # the manifest does not say how far off the peer is in float32; ours in float64 do
+        peers = case.tensors[case.entry["calls"][call]["outputs"]["sample"]].double()
+        largest, own = float(peers.abs().max()), float((peers - answers[3]).abs().max())
+        error = float((answers[1].double() - peers).abs().max())
+        assert own <= 3e-5 * largest and error <= max(own, 1e-5 * largest), (error, own, largest)
 
 
 @pytest.mark.parametrize("kind", ["ours", "transformers", "merged"])

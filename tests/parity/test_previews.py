@@ -14,7 +14,7 @@ from langevin.zoo import adapting, registry
 from langevin.zoo.family import mark
 from tests.parity.goldens import Goldens
 
-ASKED: dict[str, Any] = {"prompt": "a cat", "steps": 3, "seed": 5, "size": (32, 32)}
+ASKED: dict[str, Any] = {"prompt": "a cat", "plan": "ddim:3", "seed": 5, "size": (32, 32)}
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_what_makes_no_previews_of_the_model_is_refused(goldens: Goldens, folder
 
 
 def test_previews_from_the_command_line(folder: Path, tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["generate", str(folder), "a cat", "--steps", "3", "--seed", "5", "--size", "32x32", "--device", "cpu"]
+    command = ["generate", str(folder), "a cat", "--plan", "ddim:3", "--seed", "5", "--size", "32x32", "--device", "cpu"]
     command += ["--out", str(tmp_path / "cat.png")]
     now, steps = tmp_path / "now.png", tmp_path / "steps"
     main([*command, "--preview", str(now), "--previews", str(steps), "--tiny", str(tiny)])

@@ -18,7 +18,7 @@ from tests.parity.goldens import Goldens
 from tests.parity.test_adapting import _adapters, _off
 from tests.parity.test_lora import twice_adapted
 
-ASKED: dict[str, Any] = {"prompt": "a red cat", "steps": 2, "seed": 5, "size": (32, 32)}
+ASKED: dict[str, Any] = {"prompt": "a red cat", "plan": "ddim:2", "seed": 5, "size": (32, 32)}
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_strengths_of_a_request_compile_nothing_again() -> None:
 def test_strengths_from_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     style = _adapters(folder, tmp_path / "style.safetensors", 0)
     out = tmp_path / "cat.png"
-    command = ["generate", str(folder), "a red cat", "--steps", "2", "--seed", "5", "--size", "32x32", "--device", "cpu"]
+    command = ["generate", str(folder), "a red cat", "--plan", "ddim:2", "--seed", "5", "--size", "32x32", "--device", "cpu"]
     main([*command, "--lora", str(style), "--adapters", "style=0.2", "style=0.8", "--out", str(out)])
     model = lv.load(folder)
     adapting.add_lora(model, style)

@@ -33,7 +33,7 @@ class ControlNet(WayDown):
     """z, level, conditions and a hint -> `Control` for the U-Net whose way down this is a copy of.
 
     Args:
-        channels, widths, blocks, reading, norm, classes: those of the U-Net.
+        channels, widths, blocks, reading, norm, classes, middle: those of the U-Net.
         hint_channels, hint_widths: of the picture of hints and of the layers that read it; each width after the first halves
             its sides.
     """
@@ -48,8 +48,9 @@ class ControlNet(WayDown):
         classes: int | None = None,
         hint_channels: int = 3,
         hint_widths: Sequence[int] = (16, 32, 96, 256),
+        middle: int = 2,
     ) -> None:
-        super().__init__(channels, widths, blocks, (), 64, 0.0, classes, None, "add", 1, (), norm, reading)
+        super().__init__(channels, widths, blocks, (), 64, 0.0, classes, None, "add", 1, (), norm, reading, middle=middle)
         self.hint = Hint(hint_channels, hint_widths, widths[0])
         self.outs = nn.ModuleList(zero(nn.Conv2d(width, width, 1)) for width in self.kept_widths)
         self.out = zero(nn.Conv2d(widths[-1], widths[-1], 1))

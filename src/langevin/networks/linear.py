@@ -9,7 +9,7 @@ import os
 from functools import lru_cache
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -126,6 +126,17 @@ class Linear(nn.Linear):
         return linear(input, self.weight, self.bias)
 
 
+UNSAVED = "a packed network holds no weights to save; save the network before it is packed."
+
+
+def _check(x: Tensor, weight: Tensor) -> None:
+    """What a packed layer is given."""
+    if x.dtype != weight.dtype or x.device.type != "cpu":
+        raise ValueError(f"x is {x.dtype} on {x.device}, this layer is packed for {weight.dtype} on a CPU; pack it so.")
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise ValueError("a packed network is for inference and knows no gradients; use the network before it is packed.")
+
+
 class Packed(nn.Module):
     """A linear layer for inference on a CPU, whose weight oneDNN has laid out once in the order it reads it in.
 
@@ -149,38 +160,80 @@ class Packed(nn.Module):
         Raises:
             ValueError: where gradients are asked for, and for another dtype or device than the weight's.
         """
-        if x.dtype != self.weight.dtype or x.device.type != "cpu":
-            raise ValueError(f"x is {x.dtype} on {x.device}, this layer is packed for {self.weight.dtype} on a CPU; pack it so.")
-        if torch.is_grad_enabled() and x.requires_grad:
-            raise ValueError("a packed network is for inference and knows no gradients; use the network before it is packed.")
+        _check(x, self.weight)
         post = ("none", [], "") if self.gelu is None else ("gelu", [], self.gelu)
         out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, self.in_features), self.packed, self.bias, *post)
         return out.unflatten(0, x.shape[:-1])
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise ValueError("a packed network holds no weights to save; save the network before it is packed.")
+        raise ValueError(UNSAVED)
+
+
+class PackedConvolution(nn.Module):
+    """A convolution of pictures for inference on a CPU, whose weight oneDNN has laid out once in the order it reads it in. As
+    torch has it, that is done again at every call, which at 8 x 8 pixels takes as long as the products.
+
+    Args:
+        layer: that it is made from, float32 or bfloat16, padded with zeros.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
+        weight, bias, padding = layer.weight.detach(), layer.bias, layer.padding
+        assert not isinstance(padding, str)
+        self.how = [list(padding), list(layer.stride), list(layer.dilation), layer.groups]
+        # the order may follow the picture's size, and what is laid out for another one is laid out anew
+        shape = [2, layer.in_channels, 32, 32]
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.how, shape)
+        self.bias = None if bias is None else bias.detach()
+        self.weight = torch.empty_like(weight, device="meta")  # as in `Packed`
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, in_channels, H, W) -> (B, out_channels, H', W'), with channels side by side in memory.
+
+        Raises:
+            ValueError: where gradients are asked for, and for another dtype or device than the weight's.
+        """
+        _check(x, self.weight)
+        return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.how, "none", [], "")
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise ValueError(UNSAVED)
+
+
+def _packable(module: nn.Module) -> bool:
+    """Whether it is a convolution whose call is torch's alone, without groups, and padded with zeros."""
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == 1
+        and module.padding_mode == "zeros"
+        and not isinstance(module.padding, str)
+    )
 
 
 def pack(net: nn.Module) -> nn.Module:
     """The network, changed into one for inference on a CPU alone: its linear layers become `Packed`, a GELU that follows one in
-    an `nn.Sequential` is done along with it, and the weights as they were are let go, so that it takes no more memory than
-    before. What it gains depends on the processor (`bench/linear.py`).
+    an `nn.Sequential` is done along with it, its convolutions become `PackedConvolution`, and the weights as they were are let
+    go, so that it takes no more memory than before. What it gains depends on the processor (`bench/linear.py`).
 
     Raises:
         ValueError: for a network that is not on a CPU, of other dtypes than float32 and bfloat16, or where this build of torch
             cannot do it.
     """
-    layers = [m for m in net.modules() if type(m) is Linear]
-    for layer in layers:
+    layers = [m for m in net.modules() if type(m) is Linear or _packable(m)]
+    for layer in cast("list[Linear]", layers):
         if layer.weight.dtype not in (torch.float32, torch.bfloat16) or layer.weight.device.type != "cpu":
             raise ValueError(
                 f"weights are {layer.weight.dtype} on {layer.weight.device}; pack a network in float32 or bfloat16, on a CPU."
             )
     if not _packs():
-        raise ValueError("this build of torch cannot pack linear layers; use the network as it is.")
+        raise ValueError("this build of torch cannot pack layers; use the network as it is.")
     for module in list(net.modules()):
         children = list(module.named_children())
         for (name, child), follower in zip_longest(children, children[1:]):
+            if _packable(child):
+                setattr(module, name, PackedConvolution(cast(nn.Conv2d, child)))
             if type(child) is not Linear:
                 continue
             after = follower[1] if follower is not None and type(module) is nn.Sequential else None
@@ -204,6 +257,12 @@ def _packs() -> bool:
         x = torch.arange(15.0).reshape(3, 5).remainder(7)
         try:
             products = torch.equal(Packed(layer)(x), F.linear(x, layer.weight, layer.bias))
+            conv = nn.utils.skip_init(nn.Conv2d, 2, 3, 3, padding=1, stride=2)
+            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+            conv.weight.copy_(torch.arange(54.0).reshape(3, 2, 3, 3).remainder(7))
+            conv.bias.copy_(torch.arange(3.0))
+            picture = torch.arange(60.0).reshape(1, 2, 6, 5).remainder(5)
+            products = products and torch.equal(PackedConvolution(conv)(picture), conv(picture))
             return products and torch.allclose(Packed(layer, "tanh")(x), F.gelu(layer(x), approximate="tanh"))
         except (AttributeError, RuntimeError, TypeError):
             return False

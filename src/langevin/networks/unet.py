@@ -33,6 +33,7 @@ from langevin.networks.blocks import (
 )
 
 Mixer = SpatialAttention | SpatialTransformer
+Depth = int | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Reading:
 
     Args:
         context: features of cond["tokens"].
-        depth: transformer blocks after each residual block, for each resolution; 0 for none.
+        depth: transformer blocks after each residual block, for each resolution; 0 for none, several numbers where residual
+            blocks of one resolution differ.
         heads: of each resolution.
         middle: transformer blocks in the middle; as at the coarsest resolution that has any, by default.
         groups: of the norms before transformers.
@@ -49,24 +51,29 @@ class Reading:
         added: further conditions that enter with the level.
         guidance: features of an embedding of cond["guidance"], the strength w, which enters before the level's network; None for
             none.
+        climbing: as `depth`, on the way up, where there is one residual block more for each resolution; the same by default.
+            Networks that were made smaller by leaving blocks out differ there (SSD-1B, 2401.02677).
     """
 
     context: int
-    depth: Sequence[int]
+    depth: Sequence[Depth]
     heads: Sequence[int]
     middle: int | None = None
     groups: int = 32
     cross_only: Sequence[int] = ()
     added: Added | None = None
     guidance: int | None = None
+    climbing: Sequence[Depth] | None = None
 
-    def at(self, level: int, channels: int) -> SpatialTransformer | None:
-        """The transformer of a resolution."""
-        return self._made(level, channels, self.depth[level], level in self.cross_only)
+    def at(self, level: int, channels: int, block: int, up: bool) -> SpatialTransformer | None:
+        """The transformer after a residual block of a resolution."""
+        said = (self.climbing if up and self.climbing is not None else self.depth)[level]
+        return self._made(level, channels, said if isinstance(said, int) else said[block], level in self.cross_only)
 
     def in_the_middle(self, channels: int) -> SpatialTransformer | None:
         """The transformer of the middle."""
-        depth = next((d for d in reversed(self.depth) if d), 0) if self.middle is None else self.middle
+        firsts = [d if isinstance(d, int) else d[0] for d in self.depth]
+        depth = next((d for d in reversed(firsts) if d), 0) if self.middle is None else self.middle
         return self._made(len(self.depth) - 1, channels, depth, False)
 
     def _made(self, level: int, channels: int, depth: int, cross_only: bool) -> SpatialTransformer | None:
@@ -197,6 +204,7 @@ class WayDown(nn.Module):
         scales: tuple[float, float] = (1.0, 1.0),
         null: bool = True,
         emb: int | None = None,
+        middle: int = 2,
     ) -> None:
         super().__init__()
         if patch < 1:
@@ -221,8 +229,8 @@ class WayDown(nn.Module):
         self.shrink = nn.ModuleList()
         for i, width in enumerate(widths):
             group = []
-            for _ in range(blocks):
-                group.append(self.stage(now, width, i))
+            for k in range(blocks):
+                group.append(self.stage(now, width, i, k))
                 now = width
                 self.kept_widths.append(now)
             self.down.append(_Stages(group))
@@ -230,16 +238,16 @@ class WayDown(nn.Module):
             self.shrink.append(nn.Identity() if last else self._change(now, changes[i], up=False))
             if not last:
                 self.kept_widths.append(now)
-        first = self.stage(now, now, None)  # made first: the order of the draws is part of what a seed means
-        self.middle = _Stages([first, _Stage(ResidualBlock(now, now, *self._of_blocks, scale=scales[1]), None)])
+        # made in this order: that of the draws is part of what a seed means
+        self.middle = _Stages([self.stage(now, now, None, k, attends=k == 0) for k in range(middle)])
         self.shrunk = Filtered(up=False) if resampling.pyramid else None
         self.sights = nn.ModuleList(nn.Conv2d(channels * patch**2, w, 1) for w in widths[:-1] if resampling.pyramid)
 
-    def stage(self, channels: int, out: int, level: int | None, attends: bool = True) -> _Stage:
-        """A stage at a resolution, or in the middle."""
+    def stage(self, channels: int, out: int, level: int | None, k: int, attends: bool = True, up: bool = False) -> _Stage:
+        """The k-th stage at a resolution, on the way down or up, or in the middle."""
         scale = self.scales[1 if level is None else 0]
         block = ResidualBlock(channels, out, *self._of_blocks, scale=scale)
-        return _Stage(block, self._mixer(level, out) if attends else None)
+        return _Stage(block, self._mixer(level, out, k, up) if attends else None)
 
     def _change(self, channels: int, kind: str, up: bool) -> nn.Module:
         """To the next resolution, `channels` of them before and after."""
@@ -248,9 +256,9 @@ class WayDown(nn.Module):
         resample = Filtered(up) if kind == "filtered" else Repeat() if up else Average()
         return ResidualBlock(channels, channels, *self._of_blocks, self.scales[0], resample, project=kind != "residual")
 
-    def _mixer(self, level: int | None, channels: int) -> Mixer | None:
+    def _mixer(self, level: int | None, channels: int, k: int, up: bool) -> Mixer | None:
         if self.reading is not None:
-            return self.reading.in_the_middle(channels) if level is None else self.reading.at(level, channels)
+            return self.reading.in_the_middle(channels) if level is None else self.reading.at(level, channels, k, up)
         attending = self.attending
         if level not in self.attends if level is not None else not attending.middle:
             return None
@@ -334,6 +342,7 @@ class UNet(WayDown):
         emb: features of the level's embedding, 4 * width by default.
         centred: pictures are given in [0, 1] and read as 2 z - 1.
         over_level: the answer is divided by the level, as a score by sigma.
+        middle: residual blocks in the middle, of which the first is the one followed by attention.
 
     Whatever stands in cond["concat"], (B, C', H, W), is read as further channels behind those of z; `channels` counts both.
 
@@ -367,11 +376,12 @@ class UNet(WayDown):
         emb: int | None = None,
         centred: bool = False,
         over_level: bool = False,
+        middle: int = 2,
     ) -> None:
         widths = [m * width for m in multipliers] if widths is None else list(widths)
         super().__init__(
             channels, widths, blocks, attention, head_width, dropout, classes, tokens, time, patch, scalars, norm, reading,
-            attending, resampling, waves, scales, null, emb,
+            attending, resampling, waves, scales, null, emb, middle,
         )  # fmt: skip
         self.centred, self.over_level = centred, over_level
         out_channels = (out_channels or channels) * patch**2
@@ -382,7 +392,7 @@ class UNet(WayDown):
         for i, out in reversed(list(enumerate(widths))):
             group = []
             for k in range(blocks + 1):
-                group.append(self.stage(now + kept.pop(), out, i, attends=k == blocks or not attending.once))
+                group.append(self.stage(now + kept.pop(), out, i, k, k == blocks or not attending.once, up=True))
                 now = out
             self.up.append(_Stages(group))
             self.grow.append(nn.Identity() if i == 0 else self._change(now, changes[i - 1], up=True))

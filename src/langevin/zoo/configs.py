@@ -70,8 +70,13 @@ def _fits(value: Any, like: Any) -> bool:
     return isinstance(value, type(like))
 
 
+# two names of one function
+SAME = {"swish": "silu"}
+
+
 def only(config: Mapping[str, Any], fixed: Mapping[str, Any], what: str) -> None:
     """Refuse a configuration whose values differ from the ones that a network here computes, where it has them."""
     for key, value in fixed.items():
-        if key in config and config[key] != value:
+        said = config.get(key, value)
+        if (SAME.get(said, said) if isinstance(said, str) else said) != value:
             raise ValueError(f"{what}.{key} is {config[key]!r}, and the network here computes {value!r} alone.")

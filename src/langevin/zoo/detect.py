@@ -506,12 +506,12 @@ def _picture(configs: Mapping[str, Mapping[str, Any]]) -> Picture | None:
         value = value[0] if isinstance(value, list) and value else value
         return value if type(value) is int and 0 < value < 2**16 else otherwise
 
-    network = next((c for k, c in configs.items() if "UNet" in k or "Transformer" in k), None)
+    kind, network = next(((k, c) for k, c in configs.items() if "UNet" in k or "Transformer" in k), ("", None))
     coder = next((c for k, c in configs.items() if k.startswith(("Autoencoder", "VQModel"))), None)
     if network is None:
         return None
     heads = number(network, "num_attention_heads", 0) * number(network, "attention_head_dim", 0)
-    transformer = "block_out_channels" not in network
+    transformer = "Transformer" in kind  # old configurations of U-Nets leave widths out that are the default
     width = heads if transformer else number(network, "block_out_channels", 320)
     patch = number(network, "patch_size", 1) if transformer else 1
     factor, decoder = 1, 0

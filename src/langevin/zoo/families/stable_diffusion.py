@@ -8,7 +8,7 @@ from torch import nn
 from langevin.networks.blocks import Added, fixed_groups
 from langevin.networks.blocks.transformer import SpatialTransformer
 from langevin.networks.controlnet import ControlNet
-from langevin.networks.unet import Reading, UNet
+from langevin.networks.unet import Depth, Reading, UNet
 from langevin.zoo.configs import filled, only
 from langevin.zoo.family import Component, Config
 from langevin.zoo.keys import SQUEEZE, STACK, KeyMap, Move
@@ -38,14 +38,16 @@ CONTROL: Mapping[str, Any] = {
 # what no network here computes otherwise; `sample_size`, `upcast_attention` and the like change no output in float32
 FIXED = {
     "flip_sin_to_cos": True, "freq_shift": 0, "downsample_padding": 1, "mid_block_scale_factor": 1, "act_fn": "silu",
-    "mid_block_type": "UNetMidBlock2DCrossAttn", "encoder_hid_dim_type": None, "encoder_hid_dim": None,
+    "encoder_hid_dim_type": None, "encoder_hid_dim": None,
     "class_embed_type": None, "resnet_time_scale_shift": "default", "num_attention_heads": None, "center_input_sample": False,
     "conv_in_kernel": 3, "conv_out_kernel": 3, "dual_cross_attention": False, "resnet_skip_time_act": False,
     "resnet_out_scale_factor": 1.0, "time_embedding_type": "positional", "time_embedding_dim": None,
     "time_embedding_act_fn": None, "timestep_post_act": None, "attention_type": "default", "class_embeddings_concat": False,
-    "cross_attention_norm": None, "reverse_transformer_layers_per_block": None, "controlnet_conditioning_channel_order": "rgb",
-    "global_pool_conditions": False,
+    "cross_attention_norm": None, "controlnet_conditioning_channel_order": "rgb", "global_pool_conditions": False,
 }  # fmt: skip
+KINDS = ("CrossAttnDownBlock2D", "DownBlock2D")
+# residual blocks in the middle; networks that were made smaller by leaving blocks out have fewer (BK-SDM, 2305.15798)
+MIDDLES: Mapping[str | None, int] = {"UNetMidBlock2DCrossAttn": 2, "UNetMidBlock2D": 1, None: 0}
 
 
 def _each(c: Mapping[str, Any], name: str, least: int = 1) -> list[int]:
@@ -67,6 +69,32 @@ def _one(c: Mapping[str, Any], name: str) -> int:
     return numbers[0]
 
 
+def _depths(c: Mapping[str, Any], crossing: Sequence[bool], name: str, blocks: int) -> list[Depth]:
+    """Transformer blocks of each resolution, in the order of `name`: a number, or one for each of its residual blocks."""
+    value, count = c[name], len(crossing)
+    given = list(value) if isinstance(value, tuple) else [value] * count
+    made: list[Depth] = []
+    for said, reads in zip(given, crossing, strict=False):
+        each = list(said) if isinstance(said, (list, tuple)) else [said] * blocks
+        if reads and (len(each) != blocks or any(not isinstance(n, int) or n < 1 for n in each)):
+            break
+        made.append(0 if not reads else each[0] if len(set(each)) == 1 else tuple(each))
+    if not len(made) == len(given) == count:
+        raise ValueError(
+            f"{name} is {value!r}; give one whole number from 1 on, or {count}, one for each resolution, of which those that "
+            f"read may have {blocks}, one for each of their residual blocks."
+        )
+    return made
+
+
+def _middle(c: Mapping[str, Any], what: str) -> int:
+    """Residual blocks in the middle."""
+    kind, known = c["mid_block_type"], [k for k in MIDDLES if k is not None or what == "UNet2DConditionModel"]
+    if kind not in known:
+        raise ValueError(f"{what}.mid_block_type is {kind!r}; the network here knows {', '.join(repr(k) for k in known)}.")
+    return MIDDLES[kind]
+
+
 def _added(c: Mapping[str, Any]) -> Added | None:
     if c["addition_embed_type"] not in (None, "text_time"):
         raise ValueError(f"addition_embed_type is {c['addition_embed_type']!r}; this network knows None and 'text_time'.")
@@ -83,24 +111,29 @@ def _added(c: Mapping[str, Any]) -> Added | None:
     return Added(total - numbers * width, numbers, width)
 
 
-def _reading(c: Mapping[str, Any]) -> Reading:
-    heads, depth, only_cross = (
-        _each(c, name, least)
-        for name, least in (("attention_head_dim", 1), ("transformer_layers_per_block", 0), ("only_cross_attention", 0))
-    )
-    kinds = ("CrossAttnDownBlock2D", "DownBlock2D")
+def _reading(c: Mapping[str, Any], middle: int) -> Reading:
+    heads, only_cross = _each(c, "attention_head_dim"), _each(c, "only_cross_attention", 0)
     for kind in c["down_block_types"]:
-        if kind not in kinds:
-            raise ValueError(f"down_block_types has {kind!r}; this network is made of {' and '.join(kinds)}.")
-    crossing = [kind == kinds[0] for kind in c["down_block_types"]]
-    if len(crossing) != len(depth):
-        raise ValueError(f"down_block_types has {len(crossing)} resolutions, and block_out_channels {len(depth)}.")
+        if kind not in KINDS:
+            raise ValueError(f"down_block_types has {kind!r}; this network is made of {' and '.join(KINDS)}.")
+    crossing, blocks = [kind == KINDS[0] for kind in c["down_block_types"]], _one(c, "layers_per_block")
+    if len(crossing) != len(heads):
+        raise ValueError(f"down_block_types has {len(crossing)} resolutions, and block_out_channels {len(heads)}.")
+    depth = _depths(c, crossing, "transformer_layers_per_block", blocks)
+    climbing = None
+    if c.get("reverse_transformer_layers_per_block") is not None:
+        climbing = _depths(c, crossing[::-1], "reverse_transformer_layers_per_block", blocks + 1)[::-1]
+    elif "up_block_types" in c and any(not isinstance(d, int) for d in depth):
+        raise ValueError(
+            f"transformer_layers_per_block is {c['transformer_layers_per_block']!r}, where resolutions have several depths; say "
+            "those of the way up too, in reverse_transformer_layers_per_block."
+        )
     mirror = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]
     if "up_block_types" in c and list(c["up_block_types"]) != mirror:
         raise ValueError(f"up_block_types is {c['up_block_types']}, which is no mirror of down_block_types: {mirror}.")
     groups = _one(c, "norm_num_groups")
     for i, width in enumerate(_each(c, "block_out_channels")):
-        asked = heads[i] if crossing[i] or i == len(heads) - 1 else 1
+        asked = heads[i] if crossing[i] or (middle == 2 and i == len(heads) - 1) else 1
         if width % groups or width % asked:
             raise ValueError(
                 f"block_out_channels has {width}, which is no multiple of norm_num_groups, {groups}, and of the number of heads "
@@ -111,14 +144,28 @@ def _reading(c: Mapping[str, Any]) -> Reading:
         raise ValueError(f"mid_block_only_cross_attention is {middle_cross}; this network's middle attends to itself as well.")
     return Reading(
         _one(c, "cross_attention_dim"),
-        [d if x else 0 for d, x in zip(depth, crossing, strict=True)],
+        depth,
         heads,
-        depth[-1],
+        _in_the_middle(c["transformer_layers_per_block"]) if middle == 2 else 0,
         groups,
         [i for i, yes in enumerate(only_cross) if yes],
         _added(c),
         c.get("time_cond_proj_dim"),
+        climbing,
     )
+
+
+def _in_the_middle(layers: Any) -> int:
+    """Transformer blocks in the middle: those of the coarsest resolution, also where that reads nothing."""
+    last = layers[-1] if isinstance(layers, (list, tuple)) else layers
+    first = last[0] if isinstance(last, (list, tuple)) else last
+    if not isinstance(first, int) or first < 1:
+        raise ValueError(f"transformer_layers_per_block is {layers!r}; the middle is as deep as the last, make that 1 or more.")
+    return first
+
+
+def _published(depths: Sequence[Depth]) -> list[int | list[int]]:
+    return [max(d, 1) if isinstance(d, int) else list(d) for d in depths]
 
 
 def _shape(config: Config, defaults: Mapping[str, Any], what: str) -> dict[str, Any]:
@@ -129,6 +176,7 @@ def _shape(config: Config, defaults: Mapping[str, Any], what: str) -> dict[str, 
 
 def build_unet(config: Config) -> UNet:
     c = _shape(config, UNET, "UNet2DConditionModel")
+    middle = _middle(c, "UNet2DConditionModel")
     return UNet(
         c["in_channels"],
         blocks=_one(c, "layers_per_block"),
@@ -138,21 +186,24 @@ def build_unet(config: Config) -> UNet:
         out_channels=c["out_channels"],
         widths=c["block_out_channels"],
         norm=fixed_groups(c["norm_num_groups"], c["norm_eps"]),
-        reading=_reading(c),
+        reading=_reading(c, middle),
+        middle=middle,
     )
 
 
 def build_control(config: Config) -> ControlNet:
     c = _shape(config, CONTROL, "ControlNetModel")
+    middle = _middle(c, "ControlNetModel")
     return ControlNet(
         c["in_channels"],
         c["block_out_channels"],
         _one(c, "layers_per_block"),
-        _reading(c),
+        _reading(c, middle),
         fixed_groups(c["norm_num_groups"], c["norm_eps"]),
         c["num_class_embeds"],
         c["conditioning_channels"],
         c["conditioning_embedding_out_channels"],
+        middle,
     )
 
 
@@ -204,25 +255,33 @@ def unet_config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a U-Net that reads text with. `use_linear_projection` is true: it is the newer form."""
     assert isinstance(net, UNet) and net.reading is not None
     r = net.reading
-    crossing = [d > 0 for d in r.depth]
+    crossing = [d != 0 for d in r.depth]
     down = ["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in crossing]
     up = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]
     label = getattr(net.conditions, "label", None)
+    stages, layers = list(net.middle), _published(r.depth)
+    attention = stages[0].attention if stages else None
+    deep = len(attention.blocks) if isinstance(attention, SpatialTransformer) else 0
+    if deep and not crossing[-1]:  # what is said of a resolution that reads nothing holds for the middle
+        layers[-1] = deep
     made = {
         "_class_name": "UNet2DConditionModel", "in_channels": net.enter.in_channels, "out_channels": net.leave.out_channels,
         "down_block_types": down, "up_block_types": up, "block_out_channels": list(net.widths),
         "layers_per_block": net.blocks, "norm_num_groups": net.norm.num_groups, "norm_eps": net.norm.eps,
         "cross_attention_dim": r.context, "attention_head_dim": list(r.heads), "use_linear_projection": True,
-        "transformer_layers_per_block": [max(d, 1) for d in r.depth], "time_cond_proj_dim": r.guidance,
+        "transformer_layers_per_block": layers, "time_cond_proj_dim": r.guidance,
         "only_cross_attention": [i in r.cross_only for i in range(len(down))],
         "num_class_embeds": None if label is None else label.num_embeddings,
     }  # fmt: skip
-    middle = next(iter(net.middle)).attention
-    depth = len(middle.blocks) if isinstance(middle, SpatialTransformer) else 0
-    if net.patch != 1 or depth != made["transformer_layers_per_block"][-1]:
+    kinds = [kind for kind, count in MIDDLES.items() if count == len(stages)]
+    if net.patch != 1 or not kinds or deep != (_in_the_middle(layers) if len(stages) == 2 else 0):
         raise ValueError(
             "the published layout has no patches, and a middle as deep as the coarsest resolution; this U-Net differs."
         )
+    if kinds[0] != UNET["mid_block_type"]:
+        made["mid_block_type"] = kinds[0]
+    if r.climbing is not None:
+        made["reverse_transformer_layers_per_block"] = _published(r.climbing)[::-1]
     if r.added is not None:
         made |= {
             "addition_embed_type": "text_time", "addition_time_embed_dim": r.added.width,

@@ -46,7 +46,7 @@ def _one_of(c: Mapping[str, Any], key: str, known: Mapping[Any, Any]) -> Any:
 
 
 def _blocks(c: Mapping[str, Any], way: str) -> tuple[list[bool], list[str]]:
-    """Which resolutions attend, and how each but the coarsest changes to the next, from the finest on."""
+    """Which resolutions attend, and how each changes to the next on its way, from the finest on."""
     key = f"{way.lower()}_block_types"
     named = {name.format(way): said for name, said in KINDS.items()}
     attends, changes = [], []
@@ -118,7 +118,8 @@ def build(config: Config) -> UNet:
         widths=widths,
         norm=norm,
         attending=Attending(norm, c["add_attention"], middle_norm, once=pyramid),
-        resampling=Resampling(down[:-1], up[:-1], _one_of(c, "downsample_padding", {0: True, 1: False}), pyramid),
+        # a block's change is behind it: the coarsest has none on the way down, the finest none on the way up
+        resampling=Resampling(down[:-1], up[1:], _one_of(c, "downsample_padding", {0: True, 1: False}), pyramid),
         waves=Fourier(2 * widths[0]) if fourier else Sinusoid(widths[0], c["freq_shift"], not c["flip_sin_to_cos"]),
         scales=(ROOT if pyramid else 1.0, float(c["mid_block_scale_factor"])),
         null=null,
@@ -190,7 +191,7 @@ def _groups(net: UNet) -> int | None:
 
 
 def _names(attends: Sequence[bool], changes: Sequence[str], way: str) -> tuple[list[str], str]:
-    """The names of blocks, from the finest on, and the type of change where the name does not say it."""
+    """The names of blocks, in the order in which they are passed, and the type of change where the name does not say it."""
     said = {change for change, yes in zip(changes, attends, strict=False) if yes and change != "filtered"}
     if len(said) > 1:
         _refuse(f"resolutions that attend are followed by both {' and '.join(sorted(said))} changes")
@@ -231,7 +232,7 @@ def config(net: nn.Module) -> dict[str, Any]:
     if middle is not None and own is None and time == "add":
         _refuse("attention in the middle has no norm")
     attends = [i in net.attends for i in range(len(net.widths))]
-    (down_names, down_type), (up_names, up_type) = _names(attends, down, "Down"), _names(attends, up, "Up")
+    (down_names, down_type), (up_names, up_type) = _names(attends, down, "Down"), _names(attends[::-1], up[::-1], "Up")
     label, width = conditions.label, net.level.second.out_features
     made = {
         "_class_name": WHAT, "sample_size": None, "in_channels": net.enter.in_channels, "out_channels": net.leave.out_channels,
@@ -239,7 +240,7 @@ def config(net: nn.Module) -> dict[str, Any]:
         "time_embedding_dim": None if width == 4 * net.widths[0] else width,
         "freq_shift": waves.shift if isinstance(waves, Sinusoid) else 0,
         "flip_sin_to_cos": not (isinstance(waves, Sinusoid) and waves.sines_first), "down_block_types": down_names,
-        "up_block_types": up_names[::-1], "block_out_channels": list(net.widths), "layers_per_block": net.blocks,
+        "up_block_types": up_names, "block_out_channels": list(net.widths), "layers_per_block": net.blocks,
         "mid_block_scale_factor": net.scales[1], "downsample_padding": 0 if resampling.end else 1, "downsample_type": down_type,
         "upsample_type": up_type, "dropout": next(iter(net.middle)).block.dropout.p, "act_fn": "silu",
         "attention_head_dim": net.head_width, "norm_num_groups": _groups(net), "attn_norm_num_groups": own,
