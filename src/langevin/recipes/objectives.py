@@ -80,6 +80,8 @@ class MaskingConfig(_Objective):
 
     kind: Literal["masking"] = "masking"
     drop: float = Field(default=0.0, ge=0, lt=1)
+    seen: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of tokens that are seen, beside the bound of those that are masked; 0 leaves the bound alone."""
 
 
 class EmbeddingConfig(_Objective):
