@@ -1,10 +1,10 @@
 """Discrete diffusion: bits per dimension and per character, infilling, samples and their time, beside peers on one network.
 
     python bench/discrete.py --shakespeare data/tinyshakespeare.txt --out bench/results/discrete.csv \\
-        --mdlm CHECKOUT --flow-matching CHECKOUT [--only digits licences shakespeare infill samplers peers] [--minutes 20]
+        --mdlm CHECKOUT --flow-matching CHECKOUT [--only digits licences shakespeare infill samplers peers seen] [--minutes 20]
 
 Every row is added to the file as it is known, and rows that are there are not made again; training is resumed in --work.
-Minutes of one core: digits 7, licences 18, shakespeare 4 x --minutes, infill 4, samplers 6, peers 6 x --minutes / 2.
+Minutes of one core: digits 7, licences 18, shakespeare 4 x --minutes, infill 4, samplers 6, peers 6 x --minutes / 2, seen 4.
 
 digits        8 x 8, 17 levels, 1,500 to train on: each kernel of D3PM, T = 100, one convolutional network, 700 updates
 licences      texts of Debian's common licences as a to z and spaces, MPL-2.0 held out, windows of 128
@@ -12,6 +12,7 @@ shakespeare   the recipes of that name at equal size and CPU time: masked, block
 infill        the middle half of held-out windows of 128: bits per character given both sides, and given what is before
 samplers      33 texts of 128 by each: bits under counted patterns of 5, entropy of letters, seconds
 peers         mdlm's and flow_matching's losses beside ours: one network, data, optimiser, CPU time; their samplers beside ours
+seen          tokens that are seen learned beside the bound, or not: 150 updates from the same weights, batches and masks
 """
 
 import argparse
@@ -35,7 +36,7 @@ from langevin.objectives import ELBO, Batch, Denoising, Masking
 from langevin.tasks.elbo import of_categories
 from langevin.tasks.writing import write
 
-PARTS = ("digits", "licences", "shakespeare", "infill", "samplers", "peers")
+PARTS = ("digits", "licences", "shakespeare", "infill", "samplers", "peers", "seen")
 FIELDS = ("part", "model", "measure", "value", "error", "parameters", "updates", "seconds", "note")
 LENGTH = 128
 HOLE = (torch.arange(LENGTH) >= LENGTH // 4) & (torch.arange(LENGTH) < 3 * LENGTH // 4)
@@ -123,7 +124,7 @@ def digits(table: Table, asked: argparse.Namespace) -> None:
             model = lv.Denoiser(Pixels(process.states, log_marginals(x, 17)), process, "logits", shape=(1, 8, 8))
         objective: Any = ELBO(100, cross_entropy=0.5)
         if process.masked:
-            objective = Masking()
+            objective = Masking(seen=0)
         elif name in ("uniform", "marginal", "uniform, by flow matching"):
             objective = Denoising("flow" if "flow" in name else "elbo")
         out, updates = asked.work / f"digits-{name}", round(700 * asked.share)
@@ -179,7 +180,7 @@ def licences(table: Table, asked: argparse.Namespace) -> None:
     test = lv.data.Text([f for f in files if f.name == "MPL-2.0"], train.alphabet, LENGTH, "all", 0.0, clean="plain")
     k, updates = train.categories, round(2400 * asked.share)
     counted(table, "licences", train, test, 3)
-    for name, objective in (("masked, dilated convolutions", Masking()), ("masked, by levels", Denoising("elbo"))):
+    for name, objective in (("masked, dilated convolutions", Masking(seen=0)), ("masked, by levels", Denoising("elbo"))):
         if table.has("licences", name, "bits/character"):
             continue
         with torch.random.fork_rng():
@@ -376,7 +377,8 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
     half, kept, grams = asked.minutes / 2, {}, counted(table, "shakespeare", data, test, 5)
     k = lv.data.Text(asked.shakespeare, length=LENGTH).categories
     every: dict[str, tuple[str, Callable[[lv.Denoiser], Any]]] = {
-        "masked, by counts (ours)": ("shakespeare", lambda m: Masking()),
+        "masked, by counts (ours)": ("shakespeare", lambda m: Masking(seen=0)),
+        "masked, by counts, seen as well (ours)": ("shakespeare", lambda m: Masking(seen=1)),
         "masked, by levels (ours)": ("shakespeare", lambda m: Denoising("elbo")),
         "uniform, score entropy (ours)": ("shakespeare-uniform", lambda m: Denoising("elbo")),
     }
@@ -402,7 +404,7 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
     ours, n = kept["masked, by counts (ours)"], asked.windows // 12
     if not table.has("peers", "one draw by levels", "variance of the loss"):
         held = Batch(test.batch(torch.arange(min(len(test), asked.windows))).x)
-        for what, objective in (("counts", Masking()), ("levels", Denoising("elbo"))):
+        for what, objective in (("counts", Masking(seen=0)), ("levels", Denoising("elbo"))):
             with torch.no_grad():
                 each = torch.cat([objective(ours, held, lv.Noise.of(r, len(held.x))).each[""] for r in range(4)])
             table.add(
@@ -422,6 +424,19 @@ def peers(table: Table, asked: argparse.Namespace) -> None:
                    "the same model")  # fmt: skip
             judged(table, "peers", f"Euler({steps}, {c:g}), flow_matching",
                    lambda s=steps, c=c, t=solver: t.sample(n, LENGTH, s, c, 1), grams, k, "the same model")  # fmt: skip
+
+
+def seen(table: Table, asked: argparse.Namespace) -> None:
+    """The same windows are judged under the same masks, so that the error of the difference is that of pairs."""
+    kept: list[Tensor] = []
+    for weight in (0.0, 1.0):
+        model, train, test, _ = network_of("shakespeare", asked)
+        lv.fit(model, train, objective=Masking(seen=weight), progress=False, steps=150, **SETTINGS)
+        found, _ = of_categories(model, Batch(test.batch(torch.arange(192)).x), draws=12)
+        kept.append(-found.nats / found.elements / math.log(2))
+    for name, bits in (("the bound alone", kept[0]), ("seen tokens as well", kept[1]), ("difference", kept[0] - kept[1])):
+        spread = float(bits.std()) / len(bits) ** 0.5
+        table.add("seen", name, "bits/character", float(bits.mean()), error=f"{spread:.4f}", updates=150)
 
 
 def main() -> None:

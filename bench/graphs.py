@@ -7,7 +7,8 @@ Molecules: shares that are valid, valid and in one piece, unique and novel, with
 descriptors to held-out molecules beside that of as many training molecules. Graphs: squared MMD of degrees, clustering, orbits
 and spectra, as many samples as training graphs, each beside that of training graphs, their mean ratio, and the shares. Every plan
 draws from the same weights: `defog` with few steps from what was trained by cross-entropy for `ddpm` with many. A row that is
-there for these weights, plan, count and seed is not made again; --train RECIPE trains a run that is missing.
+there for these weights, plan, count and seed is not made again; --train RECIPE trains a run that is missing. --pictures DIR
+draws the first ten held-out graphs and the first ten samples by each run's first plan, nothing chosen.
 """
 
 import argparse
@@ -16,6 +17,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageDraw, ImageFont
+
+from langevin.pictures import save_png
 from langevin.recipes import config as c
 from langevin.recipes import recipe
 from langevin.recipes.build import Run
@@ -44,15 +48,34 @@ def trained(name: str, folder: Path, data: str | None, steps: int | None) -> Non
     trainer.close()
 
 
-def measures(run: Run, plan: str, count: int, seed: int) -> dict[str, tuple[float, float | None]]:
+def measures(run: Run, plan: str, count: int, seed: int, picture: Path | None) -> dict[str, tuple[float, float | None]]:
     """{measure: (value, floor or None)} and the processor's seconds for 100 samples."""
     began = time.process_time()
     x = draw(run, count, plan=plan, seed=seed)
     spent = (time.process_time() - began) / count * 100
-    found: dict[str, Any] = run.domain.judge(run, run.domain.graphs(run, x))  # pyright: ignore
+    graphs = run.domain.graphs(run, x)  # pyright: ignore
+    if picture is not None:
+        beside(run, graphs, plan, picture)
+    found: dict[str, Any] = run.domain.judge(run, graphs)  # pyright: ignore
     floors = {name.removesuffix("_floor"): value for name, value in found.items() if name.endswith("_floor")}
     told = {name: (value, floors.get(name)) for name, value in found.items() if not name.endswith("_floor")}
     return {**told, "seconds": (spent, None)}
+
+
+def beside(run: Run, graphs: Any, plan: str, path: Path, count: int = 10) -> None:
+    """Held-out graphs above, samples below."""
+    real = [run.test[k] for k in range(min(count, len(run.test)))]
+    parts = [("held-out graphs", real), (f"samples by {plan}", graphs[:count])]
+    drawn = [(words, run.domain.picture(run, some, 5)) for words, some in parts]  # pyright: ignore
+    head = 24
+    sheet = Image.new("RGB", (max(d.width for _, d in drawn), sum(d.height + head for _, d in drawn)), "white")
+    top = 0
+    for words, one in drawn:
+        ImageDraw.Draw(sheet).text((8, top + 4), f"{run.recipe.name}: {words}", fill="black", font=ImageFont.load_default(16))
+        sheet.paste(one, (0, top + head))
+        top += one.height + head
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_png(sheet, path)
 
 
 def main() -> None:
@@ -65,6 +88,7 @@ def main() -> None:
     asked.add_argument("--data", help="their data")
     asked.add_argument("--steps", type=int, help="their updates")
     asked.add_argument("--out", type=Path, default=Path("bench/results/graphs.csv"))
+    asked.add_argument("--pictures", type=Path, help="folder for a page of each run")
     args = asked.parse_args()
     rows: list[dict[str, str]] = []
     if args.out.exists():
@@ -89,7 +113,8 @@ def main() -> None:
             }
             if any(all(row[name] == str(value) for name, value in head.items()) for row in rows):
                 continue
-            found = measures(run, plan, count, args.seed)
+            shown = args.pictures / f"graphs_{run.recipe.name}.png" if args.pictures and plan == plans[0] else None
+            found = measures(run, plan, count, args.seed, shown)
             seconds, _ = found.pop("seconds")
             for name, (value, floor) in found.items():
                 line = {

@@ -14,7 +14,7 @@ from langevin.core.sample import trajectory
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
 from langevin.data.graph import graph_of
-from langevin.networks import GraphTransformer
+from langevin.networks import GraphRegressor, GraphTransformer
 
 NODES, EDGES = 3, 4
 
@@ -158,3 +158,44 @@ def test_types_are_told_and_not_guessed_from_features():
             graph_of(SimpleNamespace(edge_index=edges, x=x, edge_attr=kinds, num_nodes=3))
     with pytest.raises(ValueError, match=r"edge_attr of shape .* tells no types"):
         graph_of(SimpleNamespace(edge_index=edges, x=hot, edge_attr=charged[:2], num_nodes=3))
+
+
+def test_graphs_of_different_sizes_are_answered_without_the_padding_of_the_largest():
+    net, sizes = network(), [9, 40, 12, 39, 8, 10]
+    seen = []
+    net.trunk[0].register_forward_hook(lambda module, given, said: seen.append(tuple(said[1].shape[:2])))
+    z, level = graph(40), torch.linspace(0.1, 0.9, len(sizes)).double()
+    rows = torch.arange(len(sizes)) % 2
+    mask = torch.arange(40) < torch.tensor(sizes)[:, None]
+    z = {"nodes": z["nodes"][rows], "edges": z["edges"][rows]}
+    every = level[:, None, None].expand(-1, 40, 40)
+    with torch.no_grad():
+        said = net(z, {"nodes": level, "edges": every}, mask=mask)
+        assert seen == [(2, 40), (4, 12)]
+        assert said["nodes"].shape == (6, 40, NODES) and said["edges"].shape == (6, 40, 40, EDGES)
+        for row, n in enumerate(sizes):
+            assert not said["nodes"][row, n:].any() and not said["edges"][row, n:].any() and not said["edges"][row, :, n:].any()
+            alone = net({"nodes": z["nodes"][row : row + 1, :n], "edges": z["edges"][row : row + 1, :n, :n]},
+                        {"nodes": level[row : row + 1], "edges": level[row : row + 1]})  # fmt: skip
+            torch.testing.assert_close(said["nodes"][row, :n], alone["nodes"][0], rtol=0, atol=1e-10)
+            torch.testing.assert_close(said["edges"][row, :n, :n], alone["edges"][0], rtol=0, atol=1e-10)
+
+
+def test_a_regressor_of_different_sizes_has_the_gradients_of_each_graph():
+    torch.manual_seed(0)
+    net = GraphRegressor(2, NODES, EDGES, width=16, edge_width=8, whole=8, depth=1, heads=2).double()
+    sizes, z = [7, 40, 9, 8], graph(40)
+    rows, mask = torch.arange(4) % 2, torch.arange(40) < torch.tensor(sizes)[:, None]
+    hot = {name: torch.nn.functional.one_hot(v[rows], NODES if name == "nodes" else EDGES).double() for name, v in z.items()}
+    hot = {name: v.requires_grad_() for name, v in hot.items()}
+    level = {"nodes": torch.full((4,), 300.0).double(), "edges": torch.full((1, 1, 1), 300.0).double()}
+    said = net(hot, level, None, mask)
+    (gradient,) = torch.autograd.grad(said[:, 1].sum(), [hot["edges"]])
+    for row, n in enumerate(sizes):
+        alone = {"nodes": hot["nodes"][row : row + 1, :n].detach(), "edges": hot["edges"][row : row + 1, :n, :n].detach()}
+        alone["edges"].requires_grad_()
+        own = net(alone, {"nodes": level["nodes"][:1], "edges": level["edges"]})
+        torch.testing.assert_close(said[row], own[0], rtol=0, atol=1e-10)
+        (expected,) = torch.autograd.grad(own[0, 1], [alone["edges"]])
+        torch.testing.assert_close(gradient[row, :n, :n], expected[0], rtol=0, atol=1e-10)
+        assert not gradient[row, n:].any()

@@ -21,7 +21,7 @@ from langevin.guidance import Sharpened
 from langevin.networks import SequenceTransformer
 from langevin.networks.sequence import Memories
 from langevin.objectives import Denoising, Masking
-from langevin.objectives.masking import counted
+from langevin.objectives.masking import charged, counted
 from langevin.tasks.elbo import of_categories
 from langevin.tasks.writing import blanks_of, infill, write
 from tests.laws.test_objectives import Believing
@@ -136,7 +136,7 @@ def test_counting_masks_is_the_bound():
     # each number of masks has its term, by the sets of as many; with exact beliefs they add up to the entropy
     terms = torch.stack([counted(model, PROCESS3, data, torch.full((n, 1), k), Noise.of(k, n))[0] for k in (1, 2, 3)])
     assert float(terms.sum(0).mean()) == pytest.approx(entropy, rel=0.03)
-    found, level = Masking()(model, data, Noise.of(0, n)), Denoising("elbo")(model, data, Noise.of(0, n))
+    found, level = Masking(seen=0)(model, data, Noise.of(0, n)), Denoising("elbo")(model, data, Noise.of(0, n))
     assert 3 * float(found.total) == pytest.approx(entropy, rel=0.03) and 3 * float(level.total) == pytest.approx(
         entropy, rel=0.06
     )
@@ -182,12 +182,52 @@ def test_learning_by_counts_and_by_levels_is_learning_the_same():
     net = network()
     model = Denoiser(net, PROCESS, "subs")
     data, gradients = Batch(TEXT[:1].expand(1500, L)), []
-    for objective in (Masking(), Denoising("elbo")):
+    for objective in (Masking(seen=0), Denoising("elbo")):
         net.zero_grad()
         objective(model, data, Noise.of(0, 1500)).total.backward()
         gradients.append(net.final.weight.grad.flatten().clone())  # pyright: ignore
     a, b = gradients
     assert float(a @ b / (a.norm() * b.norm())) > 0.97 and float(a.norm() / b.norm()) == pytest.approx(1, abs=0.1)
+
+
+def test_tokens_that_are_seen_are_asked_for_beside_the_bound_and_change_no_likelihood():
+    for block in (None, 4):
+        net = network(block)
+        model, noise = Denoiser(net, PROCESS, "subs"), Noise.of(0, 3)
+        alone, beside = Masking(seen=0)(model, Batch(TEXT), noise), Masking(seen=0.5)(model, Batch(TEXT), noise)
+        assert torch.equal(alone.logs["nats"], beside.logs["nats"]) and torch.equal(alone.total, alone.logs["nats"])
+        assert torch.equal(alone.each[""], beside.each[""]) and torch.equal(alone.levels[""], beside.levels[""])
+        # what the network says of 4 seen tokens of the block of 12, or of 1 of each block of 4, given those before
+        size = block or L
+        k = torch.full((3, L // size), 8 if block is None else 3)
+        _, known, _ = charged(model, PROCESS, Batch(TEXT), k, noise)
+        rank = noise.at("masks").uniform((L // size, size)).argsort(2).argsort(2)
+        chosen = (rank < k[..., None]).reshape(3, L)
+        given = {"text": TEXT} if block else None
+        said = torch.log_softmax(net(torch.where(chosen, K, TEXT), torch.zeros(3), given), -1).gather(-1, TEXT[..., None])[..., 0]
+        expected = -torch.where(chosen, 0.0, said).reshape(3, L // size, size).sum(2) / size
+        assert torch.allclose(known, expected, atol=1e-12) and bool((known > 0).all())
+        assert torch.allclose(beside.total, beside.logs["nats"] + 0.5 * beside.logs["seen"])
+    # of single tokens none is seen
+    one = Masking(seen=3.0)(Denoiser(network(1), PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3))
+    assert torch.equal(one.total, one.logs["nats"])
+
+
+def test_a_bound_and_samples_do_not_ask_what_a_network_says_of_seen_tokens():
+    net = network()
+
+    class Wrong(torch.nn.Module):
+        """Of what it sees it says something else."""
+
+        def forward(self, z, level, cond=None, mask=None):
+            other = 9.0 * torch.nn.functional.one_hot((z + 1) % K, K).double()
+            return torch.where((z < K)[..., None], other, net(z, level))
+
+    right, wrong = (Denoiser(n, PROCESS, "subs", (L,)) for n in (net, Wrong()))
+    bounds = [of_categories(m, Batch(TEXT), draws=6)[0].nats for m in (right, wrong)]
+    assert torch.equal(*bounds)
+    for plan in (plans.ddpm(6), plans.flow_jumps(6, 0.5), plans.first_hitting(L)):
+        assert torch.equal(*(sample(m, plan, 3, seed=2) for m in (right, wrong)))
 
 
 @pytest.mark.parametrize("case, message", [
@@ -198,7 +238,8 @@ def test_learning_by_counts_and_by_levels_is_learning_the_same():
     (lambda: Masking()(Denoiser(network(), Categorical(K, schedules.keep_linear()), "logits"), Batch(TEXT), Noise.of(0, 3)),
      "counts the masks of one process"),
     (lambda: Masking(drop=1.0), "drop is 1.0; it is a probability"),
-], ids=["block", "width", "length", "uniform", "drop"])  # fmt: skip
+    (lambda: Masking(seen=-1.0), "seen is -1.0; it is the weight"),
+], ids=["block", "width", "length", "uniform", "drop", "seen"])  # fmt: skip
 def test_misuse_is_refused(case, message):
     with pytest.raises(ValueError, match=message):
         case()
@@ -207,8 +248,8 @@ def test_misuse_is_refused(case, message):
 def test_bits_are_counted_in_nats_over_ln_2():
     # an untrained network says nothing: log2 K bits a token
     net = SequenceTransformer(K + 1, K, 16, 1, 2)
-    loss = Masking()(Denoiser(net, PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)).total
-    assert float(loss.detach()) / math.log(2) == pytest.approx(math.log2(K), rel=1e-6)
+    loss = Masking()(Denoiser(net, PROCESS, "subs"), Batch(TEXT), Noise.of(0, 3)).logs["nats"]
+    assert float(loss) / math.log(2) == pytest.approx(math.log2(K), rel=1e-6)
 
 
 # writing

@@ -8,6 +8,10 @@ level m = 1 - alpha with probability C(n, k) m^k (1 - m)^(n - k), and the integr
 and k can be drawn evenly where papers draw a level, and then as many masks as chance will have: the same bound, with a variance
 that the weight 1/t and the number of masks add nothing to. Of blocks the bounds add up, each given the text before it (BD3-LM,
 2503.09573, eq. 8); blocks of one token have k = 1, and the bound is -log p(x) itself.
+
+The bound asks nothing of tokens that are seen, which the model keeps whatever its network says of them. A network that is asked
+for them as well learns sooner what tokens are, `Masking(seen=...)`: as BERT's is (1810.04805), and as that of discrete flow
+matching is by its generalised KL (2412.03487), which charges a sampler that may replace what is seen. The bound stays what it is.
 """
 
 from dataclasses import replace
@@ -27,22 +31,30 @@ from langevin.plans.unmasking import where_blank
 
 
 class Masking(Objective):
-    """The bound above in nats per token, unbiased, for one masked process.
+    """The bound above in nats per token, unbiased, for one masked process, and beside it the tokens that are seen.
 
     A network with blocks (`net.block`) is given the clean text as cond["text"], of which each block sees those before it.
 
     Args:
         drop: probability that a sample's conditions are dropped.
+        seen: weight of the cross-entropy of seen tokens under what the network says of them, their sum over the number of all
+            tokens; 0, unless said, is the bound alone. "nats" among the logs, and what is told of levels, are the bound without it.
+
+    Raises:
+        ValueError: for a probability or a weight that is none; when first called, for another process than a masked one, or
+            padding.
     """
 
-    def __init__(self, drop: float = 0.0) -> None:
+    def __init__(self, drop: float = 0.0, seen: float = 0.0) -> None:
         super().__init__()
         if not 0 <= drop < 1:
             raise ValueError(f"drop is {drop}; it is a probability below 1.")
-        self.drop = drop
+        if not 0 <= seen < float("inf"):
+            raise ValueError(f"seen is {seen}; it is the weight of the tokens that are seen, 0 or more.")
+        self.drop, self.seen = drop, seen
 
     def extra_repr(self) -> str:
-        return f"drop={self.drop:g}"
+        return f"drop={self.drop:g}, seen={self.seen:g}"
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         x, leaf = leaves(batch.x).get(""), model.process.leaves().get("")
@@ -56,9 +68,10 @@ class Masking(Objective):
         order = noise.at("blocks").uniform((count,)).argsort(1)
         share = (stratified(noise.at("levels"))[:, None] + order / count) % 1
         k = (share * size).floor().clamp(max=size - 1).long() + 1
-        each, level = counted(model, leaf, batch, k, noise, drop_conditions(batch.cond, noise, self.drop))
-        total = each.mean()
-        logs = {"loss": total.detach(), "nats": total.detach()}
+        each, known, level = charged(model, leaf, batch, k, noise, drop_conditions(batch.cond, noise, self.drop))
+        nats, asked = each.mean(), known.mean()
+        total = nats + self.seen * asked if self.seen else nats
+        logs = {"loss": total.detach(), "nats": nats.detach(), "seen": asked.detach()}
         return Loss(total, logs, {"": level.reshape(-1)}, {"": each.detach().reshape(-1)})
 
 
@@ -82,6 +95,15 @@ def counted(
     The mean over k = 1, ..., n is the bound. Every token has a level of its own at which it is masked; that of the k-th is where
     a state of k masks is met, and what a network that is told levels is told.
     """
+    each, _, level = charged(model, leaf, batch, k, noise, cond)
+    return each, level
+
+
+def charged(
+    model: Denoiser, leaf: Categorical, batch: Batch, k: Tensor, noise: Noise, cond: Cond = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `counted` says, and between the two the cross-entropy of the tokens that are seen under what the network says of them,
+    (B, blocks): their sum over the tokens of a block."""
     x = leaves(batch.x)[""]
     size = x[0].numel() // k.shape[1]
     own = noise.at("masks").uniform((k.shape[1], size)).to(x.device)
@@ -97,5 +119,6 @@ def counted(
     # at its level a mask says nothing of its token
     belief = replace(model.predictions[""].posterior(leaf, out[""], z, t), evidence=None)
     surprise = -belief.log_probs.gather(-1, x[..., None])[..., 0]
-    parts = torch.where(chosen, surprise, torch.zeros_like(surprise)).reshape(*k.shape, size)
-    return parts.sum(2) / k.to(parts), level
+    masked = torch.where(chosen, surprise, 0.0).reshape(*k.shape, size).sum(2) / k.to(surprise)
+    seen = torch.where(chosen, 0.0, surprise).reshape(*k.shape, size).sum(2) / size
+    return masked, seen, level

@@ -92,6 +92,8 @@ class MaskingConfig(Objective):
 
     kind: Literal["masking"] = "masking"
     drop: float = Field(default=0.0, ge=0, lt=1)
+    seen: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of tokens that are seen, beside the bound of those that are masked; 0 is the bound alone, as published."""
 
 
 class EmbeddingConfig(Objective):

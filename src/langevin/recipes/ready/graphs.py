@@ -130,7 +130,8 @@ def ego() -> Recipe:
         community(),
         name="ego",
         about="the neighbourhoods of papers in Citeseer, 4 to 17 nodes, by DiGress",
-        expects="not trained to its end yet",
+        expects="after 900 of 3,000 updates, 2 minutes on one core, squared MMD of degrees, clustering, orbits and spectra 0.67 "
+        "of that of training against held-out graphs (200 samples by ddpm:50), 98 % in one piece",
         data=GraphsData(path="data/ego_small.json"),
     )
 
