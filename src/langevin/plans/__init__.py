@@ -20,7 +20,7 @@ from langevin.plans.grids import Grid
 from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
 from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
 from langevin.plans.jumps import flow_jumps
-from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
+from langevin.plans.moves import Adaptive, FreshNoise, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
     deis,
@@ -69,6 +69,7 @@ __all__ = [
     "Ascent",
     "Draft",
     "ExactAscent",
+    "FreshNoise",
     "Grid",
     "Langevin",
     "LearnedVariance",
