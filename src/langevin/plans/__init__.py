@@ -49,6 +49,7 @@ from langevin.plans.runge_kutta import (
     rk4,
 )
 from langevin.plans.score_sde import score_sde
+from langevin.plans.trig_sde import trig_sde
 from langevin.plans.tuning import tune
 from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leaping
 
@@ -58,7 +59,7 @@ PLANS: dict[str, Callable[..., Draft]] = {
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_adaptive, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single,
         edm, edm_stochastic, euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint,
         multistep, plms, pndm, predictor_corrector, remask, repaint, restart, rk4, sa_solver, score_sde, sd3, splitting,
-        tau_leaping, tilted, trajectory, trig, unipc,
+        tau_leaping, tilted, trajectory, trig, trig_sde, unipc,
     )
 }  # fmt: skip
 
