@@ -11,7 +11,7 @@ from langevin.files import read_plain
 from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
-from langevin.plans.choice import Starts, Trial, auto, candidates, default
+from langevin.plans.choice import Starts, Trial, candidates, default
 from langevin.plans.control import controlled, tilted
 from langevin.plans.dpm_adaptive import AdaptiveDPM, dpm_adaptive
 from langevin.plans.few_step import consistency, lcm, trajectory
@@ -50,6 +50,7 @@ from langevin.plans.runge_kutta import (
 )
 from langevin.plans.score_sde import score_sde
 from langevin.plans.trig_sde import trig_sde
+from langevin.plans.trying import auto, published
 from langevin.plans.tuning import tune
 from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leaping
 
@@ -95,6 +96,7 @@ __all__ = [
     "parse",
     "placed",
     "profile",
+    "published",
     "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip
