@@ -106,8 +106,8 @@ def _noisy_overall(law: list[Row]) -> list[str]:
     return [
         "## Fresh noise: ours and the best peer", "",
         "Cells (target and schedule) in which our best plan with fresh noise is at most the best peer's, or within the spread of",
-        "five draws of exact samples of it (energy), or within 0.01 of it (spread). The best of many peers' energies often lies below",
-        "that of exact samples, by the draw: no sampler is asked for less than these.", "",
+        "five draws of exact samples of it (energy), or within 0.01 of it (spread). The best of many peers' energies often lies",
+        "below that of exact samples, by the draw: no sampler is asked for less than these.", "",
         *noisy_summary(law), "",
     ]  # fmt: skip
 

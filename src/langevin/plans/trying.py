@@ -14,7 +14,7 @@ from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
 from langevin.plans.choice import BATCH, TIMESTEPS, Method, Starts, Trial
-from langevin.plans.grids import Grid, given, shows_signal
+from langevin.plans.grids import Grid, given, karras, linspace, log_snr, shows_signal, uniform
 from langevin.plans.multistep import multistep
 from langevin.plans.runge_kutta import heun3, midpoint, rk4
 
@@ -28,16 +28,23 @@ def published(steps: int, schedule: Schedule) -> list[Draft]:
     Those on noise, and grids in log-SNR, are left out where t = 1 holds no signal, as are single steps of more evaluations than
     there are.
     """
-    visible = shows_signal(schedule)
-    grids = ["uniform", *(["linspace"] if steps < TIMESTEPS else []), *(["karras", "log_snr"] if visible else [])]
-    kinds = [("x0", "lam", True), ("x0", "lam", False), ("v", "angle", False), *([("eps", "lam", False)] if visible else [])]
+    visible, floor = shows_signal(schedule), schedule.floor
+    grids: dict[str, Grid] = {"uniform": uniform(), **({"linspace": linspace()} if steps < TIMESTEPS else {})}
+    if visible:
+        grids |= {"karras": karras(), "log_snr": log_snr()}
+    walked = ("karras", karras(stop=floor)) if schedule.scale == "ve" else ("uniform", uniform(stop=floor))
     out: list[Draft] = []
-    for grid in grids:
-        for basis, variable, corrector in kinds:
-            for order in (2, 3):
-                method = partial(multistep, steps, basis, variable, order, corrector, 1 if basis == "x0" else 0)
-                name = f"{basis}/{variable} order {order}{', corrected' if corrector else ''}, {grid}"
-                out.append(Method.of(method, grid, name))
+    for order in (2, 3):
+        for grid, made in grids.items():  # DPM-Solver++ and UniPC, which leap to clean data in the end
+            for corrector in (False, True):
+                method = partial(multistep, steps, "x0", "lam", order, corrector, 1)
+                out.append(Method.of(method, made, f"x0/lam order {order}{', corrected' if corrector else ''}, {grid}"))
+        # azula's, which walk its own time, and DEIS: they stop at the schedule's floor
+        kinds = [("x0", "lam", walked), ("v", "angle", walked)]
+        kinds += [("eps", "lam", walked), ("eps", "lam", ("karras", karras(stop=floor)))] if visible else []
+        for basis, variable, (grid, made) in kinds:
+            method = partial(multistep, steps, basis, variable, order)
+            out.append(Method.of(method, made, f"{basis}/{variable} order {order}, {grid} to the floor"))
     if visible:
         out.append(Method.of(partial(multistep, steps, "eps", "sigma", 4), "karras", "eps/sigma order 4, karras"))
     single = ((midpoint, steps // 2), (heun3, steps // 3), (rk4, (steps + 3) // 4))
@@ -128,12 +135,12 @@ def ranked(starts: Starts, plans: Sequence[Draft | Plan], known: int) -> tuple[Y
 
 
 def moved(starts: Starts, trial: Trial, on_grid: Callable[[Grid], Draft], yardstick: Yardstick) -> Trial:
-    """The plan on levels, and with a use of earlier evaluations, that err less (pattern search): the levels moved together by slow
-    waves over the steps, and the two strengths of `strengthened`, one after another and to and fro, less far each time, for as
-    long as it helps. The first and the last level stay."""
+    """The plan on levels, and with a use of earlier evaluations, that err less (pattern search): the levels moved together by
+    slow waves over the steps, and the two strengths of `strengthened`, one after another and to and fro, less far each time, for
+    as long as it helps. The first and the last level stay."""
     schedule = starts.denoiser.process.leaves()[""].schedule
     levels = trial.plan.levels
-    if len(levels) < 3 or levels[-1] != 0:
+    if len(levels) < 3:
         return trial
     lams = schedule.lam(torch.tensor(levels[1:-1], dtype=torch.float64))
     places = (torch.arange(len(lams), dtype=torch.float64) + 0.5) / len(lams)
@@ -141,7 +148,7 @@ def moved(starts: Starts, trial: Trial, on_grid: Callable[[Grid], Draft], yardst
 
     def at(numbers: Tensor) -> Trial | None:
         further = lams + 2 * numbers[:-2] @ waves
-        asked = [levels[0], *schedule.invert(further).tolist(), 0.0]
+        asked = [levels[0], *schedule.invert(further).tolist(), levels[-1]]
         if any(a - b < 1e-9 for a, b in joined(asked)):
             return None
         plan = on_grid(given(asked)).on(schedule)
@@ -179,4 +186,4 @@ def strengthened(plan: Plan, predictor: float, corrector: float) -> Plan:
             mix = tuple(strength * w + (1 - strength) * whole * (i == alone) for i, w in enumerate(row.mix))
             row = dataclasses.replace(row, mix=mix)
         rows.append(row)
-    return dataclasses.replace(plan, rows=tuple(rows))
+    return dataclasses.replace(plan, rows=tuple(rows), order=plan.order if predictor == corrector == 1 else 1)
