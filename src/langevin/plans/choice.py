@@ -113,10 +113,8 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Both errors count: those of samples that end elsewhere, by the RMS, twice as much as those of typical ones.
-
-        Few steps trade one for the other. Chosen so from bench/results/sampler_quality.csv, a peer's best is lower by a tenth in
-        11 of 72 problems by the RMS and in 6 by the median; at 0.8 it is 8 and 9, at 0.9 none and 23.
+        """Both errors count, by which `tune` tells its plans apart: those of samples that end elsewhere, by the RMS, twice as much
+        as those of typical ones. `auto` judges by `Yardstick.regret`.
         """
         return 0.65 * math.log(max(self.rms, 1e-12)) + 0.35 * math.log(max(self.median, 1e-12))
 
