@@ -20,9 +20,11 @@ def main() -> None:
     written = args.results.with_suffix(".md")
     written.write_text(report.markdown(endpoint, law))
     page = args.page.read_text()
-    before, rest = page.split("<!-- measured -->\n")
-    _, after = rest.split("<!-- end of measured -->")
-    args.page.write_text(f"{before}<!-- measured -->\n{report.summary(endpoint)}\n<!-- end of measured -->{after}")
+    for name, table_of in (("measured", report.summary(endpoint)), ("measured noise", "\n".join(report.noisy_summary(law)))):
+        before, rest = page.split(f"<!-- {name} -->\n")
+        _, after = rest.split(f"<!-- end of {name} -->")
+        page = f"{before}<!-- {name} -->\n{table_of}\n<!-- end of {name} -->{after}"
+    args.page.write_text(page)
     plots = report.plot(endpoint, args.results.parent, args.results.stem)
     shutil.copy(next(path for path in plots if path.stem.endswith("_digits")), args.page.parent / "images/sampler_quality.png")
     for path in (written, *plots):

@@ -113,6 +113,7 @@ PLANS = {
     "adams_bashforth 3": (lambda n, grid: plans.adams_bashforth(n, 3, grid=grid), 3, lambda n: n),
     "trig 2": (lambda n, grid: plans.trig(n, 2, grid=grid), 3, lambda n: n),
     "trig 3": (lambda n, grid: plans.trig(n, 3, grid=grid), 3, lambda n: n),
+    "trig_sde": (lambda n, grid: plans.trig_sde(n, grid=grid), 2, lambda n: n),
     "heun eps": (lambda n, grid: plans.heun(n, grid=grid, basis="eps"), 2, lambda n: 2 * n - 1),
     "heun velocity": (lambda n, grid: plans.heun(n, grid=grid, basis="velocity"), 2, lambda n: 2 * n - 1),
     "midpoint velocity": (lambda n, grid: plans.midpoint(n, grid, "velocity"), 2, lambda n: 2 * n),

@@ -61,6 +61,7 @@ STOCHASTIC: dict[str, str] = {
     "edm_stochastic": "edm_stochastic:{steps}",
     "restart": "restart:{steps}",
     "sa_solver": "sa_solver:{steps}",
+    "trig_sde": "trig_sde:{steps}",
     "predictor_corrector": "predictor_corrector:{steps}",
 }
 # plans that are not one text: made for a number of steps, two of them by looking at the network first

@@ -35,7 +35,8 @@ ONE_A_STEP = [
     "adams_bashforth", "confidence", "consistency", "controlled", "ddim", "ddnm", "ddpm", "ddrm", "default", "defog", "deis",
     "diffusers", "dpm_solver_multistep", "dpmpp", "euler", "euler_ancestral", "first_hitting", "flow_jumps",
     "k_diffusion", "lcm", "lms",
-    "multistep", "plms", "remask", "sa_solver", "sd3", "splitting", "tau_leaping", "tilted", "trajectory", "trig", "unipc",
+    "multistep", "plms", "remask", "sa_solver", "sd3", "splitting", "tau_leaping", "tilted", "trajectory", "trig", "trig_sde",
+    "unipc",
 ]  # fmt: skip
 TWO_A_STEP = ["dpm_2", "dpm_solver", "dpmpp_single", "edm", "edm_stochastic", "heun"]  # and one for the last
 EVALUATIONS = {
@@ -64,6 +65,7 @@ STOCHASTIC = {
     "dpmpp sde": plans.dpmpp(6, sde=True),
     "dpmpp_single sde": plans.dpmpp_single(4, sde=True),
     "sa_solver": plans.sa_solver(6),
+    "trig_sde": plans.trig_sde(6),
     "edm_stochastic": plans.edm_stochastic(6, grid=grids.karras(start=0.9)),
     "restart": plans.restart(4),
     "predictor_corrector": plans.predictor_corrector(4),

@@ -17,6 +17,7 @@ from langevin.core.sample import plans_for, sample, trajectory
 from langevin.plans import grids
 from langevin.plans.analysis import terminal_moments
 from langevin.plans.integrals import Integrals
+from langevin.plans.trig_sde import of_beliefs
 from tests.rows import DETERMINISTIC, NEEDS_SIGNAL, PLANS, SCHEDULES, STOCHASTIC
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
@@ -93,7 +94,7 @@ def test_weak_order_of_stochastic_plans(name):
     make, declared, _ = PLANS[name]
     assert make(3, LOG_SNR).on(SCHEDULES["vp_linear"]).order == declared
     reached = plans.order(lambda n: make(n, LOG_SNR), schedules.vp_linear(), (160, 320, 640))
-    assert declared - 0.2 <= reached <= declared + (1 if "sa_solver" in name else 0.2)  # a corrector may gain
+    assert declared - 0.2 <= reached <= declared + (1 if "sa_solver" in name or "trig" in name else 0.2)  # a corrector may gain
 
 
 def test_tau_acts_within_its_window_alone():
@@ -107,6 +108,36 @@ def test_tau_acts_within_its_window_alone():
     for row, calm, wild, noisy in zip(plan.rows, still.rows, whole.rows, within, strict=True):
         assert row == (wild if noisy else calm)
     assert plans.parse("sa_solver:20:low=0.1,high=2,tau=0.7").on(schedule) == plan
+
+
+def test_below_its_lowest_noise_trig_sde_is_trig():
+    # noise above, in each step; from where both meet the rows are trig's, folded into beliefs
+    schedule, start = schedules.vp_linear(), Noise.of(3, 64).normal((2,), torch.float64)
+    exact = oracle.mixture(Gaussian(schedule), MEANS, 0.3)
+    plan, levels = plans.trig_sde(12, low=1.0).on(schedule), grids.angle(0.5, 0.73)(schedule, 12)
+    drawn = {row.start for row in plan.rows if row.eta}
+    assert drawn == {t for t in levels[:-1] if math.exp(-float(schedule.lam(t)) / 2) > 1} and 1 < len(drawn) < 12
+    tail = plans.trig(12 - len(drawn), 2, grid=grids.given(levels[len(drawn) :])).on(schedule)
+    folded = Plan(name="folded", basis="x0", order=1, rows=tuple(of_beliefs(tail, exact.process)))
+    ends = [sample(exact, p, 64, start=start) for p in (tail, folded)]
+    assert torch.allclose(*ends, atol=1e-9)
+    kept = of_beliefs(tail, exact.process, evaluated=True)
+    assert list(plan.rows[-len(kept) :]) == kept and kept[0].level is None and plan.nfe == 12
+    with pytest.raises(ValueError, match="draws noise"):
+        of_beliefs(plans.ddpm(3).on(schedule), exact.process)
+    with pytest.raises(ValueError, match="tau is 0"):
+        plans.trig_sde(3, tau=0.0)
+
+
+def test_few_steps_with_fresh_noise_leave_modes_their_width():
+    exact = oracle.mixture(Gaussian(schedules.cosine()), MEANS.float(), 0.1)
+    found = {}
+    for name, plan in {"trig_sde": plans.trig_sde(10), "sde": plans.dpmpp(10, sde=True), "sa": plans.sa_solver(10)}.items():
+        z = sample(exact, plan, 4000, seed=1).double()
+        found[name] = float((torch.cdist(z, MEANS).amin(1).square().mean() / 2).sqrt()) / 0.1 - 1
+        share = torch.bincount(torch.cdist(z, MEANS).argmin(1), minlength=3) / 4000
+        assert (share - 1 / 3).abs().max() < 0.03, name
+    assert abs(found["trig_sde"]) < 0.1 and min(abs(found["sde"]), abs(found["sa"])) > 0.5
 
 
 def test_the_mean_of_a_linear_problem_is_exact():

@@ -9,7 +9,9 @@ from torch import nn
 
 from langevin import plans, schedules
 from langevin.core.denoiser import Denoiser
-from langevin.plans import Renoise
+from langevin.core.plan import Plan
+from langevin.core.sample import sample
+from langevin.plans import FreshNoise, Renoise
 from langevin.plans.profiles import diffusers, flow_solver
 from langevin.zoo import schedulers
 from tests.parity.test_samplers import COUNT, SD, TOLERANCE, Watched, X, compare, drawing, fresh, run_diffusers
@@ -65,6 +67,16 @@ CASES = {
            ("to sigma_min", MIN), ("3 to sigma_min", {"solver_order": 3, **MIN}), ("2 on noise", NOISE),
            ("3 on noise", {"solver_order": 3, **NOISE}), ("flow", FLOW), ("karras to sigma_min", {**RAMPS["karras"], **MIN}),
            ("3 on noise, heun", {"solver_order": 3, "solver_type": "heun", **NOISE}))},
+    **{f"SDE 1S to 3S: {option}": (SINGLE, {**SDE, **c})
+       for option, c in (
+           ("1", {"solver_order": 1}), ("2", {}), ("2 heun", {"solver_type": "heun"}), ("3", {"solver_order": 3}),
+           ("3 heun", {"solver_order": 3, "solver_type": "heun"}), ("to sigma_min", MIN),
+           ("3 heun to sigma_min", {"solver_order": 3, "solver_type": "heun", **MIN}), ("flow", FLOW),
+           ("karras", RAMPS["karras"]))},
+    "CogVideoX DDIM": ("CogVideoXDDIM", {}),
+    "CogVideoX DDIM of the published files": ("CogVideoXDDIM", ZERO),
+    "CogVideoX DDIM on linspace to timestep 0": ("CogVideoXDDIM", {"timestep_spacing": "linspace", "set_alpha_to_one": False}),
+    "CogVideoX DDIM, another shift": ("CogVideoXDDIM", {"snr_shift_scale": 1.0, "steps_offset": 1}),
     "DEIS 1": (DEIS, {"solver_order": 1}),
     "DEIS 3": (DEIS, {"solver_order": 3}),
     "DEIS with the names of others": (DEIS, {"algorithm_type": "dpmsolver++", "solver_type": "midpoint"}),
@@ -131,7 +143,11 @@ def test_settings_are_those_of_the_class(name, steps):
     network = Watched(schedule)
     plan = found.plan(steps, reference=True).on(schedule)
     few = kind in ("LCM", "TCD")  # which draw between their leaps
-    rows = [*(i for i, row in enumerate(plan.rows) if (isinstance(row, Renoise) if few else not row.anchored)), len(plan.rows)]
+
+    def draws(row) -> bool:
+        return isinstance(row, Renoise) if few else isinstance(row, FreshNoise) or not row.anchored
+
+    rows = [*(i for i, row in enumerate(plan.rows) if draws(row)), len(plan.rows)]
     asks(network, scheduler.config.prediction_type)
     dtype = torch.float64 if name.split(", last")[0] in FINE else torch.float32
     start, end = run_diffusers(scheduler, steps, network, lambda call: fresh(rows[call]), dtype)
@@ -142,6 +158,43 @@ def test_settings_are_those_of_the_class(name, steps):
         network.asked.pop()  # the evaluation for its step of size zero
     most = ROUNDED if "zero SNR" in name and steps == 6 else TOLERANCE
     assert compare(schedule, plan, start, network, end, found.process.reads) < most
+
+
+COG = {
+    "as it comes": {},
+    "to timestep 0": {"set_alpha_to_one": False},
+    "published": {**ZERO, "snr_shift_scale": 1.0},
+    "from an offset": {"steps_offset": 1, "snr_shift_scale": 2.0},
+    "of data": {"prediction_type": "sample"},
+}
+
+
+@pytest.mark.parametrize("steps", [5, 20])
+@pytest.mark.parametrize("name", COG)
+def test_cogvideox_with_noise_is_that_of_the_class(name, steps):
+    # the loop of its pipelines; a step that looks back draws twice, and the first draw is let go
+    peer = pytest.importorskip("diffusers", reason="diffusers is not installed")
+    scheduler = peer.CogVideoXDPMScheduler(**SD, **COG[name])
+    found = schedulers.read({"_class_name": "CogVideoXDPMScheduler", **SD, **COG[name]})
+    schedule = found.process.schedule
+    plan = found.plan(steps, reference=True).on(schedule)
+    scheduler.set_timesteps(steps)
+    network, x, old, calls = Watched(schedule), X, None, []
+    asks(network, scheduler.config.prediction_type)
+    stride = 1000 // steps
+    for row, t in enumerate(scheduler.timesteps):
+        calls += [row] * (1 if row == 0 or int(t) < stride else 2)
+    module = __import__(type(scheduler).__module__, fromlist=["x"])
+    with drawing(module, "randn_tensor", lambda call: fresh(calls[call])):
+        back = None
+        for t in scheduler.timesteps:
+            said = network.eps(x, (float(t) + 1) / 1000)
+            x, old = scheduler.step(said, old, int(t), back, x, return_dict=False)
+            x, old, back = x.float(), old.float(), int(t)
+    if len(network.asked) > plan.nfe:
+        network.asked.pop()  # from timestep 0 to itself
+    most = ROUNDED if "published" in name else TOLERANCE
+    assert compare(schedule, plan, X, network, x, found.process.reads) < most
 
 
 # EDM's and flows' schedulers, whose loops are others
@@ -262,7 +315,8 @@ def test_defaults_are_those_of_the_classes():
         (UNIPC, {**FLOW, **RAMPS["exponential"]}, "use_flow_sigmas with exponential sigmas"),
         (UNIPC, {"disable_corrector": ["a"]}, "disable_corrector"),
         (UNIPC, {"solver_p": 1}, "solver_p"),
-        (SINGLE, SDE, "algorithm_type = 'sde-dpmsolver"),
+        (SINGLE, {"algorithm_type": "sde-dpmsolver"}, "algorithm_type = 'sde-dpmsolver'"),
+        ("CogVideoXDDIM", {"snr_shift_scale": 0}, "snr_shift_scale is 0; it divides the SNR"),
         (DEIS, FLOW, "use_flow_sigmas"),
         (SA, FLOW, "use_flow_sigmas"),
         ("EDMEuler", {"prediction_type": "v_prediction"}, "sigma_data 0.5"),
@@ -279,6 +333,31 @@ def test_thresholds_of_mixed_beliefs_are_refused_by_their_name(name):
     found = schedulers.read({"_class_name": f"{name}Scheduler", "thresholding": True})
     with pytest.raises(ValueError, match="set thresholding to false"):
         found.plan(6).on(found.process.schedule)
+
+
+def test_cogvideox_mixes_beliefs_at_its_own_timesteps_alone():
+    found = schedulers.read({"_class_name": "CogVideoXDPMScheduler", "timestep_spacing": "trailing"})
+    with pytest.raises(ValueError, match="steps by 166 timesteps, which are not those that it tells"):
+        found.plan(6).on(found.process.schedule)
+    assert found.plan(20).on(found.process.schedule).nfe == 20
+
+
+def test_stages_draw_noise_of_their_own():
+    schedule = schedules.betas("scaled_linear")
+    plan = diffusers(6, "sde_dpmpp_2s", lower_order_final=True).on(schedule)
+    assert Plan.from_json(plan.to_json()) == plan and plan.nfe == 6
+    at = [i for i, row in enumerate(plan.rows) if isinstance(row, FreshNoise)]
+    # the whole step has the noise of the ancestral one, whatever its middle drew
+    network = Watched(schedule)
+    ends = []
+    for c in (plan.rows[at[0]].c, 0.0):
+        row = FreshNoise(start=plan.rows[at[0]].start, stop=plan.rows[at[0]].stop, c=c)
+        cut = Plan(name="cut", basis=plan.basis, order=1, rows=(*plan.rows[: at[0]], row))
+        ends.append(sample(network, cut, COUNT, start=X, seed=0))
+    noise = network.process.bridge_numbers(row.start, row.stop, 1.0)[2]
+    assert torch.allclose(ends[0] - ends[1], noise * fresh(at[0]), atol=1e-6)
+    with pytest.raises(ValueError, match="singlestep on eps has no fresh noise"):
+        diffusers(6, "sde_dpmpp_2s", algorithm="noise_prediction")
 
 
 def test_settings_that_a_sampler_does_not_have_are_refused():

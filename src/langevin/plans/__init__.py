@@ -11,7 +11,7 @@ from langevin.files import read_plain
 from langevin.plans import grids
 from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
-from langevin.plans.choice import Starts, Trial, auto, candidates, default
+from langevin.plans.choice import Starts, Trial, candidates, default
 from langevin.plans.control import controlled, tilted
 from langevin.plans.dpm_adaptive import AdaptiveDPM, dpm_adaptive
 from langevin.plans.few_step import consistency, lcm, trajectory
@@ -20,7 +20,7 @@ from langevin.plans.grids import Grid
 from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
 from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
 from langevin.plans.jumps import flow_jumps
-from langevin.plans.moves import Adaptive, Langevin, LearnedVariance, Renoise
+from langevin.plans.moves import Adaptive, FreshNoise, Langevin, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
     deis,
@@ -49,6 +49,8 @@ from langevin.plans.runge_kutta import (
     rk4,
 )
 from langevin.plans.score_sde import score_sde
+from langevin.plans.trig_sde import trig_sde
+from langevin.plans.trying import auto, published
 from langevin.plans.tuning import tune
 from langevin.plans.unmasking import confidence, first_hitting, remask, tau_leaping
 
@@ -58,7 +60,7 @@ PLANS: dict[str, Callable[..., Draft]] = {
         ddrm, default, defog, deis, diffusers, dpm_2, dpm_adaptive, dpm_solver, dpm_solver_multistep, dpmpp, dpmpp_single,
         edm, edm_stochastic, euler, euler_ancestral, first_hitting, flow_jumps, heun, heun3, k_diffusion, lcm, lms, midpoint,
         multistep, plms, pndm, predictor_corrector, remask, repaint, restart, rk4, sa_solver, score_sde, sd3, splitting,
-        tau_leaping, tilted, trajectory, trig, unipc,
+        tau_leaping, tilted, trajectory, trig, trig_sde, unipc,
     )
 }  # fmt: skip
 
@@ -69,6 +71,7 @@ __all__ = [
     "Ascent",
     "Draft",
     "ExactAscent",
+    "FreshNoise",
     "Grid",
     "Langevin",
     "LearnedVariance",
@@ -93,6 +96,7 @@ __all__ = [
     "parse",
     "placed",
     "profile",
+    "published",
     "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, sample
 from langevin.plans.first_order import check_steps
-from langevin.plans.grids import given
+from langevin.plans.grids import Grid, given
 from langevin.plans.multistep import multistep, trig
 from langevin.plans.optimal import optimal_levels, prior
 
@@ -59,6 +60,18 @@ BATCH, TIMESTEPS, FINE, PLACED = 256, 1000, 100, 2**21
 by which levels are placed."""
 
 
+@dataclass(frozen=True)
+class Method(Draft):
+    """A plan on a grid that can be made on another: `on_grid(grid)` is the same method there."""
+
+    on_grid: Callable[[Grid], Draft] = field(repr=False)
+
+    @staticmethod
+    def of(make: Callable[..., Draft], grid: str | Grid, name: str) -> "Method":
+        """What `make(grid=..., name=...)` is on `grid`, by this name."""
+        return Method(name, make(grid=grid, name=name).fill, lambda other: make(grid=other, name=f"{name}, moved"))
+
+
 def candidates(steps: int, levels: Sequence[float] | None = None) -> list[Draft]:
     """Plans worth trying at so many evaluations: three ways to extrapolate, on grids that lean to noise or to data.
 
@@ -71,17 +84,18 @@ def candidates(steps: int, levels: Sequence[float] | None = None) -> list[Draft]
         for order in (2, 3, 4) if steps > 5 else (2, 3):
             for basis, variable, d in (("x0", "angle", 1.0), ("v", "angle", 0.6), ("x0", "lam", 1.0)):
                 if variable != "lam" or order < 4:
-                    name = f"{basis}/{variable} order {order} {grid}"
-                    out.append(multistep(steps, basis, variable, order, True, data_std=d, grid=grid, name=name))
+                    method = partial(multistep, steps, basis, variable, order, True, data_std=d)
+                    out.append(Method.of(method, grid, f"{basis}/{variable} order {order} {grid}"))
     # what the peers do at few steps: equal steps of t, and a leap. It errs more in typical samples, and fewer end elsewhere
     for grid in ("uniform", "linspace") if steps < TIMESTEPS else ():
         for variable in ("lam", "angle"):
             for order in (2, 3, 4) if steps > 4 else (2, 3):
-                name = f"x0/{variable} order {order} {grid}"
-                out.append(multistep(steps, "x0", variable, order, True, 1, grid=grid, name=name))
+                method = partial(multistep, steps, "x0", variable, order, True, 1)
+                out.append(Method.of(method, grid, f"x0/{variable} order {order} {grid}"))
     for order in (2, 3) if levels else ():
         assert levels
-        out.append(multistep(steps, "x0", "lam", order, True, 1, grid=given(levels), name=f"x0/lam order {order} optimal"))
+        method = partial(multistep, steps, "x0", "lam", order, True, 1)
+        out.append(Method.of(method, given(levels), f"x0/lam order {order} optimal"))
     return out
 
 
@@ -99,10 +113,8 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Both errors count: those of samples that end elsewhere, by the RMS, twice as much as those of typical ones.
-
-        Few steps trade one for the other. Chosen so from bench/results/sampler_quality.csv, a peer's best is lower by a tenth in
-        11 of 72 problems by the RMS and in 6 by the median; at 0.8 it is 8 and 9, at 0.9 none and 23.
+        """Both errors count, by which `tune` tells its plans apart: those of samples that end elsewhere, by the RMS, twice as much
+        as those of typical ones. `auto` judges by `Yardstick.regret`.
         """
         return 0.65 * math.log(max(self.rms, 1e-12)) + 0.35 * math.log(max(self.median, 1e-12))
 
@@ -192,33 +204,6 @@ class Starts:
         plan = plan.on(self.denoiser.process.leaves()[""].schedule)  # once: a table costs more than a small model's walk
         off = (self.run(plan) - self.end).flatten(1).double().square().mean(1).sqrt()
         return Trial(plan, float(off.square().mean().sqrt()), float(off.median()))
-
-
-def auto(
-    denoiser: BaseDenoiser,
-    steps: int,
-    *,
-    cond: Cond = None,
-    guidance: Guidance | None = None,
-    shape: Shape | None = None,
-    start: Tensor | None = None,
-    count: int = 512,
-    seed: int = 1_000_003,
-    batch: int = BATCH,
-    plans: Sequence[Draft | Plan] | None = None,
-) -> Trial:
-    """Try ready-made plans on the model itself, and keep the best at so many evaluations.
-
-    Args:
-        cond: conditions of the starts, `count` each. guidance: as in `sample`; the answer is for this guidance.
-        start: states at level 1 to try on; drawn from the prior by default.
-        batch: starts evaluated at once; half as many where memory is short.
-        plans: the candidates; by default `candidates(steps)`, and two on levels that are placed on the model.
-
-    All are tried on a quarter of the starts, the best on all.
-    """
-    starts = Starts.of(denoiser, count if start is None else len(start), seed, cond, guidance, shape, start, batch=batch)
-    return best(starts, list(plans) if plans is not None else starts.candidates(steps))[0]
 
 
 def best(starts: Starts, plans: Sequence[Draft | Plan]) -> list[Trial]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +57,39 @@ class Renoise(StateRow):
             return raised
         carried = z * float(leaf.schedule(self.stop)[0] / leaf.schedule(self.start)[0])
         return carried + (raised - carried) * self.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshNoise(StateRow):
+    """Noise of its own where a row from the anchor has led: z + c noise. No evaluation, and the anchor stays.
+
+    A row from the anchor has the noise that the row before it drew. Published single-step solvers with noise draw anew for each
+    of their stages: a row from the anchor without noise, and this one.
+
+    Args:
+        start: the level of the anchor. stop: the level of the state, before and after.
+        c: standard deviation of the noise (Gaussian only).
+    """
+
+    anchored: ClassVar[bool] = True
+    start: float
+    stop: float
+    c: float
+
+    @property
+    def level(self) -> None:
+        return None
+
+    def problem(self, evaluations: int) -> str | None:
+        if not (0 <= self.stop < self.start <= 1 and self.c >= 0):
+            return f"adds {self.c:g} of noise to a step from {self.start:g} to {self.stop:g}; steps go down, and c is 0 or more"
+        return None
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        return z.add(leaf.noise(z, noise, mask), alpha=self.c)
 
 
 def _ratio(leaf: Gaussian, z: Tensor, score: Tensor, alpha: float, sigma: float, mask: Tensor | None) -> Tensor:

@@ -81,12 +81,17 @@ _SOLVER = {**_RANGE, **_SPACED, **_RAMPS, **_FLOW, "solver_order": 2, "lower_ord
 _DPM = {**_RANGE, **_RAMPS, **_FLOW, "solver_order": 2, "lower_order_final": True, "algorithm_type": "dpmsolver++",
         "solver_type": "midpoint", "final_sigmas_type": "zero", "lambda_min_clipped": -math.inf,
         "variance_type": None}  # fmt: skip
+_COGVIDEOX = {**_ZERO_SNR, **_LATENT, "beta_schedule": "scaled_linear", "clip_sample": True, "set_alpha_to_one": True,
+              "steps_offset": 0, "clip_sample_range": 1.0, "sample_max_value": 1.0, "timestep_spacing": "leading",
+              "snr_shift_scale": 3.0}  # fmt: skip
 _EDM = {"sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5, "sigma_schedule": "karras", "num_train_timesteps": 1000,
         "prediction_type": "epsilon", "rho": 7.0, "final_sigmas_type": "zero"}  # fmt: skip
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": {**_ZERO_SNR, **_CLIP, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "leading"},
     "DDPMScheduler": {**_ZERO_SNR, **_CLIP, "variance_type": "fixed_small", "steps_offset": 0, "timestep_spacing": "leading"},
+    "CogVideoXDDIMScheduler": _COGVIDEOX,
+    "CogVideoXDPMScheduler": _COGVIDEOX,
     "PNDMScheduler": {**_TABLE, "skip_prk_steps": False, "set_alpha_to_one": False, "steps_offset": 0,
                       "timestep_spacing": "leading"},
     "EulerDiscreteScheduler": {**_ZERO_SNR, **_SPACED, **_RAMPS, "interpolation_type": "linear", "timestep_type": "discrete",
@@ -207,7 +212,19 @@ def table(full: Config) -> Table:
         raise ValueError(f"beta_schedule is {kind!r}; there are {', '.join(kinds)}.")
     else:
         made = schedules.betas(kinds[kind], size, full["beta_start"], full["beta_end"])
+    if (by := full.get("snr_shift_scale", 1.0)) != 1:
+        made = _shifted(made, by)
     return schedules.zero_terminal_snr(made) if full.get("rescale_betas_zero_snr") else made
+
+
+def _shifted(base: Table, by: Any) -> Table:
+    """The table with alpha^2 / sigma^2 divided by `by`, at the same scale (CogVideoX, 2408.06072, sec. 3.2)."""
+    if isinstance(by, bool) or not isinstance(by, (int, float)) or not 0 < by < math.inf:
+        raise ValueError(
+            f"snr_shift_scale is {str(by)[:40]}; it divides the SNR, so give a number above 0 in scheduler_config.json."
+        )
+    bar = base.alpha(torch.arange(1, base.size + 1, dtype=torch.float64) / base.size).square()
+    return schedules.table(alphas_cumprod=bar / (by + (1 - by) * bar), name=f"{base.name}, SNR / {by:g}")
 
 
 def _meaning(full: Config, level: str) -> Prediction:
@@ -248,6 +265,7 @@ _SAMPLERS = {
     "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm", "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler_ancestral", "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms",
     "KDPM2DiscreteScheduler": "dpm_2", "KDPM2AncestralDiscreteScheduler": "dpm_2_ancestral", "SASolverScheduler": "sa_solver",
+    "CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "cogvideox_dpm",
 }  # fmt: skip
 
 
@@ -262,7 +280,8 @@ def _ramp(full: Config) -> Any:
 
 def _tabled(name: str, full: Config) -> Scheduler:
     schedule, size = table(full), full["num_train_timesteps"]
-    clip = _clip(full) if name != "TCDScheduler" else None  # which has the keys, and does not read them
+    # these have the keys, and do not read them
+    clip = None if name == "TCDScheduler" or name.startswith("CogVideoX") else _clip(full)
     if name in ("LCMScheduler", "TCDScheduler"):
         original = full["original_inference_steps"]
 
@@ -277,7 +296,7 @@ def _tabled(name: str, full: Config) -> Scheduler:
         return Scheduler(name, Gaussian(schedule), _meaning(full, "timestep"), few, config=full)
     sampler, settings = (_SAMPLERS[name], {}) if name in _SAMPLERS else solver_of(name, full)
     kind, final, least = _ramp(full), final_of(name, full), least_lambda(name, full)
-    if sampler in ("ddim", "pndm"):
+    if sampler in ("ddim", "pndm", "cogvideox_dpm"):
         settings["set_alpha_to_one"] = full["set_alpha_to_one"]
     if sampler == "pndm":
         settings["prk"] = not full["skip_prk_steps"]

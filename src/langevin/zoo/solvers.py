@@ -41,9 +41,7 @@ def solver_of(name: str, full: Config) -> tuple[str, dict[str, Any]]:
     if name == "DEISMultistepScheduler":
         return "deis", settings
     if name == "DPMSolverSinglestepScheduler":
-        if algorithm.startswith("sde-"):
-            raise _not_computed(name, "algorithm_type", algorithm, "'dpmsolver++' and 'dpmsolver'")
-        return "dpmpp_2s", settings
+        return "sde_dpmpp_2s" if algorithm.startswith("sde-") else "dpmpp_2s", settings
     settings["euler_at_final"] = bool(full["euler_at_final"])
     if algorithm.startswith("sde-"):
         return "sde_dpmpp_2m", settings

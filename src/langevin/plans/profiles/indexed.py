@@ -1,4 +1,4 @@
-"""Methods of diffusers that step from timestep to timestep: DDIM, DDPM and PNDM."""
+"""Methods of diffusers that step from timestep to timestep: DDIM, DDPM and PNDM, and CogVideoX's DPM-Solver++ with noise."""
 
 import dataclasses
 from typing import TypeAlias
@@ -6,6 +6,8 @@ from typing import TypeAlias
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Plan, Row
 from langevin.core.schedule import Schedule
+from langevin.plans.grids import given
+from langevin.plans.multistep import multistep, papers_second_order
 from langevin.plans.pseudo import RUNGE_KUTTA, adams_mix
 from langevin.plans.runge_kutta import TABLEAUS
 
@@ -69,3 +71,25 @@ def by_index(
         rows.append(row)
         state, anchor = stop, start
     return Plan(name=name, basis="eps" if sampler == "pndm" else "x0", order=1, rows=tuple(rows))
+
+
+def cogvideox(schedule: Schedule, name: str, told: list[int], stride: int, size: int, last: float) -> Plan:
+    """CogVideoX's DPM-Solver++ 2M with noise, from timestep i to i - stride, and by a step of order 1 to the level `last`.
+
+    Args:
+        stride: 0 where the timesteps are not the peer's own, and each step goes to the next that is told.
+
+    Raises:
+        ValueError: where the timesteps told are not those that the state is at, whose beliefs the peer mixes by their states.
+    """
+    if stride and any(i - stride != j for i, j in zip(told, [*told[1:], min(told[-1] - stride, -1)], strict=True)):
+        raise ValueError(
+            f"{name} steps by {stride} timesteps, which are not those that it tells the network; computed here are numbers of "
+            f"steps that divide {size}, and the spacing 'leading'."
+        )
+    levels = [(i + 1) / size for i in told]
+    levels, steps = (levels, len(told) - 1) if levels[-1] == last else ([*levels, last], len(told))
+    if steps == 0:
+        raise ValueError(f"{name} is one step of size zero; ask for at least 2.")
+    exact = multistep(steps, "x0", "lam", 2, tau=1.0, grid=given(levels), limit=lambda i: 1 if i == len(told) - 1 else 2)
+    return papers_second_order(exact.on(schedule), schedule)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from langevin.core.plan import Draft, Plan, Row
+from langevin.core.gaussian import Gaussian
+from langevin.core.plan import Draft, Plan, Row, StateRow
 from langevin.core.schedule import Schedule
 from langevin.plans.grids import Grid
+from langevin.plans.moves import FreshNoise
 from langevin.plans.multistep import multistep, papers_second_order, rounded
 from langevin.plans.profiles.tables import known
 
@@ -28,7 +30,7 @@ class Solver:
         family: "multistep" (DPMSolverMultistep), "singlestep" (DPMSolverSinglestep), "deis" or "unipc".
         order: `solver_order`.
         basis: what is extrapolated: "x0" (dpmsolver++, `predict_x0`) or "eps" (dpmsolver, DEIS).
-        sde: with fresh noise (the types that begin with sde-); "multistep" alone.
+        sde: with fresh noise (the types that begin with sde-); "multistep", and "singlestep" on data.
         solver_type: of second order, the slope at the middle of a step ("midpoint") or over it ("heun"); of UniPC "bh1" or "bh2".
         lower_order_final: whether the last steps have a lower order: below 15 steps, of UniPC always.
         euler_at_final: whether the last step is of order 1 in any case.
@@ -54,8 +56,8 @@ class Solver:
         types = {"unipc": ("bh1", "bh2"), "deis": ("logrho",)}.get(self.family, ("midpoint", "heun"))
         if self.solver_type not in types:
             return f"solver_type is {self.solver_type!r}; {self.family} has {' and '.join(map(repr, types))}"
-        if self.sde and self.family != "multistep":
-            return f"{self.family} with noise draws it anew in the middle of a step, which a plan does not; take 'multistep'"
+        if self.sde and (self.family in ("deis", "unipc") or (self.family == "singlestep" and self.basis == "eps")):
+            return f"{self.family} on {self.basis} has no fresh noise; take 'multistep', or 'singlestep' on data"
         if self.euler_at_final and self.family != "multistep":
             return f"euler_at_final is true; {self.family} has none"
         if self.disable_corrector and self.family != "unipc":
@@ -83,7 +85,7 @@ class Solver:
             raise ValueError(f"{said}.")
         whole = steps + repeated if asked is None else asked
         if self.family == "singlestep":
-            return _singlestep(self, steps, grid, whole, repeated, to_zero)
+            return _singlestep(self, steps, grid, whole, repeated, to_zero, reference)
         few, end = self.lower_order_final and whole < FEW, steps + repeated
         if self.family == "unipc":
             skipped = {i - (whole - end) for i in self.disable_corrector}
@@ -116,6 +118,7 @@ NAMED: dict[str, Solver] = {
     "dpmpp_3m": Solver("multistep", 3),
     "sde_dpmpp_2m": Solver("multistep", sde=True),
     "dpmpp_2s": Solver("singlestep", lower_order_final=False),
+    "sde_dpmpp_2s": Solver("singlestep", sde=True, lower_order_final=False),
     "unipc": Solver("unipc", solver_type="bh2"),
     "unipc_3": Solver("unipc", 3, solver_type="bh2"),
     "unipc_bh1": Solver("unipc", solver_type="bh1"),
@@ -220,8 +223,9 @@ def _orders(steps: int, order: int, lower: bool, to_zero: bool) -> list[int]:
     return orders
 
 
-def _singlestep(solver: Solver, steps: int, grid: Grid, whole: int, repeated: bool, to_zero: bool) -> Draft:
-    """DPM-Solver 1 to 3, single step: every evaluation is at a level of the grid, which is then the middle of a step."""
+def _singlestep(solver: Solver, steps: int, grid: Grid, whole: int, repeated: bool, to_zero: bool, reference: bool) -> Draft:
+    """DPM-Solver 1 to 3, single step: every evaluation is at a level of the grid, which is then the middle of a step. With noise
+    each stage draws its own, as in diffusers."""
     end = steps + repeated
     orders = _orders(whole, solver.order, solver.lower_order_final, to_zero)[whole - end :]
     name = f"singlestep({steps}, order={solver.order})"
@@ -230,25 +234,35 @@ def _singlestep(solver: Solver, steps: int, grid: Grid, whole: int, repeated: bo
         levels = grid(schedule, steps)
         levels = [*levels, levels[-1]] if repeated else levels
         half = [float(v) / 2 for v in schedule.lam(torch.tensor(levels, dtype=torch.float64))]
-        rows, order = [], 0
+        rows: list[Row | StateRow] = []
+        order, process = 0, Gaussian(schedule)
         for i, wanted in enumerate(orders):
             order = min(wanted, order + 1)  # a grid that begins late begins with order 1
             begun = i + 1 - order
             if order == 1 and levels[i] == levels[i + 1]:
                 continue
-            mix = _weights(solver, order, [v - half[begun] for v in half[begun + 1 : i + 2]])
-            rows.append(Row(level=levels[i], start=levels[begun], stop=levels[i + 1], mix=mix, anchored=order > 1))
+            mix = _weights(solver, order, [v - half[begun] for v in half[begun + 1 : i + 2]], reference)
+            ends = {"start": levels[begun], "stop": levels[i + 1]}
+            if order == 1 or not solver.sde:
+                rows.append(Row(level=levels[i], **ends, mix=mix, anchored=order > 1, eta=float(solver.sde)))
+                continue
+            x_weight, z_weight, c = process.bridge_numbers(levels[begun], levels[i + 1], 1.0)
+            rows.append(Row(level=levels[i], **ends, mix=tuple(x_weight * w for w in mix), anchored=True, a=z_weight))
+            rows.append(FreshNoise(**ends, c=c))
         return Plan(name=name, basis=solver.basis, order=solver.order, rows=tuple(rows))
 
     return Draft(name, fill)
 
 
-def _weights(solver: Solver, order: int, ways: list[float]) -> tuple[float, ...]:
-    """Of a step from the anchor, newest first; `ways` in log(alpha/sigma) to the evaluations after it, and to the step's end."""
+def _weights(solver: Solver, order: int, ways: list[float], reference: bool) -> tuple[float, ...]:
+    """Of a step from the anchor, newest first; `ways` in log(alpha/sigma) to the evaluations after it, and to the step's end.
+    With noise the peer's second difference has a sign wrong, as its multistep solver's (`lacking`): with `reference` here too."""
     if order == 1:
         return (1.0,)
     h, last = ways[-1], ways[-2] / ways[-1]
-    slope, bend = shares(h, solver.basis)
+    slope, bend = shares(h, solver.basis, 1.0 + solver.sde)
+    if solver.sde and reference:
+        bend += 1 / math.expm1(-2 * h)
     if solver.solver_type == "heun" and order == 3:  # the parabola through both differences
         middle = ways[0] / h
         p, q = (2 * bend - slope * middle) / (last - middle) / last, (slope * last - 2 * bend) / (last - middle) / middle

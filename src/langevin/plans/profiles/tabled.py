@@ -10,12 +10,12 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import given
-from langevin.plans.profiles.indexed import by_index
+from langevin.plans.profiles.indexed import by_index, cogvideox
 from langevin.plans.profiles.methods import SIGMA, sa_published
 from langevin.plans.profiles.solvers import BASES, NAMED, chosen
 from langevin.plans.profiles.tables import as_told, known, levels_of, sigma_grid, solver_grid, spaced, table_of, timestep
 
-INDEXED = ("ddim", "ddpm", "pndm")
+INDEXED = ("ddim", "ddpm", "pndm", "cogvideox_dpm")
 SPACED = ("linspace", "leading", "trailing")
 
 
@@ -55,7 +55,8 @@ def diffusers(
     - DEIS on ramps ("karras" and so on) repeats its last sigma, and so do the others with `final` "sigma_min" where their grid
       ends there, and DDIM and PNDM at timestep 0 without set_alpha_to_one. That evaluation does nothing, and is left out here;
       SA-Solver's and UniPC's correct the step before.
-    - DPM-Solver of order 3, multistep, lacks a factor 2, and "sde_dpmpp_2m" of order 3 has a sign wrong beside.
+    - DPM-Solver of order 3, multistep, lacks a factor 2, and with noise ("sde_dpmpp_2m", "sde_dpmpp_2s" with slopes "heun") has a
+      sign wrong beside.
     - Below 15 steps the last are of lower order, UniPC's and SA-Solver's always (`lower_order_final`). A step to clean data is of
       order 1, whatever is asked: the peer's UniPC gives NaN there without `lower_order_final`, on noise, and as bh1.
 
@@ -67,13 +68,14 @@ def diffusers(
         steps: evaluations (Heun and DPM2 make 2 steps - 1, PNDM steps + 1, or steps + 9 with `prk`).
         sampler: "ddim", "ddpm", "pndm"; "euler",
             "euler_ancestral", "heun", "lms", "dpm_2", "dpm_2_ancestral"; "dpmpp_2m", "dpmpp_3m", "sde_dpmpp_2m", "dpmpp_2s",
-            "unipc", "unipc_3" (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis", "sa_solver".
+            "sde_dpmpp_2s", "cogvideox_dpm" (CogVideoX's own "sde_dpmpp_2m", from timestep to timestep), "unipc", "unipc_3"
+            (bh2, of order 2 and 3), "unipc_bh1", "unipc_3_bh1", "deis", "sa_solver".
         sigmas: "linspace", "leading", "trailing", "karras", "exponential", "beta" (needs scipy), or "lu"
             (multistep DPM-Solver++ alone); by default
-            the scheduler's own, "leading" for the first three and "linspace" for the rest.
+            the scheduler's own, "leading" for the first three and "cogvideox_dpm", "linspace" for the rest.
         timesteps: T.
         offset: `steps_offset` of "leading"; Stable Diffusion has 1.
-        set_alpha_to_one: whether "ddim" and "pndm" end at clean data, or at timestep 0, as Stable Diffusion does.
+        set_alpha_to_one: whether "ddim", "pndm" and "cogvideox_dpm" end at clean data, or at timestep 0 (Stable Diffusion).
         eta: of "ddim".
         final: where the solvers and Euler end, at "zero", or at "sigma_min", the table's lowest level.
         start: the level to begin at, for a picture that is noised to it: the peer's own levels below it follow.
@@ -94,11 +96,11 @@ def diffusers(
         sampler, algorithm=algorithm, order=order, solver_type=solver_type, lower_order_final=lower_order_final,
         euler_at_final=euler_at_final, disable_corrector=disable_corrector,
     )  # fmt: skip
-    legal = SPACED if sampler != "dpmpp_2s" else SPACED[:1]
+    legal = SPACED[:1] if solver and solver.family == "singlestep" else SPACED
     legal = legal if sampler in INDEXED else [*legal, "karras", "exponential", "beta"]
     legal = [*legal, "lu"] if solver and solver.family == "multistep" else legal
     kind = known(sigmas or ("leading" if sampler in INDEXED else "linspace"), legal, "sigmas")
-    if sampler != "ddim" and (eta or (set_alpha_to_one and sampler != "pndm")):
+    if (eta and sampler != "ddim") or (set_alpha_to_one and sampler not in ("ddim", "pndm", "cogvideox_dpm")):
         raise ValueError(f"sampler {sampler!r} has neither eta nor set_alpha_to_one; leave them out, or choose 'ddim'.")
     if prk and sampler != "pndm":
         raise ValueError(f"prk is true for sampler {sampler!r}; only 'pndm' has a Runge-Kutta start, leave it out.")
@@ -119,6 +121,8 @@ def diffusers(
                 told = [begin, *(i for i in told if i < begin)]
             last = 0.0 if set_alpha_to_one or sampler == "ddpm" else 1 / timesteps
             stride, eta_of = 0 if start < 1 else timesteps // steps, 1.0 if sampler == "ddpm" else eta
+            if sampler == "cogvideox_dpm":
+                return dataclasses.replace(cogvideox(schedule, name, told, stride, timesteps, last), name=name)
             return by_index(schedule, name, sampler, told, stride, timesteps, last, eta_of, prk)
         table = table_of(schedule, timesteps)
         ends = sigma_min, sigma_max
