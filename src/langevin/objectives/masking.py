@@ -38,7 +38,7 @@ class Masking(Objective):
     Args:
         drop: probability that a sample's conditions are dropped.
         seen: weight of the cross-entropy of seen tokens under what the network says of them, their sum over the number of all
-            tokens; 0, unless said, is the bound alone. "nats" among the logs, and what is told of levels, are the bound without it.
+            tokens; 0 is the bound alone. "nats" among the logs, and what is told of levels, are the bound without it.
 
     Raises:
         ValueError: for a probability or a weight that is none; when first called, for another process than a masked one, or
