@@ -113,7 +113,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """Both errors, by which `tune` tells its plans apart: those of samples that end elsewhere, by the RMS, count twice as much
+        """Both errors, by which `tune` tells its plans apart: of samples that end elsewhere, by the RMS, twice as much
         as those of typical ones. `auto` judges by `Yardstick.regret`.
         """
         return 0.65 * math.log(max(self.rms, 1e-12)) + 0.35 * math.log(max(self.median, 1e-12))
