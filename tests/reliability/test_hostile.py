@@ -2,7 +2,10 @@
 
 import errno
 import os
+import signal
+import sys
 import tempfile
+import time
 
 import pytest
 
@@ -157,6 +160,111 @@ def test_a_second_training_is_refused_before_its_data_is_read(tmp_path, monkeypa
         assert [p.name for p in out.iterdir()] == [".lock"]
     with pytest.raises(AssertionError):  # let go of
         starting.start(lv.recipe("two-moons"), out)
+
+
+# Ctrl-C
+
+
+@pytest.fixture
+def interrupts():
+    """SIGINT as a terminal's program hears it; a test in the background of a shell ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield lambda *args, **kwargs: signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # put back
+    signal.signal(signal.SIGINT, before)
+
+
+NOTHING = "what was being made is gone, all else is as it was; the same command begins anew."
+TRAINED = "the run is trained and saved; to look at it and judge it: langevin"
+STOPPED = {
+    ("sample", "RUN", "--out", "OUT.png"): ("recipes.opening.open_run", NOTHING),
+    ("evaluate", "RUN"): ("recipes.opening.open_run", NOTHING),
+    ("likelihood", "RUN"): ("recipes.likelihood.likelihood", NOTHING),
+    ("generate", "nowhere", "--out", "OUT.png"): ("zoo.load.load", NOTHING),
+    ("tune", "RUN", "--steps", "2", "--out", "OUT.json"): (
+        "recipes.sampling.tune_into",
+        "is kept beside the plan; the same",
+    ),
+    ("data", "emoji", "--out", "OUT"): ("data.emoji.emoji", "what was drawn so far stays; the same command goes on."),
+    ("train", "two-moons", "--out", "OUT"): ("recipes.starting.build", "no step was made yet; the same command begins again."),
+    ("train", "two-moons", *QUICK, "--out", "OUT"): (
+        "recipes.report.report",
+        f"{TRAINED} train two-moons --out OUT --resume",
+    ),
+    ("distill", "RUN", "--to", "shortcut", *QUICK, "--samples", "20", "--out", "OUT"): (
+        "recipes.comparison.compare",
+        f"{TRAINED} distill RUN --to shortcut --out OUT --resume --samples 20",
+    ),
+}
+
+
+@pytest.mark.parametrize("args", STOPPED, ids=" ".join)
+def test_ctrl_c_is_one_line_that_says_what_was_kept(args, run, tmp_path, monkeypatch, interrupts, capsys):
+    def here(text):
+        return text.replace("RUN", str(run)).replace("OUT", str(tmp_path / "new"))
+
+    place, said = STOPPED[args]
+    monkeypatch.setattr(f"langevin.{place}", interrupts)
+    with pytest.raises(SystemExit) as end:
+        main([here(arg) for arg in args])
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 130 and last.startswith("langevin: interrupted: ") and here(said) in last
+    assert TRAINED in said or not list(tmp_path.iterdir())  # nothing that was not there
+
+
+def test_what_was_saved_is_named_where_a_training_ends_at_once(tmp_path, monkeypatch, interrupts, capsys):
+    """A second Ctrl-C does not wait for the step."""
+
+    def update(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lv.Trainer, "update", update)
+    with pytest.raises(SystemExit) as end:
+        main(["train", "two-moons", *QUICK, "--samples", "0", "--out", str(tmp_path / "a")])
+    said = capsys.readouterr().err.splitlines()[-1]
+    again = f"langevin train two-moons --out {tmp_path / 'a'} --resume --samples 0"
+    assert end.value.code == 130 and said.endswith(f"what was saved until then stays; continue with: {again}")
+
+
+def test_a_stopped_finetuning_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr("langevin.recipes.tuning.tune", lambda *args, **options: None)
+    with pytest.raises(SystemExit) as end:
+        main(["finetune", "model", "photos", "--method", "lora", "--prompt", "a cat"])
+    said = "stopped; continue with: langevin finetune model photos --method lora --prompt 'a cat' --resume\n"
+    assert end.value.code == 130 and capsys.readouterr().err == said
+
+
+def test_ctrl_c_while_a_library_is_imported_is_heard_after_it(tmp_path, monkeypatch, interrupts, capsys):
+    """torch hides what goes wrong while it looks for numpy, and then has none."""
+    done = tmp_path / "done"
+    (tmp_path / "hides_everything.py").write_text(
+        "import signal, pathlib\n"
+        "try:\n    signal.raise_signal(signal.SIGINT)\nexcept BaseException:\n    raise SystemExit('it was heard within')\n"
+        f"pathlib.Path({str(done)!r}).touch()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def work(args):
+        import hides_everything  # noqa: F401  # pyright: ignore
+
+        time.sleep(60)
+
+    from langevin.cli import commands
+
+    monkeypatch.setitem(commands.COMMANDS, "sample", work)
+    began = time.monotonic()
+    refused(["sample"], capsys, 130)
+    assert done.exists() and time.monotonic() - began < 30
+    sys.modules.pop("hides_everything")
+
+
+def test_ctrl_c_that_is_ignored_stays_so(run, monkeypatch, capsys):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        main(["recipes"])
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # Words that cannot be read
