@@ -1,7 +1,9 @@
 """The command line where it cannot write, where another writes already, where it is stopped, and where it is told nonsense."""
 
 import errno
+import math
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -310,3 +312,83 @@ def test_help_is_help(capsys):
     with pytest.raises(SystemExit) as end:
         main(["sample", "--help"])
     assert not end.value.code and "--count" in capsys.readouterr().out
+
+
+# Sizes that make no sense
+
+
+ABSURD = {
+    "plan show ddim:99999999": "steps is 99999999; ask for at most 100000.",
+    "sample RUN --plan heun:99999999 --out OUT.png": "steps is 99999999; ask for at most 100000.",
+    "train two-moons --sample.plan ddim:99999999 --out OUT": "steps is 99999999; ask for at most 100000.",
+    "sample RUN --count 10000000000000 --out OUT.npy": "which takes at least 74,506 GB of memory, and there",
+    "sample RUN --count -1 --out OUT.npy": "count is -1; ask for at least 1.",
+    "evaluate RUN --small --count 10000000000000": "draw fewer at a time",
+    "train two-moons --train.batch 10000000000000 --out OUT": "which takes at least 298,023 GB of memory",
+    "train two-moons --train.workers 100000 --out OUT": "--train.workers is 100000; it should be less than or equal to 512.",
+    "train two-moons --processes 100000 --out OUT": "processes is 100000; use at most 512 on one machine.",
+    "train two-moons --train.clip nan --out OUT": "--train.clip is nan; it should be a finite number.",
+    "train two-moons --train.clip inf --out OUT": "--train.clip is inf; it should be a finite number.",
+    "train two-moons --sample.guidance nan --out OUT": "--sample.guidance is nan; it should be a finite number.",
+    "likelihood RUN --tolerance nan": "rtol is nan; give a tolerance above 0",
+    "likelihood RUN --tolerance -1": "rtol is -1.0; give a tolerance above 0",
+    "likelihood RUN --solver heun --steps 100000000": "take at most 100000 of",
+    "data drawings --size 10000000 --out OUT": "size is 10000000; take 24 pixels a side",
+}
+
+
+@pytest.mark.parametrize("line", ABSURD)
+def test_absurd_sizes_are_refused_at_once(line, run, tmp_path, capsys):
+    if "drawings" in line:
+        pytest.importorskip("rdkit")
+    words = [word.replace("RUN", str(run)).replace("OUT", str(tmp_path / "new")) for word in line.split()]
+    assert ABSURD[line] in refused(words, capsys)
+    assert not (tmp_path / "new" / "log.jsonl").exists() and not list(tmp_path.glob("new.*"))
+
+
+@pytest.mark.parametrize("name", sorted(set(lv.plans.PLANS) - {"adaptive", "dpm_adaptive"}))
+def test_no_plan_has_steps_without_end(name):
+    with pytest.raises(ValueError, match=r"99999999"):
+        lv.plans.parse(f"{name}:99999999").on(lv.schedules.cosine())
+
+
+def small(out=None, **settings):
+    net = lv.networks.MLP(width=64, depth=2, classes=2)
+    return lv.fit(lv.Denoiser(net, lv.Gaussian(lv.schedules.cosine()), "v"), lv.data.two_moons(64), out=out, progress=False,
+                  steps=1, workers=0, **settings)  # fmt: skip
+
+
+def test_settings_of_fit_that_make_no_sense(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for settings, said in (
+        ({"out": ""}, "out is ''; name a run directory, or give None"), ({"clip": math.nan}, "clip is nan; it should be a finite"),
+        ({"lr": math.inf}, "lr is inf; it should be a finite number"), ({"batch": 10**13}, "batch is 10000000000000, which takes"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(said)):
+            small(**settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_whose_backward_pass_cannot_be_held_is_refused_before_it_is_tried(monkeypatch):
+    monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10_000, "SC_PAGE_SIZE": 4096}.get)  # 41 MB
+    with pytest.raises(ValueError, match=r"batch is 80000, which takes at least 0\.\d+ GB of memory, and there are 0\.038; take a "
+                                         r"smaller one, or more passes \(accumulate\)"):  # fmt: skip
+        small(batch=80_000)
+    small(batch=80_000, accumulate=40)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 10**13, 1.5])
+def test_counts_of_sample_that_make_no_sense(count):
+    denoiser = lv.Denoiser(lv.networks.MLP(width=8, depth=1), lv.Gaussian(lv.schedules.cosine()), "v", shape=(2,))
+    with pytest.raises(ValueError, match=f"count is {count}"):
+        lv.sample(denoiser, lv.plans.ddim(2), count=count)
+
+
+def test_memory_that_ends_is_one_sentence(run, monkeypatch, capsys):
+    def large(*args, **kwargs):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+                           "allocate 80 bytes. Error code 12 (Cannot allocate memory)\nframe #0")  # fmt: skip
+
+    monkeypatch.setattr("langevin.recipes.opening.open_run", large)
+    said = refused(["evaluate", run], capsys)
+    assert "memory does not suffice (can't allocate memory: you tried to allocate 80 bytes" in said and "ask for less at" in said

@@ -1,10 +1,12 @@
 """The command line: how it begins and ends. What it knows is in `commands`, which is imported where Ctrl-C is heard already."""
 
+import re
 import sys
 from collections.abc import Sequence
 
 from langevin.cli.interrupts import heard
 
+_SHORT = re.compile("out of memory|can't allocate memory|not enough memory")
 KEPT = {
     "tune": "what was learned so far is kept beside the plan; the same command goes on.",
     "data": "what was drawn so far stays; the same command goes on.",
@@ -31,6 +33,11 @@ def main(args: Sequence[str] | None = None) -> None:
         raise SystemExit(0) from None
     except told as error:
         _fail(str(error))
+    except (RuntimeError, MemoryError) as error:
+        said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2][:200] or "no more is given"
+        if not isinstance(error, MemoryError) and not _SHORT.search(said):
+            raise
+        _fail(f"memory does not suffice ({said}); ask for less at once, such as a smaller batch, count or size.")
     except KeyboardInterrupt as stop:
         _fail(f"interrupted: {str(stop) or KEPT.get(args[0], NOTHING)}", 130)
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, get_args
 import tyro
 
 from langevin.cli.asking import Refusal, parse, stopping, taken
+from langevin.config import PROCESSES
 from langevin.files import make_folder, writable
 from langevin.inspection import numbered
 from langevin.recipes import RECIPES, Recipe, recipe
@@ -192,6 +193,8 @@ def trained(
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
+    if asked.processes > PROCESSES:
+        raise Refusal(f"processes is {asked.processes}; use at most {PROCESSES} on one machine.")
     if "WORLD_SIZE" not in os.environ:  # of several processes, the one that starts them
         writable(out, "out")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
