@@ -7,11 +7,15 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+PROCESSES = 512
+"""More on one machine are a slip of the keyboard, which would bring it down."""
+
 
 class Closed(BaseModel):
-    """A closed schema: unknown fields are errors, and a value cannot change after it was checked."""
+    """A closed schema: unknown fields are errors, and a value cannot change after it was checked. Numbers are finite: JSON, in
+    which they are kept, has no others."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class TrainConfig(Closed):
@@ -69,7 +73,7 @@ class TrainConfig(Closed):
     """Rising resolution: (share of the run, side) pairs; pictures are reduced to that side until then, e.g. 0.5 16."""
     seed: int = 0
     """Names every random choice of the run."""
-    workers: int = Field(default=0, ge=0)
+    workers: int = Field(default=0, ge=0, le=PROCESSES)
     """Processes that read data ahead."""
     save_every: int = Field(default=500, ge=1)
     """Updates between checkpoints."""

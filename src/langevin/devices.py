@@ -1,4 +1,6 @@
-"""Devices by name."""
+"""Devices by name, and what they hold."""
+
+import os
 
 import torch
 
@@ -17,3 +19,26 @@ def device_of(name: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, TypeError):
         raise ValueError(f"device is {str(name)!r}, which this machine does not have; use 'cpu' or 'auto'.") from None
     return chosen
+
+
+def refuse_beyond(field: str, value: object, numbers: float, device: torch.device, remedy: str) -> None:
+    """Refuse what a machine cannot hold, before it tries: where memory ends, the system ends the program without a word.
+
+    Args:
+        field, value: what asks for it.
+        numbers: float32 numbers that are needed at once, at least.
+        remedy: what to do, the end of a sentence.
+
+    Raises:
+        ValueError: where they are more than the memory of the device.
+    """
+    if device.type == "cuda":
+        have = torch.cuda.get_device_properties(device).total_memory
+    elif device.type == "cpu" and "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    else:
+        return
+    need, have = 4 * numbers / 2**30, have / 2**30
+    if need > have:
+        said, there = (f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (need, have))
+        raise ValueError(f"{field} is {value}, which takes at least {said} GB of memory, and there are {there}; {remedy}.")

@@ -7,6 +7,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import IO, Any
 COMMIT = re.compile(r"[0-9a-f]{40}")
 _BLOB = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EROFS, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG}
+PROBE = 4096
+"""Bytes that are written where it is asked whether anything can be: a block of most file systems."""
 
 
 class DiskFull(OSError):
@@ -27,17 +31,52 @@ class DiskFull(OSError):
         return self.strerror or ""
 
 
+class Unwritable(OSError):
+    """A place where nothing can be written, by its permissions, a read-only file system, or what stands there already."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(error.errno, f"{path} cannot be written ({error.strerror}); make it writable, or name another place.")
+
+    def __str__(self) -> str:
+        return self.strerror or ""
+
+
 @contextmanager
 def telling(path: Path) -> Iterator[None]:
-    """Turns the system's word for a full disk, or a quota, into `DiskFull` naming `path`."""
+    """Turns the system's word for a full disk, or a quota, into `DiskFull` naming `path`, and that for what may not be written
+    into `Unwritable`."""
     try:
         yield
-    except DiskFull:
+    except (DiskFull, Unwritable):
         raise
     except OSError as error:
         if error.errno in _FULL:
             raise DiskFull(path) from None
+        if error.errno in _REFUSED:
+            raise Unwritable(path, error) from None
         raise
+
+
+def writable(path: str | Path, field: str) -> None:
+    """Refuse a file, or a folder, that could not be written to, before there is anything to lose. Leaves nothing behind.
+
+    Raises:
+        ValueError: where a file stands in the place of a folder, naming the field that asked for it.
+        DiskFull: if there is no space at all.
+        Unwritable: if the system does not let it be written.
+    """
+    path = Path(path)
+    there = _stands(path if os.path.isdir(path) else path.parent, path, field)
+    with telling(path), tempfile.TemporaryFile(dir=there) as probe:
+        probe.write(bytes(PROBE))
+
+
+def _stands(folder: Path, path: Path, field: str) -> Path:
+    """What is there of a folder and those that it stands in, the innermost; a ValueError where that is none."""
+    there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)
+    if os.path.lexists(there) and not os.path.isdir(there):
+        raise ValueError(f"{field} is {path}, and {there} is no directory; give one that is, or that is not there yet.")
+    return there
 
 
 @contextmanager
@@ -45,6 +84,8 @@ def best_effort(path: Path) -> Iterator[None]:
     """For files that only spare work or show something: where one cannot be written this is said, and all else goes on."""
     try:
         yield
+    except (DiskFull, Unwritable) as error:
+        print(f"{str(error).removesuffix('.')}; all else goes on.", file=sys.stderr)
     except OSError as error:
         print(f"{path} cannot be written ({error}); all else goes on.", file=sys.stderr)
 
@@ -91,12 +132,9 @@ def make_folder(path: Path, field: str) -> None:
         ValueError: where a file stands in the way, naming the field that asked for it.
         OSError: if the disk refuses.
     """
-    try:
-        with telling(path):
-            path.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        there = next(p for p in (path, *path.parents) if os.path.lexists(p))
-        raise ValueError(f"{field} is {path}, and {there} is no directory; give one that is, or that is not there yet.") from None
+    _stands(path, path, field)
+    with telling(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

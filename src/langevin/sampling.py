@@ -3,6 +3,7 @@
 Arrays may be tensors, numpy arrays or lists, plans may be words, and what is known may be marked in any shape that broadcasts.
 """
 
+import math
 from collections.abc import Generator, Mapping
 from operator import index
 from typing import Any, Unpack
@@ -12,12 +13,12 @@ from torch import Tensor
 
 from langevin import plans
 from langevin.core import sample as loop
-from langevin.core.denoiser import BaseDenoiser, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser, home
 from langevin.core.noise import GOLDEN, Noise, signed
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Options, Step
-from langevin.core.tree import Tree, spread, tree_map
-from langevin.devices import device_of
+from langevin.core.tree import Tree, leaves, spread, tree_map
+from langevin.devices import device_of, refuse_beyond
 from langevin.hearing import check_signature
 
 Planned = Plan | Draft | str
@@ -134,6 +135,9 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
         index(count)
     except TypeError:
         raise ValueError(f"count is {count!r}; give an integer.") from None
+    if isinstance(shape := getattr(denoiser, "shape", None), (tuple, dict)):
+        each = sum(math.prod(one) for one in leaves(shape).values())
+        refuse_beyond("count", count, 2 * count * each, home(denoiser)[0], "draw fewer at a time, from another first_id each")
     made = dict(options)
     if count > 0 and ("seed" in made or "first_id" in made):
         noise = named(made.get("seed", 0), made.get("first_id", 0), count)

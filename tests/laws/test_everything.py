@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from langevin import cli
-from langevin.cli import training
+from langevin.cli import commands, main, training
 from tests.benches import BENCH, bench
 
 FOLDERS = {"DATA": Path("there/data"), "RUNS": Path("there/runs"), "RESULTS": Path("there/results")}
@@ -42,9 +41,9 @@ def test_every_command_is_understood_by_what_it_starts(name, command, monkeypatc
             runpy.run_path(words[0], run_name="__main__")
     else:
         monkeypatch.setattr(training, "trained", stop)
-        monkeypatch.setitem(cli.COMMANDS, "data", stop)
+        monkeypatch.setitem(commands.COMMANDS, "data", stop)
         with pytest.raises(Understood):
-            cli.main(words[2:])
+            main(words[2:])
 
 
 def test_every_table_that_a_bar_reads_is_written():

@@ -20,29 +20,30 @@ while not heard:
     time.sleep(0.01)
 time.sleep(1)
 print("saved after", *heard, flush=True)
-sys.exit(7)
+sys.exit(int(sys.argv[1]))
 """
 # these tests may run in the background of a shell, where Ctrl-C is ignored, which a program leaves so
 PARENT = """
 import signal, sys
 from langevin.cli.training import launched
 signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.exit(launched([sys.executable, '-c', sys.argv[1]]))
+sys.exit(launched([sys.executable, '-c', *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_group_stops_the_launcher_once(number):
+@pytest.mark.parametrize(("number", "status", "said"), [(signal.SIGINT, 7, 7), (signal.SIGTERM, 7, 7), (signal.SIGINT, 0, 130)])
+def test_a_signal_to_the_group_stops_the_launcher_once(number, status, said):
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, CHILD], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        [sys.executable, "-c", PARENT, CHILD, str(status)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
     try:
         assert parent.stdout is not None and parent.stdout.readline() == "ready\n"
         os.killpg(parent.pid, number)  # as a terminal does: to the whole group
-        said, errors = parent.communicate(timeout=60)
+        told, errors = parent.communicate(timeout=60)
     finally:
         parent.kill()
-    assert (said, errors, parent.returncode) == (f"saved after {int(number)}\n", "", 7)
+    assert (told, errors, parent.returncode) == (f"saved after {int(number)}\n", "", said)
 
 
 SRUN = """#!/bin/bash

@@ -1,16 +1,18 @@
 """What is asked on the command line: typed settings from flags, and refusals."""
 
 import io
-import re
 import sys
-from collections.abc import Collection, Sequence
-from contextlib import redirect_stderr, redirect_stdout, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
 from typing import Any
 
 import tyro
 from pydantic import ValidationError
 
+from langevin.cli.misread import flags_of, given, sentence_of
 from langevin.config import ELSEWHERE, PEERS, sentence
+from langevin.files import writable
 
 FLAGS = {
     "path": "data.folder", "folder": "data.path", "data_dir": "data.folder", "data_path": "data.folder", "dataset": "data.kind",
@@ -20,40 +22,64 @@ FLAGS = {
     "max_train_steps": "train.steps", "num_train_epochs": "epochs",
 }  # fmt: skip
 """Names of flags in other programs, or in other commands of ours, and ours."""
+WRITTEN = ("out", "target", "each", "plot", "preview", "previews")
+"""Flags that name what a command writes."""
 
 
 class Refusal(Exception):
     """An error in what was asked; its text is all that the user is shown."""
 
 
+@contextmanager
+def stopping(said: str) -> Iterator[None]:
+    """Around long work: what Ctrl-C says of it, which is what was kept, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(str(stop) or said) from None
+
+
 def parse(kind: Any, args: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP) -> Any:
-    """An object of a typed class from flags; ends the program on a flag that is none of its fields.
+    """An object of a typed class from flags; what it says is to be written can be, or is refused now.
 
     Raises:
-        Refusal: for a value that the class refuses.
+        Refusal: for a flag that is none of its fields, and a value that is missing, cannot be read, or is out of range.
+        OSError, ValueError: for a file that cannot be written, as `writable`.
     """
     said = io.StringIO()
     try:
         with redirect_stderr(said):  # tyro prints a refused value as pydantic words it
-            return tyro.cli(kind, prog=prog, args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
+            made = tyro.cli(kind, prog=prog, args=list(args), default=default, config=(tyro.conf.AvoidSubcommands,))
     except SystemExit as end:
         met = end.__context__
         while met is not None and not isinstance(met, ValidationError):
             met = met.__context__
         if met is not None:
             raise Refusal(sentence(met, args)) from None
+        if not end.code:
+            raise
+        told = _help(kind, default)
         if "Unrecognized options" in said.getvalue():
-            refuse_names_of_others(args, _flags(kind, default), prog)
+            refuse_names_of_others(args, flags_of(told), prog)
+        if (why := sentence_of(said.getvalue(), args, told, kind, prog)) is not None:
+            raise Refusal(why) from None
         print(said.getvalue(), end="", file=sys.stderr)
         raise
+    for name in WRITTEN:
+        if not isinstance(path := getattr(made, name, None), Path):
+            continue
+        if given(f"--{name}", args) == [""]:  # which would be the folder one is in
+            raise Refusal(f"{name} is ''; name what to write.")
+        writable(path, name)
+    return made
 
 
-def _flags(kind: Any, default: Any) -> set[str]:
-    """The flags of a typed class, from its help."""
+def _help(kind: Any, default: Any) -> str:
+    """The help of a typed class."""
     told = io.StringIO()
     with suppress(SystemExit), redirect_stdout(told):
         tyro.cli(kind, args=["--help"], default=default, config=(tyro.conf.AvoidSubcommands,))
-    return set(re.findall(r"--[a-z][\w.-]*", told.getvalue()))
+    return told.getvalue()
 
 
 def refuse_names_of_others(args: Sequence[str], flags: Collection[str], prog: str) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from langevin.cli.asking import Refusal, parse, taken
+from langevin.cli.asking import Refusal, parse, stopping, taken
 from langevin.cli.finetuning import finetune
-from langevin.cli.training import Asked, begun, trained
+from langevin.cli.training import Asked, after, begun, trained
 from langevin.inspection import is_ours
 from langevin.recipes import Recipe
 from langevin.recipes.distillation import STUDENTS, known, student
@@ -68,7 +68,7 @@ def distill(args: Sequence[str]) -> None:
     from langevin.recipes.comparison import compare, measures
 
     last = int(rounds or 1)
-    done = None
+    done, again = None, ""
     for k in range(1, last + 1):
         place = out if k == last else out / "rounds" / str(k)
         # what is to be reflowed once more has to be a flow
@@ -86,7 +86,8 @@ def distill(args: Sequence[str]) -> None:
     if not asked.samples:
         print(out)
         return
-    compare(done[0], Path(run), out, asked.samples, tune=asked.tune, device=done[1])
+    with stopping(after(asked, again)):
+        compare(done[0], Path(run), out, asked.samples, tune=asked.tune, device=done[1])
 
 
 def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None, out: Path) -> _Distill:

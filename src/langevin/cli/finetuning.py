@@ -1,6 +1,7 @@
 """langevin finetune: published models."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from langevin.cli.asking import Refusal, parse, taken
+from langevin.cli.training import STOPPED
 from langevin.recipes.config.tuning import METHODS, Tuning
 from langevin.spec import nearest
 
@@ -63,7 +65,8 @@ def finetune(args: Sequence[str]) -> None:
     made = tune(cfg, asked.out, asked.resume, str(device_of(asked.device)), other_data=asked.other_data)
     if made is None:
         again = "" if "--resume" in args else " --resume"
-        raise Refusal(f"stopped; continue with: {shlex.join(['langevin', 'finetune', *args])}{again}")
+        print(f"stopped; continue with: {shlex.join(['langevin', 'finetune', *args])}{again}", file=sys.stderr)
+        raise SystemExit(STOPPED)
     beside = "" if cfg.beside is None else f" --beside {cfg.beside}"
     beside += "" if cfg.variant is None else f" --variant {cfg.variant}"
     if made.is_dir():

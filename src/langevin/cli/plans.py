@@ -8,6 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.files import writable
 from langevin.spec import nearest
 
 
@@ -94,6 +95,7 @@ def tune(args: Sequence[str]) -> None:
     from langevin.recipes.sampling import tune_into
 
     out = asked.out or asked.run / "plans" / f"tuned-{asked.steps}.json"
+    writable(out, "out")
     run = open_run(asked.run, device=asked.device)
     options = {name: getattr(asked, name) for name in ("guidance", "iterations", "batch", "count", "held_out")}
     found, ready = tune_into(out, run, asked.steps, **options)

@@ -10,6 +10,7 @@ from tyro.conf import Positional
 from langevin.cli.asking import Refusal, parse
 from langevin.cli.designing import properties_of
 from langevin.cli.weights import strengths
+from langevin.files import make_folder
 from langevin.recipes import RECIPES
 
 
@@ -64,7 +65,7 @@ def sample(args: Sequence[str]) -> None:
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
-    asked.out.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(asked.out.parent, "out")
     label = None if asked.label is None else run.facts.label(asked.label)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
     options["prompts"] = asked.prompt

@@ -14,8 +14,9 @@ from typing import Annotated, Any, get_args
 
 import tyro
 
-from langevin.cli.asking import Refusal, parse, taken
-from langevin.files import make_folder
+from langevin.cli.asking import Refusal, parse, stopping, taken
+from langevin.config import PROCESSES
+from langevin.files import make_folder, writable
 from langevin.inspection import numbered
 from langevin.recipes import RECIPES, Recipe, recipe
 from langevin.recipes import config as c
@@ -29,6 +30,8 @@ KINDS = {
 """Parts of a recipe that may be of several kinds."""
 SECONDS_TO_SAVE = 120
 """What processes have for a step and a checkpoint after a signal, before torchrun kills them; its own default is 30."""
+STOPPED = 130
+"""Exit status of a training that was told to stop."""
 _STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -63,7 +66,7 @@ def launched(command: Sequence[str]) -> int:
     """The exit status of a launcher, which is told the first signal to stop that comes here, and waited for.
 
     The first alone: at a second one torchrun would leave its processes without waiting for them. For the same reason it does
-    not hear the terminal's Ctrl-C itself.
+    not hear the terminal's Ctrl-C itself. Processes that were stopped and saved what they had end well; the command does not.
     """
     told: list[int] = []
 
@@ -79,6 +82,8 @@ def launched(command: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    if told and status == 0:
+        return STOPPED
     return status if status >= 0 else 128 - status
 
 
@@ -109,16 +114,23 @@ def train(args: Sequence[str]) -> None:
             f"data.captions is {captions}, and recipe {name} reads no texts; train emoji with --data.folder, --data.captions and "
             "--codec.origin None, or leave captions out."
         )
-    made = trained(asked, out, ["train", *args], f"langevin train {name} --out {shlex.quote(str(out))} --resume")
+    again = f"langevin train {name} --out {shlex.quote(str(out))} --resume"
+    made = trained(asked, out, ["train", *args], again)
     if made is None:
         return
     from langevin.recipes.report import pages, report
 
     run, device = made
-    if not asked.samples:
-        pages(run, out, device=device)
-        return
-    print(report(run, out, asked.samples, device=device))
+    with stopping(after(asked, again)):
+        if not asked.samples:
+            pages(run, out, device=device)
+            return
+        print(report(run, out, asked.samples, device=device))
+
+
+def after(asked: Asked, again: str) -> str:
+    """What a stop says when there is nothing more to train."""
+    return f"the run is trained and saved; to look at it and judge it: {again}{_kept(asked)}"
 
 
 def _kept(asked: Asked) -> str:
@@ -181,6 +193,10 @@ def trained(
         raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
+    if asked.processes > PROCESSES:
+        raise Refusal(f"processes is {asked.processes}; use at most {PROCESSES} on one machine.")
+    if "WORLD_SIZE" not in os.environ:  # of several processes, the one that starts them
+        writable(out, "out")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
         launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
         # --shutdown-timeout, which earlier versions of torchrun do not know
@@ -194,8 +210,11 @@ def trained(
 
     new = [folder for folder in (out, *out.parents) if not folder.exists()]
     make_folder(out, "out")
+    options: dict[str, Any] = {"device": asked.device, "shard": asked.shard, "other_data": asked.other_data}
+    early = "no step was made yet; the same command begins again."
     try:
-        run, trainer = start(asked.recipe, out, asked.resume, device=asked.device, shard=asked.shard, other_data=asked.other_data)
+        with stopping(early):
+            run, trainer = start(asked.recipe, out, asked.resume, **options)
     except BaseException:
         with suppress(OSError):  # what something was written to stays
             for folder in new:
@@ -208,7 +227,8 @@ def trained(
         if warm > total / 2:
             print(f"the rate rises for {warm} samples of the run's {total} and hardly comes near {run.recipe.train.lr:g}; "
                   f"--train.warmup {total // 10} is a tenth of it.", file=sys.stderr)  # fmt: skip
-    with closing(trainer), tempfile.TemporaryDirectory() as unseen:
+    lost = f"what was saved until then stays; continue with: {again}{_kept(asked)}"
+    with stopping(lost), closing(trainer), tempfile.TemporaryDirectory() as unseen:
         if asked.samples:  # now rather than after training
             run.domain.afford(run, Judged(asked.samples, metrics=measures(run), small=True))
         if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
@@ -224,6 +244,7 @@ def trained(
         return None
     if not trainer.finished:
         print(f"stopped at step {trainer.step}; continue with: {again}{_kept(asked)}", file=sys.stderr)
-        raise SystemExit(130 if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
+        raise SystemExit(STOPPED if trainer.group.world == 1 else 0)  # torchrun would restart what ended otherwise
     # what is judged is what was saved
-    return run.holding(open_run(out).denoiser), str(trainer.group.device)
+    with stopping(after(asked, again)):
+        return run.holding(open_run(out).denoiser), str(trainer.group.device)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.files import writable
 
 
 def strengths(words: Sequence[str]) -> dict[Path, float]:
@@ -60,6 +61,7 @@ def ema(args: Sequence[str]) -> None:
     when = "" if asked.at is None else f"-at-{asked.at}"
     out = asked.out or asked.run / "weights" / f"sigma_rel-{asked.sigma_rel:g}{when}.safetensors"
     target(out)
+    writable(out, "out")
     from langevin.recipes.opening import open_run
     from langevin.recipes.weights import write_average
 

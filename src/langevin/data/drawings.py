@@ -151,8 +151,8 @@ def drawings(out: str | Path, smiles: Sequence[str] | None = None, size: int = 6
     Raises:
         ValueError: for a size in which nothing can be seen, or a SMILES that rdkit does not read.
     """
-    if size < 24:
-        raise ValueError(f"size is {size}; letters cannot be read in fewer than 24 pixels a side.")
+    if not 24 <= size <= 4096:
+        raise ValueError(f"size is {size}; take 24 pixels a side, in which letters can just be read, to 4096.")
     smiles = molecules() if smiles is None else smiles
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

@@ -78,8 +78,8 @@ def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str
     Raises:
         ValueError: if the font is not there or is another, or Pillow cannot join characters into one picture.
     """
-    if size < 8:
-        raise ValueError(f"size is {size}; nothing can be seen in fewer than 8 pixels a side.")
+    if not 8 <= size <= 4096:
+        raise ValueError(f"size is {size}; take 8 pixels a side, in which something can just be seen, to 4096.")
     if not features.check("raqm"):
         raise ValueError("this Pillow has no raqm, without which emoji of several characters fall apart; install its wheel.")
     every = listed(listing, tones)

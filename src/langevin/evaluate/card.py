@@ -1,6 +1,6 @@
 """Protocol cards: everything that a metric depends on besides the model. Same card, same number."""
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from langevin.config import Closed
 
@@ -74,7 +74,9 @@ class Card(Closed):
 
 
 class Result(Closed):
-    """One number with how it was made."""
+    """One number with how it was made; it may be none, of too few samples."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     value: float
     spread: float | None

@@ -12,10 +12,15 @@ from langevin.plans.grids import Grid, named, natural
 from langevin.plans.moves import LearnedVariance, Likeliest
 from langevin.variances import towards_noise
 
+MOST_STEPS = 100_000
+"""More make no sampler better, and their table alone takes minutes."""
+
 
 def check_steps(steps: int) -> None:
     if steps < 1:
         raise ValueError(f"steps is {steps}; ask for at least 1.")
+    if steps > MOST_STEPS:
+        raise ValueError(f"steps is {steps}; ask for at most {MOST_STEPS}.")
 
 
 def _first_order(name: str, steps: int, eta: float, grid: str | Grid) -> Draft:

@@ -23,7 +23,7 @@ from langevin.core.plan import Draft, Plan, StateRow, joined
 from langevin.core.posterior import CategoricalPosterior, draw
 from langevin.core.process import LeafProcess
 from langevin.core.schedule import Schedule
-from langevin.plans.first_order import check_steps
+from langevin.plans.first_order import MOST_STEPS, check_steps
 from langevin.plans.grids import Grid, named
 
 ORDERS = ("confidence", "entropy", "margin", "random")
@@ -293,8 +293,8 @@ def first_hitting(length: int = 64) -> Draft:
     Args:
         length: tokens to be drawn, at least as many as any sample has masks.
     """
-    if length < 1:
-        raise ValueError(f"length is {length}; give the number of tokens to be drawn, at least 1.")
+    if not 1 <= length <= MOST_STEPS:
+        raise ValueError(f"length is {length}; give the number of tokens to be drawn, 1 to {MOST_STEPS}.")
     name = f"first_hitting({length})"
 
     def fill(schedule: Schedule) -> Plan:

@@ -1,7 +1,6 @@
 """Teacher and student side by side: one picture from the same noise, and one table of steps, quality, diversity and time."""
 
 import json
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ from langevin import pictures, plans
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
 from langevin.evaluate.measure import NEIGHBOURS
-from langevin.files import write
+from langevin.files import best_effort, writable, write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
@@ -87,9 +86,10 @@ def compare(
         say(f"following {FOLLOWED} paths, for their cost and straightness")
         for row, (_, run, _, strength) in zip(made, rows, strict=True):
             row |= paths(run, student, strength)
-    write(out / "comparison.json", json.dumps(made, indent=1))
-    if not points:
-        say(str(_picture(rows, out / "comparison.png")))
+    with best_effort(out):  # a full disk takes the files, not the numbers
+        write(out / "comparison.json", json.dumps(made, indent=1))
+        if not points:
+            say(str(_picture(rows, out / "comparison.png")))
     _show(made)
     return made
 
@@ -101,7 +101,7 @@ def _learned(teacher: Run, steps: int, w: float, folders: tuple[Path, ...], say:
     if (known := next((file for file in files if file.exists()), None)) is not None:
         return known
     try:
-        file = next((file for file in files if _writable(file.parent)), files[-1])
+        file = next((file for file in files if _writable(file)), files[-1])
         tune_into(file, teacher, steps, guidance=w)
     except Exception as error:  # of many kinds: of the disk, the device, the numbers
         why = " ".join(str(error).split())[:200]
@@ -110,13 +110,12 @@ def _learned(teacher: Run, steps: int, w: float, folders: tuple[Path, ...], say:
     return file
 
 
-def _writable(folder: Path) -> bool:
+def _writable(file: Path) -> bool:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
+        writable(file, "plan")
+    except (OSError, ValueError):
         return False
+    return True
 
 
 def _is_told(run: Run) -> bool:

@@ -15,6 +15,7 @@ from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
+from langevin.devices import refuse_beyond
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded
@@ -66,6 +67,8 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         steer: a guidance besides, around that of conditions, such as `recipes.regressing.Regressor.towards` makes.
     """
     settings, model = run.recipe.sample, run.denoiser
+    each = sum(math.prod(shape) for shape in leaves(run.facts.shape).values())
+    refuse_beyond("count", count, count * each, torch.device("cpu"), "draw fewer at a time, each time of another seed")
     table = chosen(run, plan, guidance)
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
@@ -109,7 +112,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     if run.codec is not None:  # found now, or not at all, rather than after sampling
         run.codec.to(home(model)[0])
     batches, first = [], 0
-    size = max(1, min(BATCH, VALUES // sum(math.prod(shape) for shape in leaves(run.facts.shape).values())))
+    size = max(1, min(BATCH, VALUES // each))
     while first < count:
         now = min(size, count - first)
         try:

@@ -150,7 +150,8 @@ def regress(
         write(out / FILE, kept.model_dump_json(indent=1))
         trainer.run()
         if not trainer.finished:
-            raise ValueError(f"stopped at step {trainer.step}; the same command with --resume goes on.")
+            end = KeyboardInterrupt if trainer.stopped else ValueError
+            raise end(f"stopped at step {trainer.step}; the same command with --resume goes on.")
     made = open_regressor(out, run)
     table = errors(made, run, halves[1])
     write(out / "errors.json", json.dumps(table, indent=1))

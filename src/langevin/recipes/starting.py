@@ -20,9 +20,10 @@ from langevin.recipes.teaching import reflow_pairs
 from langevin.recipes.weights import put
 from langevin.tensors import digest
 from langevin.training import load_latest
-from langevin.training.distributed import Group
+from langevin.training.distributed import Group, asked_world
 from langevin.training.folder import free as allowed
 from langevin.training.folder import longer
+from langevin.training.lock import refuse_taken
 from langevin.training.trainer import Trainer
 
 _TEACHER, _ON = "nets.teacher.", "denoiser."  # the second of a teacher on another schedule
@@ -41,6 +42,8 @@ def start(
         ValueError: if `out` holds another run, or one of other data, or another trainer is at work in it.
     """
     out = Path(out)
+    if asked_world() == 1:  # of several processes, the first finds it out below
+        refuse_taken(out)
     saved = out / RECIPE_FILE
     if saved.exists() and resume:
         before = read_recipe(out)

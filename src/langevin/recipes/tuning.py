@@ -21,7 +21,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
-from langevin.files import parse_json, read_json, read_plain, write
+from langevin.files import best_effort, parse_json, read_json, read_plain, writable, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
@@ -31,6 +31,7 @@ from langevin.recipes.config.tuning import Tuning
 from langevin.recipes.latents import keep as keep_latents
 from langevin.tasks.generate import Generator
 from langevin.text.words import Told
+from langevin.training.lock import refuse_taken
 from langevin.training.trainer import Trainer
 from langevin.zoo import adapting, lora
 from langevin.zoo.embeddings import ENCODERS, write_embedding
@@ -240,21 +241,26 @@ def tune(
     """
     if cfg.train.valid_every:
         raise ValueError(f"train.valid_every is {cfg.train.valid_every}, and fine-tuning holds no pictures out; leave it out.")
+    writable(out, "out")
+    refuse_taken(out)
     _agree(cfg, out, resume)
     tuned = begin(cfg, out, device, say)
     trainer = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, out, resume, other_data=other_data)
-    write(out / FILE, cfg.model_dump_json(indent=1))
-    before = out / "before.png"
-    if not before.exists():
-        _show(tuned, before)
     with closing(trainer):
+        assert trainer.folder is not None
+        trainer.folder.open()  # first: another at work there keeps its settings
+        write(out / FILE, cfg.model_dump_json(indent=1))
+        before = out / "before.png"
+        if not before.exists():
+            _show(tuned, before)
         trainer.hooks.append((cfg.train.preview_every, lambda model, step: _preview(tuned, out, step)))
         trainer.run(progress)
     if not trainer.finished:
         return None
     made = keep(tuned, out)
-    say(f"{_show(tuned, out / 'after.png')}: beside before.png, the same prompts and seeds")
-    plot_loss(out / "log.jsonl", out / "loss.png")
+    with best_effort(out):  # a full disk takes the pages, not what was trained
+        say(f"{_show(tuned, out / 'after.png')}: beside before.png, the same prompts and seeds")
+        plot_loss(out / "log.jsonl", out / "loss.png")
     return made
 
 

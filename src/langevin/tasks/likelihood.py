@@ -23,6 +23,7 @@ from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves
 from langevin.plans.dormand_prince import State, integrate
+from langevin.plans.first_order import MOST_STEPS
 from langevin.plans.integrals import level_of, polar
 from langevin.plans.runge_kutta import TABLEAUS
 from langevin.sampling import conditions, floats
@@ -216,6 +217,9 @@ def log_prob(
         ValueError: for another process, an interpolant without log_prior, or data of whole numbers.
     """
     _check(solver, steps)
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
     x, cond = at_home(denoiser, floats(x, "x"), conditions(cond))
     if not bool(x.isfinite().all()):
         raise ValueError("x holds values that are not finite, which have no density; look at the data.")
@@ -259,8 +263,9 @@ def at_home(denoiser: BaseDenoiser, x: Tensor, cond: Cond) -> tuple[Tensor, Cond
 
 
 def _check(solver: str, steps: int) -> None:
-    if (solver != "adaptive" and solver not in TABLEAUS) or steps < 1:
-        raise ValueError(f"solver is {solver!r} of {steps} steps; take at least 1 of {', '.join(TABLEAUS)}, or 'adaptive'.")
+    if (solver != "adaptive" and solver not in TABLEAUS) or not 1 <= steps <= MOST_STEPS:
+        few = f"at most {MOST_STEPS}" if steps > MOST_STEPS else "at least 1"
+        raise ValueError(f"solver is {solver!r} of {steps} steps; take {few} of {', '.join(TABLEAUS)}, or 'adaptive'.")
 
 
 def _run(

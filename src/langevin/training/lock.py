@@ -12,6 +12,16 @@ from langevin.files import lock, telling
 FILE = ".lock"
 
 
+def refuse_taken(folder: str | Path) -> None:
+    """Refuse a run directory that another trainer holds, before anything is made ready for a training in it. Nothing is held.
+
+    Raises:
+        ValueError: as `Lock`.
+    """
+    if (Path(folder) / FILE).exists():
+        Lock(folder).release()
+
+
 class Lock:
     """Holds a run directory for this process, until `release`, the end of a `with`, or the end of the process by any means.
 

@@ -154,7 +154,7 @@ class Checkpoints:
     def _write(self, step: int, tensors: Parts, state: Mapping[str, Any]) -> Path:
         final = self.folder / step_name(step)
         partial = final.with_name(final.name + _PARTIAL)
-        with telling(final):
+        with telling(partial):
             if not self.folder.is_dir():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 flush(self.folder.parent)

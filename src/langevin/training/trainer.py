@@ -41,6 +41,7 @@ from langevin.training.held_out import checked, held_out_loss
 from langevin.training.model import Model
 from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
+from langevin.training.room import refuse_large, refuse_unholdable
 from langevin.training.scale import warn_of_scale
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
@@ -109,6 +110,8 @@ class Trainer:
     ) -> None:
         if config.batch % config.accumulate:
             raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
+        if out == "":
+            raise ValueError("out is ''; name a run directory, or give None, which keeps nothing.")
         for field, value, kind in (("denoiser", denoiser, (Denoiser, Model)), ("objective", objective, Objective)):
             if not isinstance(value, kind):
                 needed = kind[0] if isinstance(kind, tuple) else kind
@@ -148,6 +151,8 @@ class Trainer:
         weight = next(p for p in denoiser.parameters() if p.requires_grad)
         self.device, self.dtype = weight.device, weight.dtype
         self.group = group or Group(self.device)
+        each = sum(math.prod(shape) for shape in leaves(data.shape).values())
+        refuse_large(config.batch, config.batch // config.accumulate // self.group.world, each, self.device)
         objective.prepare(self.denoiser)
         objective.to(self.device)
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
@@ -385,9 +390,21 @@ class Trainer:
         first, self._looked = not self._looked and self.group.first, True
         if first:
             warn_of_scale(self.denoiser, pieces[0].batch)
+            self._ask_room(pieces[0])
         if not first or self.group.shard or compiled(self.denoiser.net):
             return nullcontext()
         return listening(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
+
+    def _ask_room(self, piece: Slice) -> None:
+        count = len(next(iter(leaves(piece.batch.x).values())))
+
+        def loss(some: Batch) -> Tensor:
+            noise = Noise(self.config.seed, torch.arange(len(next(iter(leaves(some.x).values()))), device=self.device))
+            return self.objective(self.denoiser, self._ready(some), noise).total
+
+        if not self.group.shard and not compiled(self.denoiser.net):
+            with seeded(self.config.seed, self.device):
+                refuse_unholdable(self.config.batch, count, piece.batch, self.denoiser, loss, self.device)
 
     def _observe(self, met: list[Met]) -> None:
         """Losses by level of an update that was made, for the log and for an objective that follows them."""
