@@ -361,8 +361,10 @@ def small(out=None, **settings):
 def test_settings_of_fit_that_make_no_sense(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for settings, said in (
-        ({"out": ""}, "out is ''; name a run directory, or give None"), ({"clip": math.nan}, "clip is nan; it should be a finite"),
-        ({"lr": math.inf}, "lr is inf; it should be a finite number"), ({"batch": 10**13}, "batch is 10000000000000, which takes"),
+        ({"out": ""}, "out is ''; name a run directory, or give None"),
+        ({"clip": math.nan}, "clip is nan; it should be a finite"),
+        ({"lr": math.inf}, "lr is inf; it should be a finite number"),
+        ({"batch": 10**13}, "batch is 10000000000000, which takes"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=re.escape(said)):
             small(**settings)
@@ -371,8 +373,8 @@ def test_settings_of_fit_that_make_no_sense(tmp_path, monkeypatch):
 
 def test_a_batch_whose_backward_pass_cannot_be_held_is_refused_before_it_is_tried(monkeypatch):
     monkeypatch.setattr(os, "sysconf", {"SC_PHYS_PAGES": 10_000, "SC_PAGE_SIZE": 4096}.get)  # 41 MB
-    with pytest.raises(ValueError, match=r"batch is 80000, which takes at least 0\.\d+ GB of memory, and there are 0\.038; take a "
-                                         r"smaller one, or more passes \(accumulate\)"):  # fmt: skip
+    said = r"batch is 80000, which takes at least 0\.\d+ GB of memory, and there are 0\.038; take a smaller one, or more passes"
+    with pytest.raises(ValueError, match=rf"{said} \(accumulate\)"):
         small(batch=80_000)
     small(batch=80_000, accumulate=40)
 
@@ -386,8 +388,8 @@ def test_counts_of_sample_that_make_no_sense(count):
 
 def test_memory_that_ends_is_one_sentence(run, monkeypatch, capsys):
     def large(*args, **kwargs):
-        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-                           "allocate 80 bytes. Error code 12 (Cannot allocate memory)\nframe #0")  # fmt: skip
+        said = "can't allocate memory: you tried to allocate 80 bytes. Error code 12 (Cannot allocate memory)"
+        raise RuntimeError(f"[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: {said}\nframe #0")
 
     monkeypatch.setattr("langevin.recipes.opening.open_run", large)
     said = refused(["evaluate", run], capsys)
