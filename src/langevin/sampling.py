@@ -19,6 +19,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Options, Step
 from langevin.core.tree import Tree, leaves, spread, tree_map
 from langevin.devices import device_of, refuse_beyond
+from langevin.guidance.own import Guided
 from langevin.hearing import check_signature
 
 Planned = Plan | Draft | str
@@ -152,6 +153,8 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
             f"guidance is a {type(guidance).__name__} of {len(guidance)}; put one around another, lambda d: outer(inner(d)), "
             "or give one."
         )
+    if callable(guidance):
+        made["guidance"] = lambda model: _guided(model, guidance(model))
     if made.get("device") is not None:
         made["device"] = device_of(made["device"])
     shape = denoiser.shape if made.get("shape") is None else made["shape"]
@@ -167,6 +170,11 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
             if made.get(field) is not None:
                 made[field] = _spread_out(made[field], shapes)
     return made
+
+
+def _guided(denoiser: BaseDenoiser, made: Any) -> BaseDenoiser:
+    """What a guidance gives, which may be a function of one's own, as a denoiser. Raises as `Guided` does."""
+    return made if isinstance(made, BaseDenoiser) else Guided(denoiser, made)
 
 
 def _sides(shape: Any) -> tuple[int, ...]:

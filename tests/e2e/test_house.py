@@ -32,7 +32,7 @@ ROOMS = {
     "control": set(),
     "hearing": set(),
     "devices": set(),
-    "sampling": {"core", "plans", "hearing", "devices"},
+    "sampling": {"core", "plans", "guidance", "hearing", "devices"},
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control", "hearing"},

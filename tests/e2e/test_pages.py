@@ -195,3 +195,15 @@ def test_conditions_of_any_name_and_settings_from_python(tmp_path, monkeypatch, 
     exec(compile(code.replace("200", "2").replace("valid_every=100", "valid_every=1"), "training.md", "exec"), space)
     assert "'valid'" in capsys.readouterr().out and (tmp_path / "runs" / "mine" / "checkpoints").is_dir()
     lv.fit(space["denoiser"], data, valid=held_out, valid_every=1, out="runs/mine", resume=True, **space["settings"])
+
+
+def test_a_guidance_of_ones_own_is_what_the_page_says():
+    space: dict[str, Any] = {}
+    exec(compile("\n".join(blocks("guidance.md")), "guidance.md", "exec"), space)
+    lv, denoiser, cond = space["lv"], space["denoiser"], {"label": torch.ones(4, dtype=torch.long)}
+    z = lv.Noise.of(3, 4).normal((2,))
+    for t in (0.2, 0.9):  # strength 1 + 2 t
+        faded = lv.guidance.Guided(denoiser, space["stronger_at_first"](denoiser))(z, t, cond)
+        torch.testing.assert_close(faded.mean, lv.CFG(1 + 2 * t)(denoiser)(z, t, cond).mean, rtol=1e-5, atol=1e-6)
+    a, b = (denoiser(z, 0.9, c).mean.clamp(-1.5, 1.5) for c in (cond, None))
+    torch.testing.assert_close(lv.CFG(2.0)(space["in_range"](denoiser))(z, 0.9, cond).mean, b + 2 * (a - b))

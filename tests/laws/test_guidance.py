@@ -1,8 +1,11 @@
 """Guidance against exact answers."""
 
+import dataclasses
+
 import pytest
 import torch
 
+import langevin as lv
 from langevin import oracles as oracle
 from langevin import plans, schedules
 from langevin.core.categorical import Categorical
@@ -11,7 +14,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.sample import sample
-from langevin.guidance import CFG, ClassifierGuidance, Exploration
+from langevin.guidance import CFG, ClassifierGuidance, Exploration, Guided
 
 PROCESS = Gaussian(schedules.cosine())
 MEANS, LABEL = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64), torch.tensor([0, 1, 1])
@@ -31,6 +34,44 @@ class Batches(torch.nn.Module):
     def forward(self, z, *args, **kwargs):
         self.sizes.append(len(z))
         return self.denoiser(z, *args, **kwargs)
+
+
+class Proxy:
+    """One's own guided model, with all else taken from the model that it stands before."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __getattr__(self, name):
+        return getattr(self.model, name)
+
+    def __call__(self, z, t, cond=None, mask=None):
+        belief = self.model(z, t, cond, mask)
+        return dataclasses.replace(belief, mean=0.5 * belief.mean)
+
+
+def test_a_guidance_of_ones_own_may_be_a_function_or_stand_before_a_model():
+    def halved(denoiser):
+        return Proxy(denoiser).__call__
+
+    ours = lv.sample(EXACT, plans.ddim(1), 6)
+    for guidance in (halved, Proxy):
+        assert torch.allclose(lv.sample(EXACT, plans.ddim(1), 6, guidance=guidance), 0.5 * ours)
+    assert torch.allclose(sample(EXACT, plans.ddim(1), 6, guidance=Proxy), 0.5 * ours)  # pyright: ignore
+    around = lv.sample(EXACT, plans.ddim(1), 6, cond=COND, guidance=lambda d: CFG(2.0)(Guided(d, halved(d))))
+    by_hand = lv.sample(EXACT, plans.ddim(1), 6, cond=COND, guidance=CFG(2.0))
+    assert torch.allclose(around, 0.5 * by_hand)
+
+
+@pytest.mark.parametrize("guidance, message", [
+    (lambda d: 3, r"guidance gives a int; return a denoiser, or a function \(z, t, cond, mask\) -> belief"),
+    (lambda d: lambda z, t: d(z, t), r"guidance gives a function of \(z, t\); it is called as \(z, t, cond, mask\)"),
+    (lambda d: lambda z, t, cond, mask: d(z, t).mean, r"guidance returns a tensor of shape \(6, 2\); return a belief"),
+    (lambda d: lambda z, t, cond, mask: None, "guidance returns None; return a belief"),
+])  # fmt: skip
+def test_what_is_no_guidance_is_refused_in_a_sentence(guidance, message):
+    with pytest.raises(ValueError, match=message):
+        lv.sample(EXACT, plans.ddim(2), 6, guidance=guidance)
 
 
 @pytest.mark.parametrize("w", [0.0, 0.5, 1.0, 3.0])

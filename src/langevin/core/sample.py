@@ -137,7 +137,8 @@ class _Run:
             by_state = any(move[4] for move in moves)
             levels = None if self.held or by_state else {name: told[name][i] for name in parts}
             self.script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
-        believe = getattr(model, "believe", None) or (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
+        own = isinstance(model, BaseDenoiser)  # another's attributes may be those of the model that it stands before
+        believe = model.believe if own else (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
         self.aims = _aims(denoiser, plans, count, device)
 
         def evaluate(states: dict[str, Tensor], levels: dict[str, Any], to: Tensor | None = None) -> Belief:

@@ -7,6 +7,7 @@ from langevin.guidance.exploration import Exploration
 from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
 from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
+from langevin.guidance.own import Guided
 from langevin.guidance.plug_in import Clamp, Control
 from langevin.guidance.sharpened import Sharpened
 from langevin.guidance.tiles import Tiles
@@ -20,6 +21,7 @@ __all__ = [
     "ClassifierGuidance",
     "Control",
     "Exploration",
+    "Guided",
     "Known",
     "Measurement",
     "Moments",
