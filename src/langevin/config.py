@@ -154,6 +154,8 @@ def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfi
         ours = ELSEWHERE.get(name, name)
         if ours == "epochs":
             raise ValueError(f"{name} is no setting; say steps= (updates: epochs * len(data) / batch), or samples=.")
+        if ours in ("weight", "levels", "coupling", "drop"):
+            raise ValueError(f"{name} is the objective's, no setting of training: objective=lv.objectives.Denoising({ours}=...).")
         near = ours if ours in known else difflib.get_close_matches(ours, known, 1, 0)[0]
         raise ValueError(f"{name} is no setting; did you mean {near!r}? There are {', '.join(known)}.")
     try:

@@ -52,8 +52,8 @@ def floats(value: Any, field: str) -> Tensor:
     return value
 
 
-def conditions(cond: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Conditions as tensors, by name.
+def conditions(cond: Mapping[str, Any] | None, count: int) -> dict[str, Any] | None:
+    """Conditions as tensors, by name; a number is that of each of `count` samples.
 
     Raises:
         ValueError: if they have no names, or one is no array.
@@ -64,7 +64,8 @@ def conditions(cond: Mapping[str, Any] | None) -> dict[str, Any] | None:
         raise ValueError(f'cond is a {type(cond).__name__}; name the conditions, such as cond={{"label": labels}}.')
     if odd := [name for name in cond if not isinstance(name, str)]:
         raise ValueError(f'cond has the name {odd[0]!r}; name conditions by words, such as cond={{"label": labels}}.')
-    return {name: tensor(value, f"cond[{name!r}]") for name, value in cond.items()}
+    made = {name: tensor(value, f"cond[{name!r}]") for name, value in cond.items()}
+    return {name: value if value.ndim else value.expand(max(count, 0)) for name, value in made.items()}
 
 
 def arrays(value: Any, field: str) -> Any:
@@ -143,8 +144,8 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
     if count > 0 and ("seed" in made or "first_id" in made):
         noise = named(made.get("seed", 0), made.get("first_id", 0), count)
         made |= {"seed": noise.seed, "first_id": noise.ids}
-    if (cond := conditions(made.get("cond"))) is not None:
-        made["cond"] = {name: value if value.ndim else value.expand(count) for name, value in cond.items()}
+    if (cond := conditions(made.get("cond"), count)) is not None:
+        made["cond"] = cond
     for field in ("given", "known", "start", "mask"):
         if made.get(field) is not None:
             made[field] = arrays(made[field], field)
@@ -154,7 +155,7 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
             "or give one."
         )
     if callable(guidance):
-        made["guidance"] = lambda model: _guided(model, guidance(model))
+        made["guidance"] = lambda model: guided(model, guidance)
     if made.get("device") is not None:
         made["device"] = device_of(made["device"])
     shape = denoiser.shape if made.get("shape") is None else made["shape"]
@@ -172,8 +173,9 @@ def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict
     return made
 
 
-def _guided(denoiser: BaseDenoiser, made: Any) -> BaseDenoiser:
-    """What a guidance gives, which may be a function of one's own, as a denoiser. Raises as `Guided` does."""
+def guided(denoiser: BaseDenoiser, guidance: Any) -> BaseDenoiser:
+    """A denoiser under a guidance, None for none, which may give a function of one's own. Raises as `Guided` does."""
+    made = denoiser if guidance is None else guidance(denoiser)
     return made if isinstance(made, BaseDenoiser) else Guided(denoiser, made)
 
 

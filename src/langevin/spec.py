@@ -41,7 +41,7 @@ def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: st
     for option in filter(None, ",".join(parts).split(",")):
         key, _, value = option.partition("=")
         if key not in legal:
-            hint = f"did you mean {nearest(key, legal)!r}?" if legal else "it has none."
+            hint = f"did you mean {nearest(key, legal)!r}? It has {', '.join(legal)}." if legal else "it has none."
             raise ValueError(f"{what} {name!r} has no option {key!r}; {hint}")
         given[key] = _value(key, value or "true", legal[key].default)
     return table[name](**given)

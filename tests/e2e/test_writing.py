@@ -71,6 +71,9 @@ def test_lines_are_texts_that_end(runs, capsys):
     main(["likelihood", str(runs / "blocks"), "--count", "4", "--json"])
     found = json.loads(capsys.readouterr().out)
     assert "exact" in found["how"] and found["of_which_drawn"] == 0
+    assert found["bits_per_character"] == pytest.approx(found["bits_per_element"])  # a character is a token here
+    main(["likelihood", str(runs / "lines"), "--count", "4", "--draws", "4"])
+    assert re.search(r"bits per character \(.* bits per token, .* nats\)\n4 samples of 16 elements", capsys.readouterr().out)
     values = json.loads((runs / "lines" / "metrics.json").read_text())["metrics"]
     assert values["bits_per_character"] > 0 and values["entropy_real"] > values["ngrams_real"]
 

@@ -316,6 +316,7 @@ def test_a_tracker_that_fails_is_said_and_the_run_goes_on(capsys):
     [
         ({"batch_size": 4}, "batch_size is no setting; did you mean 'batch'?"),
         ({"epochs": 3}, "epochs is no setting; say steps="),
+        ({"weight": "min_snr"}, r"weight is the objective's, no setting of training: objective=lv.objectives.Denoising\(weight="),
         ({"learning_rate": 3}, "did you mean 'lr'?"),
         ({"on_lo": print}, "did you mean 'on_log'?"),
         ({"optimiser": torch.optim.SGD}, "^optimiser is .*SGD.*; it should be 'adamw', 'muon' or 'adafactor'.$"),

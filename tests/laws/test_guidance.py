@@ -240,3 +240,11 @@ def test_exploration_says_nothing_where_nothing_is_seen():
     normal = oracle.gaussian(PROCESS, torch.zeros(2), torch.eye(2))
     z = sample(normal, plans.ddpm(100), 2000, guidance=Exploration(lam=0.04), seed=1)
     assert 1.0 < float(z.double().std()) < 1.6  # flatter than the data, by as much as on schedules that never forget
+
+
+def test_one_label_is_that_of_all_in_likelihoods():
+    x = lv.sample(EXACT, plans.ddim(4), 6, cond=COND)
+    ones = torch.ones(6, dtype=torch.long)
+    for given in (1, ones):
+        found = lv.log_prob(EXACT, x, cond={"label": given}, solver="rk4", steps=4)
+        assert torch.equal(found.nats, lv.log_prob(EXACT, x, cond={"label": ones}, solver="rk4", steps=4).nats)

@@ -25,6 +25,15 @@ BOTH = lv.Product({"x": GAUSS, "word": CATEGORICAL["mask"]})
 JOINT = lv.oracles.dataset(BOTH, {"x": torch.zeros(3, 2), "word": torch.tensor([0, 1, 2])})
 NET = torch.nn.Identity()
 GREY = lv.networks.UNet(1, 8, (1,), 1, head_width=8)
+
+
+class Answers(torch.nn.Module):
+    """As published networks do it."""
+
+    def forward(self, z, level, cond=None, mask=None):
+        return (z,)
+
+
 LINEAR, ONE = lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), torch.zeros(1, 1)
 TWO = lv.plans.ddim(2)
 ROW = Row(level=1.0, start=1.0, stop=0.0, eta=0.5)
@@ -47,10 +56,12 @@ CASES = {
     "eta 2": (lambda: lv.plans.ddim(5, eta=2.0).on(GAUSS.schedule), "eta is 2.0; it lies in"),
     "unknown grid": (lambda: lv.plans.ddim(5, grid="kerras").on(GAUSS.schedule), "grid is 'kerras'"),
     "unknown plan": (lambda: lv.plans.parse("dpmp:20"), "did you mean 'dpmpp'"),
-    "unknown option": (lambda: lv.plans.parse("dpmpp:20:ordr=3"), "did you mean 'order'"),
+    "unknown option": (lambda: lv.plans.parse("dpmpp:20:ordr=3"), "did you mean 'order'.* It has steps, order, "),
+    "unknown option of levels": (lambda: Denoising(levels="logit_normal:loc=1"), "It has mean, std"),
     "plans of two lengths": (draw(JOINT, {"x": lv.plans.ddim(4), "word": lv.plans.ddim(5)}), "step together"),
     "more steps than timesteps": (lambda: lv.plans.ddim(2000, grid="trailing").on(GAUSS.schedule), "at most 1000"),
     # sampling
+    "a network that returns a tuple": (draw(lv.Denoiser(Answers(), GAUSS, shape=(1,)), TWO), "returned a tuple; wrap it"),
     "no samples": (lambda: lv.sample(ORACLE, lv.plans.ddim(2), 0), "count is 0"),
     "unknown shape": (draw(lv.Denoiser(lv.networks.MLP(2, 4, 1), GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
     "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),

@@ -113,7 +113,10 @@ class Denoiser(BaseDenoiser):
             p, state = self.predictions[name], z[name]
             inputs[name] = p.input(leaf, state, t[name])
             labels[name] = self._label(name, leaf, state, t[name])
-        out = leaves(self.net(tree(inputs), tree(labels), cond, mask))
+        said = self.net(tree(inputs), tree(labels), cond, mask)
+        if not isinstance(said, (Tensor, dict)) or hasattr(said, "sample"):
+            raise ValueError(f"the network returned a {type(said).__name__}; wrap it to return its tensor, of diffusers .sample.")
+        out = leaves(said)
         if set(out) != set(process):
             raise ValueError(f"the network returned the leaves {sorted(out)}, the process has {sorted(process)}; return each.")
         for name, leaf in process.items():

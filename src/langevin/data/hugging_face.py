@@ -139,7 +139,7 @@ class HFDataset:
             raise ValueError(f"row {row} was whole when it was scanned and cannot be read any more: {error}.") from None
 
     def batch(self, index: Tensor) -> Batch:
-        return Batch(to_unit(torch.stack([self._read(i) for i in index.tolist()])), self.conditions(index))
+        return Batch(to_unit(torch.stack([self._read(i) for i in torch.as_tensor(index).tolist()])), self.conditions(index))
 
     def conditions(self, index: Tensor) -> dict[str, Tensor] | None:
         """What `batch` gives as cond, without decoding."""

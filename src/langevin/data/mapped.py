@@ -51,7 +51,7 @@ class Dataset:
         return len(self.dataset)
 
     def batch(self, index: Tensor) -> Batch:
-        rows = [(k, *self._read(k)) for k in index.tolist()]
+        rows = [(k, *self._read(k)) for k in torch.as_tensor(index).tolist()]
         for k, x, held in rows:
             for name, shape, wanted in (
                 ("sample", tuple(x.shape), self.shape),

@@ -142,7 +142,7 @@ class Pictures:
             raise ValueError(
                 f"the batch mixes {len(shapes)} shapes; read by an Order with groups=source.groups, or with aspect=False."
             )
-        x = to_unit(torch.stack([self._read(i) for i in index.tolist()]))
+        x = to_unit(torch.stack([self._read(i) for i in torch.as_tensor(index).tolist()]))
         return Batch(x, self.conditions(index))
 
     def conditions(self, index: Tensor) -> dict[str, Tensor] | None:

@@ -120,12 +120,12 @@ class Shards:
         return given if self.labels is None else {"label": self.labels[index], **given}
 
     def batch(self, index: Tensor) -> Batch:
-        x = join([(str(self._samples[i].sample), {"x": self._x(i)}) for i in index.tolist()])["x"]
+        x = join([(str(self._samples[i].sample), {"x": self._x(i)}) for i in torch.as_tensor(index).tolist()])["x"]
         return Batch(to_unit(x), self.conditions(index))
 
     def conditions(self, index: Tensor) -> dict[str, Tensor] | None:
         """What `batch` gives as cond, without decoding x."""
-        return join([(str(self._samples[i].sample), self._cond(i)) for i in index.tolist()]) or None
+        return join([(str(self._samples[i].sample), self._cond(i)) for i in torch.as_tensor(index).tolist()]) or None
 
     def augment(self, batch: Batch, noise: Noise) -> Batch:
         """The batch as training sees it."""

@@ -38,6 +38,7 @@ class Found:
         width: spacing of the grid of values, which were spread over their cells; None where there is none.
         how: the method, in words.
         density: the nats are of a density, as they are where a tensor of numbers is not known to be on a grid.
+        tokens: of a text, how many are a character on average; None where elements are no tokens of one.
     """
 
     nats: Tensor
@@ -46,6 +47,7 @@ class Found:
     width: float | None
     how: str
     density: bool = True
+    tokens: float | None = None
 
     def said(self) -> dict[str, Any]:
         """The numbers, by name: per element in nats, and in bits where values are discrete."""
@@ -57,16 +59,21 @@ class Found:
         return {
             "samples": len(self.nats), "elements": self.elements, "nats_per_element": mean, "bits_per_element": bits,
             "error_nats": spread, "error_bits": spread / math.log(2), "of_which_drawn": drawn, "width": self.width,
-            "how": self.how,
+            "how": self.how, **({} if self.tokens is None else {"bits_per_character": bits * self.tokens}),
         }  # fmt: skip
 
     def __str__(self) -> str:
         s = self.said()
         nats = f"{s['nats_per_element']:.4f} +- {s['error_nats']:.4f} nats"
         bits = f"{s['bits_per_element']:.4f} +- {s['error_bits']:.4f} bits"
-        of = "of the density" if self.density else "of the values themselves"
-        of = of if self.width is None else f"of values on a grid of {self.width:g}, counted in the bits"
-        return f"{bits} per dimension ({nats}) {of}\n{s['samples']} samples of {s['elements']:g} elements; {self.how}"
+        if self.width is not None:  # bits of the values, nats of the density that they were spread over
+            said = f"{bits} per dimension of values on a grid of {self.width:g} (their density: {nats})"
+        elif self.tokens is not None:
+            letters = f"{s['bits_per_character']:.4f} +- {s['error_bits'] * self.tokens:.4f} bits"
+            said = f"{letters} per character ({bits} per token, {nats})"
+        else:
+            said = f"{bits} per dimension ({nats}) {'of the density' if self.density else 'of the values themselves'}"
+        return f"{said}\n{s['samples']} samples of {s['elements']:g} elements, +- one standard error; {self.how}"
 
 
 def likelihood(
@@ -127,7 +134,8 @@ def likelihood(
     if volume := run.domain.volume(run):
         nats, how = [some - volume for some in nats], f"{how}; of rows in the table's own units"
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
-    return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)))
+    tokens = run.domain.tokens_per_character(run, source)
+    return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)), tokens=tokens)
 
 
 def _of_flow(

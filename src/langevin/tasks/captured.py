@@ -68,7 +68,7 @@ class Captured:
         Raises:
             ValueError: for other names or shapes, or a start for what was made without one.
         """
-        cond = conditions(cond)
+        cond = conditions(cond, len(self._run.noise.ids))
         for module in self._denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
             getattr(module, "check_conditions", lambda cond: None)(cond)
         ids = self._run.noise.ids

@@ -23,7 +23,7 @@ from langevin.guidance.operators import Operator
 from langevin.plans.choice import default
 from langevin.plans.first_order import ddim, ddpm
 from langevin.plans.inverse import ddnm, ddrm, repaint
-from langevin.sampling import conditions, floats, planned
+from langevin.sampling import conditions, floats, guided, planned
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,8 @@ def restore(
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"method is {method!r}; there are {', '.join(METHODS)}.")
     way = METHODS[method] if isinstance(method, str) else method
-    y, cond, asked = floats(y, "y"), conditions(cond), planned(plan)
+    y, asked = floats(y, "y"), planned(plan)
+    cond = conditions(cond, len(y) if y.ndim else 0)
     if tuple(y.shape) == operator.measured:
         raise ValueError(
             f"y has shape {tuple(y.shape)}, which is one measurement of this operator; give (B, *shape), and masks that "
@@ -177,7 +178,7 @@ def restore(
             sample(
                 denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
                 cond=None if cond is None else {n: v[place] for n, v in cond.items()},
-                guidance=lambda d, by=by: by(d if inner is None else inner(d)), **options,
+                guidance=lambda d, by=by: by(guided(d, inner)), **options,
             )
         )  # fmt: skip
     return Restored(torch.cat(made).reshape(count, len(y), *operator.shape), y)

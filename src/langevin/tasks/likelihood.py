@@ -220,7 +220,8 @@ def log_prob(
     for name, value in (("rtol", rtol), ("atol", atol)):
         if not 0 < value < math.inf:
             raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
-    x, cond = at_home(denoiser, floats(x, "x"), conditions(cond))
+    x = floats(x, "x")
+    x, cond = at_home(denoiser, x, conditions(cond, len(x)))
     if not bool(x.isfinite().all()):
         raise ValueError("x holds values that are not finite, which have no density; look at the data.")
     if probes is not None and probes < 0:
@@ -403,7 +404,8 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     solver, steps, rtol, atol = (given[name] for name in ("solver", "steps", "rtol", "atol"))
     _check(solver, steps)
     most = how.get("most", 4000) if solver == "adaptive" else None
-    z, cond = at_home(denoiser, floats(z, "x"), conditions(how.get("cond")))
+    z = floats(z, "x")
+    z, cond = at_home(denoiser, z, conditions(how.get("cond"), len(z)))
     flow = _Flow(denoiser, cond, how.get("low"), "angle", how.get("data_std", 1.0), most)
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))

@@ -145,6 +145,10 @@ class Domain(ABC):
         log-likelihoods are too high by."""
         return 0.0
 
+    def tokens_per_character(self, run: "Run", source: Any) -> float | None:
+        """Of texts, what bits per token are brought to bits per character by; None where elements are no tokens."""
+        return None
+
     def sample(self, model: BaseDenoiser, plan: Any, **options: Any) -> Any:
         """The loop that samples come from."""
         return sample(model, plan, **options)

@@ -116,6 +116,10 @@ class TextDomain(Domain):
             return write_numbers(x.cpu(), path)
         return write(path, "\n----\n".join(self.texts(run, x)) + "\n")
 
+    def tokens_per_character(self, run: Run, source: Any) -> float | None:
+        letters = getattr(source, "letters", None)
+        return None if not letters else len(source.tokens) / letters
+
     def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
         yield lambda: self.overview(run, out / "samples")
         yield lambda: tokenizer(run, out / "tokenizer.json")
@@ -128,7 +132,8 @@ class TextDomain(Domain):
         x = draw(run, count, seed=asked.seed, plan=asked.plan).cpu()
         train, test = np.asarray(run.train.tokens), np.asarray(run.test.tokens)
         found = likelihood(run, count=max(asked.count, TOKENS // length), seed=asked.seed).said()
-        per_letter = len(test) / run.test.letters
+        per_letter = self.tokens_per_character(run, run.test)
+        assert per_letter is not None
         k = run.train.categories
         counted = NGrams(train, k, next(n for n in range(ORDER, 0, -1) if k**n < 2**62))
         drawn, held = list(x.numpy()), [test[i : i + length] for i in range(0, min(len(test) - length, TOKENS), length)]
