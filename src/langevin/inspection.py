@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from langevin.config import PICTURES
 from langevin.files import read_json
 from langevin.header import Entry, read_header
 from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manifest, steps, verify
@@ -58,7 +59,8 @@ def _picture(path: Path) -> str:
         return f"{path.name}: a picture that does not say how it was made"
     said = [f"  {name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
     said = [printable(line) for line in said]
-    again = f"generate PATH --again {shlex.quote(path.name)}" if "run" not in record else _sampled(record)
+    shown = "".join(f" --{name} THE-SAME" for name in PICTURES if record.get(name))  # of which it has the hash alone
+    again = f"generate PATH --again {shlex.quote(path.name)}{shown}" if "run" not in record else _sampled(record)
     one = f" as picture {record['id']}" if "run" in record and isinstance(record.get("id"), int) else ""
     return "\n".join([f"{path.name}: a picture of langevin; `langevin {printable(again)}` draws it again{one}", *said])
 

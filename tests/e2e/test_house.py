@@ -18,7 +18,7 @@ ROOMS = {
     "manifest": {"files", "header"},
     "record": set(),
     "pictures": {"files", "record"},
-    "inspection": {"files", "header", "manifest", "record"},
+    "inspection": {"config", "files", "header", "manifest", "record"},
     "networks": set(),
     "graphs": set(),
     "core": set(),

@@ -3,6 +3,7 @@
 import re
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def normal(process, mean, covariance):
 
 def test_networks_of_other_libraries_are_brought_along():
     mean, covariance = torch.tensor([1.0, -0.5]), torch.tensor([[1.0, 0.4], [0.4, 0.6]])
-    asked: dict[str, list[Any]] = {"sigma": [], "flow": [], "score": []}
+    asked: dict[str, list[Any]] = {"sigma": [], "flow": [], "score": [], "timestep": []}
 
     def exact(x, alpha, sigma):  # E[data | x] of normal data, as each library's network would have learned it
         alpha, sigma = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (alpha, sigma))
@@ -133,10 +134,18 @@ def test_networks_of_other_libraries_are_brought_along():
             alpha, sigma = (v.float() for v in lv.schedules.vp_linear()(t.double()))
             return -(x - alpha[:, None] * exact(x, alpha, sigma)) / sigma[:, None] ** 2
 
-    space: dict[str, Any] = {"karras_net": Karras(), "flow_net": Flow(), "score_net": Score()}
+    class Published(torch.nn.Module):
+        def forward(self, x, timestep):
+            asked["timestep"].append(timestep)
+            alpha, sigma = (v.float() for v in lv.schedules.betas("linear")((timestep.double() + 1) / 1000))
+            return SimpleNamespace(sample=(x - alpha[:, None] * exact(x, alpha, sigma)) / sigma[:, None])
+
+    space: dict[str, Any] = {"karras_net": Karras(), "flow_net": Flow(), "score_net": Score(), "unet": Published()}
     exec(compile("\n".join(blocks("coming_from.md")), "coming_from.md", "exec"), space)
     assert 79 < float(asked["sigma"][0][0]) < 81 and float(asked["flow"][0][0]) == 0 and float(asked["score"][0][0]) == 1
-    for denoiser, x in zip((space["by_sigma"], space["by_flow"], space["by_score"]), space["samples"], strict=True):
+    assert float(asked["timestep"][0][0]) == 999
+    wrapped = [space[name] for name in ("by_sigma", "by_flow", "by_score", "by_timestep")]
+    for denoiser, x in zip(wrapped, space["samples"], strict=True):
         oracle = normal(denoiser.process, mean, covariance)
         z = denoiser.process.marginal(x[:20], 0.6, lv.Noise.of(0, 20))
         assert torch.allclose(denoiser(z, 0.6).mean, oracle(z, 0.6).mean, atol=2e-3), denoiser

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from langevin import plans, schedules
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.inspection import describe
 from langevin.pictures import LONGEST, read_record, save_png
 from langevin.plans.grids import uniform
 from langevin.tasks.generate import Defaults, Generator
@@ -272,3 +273,13 @@ def test_strength_nothing_is_the_picture_and_the_network_is_not_asked():
     made = model.run("cat", image=PICTURE, strength=0.0, seed=2)
     assert torch.equal(made.tensor, PICTURE)
     assert made.info[0]["strength"] == 0.0 and len(made.info) == 1
+
+
+def test_inspect_names_the_pictures_that_are_to_be_given_again(tmp_path):
+    """A record has their hashes alone."""
+    grey = Image.new("RGB", (8, 8))
+    for name, record, wanted in (
+        ("plain", {"prompt": "a cat"}, "`langevin generate PATH --again plain.png` draws it again"),
+        ("shown", {"prompt": "a cat", "image": "0" * 64, "mask": "1" * 64}, "shown.png --image THE-SAME --mask THE-SAME` draws"),
+    ):
+        assert wanted in describe(save_png(grey, tmp_path / f"{name}.png", record))
