@@ -29,6 +29,8 @@ from tests.parity.goldens import Goldens
 # the reference model's autoencoder is random, and its latents smaller than those of a trained one
 pytestmark = pytest.mark.filterwarnings("ignore:the data has mean .*:UserWarning")
 ASKED: dict[str, Any] = {"steps": 2, "seed": 5, "size": (32, 32)}
+# the reference model's guidance, and the first steps of samplers that other seeds draw for it, multiply what float32 rounds
+PLAIN: dict[str, Any] = {"steps": None, "plan": "ddim:2", "guidance": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -61,32 +63,35 @@ def _settings(method: str, folder: Path, toys: Path, steps: int, lr: float, batc
     )
 
 
-def _loss(tuned: Tuned, ids: int = 12) -> float:
-    """The loss on everything, at the same levels and noise each time."""
-    index = torch.arange(ids) % len(tuned.source)
-    with torch.no_grad():
-        tuned.denoiser.eval()
-        return float(tuned.objective(tuned.denoiser, tuned.source.batch(index), Noise.of(3, ids)).total)
-
-
-def _trained(cfg: Tuning, out: Path, measured: int = 12) -> tuple[Tuned, float, float]:
-    """A model, and its loss before and after."""
-    tuned = begin(cfg, out, say=lambda line: None)
-    before = _loss(tuned, measured)
-    Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train).run(progress=False)
-    return tuned, before, _loss(tuned, measured)
-
-
 class Again(Objective):
-    """A model's own objective on every picture with each caption, at the same levels and noise whenever it is asked."""
+    """A model's own objective on everything, at the same levels and noise whenever it is asked: what is learned is measured."""
 
-    def __init__(self, tuned: Tuned) -> None:
+    def __init__(self, tuned: Tuned, ids: int) -> None:
         super().__init__()
-        ids = len(tuned.source)
-        self.inner, self.given = tuned.objective, (tuned.source.batch(torch.arange(ids)), Noise.of(3, ids))
+        self.inner, index = tuned.objective, torch.arange(ids) % len(tuned.source)
+        self.given = tuned.source.batch(index), Noise.of(3, ids)
+
+    def prepare(self, model: Denoiser) -> None:
+        self.inner.prepare(model)
 
     def forward(self, model: Denoiser, batch: Any, noise: Any) -> Loss:
         return self.inner(model, *self.given)
+
+
+def _loss(tuned: Tuned, ids: int) -> float:
+    """The loss on everything, at the same levels and noise each time."""
+    again: Any = Again(tuned, ids)
+    with torch.no_grad():
+        return float(again(tuned.denoiser.eval(), None, None).total)
+
+
+def _trained(cfg: Tuning, out: Path, ids: int = 12, again: bool = False) -> tuple[Tuned, float, float]:
+    """A model, and its loss at so many noises before and after; learned on the same ones or on its own."""
+    tuned = begin(cfg, out, say=lambda line: None)
+    before = _loss(tuned, ids)
+    objective = Again(tuned, ids) if again else tuned.objective
+    Trainer(tuned.denoiser, tuned.source, objective, cfg.train).run(progress=False)
+    return tuned, before, _loss(tuned, ids)
 
 
 def _same(ours: Any, folder: Path, but: str | None = None) -> None:
@@ -102,15 +107,13 @@ def _same(ours: Any, folder: Path, but: str | None = None) -> None:
         assert all(torch.equal(v, theirs[n]) for n, v in held.items()), part
 
 
-def _picture(model: Any, prompt: str) -> Tensor:
-    return model.run(prompt, **ASKED).tensor
+def _picture(model: Any, prompt: str, **more: Any) -> Tensor:
+    return model.run(prompt, **{**ASKED, **more}).tensor
 
 
 def test_adapters_are_learned_and_leave_as_a_file(folder: Path, toys: Path, tmp_path: Path) -> None:
     # so many noises, learned and measured, that random weights are taught as much whichever way they were drawn
-    tuned, before, after = _trained(
-        _settings("lora", folder, toys, 50, 2e-2, 16, rank=4, alpha=2.0, text=True), tmp_path, measured=96
-    )
+    tuned, before, after = _trained(_settings("lora", folder, toys, 50, 2e-2, 16, rank=4, alpha=2.0, text=True), tmp_path, ids=96)
     assert after < 0.9 * before
     _same(tuned.model, folder)
     file = keep(tuned, tmp_path)
@@ -126,8 +129,9 @@ def test_adapters_are_learned_and_leave_as_a_file(folder: Path, toys: Path, tmp_
 
 def test_adapters_for_a_few_steps_are_learned_from_the_model_as_it_is(folder: Path, toys: Path, tmp_path: Path) -> None:
     """LCM-LoRA (2311.05556): the teacher stands still, and what is learned is a delta on any fine-tune of the base."""
-    tuned, before, after = _trained(_settings("lcm", folder, toys, 15, 2e-2, rank=4, alpha=4.0), tmp_path)
-    assert after < 0.93 * before
+    # what the student is to say is what it says itself a step on: at other noises that need not fall in a few steps
+    tuned, before, after = _trained(_settings("lcm", folder, toys, 15, 1e-2, rank=4, alpha=4.0), tmp_path, again=True)
+    assert after < 0.8 * before
     _same(tuned.model, folder)
     objective: Any = tuned.objective
     teacher, base = objective.nets["teacher"].net.net, lv.load(folder)
@@ -238,8 +242,11 @@ def test_all_weights_are_learned_and_leave_as_a_folder(folder: Path, toys: Path,
     assert after < 0.9 * before
     _same(tuned.model, folder, but="unet")
     made = lv.load(keep(tuned, tmp_path))
-    ours = _picture(tuned.model, "a red square number 1")
-    torch.testing.assert_close(_picture(made, "a red square number 1"), ours, rtol=0, atol=1e-5)
+    for part, (net, _) in tuned.model.parts.items():
+        states = net.state_dict(), made.parts[part][0].state_dict()
+        assert set(states[0]) == set(states[1]) and all(torch.equal(v, states[1][n]) for n, v in states[0].items()), part
+    ours = _picture(tuned.model, "a red square number 1", **PLAIN)
+    torch.testing.assert_close(_picture(made, "a red square number 1", **PLAIN), ours, rtol=0, atol=1e-5)
     theirs = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
     assert {p.relative_to(tmp_path / "model") for p in (tmp_path / "model").rglob("*") if p.is_file()} == theirs
 
@@ -274,7 +281,7 @@ def test_a_word_is_learned_and_nothing_else(folder: Path, toys: Path, tmp_path: 
     cfg = _settings("textual-inversion", folder, toys, 20, 0.1, word="<toy>", vectors=2)
     tuned = begin(cfg, tmp_path, say=lambda line: None)
     vectors = list(tuned.words.values())
-    again: Any = Again(tuned)
+    again: Any = Again(tuned, len(tuned.source))
 
     def values() -> list[Tensor]:
         return [v.detach().clone() for v in vectors]
