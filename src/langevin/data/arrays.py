@@ -33,9 +33,7 @@ class Arrays:
     def __init__(self, x: Any, cond: Mapping[str, Any] | None = None) -> None:
         if cond is not None and not isinstance(cond, Mapping):
             raise ValueError(f'cond is a {type(cond).__name__}; name the conditions, such as Arrays(x, {{"label": labels}}).')
-        x, cond = tree_map(lambda v: _tensor(v, "x"), x), {n: _tensor(c, f"cond[{n!r}]") for n, c in (cond or {}).items()}
-        if odd := [v.dtype for v in leaves(x).values() if v.dtype in _UNUSABLE]:
-            raise ValueError(f"x is {odd[0]}; give floats, int64 for categories, or uint8 for pictures.")
+        x, cond = tree_map(_usable, x), {n: _tensor(c, f"cond[{n!r}]") for n, c in (cond or {}).items()}
         sizes = {len(v) for v in [*leaves(x).values(), *(cond or {}).values()]}
         if len(sizes) != 1 or 0 in sizes:
             raise ValueError(f"the arrays have {sorted(sizes)} rows; give the same number, above 0, everywhere.")
@@ -69,6 +67,15 @@ class Arrays:
 
 _UNUSABLE = {torch.uint16, torch.uint32, torch.uint64, torch.complex32, torch.complex64, torch.complex128}
 """No numbers of data, nor a scale that pictures have: 16 bits are brought to [-1, 1] by whoever knows their largest value."""
+
+
+def _usable(value: Any) -> Tensor:
+    """`_tensor` of samples."""
+    made = _tensor(value, "x")
+    if made.dtype in _UNUSABLE:
+        what = value if isinstance(value, (str, Path)) else "x"
+        raise ValueError(f"{what} is {made.dtype}; give floats, int64 for categories, or uint8 for pictures.")
+    return made
 
 
 def _tensor(value: Any, field: str) -> Tensor:
