@@ -83,9 +83,10 @@ def named(seed: Any, first_id: Any, count: int, device: torch.device | str = "cp
     Raises:
         ValueError: for what are no integers, for lists of another length, and for ids beyond 64 bits.
     """
-    seeds, ids = names(seed, first_id, count)
-    if isinstance(seed, int) and isinstance(first_id, int):
+    if isinstance(seed, int) and isinstance(first_id, int):  # nothing for each sample
+        _check_ids(first_id, first_id + count - 1, first_id, count)
         return Noise.of(seed, count, first_id, device)
+    seeds, ids = names(seed, first_id, count)
     # a seed and an id enter noise as one sum, so that samples of other seeds are samples of the first under other ids
     apart = [signed(one + GOLDEN * (own - seeds[0])) for own, one in zip(seeds, ids, strict=True)]
     return Noise.of(seeds[0], count, torch.tensor(apart), device)
@@ -96,9 +97,13 @@ def names(seed: Any, first_id: Any, count: int) -> tuple[list[int], list[int]]:
     seeds, ids = (_whole(value, field, count) for value, field in ((seed, "seed"), (first_id, "first_id")))
     if isinstance(ids, int):
         ids = [ids] * count if isinstance(seeds, list) else [ids + k for k in range(count)]
-    if not -(2**63) <= min(ids) <= max(ids) < 2**63 - 1:
-        raise ValueError(f"first_id is {first_id} for {count} samples; ids are integers from -2**63 to 2**63 - 2.")
+    _check_ids(min(ids), max(ids), first_id, count)
     return [seeds] * count if isinstance(seeds, int) else seeds, ids
+
+
+def _check_ids(low: int, high: int, first_id: Any, count: int) -> None:
+    if not -(2**63) <= low <= high < 2**63 - 1:
+        raise ValueError(f"first_id is {first_id} for {count} samples; ids are integers from -2**63 to 2**63 - 2.")
 
 
 def _whole(value: Any, field: str, count: int) -> int | list[int]:

@@ -132,8 +132,6 @@ class TextDomain(Domain):
         x = draw(run, count, seed=asked.seed, plan=asked.plan).cpu()
         train, test = np.asarray(run.train.tokens), np.asarray(run.test.tokens)
         found = likelihood(run, count=max(asked.count, TOKENS // length), seed=asked.seed).said()
-        per_letter = self.tokens_per_character(run, run.test)
-        assert per_letter is not None
         k = run.train.categories
         counted = NGrams(train, k, next(n for n in range(ORDER, 0, -1) if k**n < 2**62))
         drawn, held = list(x.numpy()), [test[i : i + length] for i in range(0, min(len(test) - length, TOKENS), length)]
@@ -141,7 +139,7 @@ class TextDomain(Domain):
         runs = _runs([train], size)
         real = _lines(run, np.concatenate(held))
         values: dict[str, Any] = {
-            "bits_per_character": found["bits_per_element"] * per_letter,
+            "bits_per_character": found["bits_per_character"],
             "perplexity": float(np.exp(found["nats_per_element"])),
             "entropy": entropy_bits(x.numpy(), k), "entropy_real": entropy_bits(test, k),
             "ngrams": counted.bits(drawn), "ngrams_real": counted.bits(held),
