@@ -146,7 +146,18 @@ def _bars() -> list[Bar]:
     fast, slow = (graph("qm9-graph", plan, "valid") for plan in ("defog:50", "ddpm:500"))
     made.append(Bar(discrete, "qm9-graph: valid by DeFoG in 50 steps beside 500 of DiGress", fast, 0.97, slow, True))
     made.append(Bar(discrete, "community: MMD ratio", graph("community", "ddpm:200", "ratio"), 3.0))
-    return made + _edits()
+    return made + _edits() + _through_kills()
+
+
+def _through_kills() -> list[Bar]:
+    def mnist(column: str) -> Number:
+        return Number("killed.csv", column, {"recipe": "mnist"})
+
+    return [
+        Bar("training", "MNIST on two cores through two SIGKILLs: minutes", mnist("minutes"), 40.0),
+        Bar("training", "MNIST so trained: intended label at w = 1", mnist("intended_label"), 0.98, least=True),
+        Bar("training", "MNIST so trained: FD beside that of training pictures", mnist("fd_ratio"), 1.5),
+    ]
 
 
 def _edits() -> list[Bar]:

@@ -57,8 +57,8 @@ PARTS = {
     "mnist": Part(
         230,
         (
-            trained("mnist", "--data.folder DATA"),
-            "few_steps.py mnist --teacher RUNS/mnist --runs RUNS/few-mnist --results RESULTS --only"
+            "killed.py mnist --folder RUNS/mnist --out RESULTS/killed.csv -- --data.folder DATA --processes 2 --samples 2000",
+            "few_steps.py mnist --teacher RUNS/mnist/run --runs RUNS/few-mnist --results RESULTS --only"
             ' "improved consistency training" lcm',
         ),
     ),
