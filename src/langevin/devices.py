@@ -1,6 +1,8 @@
-"""Devices by name, and what they hold."""
+"""Devices by name, what they hold, and torch's global generator on them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,3 +44,11 @@ def refuse_beyond(field: str, value: object, numbers: float, device: torch.devic
     if need > have:
         said, there = (f"{n:,.0f}" if n >= 10 else f"{n:.2g}" for n in (need, have))
         raise ValueError(f"{field} is {value}, which takes at least {said} GB of memory, and there are {there}; {remedy}.")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generator, which only dropout and initialisation use, set for a while and put back."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed % 2**63)
+        yield

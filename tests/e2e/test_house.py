@@ -36,7 +36,7 @@ ROOMS = {
     "bayesian_flow": {"core", "schedules", "embedded"},
     "plans": {"core", "spec", "oracles", "variances", "control", "files", "tensors"},
     "guidance": {"core", "embedded", "control", "hearing"},
-    "objectives": {"core", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
+    "objectives": {"core", "devices", "spec", "plans", "interpolants", "embedded"},  # distillation walks along a plan's levels
     "data": {"core", "files", "text"},
     "strengths": set(),
     "adapters": {"networks", "strengths", "tensors"},
@@ -88,7 +88,7 @@ ROOMS = {
         "sampling",
         "text",
     },
-    "evaluate": {"core", "data", "training", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
+    "evaluate": {"core", "data", "devices", "config", "spec", "files", "tensors", "networks", "text", "zoo"},  # published CLIPs
     "recipes": {
         "devices",
         "bayesian_flow",

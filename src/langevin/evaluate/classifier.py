@@ -16,8 +16,8 @@ from langevin.core.noise import Noise
 from langevin.data import Source
 from langevin.data.distort import shift
 from langevin.data.order import order
+from langevin.devices import seeded
 from langevin.files import best_effort
-from langevin.training.trainer import seeded
 
 DIGEST = "digest"
 """The hash of the weights, beside them in a kept file."""

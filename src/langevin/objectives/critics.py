@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, home
 from langevin.core.noise import Noise
+from langevin.devices import seeded
 from langevin.objectives.base import mean_over_elements
 
 
@@ -72,8 +73,7 @@ class Critic(nn.Module):
             raise ValueError(f"the teacher is a {type(teacher).__name__}; a critic reads the network of a learned Denoiser.")
         found = _read_modules(teacher, tuple(shape), at)
         self.names = list(found)
-        with torch.random.fork_rng(devices=[]):  # the same heads, whatever was drawn before
-            torch.manual_seed(seed)
+        with seeded(seed, torch.device("cpu")):  # the same heads, whatever was drawn before
             self.heads = nn.ModuleList(Head(channels, width, classes) for channels in found.values())
 
     def forward(self, features: Sequence[Tensor], cond: Cond) -> list[Tensor]:

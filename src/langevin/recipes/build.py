@@ -16,6 +16,7 @@ from langevin.core.plan import Draft, Plan, Row
 from langevin.core.process import Process
 from langevin.core.sample import plans_for
 from langevin.data import Pairs, Pictures, Stream, Unpaired
+from langevin.devices import seeded
 from langevin.networks import (
     Prompted,
     TextEncoder,
@@ -34,7 +35,6 @@ from langevin.recipes.processes import shares
 from langevin.recipes.teaching import check_teacher, objective
 from langevin.recipes.weights import adapt, put
 from langevin.training import Model
-from langevin.training.trainer import seeded
 
 
 @dataclass(frozen=True)

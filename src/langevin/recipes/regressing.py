@@ -21,6 +21,7 @@ from langevin.config import Closed, TrainConfig
 from langevin.core.categorical import Categorical
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree
+from langevin.devices import seeded
 from langevin.files import write
 from langevin.guidance import ClassifierGuidance
 from langevin.networks import GraphRegressor
@@ -37,7 +38,7 @@ from langevin.recipes.ready.variant import but
 from langevin.recipes.weights import held, put
 from langevin.training import Model
 from langevin.training.distributed import Group
-from langevin.training.trainer import Trainer, seeded
+from langevin.training.trainer import Trainer
 
 FILE = "regressor.json"
 LEVELS, MOST = (0.1, 0.3, 0.5, 0.7, 0.9), 500

@@ -9,38 +9,38 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.config import TrainConfig
-from langevin.config import settings as train_settings
 from langevin.core.batch import Batch
-from langevin.core.denoiser import Denoiser, home
+from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
-from langevin.core.tree import leaves, tree_map
+from langevin.core.tree import leaves
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
-from langevin.data.mapped import remedy
+from langevin.devices import seeded
 from langevin.embedded import state_shape
 from langevin.files import make_folder
-from langevin.hearing import check_signature, compiled, listening
-from langevin.objectives import Denoising, Objective
+from langevin.hearing import compiled, listening
+from langevin.objectives import Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
 from langevin.training.checkpoint import Checkpoint, Parts
-from langevin.training.distributed import Group, asked_world, gradient_norm
+from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
 from langevin.training.folder import RunFolder
 from langevin.training.held_out import checked, held_out_loss
 from langevin.training.model import Model
 from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
 from langevin.training.rates import rate
+from langevin.training.readied import Readied
+from langevin.training.refusals import listed, optimised, refuse_torn, refuse_untrainable
 from langevin.training.room import refuse_large, refuse_unholdable
 from langevin.training.scale import warn_of_scale
 from langevin.training.terminal import progress as bar
@@ -54,14 +54,6 @@ LEAST_SCALE = 2.0**-10
 """Below this loss scale float16 is not the reason for gradients that are not finite."""
 PATIENCE = 10
 """Refused updates in a row after which a run stops, whatever the policy."""
-
-
-@contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Torch's global generator, which only dropout and initialisation use, set for a while and put back."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed % 2**63)
-        yield
 
 
 class Trainer:
@@ -108,37 +100,7 @@ class Trainer:
         valid: Source | None = None,
         on_log: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
-        if config.batch % config.accumulate:
-            raise ValueError(f"batch is {config.batch} in {config.accumulate} passes; make accumulate divide batch.")
-        if out == "":
-            raise ValueError("out is ''; name a run directory, or give None, which keeps nothing.")
-        for field, value, kind in (("denoiser", denoiser, (Denoiser, Model)), ("objective", objective, Objective)):
-            if not isinstance(value, kind):
-                needed = kind[0] if isinstance(kind, tuple) else kind
-                said = repr(value) if value is None or isinstance(value, (str, type)) else f"a {type(value).__name__}"
-                raise ValueError(f"{field} is {said}; pass a langevin {needed.__name__}.")
-        if not hasattr(data, "batch") and not isinstance(data, Stream):
-            raise ValueError(f"data is a {type(data).__name__}; {remedy(data)}.")
-        if not any(p.requires_grad for p in denoiser.parameters()):
-            raise ValueError(
-                "the denoiser has no weights that require gradients, so there is nothing to train; those of an opened run are "
-                "frozen, and denoiser.requires_grad_() frees them."
-            )
-        if isinstance(denoiser, Denoiser):
-            check_signature(denoiser.net)
-        if config.valid_every and valid is None:
-            raise ValueError(f"valid_every is {config.valid_every}, and there is no held-out data; give valid=, or leave it out.")
-        if config.resolutions and getattr(data, "groups", None) is not None:
-            raise ValueError("resolutions makes pictures squares, but the data has aspect buckets; leave one of them out.")
-        if group is None and asked_world() > 1:
-            raise ValueError(
-                f"WORLD_SIZE is {asked_world()}, and without a group each process would train a model of its own; pass "
-                "group=Group.join(device), group=Group(device) if that is meant, or start one process."
-            )
-        if isinstance(denoiser, Model) and group is not None and group.shard:
-            raise ValueError(
-                "an autoencoder's halves are called by themselves, which sharded weights are not; leave --shard out."
-            )
+        refuse_untrainable(denoiser, data, objective, config, out, valid, group)
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]
@@ -158,9 +120,7 @@ class Trainer:
         self._facts, self._settings = self._what(), json.loads(config.model_dump_json())
         if config.activation_checkpointing:
             recompute(denoiser.net)
-        # a part of a network that reads conditions may refuse some of them
-        checks = [getattr(part, "check_conditions", None) for part in denoiser.net.modules()]
-        self._checks: list[Callable[..., object]] = [check for check in checks if callable(check)]
+        self._readied = Readied(self.denoiser, config.resolutions, self.device, self.dtype)
         self.losses = self.group.ready(self.denoiser, objective)
         self._trained = [p for p in denoiser.parameters() if p.requires_grad]
         self._beside = [p for p in objective.parameters() if p.requires_grad]
@@ -172,8 +132,6 @@ class Trainer:
             beside=self._beside, beside_rate=objective.own_rate,
         )  # fmt: skip
         self.ema, *self.averages = [Average(denoiser, profile) for profile in (config.ema, *config.averages)]
-        if self.group.shard and config.optimiser == "adafactor":  # whose state is rows and columns of whole matrices
-            raise ValueError("optimiser is 'adafactor', and weights are sharded; use adamw or muon, or leave --shard out.")
         if self.group.shard and next(objective.parameters(), None) is not None:
             raise ValueError("the objective brings networks of its own, which are not sharded; leave --shard out.")
         self.precision = autocast_type(config.precision, self.device)
@@ -215,7 +173,7 @@ class Trainer:
         return folder
 
     def _restore(self, found: Checkpoint) -> None:
-        self._check_whole(found)
+        refuse_torn(found, ["model", "optimiser", "objective", *self._averages()])
         self.step, self.samples = found.step, found.state["samples"]
         self.refused = sorted({*self.refused, *found.state.get("refused", [])})
         if self.config.precision == "auto":  # chosen by the machine that began the run
@@ -229,7 +187,7 @@ class Trainer:
             average.load(divided({n: found.tensors[part][n] for n in own}, own), updates, samples)
         odd = sorted(set(self.objective.state_dict()) ^ set(found.tensors["objective"]))
         if odd:
-            raise ValueError(f"checkpoint and objective disagree on {_listed(odd, 3)}; resume with the same objective.")
+            raise ValueError(f"checkpoint and objective disagree on {listed(odd, 3)}; resume with the same objective.")
         self.objective.load_state_dict(dict(found.tensors["objective"]))
         state, weights = found.tensors["optimiser"], dict(self._players.named_parameters())
         like = {name: weights[owner] for name in state if (owner := name.rpartition(".")[0]) in weights}
@@ -239,22 +197,6 @@ class Trainer:
             self.scaler.load_state_dict(found.state["scaler"])
         self._reading = None
         self._pass_over_refused()
-
-    def _check_whole(self, found: Checkpoint) -> None:
-        """Refuse a checkpoint in which something is missing of what a run goes on from: a network whose optimiser begins anew, as
-        if nothing were wrong, is another run."""
-        parts = ["model", "optimiser", "objective", *self._averages()]
-        if missing := [part for part in parts if part not in found.tensors]:
-            raise ValueError(
-                f"the checkpoint of step {found.step} has no part {missing[0]!r}, but {', '.join(sorted(found.tensors))}; resume "
-                "from one that is whole."
-            )
-        said, held = found.state.get("optimised"), len(_optimised(found.tensors))
-        if said is not None and said != held:
-            raise ValueError(
-                f"the checkpoint of step {found.step} was written with the optimiser's state of {said} parameters, and has that "
-                f"of {held}; resume from one that is whole."
-            )
 
     def _averages(self) -> dict[str, Average]:
         """By their part of a checkpoint."""
@@ -274,40 +216,8 @@ class Trainer:
 
     # The loop
 
-    def _check(self, batch: Batch) -> None:
-        """Refuse categories and labels that are out of range while they are on the host: on a GPU a look at them would wait for
-        the device, so that nobody looks there."""
-        parts = self.denoiser.process.leaves()
-        for name, x in leaves(batch.x).items():
-            if hasattr(parts.get(name), "categories") and not x.is_floating_point():
-                parts[name].check_data(x)
-        for check in self._checks:
-            check(batch.cond)
-
-    def _batch(self, piece: Slice) -> Batch:
-        return self._ready(piece.batch)
-
     def _ready(self, batch: Batch) -> Batch:
-        """A batch that was looked at, where the network is."""
-        self._check(batch)
-        cond = None if batch.cond is None else {n: self._moved(c) for n, c in batch.cond.items()}
-        mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
-        side = self._side()
-
-        def ready(v: Tensor) -> Tensor:
-            v = self._moved(v)
-            return F.interpolate(v, side, mode="area") if side and v.ndim == 4 and v.is_floating_point() else v
-
-        source = None if batch.source is None else tree_map(ready, batch.source)
-        return Batch(tree_map(ready, batch.x), cond, mask, source)
-
-    def _moved(self, v: Tensor) -> Tensor:
-        return v.to(self.device, self.dtype if v.is_floating_point() else None, non_blocking=True)
-
-    def _side(self) -> int | None:
-        """The side of pictures at this point of a run of rising resolution; None for their own."""
-        done = self.samples / self.total
-        return next((side for until, side in self.config.resolutions if done < until), None)
+        return self._readied(batch, self.samples / self.total)
 
     def _gradients(self, pieces: list[Slice]) -> tuple[dict[str, float], list[Met]]:
         """Leave the whole batch's gradient in the parameters; the logs, summed over all processes, and the losses by level that
@@ -317,7 +227,7 @@ class Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         with seeded(self.config.seed * 1_000_003 + self.step + 7919 * self.group.rank, self.device):
             for k, piece in enumerate(pieces):
-                batch = self._batch(piece)
+                batch = self._ready(piece.batch)
                 count = len(next(iter(leaves(batch.x).values())))
                 ids = torch.arange(piece.place, piece.place + count, device=self.device)
                 noise = Noise(self.config.seed, ids, purpose="/train", among=among)
@@ -445,7 +355,7 @@ class Trainer:
         """What the policy says about a batch that must not reach the weights."""
         _, index = self.order.batch(self.step)
         said = (
-            f"step {self.step} has loss {loss:g} and gradient norm {norm:g}, from samples {_listed(index.tolist())}; the weights "
+            f"step {self.step} has loss {loss:g} and gradient norm {norm:g}, from samples {listed(index.tolist())}; the weights "
             "are untouched"
         )
         self.optimiser.zero_grad(set_to_none=True)
@@ -592,7 +502,7 @@ class Trainer:
             "samples": self.samples,
             "averages": {part: [average.updates, average.samples] for part, average in self._averages().items()},
             "refused": self.refused,
-            "optimised": len(_optimised(tensors)),
+            "optimised": len(optimised(tensors)),
             "levels": self.bins.state(),
             "scaler": self.scaler.state_dict(),
             "precision": named(self.precision),
@@ -628,64 +538,3 @@ class Trainer:
         if self.group.world == 1:
             return self._stop or late
         return bool(self.group.sum(torch.tensor(float(self._stop or late))))
-
-
-def _optimised(tensors: Parts) -> set[str]:
-    """The parameters whose optimiser's state a checkpoint holds; those that no gradient has reached yet have none."""
-    return {name.rpartition(".")[0] for name in tensors["optimiser"]}
-
-
-def _listed(samples: Sequence[int | str], most: int = 16) -> str:
-    rest = f" and {len(samples) - most} more" if len(samples) > most else ""
-    return ", ".join(map(str, samples[:most])) + rest
-
-
-def fit(
-    denoiser: Denoiser,
-    data: Source,
-    *,
-    objective: Objective | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    other_data: bool = False,
-    valid: Source | None = None,
-    on_log: Callable[[dict[str, Any]], object] | None = None,
-    progress: bool = True,
-    **settings: Any,
-) -> Denoiser:
-    """Train `denoiser` in place on `data`: in all processes together, replicated, if a launcher such as torchrun started several.
-
-    Args:
-        denoiser: what to train. It ends up holding the averaged weights, in eval mode, in every process. On a GPU, each of
-            several processes moves it to its own.
-        data: e.g. `langevin.data.digits()`.
-        objective: `Denoising(drop=0.1)` by default.
-        out: run directory, for checkpoints and the log; None keeps nothing.
-        resume: continue the run in `out`, which must have been begun on this data, unless `other_data` allows others.
-        valid: held-out data, whose loss under the averaged weights and always the same noise is "valid" in the log, every
-            `valid_every` steps.
-        on_log: called with each line of the log, such as {"step": 10, "loss": 0.9, ...}, for a tracker.
-        settings: fields of `TrainConfig`, such as steps, batch, lr.
-
-    Returns:
-        The denoiser.
-
-    Raises:
-        ValueError: for a setting that does not exist or is out of range, and as `Trainer`.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once a checkpoint is written (if there is an `out`). When `hours` are over
-            it returns, and resume=True goes on.
-    """
-    config = train_settings(settings, ("objective", "out", "resume", "other_data", "valid", "on_log", "progress"))
-    group = None
-    if asked_world() > 1:
-        group = Group.join(home(denoiser)[0])
-        denoiser.to(group.device)
-    trainer = Trainer(
-        denoiser, data, objective or Denoising(drop=0.1), config, out, resume, None, group, other_data, valid, on_log
-    )
-    averaged = trainer.run(progress)
-    if group is not None:  # which stays for what a script does next: torch does not start a second one in its place
-        group.wait()
-    if trainer.stopped:
-        raise KeyboardInterrupt(f"stopped at step {trainer.step} of {config.steps}")
-    return averaged
