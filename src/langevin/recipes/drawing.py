@@ -15,6 +15,7 @@ from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
+from langevin.data.progress import stage
 from langevin.devices import refuse_beyond
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -113,16 +114,18 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         run.codec.to(home(model)[0])
     batches, first = [], 0
     size = max(1, min(BATCH, VALUES // each))
-    while first < count:
-        now = min(size, count - first)
-        try:
-            batches.append(sampled(options(first, now)))
-        except torch.OutOfMemoryError:
-            if now == 1:
-                raise
-            size = now // 2
-            continue
-        first += now
+    with stage("drawing", count, getattr(model, "net", None)) as done:
+        while first < count:
+            now = min(size, count - first)
+            try:
+                batches.append(sampled(options(first, now)))
+            except torch.OutOfMemoryError:
+                if now == 1:
+                    raise
+                size = now // 2
+                continue
+            first += now
+            done(now)
     states = [_joined(parts) for parts in zip(*batches, strict=True)]
     return states if frames else states[0]
 
