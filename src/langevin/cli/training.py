@@ -52,8 +52,16 @@ class Asked:
     """Group to train with, on this machine; for several machines see docs/distributed.md."""
     shard: bool = False
     """Divide the weights between the processes (FSDP2) instead of holding them in each."""
-    samples: int = 1000
-    """Samples for the evaluation at the end; 0 leaves it out."""
+    samples: int | None = None
+    """Samples for the evaluation at the end, 1000 by default; 0 leaves it out. As --evaluation.at-end, which a run remembers."""
+
+
+def settled(asked: Any) -> Any:
+    """What is asked of a training, with --samples in its recipe."""
+    if asked.samples is None:
+        return asked
+    judged = asked.recipe.evaluation.model_copy(update={"at_end": asked.samples})
+    return replace(asked, recipe=asked.recipe.model_copy(update={"evaluation": judged}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +111,7 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"recipe is {usual.name}, but the run in {before[0]} is of {before[1].name}; resume it as that, or choose "
                       "another directory.")  # fmt: skip
     made, rest = of_kinds(before[1] if before else usual, rest)
-    asked = parse(_Train, rest, f"langevin train {name}", _Train(recipe=made))
+    asked = settled(parse(_Train, rest, f"langevin train {name}", _Train(recipe=made)))
     out = asked.out or out
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
@@ -122,10 +130,10 @@ def train(args: Sequence[str]) -> None:
 
     run, device = made
     with stopping(after(asked, again)):
-        if not asked.samples:
+        if not (count := asked.recipe.evaluation.at_end):
             pages(run, out, device=device)
             return
-        print(report(run, out, asked.samples, device=device))
+        print(report(run, out, count, device=device))
 
 
 def after(asked: Asked, again: str) -> str:
@@ -187,10 +195,10 @@ def trained(
     Args:
         command: what was asked, for the launcher of several processes.
         again: how to continue, for those who stopped it.
-        measures: what the run is judged by at the end, () for the usual; refused now where `asked.samples` are too few.
+        measures: what the run is judged by at the end, () for the usual; refused now where samples at the end are too few.
     """
-    if asked.samples < 0 or asked.samples == 1:
-        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
+    if (samples := asked.recipe.evaluation.at_end) < 0 or samples == 1:
+        raise Refusal(f"samples is {samples}; the evaluation needs at least 2, and 0 leaves it out.")
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > PROCESSES:
@@ -229,13 +237,13 @@ def trained(
                   f"--train.warmup {total // 10} is a tenth of it.", file=sys.stderr)  # fmt: skip
     lost = f"what was saved until then stays; continue with: {again}{_kept(asked)}"
     with stopping(lost), closing(trainer), tempfile.TemporaryDirectory() as unseen:
-        if asked.samples:  # now rather than after training
-            run.domain.afford(run, Judged(asked.samples, metrics=measures(run), small=True))
+        if samples:  # now rather than after training
+            run.domain.afford(run, Judged(samples, metrics=measures(run), small=True))
         if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
             shown = out if trainer.group.first else Path(unseen)
             trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
             if asked.recipe.evaluation.every:
-                options = asked.recipe.evaluation.model_dump(exclude={"every"})
+                options = asked.recipe.evaluation.model_dump(exclude={"every", "at_end"})
                 measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
                 trainer.hooks.append((asked.recipe.evaluation.every, measured))
         trainer.run()

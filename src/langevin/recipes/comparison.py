@@ -11,6 +11,7 @@ import torch
 from langevin import pictures, plans
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
+from langevin.data.progress import watched
 from langevin.evaluate.measure import NEIGHBOURS
 from langevin.files import best_effort, writable, write
 from langevin.guidance import CFG
@@ -147,10 +148,11 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
         torch.cuda.synchronize()
     spent = 1000 * (time.perf_counter() - began) / few
     row = {"plan": plan, "guidance": w, "milliseconds": spent}
+    with watched():
+        judged = () if against is None else measures(run)
+        result = evaluate(run, count=count, plan=plan, guidance=w, metrics=judged, small=True, device=device, against=against)
     if against is None:
-        result = evaluate(run, count=count, plan=plan, guidance=w, small=True, device=device)
         return {**row, "evaluations": result.protocol.nfe, **result.metrics}
-    result = evaluate(run, count=count, plan=plan, guidance=w, metrics=measures(run), small=True, device=device, against=against)
     group = result.metrics.get(f"w={w:g}", result.metrics)
     assert isinstance(group, dict)
     return {**row, "evaluations": result.protocol.nfe, **{k: v for k, v in group.items() if isinstance(v, float)}}
