@@ -4,7 +4,9 @@ import io
 import json
 import re
 
+import pytest
 from langevin.cli import main
+from langevin.recipes import comparison
 from langevin.recipes.distillation import student
 from langevin.recipes.opening import read_recipe
 
@@ -36,3 +38,19 @@ def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert "training the judge" in plain and "800/800" in plain
     assert "drawing" in plain and "30/30" in plain and "2 evaluations" in plain
     assert json.loads(capsys.readouterr().out)["protocol"]["samples"] == 30  # which bars leave alone
+
+
+ROW = {"guidance": 1.5, "milliseconds": 12.3, "evaluations": 20, "intended_label": 0.9512, "fd_ratio": 1.23456, "recall": 0.5123}
+TUNED, FEW = "tuned-2-w1-12345678.json", "consistency:2:grid=uniform"
+LONG = [("teacher", "dpmpp:20"), ("teacher, learned plan", f"runs/x/{TUNED}"), ("student", FEW)]
+
+
+@pytest.mark.parametrize("more", [{}, {"cost": 0.1234, "straightness": 0.01234}], ids=["table", "paragraphs"])
+def test_the_table_at_the_end_of_a_distillation_cuts_no_word(more, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    comparison._show([{"who": who, "plan": plan, **ROW, **more} for who, plan in LONG])
+    said = capsys.readouterr().out
+    assert all(len(line.rstrip()) <= 80 for line in said.splitlines())
+    words = " ".join(said.split())
+    for word in ("teacher", TUNED, FEW, "intended", "95.1%", "recall", "0.5123", *map(str, more)):
+        assert word in words, word
