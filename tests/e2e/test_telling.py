@@ -1,10 +1,13 @@
-"""What the command line tells of work that is long, and remembers of what was asked of it."""
+"""What the command line tells of work that is long, and of a folder that training in Python left."""
 
 import io
 import json
 import re
 
 import pytest
+import torch
+
+import langevin as lv
 from langevin.cli import main
 from langevin.recipes import comparison
 from langevin.recipes.distillation import student
@@ -38,6 +41,34 @@ def test_an_evaluation_shows_how_far_it_is(tmp_path, monkeypatch, capsys):
     assert "training the judge" in plain and "800/800" in plain
     assert "drawing" in plain and "30/30" in plain and "2 evaluations" in plain
     assert json.loads(capsys.readouterr().out)["protocol"]["samples"] == 30  # which bars leave alone
+
+
+def test_what_fit_left_says_what_it_is_and_how_it_is_opened(tmp_path, capsys):
+    made = tmp_path / "mine"
+
+    def model():
+        torch.manual_seed(0)
+        return lv.Denoiser(lv.networks.MLP(2, 8, 1), lv.Gaussian(lv.schedules.flow()), "velocity", shape=(2,))
+
+    data, trained = lv.data.Arrays(torch.randn(64, 2, generator=torch.Generator().manual_seed(0))), model()
+    lv.fit(trained, data, out=made, steps=3, batch=8, progress=False)
+    for more in ((), ("--verify",)):
+        main(["inspect", str(made), *more])
+        said = capsys.readouterr().out
+        assert said.startswith("mine: what lv.fit left in Python, without a recipe") and "data 64 samples of (2,)" in said
+        assert "newest checkpoint of 1, out of 3 steps" in said and ("every hash agrees" in said) == bool(more)
+    # as it says
+    again = model()
+    exec(next(line for line in said.splitlines() if "averaged weights" in line).partition(" has its")[0].strip(),
+         {"lv": lv, "denoiser": again})  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), trained.parameters(), strict=True))
+    assert f"lv.fit(denoiser, data, out={json.dumps(str(made))}, resume=True)" in said
+    for file, command in (("tuning.json", "langevin generate draws with"), ("regressor.json", "--steer PATH is steered by it")):
+        (made / file).write_text("{}")
+        main(["inspect", str(made)])
+        other = capsys.readouterr().out
+        assert command in other and "lv.fit" not in other
+        (made / file).unlink()
 
 
 ROW = {"guidance": 1.5, "milliseconds": 12.3, "evaluations": 20, "intended_label": 0.9512, "fd_ratio": 1.23456, "recall": 0.5123}
