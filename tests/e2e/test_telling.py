@@ -1,8 +1,9 @@
-"""What the command line tells of work that is long, and of a folder that training in Python left."""
+"""What the command line tells of work that is long, of a folder that training in Python left, and of what there is to choose."""
 
 import io
 import json
 import re
+from contextlib import suppress
 
 import pytest
 import torch
@@ -85,3 +86,12 @@ def test_the_table_at_the_end_of_a_distillation_cuts_no_word(more, monkeypatch, 
     words = " ".join(said.split())
     for word in ("teacher", TUNED, FEW, "intended", "95.1%", "recall", "0.5123", *map(str, more)):
         assert word in words, word
+
+
+@pytest.mark.parametrize("words", [["train", "--help"], ["train", "digits", "--help"]], ids=" ".join)
+def test_the_help_names_the_kinds_of_parts(words, capsys):
+    with suppress(SystemExit):
+        main(words)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "network unet, dit, mlp, vectors, sequence, graph, autoencoder objective denoising, " in said
+    assert "process gaussian, interpolant, categorical, " in said and "belief, embedded, graph, graph-scores, " in said

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
@@ -101,7 +102,8 @@ def train(args: Sequence[str]) -> None:
         listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
         print(
             f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
-            "langevin train RECIPE --help shows every field; --network.kind dit makes a part one of another kind."
+            "langevin train RECIPE --help shows every field; --network.kind dit makes a part one of another kind, of\n"
+            f"{listed()}"
         )
         return
     name, *rest = args
@@ -111,6 +113,8 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"recipe is {usual.name}, but the run in {before[0]} is of {before[1].name}; resume it as that, or choose "
                       "another directory.")  # fmt: skip
     made, rest = of_kinds(before[1] if before else usual, rest)
+    if {"-h", "--help"} & {*rest}:
+        print(f"A part may be of another kind, with fields of its own (--network.kind dit --help shows them), of\n{listed()}\n")
     asked = settled(parse(_Train, rest, f"langevin train {name}", _Train(recipe=made)))
     out = asked.out or out
     if asked.origin is not None:
@@ -159,6 +163,20 @@ def begun(args: Sequence[str], usual: Path) -> tuple[Path, Recipe] | None:
     return out, read_recipe(out)
 
 
+def kinds_of(union: Any) -> dict[str, Any]:
+    """The classes of settings in a union, by their kinds."""
+    return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(union)[0])}
+
+
+def listed() -> str:
+    """The kinds that the parts of a recipe may be of, in paragraphs."""
+    parts = {path: ", ".join(kinds_of(union)) for path, union in KINDS.items() if "." not in path}
+    return "\n".join(
+        textwrap.fill(said, 100, initial_indent=f"  {path:10}", subsequent_indent=12 * " ", break_on_hyphens=False)
+        for path, said in parts.items()
+    )
+
+
 def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
     """The recipe with other kinds of parts, --network.kind dit, which have fields of their own; and the other arguments."""
     rest = list(args)
@@ -170,7 +188,7 @@ def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
             node = getattr(node, part)
         if kind is None or not hasattr(node, last):
             continue
-        rest, kinds = others, {c.model_fields["kind"].default: c for c in get_args(get_args(union)[0])}
+        rest, kinds = others, kinds_of(union)
         if kind not in kinds:
             raise Refusal(f"{path}.kind is {kind!r}; did you mean {nearest(kind, kinds)!r}? There are {', '.join(kinds)}.")
         if getattr(node, last).kind == kind:
