@@ -92,7 +92,7 @@ def launched(command: Sequence[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if told and status == 0:
-        return STOPPED
+        return 128 + told[0]
     return status if status >= 0 else 128 - status
 
 
@@ -224,7 +224,7 @@ def trained(
     if "WORLD_SIZE" not in os.environ:  # of several processes, the one that starts them
         writable(out, "out")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
+        launcher = ["langevin.cli.launcher", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
         # --shutdown-timeout, which earlier versions of torchrun do not know
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
         raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
