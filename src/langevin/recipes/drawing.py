@@ -17,6 +17,7 @@ from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
 from langevin.data.progress import stage
 from langevin.devices import refuse_beyond
+from langevin.plans.analysis import warn_if_noisy
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded
@@ -71,6 +72,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     each = sum(math.prod(shape) for shape in leaves(run.facts.shape).values())
     refuse_beyond("count", count, count * each, torch.device("cpu"), "draw fewer at a time, each time of another seed")
     table = chosen(run, plan, guidance)
+    warn_if_noisy(table, run.denoiser.process)
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
     labels = _asked_labels(run, count, label, joint)
