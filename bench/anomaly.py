@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append
+from rows import append, parsed
 from torch import Tensor
 
 import langevin as lv
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
     parser.add_argument("--count", type=int, default=500, help="held-out pictures")
     parser.add_argument("--steps", type=int, default=20, help="of RK4, four evaluations each")
-    asked = parser.parse_args()
+    asked = parsed(parser)
     run: Any = lv.open_run(asked.run)
     data, model = run.recipe.drawn, run.denoiser
     without = data.without

@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import parsed
 from torch import Tensor
 
 import langevin as lv
@@ -140,7 +141,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=0.9)
     parser.add_argument("--arms", nargs="*", default=("stripes", "halves"))
     parser.add_argument("--thickness", type=int, default=50, help="digits for the lines by thickness; 0 for none")
-    asked = parser.parse_args()
+    asked = parsed(parser)
     torch.set_num_threads(1)
     model = lv.open_run(asked.run).denoiser
     train, test = (lv.data.mnist(asked.data, split) for split in ("train", "test"))

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -92,7 +93,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=700)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--only", nargs="*", default=())
-    asked = parser.parse_args()
+    asked = parsed(parser)
     rows: list[dict[str, object]] = []
     for which in asked.only or ("binary, discrete", "17 levels, discrete", "17 levels, discretised"):
         categories = 2 if which.startswith("binary") else 17

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import append
+from rows import append, parsed
 from torch import Tensor
 
 import langevin as lv
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--method", default="mmps")
     parser.add_argument("--plan", default="default:20")
     parser.add_argument("--noise", type=float, default=0.02)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     every = lv.data.digits("all").batch(torch.arange(1797))
     grey, label = leaves(every.x)[""], (every.cond or {})["label"]
     x, hue = inked(grey, label)

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from bayesian_flow import Convolutions, log_marginals
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -452,7 +453,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="of the updates of digits and licences, for a trial")
     parser.add_argument("--draws", type=int, default=32, help="of a bound, for each window")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     table = Table(asked.out)
     for part in asked.only:
         globals()[part](table, asked)

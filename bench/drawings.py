@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=float, default=0.5)
     parser.add_argument("--thickness", type=int, default=30, help="drawings for the lines by thickness; 0 for none")
-    asked = parser.parse_args()
+    asked = parsed(parser)
     torch.set_num_threads(1)
     run = lv.open_run(asked.run)
     size, lines = run.facts.shape[-1], []

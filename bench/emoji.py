@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append
+from rows import append, parsed
 
 import langevin as lv
 from langevin import pictures
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=100, help="of training captions, for kin")
-    asked = parser.parse_args()
+    asked = parsed(parser)
     run: Any = lv.open_run(asked.run)
     run.denoiser.eval()
     listed = [json.loads(line) for line in (Path(run.recipe.data.folder) / "captions.jsonl").read_text().splitlines()]

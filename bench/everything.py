@@ -15,6 +15,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,7 +168,17 @@ def main() -> None:
         began = time.monotonic()
         with log.open("a") as out:
             for command in PARTS[name].commands:
-                code = subprocess.run(words(command, folders), stdout=out, stderr=subprocess.STDOUT, check=False).returncode
+                process = subprocess.Popen(words(command, folders), stdout=out, stderr=subprocess.STDOUT)
+                try:
+                    code = process.wait()
+                except KeyboardInterrupt:  # the terminal has told the process too, which saves what it has
+                    console.print(f"stopping {name} as soon as it has saved; Ctrl-C again does not wait for it")
+                    with suppress(KeyboardInterrupt):
+                        process.wait()
+                    console.print(
+                        f"stopped in {name} after {(time.monotonic() - began) / 60:.0f} minutes; the same command goes on"
+                    )
+                    sys.exit(130)
                 if code:
                     break
         said = f"after {(time.monotonic() - began) / 60:.0f} minutes"

@@ -41,6 +41,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from discrete import Table, trained, updates_in
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -306,7 +307,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200, help="T of their chain, and of samplers")
     parser.add_argument("--draws", type=int, default=100, help="of a bound, for each graph")
     parser.add_argument("--sets", type=int, default=4, help="of samples, each as large as the training set")
-    Bench(parser.parse_args()).run()
+    Bench(parsed(parser)).run()
 
 
 if __name__ == "__main__":

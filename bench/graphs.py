@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
+from rows import parsed
 
 from langevin.pictures import save_png
 from langevin.recipes import config as c
@@ -89,7 +90,7 @@ def main() -> None:
     asked.add_argument("--steps", type=int, help="their updates")
     asked.add_argument("--out", type=Path, default=Path("bench/results/graphs.csv"))
     asked.add_argument("--pictures", type=Path, help="folder for a page of each run")
-    args = asked.parse_args()
+    args = parsed(asked)
     rows: list[dict[str, str]] = []
     if args.out.exists():
         with args.out.open(newline="") as file:

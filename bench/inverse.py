@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append
+from rows import append, parsed
 from torch import Tensor
 
 import langevin as lv
@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--whose", nargs="*", choices=("ours", "azula"), default=["ours", "azula"])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--budgets", type=int, nargs="*", default=BUDGETS)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     if asked.azula:
         sys.path.append(str(asked.azula))
     rows: list[dict[str, Any]] = []

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from rows import parsed
 from torch import Tensor, nn
 
 from langevin.networks.linear import Linear, pack
@@ -57,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=RESULTS / "linear.csv")
-    args = parser.parse_args()
+    args = parsed(parser)
     torch.set_num_threads(1)
     torch.set_grad_enabled(False)
     rows, here = [], processor()

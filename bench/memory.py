@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from contenders import resident
 from networks import NETWORKS
-from rows import append
+from rows import append, parsed
 
 RESULTS = Path(__file__).parent / "results"
 FIELDS = ["model", "size", "steps", "device", "rung", "name", "promised", "peak", "own", "over", "load_s", "run_s", "said"]
@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the model there, and take it from there if it is there")
     parser.add_argument("--out", type=Path, help="bench/results/memory.csv by default, nothing for --tiny")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.worker:
         print(json.dumps(worker(*json.loads(args.worker))), flush=True)
         return

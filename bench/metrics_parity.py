@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from rows import parsed
 from torch import Tensor, nn
 
 from langevin import evaluate
@@ -145,7 +146,7 @@ def facebook_names(s: dict[str, Tensor], depth: int, gated: bool) -> dict[str, T
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/metrics_parity.csv"))
-    args = parser.parse_args()
+    args = parsed(parser)
     rows = [row for part in (distances, inception, dinov2) for row in part()]
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("w", newline="") as file:

@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from contenders import Contender, resident, timed
+from rows import parsed
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results"
@@ -291,7 +292,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=None, help="where weights are kept meanwhile")
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--save", nargs=2, default=None, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     if args.worker:
         worker(*json.loads(args.worker))
         return

@@ -18,6 +18,7 @@ from typing import TypeAlias
 
 import torch
 from rich.progress import track
+from rows import parsed
 
 import langevin as lv
 from langevin.core.denoiser import BaseDenoiser
@@ -134,7 +135,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/overhead.csv"))
     parser.add_argument("--rounds", type=int, default=9)
-    args = parser.parse_args()
+    args = parsed(parser)
     torch.set_num_threads(1)
     rows = []
     for batch in (1, 16):

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from rows import parsed
 
 import langevin as lv
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--references", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("bench/results/published.csv"))
-    asked = parser.parse_args()
+    asked = parsed(parser)
     from langevin.zoo.pipelines import KINDS
 
     rows = []

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append
+from rows import append, parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--plan", default="default:20")
     parser.add_argument("--noise", type=float, default=0.05)
     parser.add_argument("--batch", type=int, default=100)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     run: Any = lv.open_run(asked.run)
     data = run.recipe.data.model_copy(update={"labels": True})  # the judge's, which the model need not know
     told: Any = build(run.recipe.model_copy(update={"data": data}))

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from quality import metrics, noise, reference, targets
 from rich.progress import track
+from rows import parsed
 from sampler_quality import starts
 from torch import Tensor
 
@@ -69,7 +70,7 @@ def single(count: int = 16) -> Iterator[Check]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("bench/results/sampler_checks.csv"))
-    args = parser.parse_args()
+    args = parsed(parser)
     torch.set_num_threads(1)
     rows = [row for check in track((single, laws, runge_kutta), "checks") for row in check()]
     args.out.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,7 @@ import torch
 from quality import metrics, noise, peers, reference, table, targets
 from quality.peers.base import Peer, Solver
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rows import parsed
 from torch import Tensor
 
 NFE = (5, 8, 10, 15, 20, 30, 50, 100)
@@ -217,7 +218,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure what is in the table already")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("bench/results/sampler_quality.csv"))
-    args = parser.parse_args()
+    args = parsed(parser)
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore")  # of the peers
     run(args)

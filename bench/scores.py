@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import parsed
 from torch import Tensor
 
 import langevin as lv
@@ -93,7 +94,7 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=4)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--budgets", type=int, nargs="*", default=[20, 50, 100, 200])
-    asked = parser.parse_args()
+    asked = parsed(parser)
     wanted = asked.only or ["normal", "exact", *(["density"] if asked.density else []), *(["score"] if asked.score else [])]
 
     def rows() -> Iterator[dict[str, Any]]:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from rows import parsed
+
 CASES = {
     "python alone": ["-c", "pass"],
     "import langevin": ["-c", "import langevin"],
@@ -25,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("bench/results/start.csv"))
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
+    args = parsed(parser)
     times: dict[str, list[float]] = {name: [] for name in CASES}
     for _ in range(args.rounds + 1):
         for name, flags in CASES.items():

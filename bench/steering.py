@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from graphs import trained
+from rows import parsed
 from torch import Tensor
 
 from langevin import pictures
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data", help="its data")
     parser.add_argument("--steps", type=int, help="its updates")
     parser.add_argument("--out", type=Path, default=Path("bench/results/steering.csv"))
-    asked = parser.parse_args()
+    asked = parsed(parser)
     torch.set_num_threads(1)
     if asked.train is not None:
         trained(asked.train, asked.run, asked.data, asked.steps)

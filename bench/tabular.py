@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import parsed
 from sklearn import datasets
 from torch import Tensor
 
@@ -65,7 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "tabular.csv")
     parser.add_argument("--splits", type=int, default=5)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     rows: list[dict[str, Any]] = []
     for name, load in SETS.items():
         table = torch.from_numpy(load().data).double()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -69,7 +70,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, help="rows are added to it")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     run: Any = lv.open_run(asked.run)
     denoiser, process, test = run.denoiser.requires_grad_(False), run.denoiser.process, run.test
     assert isinstance(process, Embedded)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from discrete import FORMS, HOLE, LENGTH, ready
+from rows import parsed
 from torch import Tensor
 
 import langevin as lv
@@ -73,7 +74,7 @@ def main() -> None:
     parser.add_argument("--shakespeare", type=Path, default=Path("data/tinyshakespeare.txt"))
     parser.add_argument("--table", type=Path, default=Path("bench/results/discrete.csv"))
     parser.add_argument("--out", type=Path, default=Path("docs/text_samples.md"))
-    asked = parser.parse_args()
+    asked = parsed(parser)
     with asked.table.open(newline="") as file:
         rows = {r["model"]: r for r in csv.DictReader(file) if r["part"] == "shakespeare" and r["measure"] == "bits/character"}
     asked.minutes = 0.0  # nothing is trained here

@@ -24,6 +24,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from contenders import Contender, Step, resident, timed
+from rows import parsed
 from torch import Tensor, nn
 
 import langevin as lv
@@ -265,7 +266,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--peak", type=float, default=None, help="FLOP/s of the device, if not known by name")
     parser.add_argument("--worker", default=None, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = parsed(parser)
     torch.set_num_threads(1)
     if args.worker:
         worker(*json.loads(args.worker))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import parsed
 from torch import Tensor
 
 import langevin as lv
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bench" / "results" / "transfer.json")
     parser.add_argument("--runs", type=Path, default=Path("runs/transfer"), help="where the two flows are trained")
     parser.add_argument("--steps", type=int, default=1200)
-    asked = parser.parse_args()
+    asked = parsed(parser)
     rows, pictures = [], []
     for source, target in ((3, 8), (8, 3)):
         row, begins, ends = moved(source, target, asked.runs, asked.steps)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import append
+from rows import append, parsed
 
 import langevin as lv
 from langevin.core.tree import leaves
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
     parser.add_argument("--plan", help="the recipe's by default")
     parser.add_argument("--levels", type=float, nargs="*", default=[0.0, 0.1, 0.2, 0.3])
-    asked = parser.parse_args()
+    asked = parsed(parser)
     run: Any = lv.open_run(asked.run)
     factor, plan = run.facts.factor, chosen(run, asked.plan)
     (x, low), (truth, small) = ((leaves(b.x)[""], b.cond["low"])

@@ -15,15 +15,27 @@ from langevin.record import printable, read_record
 _RECIPE_LIMIT = 2**20
 _OF_SAMPLES, _OF_RUNS = ("count", "seed", "plan", "label", "guidance", "prompt", "property"), ("weights", "lora", "codec")
 """What a record of samples tells as the flags of the same names."""
+_OTHERS = {
+    "tuning.json": (
+        "what langevin finetune left",
+        "its command goes on with it by --resume; langevin generate draws with the .safetensors, or the folder, that it made",
+    ),
+    "regressor.json": (
+        "a regressor, as langevin regress makes them",
+        "langevin sample RUN --property NAME=VALUE --steer PATH is steered by it",
+    ),
+}
+"""What other commands that train leave, by the file that tells it: what it is, and what it is for."""
 
 
 def is_ours(path: Path) -> bool:
-    """Whether a path is a run directory or a checkpoint of langevin, by the files in it."""
-    return (path / "recipe.json").is_file() or (path / MANIFEST).is_file()
+    """Whether a path is a run directory, what `lv.fit` left, or a checkpoint, by the files in it."""
+    return (path / "recipe.json").is_file() or (path / MANIFEST).is_file() or bool(steps(path / "checkpoints"))
 
 
 def describe(path: str | Path, check: bool = False) -> str:
-    """A few lines about a run directory, a checkpoint, a safetensors file, or a picture (.png) that says how it was made.
+    """A few lines about a run directory, what `lv.fit` left, a checkpoint, a safetensors file, or a picture (.png) that says how
+    it was made.
 
     Args:
         check: read every file of a checkpoint and compare its hash.
@@ -36,6 +48,8 @@ def describe(path: str | Path, check: bool = False) -> str:
         return _run(path, check)
     if (path / MANIFEST).is_file():
         return _checkpoint(path, check)
+    if found := steps(path / "checkpoints"):
+        return _fitted(path, found, check)
     if path.suffix == ".safetensors" and path.is_file():
         header = read_header(path)
         said = [f"  {name} = {value[:100]}" for name, value in header.metadata.items()]
@@ -103,14 +117,42 @@ def _run(path: Path, check: bool) -> str:
     if not found:
         return "\n".join([*lines, "no checkpoint yet"])
     total = recipe.get("train", {}).get("steps")
-    lines += [f"newest checkpoint of {len(found)}, out of {total} steps:", _checkpoint(found[-1], check)]
+    return "\n".join([*lines, *_newest(found, total, check)])
+
+
+def _fitted(path: Path, found: list[Path], check: bool) -> str:
+    """What a training that is no run left: one in Python, whose network and data are the caller's own, or another command's."""
+    made = next((told for file, told in _OTHERS.items() if (path / file).is_file()), None)
+    usual = "what lv.fit left in Python, without a recipe: its network and its data are the program's that called it"
+    lines = [f"{path.name}: {made[0] if made else usual}"]
+    try:
+        state = read_manifest(found[-1]).state
+    except ValueError:  # which is told below, where all else is known
+        state = {}
+    what, config = (state[name] if isinstance(state.get(name), dict) else {} for name in ("what", "config"))
+    lines += [printable(f"{name} {value}")[:300] for name, value in what.items() if name != "network"]
+    lines += _newest(found, config.get("steps"), check)
+    if made:
+        return "\n".join([*lines, made[1]])
+    weights = f"lv.training.load_latest({json.dumps(str(path / 'checkpoints'))}).tensors"
+    lines += [
+        "to open it, build the denoiser as the program did; then",
+        f"  lv.fit(denoiser, data, out={json.dumps(str(path))}, resume=True) goes on with it",
+        f'  denoiser.load_state_dict({weights}["ema"]) has its averaged weights, "model" those of the last step',
+    ]
+    return "\n".join(lines)
+
+
+def _newest(found: list[Path], total: object, check: bool) -> list[str]:
+    """The newest of some checkpoints, out of so many steps; of the others, to be checked, whether they are whole."""
+    lines = [f"newest checkpoint of {len(found)}, out of {total} steps:", _checkpoint(found[-1], check)]
     for older in reversed(found[:-1]) if check else []:
         try:
             verify(older, read_manifest(older))
             lines.append(f"{older.name}: every hash agrees")
         except ValueError as error:
             lines.append(str(error))
-    return "\n".join(lines)
+    return lines
 
 
 def _checkpoint(path: Path, check: bool) -> str:

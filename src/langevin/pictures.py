@@ -24,10 +24,13 @@ __all__ = [
 def to_uint8(x: Any) -> np.ndarray:
     """(N, C, H, W) in [-1, 1], or uint8 as it is -> (N, H, W, C) uint8.
 
+    Args:
+        x: a tensor or an array; PIL images, or one; or a list of tensors (C, H, W).
+
     Raises:
-        ValueError: if there are none, or a value is not finite: it would become a black pixel without a word.
+        ValueError: if there are none, they differ in size, or a value is not finite, which would be a black pixel without a word.
     """
-    x = torch.as_tensor(x)
+    x = torch.as_tensor(_stacked(x))
     if x.ndim != 4 or x.shape[1] not in (1, 3) or not x.numel():
         raise ValueError(f"pictures have shape {tuple(x.shape)}; give (N, 1 or 3, H, W), at least one.")
     if x.dtype == torch.uint8:
@@ -39,8 +42,27 @@ def to_uint8(x: Any) -> np.ndarray:
     return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
-def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -> Image.Image:
-    """(N, C, H, W) in [-1, 1] as one picture, row by row, small ones enlarged without smoothing."""
+def _stacked(x: Any) -> Any:
+    """Pictures of a list as one array; what is one is left as it is."""
+    pictures = [x] if isinstance(x, Image.Image) else x
+    if not isinstance(pictures, (list, tuple)) or not pictures:
+        return x
+    of_pil = all(isinstance(one, Image.Image) for one in pictures)
+    if of_pil:
+        mode = "L" if all(one.mode in ("1", "L") for one in pictures) else "RGB"
+        arrays = [np.atleast_3d(np.asarray(one.convert(mode))).transpose(2, 0, 1) for one in pictures]
+    elif all(isinstance(one, (Tensor, np.ndarray)) for one in pictures):
+        arrays = [torch.as_tensor(one) for one in pictures]
+    else:
+        return x
+    if len(shapes := {tuple(one.shape) for one in arrays}) > 1:
+        first, other = sorted(shapes)[:2]
+        raise ValueError(f"the pictures differ in shape, such as {first} and {other}; bring them to one, or save each by itself.")
+    return np.stack(arrays) if of_pil else torch.stack(arrays)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def grid(x: Any, columns: int = 10, scale: int | None = None, gap: int = 1) -> Image.Image:
+    """Pictures, in any form of `to_uint8`, as one, row by row, small ones enlarged without smoothing."""
     pictures = to_uint8(x)
     if columns < 1:
         raise ValueError(f"columns is {columns}; give at least 1.")
@@ -56,14 +78,15 @@ def grid(x: Tensor, columns: int = 10, scale: int | None = None, gap: int = 1) -
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
 
 
-def save_images(x: Tensor, path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None) -> Path:
+def save_images(x: Any, path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None) -> Path:
     """Write a grid of pictures (N, C, H, W) in [-1, 1]; returns the path.
 
     Args:
+        x: as they are, or bytes; a list of them (C, H, W); or PIL images, as `lv.load(...)` draws them.
         record: how they were made, in plain values, which a .png tells (`read_record`, `langevin inspect`).
 
     Raises:
-        ValueError: for a record in a file of another kind, and as `save_png`.
+        ValueError: for a record in a file of another kind, and as `to_uint8` and `save_png`.
     """
     return _written(grid(x, columns), path, record)
 
@@ -81,7 +104,7 @@ def _written(image: Image.Image, path: str | Path, record: Mapping[str, Any] | N
 
 
 def save_captioned(
-    x: Tensor, texts: Sequence[str], path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None
+    x: Any, texts: Sequence[str], path: str | Path, columns: int = 10, record: Mapping[str, Any] | None = None
 ) -> Path:
     """Write a grid of pictures (N, C, H, W) in [-1, 1], each above its caption; returns the path. `record`: see `save_images`."""
     small = to_uint8(x)
@@ -126,11 +149,12 @@ def _text(record: Mapping[str, Any]) -> str:
     return text
 
 
-def save_gif(frames: Sequence[Tensor], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
-    """Write an animation of grids; the last frame stays for `hold` ms. Raises ValueError where there is no frame."""
+def save_gif(frames: Sequence[Any], path: str | Path, columns: int = 10, ms: int = 80, hold: int = 1500) -> Path:
+    """Write an animation of grids, in any form of `save_images`; the last frame stays for `hold` ms. Raises ValueError where
+    there is no frame."""
     if not frames:
         raise ValueError("there are no frames; give at least one grid of pictures (N, C, H, W).")
-    pictures = [grid(frame, columns).convert("L" if frame.shape[1] == 1 else "RGB") for frame in frames]
+    pictures = [grid(frame, columns) for frame in frames]
     durations = [ms] * (len(pictures) - 1) + [hold]
     with staged(path) as beside:
         pictures[0].save(beside, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

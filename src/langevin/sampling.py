@@ -5,8 +5,10 @@ Arrays may be tensors, numpy arrays or lists, plans may be words, and what is kn
 
 import math
 from collections.abc import Generator, Mapping
+from contextlib import suppress
 from operator import index
 from typing import Any, Unpack
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -21,9 +23,10 @@ from langevin.core.tree import Tree, leaves, spread, tree_map
 from langevin.devices import device_of, refuse_beyond
 from langevin.guidance.own import Guided
 from langevin.hearing import check_signature
+from langevin.plans.analysis import warn_if_noisy
 
 Planned = Plan | Draft | str
-"""A plan, a draft of one, or its word, such as "dpmpp:20"."""
+"""A plan, a draft of one, or its word, such as "dpmpp:20" or "auto:10"."""
 
 
 def tensor(value: Any, field: str) -> Tensor:
@@ -121,9 +124,41 @@ def _whole(value: Any, field: str, count: int) -> int | list[int]:
     return values
 
 
-def planned(plan: Any) -> Any:
-    """A plan, or a dict of them by leaf, whose words are read."""
-    return tree_map(lambda p: plans.parse(p) if isinstance(p, str) else p, plan)
+def planned(plan: Any, denoiser: BaseDenoiser | None = None, count: int = 1, options: Mapping[str, Any] | None = None) -> Any:
+    """A plan, or a dict of them by leaf, whose words are read; "auto:10" is found on the denoiser, where one is given, under
+    the condition and the guidance of the options, as callers give them."""
+
+    def read(p: Any) -> Any:
+        if not isinstance(p, str):
+            return p
+        steps = None if denoiser is None else plans.tried(p)
+        return plans.parse(p) if steps is None else _tried(denoiser, steps, count, options or {})
+
+    return tree_map(read, plan)
+
+
+TRIED = 512
+"""Starts on which plans are tried."""
+_FOUND: WeakKeyDictionary[Any, dict[Any, Plan]] = WeakKeyDictionary()
+
+
+def _tried(denoiser: Any, steps: int, count: int, options: Mapping[str, Any]) -> Plan:
+    """What `plans.auto` finds, once for a model, its weights, guidance and conditions, as long as the model lives."""
+    cond, guidance, shape = conditions(options.get("cond"), count), options.get("guidance"), options.get("shape")
+    cond = None if cond is None else {name: value.cpu() for name, value in cond.items()}
+    said = [(n, v.dtype, tuple(v.shape), v.contiguous().view(torch.uint8).numpy().tobytes()) for n, v in (cond or {}).items()]
+    weights = tuple(float(v.double().sum()) for v in denoiser.state_dict().values())
+    key = (steps, guidance, shape, tuple(said), weights)
+    known = _FOUND.setdefault(denoiser, {})
+    with suppress(TypeError):  # a guidance that holds arrays is another each time
+        if key in known:
+            return known[key]
+    many = None if cond is None else {name: value[torch.arange(TRIED) % len(value)] for name, value in cond.items()}
+    around = (lambda model: guided(model, guidance)) if callable(guidance) else guidance
+    found = plans.auto(denoiser, steps, cond=many, guidance=around, shape=shape, count=TRIED).plan
+    with suppress(TypeError):
+        known[key] = found
+    return found
 
 
 def told(denoiser: BaseDenoiser, count: int, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,7 +248,8 @@ def trajectory(
     denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count: int = 1, **options: Unpack[Options]
 ) -> Generator[Step, None, Tree]:
     """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
-    return loop.trajectory(denoiser, planned(plan), count, **told(denoiser, count, options))
+    made = told(denoiser, count, options)
+    return loop.trajectory(denoiser, planned(plan, denoiser, count, options), count, **made)
 
 
 def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count: int = 1, **options: Unpack[Options]) -> Any:
@@ -222,6 +258,8 @@ def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count:
     Args:
         denoiser: learned, guided or exact.
         plan: a table, a draft such as `plans.dpmpp(20)`, or its word, "dpmpp:20"; for a product, one for all leaves or a dict.
+            "auto:10" tries plans of 10 evaluations on the model, under these conditions and this guidance (`plans.auto`), which
+            takes as long as thousands of samples; the answer is kept for as long as all of these stay.
         count: how many.
         options: see `langevin.core.sample.Options`; arrays may be numpy arrays or lists, one number in `cond` stands for all
             samples, and `given` and `known` may have any shape that broadcasts to (count, *shape), such as one mask (H, W) for
@@ -234,4 +272,6 @@ def sample(denoiser: BaseDenoiser, plan: Planned | Mapping[str, Planned], count:
     Raises:
         ValueError: if plan, process, guidance or arguments do not fit each other.
     """
-    return loop.sample(denoiser, planned(plan), count, **told(denoiser, count, options))
+    made, way = told(denoiser, count, options), planned(plan, denoiser, count, options)
+    warn_if_noisy(way, denoiser.process)
+    return loop.sample(denoiser, way, count, **made)

@@ -1,15 +1,22 @@
 """langevin likelihood: one command for every process, in nats and bits, with an error bar."""
 
+import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import langevin as lv
 from langevin.cli import main
+from langevin.core.batch import Batch
 from langevin.core.noise import Noise
+from langevin.data import Pictures
+from langevin.data.progress import shown as tracked
+from langevin.data.progress import stage, watched
 from langevin.recipes.opening import open_run
 from langevin.tasks.elbo import of_categories
 from langevin.tasks.likelihood import dequantised
@@ -96,3 +103,94 @@ def test_sentences_have_the_bound_of_diffusion_lm(tmp_path, capsys):
     ids = open_run(out).test.batch(torch.arange(3)).x
     np.save(tmp_path / "ids.npy", ids.numpy())
     assert asked(capsys, out, tmp_path / "ids.npy", "--draws", 4)["nats_per_element"] == said["nats_per_element"]
+
+
+def pictures_in(folder, classes, count=6):
+    for k in range(count):
+        for c, name in enumerate(classes):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            values = np.random.default_rng(100 * c + k).integers(0, 256, (9, 8), np.uint8)
+            Image.fromarray(values).save(folder / name / f"{k}.png")
+
+
+def test_a_folder_of_pictures_is_read_as_the_run_reads_its_own(tmp_path, capsys):
+    pictures_in(tmp_path / "mine", ["cat", "dog"])
+    out = tmp_path / "run"
+    main(["train", "images", "--data.folder", str(tmp_path / "mine"), "--data.size", "8", "--data.channels", "1", *SMALL,
+          "--network.multipliers", "1", "--train.steps", "2", "--train.batch", "4", "--data.held-out", "0.4", "--samples", "0",
+          "--out", str(out)])  # fmt: skip
+    # subfolders of other names in the order of theirs: a dog is a dog wherever it stands
+    pictures_in(tmp_path / "other", ["dog"])
+    pictures_in(tmp_path / "other", ["cat"])
+    how = ["--solver", "heun", "--steps", 2, "--probes", 1]
+    for given in ((), ("--given",)):
+        each = tmp_path / "each.npy"
+        said = asked(capsys, out, tmp_path / "other", *how, *given, "--each", each)
+        run, held = open_run(out), Pictures(tmp_path / "other", 8, 1, split="all")
+        x = dequantised(held.batch(torch.arange(12)).x, 2 / 255, Noise.of(0, 12))
+        cond = {"label": torch.tensor([0] * 6 + [1] * 6)} if given else None
+        direct = lv.log_prob(run.denoiser, x, solver="heun", steps=2, probes=1, cond=cond)
+        assert said["samples"] == 12 and said["width"] == 2 / 255
+        assert np.load(each) == pytest.approx(direct.nats.numpy(), rel=1e-5)
+    # one class alone has its own number, not the first
+    (tmp_path / "one").mkdir()
+    (tmp_path / "other" / "dog").rename(tmp_path / "one" / "dog")
+    pictures_in(tmp_path / "one", ["bird"], 1)
+    for words, said in (
+        ((tmp_path / "one", "--given"), "label is 'bird'; classes of this run are told by one of cat, dog"),
+        ((tmp_path / "other", "--given"), "these samples come without a condition; leave it out"),
+        ((tmp_path / "x.txt",), "is a text, and this run's data, 'images', is none; give a .npy of samples of shape (1, 8, 8)."),
+    ):
+        with pytest.raises(SystemExit):
+            main(["likelihood", str(out), *map(str, words)])
+        assert said in capsys.readouterr().err
+
+
+def test_a_text_is_read_by_the_run_s_own_letters(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("abcd efgh " * 60)
+    out, size = tmp_path / "text", ["--network.width", "16", "--network.depth", "1", "--network.heads", "2"]
+    main(["train", "text8-like", "--data.path", str(tmp_path / "a.txt"), "--data.length", "16", *size, "--train.batch", "4",
+          "--train.steps", "2", "--samples", "0", "--out", str(out)])  # fmt: skip
+    (tmp_path / "b.txt").write_text("Hgfe, dcba! " * 9)
+    said = asked(capsys, out, tmp_path / "b.txt", "--draws", 4, "--each", tmp_path / "each.npy")
+    run = open_run(out)
+    text = " ".join(["hgfe dcba"] * 9)  # as data.clean makes of it
+    ids = torch.from_numpy(run.facts.alphabet.ids(text)[: len(text) // 16 * 16].reshape(-1, 16))
+    direct, _ = of_categories(run.denoiser, Batch(ids), draws=4)
+    assert np.load(tmp_path / "each.npy") == pytest.approx(direct.nats.numpy(), rel=1e-5)
+    assert said["bits_per_character"] == pytest.approx(said["bits_per_element"])
+    for name, content, why in (
+        ("c.txt", "zzzz " * 9, "'z' is none of the 9 letters"),
+        ("d.txt", "abcd", "fewer than a window of 16; make it shorter, or give more text"),
+        ("e", "", "e does not exist; give a text"),
+    ):
+        if content:
+            (tmp_path / name).write_text(content)
+        with pytest.raises(SystemExit):
+            main(["likelihood", str(out), str(tmp_path / name)])
+        assert why in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["likelihood", str(out), "--given"])
+    assert "given is True, and these samples come without a condition; leave it out" in capsys.readouterr().err
+
+
+def test_a_terminal_shows_how_far_it_is(monkeypatch, capsys):
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what makes rich take anything for a terminal
+    net = torch.nn.Identity()
+    with watched():
+        with stage("measuring", 300, net) as done:
+            net(torch.ones(1))
+            done(100)
+        assert not net._forward_pre_hooks
+        assert list(tracked("abc", 3, "within")) == ["a", "b", "c"]  # a bar within another
+        print("a result")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue())
+    assert "measuring" in plain and "100/300" in plain and "1 evaluations" in plain and "within" in plain
+    assert capsys.readouterr().out == "a result\n"
+    monkeypatch.delenv("FORCE_COLOR")
+    shown.truncate(0)
+    with watched(), stage("measuring", 300) as done:
+        done(100)
+    assert shown.getvalue() == ""

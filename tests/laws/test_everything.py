@@ -1,8 +1,12 @@
 """bench/everything.py asks for what there is, makes every table that a bar reads, and loses nothing of a part that fails."""
 
 import argparse
+import os
 import runpy
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -87,3 +91,52 @@ def test_what_is_done_is_not_done_again_and_a_failure_stops_no_other(tmp_path, m
     assert (results / "bad").read_text() == "xx" and (results / "good").read_text() == "x"
     assert not (results / "after").exists()  # what stands on a command that failed is not begun
     assert "exit status 3" in capfd.readouterr().out
+
+
+def test_a_stop_waits_for_what_saves_and_is_told_in_a_line(tmp_path):
+    (tmp_path / "bars.py").write_text("")
+    (tmp_path / "slow.py").write_text(
+        "import sys, time\ntry:\n    print('begun', flush=True); time.sleep(60)\nexcept KeyboardInterrupt:\n    time.sleep(1)\n"
+        "    open(sys.argv[1], 'w').write('saved')\n"
+    )
+    script = (
+        "import signal, sys; from pathlib import Path\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a shell's background would have ignored
+        f"sys.path.insert(0, {str(BENCH)!r}); import everything as e\n"
+        f"e.BENCH, e.PARTS = Path({str(tmp_path)!r}), {{'slow': e.Part(1, ('slow.py RESULTS/x',))}}\n"
+        f"sys.argv = ['everything.py', '--data', {str(tmp_path)!r}, '--work', {str(tmp_path / 'work')!r}]\n"
+        "e.main()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    log = tmp_path / "work" / "logs" / "slow.log"
+    try:
+        for _ in range(600):
+            if log.exists() and "begun" in log.read_text():
+                break
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)
+        told, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and errors == "" and "stopped in slow after 0 minutes; the same command goes on" in told
+    assert (tmp_path / "work" / "results" / "x").read_text() == "saved"
+
+
+def test_a_bench_whose_table_cannot_be_written_says_so_at_once(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    monkeypatch.syspath_prepend(str(BENCH))
+    for name in sorted(path.stem for path in BENCH.glob("*.py") if '"--out"' in path.read_text()):
+        assert "parsed(" in (BENCH / f"{name}.py").read_text(), name
+    parsed = bench("rows").parsed
+    for out, why in (("file/x.csv", "is no directory"), ("folder", "is a folder; name a file")):
+        parser = argparse.ArgumentParser()
+        parser.add_argument("--out", type=Path, default=tmp_path / out)
+        monkeypatch.setattr(sys, "argv", ["bench.py"])
+        with pytest.raises(SystemExit):
+            parsed(parser)
+        assert why in capsys.readouterr().err
+    parser.set_defaults(out=tmp_path / "new" / "x.csv")
+    assert parsed(parser).out.parent.is_dir()

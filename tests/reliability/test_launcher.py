@@ -31,7 +31,10 @@ sys.exit(launched([sys.executable, '-c', *sys.argv[1:]]))
 """
 
 
-@pytest.mark.parametrize(("number", "status", "said"), [(signal.SIGINT, 7, 7), (signal.SIGTERM, 7, 7), (signal.SIGINT, 0, 130)])
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [(signal.SIGINT, 7, 7), (signal.SIGTERM, 7, 7), (signal.SIGINT, 0, 130), (signal.SIGTERM, 0, 143)],
+)
 def test_a_signal_to_the_group_stops_the_launcher_once(number, status, said):
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, CHILD, str(status)],
@@ -44,6 +47,26 @@ def test_a_signal_to_the_group_stops_the_launcher_once(number, status, said):
     finally:
         parent.kill()
     assert (told, errors, parent.returncode) == (f"saved after {int(number)}\n", "", said)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_torch_says_nothing_of_a_stop_that_its_processes_have_told_of(tmp_path, number):
+    child = tmp_path / "child.py"
+    child.write_text(CHILD)
+    command = [sys.executable, "-m", "langevin.cli.launcher", "--standalone", "--nproc-per-node=2", str(child), "0"]
+    parent = f"import signal, sys\nfrom langevin.cli.training import launched\nsys.exit(launched({command!r}))"
+    before = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", before + parent], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None and [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        os.killpg(process.pid, number)
+        told, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert (told, errors, process.returncode) == (f"saved after {int(number)}\n" * 2, "", 128 + number)
 
 
 SRUN = """#!/bin/bash

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from langevin.cli.asking import Refusal, parse, stopping, taken
 from langevin.cli.finetuning import finetune
-from langevin.cli.training import Asked, after, begun, trained
+from langevin.cli.training import Asked, after, begun, settled, trained
 from langevin.inspection import is_ours
 from langevin.recipes import Recipe
 from langevin.recipes.distillation import STUDENTS, known, student
@@ -83,11 +83,11 @@ def distill(args: Sequence[str]) -> None:
             return
         teacher = place
     assert done is not None
-    if not asked.samples:
+    if not (count := asked.recipe.evaluation.at_end):
         print(out)
         return
     with stopping(after(asked, again)):
-        compare(done[0], Path(run), out, asked.samples, tune=asked.tune, device=done[1])
+        compare(done[0], Path(run), out, count, tune=asked.tune, device=done[1])
 
 
 def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None, out: Path) -> _Distill:
@@ -95,7 +95,7 @@ def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None
     from langevin.recipes.opening import read_recipe
 
     made = _begun(taken("--out", rest)[1], to, run, out) or student(read_recipe(run), run, to, steps)
-    asked = parse(_Distill, rest, prog, _Distill(recipe=made, tune=_tuned(steps)))
+    asked = settled(parse(_Distill, rest, prog, _Distill(recipe=made, tune=_tuned(steps))))
     if not asked.resume:
         _agree(asked.recipe, to, steps or 1)
     return asked

@@ -14,11 +14,12 @@ class _Likelihood:
     run: Positional[Path]
     """Run directory, or the folder of a published model that draws pixels from noise alone."""
     data: Positional[Path | None] = None
-    """Samples as the run's own, in a .npy file, or rows of a table in a .csv; held-out ones by default."""
+    """Samples as the run's own: a .npy file; of a table a .csv; of pictures a folder of them; of texts a .txt, or a folder of
+    such. Held-out ones by default."""
     pictures: Path | None = None
     """Of a published model: a folder of pictures, in place of held-out ones."""
     count: int | None = None
-    """How many samples, from the first; 500 at most by default."""
+    """How many samples, from the first; 500 at most by default. Fewer take less time."""
     bound: bool = False
     """The evidence lower bound in place of the flow, as for processes that have no flow."""
     solver: str = "adaptive"
@@ -54,17 +55,19 @@ def likelihood(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     import json
 
+    from langevin.data.progress import watched
     from langevin.recipes.likelihood import likelihood as measure
     from langevin.recipes.likelihood import write
     from langevin.recipes.loaded import open_either
 
     data = None if asked.data is None else str(asked.data)
     run = open_either(asked.run, "likelihood", asked.pictures, data, asked.device, weights=asked.weights)
-    found = measure(
-        run, asked.data, count=asked.count, bound=asked.bound,
-        solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
-        given=asked.given, seed=asked.seed,
-    )  # fmt: skip
+    with watched():
+        found = measure(
+            run, asked.data, count=asked.count, bound=asked.bound,
+            solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
+            given=asked.given, seed=asked.seed,
+        )  # fmt: skip
     print(json.dumps(found.said()) if asked.json else found, flush=True)
     if asked.each is not None:  # after what it took long to find was said
         write(found, asked.each)

@@ -48,7 +48,7 @@ def plan(args: Sequence[str]) -> None:
     from langevin.schedules import SCHEDULES
 
     for text in (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,):
-        if text.startswith("auto") or plans.placed(text):
+        if plans.tried(text) is not None or plans.placed(text):
             raise Refusal(f"plan is {text!r}, which is found on a run's model; use it with langevin sample RUN --plan {text}.")
     schedule = spec.parse(asked.process, SCHEDULES, "process")
     if isinstance(asked, _PlanCompare):

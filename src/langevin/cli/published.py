@@ -95,8 +95,8 @@ def _again(asked: _Convert) -> None:
 @dataclass(frozen=True)
 class _Inspect:
     path: Positional[str]
-    """A run directory, a checkpoint, a published folder or file, the id of a repository that was fetched before, or a picture
-    (.png) that was drawn here."""
+    """A run directory, what lv.fit left, a checkpoint, a published folder or file, the id of a repository that was fetched, or a
+    picture (.png) that was drawn here."""
     verify: bool = False
     """Read every file of its checkpoints and compare the hashes."""
     variant: str | None = None

@@ -134,13 +134,16 @@ def evaluate(args: Sequence[str]) -> None:
     else:
         if asked.size is not None:
             raise Refusal(f"size is {asked.size}, but a run's pictures have the size of its recipe; leave it out.")
+        from langevin.data.progress import watched
         from langevin.recipes.evaluation import evaluate as measure
         from langevin.recipes.opening import open_run
 
-        result = measure(
-            open_run(asked.run, asked.weights, strengths(asked.lora), codec=asked.codec), count=asked.count, plan=asked.plan,
-            guidance=asked.guidance, properties=properties_of(asked.property), folder=asked.run, device=asked.device, **shared,
-        )  # fmt: skip
+        run = open_run(asked.run, asked.weights, strengths(asked.lora), codec=asked.codec)
+        with watched():
+            result = measure(
+                run, count=asked.count, plan=asked.plan, guidance=asked.guidance, properties=properties_of(asked.property),
+                folder=asked.run, device=asked.device, **shared,
+            )  # fmt: skip
     print(result.model_dump_json(indent=1) if asked.json else result)
 
 

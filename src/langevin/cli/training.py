@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, fields, replace
@@ -52,8 +53,16 @@ class Asked:
     """Group to train with, on this machine; for several machines see docs/distributed.md."""
     shard: bool = False
     """Divide the weights between the processes (FSDP2) instead of holding them in each."""
-    samples: int = 1000
-    """Samples for the evaluation at the end; 0 leaves it out."""
+    samples: int | None = None
+    """Samples for the evaluation at the end, 1000 by default; 0 leaves it out. As --evaluation.at-end, which a run remembers."""
+
+
+def settled(asked: Any) -> Any:
+    """What is asked of a training, with --samples in its recipe."""
+    if asked.samples is None:
+        return asked
+    judged = asked.recipe.evaluation.model_copy(update={"at_end": asked.samples})
+    return replace(asked, recipe=asked.recipe.model_copy(update={"evaluation": judged}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +92,7 @@ def launched(command: Sequence[str]) -> int:
         for number, handler in before.items():
             signal.signal(number, handler)
     if told and status == 0:
-        return STOPPED
+        return 128 + told[0]
     return status if status >= 0 else 128 - status
 
 
@@ -93,7 +102,8 @@ def train(args: Sequence[str]) -> None:
         listing = "\n".join(f"  {name:16} {make().about}" for name, make in RECIPES.items())
         print(
             f"usage: langevin train RECIPE [--field value ...] [--out DIR] [--resume]\n\n{listing}\n\n"
-            "langevin train RECIPE --help shows every field; --network.kind dit makes a part one of another kind."
+            "langevin train RECIPE --help shows every field; --network.kind dit makes a part one of another kind, of\n"
+            f"{listed()}"
         )
         return
     name, *rest = args
@@ -103,7 +113,9 @@ def train(args: Sequence[str]) -> None:
         raise Refusal(f"recipe is {usual.name}, but the run in {before[0]} is of {before[1].name}; resume it as that, or choose "
                       "another directory.")  # fmt: skip
     made, rest = of_kinds(before[1] if before else usual, rest)
-    asked = parse(_Train, rest, f"langevin train {name}", _Train(recipe=made))
+    if {"-h", "--help"} & {*rest}:
+        print(f"A part may be of another kind, with fields of its own (--network.kind dit --help shows them), of\n{listed()}\n")
+    asked = settled(parse(_Train, rest, f"langevin train {name}", _Train(recipe=made)))
     out = asked.out or out
     if asked.origin is not None:
         changed = asked.recipe.finetune.model_copy(update={"origin": asked.origin})
@@ -122,10 +134,10 @@ def train(args: Sequence[str]) -> None:
 
     run, device = made
     with stopping(after(asked, again)):
-        if not asked.samples:
+        if not (count := asked.recipe.evaluation.at_end):
             pages(run, out, device=device)
             return
-        print(report(run, out, asked.samples, device=device))
+        print(report(run, out, count, device=device))
 
 
 def after(asked: Asked, again: str) -> str:
@@ -151,6 +163,20 @@ def begun(args: Sequence[str], usual: Path) -> tuple[Path, Recipe] | None:
     return out, read_recipe(out)
 
 
+def kinds_of(union: Any) -> dict[str, Any]:
+    """The classes of settings in a union, by their kinds."""
+    return {cls.model_fields["kind"].default: cls for cls in get_args(get_args(union)[0])}
+
+
+def listed() -> str:
+    """The kinds that the parts of a recipe may be of, in paragraphs."""
+    parts = {path: ", ".join(kinds_of(union)) for path, union in KINDS.items() if "." not in path}
+    return "\n".join(
+        textwrap.fill(said, 100, initial_indent=f"  {path:10}", subsequent_indent=12 * " ", break_on_hyphens=False)
+        for path, said in parts.items()
+    )
+
+
 def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
     """The recipe with other kinds of parts, --network.kind dit, which have fields of their own; and the other arguments."""
     rest = list(args)
@@ -162,7 +188,7 @@ def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
             node = getattr(node, part)
         if kind is None or not hasattr(node, last):
             continue
-        rest, kinds = others, {c.model_fields["kind"].default: c for c in get_args(get_args(union)[0])}
+        rest, kinds = others, kinds_of(union)
         if kind not in kinds:
             raise Refusal(f"{path}.kind is {kind!r}; did you mean {nearest(kind, kinds)!r}? There are {', '.join(kinds)}.")
         if getattr(node, last).kind == kind:
@@ -187,10 +213,10 @@ def trained(
     Args:
         command: what was asked, for the launcher of several processes.
         again: how to continue, for those who stopped it.
-        measures: what the run is judged by at the end, () for the usual; refused now where `asked.samples` are too few.
+        measures: what the run is judged by at the end, () for the usual; refused now where samples at the end are too few.
     """
-    if asked.samples < 0 or asked.samples == 1:
-        raise Refusal(f"samples is {asked.samples}; the evaluation needs at least 2, and 0 leaves it out.")
+    if (samples := asked.recipe.evaluation.at_end) < 0 or samples == 1:
+        raise Refusal(f"samples is {samples}; the evaluation needs at least 2, and 0 leaves it out.")
     if asked.processes < 1:
         raise Refusal(f"processes is {asked.processes}; use at least 1.")
     if asked.processes > PROCESSES:
@@ -198,7 +224,7 @@ def trained(
     if "WORLD_SIZE" not in os.environ:  # of several processes, the one that starts them
         writable(out, "out")
     if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
+        launcher = ["langevin.cli.launcher", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
         # --shutdown-timeout, which earlier versions of torchrun do not know
         os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
         raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
@@ -229,13 +255,13 @@ def trained(
                   f"--train.warmup {total // 10} is a tenth of it.", file=sys.stderr)  # fmt: skip
     lost = f"what was saved until then stays; continue with: {again}{_kept(asked)}"
     with stopping(lost), closing(trainer), tempfile.TemporaryDirectory() as unseen:
-        if asked.samples:  # now rather than after training
-            run.domain.afford(run, Judged(asked.samples, metrics=measures(run), small=True))
+        if samples:  # now rather than after training
+            run.domain.afford(run, Judged(samples, metrics=measures(run), small=True))
         if trainer.group.first or asked.shard:  # where weights are divided, all compute what only the first shows
             shown = out if trainer.group.first else Path(unseen)
             trainer.hooks.append((run.recipe.train.preview_every, preview(run, shown)))
             if asked.recipe.evaluation.every:
-                options = asked.recipe.evaluation.model_dump(exclude={"every"})
+                options = asked.recipe.evaluation.model_dump(exclude={"every", "at_end"})
                 measured = evaluator(run, out=shown, device=str(trainer.group.device), **options)
                 trainer.hooks.append((asked.recipe.evaluation.every, measured))
         trainer.run()

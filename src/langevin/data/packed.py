@@ -38,7 +38,8 @@ class Packed:
         self.letters = documents.letters + len(rows)
         if len(self.tokens) < length:
             raise ValueError(
-                f"the split {documents.split!r} has {len(self.tokens)} tokens, fewer than a window of {length}; make it shorter."
+                f"the split {documents.split!r} has {len(self.tokens)} tokens, fewer than a window of {length}; make it shorter, "
+                "or give more text."
             )
 
     @property

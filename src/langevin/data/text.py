@@ -161,7 +161,8 @@ class Text:
         self.tokens = _packed(alphabet, _between(self._read(), first, last), 4 * self.letters)
         if len(self.tokens) < length:
             raise ValueError(
-                f"the split {split!r} has {len(self.tokens)} tokens, fewer than a window of {length}; make it shorter."
+                f"the split {split!r} has {len(self.tokens)} tokens, fewer than a window of {length}; make it shorter, "
+                "or give more text."
             )
 
     def _read(self) -> Iterator[str]:

@@ -17,6 +17,7 @@ from langevin.data import Source
 from langevin.data.distort import shift
 from langevin.data.order import order
 from langevin.devices import seeded
+from langevin.data.progress import stage
 from langevin.files import best_effort
 
 DIGEST = "digest"
@@ -89,15 +90,17 @@ def train_classifier(
     with seeded(seed, torch.device("cpu")):
         model = Classifier(x.shape[1], x.shape[-1], classes)
         optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3)
-        for step in range(steps):
-            for group in optimiser.param_groups:
-                group["lr"] = 2e-3 * (1 - step / steps)
-            index = order(seed, len(x), step * batch, batch)
-            shown = x[index] if change is None else change(x[index], Noise(seed, index, step, "classifier"))
-            loss = F.cross_entropy(model(shown), y[index])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
+        with stage("training the judge", steps) as done:
+            for step in range(steps):
+                for group in optimiser.param_groups:
+                    group["lr"] = 2e-3 * (1 - step / steps)
+                index = order(seed, len(x), step * batch, batch)
+                shown = x[index] if change is None else change(x[index], Noise(seed, index, step, "classifier"))
+                loss = F.cross_entropy(model(shown), y[index])
+                optimiser.zero_grad()
+                loss.backward()
+                optimiser.step()
+                done(1)
     return model.eval()
 
 

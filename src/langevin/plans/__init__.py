@@ -97,6 +97,7 @@ __all__ = [
     "placed",
     "profile",
     "published",
+    "tried",
     "tune",
     *PLANS,
 ]  # pyright: ignore  # fmt: skip
@@ -118,6 +119,20 @@ def placed(text: str) -> bool:
     return any(option == OPTIMAL for part in text.split(":")[1:] for option in part.split(","))
 
 
+def tried(text: str) -> int | None:
+    """How many evaluations a word asks of a plan that is found by trying, as "auto:10" does; None for other words.
+
+    Raises:
+        ValueError: for "auto" without a number.
+    """
+    name, _, steps = text.partition(":")
+    if name != "auto":
+        return None
+    if not steps.isdecimal() or int(steps) < 1:
+        raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
+    return int(steps)
+
+
 def parse(text: str, optimal: Grid | None = None) -> Draft | Plan:
     """A plan from a word: "dpmpp:20", "ddim:50:eta=0.5,grid=karras", or the path of a saved plan (.json).
 
@@ -125,8 +140,11 @@ def parse(text: str, optimal: Grid | None = None) -> Draft | Plan:
         optimal: the grid that "grid=optimal" stands for, such as `optimal_levels` of a model makes.
 
     Raises:
-        ValueError: naming the nearest plan or option; for grid=optimal where no grid is given for it.
+        ValueError: naming the nearest plan or option; for grid=optimal where no grid is given for it, and for "auto:10".
     """
+    if (steps := tried(text)) is not None:
+        raise ValueError(f"plan is {text!r}, which is found by trying plans on a model, as lv.sample and langevin sample do; "
+                         f"here give what plans.auto(denoiser, {steps}).plan finds.")  # fmt: skip
     if text.endswith(".json"):
         return Plan.from_json(read_plain(Path(text), 2**24).decode(errors="replace"))
     known, name = PLANS, text.partition(":")[0]

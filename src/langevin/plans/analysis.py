@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -10,8 +12,31 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan, Row, StateRow, saved
 from langevin.core.posterior import GaussianPosterior
+from langevin.core.process import Process
 from langevin.core.schedule import Schedule
+from langevin.core.tree import spread
 from langevin.oracles import NormalOracle
+
+SEEN = 6.0
+"""log-SNR below which noise is seen: it has more than a twentieth of the signal's size. Schedules and published timesteps have
+their floors above."""
+
+
+def warn_if_noisy(plan: Any, process: Process, stacklevel: int = 2) -> None:
+    """Warn that samples keep noise, where a written plan, or one of a dict of them by leaf, stops on its way down. A draft ends
+    where its grid is told to, and a plan that rises, or stays at its level, is no way to data."""
+    parts = process.leaves()
+    if isinstance(plan, Mapping) and set(plan) != set(parts):
+        return  # which the loop has a sentence for
+    for name, one in spread(plan, list(parts), "plan").items():
+        if not isinstance(one, Plan) or not 0 < (stop := one.rows[-1].stop) < one.rows[0].start:
+            continue
+        if (lam := float(parts[name].schedule.lam(stop))) < SEEN:
+            warnings.warn(
+                f"plan {one.name} ends at level {stop:g}, so that samples keep noise of {math.exp(-lam / 2):.2g} times the "
+                "signal's size; let its last row stop at 0, or take the last state of lv.trajectory where that is meant.",
+                stacklevel=stacklevel + 1,
+            )
 
 
 class _OneByOne(Noise):

@@ -161,7 +161,7 @@ def build(
 
 def check_plan(recipe: c.Recipe, process: Process, plan: str) -> None:
     """Refuse now, rather than after training, a plan that is none, or none for this model. Raises ValueError."""
-    if not plan.startswith("auto:"):
+    if plans.tried(plan) is None:
         fits(recipe, process, plans.parse(plan, plans.grids.uniform()))  # where levels are placed later
 
 

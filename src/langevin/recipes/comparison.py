@@ -11,6 +11,7 @@ import torch
 from langevin import pictures, plans
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
+from langevin.data.progress import watched
 from langevin.evaluate.measure import NEIGHBOURS
 from langevin.files import best_effort, writable, write
 from langevin.guidance import CFG
@@ -147,10 +148,11 @@ def _row(run: Run, plan: str, w: float, count: int, against: Any, device: str) -
         torch.cuda.synchronize()
     spent = 1000 * (time.perf_counter() - began) / few
     row = {"plan": plan, "guidance": w, "milliseconds": spent}
+    with watched():
+        judged = () if against is None else measures(run)
+        result = evaluate(run, count=count, plan=plan, guidance=w, metrics=judged, small=True, device=device, against=against)
     if against is None:
-        result = evaluate(run, count=count, plan=plan, guidance=w, small=True, device=device)
         return {**row, "evaluations": result.protocol.nfe, **result.metrics}
-    result = evaluate(run, count=count, plan=plan, guidance=w, metrics=measures(run), small=True, device=device, against=against)
     group = result.metrics.get(f"w={w:g}", result.metrics)
     assert isinstance(group, dict)
     return {**row, "evaluations": result.protocol.nfe, **{k: v for k, v in group.items() if isinstance(v, float)}}
@@ -196,21 +198,26 @@ NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall":
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
+    """A table, or where the terminal is too narrow for it a paragraph for each row: no word is cut."""
+    from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table()
     shown = [name for name in NAMES if name in rows[0]]
-    for title in ("", "plan", "w", "evaluations", *(NAMES[name] for name in shown), "ms a sample"):
-        table.add_column(title)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for title in ("", "w", "NFE", *(NAMES[name] for name in shown), "ms a sample"):
+        table.add_column(title.replace(" ", "\n", 1) if len(title) > len("FD / floor") else title)
+    told = []
     for row in rows:
-        numbers = ["" if n not in row else f"{row[n]:.1%}" if n == "intended_label" else f"{row[n]:.4g}" for n in shown]
-        table.add_row(
-            row["who"],
-            Path(row["plan"]).name,
-            f"{row['guidance']:g}",
-            str(row["evaluations"]),
-            *numbers,
-            f"{row['milliseconds']:.2f}",
-        )
-    Console().print(table)
+        numbers = {n: f"{row[n]:.1%}" if n == "intended_label" else f"{row[n]:.4g}" for n in shown if n in row}
+        who, plan, w, ms = row["who"], Path(row["plan"]).name, f"{row['guidance']:g}", f"{row['milliseconds']:.2f}"
+        table.add_row(f"{who}\n{plan}", w, str(row["evaluations"]), *(numbers.get(n, "") for n in shown), ms)
+        said = ", ".join(f"{NAMES[n]} {number}" for n, number in numbers.items())
+        told.append(f"{who}, {plan}, w {w}: {said}, NFE {row['evaluations']}, {ms} ms a sample")
+    console = Console()
+    if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
+        console.print(table)
+        return
+    for text in told:
+        console.print(text, highlight=False, soft_wrap=False)

@@ -173,7 +173,8 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int | None = None) -> 
             origin=str(run), name=teacher.name, process=teacher.process, network=teacher.network, objective=teacher.objective
         ),
         "sample": c.SampleConfig(plan=plan),
-        "evaluation": teacher.evaluation.model_copy(update={"plan": None}),
+        # whether a teacher was judged at its end says nothing of its student
+        "evaluation": teacher.evaluation.model_copy(update={"plan": None, "at_end": c.EvaluationConfig().at_end}),
     }
     if begins:
         # a student that begins as its teacher has to move less, and more carefully

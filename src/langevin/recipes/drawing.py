@@ -15,7 +15,9 @@ from langevin.core.plan import Draft, DrivingRow, Plan
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
+from langevin.data.progress import stage
 from langevin.devices import refuse_beyond
+from langevin.plans.analysis import warn_if_noisy
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded
@@ -70,6 +72,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     each = sum(math.prod(shape) for shape in leaves(run.facts.shape).values())
     refuse_beyond("count", count, count * each, torch.device("cpu"), "draw fewer at a time, each time of another seed")
     table = chosen(run, plan, guidance)
+    warn_if_noisy(table, run.denoiser.process)
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
     labels = _asked_labels(run, count, label, joint)
@@ -113,16 +116,18 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         run.codec.to(home(model)[0])
     batches, first = [], 0
     size = max(1, min(BATCH, VALUES // each))
-    while first < count:
-        now = min(size, count - first)
-        try:
-            batches.append(sampled(options(first, now)))
-        except torch.OutOfMemoryError:
-            if now == 1:
-                raise
-            size = now // 2
-            continue
-        first += now
+    with stage("drawing", count, getattr(model, "net", None)) as done:
+        while first < count:
+            now = min(size, count - first)
+            try:
+                batches.append(sampled(options(first, now)))
+            except torch.OutOfMemoryError:
+                if now == 1:
+                    raise
+                size = now // 2
+                continue
+            first += now
+            done(now)
     states = [_joined(parts) for parts in zip(*batches, strict=True)]
     return states if frames else states[0]
 

@@ -14,9 +14,12 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
+from langevin.data import Documents
+from langevin.data.progress import stage
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
+from langevin.recipes.domains.given import FROM_PICTURES
 from langevin.recipes.sampling import follows
 from langevin.tasks.elbo import elbo, elements_of, of_categories
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
@@ -80,13 +83,15 @@ def likelihood(
     run: Run, data: Path | None = None, *, count: int | None = None, bound: bool = False, solver: str = "adaptive",
     steps: int = 50, tolerance: float = 1e-4, probes: int | None = None, draws: int = 16, given: bool = False, seed: int = 0,
 ) -> Found:  # fmt: skip
-    """Negative log-likelihoods of held-out data, or of what a .npy file (of tables also a .csv) holds.
+    """Negative log-likelihoods of held-out data, or of data that is given: a .npy file, and what else the run's own data is read
+    from (`Domain.rows`): a .csv of a table, a folder of pictures, a text.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
     `of_categories`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).
 
     Raises:
-        ValueError: for a run that leaps to the end of its flow, an upscaler, or data of another shape.
+        ValueError: for a run that leaps to the end of its flow, an upscaler, data of another shape or kind, or `given` where
+            samples come without a condition.
     """
     follows(run)
     if run.facts.factor is not None:
@@ -96,7 +101,9 @@ def likelihood(
             "this run draws latents, whose likelihood is none of pictures; ask lv.log_prob(run.denoiser, latents), or a run of "
             "pixels."
         )
-    source = run.test if data is None else run.domain.rows(run, data)
+    source = run.test if data is None else run.domain.rows(run, data, given)
+    if given and not source.batch(torch.tensor([0])).cond:
+        raise ValueError("given is True, and these samples come without a condition; leave it out.")
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
@@ -108,29 +115,33 @@ def likelihood(
     elements, how, unseen = 0.0, "", 0
     known = () if run.facts.graph is None else run.facts.graph.sizes
     sizes = torch.tensor(known, dtype=torch.float64, device=device)
-    for first in range(0, total, BATCH):
-        read = source.batch(torch.arange(first, min(first + BATCH, total)))
-        told = {name: v.to(device) for name, v in (read.cond or {}).items() if given}
-        cond = told or None
-        mask = None if read.mask is None else read.mask.to(device)
-        x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
-        batch = Batch(x, cond, mask)
-        if not flows:
-            found, how = of_categories(run.denoiser, batch, draws=draws, values=on, seed=seed, first_id=first)
-            if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
-                n = mask.sum(1)
-                unseen += int((sizes[n] == 0).sum())
-                even = (1 - EVEN) * sizes[n] + EVEN / (len(sizes) - 1)
-                found = replace(found, nats=found.nats + even.log())
-        else:
-            x = leaves(batch.x)[""]
-            x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
-            found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
-        nats.append(found.nats.cpu())
-        errors.append(found.error.cpu())
-        elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
+    with stage("measuring", total, getattr(run.denoiser, "net", None)) as done:
+        for first in range(0, total, BATCH):
+            read = source.batch(torch.arange(first, min(first + BATCH, total)))
+            told = {name: v.to(device) for name, v in (read.cond or {}).items() if given}
+            cond = told or None
+            mask = None if read.mask is None else read.mask.to(device)
+            x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
+            batch = Batch(x, cond, mask)
+            if not flows:
+                found, how = of_categories(run.denoiser, batch, draws=draws, values=on, seed=seed, first_id=first)
+                if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
+                    n = mask.sum(1)
+                    unseen += int((sizes[n] == 0).sum())
+                    even = (1 - EVEN) * sizes[n] + EVEN / (len(sizes) - 1)
+                    found = replace(found, nats=found.nats + even.log())
+            else:
+                x = leaves(batch.x)[""]
+                x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, x.device))
+                found, how = _of_flow(run, x, batch.cond, bound, solver, steps, tolerance, probes, draws, seed, first)
+            nats.append(found.nats.cpu())
+            errors.append(found.error.cpu())
+            elements += float(sum(elements_of(run.denoiser, batch).values()).sum()) / total  # pyright: ignore
+            done(len(found.nats))
     if unseen:
         how = f"{how}; {unseen} graphs have a number of nodes that training never met, each at a share of {EVEN:g} of all numbers"
+    if isinstance(source, Documents) and source.left_out:
+        how = f"{how}; {source.left_out} texts were too long and are left out"
     if volume := run.domain.volume(run):
         nats, how = [some - volume for some in nats], f"{how}; of rows in the table's own units"
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
@@ -154,7 +165,7 @@ def _width(data: Any) -> float | None:
     """The spacing of the values of pictures that were cut to grey levels; None for data that is continuous."""
     if isinstance(data, c.DigitsData):
         return 1 / 8
-    return 2 / 255 if isinstance(data, (c.MnistData, c.ImagesData, c.ShardsData, c.StreamData, c.HuggingFaceData)) else None
+    return 2 / 255 if isinstance(data, FROM_PICTURES) else None
 
 
 def grids(run: Run) -> dict[str, Tensor]:

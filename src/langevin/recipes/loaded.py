@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from langevin.data import Pictures
 from langevin.recipes import config as c
 from langevin.recipes import recipe
 from langevin.recipes.build import Run
 from langevin.recipes.devices import device_of
+from langevin.recipes.domains.given import of_folder
 from langevin.recipes.facts import RECIPE_FILE, Facts
 from langevin.recipes.opening import open_run
 
@@ -65,13 +65,11 @@ def run_of(path: str | Path, what: str, pictures: Path | None = None, device: st
     for why, so in reasons.items():
         if so:
             raise ValueError(f"{what} takes published models that draw pixels from noise alone, and {path} {why}; give another.")
-    channels, height, width = shape
-    if pictures is not None and height != width:
-        raise ValueError(f"pictures are cut to squares, and {path} draws {width} x {height}; give one file of that size instead.")
+    channels, _, width = shape
     data = c.ImagesData(size=width, channels=channels, labels=False)
     made = recipe("digits").model_copy(update={"name": model.name, "about": f"{path}, as published", "data": data})
     run = Run(made, model.denoiser, Facts(shape=shape, classes=None))
     if pictures is None:
         return run
-    held = Pictures(pictures, width, channels, split="all", labels=False, progress=False)
+    held = of_folder(run, pictures, given=False)
     return run._sharing({"_splits": (held, held)})

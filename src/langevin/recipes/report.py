@@ -7,6 +7,7 @@ from typing import Any
 
 from langevin import pictures
 from langevin.core.denoiser import Denoiser
+from langevin.data.progress import watched
 from langevin.evaluate import Evaluation
 from langevin.files import best_effort, write
 from langevin.recipes.build import Run
@@ -57,7 +58,9 @@ def pages(run: Run, out: Path, say: Callable[[str], None] = print, *, device: st
     for make in _pages(run, out):
         try:
             with best_effort(out):  # a full disk takes the pages, not the numbers
-                if (path := make()) is not None:
+                with watched():
+                    path = make()
+                if path is not None:
                     say(str(path))
         except ImportError as error:  # plots are an extra; the numbers are not
             say(str(error))
@@ -69,8 +72,9 @@ def report(run: Run, out: Path, count: int = 1000, say: Callable[[str], None] = 
     What cannot be written is said on stderr; the numbers are returned.
     """
     pages(run, out, say, device=device)
-    say(f"measuring {count} samples of each kind, which takes as long as drawing them")
-    result = evaluate(run, count=count, small=True, folder=out, device=device)
+    say(f"measuring {count} samples of each kind, which takes as long as drawing them; --samples N takes fewer, and 0 none")
+    with watched():
+        result = evaluate(run, count=count, small=True, folder=out, device=device)
     with best_effort(out / "metrics.json"):
         say(str(write(out / "metrics.json", result.model_dump_json(indent=1))))
     return result

@@ -38,14 +38,11 @@ def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = N
     if plans.placed(text):
         kept = re.sub(r"[^\w.=,]+", "-", text)
         return _kept(run, f"{kept}-w{w:g}", lambda: _on_levels(run, text, w))
-    if text.partition(":")[0] != "auto":
-        found = plans.parse(text)
-        fits(run.recipe, run.denoiser.process, found)
-        return found
-    _, _, steps = text.partition(":")
-    if not steps.isdigit() or int(steps) < 1:
-        raise ValueError(f"plan is {text!r}; say how many evaluations, as in 'auto:10'.")
-    return _kept(run, f"auto-{steps}-w{w:g}", lambda: plans.auto(run.denoiser, int(steps), **_options(run, 512, w)).plan)
+    if (steps := plans.tried(text)) is not None:
+        return _kept(run, f"auto-{steps}-w{w:g}", lambda: plans.auto(run.denoiser, steps, **_options(run, 512, w)).plan)
+    found = plans.parse(text)
+    fits(run.recipe, run.denoiser.process, found)
+    return found
 
 
 def _on_levels(run: Run, text: str, w: float) -> Plan:

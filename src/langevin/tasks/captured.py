@@ -118,12 +118,13 @@ def captured(
     def buffer(value: Any) -> Any:
         return value.detach().to(device, dtype if value.is_floating_point() else None, copy=True)
 
+    way = planned(plan, denoiser, count, options)
     options = Options(**told(denoiser, count, options))
     cond, start = options.get("cond"), options.get("start")
     kept = None if cond is None else tree_map(buffer, dict(cond))
     begun = None if start is None else tree_map(buffer, start)
     with torch.no_grad(), _evaluating(denoiser):
-        run = _Run(denoiser, planned(plan), count, Options(**{**options, "cond": kept, "start": begun}))
+        run = _Run(denoiser, way, count, Options(**{**options, "cond": kept, "start": begun}))
     if any(isinstance(row, DrivingRow) for row in run.rows):
         raise ValueError(
             f"plan {next(iter(run.plans.values())).name} takes as many evaluations as the states need, which no graph can hold; "

@@ -58,7 +58,7 @@ def stroke(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, **options: An
     Raises:
         ValueError: unless the process is one Gaussian process.
     """
-    process, drawn = _gaussian(denoiser), planned(plan)
+    process, drawn = _gaussian(denoiser), planned(plan, denoiser, len(picture), options)
     level = plans_for(process, drawn)[""].rows[0].start
     noise = named(options.get("seed", 0), options.get("first_id", 0), len(picture)).at("stroke")
     start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
@@ -85,7 +85,7 @@ def image_to_image(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, stren
     options.setdefault("shape", tuple(picture.shape[1:]))
     if strength == 1:
         return sample(denoiser, plan, len(picture), **options)
-    return stroke(denoiser, begin(planned(plan), strength), picture, **options)
+    return stroke(denoiser, begin(planned(plan, denoiser, len(picture), options), strength), picture, **options)
 
 
 def invert(denoiser: BaseDenoiser, picture: Tensor, steps: int = 50, exact: bool = True, **options: Any) -> Tensor:

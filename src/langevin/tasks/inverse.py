@@ -147,7 +147,8 @@ def restore(
     if isinstance(method, str) and method not in METHODS:
         raise ValueError(f"method is {method!r}; there are {', '.join(METHODS)}.")
     way = METHODS[method] if isinstance(method, str) else method
-    y, asked = floats(y, "y"), planned(plan)
+    y = floats(y, "y")
+    asked = planned(plan, denoiser, len(y) if y.ndim else 0, {**options, "cond": cond})
     cond = conditions(cond, len(y) if y.ndim else 0)
     if tuple(y.shape) == operator.measured:
         raise ValueError(

@@ -7,13 +7,17 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C is Python's own."""
+def signals(stop: Callable[[], None], say: bool = True) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask for a stop after the current step; a second Ctrl-C is Python's own.
+
+    Args:
+        say: that it was heard; of several processes one says it.
+    """
 
     def asked(number: int, frame: object) -> None:
         stop()
-        # print() may be in the middle of a line of its own
-        os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once and loses what is not saved\n")
+        if say:  # print() may be in the middle of a line of its own
+            os.write(2, b"\nstopping after this step, then saving; Ctrl-C again ends at once and loses what is not saved\n")
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     try:

@@ -399,7 +399,7 @@ class Trainer:
         with self.group.agreed():
             if self.folder is not None and self.group.first:
                 self.folder.open()
-        with signals(self._ask_to_stop), bar(c.steps, self.step, progress and self.group.first) as show:
+        with signals(self._ask_to_stop, self.group.first), bar(c.steps, self.step, progress and self.group.first) as show:
             try:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
                     line = self.update()

@@ -332,7 +332,10 @@ class SampleConfig(Closed):
 
 
 class EvaluationConfig(Closed):
-    """How the averaged model is measured as it trains. See `langevin.recipes.in_loop`."""
+    """How the averaged model is measured as it trains (see `langevin.recipes.in_loop`), and how largely at the end."""
+
+    at_end: int = Field(default=1000, ge=0)
+    """Samples for the evaluation at the end; 0 leaves it out."""
 
     every: int = Field(default=0, ge=0)
     """Updates between measurements; 0 for none."""

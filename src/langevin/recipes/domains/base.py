@@ -125,13 +125,22 @@ class Domain(ABC):
         """
         raise ValueError(f"property is {min(properties)!r}, and samples of this run have no properties; leave it out.")
 
-    def rows(self, run: "Run", path: Path) -> Any:
-        """Samples of a file, as the run knows them.
+    def rows(self, run: "Run", path: Path, given: bool = False) -> Any:
+        """Samples that are handed to the run, as it knows them: of a .npy file, or of what its own data is read from.
+
+        Args:
+            given: with their conditions, where they have some.
 
         Raises:
-            ValueError: if they are of another shape.
+            ValueError: if they are of another shape, or kind.
         """
-        data, shape = Arrays(path), self.shape_of_data(run)
+        shape = self.shape_of_data(run)
+        if path.is_dir() or path.suffix == ".txt":
+            what, kind = "a folder" if path.is_dir() else "a text", run.recipe.drawn.kind
+            raise ValueError(
+                f"{path} is {what}, and this run's data, {kind!r}, is none; give a .npy of samples of shape {shape}."
+            )
+        data = Arrays(path)
         if data.shape != shape:
             raise ValueError(f"{path} holds samples of shape {data.shape}, this run's have {shape}; make them agree.")
         return data

@@ -28,6 +28,7 @@ from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.captions import Vocabulary, learn
 from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.domains.given import FROM_PICTURES, of_folder
 from langevin.recipes.drawing import asked_prompts, begins, draw
 from langevin.recipes.facts import Facts
 from langevin.recipes.recorded import record_of, record_of_one
@@ -75,6 +76,10 @@ class PictureDomain(Domain):
         predictions: Any = None,
     ) -> nn.Module:
         return network(cfg, facts, process, scalars, tokens, predictions=predictions)
+
+    def rows(self, run: Run, path: Path, given: bool = False) -> Any:
+        of_files = path.is_dir() and isinstance(run.recipe.drawn, FROM_PICTURES)
+        return of_folder(run, path, given) if of_files else super().rows(run, path)
 
     def finish(self, run: Run, x: Any, options: Mapping[str, Any]) -> Any:
         """Categories of samples that are points of them."""

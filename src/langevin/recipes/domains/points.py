@@ -101,7 +101,7 @@ class PointDomain(Domain):
         csv.writer(text, lineterminator="\n").writerows([names, *lines])
         return write(path, text.getvalue())
 
-    def rows(self, run: Run, path: Path) -> Any:
+    def rows(self, run: Run, path: Path, given: bool = False) -> Any:
         told = run.facts.table
         if told is None:
             return super().rows(run, path)

@@ -41,6 +41,14 @@ class SentenceDomain(Domain):
         train = Documents(cfg.path, cfg.key, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.vocabulary)
         return train, train.part("test")
 
+    def rows(self, run: Run, path: Path, given: bool = False) -> Any:
+        """Of lines of a text, or of a folder of such, as well: all that are short enough, by the run's alphabet."""
+        cfg = run.recipe.drawn
+        assert isinstance(cfg, c.SentencesData) and run.facts.alphabet is not None
+        if path.suffix == ".npy":
+            return super().rows(run, path)
+        return Documents(path, cfg.key, run.facts.alphabet, cfg.length, "all")
+
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         process = recipe.process
         if not isinstance(process, c.EmbeddedConfig):

@@ -47,14 +47,14 @@ class TextDomain(Domain):
     }
 
     def read(self, cfg: c.TextData, scan: Path | None = None) -> tuple[Any, Any]:
-        if cfg.lines:
-            if cfg.clean is not None:
-                raise ValueError(f"clean is {cfg.clean!r}, and lines are read as they are; leave it out.")
-            texts = Documents(cfg.path, cfg.key, cfg.alphabet, 2**12, "train", cfg.held_out, cfg.vocabulary)
-            train: Any = Packed(texts, cfg.length, cfg.stride)
-        else:
-            train = Text(cfg.path, cfg.alphabet, cfg.length, "train", cfg.held_out, cfg.stride, cfg.vocabulary, clean=cfg.clean)
+        train = _read(cfg, cfg.path, cfg.alphabet, "train", cfg.stride)
         return train, train.part("test", stride=cfg.length)
+
+    def rows(self, run: Run, path: Path, given: bool = False) -> Any:
+        """Of a text, or a folder of such, as well: all of it, by the run's alphabet."""
+        cfg = run.recipe.drawn
+        assert isinstance(cfg, c.TextData)
+        return super().rows(run, path) if path.suffix == ".npy" else _read(cfg, path, run.facts.alphabet, "all")
 
     def facts(self, train: Any, test: Any, recipe: c.Recipe) -> Facts:
         process, net = recipe.process, recipe.network
@@ -155,6 +155,15 @@ class TextDomain(Domain):
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
         return ()  # judged once, by all of them
+
+
+def _read(cfg: c.TextData, path: Any, alphabet: Any, split: str, stride: int | None = None) -> Text | Packed:
+    """A split of texts; windows do not overlap where no stride is given."""
+    if not cfg.lines:
+        return Text(path, alphabet, cfg.length, split, cfg.held_out, stride, cfg.vocabulary, clean=cfg.clean)
+    if cfg.clean is not None:
+        raise ValueError(f"clean is {cfg.clean!r}, and lines are read as they are; leave it out.")
+    return Packed(Documents(path, cfg.key, alphabet, 2**12, split, cfg.held_out, cfg.vocabulary), cfg.length, stride)
 
 
 def said(facts: Facts, ids: Tensor) -> str:
