@@ -19,6 +19,7 @@ from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
 from langevin.objectives import ELBO
 from langevin.tasks.elbo import of_categories
+from tests.laws.test_objectives import Believing
 
 TABLE = torch.tensor([[0.35, 0.05, 0.05], [0.05, 0.2, 0.02], [0.03, 0.05, 0.2]], dtype=torch.float64)
 
@@ -58,7 +59,7 @@ def _chain(steps: int, joint: bool) -> float:
             if joint:  # the evidence of z_t, which the posterior holds already, once more
                 probs = torch.softmax(belief.log_probs + leaf.evidence(state, level), -1)
             at = torch.full((1, 1), s, dtype=torch.float64)
-            model = leaf.bridge_probs(state, probs, level, at) if s else probs
+            model = leaf.bridge_probs(state, probs, level, at) if s else belief.probs
             truth = leaf.bridge_probs(state.expand(9, 2), torch.nn.functional.one_hot(x, 3).double(), level, at)
             kl = (torch.special.xlogy(truth, truth) - torch.special.xlogy(truth, model)).sum((1, 2))
             total += float((p_x * q_z * kl).sum())
@@ -70,6 +71,14 @@ def test_the_likelihood_is_that_of_its_own_sampler():
     assert 0 < gaps[1] < 0.6 * gaps[0] and gaps[1] < 0.03  # what independent draws within a step cost: it halves
     published = [_chain(steps, joint=True) for steps in (8, 16)]
     assert published[0] > 10 * gaps[0] and published[1] > 20 * gaps[1]  # of another sampler than the one that draws
+    # the objective is the same in either form, by name
+    n, entropy = 20_000, float(torch.special.entr(TABLE).sum())
+    x = torch.multinomial(TABLE.flatten(), n, True, generator=torch.Generator().manual_seed(0))
+    model = Believing(oracles.enumerated(Categorical(3, schedules.keep_cosine(), TABLE.sum(1)), TABLE), "logits")
+    for form, gap in (("exact", gaps[0]), ("joint", published[0])):
+        found = ELBO(8, form=form)(model, Batch(torch.stack([x // 3, x % 3], 1)), Noise.of(0, n))
+        each = 2 * found.each[""].double()
+        assert abs(float(each.mean()) - gap - entropy) < 4 * float(each.std()) / n**0.5
 
 
 def test_the_bound_of_graphs_counts_each_edge_once_and_no_padding():

@@ -112,3 +112,28 @@ def test_valencies_are_sums_of_bond_orders():
     torch.testing.assert_close(at[0, :, 0] * 4, torch.tensor([2.0, 2.0, 3.0, 3.0]))
     torch.testing.assert_close(at[0, :, 1] * 4, torch.tensor([2.0, 0.0, 1.0, 0.0]))  # hydrogens that there is room for
     torch.testing.assert_close(whole[0, 0] * 100, torch.tensor(2 * 12.011 + 14.007 + 15.999))
+
+
+def test_an_aromatic_bond_counts_one_and_a_half_and_not_its_place_among_the_types():
+    # pyridine without its hydrogens, kept aromatic: types of bonds none, single, double, triple, aromatic
+    orders, valencies = [0, 1, 2, 3, 1.5], [4, 3]
+    ring = torch.zeros(1, 7, 7, dtype=torch.int64)
+    for i in range(6):
+        ring[0, i, (i + 1) % 6] = ring[0, (i + 1) % 6, i] = 4
+    ring[0, 3, 6] = ring[0, 6, 3] = 1  # a methyl group across the nitrogen
+    types = torch.tensor([[1, 0, 0, 0, 0, 0, 0]])
+    mask = torch.ones(1, 7, dtype=torch.bool)
+    found = {}
+    for published in (False, True):
+        made = f.Valencies(orders, valencies, [0, 0], [12.011, 14.007], published=published)
+        found[published] = made(torch.eye(2)[types], torch.eye(5)[ring], mask)[0]
+    ours, theirs = (found[k][0] * 4 for k in (False, True))  # pyright: ignore
+    bonds = torch.tensor([3.0, 3, 3, 4, 3, 3, 1])
+    torch.testing.assert_close(ours[:, 0], bonds)
+    torch.testing.assert_close(ours[:, 1], torch.tensor([0.0, 1, 1, 0, 1, 1, 3]))  # as rdkit has hydrogens on them
+    # the program: 4 for each aromatic bond, and for the usual valencies 4 and 3 the places of their types, 0 and 1
+    torch.testing.assert_close(theirs[:, 0], torch.tensor([8.0, 8, 8, 9, 8, 8, 1]))
+    torch.testing.assert_close(theirs[:, 1], torch.tensor([1.0, 0, 0, 0, 0, 0, 0]) - theirs[:, 0])
+    chem = pytest.importorskip("rdkit.Chem")
+    atoms = list(chem.MolFromSmiles("n1ccc(C)cc1").GetAtoms())
+    assert sorted(a.GetTotalNumHs() for a in atoms) == sorted(ours[:, 1].long().tolist())

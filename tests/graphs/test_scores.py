@@ -17,8 +17,9 @@ from langevin.core.process import Product
 from langevin.core.sample import sample
 from langevin.core.space import Centred, SymmetricEdges
 from langevin.guidance import Exploration
-from langevin.plans.moves import Langevin, Split
+from langevin.plans.moves import Langevin, Split, Standard
 from langevin.tasks.elbo import elements_of, of_categories
+from tests.rows import Fixed
 
 # nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
 # correction goes by the norms of its own sample, which widens what it rests at by 1 + 2 / D in D dimensions
@@ -67,16 +68,83 @@ def test_splitting_asks_once_a_step_where_prediction_and_correction_ask_twice():
     assert plans.predictor_corrector(50).on(schedule).nfe == 100
 
 
-@pytest.mark.parametrize("schedule", [schedules.vp_linear(), schedules.ve(0.05, 2.0), schedules.flow()], ids=["vp", "ve", "flow"])
-def test_the_linear_half_steps_are_exact(schedule):
-    # where the score is that of a point at 0 and left out (snr 0, belief z / alpha) the state is z alpha_s / alpha_t and noise
-    leaf, t, s = Gaussian(schedule), 0.6, 0.5
-    z = torch.full((100_000, 1), 0.7, dtype=torch.float64)
-    (a, b), (c, d) = ((float(v) for v in schedule(u)) for u in (t, s))
-    out = Split(start=t, stop=s, snr=0).move(leaf, z, GaussianPosterior(z / a), Noise.of(0, len(z)), None)
-    variance = (c * b / a) ** 2 - d**2
-    assert float(out.mean()) == pytest.approx(0.7 * c / a, abs=4 * (variance / len(z)) ** 0.5)
-    assert float(out.var()) == pytest.approx(variance, rel=0.02)
+class Parts(Noise):
+    """Noise that is 1 where it is drawn for one purpose, and 0 for all others."""
+
+    def __new__(cls, purpose):
+        return object.__new__(cls)
+
+    def __init__(self, purpose):
+        Noise.__init__(self, 0, torch.arange(1), purpose=purpose)
+
+    def at(self, purpose, step=None):
+        return Fixed(float(purpose == self.purpose), 1)
+
+
+T, S = 0.6, 0.5
+HELD = 0.1 * (T - S) + 19.9 * (T**2 - S**2) / 2  # of vp_linear, int beta
+LINEAR = {  # dz = f z dt + g dw from t back to s, by hand: factor, and int g^2 (factor from u to s)^2 du
+    "vp": (schedules.vp_linear(), math.exp(HELD / 2), math.expm1(HELD)),
+    "ve": (schedules.ve(0.05, 2.0), 1.0, 0.05**2 * (40 ** (2 * T) - 40 ** (2 * S))),
+    "flow": (schedules.flow(), (1 - S) / (1 - T), (1 - S) ** 2 * (1 / (1 - T) - 1 / (1 - S)) * (1 / (1 - T) + 1 / (1 - S) - 2)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_the_linear_half_steps_are_exact(name):
+    # the score left out (snr 0, belief z / alpha) the state is multiplied, and given two draws of noise
+    schedule, factor, variance = LINEAR[name]
+    leaf, z = Gaussian(schedule), torch.full((1, 1), 0.7, dtype=torch.float64)
+    believed = GaussianPosterior(z / float(schedule(T)[0]))
+    row = Split(start=T, stop=S, snr=0)
+    mean, *drawn = (float(row.move(leaf, z, believed, Parts(p), None)) for p in ("", "first", "second", "correction"))
+    assert mean == pytest.approx(0.7 * factor, rel=1e-12)
+    assert (drawn[0] - mean) ** 2 + (drawn[1] - mean) ** 2 == pytest.approx(variance, rel=1e-12) and drawn[2] == mean
+
+
+def test_what_gdss_leaves_at_level_1_is_not_in_the_prior():
+    # vp from beta 0.1 to 1: alpha(1) = exp(-0.55 / 2). Its code begins at N(0, I) there, and so on ve, whatever sigma(1)
+    schedule = schedules.vp_linear(0.1, 1.0)
+    assert [round(float(v), 3) for v in schedule(1.0)] == [0.760, 0.650]
+    exact = Coupled(schedule, schedules.ve(0.05, 5.0))
+    deviation = {"nodes": math.sqrt(1 - math.exp(-0.55)), "edges": math.sqrt(25 - 0.05**2)}
+    for name, leaf in exact.process.leaves().items():
+        begun = leaf.prior(exact.shape[name], Noise.of(3, 40))
+        free = begun if name == "nodes" else begun[:, 0, 1]
+        assert float(free.std()) == pytest.approx(deviation[name], rel=4 / (2 * free.numel()) ** 0.5)
+        assert torch.allclose(Standard().move(leaf, begun, None, Noise.of(0, 40), None) * deviation[name], begun, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["splitting", "predictor_corrector"])
+def test_of_data_of_unit_variance_gdss_begins_at_the_right_law_and_the_prior_too_narrow(kind):
+    # all q(z_t) are N(0, 1). From variance v at level 1 the reverse equation ends at 1 + (v - 1) exp(-0.55)
+    process, b = Gaussian(schedules.vp_linear(0.1, 1.0)), 0.55
+
+    class Unit(BaseDenoiser):
+        shape = (1000,)
+
+        def __init__(self):
+            super().__init__()
+            self.process = process
+
+        def forward(self, z, t, cond, mask):
+            alpha, _ = process.schedule(t[""])
+            return GaussianPosterior((alpha * z[""]).to(z[""]))
+
+    found = {}
+    for standard in (False, True):
+        plan = plans.splitting(100, 0.0, standard=standard)
+        if kind == "predictor_corrector":
+            plan = plans.predictor_corrector(100, corrections=0, standard=standard)
+        assert ("standard" in plan.name) == standard == any(isinstance(r, Standard) for r in plan.on(process.schedule).rows)
+        assert plan.on(process.schedule).nfe == 100 and Plan.from_json(plan.on(process.schedule).to_json()).rows[0].start == 1
+        found[standard] = float(sample(Unit(), plan, 40, seed=2).double().var())
+    error = 4 * (2 / 40_000) ** 0.5
+    assert found[True] == pytest.approx(1.0, abs=error + 0.01)
+    assert found[False] == pytest.approx(1 - math.exp(-2 * b), abs=error + 0.01)
+    assert plans.parse(f"{kind}:5:standard=true").on(process.schedule).rows[0] == Standard()
+    with pytest.raises(ValueError, match="leave standard out"):
+        plans.begin(plans.parse(f"{kind}:5:standard=true"), 0.5).on(process.schedule)
 
 
 def test_scores_out_of_distribution_widen_it():

@@ -125,11 +125,13 @@ def test_under_a_constant_critic_only_the_teacher_teaches(weighting):
     assert float(none.abs().max()) == 0.0 < float(two.abs().max())
 
 
-def test_the_distillation_is_score_distillation():
-    # the gradient in x^ of c |x^ - x_teacher|^2 with c = alpha sigma / 2 is sigma^2 (e_teacher - e)
+@pytest.mark.parametrize("weighting", ["sds", "exponential"])
+def test_the_distillation_is_score_distillation(weighting):
+    # x^ - x_teacher = sigma / alpha (e_teacher - e), so the gradient in x^ of c |x^ - x_teacher|^2 is sigma^2 (e_teacher - e)
+    # with c = alpha sigma / 2, and 2 sigma (e_teacher - e) with c = alpha
     process, data, noise = lv.Gaussian(schedules.cosine()), batch(COUNT, classes=2), lv.Noise.of(8, COUNT)
     student = table(process)
-    objective = constant(adversarial(process, distill=1.0, weighting="sds"), student)
+    objective = constant(adversarial(process, distill=1.0, weighting=weighting), student)
     x = student.net.x
     (slope,) = torch.autograd.grad(objective(student, data, noise).total, x)
     v = inner_levels(Uniform(), process, noise.at("teacher levels"), x)
@@ -137,7 +139,8 @@ def test_the_distillation_is_score_distillation():
     alpha, sigma = process.schedule(v)
     z = alpha * x.detach() + sigma * e
     believed = (z - alpha * objective.nets["teacher"](z, v, data.cond).mean) / sigma
-    torch.testing.assert_close(slope * x.numel(), sigma**2 * (believed - e), rtol=1e-9, atol=1e-12)
+    factor = sigma**2 if weighting == "sds" else 2 * sigma
+    torch.testing.assert_close(slope * x.numel(), factor * (believed - e), rtol=1e-9, atol=1e-12)
 
 
 def test_gradients_of_generator_and_critic_do_not_mix():

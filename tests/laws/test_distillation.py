@@ -81,7 +81,7 @@ def test_one_step_with_the_aim_is_two_steps_of_the_teacher(schedule):
     z = noise.normal((2,), torch.float64) * process.schedule.sigma(t).clamp(min=1)
     landed = follow(teacher, follow(teacher, z, t, u, None), u, s, None)
     again = process.land(z, aim(process, z, landed, t, s), t, s)
-    torch.testing.assert_close(again, landed, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(again, landed, rtol=1e-15, atol=1e-15)
 
 
 def gain_of_leaps(process, teacher_gain, stride):
@@ -127,6 +127,26 @@ def test_each_stage_has_the_closed_form_student_and_the_last_is_the_teachers_who
     short = lv.sample(student, plans.ddim(1), 100, start=start)
     long = lv.sample(teacher, plans.ddim(2 * STEPS), 100, start=start)
     torch.testing.assert_close(short, long, rtol=1e-10, atol=1e-10)
+
+
+def test_weights_are_an_error_of_v_and_the_larger_of_those_of_x_and_noise():
+    # 2202.00512, eq. 9 to 11: two beliefs about one state differ in x, in noise and in v
+    process = lv.Gaussian(schedules.cosine())
+    z, x, y = (lv.Noise.of(k, 200).normal((1,), torch.float64) for k in range(3))
+    t = (torch.arange(200, dtype=torch.float64)[:, None] + 1) / 201
+    off = {}
+    for name in ("x0", "eps", "v"):
+        said = GAUSSIAN_PREDICTIONS[name]
+        off[name] = (said.output(process, x, z, t) - said.output(process, y, z, t)).square()
+    student = lv.Denoiser(Gains(), process, prediction.x0("t"), shape=(2,))
+    each = {}
+    for weighting, error in (("v", off["v"]), ("truncated", torch.maximum(off["x0"], off["eps"]))):
+        objective = Progressive(Normals(process), STEPS, weighting=weighting)
+        torch.testing.assert_close(objective.weight(process, t, t, t) * off["x0"], error, rtol=1e-9, atol=1e-12)
+        objective.prepare(student)
+        found = objective(student, batch(), lv.Noise.of(0, 64))
+        each[weighting] = found.each[""] / objective.weight(process, found.levels[""], t, t)
+    torch.testing.assert_close(each["v"], each["truncated"], rtol=1e-9, atol=1e-12)  # and are what the loss is multiplied by
 
 
 def test_the_grids_of_stages_are_nested_and_known_to_plans():

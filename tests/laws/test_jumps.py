@@ -108,11 +108,11 @@ def test_the_masked_bound_counts_masks():
             z = torch.where(mask, 3, x)
             ce = (cross_entropy(x, z, exact(z, 0.5), 0.5) * mask).sum(1)
             total += math.gamma(k) * math.gamma(3 - k + 1) / math.gamma(4) * float((TRIPLE.flatten() * ce).sum())
-    assert total == pytest.approx(entropy(TRIPLE), abs=1e-12)
+    assert total == pytest.approx(entropy(TRIPLE), abs=2e-15)
     for schedule in SCHEDULES.values():
         masked = Categorical(3, schedule, "mask")
         found = integral(lambda t, m=masked: mean_over_states(m, TRIPLE, t, masked_bound(m)), 40, 1)
-        assert found == pytest.approx(total, abs=1e-9)
+        assert found == pytest.approx(total, abs=1e-14)
 
 
 def test_a_predictor_that_knows_single_tokens_has_the_sum_of_their_entropies():
@@ -387,6 +387,16 @@ def test_the_squared_cosine_of_digress():
     )
     with pytest.raises(ValueError, match="power is 0"):
         schedules.keep_cosine(power=0)
+    # the published program has T + 1 betas, of T + 2 places over T + 2: its level i is our (i + 1) / (T + 1), and its samples end
+    # at level 0, of which 8.7e-5 is noise. Ours go one step further, to data
+    place = torch.linspace(0, 502, 502, dtype=torch.float64) / 502
+    wide = torch.cos(0.5 * math.pi * (place + s) / (1 + s)) ** 2
+    betas = 1 - wide[1:] / wide[:-1]
+    levels = (1 - betas.clamp(max=0.9999)).cumprod(0)
+    assert len(levels) == 501 and float(betas[0]) == pytest.approx(8.7e-5, rel=0.01)
+    assert torch.allclose(levels[:500], found.alpha(torch.arange(1, 501, dtype=torch.float64) / 501), atol=1e-12)
+    ends = plans.ddpm(501).on(found).levels
+    assert ends[-2] == pytest.approx(1 / 501, abs=1e-12) and ends[-1] == 0 and float(found.alpha(f64(0.0))) == 1
 
 
 # by name

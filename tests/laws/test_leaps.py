@@ -6,6 +6,7 @@ from types import MethodType
 
 import pytest
 import torch
+from scipy import stats
 
 from langevin import networks, oracles, plans, predictions, schedules
 from langevin.config import TrainConfig
@@ -21,6 +22,7 @@ from langevin.objectives import Batch, Denoising
 from langevin.objectives.base import drop_conditions
 from langevin.objectives.consistency import Consistency, doubling, growing, improved, slowing
 from langevin.objectives.coupling import Coupling, Independent, partners
+from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.leaps import aim, follow
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.mean_flow import MeanFlow, velocity
@@ -182,6 +184,16 @@ def test_levels_of_improved_training_follow_the_normal_law():
     assert 80 * float(ladder[middle]) < math.exp(-1.1) < 80 * float(ladder[middle + 1])
     weights = objective.weight(EDM, t, u, s)
     assert torch.allclose(weights, 1 / (80 * (t - u)))
+
+
+def test_distances_are_the_papers():
+    # iCT: sqrt(|d|^2 + c^2) - c of the whole, c = 0.00054 sqrt(D); LCM: the mean of sqrt(d^2 + 0.001^2) - 0.001
+    a, b = torch.zeros(1, 3, 32, 32), torch.full((1, 3, 32, 32), 3072**-0.5)
+    c = 0.00054 * 3072**0.5
+    assert float(improved().distance(a, b)) == pytest.approx(math.sqrt(1 + c**2) - c, rel=1e-6)
+    assert float(improved().distance(a, 1e-3 * b)) == pytest.approx(1e-6 / (math.sqrt(1e-6 + c**2) + c), rel=1e-3)
+    each = math.sqrt(1 / 3072 + 1e-6) - 1e-3
+    assert float(LatentConsistency(ORACLE).distance(a, b)) == pytest.approx(each, rel=1e-5)
 
 
 # Flow maps
@@ -463,6 +475,33 @@ def test_without_leaps_a_mean_flow_is_flow_matching(improved):
         gradients.append({n: p.grad for n, p in model.named_parameters()})
     assert torch.allclose(*losses, rtol=1e-14)
     assert all(torch.allclose(g, gradients[1][n], rtol=1e-12, atol=1e-15) for n, g in gradients[0].items())
+
+
+def test_errors_of_a_mean_flow_are_weighed_by_themselves():
+    # |error|^2 / (|error|^2 + 0.01)^p of the whole sample, p = 1 (2505.13447, sec. 4.3), whose weight has no gradient
+    model = mean_velocity(networks.MLP(3, 16, 2, scalars=["span"]).double())
+    for p in model.parameters():
+        p.data.add_(0.1 * normal(1, *p.shape)[0])
+    plain, weighed = (MeanFlow(power=p)(model, Batch(normal(40, 3)), Noise.of(0, 40)) for p in (0.0, 1.0))
+    squares = 3 * plain.each[""]
+    assert float(weighed.total.detach()) == pytest.approx(float((squares / (squares + 0.01)).mean()), rel=1e-9)
+    one, x, slope = MeanVelocity(), normal(10, 1), 0.0
+    one.gain.data += 0.1
+    for k in range(10):
+        alone = MeanFlow(power=0.0)(one, Batch(x[k : k + 1]), Noise.of(0, 1, first=k))
+        slope += float(torch.autograd.grad(alone.total, one.gain)[0]) / (float(alone.each[""]) + 0.01) / 10
+    whole = MeanFlow(power=1.0)(one, Batch(x), Noise.of(0, 10)).total
+    assert float(torch.autograd.grad(whole, one.gain)[0]) == pytest.approx(slope, rel=1e-9)
+
+
+def test_levels_of_a_mean_flow_are_two_logit_normals_and_three_quarters_are_equal():
+    count = 40_000
+    t, s = (v[:, 0] for v in MeanFlow().levels(Noise.of(0, count), torch.zeros(count, 1)))
+    share = float((t == s).double().mean())
+    assert share == pytest.approx(0.75, abs=4 * (0.75 * 0.25 / count) ** 0.5) and bool((t >= s).all())
+    u, v = (torch.special.ndtr(torch.logit(level) + 0.4) for level in (t, s[t > s]))  # N(-0.4, 1) before the sigmoid
+    assert stats.kstest((u**2).numpy(), "uniform").pvalue > 1e-3  # the larger of two
+    assert stats.kstest((1 - (1 - v) ** 2).numpy(), "uniform").pvalue > 1e-3
 
 
 NETWORKS = {

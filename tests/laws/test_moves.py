@@ -8,7 +8,7 @@ import torch
 from langevin import oracles as oracle
 from langevin import plans, schedules
 from langevin.core.categorical import Categorical
-from langevin.core.denoiser import Denoiser
+from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise, Path
 from langevin.core.plan import Plan, Row
@@ -159,16 +159,35 @@ def test_langevin_has_the_stationary_variance_of_its_step():
     z = sample(normal, Plan(name="l", basis="x0", order=1, rows=tuple(rows)), n, start=start)
     e = size * float(process.schedule(0.5)[1]) ** 2
     assert float(z.var()) == pytest.approx(1 / (1 - e / 2), rel=0.03)
-    # and with the published step, 2 (alpha r |n| / |s|)^2, in many dimensions |n| = |s|: Var = 1 / (1 - (alpha r)^2)
-    wide = oracle.gaussian(process, torch.zeros(256), torch.eye(256))
-    z = sample(
-        wide,
-        Plan(name="l", basis="x0", order=1, rows=(Langevin(start=0.2, stop=0.2, snr=0.5),) * 40),
-        200,
-        start=Noise.of(6, 200).normal((256,), torch.float64),
-    )
-    alpha, r = float(process.schedule(0.2)[0]), 0.5
-    assert float(z.var()) == pytest.approx(1 / (1 - (alpha * r) ** 2), rel=0.03)
+
+
+class Wide(BaseDenoiser):
+    """The exact belief about data N(0, c I), in so many dimensions that norms are their means."""
+
+    shape = (1000,)
+
+    def __init__(self, schedule, c):
+        super().__init__()
+        self.process, self.c = Gaussian(schedule), c
+
+    def forward(self, z, t, cond, mask):
+        alpha, sigma = (float(v) for v in self.process.schedule(t[""].flatten()[0]))
+        return GaussianPosterior(z[""] * (alpha * self.c / (alpha**2 * self.c + sigma**2)))
+
+
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize(("name", "r"), [("ve", 0.5), ("ve", 0.16), ("vp", 0.5)])
+def test_published_langevin_steps_rest_at_1_plus_r_squared(name, r, together):
+    # target N(0, C), a state of variance V: |s|^2 = D V / C^2, so the step is e = 2 (alpha r |n| / |s|)^2 = 2 (alpha r C)^2 / V,
+    # and V = (1 - e / C)^2 V + 2 e has the solution C (1 + (alpha r)^2); here C = 1
+    model, t, alpha = Wide(schedules.edm(), 0.75), 0.5 / 80, 1.0
+    if name == "vp":
+        model, t, alpha = Wide(schedules.vp_linear(), 1.0), 0.2, math.exp(-0.5 * (0.1 * 0.2 + 19.9 * 0.2**2 / 2))
+    rows = (Langevin(start=t, stop=t, snr=r, together=together),) * 30
+    rest = 1 + (alpha * r) ** 2
+    start = Noise.of(6, 60).normal((1000,), torch.float64) * rest**0.5  # where it is to stay
+    z = sample(model, Plan(name="l", basis="x0", order=1, rows=rows), len(start), start=start)
+    assert float(z.var()) == pytest.approx(rest, rel=4 * (2 / z.numel()) ** 0.5)
 
 
 def test_annealed_langevin_finds_the_modes():

@@ -280,10 +280,28 @@ def test_bound_of_a_tiny_chain(name):
         bound, likelihood, entropy = exact_bound(process, two, steps)
         assert bound >= likelihood - 1e-12 >= entropy - 1e-9
         gaps.append(bound - entropy)
-    if name == "mask":  # positions revealed in one step are drawn independently: the gap halves with the step
-        assert gaps[0] / gaps[1] == pytest.approx(2, abs=0.01) and gaps[1] / gaps[2] == pytest.approx(2, abs=0.01)
+    if name == "mask":
+        # under alpha = 1 - t both positions are revealed in one step, and drawn independently, with probability T / T^2: that
+        # costs their mutual information, so the gap halves with the step exactly
+        information = (two * (two / (two.sum(1, keepdim=True) * two.sum(0))).log()).sum()
+        assert gaps == pytest.approx([float(information) / steps for steps in (4, 8, 16)], abs=1e-13)
     else:
         assert gaps[0] > 1.4 * gaps[1] > 1.4 * gaps[2]
+
+
+@pytest.mark.parametrize("schedule", [schedules.keep_betas("mutual_information", 7), schedules.keep_cosine()], ids=str)
+def test_a_step_of_a_mask_costs_the_chance_of_revealing_times_the_surprise(schedule):
+    # D3PM, app. A.3: (alpha_s - alpha_t) / (1 - alpha_t) of -log p(x) at a masked token, 1 / i where b_i = 1 / (T - i + 1)
+    process, logits = Categorical(3, schedule, "mask"), torch.tensor([[[0.3, -0.2, 0.8]]], dtype=torch.float64)
+    surprise = torch.logsumexp(logits, -1) - logits[..., 1]
+    for i in range(1, 8):
+        t, s = f64(i / 7).reshape(1, 1), f64((i - 1) / 7).reshape(1, 1)
+        alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
+        chance = 1 / i if i == 1 or "keep_betas" in str(schedule) else float((alpha_s - alpha_t) / (1 - alpha_t))
+        for z, cost in ((3, chance * surprise), (1, 0 * surprise)):
+            state = torch.tensor([[z]])
+            belief = CategoricalPosterior(logits, process.evidence(state, t))
+            assert torch.allclose(process.kl(torch.tensor([[1]]), belief, state, t, s), cost, rtol=0, atol=1e-12)
 
 
 # Products

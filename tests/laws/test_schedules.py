@@ -117,6 +117,39 @@ def test_ve_and_edm_tables():
     assert torch.allclose(schedules.edm().sigma(t), 80 * t)
 
 
+def beta(t):
+    return 0.1 + 19.9 * t
+
+
+SDES = {  # (f, g^2) as 2011.13456 writes them, eq. 9, 11 and 28; the variance of the kernel solves V' = 2 f V + g^2 from 0
+    "vp_linear": (lambda t: -0.5 * beta(t), beta),
+    "sub_vp": (lambda t: -0.5 * beta(t), lambda t: beta(t) * (1 - torch.exp(-2 * (0.1 * t + 9.95 * t**2)))),
+    "ve": (torch.zeros_like, lambda t: (0.01 * 5000**t) ** 2 * 2 * math.log(5000)),
+}
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_kernels_solve_the_equations_of_their_sdes(name):
+    # Gauss-Legendre on [0, t], V(t) = int g^2(u) exp(2 int_u^t f) du, and the mean's factor exp(int_0^t f)
+    f, g2 = SDES[name]
+    nodes, weights = (torch.tensor(v) for v in np.polynomial.legendre.leggauss(60))
+    schedule = getattr(schedules, name)()
+    for t in (0.05, 0.3, 0.8, 1.0):
+        u = (nodes + 1) / 2 * t
+
+        def drift(low, high):
+            at = low[:, None] + (high - low)[:, None] * (nodes + 1) / 2
+            return (weights / 2 * f(at)).sum(1) * (high - low)
+
+        variance = float((weights / 2 * t * g2(u) * torch.exp(2 * drift(u, torch.full_like(u, t)))).sum())
+        alpha, sigma = schedule(f64(t))
+        assert float(alpha) == pytest.approx(math.exp(float(drift(f64(0.0), f64(t)))), rel=1e-12)
+        assert float(sigma**2) == pytest.approx(variance, rel=2e-11)
+        # and the diffusion that a schedule's rates say, which predictors take, is the paper's
+        alpha_rate, sigma_rate = schedule.rates(f64(t))
+        assert float(2 * sigma * (sigma_rate - alpha_rate / alpha * sigma)) == pytest.approx(float(g2(f64(t))), rel=1e-10)
+
+
 def test_zero_terminal_snr():
     base = schedules.betas("scaled_linear")
     alpha, rescaled = nodes(base)[0], nodes(schedules.zero_terminal_snr(base))[0]

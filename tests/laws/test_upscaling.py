@@ -78,6 +78,19 @@ def test_without_noise_samples_have_the_posterior_and_the_small_picture():
     assert float((torch.cov(flat.T) - covariance).norm() / covariance.norm()) < 0.02
 
 
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_the_flow_of_an_upscaler_is_the_linear_map_to_its_posterior(level):
+    # no draws: on normal data samples are A start + b, and A A^T is the conditional covariance, that of the data at level 1
+    low = normal(1, 1, 2, 2, seed=2)
+    start = torch.cat([torch.zeros(1, 16), torch.eye(16)]).double().reshape(17, 1, SIDE, SIDE)
+
+    ends = tasks.upscale(Exact(), plans.trig(160), low.expand(17, 1, 2, 2), FACTOR, noise=level, start=start).flatten(1)
+    origin, found = ends[0], (ends[1:] - ends[0]).T
+    gain = COVARIANCE @ LOWER.T @ torch.linalg.inv(LOWER @ COVARIANCE @ LOWER.T) * (level == 0)
+    assert torch.allclose(found @ found.T, COVARIANCE - gain @ LOWER @ COVARIANCE, rtol=0, atol=1e-6)
+    assert torch.allclose(origin, gain @ low.flatten(), rtol=0, atol=1e-6)
+
+
 class Heard(torch.nn.Module):
     """Remembers its conditions."""
 

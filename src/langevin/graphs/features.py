@@ -130,7 +130,7 @@ class Structural:
             an edge above 0.5.
         size: nodes of the largest graph.
         molecule: what the types mean, for valencies.
-        published: cycles of five as the published program of DiGress counts them; see `cycles`.
+        published: cycles of five as the published program of DiGress counts them; see `cycles`. (`Valencies` is told itself.)
 
     Attributes:
         widths: numbers of features of nodes, edges and the whole graph.
@@ -202,19 +202,25 @@ def _both(pairs: Tensor) -> tuple[Tensor | None, ...]:
 class Valencies:
     """Of molecules: the orders of bonds at each atom, what is left of its valency, charges and weights.
 
-    Sums of bond orders, as they are: the published program takes the index of the largest entry instead, for which an aromatic
-    bond counts 4 and the usual valency of an atom is the number of its type.
-
     Args:
         orders: of each type of bond, "none" first.
         valencies, charges, weights: of each type of atom; weights in daltons.
+        published: as the program of DiGress has it, which takes the place of the largest entry for its value: of types none,
+            single, double, triple and aromatic, an aromatic bond counts 4 and not 1.5, and the usual valency of an atom is the
+            number of its type.
     """
 
     widths = (3, 0, 2)
 
     def __init__(
-        self, orders: Sequence[float], valencies: Sequence[float], charges: Sequence[float], weights: Sequence[float]
+        self,
+        orders: Sequence[float],
+        valencies: Sequence[float],
+        charges: Sequence[float],
+        weights: Sequence[float],
+        published: bool = False,
     ) -> None:
+        self.published = published
         self.orders = torch.tensor(orders, dtype=torch.float32)
         self.atoms = torch.tensor([valencies, charges, weights], dtype=torch.float32).T
         if self.atoms.ndim != 2:
@@ -223,8 +229,12 @@ class Valencies:
     def __call__(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
         # further channels (a mask) have no order, valency, charge or weight
         orders, atoms = self.orders.to(edges), self.atoms.to(nodes)
-        bound = (edges[..., : len(orders)] @ orders).sum(-1)
-        valency, charge, weight = (nodes[..., : len(atoms)] @ atoms).unbind(-1)
+        bonds, types = edges[..., : len(orders)], nodes[..., : len(atoms)]
+        valency, charge, weight = (types @ atoms).unbind(-1)
+        if self.published:
+            bound, valency = (bonds * orders).argmax(-1).sum(-1).to(charge), (types * atoms[:, 0]).argmax(-1).to(charge)
+        else:
+            bound = (bonds @ orders).sum(-1)
         of_nodes = torch.stack([bound / 4, (valency - bound) / 4, charge], -1)
         of_whole = torch.stack([weight.sum(-1) / 100, charge.sum(-1) / 4], -1)
         return of_nodes, None, of_whole

@@ -24,7 +24,7 @@ from langevin.embedded import Embedded
 from langevin.objectives.base import Loss, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.levels import stratified
 
-FORMS = ("exact", "text", "images")
+FORMS = ("exact", "text", "images", "joint")
 
 
 class ELBO(Objective):
@@ -41,7 +41,10 @@ class ELBO(Objective):
         cross_entropy: weight of the cross-entropy of beliefs in categorical leaves, at the levels drawn.
         form: "exact" takes beliefs as they are, softmax(h + log q(z | x = .)), so that bound and cross-entropy have one optimum.
             "text" takes softmax(h) for the cross-entropy, as the paper writes it, and "images" also for the step to data, as its
-            image code does: with any kernel but a mask these have two optima, and the bound is worse.
+            image code does: with any kernel but a mask these have two optima, and the bound is worse. "joint" is the likelihood
+            that DiGress's code reports (2209.14734), for reading beside its tables: beliefs, posteriors already, are weighed by
+            q(z_s, z_t | x), so that the state's evidence counts twice in all steps but that to data. It bounds another sampler
+            than the one that draws, and is not to be trained on.
     """
 
     def __init__(self, steps: int = 100, drop: float = 0.0, cross_entropy: float = 0.0, form: str = "exact") -> None:
@@ -60,7 +63,10 @@ class ELBO(Objective):
 
     def _steps(self, leaf: LeafProcess, x: Tensor, belief: Any, z: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """The chain's terms, (B, *shape)."""
-        terms = leaf.kl(x, belief, z, t, s)
+        told = belief
+        if self.form == "joint" and isinstance(leaf, Categorical):
+            told = replace(belief, evidence=leaf.evidence(z, t) + (0 if belief.evidence is None else belief.evidence))
+        terms = leaf.kl(x, told, z, t, s)
         if isinstance(leaf, Categorical):
             last = (s == 0).to(terms.device)  # -log p(x | z_t), where kl decides by the whole batch
             raw = replace(belief, evidence=None) if self.form == "images" else belief

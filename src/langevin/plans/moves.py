@@ -92,6 +92,29 @@ class FreshNoise(StateRow):
         return z.add(leaf.noise(z, noise, mask), alpha=self.c)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standard(StateRow):
+    """The prior's draw at level 1, sigma e, becomes e: samples begin at N(0, I) whatever the schedule. No evaluation."""
+
+    start: float = 1.0
+    stop: float = 1.0
+
+    @property
+    def level(self) -> None:
+        return None
+
+    def problem(self, evaluations: int) -> str | None:
+        if self.start == self.stop == 1:
+            return None
+        return f"makes a standard normal of the prior's draw, at level {self.start:g} where there is none; leave standard out"
+
+    def check(self, leaf: Any) -> None:
+        _gaussian(leaf, self)
+
+    def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
+        return z / float(leaf.schedule(1.0)[1])
+
+
 def _ratio(leaf: Gaussian, z: Tensor, score: Tensor, alpha: float, sigma: float, mask: Tensor | None) -> Tensor:
     """|n|^2 / |s|^2 of each sample, steadied: n is worth the number of its elements, and both have eight further elements, at
     which data is normal of unit variance."""

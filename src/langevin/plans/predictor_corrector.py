@@ -6,7 +6,7 @@ from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
-from langevin.plans.moves import Adaptive, Langevin, Split
+from langevin.plans.moves import Adaptive, Langevin, Split, Standard
 
 PREDICTORS = ("ancestral", "reverse_diffusion", "euler_maruyama")
 
@@ -18,6 +18,7 @@ def predictor_corrector(
     eta: float = 1.0,
     grid: str | Grid = "uniform",
     predictor: str = "ancestral",
+    standard: bool = False,
 ) -> Draft:
     """Score SDEs' predictor-corrector (2011.13456, alg. 1): at each level Langevin steps, then a step down.
 
@@ -29,6 +30,7 @@ def predictor_corrector(
         eta: of the ancestral predictor, whose 0 is the flow's.
         predictor: "ancestral", the bridge (eq. 4 and app. F); "reverse_diffusion", the forward step from s to t turned round (eq.
             46); "euler_maruyama" of the reverse SDE, with drift and diffusion of any schedule (eq. 6).
+        standard: samples begin at N(0, I) whatever the schedule, as in GDSS's code; see `splitting`.
 
     Raises:
         ValueError: for a predictor that needs the drift of a schedule with no signal at level 1.
@@ -44,10 +46,11 @@ def predictor_corrector(
     name = f"predictor_corrector({steps}, snr={snr:g}, corrections={corrections})"
     if predictor != "ancestral":
         name = f"{name[:-1]}, {predictor})"
+    name = _begun(name, standard)
 
     def fill(schedule: Schedule) -> Plan:
-        rows: list[Row | StateRow] = []
         levels = levels_of(schedule, steps)
+        rows = _start(levels, standard)
         numbers = None if predictor == "ancestral" else _numbers(schedule, levels, predictor)
         for i, (t, s) in enumerate(joined(levels)):
             rows += [Langevin(start=t, stop=t, snr=snr)] * corrections
@@ -84,21 +87,37 @@ def _numbers(schedule: Schedule, levels: list[float], predictor: str) -> list[tu
     return list(zip((ahead - part).tolist(), (part * alpha).tolist(), square.sqrt().tolist(), strict=True))
 
 
-def splitting(steps: int = 1000, snr: float = 0.2, scale: float = 1.0, grid: str | Grid = "uniform") -> Draft:
+def _begun(name: str, standard: bool) -> str:
+    return f"{name[:-1]}, standard)" if standard else name
+
+
+def _start(levels: list[float], standard: bool) -> list[Row | StateRow]:
+    """The rows before the first step. A plan that begins below level 1 draws nothing from the prior."""
+    return [Standard()] if standard and levels[0] == 1 else []
+
+
+def splitting(
+    steps: int = 1000, snr: float = 0.2, scale: float = 1.0, grid: str | Grid = "uniform", standard: bool = False
+) -> Draft:
     """GDSS's S4 (2202.02514): a predictor and a corrector by one evaluation a step; see `Split`. The last step denoises.
 
     Args:
         snr: of the corrections. scale: of their noise.
+        standard: samples begin at N(0, I) whatever the schedule, as in the published code, and not at the process's own prior,
+            N(0, sigma(1)^2 I). Its settings want it: `vp_linear(0.1, 1)` leaves 0.76 of the data at level 1 beside noise of
+            deviation 0.65, so that data of unit variance has variance 1 there, and from its own prior comes out too narrow.
+            (A start that is given is divided by sigma(1) as well.)
     """
     check_steps(steps)
     if not snr >= 0 or not scale >= 0:
         raise ValueError(f"snr is {snr} and scale {scale}; give numbers that are not negative.")
     levels_of = named(grid)
-    name = f"splitting({steps}, snr={snr:g}, scale={scale:g})"
+    name = _begun(f"splitting({steps}, snr={snr:g}, scale={scale:g})", standard)
 
     def fill(schedule: Schedule) -> Plan:
-        rows: list[Row | StateRow] = []
-        for t, s in joined(levels_of(schedule, steps)):
+        levels = levels_of(schedule, steps)
+        rows = _start(levels, standard)
+        for t, s in joined(levels):
             rows.append(Split(start=t, stop=s, snr=snr, scale=scale) if s > 0 else Row(level=t, start=t, stop=s))
         return Plan(name=name, basis="x0", order=1, rows=tuple(rows))
 

@@ -112,4 +112,5 @@ class GraphTransformerConfig(Closed):
     features: tuple[Feature, ...] = ("cycles", "pieces", "spectrum", "walks", "size")
     """Of structure; see `langevin.graphs.features.Structural`. "valencies" are of molecules."""
     published: bool = False
-    """Cycles of five are counted as in the published program of DiGress, whose count is wrong beside triangles."""
+    """Cycles of five and valencies are counted as in the published program of DiGress: cycles wrongly beside triangles, and the
+    place of an atom's type for its usual valency."""

@@ -145,7 +145,7 @@ class GraphDomain(Domain):
         """What a graph transformer is made with, but for its conditions."""
         known, parts = of(facts), process.leaves()
         kinds = tuple(kind for kind in cfg.features if kind != "valencies")
-        atoms = self.valencies(known) if "valencies" in cfg.features else None
+        atoms = self.valencies(known, cfg.published) if "valencies" in cfg.features else None
         states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
         if not states and atoms is not None:
             raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
@@ -157,7 +157,7 @@ class GraphDomain(Domain):
             "node_states": states.get("nodes"), "edge_states": states.get("edges"), "dropout": cfg.dropout,
         }  # fmt: skip
 
-    def valencies(self, known: GraphFacts) -> Valencies:
+    def valencies(self, known: GraphFacts, published: bool = False) -> Valencies:
         raise ValueError("features has 'valencies', which are of molecules; leave it out.")
 
     def usual(self, name: str) -> float:

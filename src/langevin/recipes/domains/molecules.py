@@ -45,8 +45,8 @@ class MoleculeDomain(GraphDomain):
             print(every.rows, file=sys.stderr)
         return halves(every, cfg)
 
-    def valencies(self, known: GraphFacts) -> Valencies:
-        return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types))
+    def valencies(self, known: GraphFacts, published: bool = False) -> Valencies:
+        return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types), published=published)
 
     def picture(self, run: Run, graphs: Sequence[Graph], columns: int) -> Image.Image:
         return molecules.picture(graphs, of(run.facts).node_types, columns)
