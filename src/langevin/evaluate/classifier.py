@@ -16,8 +16,8 @@ from langevin.core.noise import Noise
 from langevin.data import Source
 from langevin.data.distort import shift
 from langevin.data.order import order
-from langevin.devices import seeded
 from langevin.data.progress import stage
+from langevin.devices import seeded
 from langevin.files import best_effort
 
 DIGEST = "digest"
