@@ -99,6 +99,7 @@ def _bars() -> list[Bar]:
             "lcm": ("consistency:1", "consistency:4:grid=uniform"),
             "consistency": ("consistency:1", "consistency:4:grid=uniform"),
             "dmd": ("consistency:1", None),
+            "dmd in 2": (None, "consistency:2:grid=uniform"),
         },
         "mnist": {
             "improved consistency training": ("consistency:1:grid=karras", "consistency:2:grid=angle;center=0.7"),
@@ -108,10 +109,11 @@ def _bars() -> list[Bar]:
     for problem, methods in shown.items():
         taught = _few(problem, "FD / floor", method="teacher", plan="dpmpp:20")
         for method, (single, several) in methods.items():
-            label = _few(problem, "intended label", method=method, plan=single)
-            made.append(Bar(few, f"{problem}: {method} in one step, label as intended", label, 0.96, least=True))
-            distance = _few(problem, "FD / floor", method=method, plan=single)
-            made.append(Bar(few, f"{problem}: {method} in one step, FD beside the teacher's 20", distance, 2.0, taught))
+            if single:
+                label = _few(problem, "intended label", method=method, plan=single)
+                made.append(Bar(few, f"{problem}: {method} in one step, label as intended", label, 0.96, least=True))
+                distance = _few(problem, "FD / floor", method=method, plan=single)
+                made.append(Bar(few, f"{problem}: {method} in one step, FD beside the teacher's 20", distance, 2.0, taught))
             if several:
                 distance, steps = _few(problem, "FD / floor", method=method, plan=several), several.split(":")[1]
                 made.append(Bar(few, f"{problem}: {method} in {steps} steps, FD beside the teacher's 20", distance, 1.3, taught))

@@ -52,7 +52,7 @@ PARTS = {
         (
             trained("digits"),
             "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
-            ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd',
+            ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd "dmd in 2"',
         ),
     ),
     "mnist": Part(

@@ -23,6 +23,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rows import parsed
+
 from langevin.recipes.opening import read_recipe
 
 RESULTS = Path(__file__).parent / "results"
@@ -126,7 +128,7 @@ def main() -> None:
     words = [*sys.argv[1:], "--"]
     cut = words.index("--")
     own, more = words[:cut], words[cut + 1 : -1]
-    asked = parser.parse_args(own)
+    asked = parsed(parser, own)
     run, told = asked.folder / "run", asked.folder / "kills.jsonl"
     events = [json.loads(line) for line in told.read_text().splitlines()] if told.exists() else []
     if not asked.report and not (events and events[-1]["event"] == "ended"):

@@ -19,9 +19,10 @@ def append(path: Path, fields: Sequence[str], rows: Sequence[Mapping[str, Any]])
         writer.writerows(rows)
 
 
-def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The arguments of a bench. An --out that could not be written is refused now rather than after hours; its folder is made."""
-    asked = parser.parse_args()
+def parsed(parser: argparse.ArgumentParser, words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a bench, those of the command line by default. An --out that could not be written is refused now rather
+    than after hours; its folder is made."""
+    asked = parser.parse_args(words)
     out = getattr(asked, "out", None)
     if out is not None:
         try:

@@ -21,6 +21,7 @@ with (ROOT / "bench" / "results" / "few_steps.csv").open(newline="") as lines:
 DIGITS = {
     "teacher, dpmpp:20": ("ours", "teacher"), "teacher, best ready-made plans": ("ours", "teacher"),
     "consistency distillation": ("ours", "consistency"), "distribution matching": ("ours", "dmd"),
+    "distribution matching in two steps": ("ours", "dmd in 2"),
     "latent consistency": ("ours", "lcm"), "improved MeanFlow, no teacher": ("ours", "improved MeanFlow"),
     "shortcut model, no teacher": ("ours", "shortcut"),
     "improved consistency training, no teacher": ("ours", "improved consistency training"),
