@@ -48,6 +48,17 @@ class Believing(Denoiser):
         return {"": self.says.outputs(z[""], t[""])}
 
 
+class Leaning(Believing):
+    """Of the category that the state is in, so much more than is believed without it."""
+
+    def __init__(self, exact, by):
+        super().__init__(exact, "logits")
+        self.by = by
+
+    def outputs(self, z, t, cond, mask):
+        return {"": self.says.outputs(z[""], t[""]) + self.by * torch.nn.functional.one_hot(z[""], 3)}
+
+
 SCHEDULE = schedules.vp_linear()
 C, N = 0.7, 40_000
 NORMAL = oracle.gaussian(Gaussian(SCHEDULE), torch.zeros(1), torch.tensor([[C]]))
@@ -210,6 +221,9 @@ def test_cross_entropy_and_bound_share_their_optimum():
     for objective in (Denoising("simple"), ELBO(10)):
         best, worse = (float(objective(Believing(exact, "logits", b), data, Noise.of(0, n)).total) for b in (0.0, shift))
         assert best < worse
+        # nor is anything gained by leaning to or from the state's own category, which logits leave out of themselves
+        leaning = [float(objective(Leaning(exact, by), data, Noise.of(0, n)).total) for by in (0.3, -0.3)]
+        assert best < min(leaning)
 
 
 def test_optimal_transport_is_the_best_pairing_within_classes():
