@@ -63,7 +63,7 @@ def test_torch_says_nothing_of_a_stop_that_its_processes_have_told_of(tmp_path, 
     try:
         assert process.stdout is not None and [process.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         os.killpg(process.pid, number)
-        told, errors = process.communicate(timeout=120)
+        told, errors = process.communicate(timeout=600)
     finally:
         process.kill()
     assert (told, errors, process.returncode) == (f"saved after {int(number)}\n" * 2, "", 128 + number)
