@@ -84,7 +84,12 @@ def encode(entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) 
     text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     if len(text) > LIMIT:
-        raise ValueError(f"the names of {len(fields)} tensors take {len(text)} bytes, above the {LIMIT} a header may have.")
+        name, value = max((metadata or {"": ""}).items(), key=lambda item: len(item[1]))
+        why = f", most of them metadata {name!r}" if 2 * len(value) > len(text) else ""
+        raise ValueError(
+            f"a header of {len(fields)} entries would take {len(text)} bytes{why}, above the {LIMIT} it may have, and no library "
+            "would read the file; say less in it."
+        )
     return struct.pack("<Q", len(text)) + text
 
 

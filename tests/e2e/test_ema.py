@@ -124,3 +124,23 @@ def test_the_flags_of_the_pages_exist(page, capsys):
         helped = capsys.readouterr().out
         for flag in filter(lambda w: w.startswith("--"), words):
             assert re.search(rf"{flag.replace('_', '[-_]')}\b", helped), (words, flag)
+
+
+def test_samples_are_led_away_from_an_earlier_average(run, tmp_path, capsys):
+    main(["ema", str(run), "--sigma-rel", "0.1", "--at", "256", "--out", str(tmp_path / "early.safetensors")])
+    weaker = ["--weaker", str(tmp_path / "early.safetensors")]
+    drawn = {}
+    for name, flags in {"plain": [], "1": [*weaker, "--apart", "1"], "2": weaker, "3": [*weaker, "--apart", "3"]}.items():
+        main(["sample", str(run), "--count", "5", "--plan", "ddim:1", "--out", str(tmp_path / "x.npy"), *flags])
+        drawn[name] = np.load(tmp_path / "x.npy")
+    assert np.array_equal(drawn["plain"], drawn["1"]) and not np.allclose(drawn["plain"], drawn["2"])
+    # one step ends in the belief, which is linear in the strength
+    assert np.allclose(drawn["3"] - drawn["2"], drawn["2"] - drawn["plain"], atol=1e-5)
+    main(["sample", str(run), "--count", "5", "--plan", "ddim:1", "--out", str(tmp_path / "x.png"), *weaker])
+    capsys.readouterr()
+    main(["inspect", str(tmp_path / "x.png")])
+    said = capsys.readouterr().out
+    assert f"--weaker={tmp_path}/early.safetensors --apart=2.0" in said and "--steer" not in said
+    with pytest.raises(SystemExit):
+        main(["sample", str(run), "--out", str(tmp_path / "x.npy"), *weaker, "--steer", str(run)])
+    assert "steer and weaker are both guidance" in capsys.readouterr().err

@@ -6,10 +6,13 @@ import pytest
 import torch
 
 import langevin as lv
+from langevin import header, tensors
 from langevin.config import TrainConfig
+from langevin.inspection import describe
 from langevin.pictures import to_uint8
 from langevin.training import Ema, Trainer
 from langevin.training.ema import Constant
+from langevin.zoo.store import open_weights
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2]])
 
@@ -138,6 +141,30 @@ def test_sd_scripts_1413_nan_is_refused_before_the_update(tmp_path):
 def test_diffusers_4325_nan_is_never_a_black_picture():
     with pytest.raises(ValueError, match="not finite"):
         to_uint8(torch.full((1, 1, 2, 2), math.nan))
+
+
+def test_sd_scripts_1380_what_no_library_could_read_is_never_written(tmp_path, monkeypatch):
+    # there: all tags of a data set in the metadata, a header above the format's limit, and weights that nobody can open
+    monkeypatch.setattr(header, "LIMIT", 2000)
+    path = tensors.save(tmp_path / "a.safetensors", {"w": torch.ones(2)}, {"tags": "cat"})
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"bytes, most of them metadata 'tags', above the 2000 it may have.*say less"):
+        tensors.save(path, {"w": torch.zeros(2)}, {"note": "x", "tags": "y" * 3000})
+    with pytest.raises(ValueError, match=r"a header of 90 entries would take \d+ bytes, above the 2000"):
+        tensors.save(path, {f"w{k}": torch.zeros(1) for k in range(90)})
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_comfyui_15602_trailing_bytes_are_refused_however_a_file_is_read(tmp_path):
+    # there: read in one mode of memory, refused by another
+    path = tensors.save(tmp_path / "a.safetensors", {"w": torch.ones(2)})
+    path.write_bytes(path.read_bytes() + b"more")
+    said = set()
+    for read in (tensors.load, open_weights, header.read_header, describe):
+        with pytest.raises(ValueError, match=r"a\.safetensors holds 12 bytes of values where its header says 8") as error:
+            read(path)
+        said.add(str(error.value))
+    assert len(said) == 1
 
 
 def test_diffusers_7851_two_requests_on_one_model():

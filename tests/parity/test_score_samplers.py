@@ -95,8 +95,8 @@ def test_states_are_those_of_the_published_loop(kind, predictor, corrector, corr
     for (eps, tolerance), denoise in itertools.product(ends, (True, False)):
         denoiser = exact(kind)
         feed(denoiser.process, {f"noise/{i}": n for i, n in enumerate(FRESH)})
-        plan = plans.score_sde(N, **options, lowest=0.0 if eps < 0.01 else eps, sigmas=(LOW, HIGH), reference=True,
-                               denoise=denoise)  # fmt: skip
+        plan = plans.score_sde(N, **options, lowest=0.0 if eps < 0.01 else eps, sigmas=(LOW, HIGH) if kind == "ve" else None,
+                               reference=True, denoise=denoise)  # fmt: skip
         x = sample(denoiser, plan, B, start=FIRST * (HIGH if kind == "ve" else 1.0))
         theirs = loop(kind, eps=eps, denoise=denoise, **options)
         assert np.abs(x.numpy() - theirs).max() < tolerance * max(np.abs(theirs).max(), 1)
@@ -166,5 +166,9 @@ def test_refusals():
         plans.score_sde(N, corrector="mala")
     with pytest.raises(ValueError, match="give reference=True with it"):
         plans.score_sde(N, denoise=False)
+    with pytest.raises(ValueError, match="which VE alone has, and the schedule is"):
+        plans.score_sde(N, sigmas=(0.01, 5.0)).on(schedules.vp_linear())
+    with pytest.raises(ValueError, match=r"lowest is 0\.1, and steps from level to level of VE end at the smallest of sigmas"):
+        plans.score_sde(N, lowest=0.1).on(schedules.ve())
     with pytest.raises(ValueError, match="no signal at level 1"):
         plans.score_sde(N, reference=True).on(schedules.cosine())

@@ -491,11 +491,12 @@ def test_saving_what_was_just_loaded_over_itself(folder):
 
 def test_never_fewer_than_two_that_were_verified(tmp_path, monkeypatch):
     # whenever anything is removed, two checkpoints read back whole
-    kept = Checkpoints(tmp_path)
+    kept, removed = Checkpoints(tmp_path), []
     real = Path.unlink
 
     def watched(self, *args, **kwargs):
         if self.name != saving.MARKER:
+            removed.append(self.parent.name)
             assert len([p for p in kept.list() if read(p)]) >= 2
         return real(self, *args, **kwargs)
 
@@ -503,6 +504,7 @@ def test_never_fewer_than_two_that_were_verified(tmp_path, monkeypatch):
     for step in range(1, 8):
         kept.save(step, SMALL, {})
     assert [p.name for p in kept.list()] == ["step-00000006", "step-00000007"]
+    assert len({name[:13] for name in removed}) == 5  # all that went was watched as it went
 
 
 def test_snapshots_are_kept(tmp_path):

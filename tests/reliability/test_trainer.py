@@ -1,8 +1,10 @@
 """Resumption at every step, batches that must not reach the weights, signals, repetition, and nothing that leaks."""
 
+import copy
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,6 +90,61 @@ def test_stop_keeps_the_weights_and_names_the_samples(tmp_path, value, settings)
     while good.step < run.step:
         good.update()
     assert torch.equal(weights(run.denoiser), weights(good.denoiser))
+
+
+class Hearing(torch.nn.Module):
+    """A network that reads a condition of two numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.layer(z) + cond["text"]
+
+
+def faulty(fault):
+    """A run of which one thing is not finite: sample 57, or a weight, or the gradient of one."""
+    torch.manual_seed(0)
+    x, text = torch.randn(100, 2), torch.randn(100, 2)
+    value = {"x": math.nan, "condition": math.inf, "loss": 1e25}.get(fault)
+    if value is not None:
+        (text if fault == "condition" else x)[57] = value
+    model = lv.Denoiser(Hearing(), lv.Gaussian(lv.schedules.cosine()), "v")
+    config = TrainConfig(steps=20, batch=20, accumulate=2, log_every=1)
+    run = Trainer(model, lv.data.Arrays(x, {"text": text}), lv.objectives.Denoising(), config)
+    weight = run.denoiser.net.layer.weight
+    if fault == "weight":
+        with torch.no_grad():
+            weight[0, 0] = math.nan
+    elif fault == "gradient":
+        weight.register_hook(lambda g: torch.full_like(g, math.inf))
+    return run
+
+
+@pytest.mark.filterwarnings("ignore:the data has mean")
+@pytest.mark.parametrize(("fault", "named"), [
+    ("x", "x of sample 57 is not finite"),
+    ("condition", "condition 'text' of sample 57 is not finite"),
+    ("loss", "the loss of sample 57 is not finite, though batch and weights are"),
+    ("weight", "the weight net.layer.weight is not finite already"),
+    ("gradient", "the gradient of net.layer.weight is not finite"),
+])  # fmt: skip
+def test_the_sample_and_the_tensor_at_fault_are_named(fault, named):
+    run, before, moments = faulty(fault), None, None
+    with pytest.raises(FloatingPointError, match=f"the weights are untouched; {re.escape(named)}: look there"):
+        while run.step < 20:
+            before, moments = weights(run.denoiser).clone(), copy.deepcopy(run.optimiser.state_dict()["state"])
+            run.update()
+    assert before is not None and torch.equal(weights(run.denoiser).nan_to_num(), before.nan_to_num())
+    after = run.optimiser.state_dict()["state"]
+    assert all(torch.equal(v, after[k][n]) for k, values in moments.items() for n, v in values.items())
+
+
+def test_the_largest_gradient_is_named_where_one_is_too_large():
+    run = poisoned(None, 1e4, largest_gradient=100.0)
+    with pytest.raises(FloatingPointError, match=r"untouched; the largest gradient is that of net\.[\w.]+: look there"):
+        run.run(progress=False)
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])

@@ -50,6 +50,7 @@ langevin: diffusion models of every kind.
                                            another form: folder or single file, adapters merged, half precision
   langevin plan show NAME:STEPS            the table of a sampler; --plot draws it
   langevin plan compare ONE OTHER          where two samplers first differ
+  langevin plan levels RUN                 where a sampler asks a run's network, beside where that was trained
   langevin tune RUN --steps N              learn a sampler of N evaluations for this model
   langevin distill RUN --to KIND           train a faster model that learns from a run, and compare the two
   langevin ema RUN --sigma-rel WIDTH       make another average of its weights, after training

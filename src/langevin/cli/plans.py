@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -34,16 +34,30 @@ class _PlanCompare:
     """The schedule whose levels fill the tables."""
 
 
+@dataclass(frozen=True)
+class _PlanLevels:
+    run: Positional[Path]
+    """Run directory."""
+    plan: str | None = None
+    """The plan that is to ask its network; the recipe's by default."""
+    json: bool = False
+    """Print shares as JSON, from noise (level 1) to data (level 0)."""
+
+
 def plan(args: Sequence[str]) -> None:
-    """Show the table of a sampler, or where two differ."""
-    if not args or args[0] not in ("show", "compare"):
+    """Show the table of a sampler, where two differ, or where one asks a run's network beside where that was trained."""
+    kinds = {"show": _PlanShow, "compare": _PlanCompare, "levels": _PlanLevels}
+    if not args or args[0] not in kinds:
         if args and args[0] not in ("-h", "--help"):
-            raise Refusal(f"plan has no command {args[0]!r}; did you mean {nearest(args[0], ['show', 'compare'])!r}?")
+            raise Refusal(f"plan has no command {args[0]!r}; did you mean {nearest(args[0], list(kinds))!r}?")
         print("usage: langevin plan show NAME:STEPS [--process SCHEDULE] [--json] [--plot FILE.png]\n"
-              "       langevin plan compare ONE OTHER [--process SCHEDULE]")  # fmt: skip
+              "       langevin plan compare ONE OTHER [--process SCHEDULE]\n"
+              "       langevin plan levels RUN [--plan NAME:STEPS] [--json]")  # fmt: skip
         return
-    kind = _PlanShow if args[0] == "show" else _PlanCompare
-    asked = parse(kind, args[1:], f"langevin plan {args[0]}")
+    asked = parse(kinds[args[0]], args[1:], f"langevin plan {args[0]}")
+    if isinstance(asked, _PlanLevels):
+        _levels(asked)
+        return
     from langevin import plans, spec
     from langevin.schedules import SCHEDULES
 
@@ -62,6 +76,20 @@ def plan(args: Sequence[str]) -> None:
         from langevin.pictures import plot_plan
 
         print(plot_plan(table, asked.plot), file=sys.stderr)
+
+
+def _levels(asked: _PlanLevels) -> None:
+    import json
+
+    from langevin.recipes.opening import open_run
+    from langevin.recipes.sampling import levels
+
+    each = levels(open_run(asked.run, device="cpu"), asked.plan)
+    if asked.json:
+        told = {name: {**asdict(one), "neglected": one.neglected} for name, one in each.items()}
+        print(json.dumps(told.get("", told)))
+        return
+    print("\n".join(f"{name}\n{one}" if name else str(one) for name, one in each.items()))
 
 
 @dataclass(frozen=True)

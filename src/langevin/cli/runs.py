@@ -43,6 +43,11 @@ class _Sample:
     state under a plan tilted:N, by beliefs under others."""
     strength: float = 10.0
     """With steer: log p = -strength (value - asked)^2, in units of the property's deviation."""
+    weaker: Path | None = None
+    """Lead samples away from these weights of the run, named as --weights is: autoguidance, by an earlier average (langevin ema
+    RUN --at SAMPLES) or another that is worse."""
+    apart: float = 2.0
+    """With weaker: how far, the w of autoguidance; 1 is not at all."""
     weights: Path | None = None
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
@@ -63,12 +68,19 @@ def sample(args: Sequence[str]) -> None:
     from langevin.recipes.report import write_samples
 
     run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
+    away = None
+    if asked.weaker is not None:
+        if asked.steer is not None:
+            raise Refusal("steer and weaker are both guidance around that of conditions; give one of them.")
+        from langevin.recipes.opening import led_away
+
+        run, away = led_away(run, asked.weaker, asked.apart, asked.device)
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     make_folder(asked.out.parent, "out")
     label = None if asked.label is None else run.facts.label(asked.label)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
-    options["prompts"] = asked.prompt
+    options |= {"prompts": asked.prompt} | ({} if away is None else {"steer": away})
     wanted = properties_of(asked.property) or {}
     if asked.steer is not None:
         from langevin.recipes.regressing import aimed

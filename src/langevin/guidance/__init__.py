@@ -9,14 +9,20 @@ from langevin.guidance.known import Known, colourise, inpaint, super_resolve
 from langevin.guidance.operators import Operator
 from langevin.guidance.own import Guided
 from langevin.guidance.plug_in import Clamp, Control
+from langevin.guidance.projected import APG
 from langevin.guidance.sharpened import Sharpened
 from langevin.guidance.tiles import Tiles
 from langevin.guidance.value import Value
+from langevin.guidance.weaker import AutoGuidance
+from langevin.guidance.zero_star import CFGZero
 
 __all__ = [
+    "APG",
     "CFG",
     "DPS",
+    "AutoGuidance",
     "ByLevels",
+    "CFGZero",
     "Clamp",
     "ClassifierGuidance",
     "Control",

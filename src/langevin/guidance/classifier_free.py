@@ -6,9 +6,10 @@ the distribution p(x|c)^w p(x)^(1-w), normalised.
 
 import dataclasses
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -50,13 +51,7 @@ class CFG:
     norm: str = ""
 
     def __post_init__(self) -> None:
-        if not hasattr(self.w, "__float__"):  # CFG itself in place of CFG(2.0), among others
-            raise ValueError(f"w is a {type(self.w).__name__}; give a strength, such as CFG(2.0), 1 for none.")
-        if not math.isfinite(self.w):
-            raise ValueError(f"w is {self.w}; give a finite strength, 1 for none.")
-        low, high = self.interval
-        if not 0 <= low < high <= 1:
-            raise ValueError(f"interval is {self.interval}; give levels (low, high) with 0 <= low < high <= 1.")
+        check_strength(self.w, self.interval)
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it lies in [0, 1], 0 for none.")
 
@@ -79,8 +74,33 @@ class CFG:
         return _ClassifierFree(denoiser, self)
 
 
-class _ClassifierFree(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, guidance: CFG) -> None:
+def check_strength(w: float, interval: tuple[float, float]) -> None:
+    """Refuse a strength that is no number, and levels that are no interval."""
+    if not hasattr(w, "__float__"):  # CFG itself in place of CFG(2.0), among others
+        raise ValueError(f"w is a {type(w).__name__}; give a strength, such as CFG(2.0), 1 for none.")
+    if not math.isfinite(w):
+        raise ValueError(f"w is {w}; give a finite strength, 1 for none.")
+    low, high = interval
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"interval is {interval}; give levels (low, high) with 0 <= low < high <= 1.")
+
+
+class Apart(Protocol):
+    """What a guidance away from a null condition says of itself: see `CFG`."""
+
+    @property
+    def w(self) -> float: ...
+    @property
+    def interval(self) -> tuple[float, float]: ...
+    @property
+    def null(self) -> Cond: ...
+
+
+class Halves(BaseDenoiser):
+    """A denoiser guided away from a null condition: both beliefs in one call of twice the batch, and `between` makes one of them.
+    Where w is 1, or no level is within the interval, it is the denoiser itself."""
+
+    def __init__(self, denoiser: BaseDenoiser, guidance: Apart) -> None:
         super().__init__()
         self.denoiser, self.guidance = denoiser, guidance
         self.process, self.shape = denoiser.process, denoiser.shape
@@ -107,25 +127,11 @@ class _ClassifierFree(BaseDenoiser):
             warn_if_deaf(heard, "classifier-free guidance does nothing", 5)
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
-        guided = lerp(null, conditional, tree(weights))
-        if g.norm:
-            guided = self._by_output(guided, conditional, tree(z), tree(t), NORMS[g.norm])
-        if not g.rescale:
-            return guided
-        if g.of == "output":
-            return self._by_output(guided, conditional, tree(z), tree(t), lambda a, b, free: _rescaled(a, b, g.rescale, free))
-        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
+        return self.between(null, conditional, weights, tree(z), tree(t))
 
-    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, change: Change) -> Belief:
-        assert isinstance(self.denoiser, Denoiser)
-        prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
-        said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
-        free = None
-        if t.ndim:  # the network says nothing of what is known, which is clean
-            free = process.leaves()[""].schedule.sigma(t).to(z.device).expand(z.shape) > 0
-            said = [torch.where(free, s, 0.0) for s in said]
-        changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
-        return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
+    @abstractmethod
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+        """The guided belief, of the two and a weight for each leaf that broadcasts against its levels."""
 
     def _inside(self, level: Tensor) -> Tensor:
         low, high = self.guidance.interval
@@ -141,6 +147,32 @@ class _ClassifierFree(BaseDenoiser):
 
     def _weight(self, level: Tensor) -> Tensor:
         return torch.where(self._inside(level), torch.full_like(level, self.guidance.w), 1.0)
+
+
+class _ClassifierFree(Halves):
+    guidance: CFG
+
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+        g = self.guidance
+        guided = lerp(null, conditional, tree(weights))
+        if g.norm:
+            guided = self._by_output(guided, conditional, z, t, NORMS[g.norm])
+        if not g.rescale:
+            return guided
+        if g.of == "output":
+            return self._by_output(guided, conditional, z, t, lambda a, b, free: _rescaled(a, b, g.rescale, free))
+        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
+
+    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, change: Change) -> Belief:
+        assert isinstance(self.denoiser, Denoiser)
+        prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
+        said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
+        free = None
+        if t.ndim:  # the network says nothing of what is known, which is clean
+            free = process.leaves()[""].schedule.sigma(t).to(z.device).expand(z.shape) > 0
+            said = [torch.where(free, s, 0.0) for s in said]
+        changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
+        return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
 
 
 def _double(level: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def score_sde(
     Args:
         steps: N; N (1 + corrections) evaluations.
         snr: of the Langevin steps. corrections: how many at each level, 0 for none.
-        lowest: the last level; by default 1e-5 for VE and 1e-3 else.
+        lowest: the last level; by default 1e-5 for VE, with `reference`, and 1e-3 else.
         sigmas: of VE, the smallest and the largest; by default the schedule's.
         reference: as shipped, number for number. Then the Langevin step is one for the batch, by mean norms; steps are 1/N wide
             whatever the levels are; the last one is the predictor's without its noise; and of VE the network is told
@@ -74,8 +74,8 @@ def score_sde(
             under any setting, as they take the mean of what is noisy already.
 
     Raises:
-        ValueError: for other words, for a schedule that is none of these, and, with `reference`, for so few steps that a beta_i
-            would be 1 or more.
+        ValueError: for other words, for a schedule that is none of these or has no use for a setting, and, with `reference`, for
+            so few steps that a beta_i would be 1 or more.
     """
     check_steps(steps)
     if corrections < 0 or not snr > 0:
@@ -96,6 +96,12 @@ def score_sde(
         if kind == "sub_vp" and predictor == "ancestral":
             raise ValueError("the paper has no ancestral predictor of sub-VP processes; use reverse_diffusion, or the bridge of "
                              "plans.predictor_corrector.")  # fmt: skip
+        if sigmas is not None and kind != "ve":
+            raise ValueError(f"sigmas is {sigmas}, which VE alone has, and the schedule is {schedule}; leave it out.")
+        if lowest and kind == "ve" and not reference:
+            raise ValueError(
+                f"lowest is {lowest:g}, and steps from level to level of VE end at the smallest of sigmas; give that."
+            )
         end = lowest or (1e-5 if kind == "ve" else 1e-3)
         high, low = (math.exp(-lam / 2) for lam in schedule.lam_range)
         low, high = sigmas or (low, high)

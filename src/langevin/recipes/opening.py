@@ -11,6 +11,7 @@ from torch import Tensor
 from langevin.adapters import merge
 from langevin.config import Closed
 from langevin.files import parse_json, read_plain
+from langevin.guidance import AutoGuidance
 from langevin.recipes import config as c
 from langevin.recipes import latents
 from langevin.recipes.build import Run, build
@@ -57,6 +58,19 @@ def open_run(
     if adapters:
         loaded["lora"] = [f"{file}:{strength:g}" for file, strength in adapters.items()]
     return replace(run, folder=path, weights=" with ".join(said), loaded=loaded)
+
+
+def led_away(run: Run, weaker: str | Path, w: float, device: str = "cpu") -> tuple[Run, AutoGuidance]:
+    """An opened run whose samples say that they were led away from other weights of its own, such as an earlier average, and the
+    guidance that does so, to be drawn with as `draw(run, count, steer=guidance)`.
+
+    Args:
+        weaker: as `weights` of `open_run`.
+        w: see `guidance.AutoGuidance`.
+    """
+    assert run.folder is not None
+    other = open_run(run.folder, weaker, device=device, codec=run.loaded.get("codec"))
+    return replace(run, loaded={**run.loaded, "weaker": str(weaker), "apart": w}), AutoGuidance(other.denoiser, w)
 
 
 def weights_of(origin: Path) -> dict[str, Tensor]:

@@ -13,11 +13,13 @@ from langevin import plans
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
 from langevin.core.schedule import Schedule
+from langevin.core.tree import leaves
 from langevin.embedded import Embedded
 from langevin.files import best_effort, write
 from langevin.guidance import CFG
 from langevin.recipes import config as c
 from langevin.recipes.build import Run, fits
+from langevin.tasks import LevelsMet, levels_met
 from langevin.training.sharding import full
 
 PLACED = 128
@@ -43,6 +45,15 @@ def chosen(run: Run, plan: str | Plan | Draft | None, guidance: float | None = N
     found = plans.parse(text)
     fits(run.recipe, run.denoiser.process, found)
     return found
+
+
+def levels(run: Run, plan: str | None = None) -> dict[str, LevelsMet]:
+    """Where a run was trained, beside where a plan asks its network, by leaf: `tasks.levels_met`.
+
+    Raises:
+        ValueError: if its objective draws no levels from a density, or the plan finds its levels as it goes.
+    """
+    return leaves(levels_met(run.objective, run.denoiser, chosen(run, plan)))
 
 
 def _on_levels(run: Run, text: str, w: float) -> Plan:

@@ -16,6 +16,7 @@ from langevin.tasks.edit import (
 )
 from langevin.tasks.inverse import METHODS, Restored, coverage, restore
 from langevin.tasks.latents import gallery, shifted
+from langevin.tasks.levels import LevelsMet, levels_met
 from langevin.tasks.nulls import Inverted, Nulls, as_vectors, invert_through
 from langevin.tasks.risk import bleu, least_risk
 from langevin.tasks.upscale import Stage, cascade, upscale
@@ -25,6 +26,7 @@ __all__ = [
     "METHODS",
     "Augmented",
     "Inverted",
+    "LevelsMet",
     "Nulls",
     "Restored",
     "Stage",
@@ -45,6 +47,7 @@ __all__ = [
     "invert",
     "invert_through",
     "least_risk",
+    "levels_met",
     "of_length",
     "restore",
     "shifted",

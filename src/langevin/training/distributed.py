@@ -5,6 +5,7 @@ Whole tensors are put together only where they are written, one at a time.
 """
 
 import gc
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -265,15 +266,18 @@ class Pass:
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter], clip: float) -> float:
-    """The norm of the whole gradient, which is then scaled down to at most `clip`; 0 where there is none."""
+    """The norm of the whole gradient, which is then scaled down to at most `clip`; 0 where there is none. A norm that is not
+    finite scales nothing, so that one can still see which gradient it comes from."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:
         return 0.0
     groups = [[g for g in grads if is_sharded(g)], [g for g in grads if not is_sharded(g)]]
     norms = [full(nn.utils.get_total_norm(group)) for group in groups if group]
     total = norms[0] if len(norms) == 1 else torch.stack([n.to(norms[0].device) for n in norms]).norm()
-    nn.utils.clip_grads_with_norm_(list(parameters), clip, total)
-    return float(total)
+    norm = float(total)
+    if math.isfinite(norm):
+        nn.utils.clip_grads_with_norm_(list(parameters), clip, total)
+    return norm
 
 
 def reshard(net: nn.Module) -> None:

@@ -31,6 +31,7 @@ from langevin.objectives import Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
 from langevin.training.activations import recompute
+from langevin.training.blame import blame
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
@@ -278,7 +279,7 @@ class Trainer:
             smaller = self.scaler.get_scale() / 2
             if not overflowed or smaller < LEAST_SCALE:
                 self.scaler.update(scale)
-                return self._refuse(logs["loss"], norm)
+                return self._refuse(logs["loss"], norm, self._blame(pieces, met))
             self.scaler.update(smaller)  # float16: the same step again, more carefully
         fall = int(c.decay * self.total)
         lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
@@ -351,12 +352,22 @@ class Trainer:
             self._read()
             self._count()
 
-    def _refuse(self, loss: float, norm: float) -> dict[str, float]:
+    def _blame(self, pieces: list[Slice], met: list[Met]) -> str:
+        """What of the batch that this process read, of the weights, or of their gradients is at fault."""
+        place, index = self.order.batch(self.step)
+        read = []
+        for piece, (_, each) in zip(pieces, met, strict=True):
+            if piece.share:
+                count, begin = len(next(iter(leaves(piece.batch.x).values()))), piece.place - place
+                read.append((piece.batch, index[begin : begin + count], each))
+        return blame([r[:2] for r in read], [r[2] for r in read], self._players.named_parameters())
+
+    def _refuse(self, loss: float, norm: float, why: str) -> dict[str, float]:
         """What the policy says about a batch that must not reach the weights."""
         _, index = self.order.batch(self.step)
         said = (
             f"step {self.step} has loss {loss:g} and gradient norm {norm:g}, from samples {listed(index.tolist())}; the weights "
-            "are untouched"
+            f"are untouched{'; ' if why else ''}{why}"
         )
         self.optimiser.zero_grad(set_to_none=True)
         policy, self._in_a_row = self.config.nonfinite, self._in_a_row + 1

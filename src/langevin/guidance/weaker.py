@@ -1,0 +1,72 @@
+"""Autoguidance (2406.02507): a model is led away from a worse copy of itself.
+
+    belief = weaker + w (stronger - weaker)
+
+Both are asked the same, so what they agree on, the condition's own spread among it, is not pushed; where the worse one errs more
+in the same direction, the better is moved the other way. Classifier-free guidance instead leads away from another task.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.posterior import Belief, lerp
+from langevin.core.tree import tree
+from langevin.guidance.classifier_free import check_strength
+
+
+@dataclass(frozen=True, eq=False)
+class AutoGuidance:
+    """Guidance by a weaker model of the same data: trained for less long, or a smaller one. For every kind of leaf: means are
+    extrapolated, and logits of categories.
+
+    Args:
+        weaker: the other denoiser, asked with the same conditions; of the same process.
+        w: strength; 1 is unguided, and does not ask the weaker one.
+        interval: as of `CFG`.
+
+    Raises:
+        ValueError: for settings out of range, and for models whose processes differ.
+    """
+
+    weaker: BaseDenoiser
+    w: float
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_strength(self.w, self.interval)
+
+    def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
+        ours, theirs = (" ".join(str(model.process).split()) for model in (denoiser, self.weaker))
+        if ours != theirs:
+            raise ValueError(
+                f"the weaker model's process is {theirs} where the model's is {ours}; take a weaker model of the same."
+            )
+        return _Apart(denoiser, self)
+
+
+class _Apart(BaseDenoiser):
+    def __init__(self, denoiser: BaseDenoiser, guidance: AutoGuidance) -> None:
+        super().__init__()
+        self.denoiser, self.weaker, self.guidance = denoiser, guidance.weaker, guidance
+        self.process, self.shape, self.spread = denoiser.process, denoiser.shape, denoiser.spread
+
+    def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
+        g, belief = self.guidance, self.denoiser.believe(z, t, cond, mask)
+        weights: dict[str, Any] = {name: torch.where(self._inside(level), g.w, 1.0) for name, level in t.items()}
+        if g.w == 1 or (g.interval != (0.0, 1.0) and not self._anywhere(t)):
+            return belief
+        return lerp(self.weaker(tree(z), tree(t), cond, mask), belief, tree(weights))
+
+    def _inside(self, level: Tensor) -> Tensor:
+        low, high = self.guidance.interval
+        return (level >= low) & (level <= high)
+
+    def _anywhere(self, t: dict[str, Tensor]) -> bool:
+        """Whether any level is one to guide at; a compiler cannot ask, nor a graph of a GPU of levels there."""
+        if torch.compiler.is_compiling() or any(v.is_cuda and torch.cuda.is_current_stream_capturing() for v in t.values()):
+            return True
+        return any(bool(self._inside(level).any()) for level in t.values())
