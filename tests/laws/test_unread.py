@@ -1,12 +1,19 @@
 """A setting that nothing would read is refused before training, and not ignored."""
 
+import numpy as np
 import pytest
+import torch
 
+from langevin.cli import main
 from langevin.config import TrainConfig
 from langevin.recipes import RECIPES, recipe, unread
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
+from langevin.recipes.build import build
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import evaluate
 from langevin.recipes.in_loop import evaluator
+from langevin.recipes.likelihood import likelihood
 from langevin.recipes.starting import start
 
 CASES = {
@@ -71,3 +78,73 @@ def test_a_run_begins_by_looking(tmp_path):
     trainer.close()
     with pytest.raises(ValueError, match=r"evaluation.guidance is 2, but this run has no condition"):
         evaluator(run, out=tmp_path, guidance=2.0)
+
+
+JOINT = recipe("digits-product")
+BETWEEN = recipe("digits-transfer")
+PARTS = {
+    "data.form is 'joint', and data.only 3 leaves one label": (JOINT, {"data": c.DigitsData(form="joint", only=3)}),
+    "this data is a picture and its label as one": (JOINT, {"process": c.GaussianConfig(), "network": c.DiTConfig()}),
+    "process is 'product', of a picture and its label, and this data": (JOINT, {"data": c.DigitsData()}),
+    "network is 'mlp', which reads numbers, and the process is of cat": (
+        recipe("two-moons"), {"process": c.CategoricalConfig()}
+    ),
+    "objective.coupling is 'paired', and data.paired is False": (BETWEEN, {"objective": o.DenoisingConfig(coupling="paired")}),
+    "data.paired is True, and objective.coupling 'ot' would pair anew": (BETWEEN, {"data": c.TransferData(paired=True)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", PARTS)
+def test_parts_that_do_not_fit_are_refused(said):
+    base, changes = PARTS[said]
+    with pytest.raises(ValueError) as caught:
+        build(base.model_copy(update=changes))
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_rows_of_categories_are_learned_by_a_sequence(tmp_path):
+    rows = torch.randint(0, 5, (60, 6), generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "x.npy", rows.numpy())
+    made = recipe("two-moons").model_copy(
+        update={
+            "data": c.ArraysData(x=str(tmp_path / "x.npy"), test=20), "process": c.CategoricalConfig(categories=5),
+            "network": c.SequenceConfig(width=16, depth=1, heads=1), "train": TrainConfig(steps=2, batch=8),
+            "sample": c.SampleConfig(plan="ddpm:3"),
+        }
+    )  # fmt: skip
+    for network, said in ((c.SequenceConfig(block=2), "block is 2"), (c.MLPConfig(), "use 'sequence'")):
+        with pytest.raises(ValueError, match=said):
+            build(made.model_copy(update={"network": network}))
+    run, trainer = start(made, tmp_path / "run")
+    trainer.run(False)
+    trainer.close()
+    x = draw(run, 7)
+    assert x.shape == (7, 6) and x.dtype == torch.int64 and int(x.min()) >= 0 and int(x.max()) < 5
+    assert evaluate(run, count=20, small=True).metrics["energy_distance_real"] < 1
+    with pytest.raises(ValueError, match=r"evaluation.metrics are kid, and points are judged by their energy distance alone"):
+        evaluator(run, out=tmp_path, metrics=("kid",))
+    with pytest.raises(ValueError, match=r"solver is heun, of a flow, and this is a bound; leave it out"):
+        likelihood(run, solver="heun")
+    with pytest.raises(ValueError, match=r"given is True, and this data brings no condition"):
+        likelihood(run, given=True)
+
+
+UNREAD = (
+    ({"draws": 4}, "draws is 4, of a bound, and the flow of this run is followed by ad"),
+    ({"steps": 9}, "steps is 9, of a solver that is not adaptive"),
+    ({"solver": "heun", "tolerance": 1e-3}, "tolerance is 0.001, of the adaptive solver"),
+    ({"bound": True, "probes": 2}, "probes is 2, of a flow, and this is a bound"),
+)
+
+
+@pytest.mark.parametrize("given, said", UNREAD)
+def test_a_likelihood_is_told_nothing_that_its_method_does_not_read(given, said):
+    made = recipe("two-moons").model_copy(update={"network": c.MLPConfig(width=8, depth=1), "data": c.MoonsData(count=100)})
+    with pytest.raises(ValueError, match=said):
+        likelihood(build(made), **given)
+
+
+def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", str(tmp_path), "--strength", "3", "--out", str(tmp_path / "x.npy")])
+    assert "strength is 3, of what samples are steered by, which --steer names; leave it out." in capsys.readouterr().err
