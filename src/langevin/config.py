@@ -115,6 +115,8 @@ class TrainConfig(Closed):
         return self
 
 
+READ: Mapping[str, tuple[str, str]] = {"hold": ("schedule", "inverse_sqrt"), "decay": ("schedule", "wsd")}
+"""Settings of training that are read with one value of another alone."""
 ELSEWHERE = {
     "batch_size": "batch", "learning_rate": "lr", "num_workers": "workers", "optimizer": "optimiser", "max_steps": "steps",
     "iterations": "steps", "ema_decay": "ema", "grad_clip": "clip", "lr_schedule": "schedule", "scheduler": "schedule",
@@ -159,9 +161,14 @@ def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfi
         near = ours if ours in known else difflib.get_close_matches(ours, known, 1, 0)[0]
         raise ValueError(f"{name} is no setting; did you mean {near!r}? There are {', '.join(known)}.")
     try:
-        return TrainConfig(**given)
+        made = TrainConfig(**given)
     except ValidationError as error:
         raise ValueError(sentence(error)) from None
+    for name in given:
+        by, value = READ.get(name, (name, getattr(made, name)))
+        if getattr(made, by) != value and getattr(made, name) != TrainConfig.model_fields[name].default:
+            raise ValueError(f"{name} is {getattr(made, name)}, which is read only with {by} {value}; leave it out.")
+    return made
 
 
 def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from langevin import objectives, oracles, plans, schedules
+from langevin import bayesian_flow, objectives, oracles, plans, schedules
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import sample, trajectory
-from langevin.embedded import Embedded
+from langevin.embedded import Embedded, Logits
 from langevin.guidance import Clamp, Control
 from langevin.networks import JointTransformer, VectorPort
 from langevin.tasks import bleu, least_risk
@@ -222,6 +222,37 @@ def test_the_terms_of_the_simple_form():
     first = objectives.Embedding(steps=1)(model, Batch(ids), Noise.of(0, n))
     mse = (leaf.embed(ids) - 0.8 * z).square().mean()
     assert float(first.logs["denoising"]) == pytest.approx(float(mse), rel=1e-5)
+
+
+class Says(nn.Module):
+    """The same for every sample."""
+
+    def __init__(self, said):
+        super().__init__()
+        self.said = said
+
+    def forward(self, z, level, cond=None, mask=None):
+        return self.said.expand(len(z), *self.said.shape)
+
+
+@pytest.mark.parametrize("spread", ["shared", "elements"])
+@pytest.mark.parametrize("leaf", [words(learned=False), bayesian_flow.discretised(5)], ids=["vectors", "numbers"])
+def test_denoising_compares_points_with_points_and_categories_with_ids(leaf, spread):
+    ids, objective, noise = torch.tensor([[2, 0, 4]] * 8), objectives.Denoising(spread=spread), Noise.of(0, 8)
+
+    def loss(said, prediction):
+        return objective(Denoiser(Says(said), leaf, prediction), Batch(ids), noise)
+
+    points = leaf.embed(ids[0])
+    # data lies about its points, by std in every direction
+    assert float(loss(points, "x0").total) == pytest.approx(leaf.std**2, abs=0.4 * leaf.std**2)
+    assert float(loss(points + 1, "x0").total) == pytest.approx(1 + leaf.std**2, abs=leaf.std)
+    unsure, right = torch.zeros(3, 5), 30.0 * nn.functional.one_hot(ids[0], 5)
+    assert float(loss(unsure, Logits(evidence=False)).total) == pytest.approx(math.log(5))
+    assert float(loss(right, Logits(evidence=False)).total) < 1e-6
+    assert float(loss(unsure, Logits()).total) < math.log(5)  # what the state says is not lost
+    found = loss(unsure, Logits(evidence=False))
+    assert found.levels[""].shape == found.each[""].shape == ((8,) if spread == "shared" else (24,))
 
 
 def test_points_collapse_without_the_rounding_term_and_not_with_it():

@@ -9,7 +9,12 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.posterior import GaussianPosterior
-from langevin.objectives import Batch, Denoising
+from langevin.embedded import Embedded
+from langevin.guidance import Sharpened
+from langevin.interpolants import Interpolant
+from langevin.objectives import ELBO, Batch, BayesianFlow, Consistency, Denoising, Embedding, InterFlow, MeanFlow, Shortcut
+from langevin.objectives.continuous import ContinuousConsistency
+from langevin.objectives.progressive import Progressive
 from langevin.recipes import config as c
 from langevin.recipes import recipe
 from langevin.recipes.build import build
@@ -35,12 +40,20 @@ class Answers(torch.nn.Module):
 
 
 LINEAR, ONE = lv.Denoiser(torch.nn.Linear(1, 1), GAUSS), torch.zeros(1, 1)
+POINTS = lv.Denoiser(lv.networks.MLP(2, 4, 1), Embedded(torch.eye(2), lv.schedules.flow()), "x0", shape=(2,))
+MAP = lv.FlowMap(lv.networks.MLP(2, 4, 1, scalars=("span",)), lv.Gaussian(lv.schedules.flow()), "velocity")
+BETWEEN = lv.Denoiser(NET, Interpolant(lv.schedules.flow()), "velocity")
+TOGETHER = lv.Denoiser(NET, BOTH, {"x": "v", "word": "logits"})
 TWO = lv.plans.ddim(2)
 ROW = Row(level=1.0, start=1.0, stop=0.0, eta=0.5)
 
 
 def draw(denoiser, plan, **options):
     return lambda: lv.sample(denoiser, plan, 2, **options)
+
+
+def learn(objective, model, x):
+    return lambda: objective(model, Batch(x), Noise.of(0, len(x)))
 
 
 CASES = {
@@ -97,12 +110,33 @@ CASES = {
     "one prediction short": (lambda: lv.Denoiser(NET, BOTH, {"x": "v"}), "names the leaves"),
     # guidance
     "rescale on categories": (lambda: lv.CFG(2.0, rescale=0.5)(WORDS["mask"]), "set rescale=0"),
+    "a temperature of numbers": (lambda: Sharpened(0.5)(ORACLE), "temperature and top are of categories, and this is Gaussian"),
+    "a temperature of points": (draw(POINTS, TWO, guidance=Sharpened(0.5)), "this network says points alone; use Clamp"),
     "an empty interval": (lambda: lv.CFG(2.0, interval=(0.8, 0.2)), "interval is"),
     # objectives
     "min-SNR of categories": (lambda: Denoising("min_snr").check(CATEGORICAL["mask"]), "does not exist"),
     "continuous bound of a general kernel": (lambda: Denoising("elbo").check(CATEGORICAL["ordinal"]), "the ELBO objective"),
     "flow bound of Gaussians": (lambda: Denoising("flow").check(lv.Gaussian(lv.schedules.cosine())), "use 'elbo'"),
     "a learned schedule without the bound": (lambda: Denoising().check(lv.Gaussian(lv.schedules.learned())), "weight='elbo'"),
+    "clean data of one process": (learn(Denoising(clean=0.2), LINEAR, ONE), "clean is 0.2.*or, for known elements, use spread"),
+    "the same of a Bayesian flow": (learn(BayesianFlow(clean=0.2), LINEAR, ONE), "clean is 0.2, .* and this process is one"),
+    "a coupling of categories": (lambda: Denoising(coupling="ot").check(CATEGORICAL["mask"]), "pairs data .*use 'independent'"),
+    "losses that nobody tells of": (lambda: BayesianFlow(levels="loss_aware"), "levels is 'loss_aware', which follows losses"),
+    "levels where there are steps": (lambda: BayesianFlow(10, levels="beta:a=2,b=2"), "steps is 10; leave one of them out"),
+    "levels of the bound of words": (lambda: Embedding("bound", levels="logit_normal"), "the bound has even steps; leave it out"),
+    "guidance of no teacher": (lambda: Consistency(guidance=2.0), "guidance is 2, of a teacher, and there is none"),
+    "guidance of no teacher of shortcuts": (lambda: Shortcut(guidance=2.0), "of a teacher, and there is none"),
+    "guidance of no teacher of sCM": (lambda: ContinuousConsistency(guidance=2.0), "of a teacher, and there is none"),
+    "a mean of levels without a law": (lambda: Consistency(mean=0.0), "mean is 0 and std 2, of density 'lognormal'"),
+    "a form of no cross-entropy": (lambda: ELBO(form="text"), "form is 'text', .*cross_entropy is 0; give its weight"),
+    "the cross-entropy of numbers": (learn(ELBO(cross_entropy=1.0), LINEAR, ONE), "of categories, and the model's process is"),
+    "the bound of an interpolant": (learn(ELBO(), BETWEEN, ONE), "Interpolant has data at both ends.*use Denoising"),
+    "a Bayesian flow between data": (learn(BayesianFlow(), BETWEEN, ONE), "an interpolant, with data at both ends"),
+    "guidance of no condition": (learn(MeanFlow(omega=2.0, drop=0.1), MAP, torch.zeros(1, 2)), "omega is 2 and kappa 0, and"),
+    "learned points": (lambda: Denoising().check(Embedded(torch.eye(2), GAUSS.schedule, learned=True)), "use the Embedding obj"),
+    "a flow of a product": (lambda: InterFlow().prepare(TOGETHER), r"model's is Product\(x: Gaussian, word: Categorical\); use"),
+    "halving of a product": (lambda: Progressive(JOINT).prepare(TOGETHER), "follows the flow of one Gaussian process"),
+    "leaps between points": (lambda: MeanFlow().prepare(POINTS), "the data of the process are ids of 2 points; use Denoising"),
     "unknown weight": (lambda: Denoising("minsnr"), "weight is 'minsnr'"),
     "unknown levels": (lambda: Denoising(levels="gauss"), "levels is 'gauss'"),
     "unknown spread": (lambda: Denoising(spread="each"), "spread is 'each'"),
@@ -145,6 +179,7 @@ CASES = {
     "an unknown recipe": (lambda: recipe("digit"), "did you mean 'digits'"),
     "an MLP on pictures": (lambda: build(recipe("digits").model_copy(update={"network": c.MLPConfig()})), "use 'unet' or 'dit'"),
     "a U-Net on a product": (lambda: network(c.UNetConfig(), Facts(shape=(1, 8, 8), classes=None), BOTH), "use kind 'dit'"),
+    "a decay that the rate does not have": (lambda: lv.fit(LINEAR, lv.data.two_moons(10), decay=0.5), "only with schedule wsd"),
     "passes that do not divide": (lambda: lv.fit(LINEAR, lv.data.two_moons(100), batch=10, accumulate=3), "accumulate divide"),
     "an unknown split": (lambda: lv.data.digits("valid"), "choose one of train, test, all"),
     "an unknown name": (lambda: lv.sampel, "did you mean 'sample'"),

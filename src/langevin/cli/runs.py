@@ -41,8 +41,8 @@ class _Sample:
     steer: Path | None = None
     """Regressor that langevin regress made for this run: samples are steered to those of --property that it knows; by the next
     state under a plan tilted:N, by beliefs under others."""
-    strength: float = 10.0
-    """With steer: log p = -strength (value - asked)^2, in units of the property's deviation."""
+    strength: float | None = None
+    """With steer: log p = -strength (value - asked)^2, in units of the property's deviation; 10 by default."""
     weaker: Path | None = None
     """Lead samples away from these weights of the run, named as --weights is: autoguidance, by an earlier average (langevin ema
     RUN --at SAMPLES) or another that is worse."""
@@ -63,6 +63,8 @@ def sample(args: Sequence[str]) -> None:
     asked = parse(_Sample, args, "langevin sample")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    if asked.strength is not None and asked.steer is None:
+        raise Refusal(f"strength is {asked.strength:g}, of what samples are steered by, which --steer names; leave it out.")
     from langevin.recipes.drawing import source_of, used
     from langevin.recipes.opening import open_run
     from langevin.recipes.report import write_samples
@@ -85,7 +87,7 @@ def sample(args: Sequence[str]) -> None:
     if asked.steer is not None:
         from langevin.recipes.regressing import aimed
 
-        options["steer"], wanted = aimed(run, asked.steer, wanted, asked.strength, asked.plan)
+        options["steer"], wanted = aimed(run, asked.steer, wanted, 10.0 if asked.strength is None else asked.strength, asked.plan)
     if wanted:
         options["properties"] = wanted
     with used() as batches:

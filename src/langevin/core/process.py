@@ -26,6 +26,11 @@ class Process(nn.Module, ABC):
     def leaves(self) -> "dict[str, LeafProcess]":
         """The leaf processes by name."""
 
+    def __format__(self, _: str) -> str:
+        """In messages: one line, where a module's own form has many."""
+        parts = ", ".join(f"{name}: {type(leaf).__name__}" for name, leaf in self.leaves().items() if name)
+        return type(self).__name__ + f"({parts})" * bool(parts)
+
 
 class LeafProcess(Process):
     """A process on one tensor.
@@ -125,12 +130,10 @@ class Product(Process):
         return {name: leaf for name, leaf in self._leaves.items() if isinstance(leaf, LeafProcess)}
 
     def _lift(self, method: str, noise: Noise | None, *trees: dict[str, Any], **shared: Any) -> dict[str, Any]:
-        out = {}
-        for name, leaf in self.leaves().items():
-            args = [tree[name] for tree in trees]
-            keys = {**shared, "noise": noise.at(name)} if noise is not None else shared
-            out[name] = getattr(leaf, method)(*args, **keys)
-        return out
+        def keys(name: str) -> dict[str, Any]:
+            return {**shared, "noise": noise.at(name)} if noise is not None else shared
+
+        return {n: getattr(leaf, method)(*(tree[n] for tree in trees), **keys(n)) for n, leaf in self.leaves().items()}
 
     def _levels(self, t: Any) -> dict[str, Any]:
         return t if isinstance(t, dict) else dict.fromkeys(self._leaves, t)

@@ -155,7 +155,7 @@ class Prior:
         return Batch(self.process.prior(self.shape, noise), cond)
 
     def digest(self) -> str:
-        said = " ".join(f"{self.process} {self.shape} {self.count} {self.seed}".split())
+        said = " ".join(f"{self.process!r} {self.shape} {self.count} {self.seed}".split())
         return _conditioned(hashlib.sha256(said.encode()), self.cond)
 
 

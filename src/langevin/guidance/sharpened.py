@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
+from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.posterior import Belief, CategoricalPosterior
-from langevin.core.tree import tree_map
+from langevin.core.tree import leaves, tree_map
+from langevin.embedded import Embedded
 
 
 class Sharpened:
@@ -26,6 +28,12 @@ class Sharpened:
         self.temperature, self.top = temperature, top
 
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
+        """
+        Raises:
+            ValueError: for a process without categories; when first asked, for beliefs that are none of these.
+        """
+        if not any(isinstance(leaf, (Categorical, Embedded)) for leaf in denoiser.process.leaves().values()):
+            raise ValueError(f"temperature and top are of categories, and this is {denoiser.process}; leave them out.")
         return _Sharp(denoiser, self.temperature, self.top)
 
 
@@ -36,7 +44,10 @@ class _Sharp(BaseDenoiser):
         self.process, self.shape, self.spread = denoiser.process, denoiser.shape, denoiser.spread
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
-        return tree_map(self._sharp, self.denoiser.believe(z, t, cond, mask))
+        belief = self.denoiser.believe(z, t, cond, mask)
+        if not any(isinstance(one, CategoricalPosterior) for one in leaves(belief).values()):
+            raise ValueError("temperature and top are of probabilities, and this network says points alone; use Clamp.")
+        return tree_map(self._sharp, belief)
 
     def _sharp(self, belief: Belief) -> Belief:
         if not isinstance(belief, CategoricalPosterior):

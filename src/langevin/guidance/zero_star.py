@@ -53,7 +53,7 @@ class CFGZero:
         return _ZeroStar(denoiser, self)
 
 
-_VELOCITY = named("velocity")
+_VELOCITY: Any = named("velocity")
 
 
 class _ZeroStar(Halves):

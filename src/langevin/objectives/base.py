@@ -93,15 +93,23 @@ def draw_levels(
     space ties together (the two directions of an edge) is one.
 
     With probability `clean` one leaf, drawn at random, is at level 0: the model learns to be given it.
+
+    Raises:
+        ValueError: for `clean` where there is one leaf, and levels of elements that a space does not have.
     """
     names = list(parts)
+    if clean and len(names) < 2:
+        raise ValueError(
+            f"clean is {clean:g}, the probability that a leaf of a product is given, and this process is one; set it to 0, or, "
+            "for known elements, use spread 'elements'."
+        )
     if spread == "elements":
         out = {n: _of_elements(density, parts[n], x[n], noise.at(f"levels/{n}")) for n in names}
     else:
         purpose = {n: "levels" if spread == "shared" else f"levels/{n}" for n in names}
         draws = {n: density.quantile(stratified(noise.at(purpose[n])), parts[n].schedule) for n in names}
         out = {n: t.reshape(-1, *[1] * (x[n].ndim - 1)) for n, t in draws.items()}
-    if clean and len(names) > 1:
+    if clean:
         u = noise.at("clean").uniform(())
         chosen = (noise.at("clean leaf").uniform(()) * len(names)).long()
         for i, n in enumerate(names):

@@ -59,6 +59,8 @@ class BayesianFlow(Objective):
                 raise ValueError(f"{field} is {value}; it is a probability below 1.")
         if spread not in SPREADS or (steps is not None and (spread != "shared" or clean)):
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}, and 'shared' over n steps.")
+        if steps is not None and levels != "uniform":
+            raise ValueError(f"levels is {levels!r} of continuous time, and steps is {steps}; leave one of them out.")
         self.steps, self.reconstruction, self.levels = steps, reconstruction, levels_named(levels)
         self.spread, self.clean, self.drop = spread, clean, drop
 
@@ -167,5 +169,7 @@ def check(leaf: LeafProcess, name: str) -> None:
     at = f"leaf {name!r}" if name else "the process"
     if isinstance(leaf, Embedded) and leaf.std:
         raise ValueError(f"std is {leaf.std:g} and {at} has data about its points; use the Embedding objective, or std=0.")
-    if not isinstance(leaf, Gaussian) or isinstance(leaf, Interpolant):
+    if isinstance(leaf, Interpolant):
+        raise ValueError(f"Bayesian flow begins at noise, and {at} is an interpolant, with data at both ends; use Denoising.")
+    if not isinstance(leaf, Gaussian):
         raise ValueError(f"Bayesian flow is a bound of Gaussian processes, and {at} is {leaf.kind}; use ELBO or Denoising there.")

@@ -23,7 +23,7 @@ from langevin.core.noise import Noise
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Ladder, Leaps, follow, now
-from langevin.objectives.teachers import frozen
+from langevin.objectives.teachers import check_guided, frozen
 from langevin.plans.grids import Grid
 
 
@@ -86,6 +86,11 @@ class Consistency(Leaps):
             raise ValueError(
                 f"weighting is {weighting!r} and density {density!r}; use 'none' or 'inverse', 'uniform' or 'lognormal'."
             )
+        if density == "uniform" and (mean, std) != (-1.1, 2.0):
+            raise ValueError(
+                f"mean is {mean:g} and std {std:g}, of density 'lognormal', and density is 'uniform'; leave them out."
+            )
+        check_guided(teacher, guidance)
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
         self.steps, self.decay, self.order, self.grid = steps, decay, order, Ladder(grid)

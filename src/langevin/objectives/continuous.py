@@ -32,7 +32,7 @@ from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
 from langevin.objectives.levels import LevelDensity, stratified
 from langevin.objectives.levels import named as levels_named
-from langevin.objectives.teachers import frozen
+from langevin.objectives.teachers import check_guided, frozen
 
 
 class ContinuousConsistency(Objective):
@@ -74,7 +74,8 @@ class ContinuousConsistency(Objective):
         if adaptive and knots < 1:
             raise ValueError(f"knots is {knots}; a broken line has at least 1 piece.")
         self.levels = levels_named(levels)
-        self.warmup, self.normalise, self.guidance, self.drop = warmup, normalise, guidance, drop
+        self.warmup, self.normalise, self.drop = warmup, normalise, drop
+        self.guidance = check_guided(teacher, guidance)
         self.paced = warmup > 0
         self.coupling, self.nets, self.done = coupling_named(coupling), Networks(), 1.0
         if teacher is not None:

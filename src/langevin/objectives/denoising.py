@@ -1,6 +1,8 @@
-"""Denoising: mean squared error for Gaussian leaves, cross-entropy for categorical ones, their sum over a product."""
+"""Denoising: mean squared error for Gaussian leaves, cross-entropy for categorical ones, their sum over a product. Of categories
+at points it is either, by what the network says."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,10 +17,11 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import GaussianPrediction
 from langevin.core.process import LeafProcess, Process
-from langevin.core.tree import leaves, spread
+from langevin.core.tree import leaves, spread, tree
+from langevin.embedded import Embedded
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import SPREADS, Loss, Objective, draw_levels, drop_conditions, mean_over_elements
-from langevin.objectives.coupling import Coupling, partners
+from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.distances import Distance
 from langevin.objectives.distances import named as distance_named
@@ -86,7 +89,7 @@ class Denoising(Objective):
                 raise ValueError(f"{field} is {value}; it is a probability below 1.")
         if spread not in SPREADS:
             raise ValueError(f"spread is {spread!r}; choose one of {', '.join(SPREADS)}.")
-        self.levels, self.spread, self.clean, self.drop = levels_named(levels), spread, clean, drop
+        self.levels, self.spread, self.clean, self.drop = levels_named(levels, followed=True), spread, clean, drop
         if not 0 <= augment <= 1:
             raise ValueError(f"augment is {augment}; it is the highest level of noise in small pictures, from 0 to 1.")
         self.augment = augment
@@ -112,6 +115,9 @@ class Denoising(Objective):
         """Refuse what this objective cannot train."""
         if self.distance is not None and not isinstance(process, Gaussian):
             raise ValueError(f"distance compares beliefs of one Gaussian process, and the model's is {process}; leave it out.")
+        if type(self.coupling) is not Independent and not any(isinstance(leaf, Gaussian) for leaf in process.leaves().values()):
+            raise ValueError(f"coupling is {type(self.coupling).__name__}, which pairs data with the other ends of Gaussian "
+                             f"paths, and the model's process is {process}; use 'independent'.")  # fmt: skip
         for name, leaf in process.leaves().items():
             at = f"leaf {name!r}" if name else "the process"
             if not isinstance(leaf, (Gaussian, Categorical)):
@@ -131,6 +137,11 @@ class Denoising(Objective):
                 raise ValueError(f"weight 'flow' does not exist for {at} (Gaussian); use 'elbo'.")
             if self.levels.wants_losses and len(process.leaves()) > 1:
                 raise ValueError("loss-aware levels keep one history, and a product has a loss per leaf; use levels='uniform'.")
+            if isinstance(leaf, Embedded) and leaf.table.requires_grad:
+                raise ValueError(
+                    f"the points of {at} are learned, and this loss would draw them together, or drive them away from noise; use "
+                    "the Embedding objective, or points that are fixed."
+                )
             if isinstance(leaf, Interpolant) and leaf.schedule.learned:
                 raise ValueError(f"the path of {at} is learned, which is a max-min problem; use the InterFlow objective.")
             if leaf.schedule.learned and self.weight.name != "elbo":
@@ -147,7 +158,12 @@ class Denoising(Objective):
         x = leaves(batch.x)
         t = draw_levels(self.levels, parts, x, noise, self.spread, self.clean)
         cond = drop_conditions(self._augmented(batch.cond, parts, noise), noise, self.drop)
-        z, e = {}, {}
+        z, e, ids = {}, {}, {}
+        for name, leaf in parts.items():
+            draw = noise.at("noise").at(name)
+            if isinstance(leaf, Embedded):  # from here on its data are points, and levels are of these
+                ids[name], x[name], t[name] = x[name], leaf.start(x[name], draw), leaf.levels(t[name], x[name])
+        batch = replace(batch, x=tree(x))
         for name, leaf in parts.items():
             draw = noise.at("noise").at(name)
             if isinstance(leaf, Gaussian):
@@ -170,6 +186,8 @@ class Denoising(Objective):
             if isinstance(leaf, Gaussian) and self.distance is not None:
                 drawn = drawn.reshape(-1)
                 error = self._compared(model, leaf, x[name], z[name], out[name], level)
+            elif isinstance(leaf, Embedded) and not isinstance(model.predictions[name], GaussianPrediction):
+                error = self._of_ids(model, leaf, name, ids[name], z[name], out[name], t[name], level)
             elif isinstance(leaf, Gaussian):
                 error = self._squared_error(model, leaf, name, x[name], e[name], out[name], level)
             else:
@@ -231,6 +249,21 @@ class Denoising(Objective):
         if self.weight.name != "simple":
             factor = factor * prediction.eps_per_output(leaf, t) ** 2
         return cast(factor, error) * error
+
+    def _of_ids(
+        self, model: Denoiser, leaf: Embedded, name: str, ids: Tensor, z: Tensor, out: Tensor, at: Tensor, t: Tensor
+    ) -> Tensor:
+        """The cross-entropy of the ids of points, (B, *shape) or, where points are vectors and levels are of these,
+        (B, *shape, 1); t is `at`, but where the data was given."""
+        prediction = model.predictions[name]
+        if self.weight.name != "simple":
+            raise ValueError(
+                f"weight {self.weight.name!r} is of squared errors, and a network of prediction {prediction.name!r} says which "
+                "category a point is of; use 'simple', or the BayesianFlow objective, which is its bound."
+            )
+        error = -prediction.posterior(leaf, out, z, at).log_probs.gather(-1, ids[..., None])
+        error = error if leaf.vectors else error[..., 0]
+        return cast(self._factor(leaf, t), error) * error
 
     def _compared(self, model: Denoiser, leaf: Gaussian, x: Tensor, z: Tensor, out: Tensor, t: Tensor) -> Tensor:
         """The distance of the belief from the data, (B,)."""

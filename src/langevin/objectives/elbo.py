@@ -21,6 +21,7 @@ from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
 from langevin.core.tree import leaves, tree
 from langevin.embedded import Embedded
+from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.levels import stratified
 
@@ -55,6 +56,8 @@ class ELBO(Objective):
             raise ValueError(
                 f"cross_entropy is {cross_entropy} in the form {form!r}; give at least 0, and one of {', '.join(FORMS)}."
             )
+        if form == "text" and not cross_entropy:
+            raise ValueError("form is 'text', which is how the cross-entropy is taken, and cross_entropy is 0; give its weight.")
         self.steps, self.drop, self.cross_entropy, self.form = steps, drop, cross_entropy, form
 
     def extra_repr(self) -> str:
@@ -85,6 +88,10 @@ class ELBO(Objective):
         parts, x = model.process.leaves(), leaves(batch.x)
         t, s, z = {}, {}, {}
         for name, leaf in parts.items():
+            if isinstance(leaf, Interpolant):
+                raise ValueError(
+                    f"{leaf} has data at both ends, and this bound is of processes that end in noise; use Denoising."
+                )
             if isinstance(leaf, Embedded) and leaf.std:
                 at = f"leaf {name!r}" if name else "the process"
                 raise ValueError(
@@ -101,6 +108,9 @@ class ELBO(Objective):
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         parts, x = model.process.leaves(), leaves(batch.x)
+        said = f"cross_entropy is {self.cross_entropy:g} in the form {self.form!r}"
+        if (self.cross_entropy or self.form != "exact") and not any(isinstance(leaf, Categorical) for leaf in parts.values()):
+            raise ValueError(f"{said}, of categories, and the model's process is {model.process}; leave them out.")
         index = (stratified(noise.at("levels")) * self.steps).floor().long()
         terms, t, belief = self.terms(model, batch, index, noise, drop_conditions(batch.cond, noise, self.drop))
         real = {name: leaf.space.real(terms[name], batch.mask) for name, leaf in parts.items()}

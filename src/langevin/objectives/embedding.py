@@ -64,6 +64,8 @@ class Embedding(Objective):
             raise ValueError(f"steps is {steps} and decoder {decoder}; give at least 1 step, and a deviation above 0.")
         if not rounding >= 0 or not 0 <= drop < 1:
             raise ValueError(f"rounding is {rounding} and drop {drop}; give a factor from 0, and a probability below 1.")
+        if form == "bound" and levels != "uniform":
+            raise ValueError(f"levels is {levels!r} of the simple form, and the bound has even steps; leave it out.")
         self.form, self.steps, self.decoder, self.rounding = form, steps, decoder, rounding
         self.levels, self.spread, self.drop = levels_named(levels), spread, drop
 

@@ -19,6 +19,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
+from langevin.embedded import Embedded
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Objective, draw_levels, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
@@ -78,7 +79,7 @@ class InterFlow(Objective):
         return f"unbiased={self.unbiased}, path={self.path}, drop={self.drop:g}, coupling={type(self.coupling).__name__}"
 
     def prepare(self, model: Denoiser) -> None:
-        if not isinstance(model.process, Gaussian):
+        if not isinstance(model.process, Gaussian) or isinstance(model.process, Embedded):
             raise ValueError(f"an interpolant has one Gaussian process, and the model's is {model.process}; use Denoising.")
         prediction = model.predictions[""]
         if prediction.name != "velocity" or prediction.level_name not in ("t", "1000t"):

@@ -29,6 +29,7 @@ from langevin.core.posterior import lerp
 from langevin.core.process import Process
 from langevin.core.schedule import Schedule
 from langevin.core.tree import leaves
+from langevin.embedded import Embedded
 from langevin.interpolants import Interpolant
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
@@ -50,6 +51,9 @@ def one_gaussian(process: Process, renoised: bool = False) -> Gaussian:
     """
     if not isinstance(process, Gaussian):
         raise ValueError(f"this objective follows the flow of one Gaussian process, and the model's is {process}; use Denoising.")
+    if isinstance(process, Embedded):
+        raise ValueError(f"this objective compares states with data, and the data of the process are ids of {process.categories} "
+                         "points; use Denoising, BayesianFlow or Embedding.")  # fmt: skip
     if isinstance(process, Interpolant) and renoised:
         raise ValueError("this objective noises samples again, and an interpolant has data where noise would be; use consistency "
                          "or reflow.")  # fmt: skip
@@ -221,8 +225,9 @@ class Leaps(Objective):
         return callable(self.decay)
 
     def prepare(self, model: Denoiser) -> None:
+        process = one_gaussian(model.process)
         if "teacher" in self.nets:
-            agree(self.nets["teacher"], one_gaussian(model.process))
+            agree(self.nets["teacher"], process)
         if self.decay is not None:
             self.nets["slow"] = copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -293,6 +293,18 @@ LEVELS: dict[str, Callable[..., LevelDensity]] = {
 }  # fmt: skip
 
 
-def named(levels: str | LevelDensity) -> LevelDensity:
-    """A density by name, with its options ("beta:a=2,b=2"), or the one given."""
-    return spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels
+def named(levels: str | LevelDensity, followed: bool = False) -> LevelDensity:
+    """A density by name, with its options ("beta:a=2,b=2"), or the one given.
+
+    Args:
+        followed: the objective tells it of losses, which it divides by the density.
+
+    Raises:
+        ValueError: for another name, and for a density that follows losses of which nobody would tell it.
+    """
+    density = spec.parse(levels, LEVELS, "levels") if isinstance(levels, str) else levels
+    if density.wants_losses and not followed:
+        said = levels if isinstance(levels, str) else type(levels).__name__
+        raise ValueError(f"levels is {said!r}, which follows losses, and the Denoising objective alone tells it of them; use "
+                         "'uniform', or another density.")  # fmt: skip
+    return density

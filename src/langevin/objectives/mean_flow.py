@@ -114,18 +114,17 @@ class MeanFlow(Objective):
         e = partners(self.coupling, process, batch, noise.at("noise"))
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
         omega: Tensor | float = self.omega
+        if cond is None and (self.w is not None or self.omega != 1 or self.kappa):
+            said = f"w is {self.w}" if self.w is not None else f"omega is {self.omega:g} and kappa {self.kappa:g}"
+            raise ValueError(f"{said}, and guidance strengthens a condition, of which the data brings none; leave them out.")
         if self.w is not None:
-            if cond is None:
-                raise ValueError(
-                    f"w is {self.w}, and guidance strengthens a condition, of which the data brings none; leave w out."
-                )
             strength = drawn(self.w, noise, x)
-            omega, cond = strength * (1 - self.kappa), {**cond, "guidance": strength}
+            omega, cond = strength * (1 - self.kappa), {**(cond or {}), "guidance": strength}
         prediction: Any = model.predictions[""]
         z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
         if "teacher" in self.nets:
             v = self.taught(process, z, t, cond, mask, omega)
-        elif (self.w is not None or self.omega != 1 or self.kappa) and cond is not None:
+        elif cond is not None and (self.w is not None or self.omega != 1 or self.kappa):
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
                 alone = velocity(model, z, t, t, dropped(cond, everyone), mask)

@@ -17,7 +17,7 @@ from langevin.core.noise import Noise
 from langevin.core.schedule import Schedule
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Ladder, Leaps, belief, trail
+from langevin.objectives.leaps import Ladder, Leaps, belief, one_gaussian, trail
 from langevin.objectives.teachers import check_weighting, frozen, signal_weight
 from langevin.plans.grids import Grid
 from langevin.plans.grids import named as grid_named
@@ -91,6 +91,7 @@ class Progressive(Leaps):
         return self.nets["last" if int(self.stage) else "teacher"]  # pyright: ignore[reportReturnType]
 
     def prepare(self, model: Denoiser) -> None:
+        one_gaussian(model.process)
         name = model.predictions[""].name
         if name in ("eps", "score"):
             raise ValueError(

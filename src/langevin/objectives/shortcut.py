@@ -17,7 +17,7 @@ from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.distances import Distance
 from langevin.objectives.leaps import Leaps, belief, guided, one_gaussian
 from langevin.objectives.levels import stratified
-from langevin.objectives.teachers import frozen
+from langevin.objectives.teachers import check_guided, frozen
 
 
 class Shortcut(Leaps):
@@ -55,7 +55,7 @@ class Shortcut(Leaps):
         if finest < 1 or not 0 < share < 1:
             raise ValueError(f"finest is {finest} and share {share}; give halvings from 1 and a share between 0 and 1.")
         self.finest, self.share, self.decay, self.least = finest, share, decay, least
-        self.guidance = guidance
+        self.guidance = check_guided(teacher, guidance)
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
         self.says += f", finest={finest}, share={share:g}, decay={decay:g}, least={least:g}, guidance={guidance:g}"

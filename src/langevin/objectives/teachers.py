@@ -19,6 +19,17 @@ def frozen(teacher: BaseDenoiser) -> BaseDenoiser:
     return teacher.requires_grad_(False).eval()
 
 
+def check_guided(teacher: BaseDenoiser | None, guidance: float) -> float:
+    """The strength of a teacher's guidance.
+
+    Raises:
+        ValueError: for any but 1 where there is no teacher.
+    """
+    if teacher is None and guidance != 1:
+        raise ValueError(f"guidance is {guidance:g}, of a teacher, and there is none; leave it at 1, or learn from a teacher.")
+    return guidance
+
+
 @torch.no_grad()
 def begin_from(student: nn.Module, teacher: nn.Module) -> list[str]:
     """Give the student the teacher's weights.

@@ -190,6 +190,14 @@ def _check_ends(recipe: c.Recipe) -> None:
         raise ValueError(
             f"process is 'interpolant', and data {recipe.data.kind!r} has no source to begin at; use data 'transfer'."
         )
+    coupling = getattr(recipe.objective, "coupling", "independent")
+    if isinstance(recipe.data, c.TransferData) and recipe.data.paired != (coupling == "paired"):
+        if coupling == "paired":
+            raise ValueError(
+                "objective.coupling is 'paired', and data.paired is False, so pairs would be of chance; say --data.paired."
+            )
+        if coupling != "independent":
+            raise ValueError(f"data.paired is True, and objective.coupling {coupling!r} would pair anew; use paired.")
     if joined and not between:
         raise ValueError(f"data is 'transfer', and process {recipe.process.kind!r} begins at noise; use process 'interpolant'.")
 

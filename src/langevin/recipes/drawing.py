@@ -21,7 +21,7 @@ from langevin.plans.analysis import warn_if_noisy
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded
-from langevin.recipes.sampling import chosen, guided
+from langevin.recipes.sampling import check_strength, chosen, guided
 
 BATCH, VALUES = 500, 500 * 3 * 64 * 64
 """Samples drawn at once, and numbers in them: at most as many of either."""
@@ -77,8 +77,7 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     joint = isinstance(run.recipe.process, c.ProductConfig)
     labels = _asked_labels(run, count, label, joint)
     texts = asked_prompts(run, count, prompts)
-    if w != 1 and (not run.facts.conditional or joint):
-        raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
+    check_strength(run, w)
     cond = None
     if texts is not None and run.facts.vocabulary is not None:
         cond = {"ids": run.facts.vocabulary.ids(texts)}

@@ -10,6 +10,7 @@ from langevin.recipes import config as c
 from langevin.recipes.build import Run, check_plan
 from langevin.recipes.domains import Asked
 from langevin.recipes.evaluation import SMALL, evaluate
+from langevin.recipes.sampling import check_strength
 
 
 def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: str | None = None, guidance: float = 1.0,
@@ -31,6 +32,7 @@ def evaluator(run: Run, *, out: Path, count: int = SMALL, seed: int = 1, plan: s
             before it draws; now rather than hours later.
     """
     path = out / "evaluation.jsonl"
+    check_strength(run, guidance, "evaluation.guidance")
     strength = None if not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig) else guidance
     run.domain.check_way(plan, guidance)
     measured = run.domain.in_loop(metrics)

@@ -109,6 +109,7 @@ def likelihood(
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
     width, on = _width(run.recipe.drawn) if flows else None, grids(run)
     numbers = {name for name, part in run.denoiser.process.leaves().items() if type(part) is Gaussian}
+    _check_read(flows and not bound, solver, steps, tolerance, probes, draws)
     device = next(run.denoiser.parameters()).device
     nats: list[Tensor] = []
     errors: list[Tensor] = []
@@ -147,6 +148,20 @@ def likelihood(
     drawn = float(torch.cat(errors).square().sum().sqrt()) / total
     tokens = run.domain.tokens_per_character(run, source)
     return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)), tokens=tokens)
+
+
+def _check_read(flow: bool, solver: str, steps: int, tolerance: float, probes: int | None, draws: int) -> None:
+    """Refuse settings of another method than the one that is taken. Raises ValueError."""
+    adaptive = solver == "adaptive"
+    settings = {
+        "draws": (draws, 16, not flow, "a bound"), "solver": (solver, "adaptive", flow, "a flow"),
+        "probes": (probes, None, flow, "a flow"), "steps": (steps, 50, flow and not adaptive, "a solver that is not adaptive"),
+        "tolerance": (tolerance, 1e-4, flow and adaptive, "the adaptive solver of a flow"),
+    }  # fmt: skip
+    for name, (value, usual, read, of) in settings.items():
+        if value != usual and not read:
+            took = f"the flow of this run is followed by {solver}" if flow else "this is a bound"
+            raise ValueError(f"{name} is {value}, of {of}, and {took}; leave it out.")
 
 
 def _of_flow(

@@ -142,6 +142,12 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 
 
+def check_strength(run: Run, w: float, field: str = "guidance") -> None:
+    """Refuse to strengthen a condition where there is none: a product's label is a part of what is drawn. Raises ValueError."""
+    if w != 1 and (not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig)):
+        raise ValueError(f"{field} is {w:g}, but this run has no condition to strengthen; use 1.")
+
+
 NO_SAMPLES = (
     "this run is an autoencoder, which draws nothing; train a model in its latents by --codec.origin RUN, or see how it does by "
     "langevin evaluate RUN."
@@ -188,8 +194,7 @@ def _options(run: Run, count: int, w: float) -> dict[str, Any]:
         kind, plan = run.recipe.objective.kind, run.recipe.sample.plan
         raise ValueError(f"this run, of kind {kind}, leaps to the end of the flow, where no plan can lead better; use {plan}.")
     classes, words = run.facts.classes, run.facts.vocabulary
-    if w != 1 and not run.facts.conditional:
-        raise ValueError(f"guidance is {w:g}, but this run has no condition to strengthen; use 1.")
+    check_strength(run, w)
     cond = None if classes is None else {"label": torch.arange(count) % classes}
     if words is not None:
         texts = words.examples or ("",)

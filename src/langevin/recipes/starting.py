@@ -10,12 +10,13 @@ from torch import Tensor
 from langevin.files import write
 from langevin.manifest import steps
 from langevin.recipes import config as c
-from langevin.recipes import distances, latents
+from langevin.recipes import distances, latents, unread
 from langevin.recipes.build import Run, build
 from langevin.recipes.devices import device_of_process
 from langevin.recipes.facts import APART, FACTS_FILE, MEASURED, RECIPE_FILE, SCAN_FILE, Facts, kept, unlike
 from langevin.recipes.objectives import ReflowConfig
 from langevin.recipes.opening import read_facts, read_recipe, weights_of
+from langevin.recipes.sampling import check_strength
 from langevin.recipes.teaching import reflow_pairs
 from langevin.recipes.weights import put
 from langevin.tensors import digest
@@ -68,9 +69,13 @@ def start(
             "held out; leave it out."
         )
     begun = read_facts(out) if resume and (out / FACTS_FILE).exists() else None
+    if begun is None:
+        unread.check(recipe)
     weights, origin = _begin_with(recipe.finetune, out, begun)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
+    if begun is None:  # found after training otherwise
+        check_strength(run, recipe.sample.guidance, "sample.guidance")
     if begun is not None:
         run = _as_begun(run, begun, out, weights, other_data)
     group = Group.join(device_of_process(device), shard)

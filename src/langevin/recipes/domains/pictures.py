@@ -168,6 +168,9 @@ def read(
         return train, train.part("test")
     if isinstance(cfg, c.StreamData):
         return _streamed(cfg, scan)
+    if cfg.form == "joint" and cfg.only is not None:
+        raise ValueError(f"data.form is 'joint', and data.only {cfg.only} leaves one label, of which nothing is drawn; use form "
+                         "'image'.")  # fmt: skip
     if cfg.form != "image" and (cfg.spread or not cfg.labels):
         raise ValueError(f"data.form is {cfg.form!r}; spread grey values, or leave labels out, with form 'image'.")
     train, test = (digits(s, cfg.levels if cfg.form == "categories" else None) for s in ("train", "test"))
@@ -269,14 +272,18 @@ def network(
         if not isinstance(cfg, c.DiTConfig):
             raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
         label = parts["label"]
-        assert isinstance(label, Categorical) and isinstance(shape, dict)
+        if not isinstance(shape, dict):
+            raise ValueError("process is 'product', of a picture and its label, and this data is no such pair; use data "
+                             "'digits' of form joint.")  # fmt: skip
+        assert isinstance(label, Categorical)
         channels, height, width = shape["image"]
         ports = {
             "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
             "label": CategoryPort(cfg.width, label.states, outputs(predictions, label, "label")),
         }
         return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
-    assert isinstance(shape, tuple)
+    if not isinstance(shape, tuple):
+        raise ValueError("this data is a picture and its label as one, which process 'product' destroys together; use it.")
     if isinstance(cfg, c.AutoencoderConfig):
         raise ValueError(
             "network is 'autoencoder', which denoises nothing; use it with process 'none', as digits-autoencoder does."
@@ -292,6 +299,10 @@ def network(
     if isinstance(cfg, c.MLPConfig):
         if len(shape) != 1:
             raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
+        if isinstance(parts[""], Categorical):
+            raise ValueError(
+                "network is 'mlp', which reads numbers, and the process is of categories; use 'sequence', without labels."
+            )
         return MLP(shape[0], cfg.width, cfg.depth, classes, scalars)
     if len(shape) != 3:
         raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")

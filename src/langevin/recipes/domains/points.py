@@ -11,11 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from langevin import pictures
+from langevin.core.categorical import Categorical
 from langevin.core.process import Process
 from langevin.data import two_moons
 from langevin.data.table import Table, read_rows, table
 from langevin.evaluate import Evaluation, energy_distance
 from langevin.files import write
+from langevin.heads import outputs
+from langevin.networks import SequenceTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains import Asked, Domain
@@ -69,7 +72,18 @@ class PointDomain(Domain):
         tokens: int | None = None,
         predictions: Any = None,
     ) -> nn.Module:
-        return network(cfg, facts, process, scalars, tokens)
+        leaf = process.leaves().get("")
+        if not isinstance(leaf, Categorical) or not isinstance(cfg, c.SequenceConfig):
+            return network(cfg, facts, process, scalars, tokens, predictions=predictions)
+        if facts.classes is not None or scalars:
+            raise ValueError("network is 'sequence', which is told no labels, and this data has some; leave data.label out.")
+        if cfg.block is not None or not (cfg.timed or leaf.masked):
+            raise ValueError(
+                f"network.block is {cfg.block} and network.timed {cfg.timed}; rows of categories have no blocks, and without "
+                "masks do not show how much noise they have, so say --network.timed."
+            )
+        options = cfg.model_dump(exclude={"kind"})
+        return SequenceTransformer(leaf.states, outputs(predictions, leaf), **options)
 
     def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
         """A scatter plot of 1,000, beside the data; of more columns than two, along the first principal axes of the data."""
@@ -118,12 +132,12 @@ class PointDomain(Domain):
         """The energy distance to held-out points, beside that of training data."""
         if asked.metrics or str(asked.features) != "auto":
             raise ValueError("this run is of points, judged by their energy distance alone; leave out metrics and features.")
-        train, test = (s.batch(torch.arange(len(s))).x for s in (run.train, run.test))
+        train, test = (s.batch(torch.arange(len(s))).x.float() for s in (run.train, run.test))
         label = None
         if run.facts.classes is not None and not isinstance(run.recipe.drawn, c.MoonsData):  # as often as held-out rows have them
             label = labels_of(run.test)[torch.arange(asked.count) % len(test)]
         ((w, plan),) = asked.plans.items()
-        samples = draw(run, asked.count, seed=asked.seed, plan=plan, label=label, guidance=w).cpu()
+        samples = draw(run, asked.count, seed=asked.seed, plan=plan, label=label, guidance=w).cpu().float()
         spread = torch.linspace(0, len(train) - 1, min(len(train), len(test))).long()  # files may be in order
         floor = energy_distance(train[spread], test)
         values: dict[str, Any] = {"energy_distance": energy_distance(samples, test), "energy_distance_real": floor}
@@ -133,7 +147,10 @@ class PointDomain(Domain):
         return Evaluation(metrics=values, protocol=made)
 
     def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        return ()  # it has one measure
+        if set(metrics) - {"fd"}:  # the recipe's default
+            raise ValueError(f"evaluation.metrics are {', '.join(metrics)}, and points are judged by their energy distance "
+                             "alone; leave them out.")  # fmt: skip
+        return ()
 
 
 def plot(points: Sequence[tuple[str, Tensor]], path: Path, record: Mapping[str, Any] | None = None) -> Path:

@@ -1,0 +1,150 @@
+"""A setting that nothing would read is refused before training, and not ignored."""
+
+import numpy as np
+import pytest
+import torch
+
+from langevin.cli import main
+from langevin.config import TrainConfig
+from langevin.recipes import RECIPES, recipe, unread
+from langevin.recipes import config as c
+from langevin.recipes import objectives as o
+from langevin.recipes.build import build
+from langevin.recipes.drawing import draw
+from langevin.recipes.evaluation import evaluate
+from langevin.recipes.in_loop import evaluator
+from langevin.recipes.likelihood import likelihood
+from langevin.recipes.starting import start
+
+CASES = {
+    "train.decay is 0.5, which is read only with schedule wsd; leave it out.": {"train": TrainConfig(decay=0.5)},
+    "train.hold is 9, which is read only with schedule inverse_sqrt": {"train": TrainConfig(hold=9)},
+    "data.levels is 8, which is read only with form categories": {"data": c.DigitsData(levels=8)},
+    "data.target.levels is 8": {"data": c.TransferData(target=c.DigitsData(levels=8))},
+    "data.bucket_step is 4, which is read only with aspect": {"data": c.ImagesData(bucket_step=4)},
+    "data.max_skipped is 0.5, which is read only with broken skip": {"data": c.ShardsData(max_skipped=0.5)},
+    "data.vocabulary is 300, which is read only with alphabet pieces": {"data": c.TextData(vocabulary=300)},
+    "data.key is =, which is read only of lines": {"data": c.TextData(key="=")},
+    "process.shape is sine, which is read only where noise is above 0": {"process": c.InterpolantConfig(shape="sine")},
+    "network.style is ddpm, which is read only without transformer": {"network": c.UNetConfig(style="ddpm", transformer=1)},
+    "network.attention is (2,), which is read only of resolutions that there are": {"network": c.UNetConfig(attention=(2,))},
+    "network.published is True, which is read only where features": {
+        "network": c.GraphTransformerConfig(features=("size",), published=True)
+    },
+    "finetune.lora.alpha is 4, which is read only where rank is above 0": {
+        "finetune": c.FinetuneConfig(lora=c.LoRAConfig(alpha=4.0))
+    },
+    "codec.dtype is float32, which is read only with an origin": {"codec": c.CodecConfig(dtype="float32")},
+    "evaluation.count is 50, which is read only where every is above 0": {"evaluation": c.EvaluationConfig(count=50)},
+    "objective.decay is 0.5, which is read only without improved": {"objective": o.ConsistencyConfig(improved=True, decay=0.5)},
+    "objective.mean is 0, which is read only with improved": {"objective": o.ConsistencyConfig(mean=0.0)},
+    "objective.order is 1, which is read only with a teacher": {"objective": o.ConsistencyConfig(order=1)},
+    "objective.r1 is 1, which is read only where adversarial is above 0": {"objective": o.DistributionMatchingConfig(r1=1.0)},
+    "objective.after is 0.1, which is read only where adversarial is": {"objective": o.AutoencodingConfig(after=0.1)},
+}
+
+
+@pytest.mark.parametrize("said", CASES)
+def test_what_nothing_reads_is_refused(said):
+    with pytest.raises(ValueError) as caught:
+        unread.check(recipe("digits").model_copy(update=CASES[said]))
+    assert str(caught.value).startswith(said) and str(caught.value).endswith("; leave it out.")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_no_recipe_has_such_a_setting(name):
+    unread.check(RECIPES[name]().model_copy(update={"name": "another"}))
+
+
+def test_a_recipe_may_bring_what_a_flag_makes_idle(monkeypatch):
+    # whoever says --train.schedule cosine of a recipe of wsd need not take back its decay as well
+    own = recipe("digits").model_copy(update={"train": TrainConfig(schedule="wsd", decay=0.3)})
+    monkeypatch.setitem(RECIPES, "digits", lambda: own)
+    unread.check(own.model_copy(update={"train": TrainConfig(decay=0.3)}))
+    with pytest.raises(ValueError, match=r"train.decay is 0.4"):
+        unread.check(own.model_copy(update={"train": TrainConfig(decay=0.4)}))
+
+
+def test_a_run_begins_by_looking(tmp_path):
+    with pytest.raises(ValueError, match=r"train.decay is 0.5"):
+        start(recipe("two-moons").model_copy(update={"train": TrainConfig(decay=0.5)}), tmp_path / "run")
+    # found when samples were drawn, after training
+    guided = recipe("digits").model_copy(
+        update={"data": c.DigitsData(labels=False), "network": c.UNetConfig(width=8), "sample": c.SampleConfig(guidance=2.0)}
+    )
+    with pytest.raises(ValueError, match=r"sample.guidance is 2, but this run has no condition to strengthen; use 1."):
+        start(guided, tmp_path / "run")
+    run, trainer = start(guided.model_copy(update={"sample": c.SampleConfig()}), tmp_path / "run")
+    trainer.close()
+    with pytest.raises(ValueError, match=r"evaluation.guidance is 2, but this run has no condition"):
+        evaluator(run, out=tmp_path, guidance=2.0)
+
+
+JOINT = recipe("digits-product")
+BETWEEN = recipe("digits-transfer")
+PARTS = {
+    "data.form is 'joint', and data.only 3 leaves one label": (JOINT, {"data": c.DigitsData(form="joint", only=3)}),
+    "this data is a picture and its label as one": (JOINT, {"process": c.GaussianConfig(), "network": c.DiTConfig()}),
+    "process is 'product', of a picture and its label, and this data": (JOINT, {"data": c.DigitsData()}),
+    "network is 'mlp', which reads numbers, and the process is of cat": (
+        recipe("two-moons"), {"process": c.CategoricalConfig()}
+    ),
+    "objective.coupling is 'paired', and data.paired is False": (BETWEEN, {"objective": o.DenoisingConfig(coupling="paired")}),
+    "data.paired is True, and objective.coupling 'ot' would pair anew": (BETWEEN, {"data": c.TransferData(paired=True)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("said", PARTS)
+def test_parts_that_do_not_fit_are_refused(said):
+    base, changes = PARTS[said]
+    with pytest.raises(ValueError) as caught:
+        build(base.model_copy(update=changes))
+    assert str(caught.value).startswith(said) and "\n" not in str(caught.value)
+
+
+def test_rows_of_categories_are_learned_by_a_sequence(tmp_path):
+    rows = torch.randint(0, 5, (60, 6), generator=torch.Generator().manual_seed(0))
+    np.save(tmp_path / "x.npy", rows.numpy())
+    made = recipe("two-moons").model_copy(
+        update={
+            "data": c.ArraysData(x=str(tmp_path / "x.npy"), test=20), "process": c.CategoricalConfig(categories=5),
+            "network": c.SequenceConfig(width=16, depth=1, heads=1), "train": TrainConfig(steps=2, batch=8),
+            "sample": c.SampleConfig(plan="ddpm:3"),
+        }
+    )  # fmt: skip
+    for network, said in ((c.SequenceConfig(block=2), "block is 2"), (c.MLPConfig(), "use 'sequence'")):
+        with pytest.raises(ValueError, match=said):
+            build(made.model_copy(update={"network": network}))
+    run, trainer = start(made, tmp_path / "run")
+    trainer.run(False)
+    trainer.close()
+    x = draw(run, 7)
+    assert x.shape == (7, 6) and x.dtype == torch.int64 and int(x.min()) >= 0 and int(x.max()) < 5
+    assert evaluate(run, count=20, small=True).metrics["energy_distance_real"] < 1
+    with pytest.raises(ValueError, match=r"evaluation.metrics are kid, and points are judged by their energy distance alone"):
+        evaluator(run, out=tmp_path, metrics=("kid",))
+    with pytest.raises(ValueError, match=r"solver is heun, of a flow, and this is a bound; leave it out"):
+        likelihood(run, solver="heun")
+    with pytest.raises(ValueError, match="given is True, and these samples come without a condition"):
+        likelihood(run, given=True)
+
+
+UNREAD = (
+    ({"draws": 4}, "draws is 4, of a bound, and the flow of this run is followed by ad"),
+    ({"steps": 9}, "steps is 9, of a solver that is not adaptive"),
+    ({"solver": "heun", "tolerance": 1e-3}, "tolerance is 0.001, of the adaptive solver"),
+    ({"bound": True, "probes": 2}, "probes is 2, of a flow, and this is a bound"),
+)
+
+
+@pytest.mark.parametrize("given, said", UNREAD)
+def test_a_likelihood_is_told_nothing_that_its_method_does_not_read(given, said):
+    made = recipe("two-moons").model_copy(update={"network": c.MLPConfig(width=8, depth=1), "data": c.MoonsData(count=100)})
+    with pytest.raises(ValueError, match=said):
+        likelihood(build(made), **given)
+
+
+def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["sample", str(tmp_path), "--strength", "3", "--out", str(tmp_path / "x.npy")])
+    assert "strength is 3, of what samples are steered by, which --steer names; leave it out." in capsys.readouterr().err
