@@ -85,6 +85,21 @@ def check_strength(w: float, interval: tuple[float, float]) -> None:
         raise ValueError(f"interval is {interval}; give levels (low, high) with 0 <= low < high <= 1.")
 
 
+def inside(interval: tuple[float, float], level: Tensor) -> Tensor:
+    """Which of these levels are to be guided at."""
+    low, high = interval
+    return (level >= low) & (level <= high)
+
+
+def outside(interval: tuple[float, float], level: Tensor) -> bool:
+    """Whether there is nothing to guide at these levels. A compiler cannot ask, nor can a graph of a GPU of levels there."""
+    if interval == (0.0, 1.0) or torch.compiler.is_compiling():
+        return False
+    if level.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return not bool(inside(interval, level).any())
+
+
 class Apart(Protocol):
     """What a guidance away from a null condition says of itself: see `CFG`."""
 
@@ -109,7 +124,7 @@ class Halves(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g = self.guidance
-        if g.w == 1 or all(self._outside(level) for level in t.values()):
+        if g.w == 1 or all(outside(self.guidance.interval, level) for level in t.values()):
             return self.denoiser(tree(z), tree(t), cond, mask)
         weights = {name: self._weight(level) for name, level in t.items()}
         batch, device = len(next(iter(z.values()))), next(iter(z.values())).device
@@ -133,20 +148,8 @@ class Halves(BaseDenoiser):
     def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
         """The guided belief, of the two and a weight for each leaf that broadcasts against its levels."""
 
-    def _inside(self, level: Tensor) -> Tensor:
-        low, high = self.guidance.interval
-        return (level >= low) & (level <= high)
-
-    def _outside(self, level: Tensor) -> bool:
-        """Whether there is nothing to guide at these levels. A compiler cannot ask, nor can a graph of a GPU of levels there."""
-        if self.guidance.interval == (0.0, 1.0) or torch.compiler.is_compiling():
-            return False
-        if level.is_cuda and torch.cuda.is_current_stream_capturing():
-            return False
-        return not bool(self._inside(level).any())
-
     def _weight(self, level: Tensor) -> Tensor:
-        return torch.where(self._inside(level), torch.full_like(level, self.guidance.w), 1.0)
+        return torch.where(inside(self.guidance.interval, level), torch.full_like(level, self.guidance.w), 1.0)
 
 
 class _ClassifierFree(Halves):

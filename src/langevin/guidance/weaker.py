@@ -15,7 +15,7 @@ from torch import Tensor
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.posterior import Belief, lerp
 from langevin.core.tree import tree
-from langevin.guidance.classifier_free import check_strength
+from langevin.guidance.classifier_free import check_strength, inside, outside
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,17 +56,7 @@ class _Apart(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g, belief = self.guidance, self.denoiser.believe(z, t, cond, mask)
-        weights: dict[str, Any] = {name: torch.where(self._inside(level), g.w, 1.0) for name, level in t.items()}
-        if g.w == 1 or (g.interval != (0.0, 1.0) and not self._anywhere(t)):
+        weights: dict[str, Any] = {name: torch.where(inside(g.interval, level), g.w, 1.0) for name, level in t.items()}
+        if g.w == 1 or all(outside(g.interval, level) for level in t.values()):
             return belief
         return lerp(self.weaker(tree(z), tree(t), cond, mask), belief, tree(weights))
-
-    def _inside(self, level: Tensor) -> Tensor:
-        low, high = self.guidance.interval
-        return (level >= low) & (level <= high)
-
-    def _anywhere(self, t: dict[str, Tensor]) -> bool:
-        """Whether any level is one to guide at; a compiler cannot ask, nor a graph of a GPU of levels there."""
-        if torch.compiler.is_compiling() or any(v.is_cuda and torch.cuda.is_current_stream_capturing() for v in t.values()):
-            return True
-        return any(bool(self._inside(level).any()) for level in t.values())
