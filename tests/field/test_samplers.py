@@ -22,7 +22,7 @@ from langevin.objectives import Denoising
 from langevin.plans import grids
 from langevin.plans.analysis import terminal_moments
 from langevin.plans.bayesian_flow import Settle
-from langevin.plans.moves import Langevin
+from langevin.plans.corrections import Langevin
 from langevin.plans.profiles import diffusers, k_diffusion, sd3
 from langevin.plans.profiles.solvers import NAMED
 

@@ -17,7 +17,8 @@ from langevin.core.process import Product
 from langevin.core.sample import sample
 from langevin.core.space import Centred, SymmetricEdges
 from langevin.guidance import Exploration
-from langevin.plans.moves import Langevin, Split, Standard
+from langevin.plans.corrections import Langevin, Split
+from langevin.plans.moves import Standard
 from langevin.tasks.elbo import elements_of, of_categories
 from tests.rows import Fixed
 

@@ -15,7 +15,8 @@ from langevin.core.plan import Plan, Row
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import sample, trajectory
 from langevin.plans import grids
-from langevin.plans.moves import Langevin, Renoise
+from langevin.plans.corrections import Langevin
+from langevin.plans.moves import Renoise
 from tests.rows import CATEGORICAL
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)

@@ -13,7 +13,7 @@ from langevin.core.noise import Noise
 from langevin.core.plan import Row
 from langevin.core.sample import sample
 from langevin.guidance import Replaced, operators
-from langevin.plans.moves import Langevin
+from langevin.plans.corrections import Langevin
 from langevin.plans.predictor_corrector import PREDICTORS
 from tests.laws.leaping import normal
 from tests.parity.test_schedulers import feed

@@ -26,6 +26,7 @@ from langevin.core.levels import cast
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves, tree
+from langevin.guidance.means import with_mean
 from langevin.guidance.operators import Operator
 
 
@@ -125,7 +126,7 @@ class Tangent:
             belief = ask(self.z, level)
             self.attached = belief.mean
         variance = None if belief.variance is None else belief.variance.detach()
-        self.belief = replace(belief, mean=belief.mean.detach(), variance=variance)
+        self.belief = replace(with_mean(belief, belief.mean.detach()), variance=variance)
         self.mean = self.belief.mean
 
     def covariance(self, v: Tensor) -> Tensor:
@@ -268,7 +269,7 @@ class DPS(Measurement):
             square = self.residual(belief.mean).flatten(1).square().sum(1).clamp(min=1e-30)
             size = square.sum() / (2 * square.detach().mean().sqrt()) if self.together else square.sqrt().sum()
             (gradient,) = torch.autograd.grad(size, z, allow_unused=True)
-        belief = replace(belief, mean=belief.mean.detach())
+        belief = with_mean(belief, belief.mean.detach())
         if gradient is None:
             return belief
         return belief.with_params(belief.mean - self.scale / weight * gradient)

@@ -131,7 +131,7 @@ def _of_elements(density: LevelDensity, leaf: LeafProcess, x: Tensor, noise: Noi
 
 def drop_conditions(cond: Cond, noise: Noise, share: float) -> Cond:
     """`cond` with a random share of samples marked as dropped, so that the null condition is learned (2207.12598)."""
-    if cond is None or share == 0:
+    if not cond or share == 0:
         return cond
     return {**cond, "drop": (noise.at("drop").uniform(()) < share).to(next(iter(cond.values())).device)}
 

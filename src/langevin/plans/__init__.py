@@ -13,6 +13,7 @@ from langevin.plans.analysis import after, compare, join, order
 from langevin.plans.bayesian_flow import bayesian_flow
 from langevin.plans.choice import Starts, Trial, candidates, default
 from langevin.plans.control import controlled, tilted
+from langevin.plans.corrections import Langevin
 from langevin.plans.dpm_adaptive import AdaptiveDPM, dpm_adaptive
 from langevin.plans.few_step import consistency, lcm, trajectory
 from langevin.plans.first_order import ddim, ddpm, euler, euler_ancestral
@@ -20,7 +21,7 @@ from langevin.plans.grids import Grid
 from langevin.plans.inverse import Restored, ddnm, ddrm, repaint
 from langevin.plans.inversion import Ascent, ExactAscent, begin, inversion
 from langevin.plans.jumps import flow_jumps
-from langevin.plans.moves import Adaptive, FreshNoise, Langevin, LearnedVariance, Renoise
+from langevin.plans.moves import Adaptive, FreshNoise, LearnedVariance, Renoise
 from langevin.plans.multistep import (
     adams_bashforth,
     deis,

@@ -4,9 +4,10 @@ import torch
 
 from langevin.core.plan import Draft, Plan, Row, StateRow, joined
 from langevin.core.schedule import Schedule
+from langevin.plans.corrections import Langevin, Split
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, named
-from langevin.plans.moves import Adaptive, Langevin, Split, Standard
+from langevin.plans.moves import Adaptive, Standard
 
 PREDICTORS = ("ancestral", "reverse_diffusion", "euler_maruyama")
 

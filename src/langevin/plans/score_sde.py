@@ -23,9 +23,10 @@ import torch
 
 from langevin.core.plan import Draft, Plan, Row, StateRow
 from langevin.core.schedule import Schedule
+from langevin.plans.corrections import Langevin
 from langevin.plans.first_order import check_steps
 from langevin.plans.grids import given
-from langevin.plans.moves import Clipped, Langevin
+from langevin.plans.moves import Clipped
 from langevin.plans.predictor_corrector import PREDICTORS, predictor_corrector
 from langevin.plans.profiles.tables import levels_of
 

@@ -311,8 +311,10 @@ def refuse_unknown(cond: Mapping[str, Tensor], names: Sequence[str]) -> None:
     for name in cond:
         if name not in names:
             near = difflib.get_close_matches(name, names, 1, 0)
-            hint = f"did you mean {near[0]!r}?" if near else "build the network with classes=, tokens= or scalars=."
-            raise ValueError(f"this network takes no condition {name!r}; {hint}")
+            hint = f"did you mean {near[0]!r}? Leave it out, " if near else "leave it out, "
+            raise ValueError(
+                f"this network takes no condition {name!r}; {hint}or build the network with classes=, tokens= or scalars=."
+            )
 
 
 def grid_positions(height: int, width: int, features: int) -> Tensor:
