@@ -19,10 +19,11 @@ import torch
 import langevin as lv
 from langevin.config import TrainConfig
 from langevin.files import DiskFull
-from langevin.training import Trainer, checkpoint, saving, snapshots
+from langevin.training import Trainer, checkpoint, load_latest, saving, snapshots
 from tests.field.test_complaints import trainer, weights
 from tests.reliability.poison import Poisoned
 from tests.reliability.test_kill import VICTIM, final, log, train
+from tests.reliability.victim import STEPS
 from tests.soaking import Soak
 
 GOLDEN = Path(__file__).with_name("golden_curves.json")
@@ -299,11 +300,16 @@ def test_no_policy_goes_on_for_ever(tmp_path):
 
 
 def told(out, *numbers):
-    """Start the victim, send it signals once it trains, and wait: (exit status, whether it finished)."""
+    """Start the victim, send it signals once it trains further than it was, and wait: (exit status, whether it finished)."""
+
+    def lines():
+        return (out / "log.jsonl").read_bytes().count(b"\n") if (out / "log.jsonl").exists() else 0
+
+    before = lines()
     process = subprocess.Popen(
         [sys.executable, str(VICTIM), str(out), "0"], stdout=subprocess.PIPE, text=True, stderr=subprocess.PIPE
     )
-    while not ((out / "log.jsonl").exists() and (out / "log.jsonl").stat().st_size) and process.poll() is None:
+    while lines() <= before and process.poll() is None:
         time.sleep(0.02)
     for number in numbers:
         process.send_signal(number)
@@ -315,7 +321,11 @@ def told(out, *numbers):
 def test_stopped_by_signals_and_continued(tmp_path):
     assert train(tmp_path / "whole", 0)
     for numbers in ([signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM, signal.SIGKILL]):
-        told(tmp_path / "part", *numbers)
+        status, ended = told(tmp_path / "part", *numbers)
+        steps, found = [line["step"] for line in log(tmp_path / "part")], load_latest(tmp_path / "part" / "checkpoints")
+        assert 0 < steps[-1] < STEPS["denoising"]  # it was stopped
+        if len(numbers) == 1:  # and was asked: then nothing is lost
+            assert status == 0 and ended and found is not None and found.step == steps[-1]
     assert train(tmp_path / "part", 0)
     assert final(tmp_path / "part") == final(tmp_path / "whole") and log(tmp_path / "part") == log(tmp_path / "whole")
 
