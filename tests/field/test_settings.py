@@ -26,10 +26,14 @@ class Watched(Trainer):
 
     def _gradients(self, pieces):
         self.passes += len(pieces)
-        self.sides = (*self.sides, self._side())
         self.ordered = torch.are_deterministic_algorithms_enabled()
         self.processes = len(multiprocessing.active_children())
         return super()._gradients(pieces)
+
+    def _ready(self, batch):
+        made = super()._ready(batch)
+        self.sides = (*self.sides, made.x.shape[-1])
+        return made
 
 
 def seen(out, **settings):

@@ -100,7 +100,9 @@ def test_a_file_of_something_else_is_refused(words, tmp_path):
 def test_a_run_leaves_its_tokenizer_and_another_is_trained_on_it(file, tmp_path):  # noqa: F811
     def of(alphabet):
         base = recipe("shakespeare").model_dump()
-        base["data"].update(path=(str(file),), length=16, alphabet=alphabet, vocabulary=300)
+        base["data"].update(
+            path=(str(file),), length=16, alphabet=alphabet, **({"vocabulary": 300} if alphabet == "pieces" else {})
+        )
         base["network"].update(width=16, depth=1, heads=1)
         base["train"].update(steps=1, batch=2, preview_every=1000)
         base["sample"]["plan"] = "ddpm:2"

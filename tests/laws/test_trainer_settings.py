@@ -268,6 +268,6 @@ def test_what_is_out_of_range_is_refused_while_it_is_on_the_host(what):
     run = Trainer(
         lv.Denoiser(net, process, prediction), lv.data.Arrays(x, cond), lv.objectives.Denoising(), TrainConfig(steps=1, batch=8)
     )
-    run.device = torch.device("meta")
+    run._readied.device = torch.device("meta")
     with pytest.raises(ValueError, match=f"{'label' if what == 'label' else 'data'} spans 0 .. [23]; .* run from 0 to [12]"):
-        run._batch(run._read()[0])
+        run._ready(run._read()[0].batch)

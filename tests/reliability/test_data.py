@@ -21,6 +21,7 @@ import pytest
 import torch
 from PIL import Image
 
+import langevin as lv
 from langevin.core.batch import Batch
 from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
 from langevin.data.scan import alone, stamp_of
@@ -180,6 +181,23 @@ def test_a_program_ends_while_its_workers_read_ahead():
         "reading = loader(Arrays(torch.arange(64)[:, None]), Order(0, 64, 4), workers=1)\nnext(reading)\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)  # Python's own SIGTERM at exit would not end them
+
+
+def test_a_program_ends_when_what_read_ahead_was_collected_as_garbage():
+    # in a ring the queue may be collected before it has told the worker to stop
+    program = (
+        "import gc, torch\nfrom langevin.data import Arrays, Order, loader\n"
+        "reading = loader(Arrays(torch.arange(64)[:, None]), Order(0, 64, 4), workers=1)\nnext(reading)\n"
+        "ring = [reading]\nring.append(ring)\ndel reading, ring\ngc.collect()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_run_that_has_ended_has_no_workers(tmp_path):
+    data = Arrays(torch.randn(16, 2))
+    model = lv.Denoiser(lv.networks.MLP(2, 8, 1), lv.Gaussian(lv.schedules.cosine()), "v")
+    lv.fit(model, data, steps=2, batch=4, workers=1, out=tmp_path / "run", progress=False)
+    assert not active_children()
 
 
 def test_a_program_ends_when_one_of_its_workers_was_killed():

@@ -8,7 +8,7 @@ import itertools
 import signal
 import sys
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,7 +43,7 @@ def loader(
     rank: int = 0,
     world: int = 1,
     workers: int = 0,
-) -> Iterator[list[Slice]]:
+) -> Generator[list[Slice], None, None]:
     """The passes of this process for every step from `first_step` on, endlessly.
 
     A batch is cut into world * accumulate contiguous pieces whose lengths differ by at most one; process `rank` has the
@@ -144,11 +144,17 @@ def _start_worker(number: int) -> None:
 _READING: weakref.WeakSet[Generator[list[Slice], None, None]] = weakref.WeakSet()
 
 
+_WORKERS: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
 @atexit.register
 def _end_workers() -> None:
     # Python ends the children that are left by SIGTERM, which these ignore, and waits for them
     for reading in list(_READING):
         reading.close()
+    for worker in list(_WORKERS):  # of a reading that was collected as garbage, which may have been unable to tell it
+        if worker.is_alive():
+            worker.kill()
 
 
 def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice], None, None]:
@@ -159,6 +165,7 @@ def _ahead(steps: _Steps, first_step: int, workers: int) -> Generator[list[Slice
         multiprocessing_context="fork" if sys.platform == "linux" else None,  # what is mapped into memory is shared
     )  # fmt: skip
     items = iter(ahead)
+    _WORKERS.update(getattr(items, "_workers", ()))
     try:
         for item in items:
             if isinstance(item, _Failure):

@@ -131,6 +131,7 @@ def build(
     """
     made: dict[str, Any] = {}
     latents.check(recipe)
+    _check_ends(recipe)
     domain = domain_of(recipe.data, recipe.process, None if facts is None else facts.shape)
     if facts is None:
         splits = data(recipe.data, scan)
@@ -148,7 +149,6 @@ def build(
     distances.check(recipe, facts)
     if recipe.text is not None and recipe.teacher is not None:
         raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
-    _check_ends(recipe)
     with seeded(recipe.train.seed, torch.device("cpu")):
         denoiser = _model(domain, recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:

@@ -9,7 +9,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class Trainer:
         self.step = self.samples = 0
         self.refused: list[int] = []
         self.bins = LevelBins()
-        self._reading: Iterator[list[Slice]] | None = None
+        self._reading: Generator[list[Slice], None, None] | None = None
         self._stop = self._ran = self._looked = False
         self._in_a_row = 0
         self.folder: RunFolder | None = None
@@ -196,7 +196,7 @@ class Trainer:
         self.bins.load(found.state.get("levels", {}), mine=self.group.first)
         if found.state.get("scaler"):
             self.scaler.load_state_dict(found.state["scaler"])
-        self._reading = None
+        self._stop_reading()
         self._pass_over_refused()
 
     def _averages(self) -> dict[str, Average]:
@@ -255,7 +255,7 @@ class Trainer:
             with one_order(self.config.deterministic):
                 return self._update()
         except BaseException:
-            self._reading = None  # what was read belongs to this step, which did not happen
+            self._stop_reading()  # what was read belongs to this step, which did not happen
             raise
 
     def _update(self) -> dict[str, float]:
@@ -337,6 +337,12 @@ class Trainer:
             c, p = self.config, self.group
             self._reading = loader(self.data, self.order, self.step, c.accumulate, p.rank, p.world, c.workers)
         return next(self._reading)
+
+    def _stop_reading(self) -> None:
+        """End what reads ahead now: the collector of garbage may come to a queue before it comes to who is told by it to stop."""
+        reading, self._reading = self._reading, None
+        if reading is not None:
+            reading.close()
 
     def _advance(self) -> None:
         self._count()
@@ -525,7 +531,9 @@ class Trainer:
         self.folder.save(self.step, tensors, state, wait, last)
 
     def close(self) -> None:
-        """Let others into the run directory, once what is being written is there; `run` does so by itself."""
+        """End what reads ahead, and let others into the run directory once what is being written is there; `run` does so by
+        itself."""
+        self._stop_reading()
         self.losses.end()
         if self.folder is not None:
             self.folder.close()

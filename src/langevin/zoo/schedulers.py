@@ -465,7 +465,8 @@ def _score_sde(name: str, full: Config) -> Scheduler:
 
     def make(steps: int, start: float, tokens: int | None, reference: bool) -> Draft:
         _from_noise(name, start)
-        return score_sde(steps, full["snr"], full["correct_steps"], full["sampling_eps"], (low, high), reference)
+        lowest = full["sampling_eps"] if reference else 0.0  # which else is the smallest sigma
+        return score_sde(steps, full["snr"], full["correct_steps"], lowest, (low, high), reference)
 
     return Scheduler(name, Gaussian(schedules.edm(high, low)), predictions.score("sigma"), make, "z", lambda steps: high, full)
 
