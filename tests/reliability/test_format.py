@@ -12,6 +12,7 @@ import pytest
 import safetensors.torch
 import torch
 
+import langevin as lv
 from langevin import tensors
 from langevin.header import Entry, encode
 from langevin.inspection import describe
@@ -349,3 +350,12 @@ def test_inspection_tells_and_verifies(tmp_path):
         describe(path, check=True)
     shard.write_bytes(data[:-1])
     assert f"{shard} has" in describe(path)
+
+
+def test_settings_that_came_later_are_unsaid_at_their_usual_value():
+    # a run goes on under the words it was begun with, and there were runs before these settings
+    from langevin.objectives import Masking, Shortcut
+
+    assert repr(Masking()) == "Masking(drop=0)" and "seen=0.5" in repr(Masking(seen=0.5))
+    exact = lv.oracles.mixture(lv.Gaussian(lv.schedules.flow()), torch.zeros(1, 2), 1.0)
+    assert "guidance" not in repr(Shortcut()) and "guidance=2" in repr(Shortcut(teacher=exact, guidance=2.0))
