@@ -81,6 +81,12 @@ def similarity(net: Recogniser, x: Tensor, y: Tensor) -> float:
     return float(drawings.tanimoto(said, y).mean())
 
 
+def guessed(bits: dict[str, Tensor]) -> float:
+    """What a recogniser is worth that says the same of every picture: the bits that are common among the training molecules."""
+    common = (bits["train"].double().mean(0) > 0.3).float()
+    return float(drawings.tanimoto(common.expand(bits["held"].shape), bits["held"]).mean())
+
+
 def classical(x: Tensor, noise: lv.Noise) -> Tensor:
     return elastic(shift(x, noise), noise, 1.0, 8.0)
 
@@ -121,6 +127,7 @@ def main() -> None:
                      asked.work / f"thickness-{wide}", plan=plan, draws=1).check(9.0)  # fmt: skip
         lines.append(("rmse of the repainted", f"{wide} pixels", "", float(by.repainted.square().mean().sqrt()), asked.thickness))
 
+    lines.append(("tanimoto of a guess that sees nothing", "bits of over 0.3 of training", "", guessed(bits), len(held[0])))
     arms = {
         "by hand": (few[0], bits["few"], None),
         "classical": (few[0], bits["few"], classical),

@@ -246,6 +246,8 @@ def test_the_bias_of_repaint_falls_with_resampling_and_does_not_vanish(resample,
     found = moments_of_repaint(resample)
     assert found == pytest.approx((mean, var), abs=5.1e-5)
     assert found == pytest.approx(published_repaint(resample), abs=1e-8)
+    page = (Path(__file__).parents[2] / "docs" / "inverse.md").read_text()
+    assert " / ".join(f"{v:.3f}".lstrip("0") for v in found) in page
 
 
 def test_repaint_is_its_rows():
