@@ -19,6 +19,7 @@ from langevin.inspection import describe
 from langevin.manifest import Manifest, Shard, encode_manifest, read_manifest
 from langevin.training import Checkpoints, load_latest
 from langevin.training.checkpoint import read
+from langevin.training.folder import said_now
 from tests.reliability.keeping import SMALL, every_kind, files, same, save
 from tests.soaking import Soak
 
@@ -358,4 +359,10 @@ def test_settings_that_came_later_are_unsaid_at_their_usual_value():
 
     assert repr(Masking()) == "Masking(drop=0)" and "seen=0.5" in repr(Masking(seen=0.5))
     exact = lv.oracles.mixture(lv.Gaussian(lv.schedules.flow()), torch.zeros(1, 2), 1.0)
+    assert said_now("Masking(drop=0.1, seen=0)") == repr(Masking(drop=0.1)) and "seen=0.5" in said_now(
+        "Masking(drop=0, seen=0.5)"
+    )
+    for unsaid in ("Shortcut( drop=0, least=0.05{} (nets): slow )", "Shortcut(drop=0, least=0.05{})"):
+        assert said_now(unsaid.format(", guidance=1")) == said_now(unsaid.format("")) == unsaid.format("")
+    assert "guidance=1.5" in said_now("Shortcut(drop=0, guidance=1.5)") and "guidance=1" in said_now("Consistency(guidance=1)")
     assert "guidance" not in repr(Shortcut()) and "guidance=2" in repr(Shortcut(teacher=exact, guidance=2.0))

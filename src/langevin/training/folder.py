@@ -1,6 +1,7 @@
 """A run's directory: one writer at a time, a log that agrees with the checkpoints."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from langevin.training.snapshots import Snapshots
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "valid_every", "hours", "compile",
         "nonfinite", "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
+LATER = re.compile(r"(?P<rest>Masking\(drop=[^,)]*), seen=0(?=\))|(?P<more>Shortcut\(.*), guidance=1(?= \(nets\)| ?\)$)")
+"""Settings of objectives that were said at their usual value for a time, before they were left unsaid there."""
 DATA = {"data", "contents"}
 """Facts that a run resumed on other data may change."""
 
@@ -38,6 +41,11 @@ def longer(setting: str) -> str:
         " and begin there with its weights (--from RUN, or the same denoiser): what was done depends on the length, but under "
         "the schedules constant and inverse_sqrt, whose runs may be lengthened"
     )
+
+
+def said_now(objective: str) -> str:
+    """An objective's words in a checkpoint, as they are written now."""
+    return LATER.sub(lambda found: found["rest"] or found["more"], objective)
 
 
 class RunFolder:
@@ -75,6 +83,8 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
+            if "objective" in was:
+                was["objective"] = said_now(was["objective"])
             may_change = free(config["schedule"], config["resolutions"], paced) | (DATA if other_data else set())
             for k, now in {**config, **what}.items():
                 if k == "contents" and (k in may_change or agree(was.get(k, now), now)):
