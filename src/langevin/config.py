@@ -164,9 +164,8 @@ def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfi
         made = TrainConfig(**given)
     except ValidationError as error:
         raise ValueError(sentence(error)) from None
-    for name in given:
-        by, value = READ.get(name, (name, getattr(made, name)))
-        if getattr(made, by) != value and getattr(made, name) != TrainConfig.model_fields[name].default:
+    for name, (by, value) in READ.items():
+        if name in given and getattr(made, by) != value and getattr(made, name) != TrainConfig.model_fields[name].default:
             raise ValueError(f"{name} is {getattr(made, name)}, which is read only with {by} {value}; leave it out.")
     return made
 

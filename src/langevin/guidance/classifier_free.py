@@ -124,7 +124,7 @@ class Halves(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g = self.guidance
-        if g.w == 1 or all(outside(self.guidance.interval, level) for level in t.values()):
+        if g.w == 1 or all(outside(g.interval, level) for level in t.values()):
             return self.denoiser(tree(z), tree(t), cond, mask)
         weights = {name: self._weight(level) for name, level in t.items()}
         batch, device = len(next(iter(z.values()))), next(iter(z.values())).device

@@ -56,7 +56,7 @@ class _Apart(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g, belief = self.guidance, self.denoiser.believe(z, t, cond, mask)
-        weights: dict[str, Any] = {name: torch.where(inside(g.interval, level), g.w, 1.0) for name, level in t.items()}
         if g.w == 1 or all(outside(g.interval, level) for level in t.values()):
             return belief
+        weights: dict[str, Any] = {name: torch.where(inside(g.interval, level), g.w, 1.0) for name, level in t.items()}
         return lerp(self.weaker(tree(z), tree(t), cond, mask), belief, tree(weights))

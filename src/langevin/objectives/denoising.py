@@ -160,10 +160,11 @@ class Denoising(Objective):
         cond = drop_conditions(self._augmented(batch.cond, parts, noise), noise, self.drop)
         z, e, ids = {}, {}, {}
         for name, leaf in parts.items():
-            draw = noise.at("noise").at(name)
             if isinstance(leaf, Embedded):  # from here on its data are points, and levels are of these
-                ids[name], x[name], t[name] = x[name], leaf.start(x[name], draw), leaf.levels(t[name], x[name])
-        batch = replace(batch, x=tree(x))
+                points = leaf.start(x[name], noise.at("noise").at(name))
+                ids[name], x[name], t[name] = x[name], points, leaf.levels(t[name], x[name])
+        if ids:
+            batch = replace(batch, x=tree(x))
         for name, leaf in parts.items():
             draw = noise.at("noise").at(name)
             if isinstance(leaf, Gaussian):

@@ -108,9 +108,11 @@ class ELBO(Objective):
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         parts, x = model.process.leaves(), leaves(batch.x)
-        said = f"cross_entropy is {self.cross_entropy:g} in the form {self.form!r}"
         if (self.cross_entropy or self.form != "exact") and not any(isinstance(leaf, Categorical) for leaf in parts.values()):
-            raise ValueError(f"{said}, of categories, and the model's process is {model.process}; leave them out.")
+            raise ValueError(
+                f"cross_entropy is {self.cross_entropy:g} in the form {self.form!r}, of categories, and the model's process is "
+                f"{model.process}; leave them out."
+            )
         index = (stratified(noise.at("levels")) * self.steps).floor().long()
         terms, t, belief = self.terms(model, batch, index, noise, drop_conditions(batch.cond, noise, self.drop))
         real = {name: leaf.space.real(terms[name], batch.mask) for name, leaf in parts.items()}

@@ -114,7 +114,8 @@ class MeanFlow(Objective):
         e = partners(self.coupling, process, batch, noise.at("noise"))
         cond, mask = drop_conditions(batch.cond, noise, self.drop), batch.mask
         omega: Tensor | float = self.omega
-        if cond is None and (self.w is not None or self.omega != 1 or self.kappa):
+        guided = self.w is not None or self.omega != 1 or self.kappa
+        if cond is None and guided:
             said = f"w is {self.w}" if self.w is not None else f"omega is {self.omega:g} and kappa {self.kappa:g}"
             raise ValueError(f"{said}, and guidance strengthens a condition, of which the data brings none; leave them out.")
         if self.w is not None:
@@ -124,7 +125,7 @@ class MeanFlow(Objective):
         z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
         if "teacher" in self.nets:
             v = self.taught(process, z, t, cond, mask, omega)
-        elif cond is not None and (self.w is not None or self.omega != 1 or self.kappa):
+        elif cond is not None and guided:
             everyone = torch.ones(len(x), dtype=torch.bool, device=x.device)
             with torch.no_grad():
                 alone = velocity(model, z, t, t, dropped(cond, everyone), mask)

@@ -9,7 +9,7 @@ from torch import Tensor
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import StateRow
-from langevin.plans.moves import refuse_scoreless
+from langevin.plans.moves import Shown, refuse_scoreless
 
 _STEADY = 8
 
@@ -24,7 +24,7 @@ def _ratio(leaf: Gaussian, z: Tensor, score: Tensor, alpha: float, sigma: float,
 
 
 @dataclass(frozen=True, kw_only=True)
-class Langevin(StateRow):
+class Langevin(Shown, StateRow):
     """One step of Langevin dynamics at one level (2011.13456, alg. 4 and 5): z + e s + sqrt(2 e) n, s the score.
 
     Args:
@@ -51,14 +51,8 @@ class Langevin(StateRow):
             return f"is a Langevin step from {self.start:g} to {self.stop:g}; it stays at one level above 0"
         return None
 
-    def check(self, leaf: Any) -> None:
-        refuse_scoreless(leaf, self)
-
-    def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
-        return self.start if self.shown is None else self.shown
-
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        alpha, sigma = (float(v) for v in leaf.schedule(self.start if self.shown is None else self.shown))
+        alpha, sigma = (float(v) for v in leaf.schedule(self.at(leaf, z, noise)))
         score = (belief.mean * alpha - z) / sigma**2
         fresh = leaf.noise(z, noise, mask)
         if self.size is not None:

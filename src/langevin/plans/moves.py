@@ -18,10 +18,24 @@ from langevin.variances import step_deviation
 
 
 def refuse_scoreless(leaf: Any, row: StateRow) -> None:
+    """Raises ValueError for a leaf that has no score to follow."""
     if not isinstance(leaf, Gaussian):
         raise ValueError(
             f"a {type(row).__name__.lower()} row follows a score, which a {leaf.kind} leaf has none of; use ddpm there."
         )
+
+
+class Shown:
+    """Of rows that follow a score, and may tell the network another level than the state's, `shown`."""
+
+    start: float
+    shown: float | None
+
+    def check(self, leaf: Any) -> None:
+        refuse_scoreless(leaf, self)  # pyright: ignore[reportArgumentType]
+
+    def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
+        return self.start if self.shown is None else self.shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +189,7 @@ class Likeliest(StateRow):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped(StateRow):
+class Clipped(Shown, StateRow):
     """A step z_s = a z + w clip(x^) + u x^ + c noise, whose belief is clipped to the data's range.
 
     The bridge with the clipped belief has a = spread, w = alpha_s - spread alpha_t (guided-diffusion). A peer that clips the
@@ -204,12 +218,6 @@ class Clipped(StateRow):
         if self.bound is not None and not self.bound > 0:
             return f"clips to {self.bound:g}; give a bound above 0"
         return None
-
-    def check(self, leaf: Any) -> None:
-        refuse_scoreless(leaf, self)
-
-    def at(self, leaf: Any, z: Tensor, noise: Noise) -> float:
-        return self.start if self.shown is None else self.shown
 
     def move(self, leaf: Gaussian, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
         out = z * self.a

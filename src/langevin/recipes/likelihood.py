@@ -1,5 +1,6 @@
 """How likely data is under the model of a run, whatever its process: by its flow, or by its bound."""
 
+import inspect
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -152,14 +153,14 @@ def likelihood(
 
 def _check_read(flow: bool, solver: str, steps: int, tolerance: float, probes: int | None, draws: int) -> None:
     """Refuse settings of another method than the one that is taken. Raises ValueError."""
-    adaptive = solver == "adaptive"
+    adaptive, usual = solver == "adaptive", inspect.signature(likelihood).parameters
     settings = {
-        "draws": (draws, 16, not flow, "a bound"), "solver": (solver, "adaptive", flow, "a flow"),
-        "probes": (probes, None, flow, "a flow"), "steps": (steps, 50, flow and not adaptive, "a solver that is not adaptive"),
-        "tolerance": (tolerance, 1e-4, flow and adaptive, "the adaptive solver of a flow"),
+        "draws": (draws, not flow, "a bound"), "solver": (solver, flow, "a flow"), "probes": (probes, flow, "a flow"),
+        "steps": (steps, flow and not adaptive, "a solver that is not adaptive"),
+        "tolerance": (tolerance, flow and adaptive, "the adaptive solver of a flow"),
     }  # fmt: skip
-    for name, (value, usual, read, of) in settings.items():
-        if value != usual and not read:
+    for name, (value, read, of) in settings.items():
+        if value != usual[name].default and not read:
             took = f"the flow of this run is followed by {solver}" if flow else "this is a bound"
             raise ValueError(f"{name} is {value}, of {of}, and {took}; leave it out.")
 
