@@ -54,8 +54,7 @@ class Masking(Objective):
         self.drop, self.seen = drop, seen
 
     def extra_repr(self) -> str:
-        # a run is resumed by what this says, and there were runs before `seen`
-        return f"drop={self.drop:g}" + (f", seen={self.seen:g}" if self.seen else "")
+        return f"drop={self.drop:g}, seen={self.seen:g}"
 
     def forward(self, model: Denoiser, batch: Batch, noise: Noise) -> Loss:
         x, leaf = leaves(batch.x).get(""), model.process.leaves().get("")

@@ -58,8 +58,7 @@ class Shortcut(Leaps):
         self.guidance = check_guided(teacher, guidance)
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
-        self.says += f", finest={finest}, share={share:g}, decay={decay:g}, least={least:g}"
-        self.says += f", guidance={guidance:g}" if guidance != 1 else ""  # there were runs before it, which are resumed by this
+        self.says += f", finest={finest}, share={share:g}, decay={decay:g}, least={least:g}, guidance={guidance:g}"
 
     def prepare(self, model: Denoiser) -> None:
         if not model.leaps:

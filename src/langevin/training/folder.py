@@ -1,13 +1,16 @@
 """A run's directory: one writer at a time, a log that agrees with the checkpoints."""
 
+import inspect
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from langevin import files
 from langevin.data.fingerprint import agree
@@ -21,8 +24,8 @@ from langevin.training.snapshots import Snapshots
 FREE = {"accumulate", "workers", "wait", "keep", "save_every", "preview_every", "log_every", "valid_every", "hours", "compile",
         "nonfinite", "largest_gradient", "activation_checkpointing", "deterministic"}  # fmt: skip
 """Settings that a resumed run may change: they do not change what is computed, or only from here on."""
-LATER = re.compile(r"(?P<rest>Masking\(drop=[^,)]*), seen=0(?=\))|(?P<more>Shortcut\(.*), guidance=1(?= \(nets\)| ?\)$)")
-"""Settings of objectives that were said at their usual value for a time, before they were left unsaid there."""
+SAID = re.compile(r"(?:, |(?<=[( ]))(\w+)=([^,()\[\]{}\s]+)")
+"""A setting in an objective's words, where it is one plain value."""
 DATA = {"data", "contents"}
 """Facts that a run resumed on other data may change."""
 
@@ -43,9 +46,26 @@ def longer(setting: str) -> str:
     )
 
 
-def said_now(objective: str) -> str:
-    """An objective's words in a checkpoint, as they are written now."""
-    return LATER.sub(lambda found: found["rest"] or found["more"], objective)
+def usual(module: nn.Module) -> dict[str, set[str]]:
+    """What the settings of a module, and of those within it, are when nothing is said of them, as they would be said."""
+    out: dict[str, set[str]] = {}
+    for kind in {kind for part in module.modules() for kind in type(part).__mro__ if "__init__" in vars(kind)}:
+        for name, parameter in inspect.signature(kind.__init__).parameters.items():
+            value = parameter.default
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            out.setdefault(name, set()).add(f"{value:g}" if number else str(value))
+    return out
+
+
+def same_words(was: str, now: str, usual: Mapping[str, set[str]]) -> bool:
+    """Whether two objectives are one by their words: a setting that only one of them says is at its usual value. So a run that
+    was begun before there was a setting, or when it was still said, goes on."""
+    if SAID.sub("", was).split() != SAID.sub("", now).split():
+        return False
+    before, after = (Counter(SAID.findall(words)) for words in (was, now))
+    odd = [list((a - b).elements()) for a, b in ((before, after), (after, before))]
+    names = [{name for name, _ in settings} for settings in odd]
+    return not names[0] & names[1] and all(value in usual.get(name, ()) for settings in odd for name, value in settings)
 
 
 class RunFolder:
@@ -58,6 +78,7 @@ class RunFolder:
         keep: checkpoints to keep.
         paced: the objective goes by the share of the run that is done.
         other_data: the data may be other than it was.
+        usual: values of the objective's settings when nothing is said of them, see `usual`.
 
     Raises:
         ValueError: if it holds a run and resume is False, or the run was begun otherwise.
@@ -72,6 +93,7 @@ class RunFolder:
         keep: int = 2,
         paced: bool = False,
         other_data: bool = False,
+        usual: Mapping[str, set[str]] = MappingProxyType({}),
     ) -> None:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
@@ -83,8 +105,6 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
-            if "objective" in was:
-                was["objective"] = said_now(was["objective"])
             may_change = free(config["schedule"], config["resolutions"], paced) | (DATA if other_data else set())
             for k, now in {**config, **what}.items():
                 if k == "contents" and (k in may_change or agree(was.get(k, now), now)):
@@ -94,6 +114,8 @@ class RunFolder:
                         f"the data is other than that of the run in {path}, though as much; put it back as it was, or say "
                         "other_data=True (--other-data) to go on with what is there now."
                     )
+                if k == "objective" and same_words(was.get(k, now), now, usual):
+                    continue
                 if k not in may_change and was.get(k, now) != now:
                     raise ValueError(
                         f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
