@@ -477,30 +477,44 @@ def _page_at(name: str) -> Path:
     return TABLE.parent / name if TABLE.parent != RESULTS else RESULTS.parents[1] / "docs" / "images" / name
 
 
+def cost(row: dict[str, str]) -> float | None:
+    """Seconds of one core that training took, whatever the number of processes; None of what was not trained here."""
+    return float(row["training_seconds"]) * int(row["processes"]) if row["training_seconds"] else None
+
+
 def plot() -> Path:
-    """Quality against evaluations, one panel for each problem and measure."""
+    """Quality against evaluations, and below it against the cost of training; one column for each problem and measure."""
     from langevin.pictures import pyplot
 
     rows = [r for r in read() if r["evaluations"] and r["measure"] in ("W2", "intended label", "FD / floor")]
     panels = sorted({(r["problem"], r["measure"]) for r in rows})
     plt = pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    figure, axes = plt.subplots(2, len(panels), figsize=(6 * len(panels), 10), squeeze=False)
+    for (above, below), panel in zip(axes.T, panels, strict=True):
         here = [r for r in rows if (r["problem"], r["measure"]) == panel]
-        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
-        for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
-            points = sorted(
-                (int(r["evaluations"]), float(r["quality"])) for r in here if (r["who"], r["method"]) == (who, method)
-            )
-            label = method if who == "ours" else f"{method} ({who})"
-            axis.plot(*zip(*points, strict=True), marker="o", label=label, linestyle="-" if who == "ours" else "--")
-        axis.set(xscale="log", xlabel="evaluations", ylabel=panel[1], title=panel[0])
-        if panel[1] != "intended label":
-            axis.set(yscale="log")
-        axis.legend(fontsize=7)
+        for axis, across in ((above, lambda r: float(r["evaluations"])), (below, cost)):
+            axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+            for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
+                ours = sorted((r for r in here if (r["who"], r["method"]) == (who, method)), key=lambda r: int(r["evaluations"]))
+                label = method if who == "ours" else f"{method} ({who})"
+                points = [(x, float(r["quality"])) for r in ours if (x := across(r)) is not None]
+                style = {"label": label, "linestyle": "-" if who == "ours" else "--"}
+                if points:  # below, the fewest evaluations are the filled point
+                    axis.plot(*zip(*points, strict=True), marker="o", fillstyle="full" if axis is above else "none", **style)
+                else:  # takes its colour, so that a method has one in both
+                    axis.plot([], [])
+                if points and axis is below:
+                    axis.plot(*points[0], marker="o", color=axis.lines[-1].get_color())
+            axis.set(xscale="log", ylabel=panel[1], title=panel[0])
+            if panel[1] != "intended label":
+                axis.set(yscale="log")
+            axis.legend(fontsize=7)
+        above.set(xlabel="evaluations")
+        below.set(xlabel="training, seconds of one core; filled: in the fewest evaluations")
     figure.tight_layout()
     path = _page_at("few_steps.png")
     figure.savefig(path, dpi=110)
+    plt.close(figure)
     return path
 
 

@@ -116,6 +116,34 @@ def test_numbers_between_the_tables_are_measured_ones():
         assert any(r["training_seconds"] and close(said, float(r["training_seconds"]) / 60) for r in ROWS), said
 
 
+def test_the_plot_has_quality_against_evaluations_and_against_the_cost_of_training(tmp_path, monkeypatch):
+    import matplotlib.figure
+
+    script = bench("few_steps")
+    monkeypatch.setattr(script, "TABLE", tmp_path / "few_steps.csv")
+    shared = {"problem": "digits", "who": "ours", "measure": "FD / floor"}
+    trained = {"method": "dmd", "training_seconds": 400.0, "updates": 9, "processes": 2}
+    for row in (
+        {"method": "teacher", "plan": "ddim:1", "evaluations": 1, "quality": 4.0},
+        {**trained, "plan": "consistency:1", "evaluations": 1, "quality": 0.9},
+        {**trained, "plan": "consistency:2", "evaluations": 2, "quality": 0.8},
+    ):
+        script.write({**shared, **row})
+    assert [script.cost(row) for row in script.read()] == [None, 800.0, 800.0]
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    assert script.plot() == tmp_path / "few_steps.png"
+    ((above,), (below,)) = [[axis] for axis in drawn[0].axes]
+
+    def lines(axis):
+        return {line.get_label(): line.get_xydata().tolist() for line in axis.lines if not line.get_label().startswith("_")}
+
+    assert lines(above) == {"teacher": [[1, 4.0]], "dmd": [[1, 0.9], [2, 0.8]]}
+    assert lines(below) == {"dmd": [[800, 0.9], [800, 0.8]]}
+    # one colour each in both
+    assert {line.get_color() for line in below.lines[1:]} == {above.lines[1].get_color()}
+
+
 def test_the_bench_has_digits_of_every_student_and_its_plans_fit(tmp_path):
     script = bench("few_steps")
     named = {base.split(":")[1] for base, *_ in script.DIGITS.values() if base.startswith("to:")}
