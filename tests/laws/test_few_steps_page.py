@@ -51,7 +51,7 @@ MOONS = {
     "consistency trajectories": ("ours", "consistency trajectory"), "distribution matching": ("ours", "distribution matching"),
     "adversarial distillation": ("ours", "adversarial distillation"),
     "progressive distillation": ("ours", "progressive distillation"), "improved MeanFlow": ("ours", "improved MeanFlow"),
-    "shortcut model": ("ours", "shortcut"),
+    "MeanFlow, as first published": ("ours", "MeanFlow"), "shortcut model": ("ours", "shortcut"),
 }  # fmt: skip
 
 
