@@ -1,4 +1,4 @@
-"""All that is trained for the bars of bench/bars.py, from nothing, part after part: hours of one core.
+"""All that is trained for the bars of bench/bars.py, from nothing, part after part: hours of two cores.
 
     python bench/everything.py --data ../shared/data                 # in the folder runs/everything
     python bench/everything.py --data ../shared/data --only transfer tabular
@@ -7,6 +7,7 @@
 Tables and pictures go to WORK/results; what is committed stays as it is, and is replaced by copying from there. A part that was
 done is not done again, one that was stopped continues (its runs are resumed, its rows kept), and one that fails does not stop
 the others: its output is in WORK/logs. Peers are left out: the benches that compare say in their first lines where those are put.
+What a bar bounds the time of on two cores is trained by two processes, before the bench that judges it.
 DATA holds MNIST's idx files, qm9.csv, tinyshakespeare.txt, graphs/*.json and e2e_*.txt.
 """
 
@@ -43,6 +44,12 @@ def trained(recipe: str, more: str = "", name: str = "") -> str:
     return f"train {recipe} {more} --out RUNS/{name or recipe} --samples 0 --resume"
 
 
+def by_two(command: str, out: str) -> str:
+    """The training of a student by two processes, where a bench finds it done; with the settings that the bench has for it."""
+    return f"{command} --processes 2 --samples 0 --resume --out RUNS/{out}"
+
+
+MATCHED = "--train.steps 2400 --train.ema 0.995"
 PARTS = {
     "tabular": Part(5, ("tabular.py --out RESULTS/tabular.csv",)),
     "transfer": Part(8, ("transfer.py --runs RUNS/transfer --out RESULTS/transfer.json",)),
@@ -51,6 +58,11 @@ PARTS = {
         90,
         (
             trained("digits"),
+            by_two("train digits-mean-flow", "few-digits/improved-MeanFlow"),
+            by_two("train digits-consistency", "few-digits/improved-consistency-training"),
+            by_two("train digits-shortcut", "few-digits/shortcut"),
+            by_two(f"distill RUNS/digits --to dmd {MATCHED}", "few-digits/dmd"),
+            by_two(f"distill RUNS/digits --to dmd --steps 2 {MATCHED}", "few-digits/dmd-in-2"),
             "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
             ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd "dmd in 2"',
         ),
@@ -59,6 +71,8 @@ PARTS = {
         230,
         (
             "killed.py mnist --folder RUNS/mnist --out RESULTS/killed.csv -- --data.folder DATA --processes 2 --samples 2000",
+            by_two("train mnist-consistency --data.folder DATA", "few-mnist/improved-consistency-training"),
+            by_two("distill RUNS/mnist/run --to lcm --train.steps 2400 --objective.w 1 1.5", "few-mnist/lcm"),
             "few_steps.py mnist --teacher RUNS/mnist/run --runs RUNS/few-mnist --results RESULTS --only"
             ' "improved consistency training" lcm',
         ),

@@ -14,6 +14,11 @@ file is read from a checkout, with empty modules in place of what it imports and
 
 Digits, MNIST: class-conditional pictures judged as `langevin evaluate` does at w = 1, every row a run directory of its own
 that a second start continues. Rows are appended to the csv as they are measured; what it holds already is not measured again.
+A run is trained here by one process; one that several have trained before, of the same recipe, is judged as it is found:
+
+    langevin train digits-shortcut --processes 2 --samples 0 --out runs/few_steps/shortcut
+
+Rows of MNIST are of the recipe's teacher and under one classifier; students of another teacher are named with it.
 
 Minutes of training on one core that is not shared. Measured, digits: consistency 9, lcm 10, improved consistency training 11,
 shortcut 12, dmd 13, improved MeanFlow 14. Reckoned from the CPU time of a few updates beside that of consistency: guidance 5,
@@ -40,6 +45,7 @@ import torch
 from torch import Tensor
 
 import langevin as lv
+from langevin import manifest
 from langevin.data import Prior
 from langevin.objectives import Consistency, Denoising, MeanFlow, Objective, Shortcut
 from langevin.objectives.adversarial import Adversarial
@@ -56,7 +62,10 @@ from langevin.tasks.transport import transport
 RESULTS = Path(__file__).parent / "results"
 TABLE = RESULTS / "few_steps.csv"
 COUNT, BATCH, RATE = 2000, 256, 2e-3
-FIELDS = ("problem", "who", "method", "plan", "evaluations", "quality", "measure", "recall", "training_seconds", "updates")
+FIELDS = (
+    "problem", "who", "method", "plan", "evaluations", "quality", "measure", "recall", "training_seconds", "updates", "processes",
+)  # fmt: skip
+"""The last: by how many processes, of one core each, it was trained."""
 
 
 # Two moons
@@ -305,6 +314,7 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
             write({
                 "problem": "moons", "who": who, "method": method, "plan": plan, "evaluations": nfe,
                 "quality": table.judge(model, plan), "measure": "W2", "training_seconds": seconds, "updates": updates,
+                "processes": 1,
             })  # fmt: skip
 
 
@@ -405,7 +415,7 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
     taught = open_run(teacher)
     against = Reference(taught, "auto", teacher)
 
-    def judge(run: Any, method: str, plans: Sequence[str], seconds: float | None, updates: int | None) -> None:
+    def judge(run: Any, method: str, plans: Sequence[str], **trained: Any) -> None:
         for said in plans:
             plan, w = said.removesuffix("@"), GUIDED if said.endswith("@") else 1.0
             found = evaluate(
@@ -416,18 +426,18 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
             shared = {
                 "problem": problem, "who": "ours", "method": method, "plan": plan if w == 1 else f"{plan} at w={w:g}",
                 "evaluations": (1 + twice) * (found.protocol.nfe or 0),
-                "recall": group["recall"], "training_seconds": seconds, "updates": updates,
+                "recall": group["recall"], **trained,
             }  # fmt: skip
             write({**shared, "quality": group["intended_label"], "measure": "intended label"})
             write({**shared, "quality": group["fd_ratio"], "measure": "FD / floor"})
 
     if not written(problem, "ours", "teacher"):
-        judge(taught, "teacher", TAUGHT, None, None)
+        judge(taught, "teacher", TAUGHT)
     for method, (base, changes, plans) in PICTURES[problem].items():
         if (only and method not in only) or written(problem, "ours", method):
             continue
         if base == "teacher":
-            judge(taught, method, plans, None, None)
+            judge(taught, method, plans)
             continue
         out = runs / method.replace(" ", "-")
         if updates is not None:
@@ -444,7 +454,9 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
         last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
         seconds = last["step"] * run.recipe.train.batch / last["samples_per_second"]
         seconds += float(pairs_took.read_text()) if pairs_took.exists() else 0.0
-        judge(run.holding(open_run(out).denoiser), method, plans, seconds, last["step"])
+        by = manifest.read_manifest(manifest.steps(out / "checkpoints")[-1]).state["processes"]
+        trained = {"training_seconds": seconds, "updates": last["step"], "processes": by}
+        judge(run.holding(open_run(out).denoiser), method, plans, **trained)
 
 
 def page(problem: str, teacher: Path, runs: Path) -> Path:
@@ -465,30 +477,44 @@ def _page_at(name: str) -> Path:
     return TABLE.parent / name if TABLE.parent != RESULTS else RESULTS.parents[1] / "docs" / "images" / name
 
 
+def cost(row: dict[str, str]) -> float | None:
+    """Seconds of one core that training took, whatever the number of processes; None of what was not trained here."""
+    return float(row["training_seconds"]) * int(row["processes"]) if row["training_seconds"] else None
+
+
 def plot() -> Path:
-    """Quality against evaluations, one panel for each problem and measure."""
+    """Quality against evaluations, and below it against the cost of training; one column for each problem and measure."""
     from langevin.pictures import pyplot
 
     rows = [r for r in read() if r["evaluations"] and r["measure"] in ("W2", "intended label", "FD / floor")]
     panels = sorted({(r["problem"], r["measure"]) for r in rows})
     plt = pyplot()
-    figure, axes = plt.subplots(1, len(panels), figsize=(6 * len(panels), 5), squeeze=False)
-    for axis, panel in zip(axes[0], panels, strict=True):
+    figure, axes = plt.subplots(2, len(panels), figsize=(6 * len(panels), 10), squeeze=False)
+    for (above, below), panel in zip(axes.T, panels, strict=True):
         here = [r for r in rows if (r["problem"], r["measure"]) == panel]
-        axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
-        for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
-            points = sorted(
-                (int(r["evaluations"]), float(r["quality"])) for r in here if (r["who"], r["method"]) == (who, method)
-            )
-            label = method if who == "ours" else f"{method} ({who})"
-            axis.plot(*zip(*points, strict=True), marker="o", label=label, linestyle="-" if who == "ours" else "--")
-        axis.set(xscale="log", xlabel="evaluations", ylabel=panel[1], title=panel[0])
-        if panel[1] != "intended label":
-            axis.set(yscale="log")
-        axis.legend(fontsize=7)
+        for axis, across in ((above, lambda r: float(r["evaluations"])), (below, cost)):
+            axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
+            for who, method in dict.fromkeys((r["who"], r["method"]) for r in here):
+                ours = sorted((r for r in here if (r["who"], r["method"]) == (who, method)), key=lambda r: int(r["evaluations"]))
+                label = method if who == "ours" else f"{method} ({who})"
+                points = [(x, float(r["quality"])) for r in ours if (x := across(r)) is not None]
+                style = {"label": label, "linestyle": "-" if who == "ours" else "--"}
+                if points:  # below, the fewest evaluations are the filled point
+                    axis.plot(*zip(*points, strict=True), marker="o", fillstyle="full" if axis is above else "none", **style)
+                else:  # takes its colour, so that a method has one in both
+                    axis.plot([], [])
+                if points and axis is below:
+                    axis.plot(*points[0], marker="o", color=axis.lines[-1].get_color())
+            axis.set(xscale="log", ylabel=panel[1], title=panel[0])
+            if panel[1] != "intended label":
+                axis.set(yscale="log")
+            axis.legend(fontsize=7)
+        above.set(xlabel="evaluations")
+        below.set(xlabel="training, seconds of one core; filled: in the fewest evaluations")
     figure.tight_layout()
     path = _page_at("few_steps.png")
     figure.savefig(path, dpi=110)
+    plt.close(figure)
     return path
 
 
@@ -508,7 +534,7 @@ def write(row: dict[str, Any]) -> None:
         return
     head = not TABLE.exists()
     with TABLE.open("a") as lines:
-        out: csv.DictWriter[str] = csv.DictWriter(lines, FIELDS)
+        out: csv.DictWriter[str] = csv.DictWriter(lines, FIELDS, lineterminator="\n")
         if head:
             out.writeheader()
         out.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})

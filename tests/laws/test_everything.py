@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from langevin.cli import commands, main, training
+from langevin.cli import commands, distilling, main, training
+from langevin.recipes import recipe
 from tests.benches import BENCH, bench
 
 FOLDERS = {"DATA": Path("there/data"), "RUNS": Path("there/runs"), "RESULTS": Path("there/results")}
@@ -25,12 +26,23 @@ class Understood(Exception):
     pass
 
 
+def with_teachers(folder):
+    """RUNS with recipes of what is distilled."""
+    for name, at in (("digits", "digits"), ("mnist", "mnist/run")):
+        taught = recipe(name).model_dump()
+        if name == "mnist":
+            taught["data"]["folder"] = str(FOLDERS["DATA"])
+        (folder / at).mkdir(parents=True)
+        (folder / at / "recipe.json").write_text(type(recipe(name)).model_validate(taught).model_dump_json())
+    return {**FOLDERS, "RUNS": folder}
+
+
 @pytest.mark.parametrize("name, command", COMMANDS)
-def test_every_command_is_understood_by_what_it_starts(name, command, monkeypatch):
+def test_every_command_is_understood_by_what_it_starts(name, command, monkeypatch, tmp_path):
     def stop(*args, **kwargs):
         raise Understood
 
-    _, *words = everything.words(command, FOLDERS)
+    _, *words = everything.words(command, with_teachers(tmp_path))
     if words[0] != "-m":
         real = argparse.ArgumentParser.parse_args
 
@@ -45,9 +57,42 @@ def test_every_command_is_understood_by_what_it_starts(name, command, monkeypatc
             runpy.run_path(words[0], run_name="__main__")
     else:
         monkeypatch.setattr(training, "trained", stop)
+        monkeypatch.setattr(distilling, "trained", stop)
         monkeypatch.setitem(commands.COMMANDS, "data", stop)
         with pytest.raises(Understood):
             main(words[2:])
+
+
+def test_what_two_processes_train_is_what_the_bench_would_have(monkeypatch, tmp_path):
+    """So that it is judged where it is found, and every bar on the time of two is measured."""
+    began = []
+    folders = with_teachers(tmp_path)
+
+    def stop(asked, out, *rest):
+        began.append((asked, Path(out)))
+        raise Understood
+
+    for module in (training, distilling):
+        monkeypatch.setattr(module, "trained", stop)
+    for _, command in COMMANDS:
+        if "--processes 2 --samples 0" in command:
+            with pytest.raises(Understood):
+                main(everything.words(command, folders)[3:])
+    made = set()
+    for asked, out in began:
+        problem = out.parent.name.removeprefix("few-")
+        (method,) = [m for m in few_steps.PICTURES[problem] if m.replace(" ", "-") == out.name]
+        base, changes, _ = few_steps.PICTURES[problem][method]
+        teacher = folders["RUNS"] / ("mnist/run" if problem == "mnist" else "digits")
+        wanted = few_steps.recipe_of(base, changes, teacher).model_dump()
+        found = asked.recipe.model_dump()
+        apart = ("about", "expects", "sample", "evaluation")
+        assert asked.processes == 2 and {n: v for n, v in found.items() if n not in apart} == {
+            n: v for n, v in wanted.items() if n not in apart
+        }
+        made.add((problem, method))
+    timed = {(of["problem"], of["method"]) for bar in bars.BARS if (of := bar.value.of).get("processes") == "2"}
+    assert timed == made
 
 
 def test_every_table_that_a_bar_reads_is_written():

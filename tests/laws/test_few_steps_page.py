@@ -16,8 +16,6 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "few_steps.md").read_text()
 with (ROOT / "bench" / "results" / "few_steps.csv").open(newline="") as lines:
     ROWS = list(csv.DictReader(lines))
-with (ROOT / "bench" / "results" / "few_steps_mnist.csv").open(newline="") as lines:
-    ANEW = list(csv.DictReader(lines))
 
 # the page's names: (who, method) of the csv
 DIGITS = {
@@ -33,7 +31,12 @@ DIGITS = {
     "guidance distillation": ("ours", "guidance"), "one reflow": ("ours", "reflow"),
     "reflow, distilled to one step": ("ours", "reflow in 1"),
 }  # fmt: skip
-MNIST = {**DIGITS, "teacher, default plan": ("ours", "teacher")}
+MNIST = {
+    **DIGITS, "teacher, default plan": ("ours", "teacher"),
+    "teacher of 7,000 updates, dpmpp:20": ("ours", "teacher of 7000 updates"),
+    "teacher of 7,000 updates, default plan": ("ours", "teacher of 7000 updates"),
+    "latent consistency, taught by that": ("ours", "lcm, teacher of 7000 updates"),
+}  # fmt: skip
 MOONS = {
     "flow matching, by Euler steps": ("ours", "flow matching"), "flow matching, torchcfm's loss": ("torchcfm", "flow matching"),
     "flow matching by optimal transport": ("ours", "OT flow matching"),
@@ -48,7 +51,7 @@ MOONS = {
     "consistency trajectories": ("ours", "consistency trajectory"), "distribution matching": ("ours", "distribution matching"),
     "adversarial distillation": ("ours", "adversarial distillation"),
     "progressive distillation": ("ours", "progressive distillation"), "improved MeanFlow": ("ours", "improved MeanFlow"),
-    "shortcut model": ("ours", "shortcut"),
+    "MeanFlow, as first published": ("ours", "MeanFlow"), "shortcut model": ("ours", "shortcut"),
 }  # fmt: skip
 
 
@@ -106,13 +109,39 @@ def test_numbers_between_the_tables_are_measured_ones():
     pick, reach = part.split("## What they reach")
     prose = re.sub(r"^\|.*$", "", reach, flags=re.M) + pick  # the table of what to pick is prose
     prose = re.sub(r"`[^`]*`|\]\([^)]*\)", "", prose)  # options, links
-    values = [float(r["quality"]) * scale for r in (*ROWS, *ANEW) for scale in (1, 100)] + [
-        float(r["recall"]) for r in ROWS if r["recall"]
-    ]
+    values = [float(r["quality"]) * scale for r in ROWS for scale in (1, 100)] + [float(r["recall"]) for r in ROWS if r["recall"]]
     for said in re.findall(r"(?<![\d,])\d*\.\d+", prose):
         assert any(close(said, value) for value in values), f"{said} is in no row of a table"
     for said in re.findall(r"(\d+) min\b", prose):
         assert any(r["training_seconds"] and close(said, float(r["training_seconds"]) / 60) for r in ROWS), said
+
+
+def test_the_plot_has_quality_against_evaluations_and_against_the_cost_of_training(tmp_path, monkeypatch):
+    import matplotlib.figure
+
+    script = bench("few_steps")
+    monkeypatch.setattr(script, "TABLE", tmp_path / "few_steps.csv")
+    shared = {"problem": "digits", "who": "ours", "measure": "FD / floor"}
+    trained = {"method": "dmd", "training_seconds": 400.0, "updates": 9, "processes": 2}
+    for row in (
+        {"method": "teacher", "plan": "ddim:1", "evaluations": 1, "quality": 4.0},
+        {**trained, "plan": "consistency:1", "evaluations": 1, "quality": 0.9},
+        {**trained, "plan": "consistency:2", "evaluations": 2, "quality": 0.8},
+    ):
+        script.write({**shared, **row})
+    assert [script.cost(row) for row in script.read()] == [None, 800.0, 800.0]
+    drawn = []
+    monkeypatch.setattr(matplotlib.figure.Figure, "savefig", lambda figure, *args, **kwargs: drawn.append(figure))
+    assert script.plot() == tmp_path / "few_steps.png"
+    ((above,), (below,)) = [[axis] for axis in drawn[0].axes]
+
+    def lines(axis):
+        return {line.get_label(): line.get_xydata().tolist() for line in axis.lines if not line.get_label().startswith("_")}
+
+    assert lines(above) == {"teacher": [[1, 4.0]], "dmd": [[1, 0.9], [2, 0.8]]}
+    assert lines(below) == {"dmd": [[800, 0.9], [800, 0.8]]}
+    # one colour each in both
+    assert {line.get_color() for line in below.lines[1:]} == {above.lines[1].get_color()}
 
 
 def test_the_bench_has_digits_of_every_student_and_its_plans_fit(tmp_path):

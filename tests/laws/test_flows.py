@@ -337,10 +337,11 @@ def test_a_path_learned_with_its_network_loses_energy():
     noise = Noise.of(0, 4000)
     data, source = Arrays(noise.at("x").normal((1,)) * S + M), Arrays(noise.at("y").normal((1,)))
     torch.manual_seed(0)
-    schedule = schedules.learned_path("flow", 4)
+    schedule = schedules.learned_path("flow", 8)
     model = Denoiser(MLP(1, 32, 2), Interpolant(schedule), "velocity")
-    fit(model, Unpaired(data, source), objective=InterFlow(), steps=600, batch=256, lr=3e-3, warmup=20, ema=0.98, progress=False)
-    assert energy(schedule) < 4.31  # 4.4646 at first, 4.25 at best
+    fit(model, Unpaired(data, source), objective=InterFlow(), steps=600, batch=512, lr=6e-3, warmup=20, ema=0.98, progress=False)
+    # 4.4646 at first; optimal transport has 4.25, and the best path of so many modes 4.2688
+    assert 4.25 < energy(schedule) < 1.01 * 4.25
 
 
 @pytest.mark.parametrize("shape", list(GAMMAS))

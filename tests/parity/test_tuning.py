@@ -56,6 +56,7 @@ def _settings(method: str, folder: Path, toys: Path, steps: int, lr: float, batc
         "full": {"captions": "txt"},
         "lora": {"captions": "txt"},
         "lcm": {"captions": "txt"},
+        "consistency": {"captions": "txt"},
         "textual-inversion": {"begin": "red"},
     }.get(method, {})
     return Tuning(
@@ -161,9 +162,12 @@ def test_adapters_for_a_few_steps_are_learned_from_the_model_as_it_is(folder: Pa
     assert moved > 20
 
 
-def test_without_guidance_a_few_steps_are_consistency_distillation(folder: Path, toys: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method, order", [("lcm", 1), ("consistency", 2)])
+def test_without_guidance_a_few_steps_are_consistency_distillation(
+    method: str, order: int, folder: Path, toys: Path, tmp_path: Path
+) -> None:
     def losses(**asked: Any) -> tuple[Tensor, Tensor]:
-        tuned = begin(_settings("lcm", folder, toys, 1, 1e-3, rank=2, **asked), tmp_path, say=lambda line: None)
+        tuned = begin(_settings(method, folder, toys, 1, 1e-3, rank=2, **asked), tmp_path, say=lambda line: None)
         with torch.no_grad():  # a student that is no longer its teacher
             for p in tuned.denoiser.parameters():
                 if p.requires_grad:
@@ -171,7 +175,7 @@ def test_without_guidance_a_few_steps_are_consistency_distillation(folder: Path,
         batch, noise = tuned.source.batch(torch.arange(12) % 3), Noise.of(3, 12)
         objective: Any = tuned.objective
         process: Any = tuned.denoiser.process
-        plain = Consistency(objective.nets["teacher"], 50, None, order=1, grid="uniform", distance="huber")
+        plain = Consistency(objective.nets["teacher"], 50, None, order=order, grid="uniform", distance="huber")
         # the plan that it is drawn by goes through levels that were learned
         learned = objective.ladder(process).numpy()
         starts = [row.start for row in lv.plans.parse("lcm:4").on(process.schedule).rows]
@@ -179,34 +183,36 @@ def test_without_guidance_a_few_steps_are_consistency_distillation(folder: Path,
         with torch.no_grad():
             return objective(tuned.denoiser.eval(), batch, noise).each[""], plain(tuned.denoiser, batch, noise).each[""]
 
-    lcm, plain = losses(guidance=1.0)
-    assert torch.equal(lcm, plain) and float(lcm.min()) > 0
+    ours, plain = losses(guidance=1.0)
+    assert torch.equal(ours, plain) and float(ours.min()) > 0
     # as it stands the model guides by its own strength
     own, _ = losses()
     asked, _ = losses(guidance=lv.load(folder).defaults.guidance)
     assert torch.equal(own, asked) and not torch.allclose(own, plain)
 
 
+@pytest.mark.parametrize("to", ["lcm", "consistency"])
 def test_distilling_a_published_model_is_fine_tuning_it_so(
-    folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    to: str, folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "few"
-    command = ["distill", str(folder), str(toys), "--to", "lcm"]
+    command = ["distill", str(folder), str(toys), "--to", to]
     more = ["--captions", "txt", "--size", "32", "--rank", "2", "--train.steps", "1", "--train.batch", "2", "--out", str(out)]
     main([*command, *more])
     file = out / "lora.safetensors"
     assert f"--lora {file} --plan lcm:4 --guidance 1" in capsys.readouterr().out
-    assert json.loads((out / "tuning.json").read_text())["method"] == "lcm"
+    assert json.loads((out / "tuning.json").read_text())["method"] == to
     few = ["--lora", str(file), "--plan", "lcm:4", "--guidance", "1", "--out", str(tmp_path / "drawn.png")]
     main(["generate", str(folder), "a red square", "--size", "32x32", *few])
     assert (tmp_path / "drawn.png").exists()
     capsys.readouterr()
+    plain = ["finetune", *command[1:3], "--method", "lora", *more[:2], "--guidance", "3"]
     refused = {
         f"to is 'dmd', and {folder} is no run": ["distill", str(folder), str(toys), "--to", "dmd"],
-        "steps is 4, and lcm learns them all; say --plan lcm:4": [*command, "--steps", "4"],
-        "text is True, and lcm's teacher": [*command, *more[:2], "--text"],
+        f"steps is 4, and {to} learns them all; say --plan lcm:4": [*command, "--steps", "4"],
+        f"text is True, and {to}'s teacher": [*command, *more[:2], "--text"],
         "prompt and captions are None": command,
-        "guidance is 3, which lcm alone learns": ["finetune", *command[1:3], "--method", "lora", *more[:2], "--guidance", "3"],
+        "guidance is 3, which lcm and consistency alone learn": plain,
     }
     for said, args in refused.items():
         with pytest.raises(SystemExit):

@@ -10,6 +10,7 @@ from langevin.cli.finetuning import finetune
 from langevin.cli.training import Asked, after, begun, settled, trained
 from langevin.inspection import is_ours
 from langevin.recipes import Recipe
+from langevin.recipes.config.tuning import FEW_STEPS
 from langevin.recipes.distillation import STUDENTS, known, student
 
 
@@ -27,7 +28,7 @@ Train a faster model that learns from a run, and show both side by side. KIND is
 N is how many evaluations the student is to need, 1 by default. A reflowed run learns its straightened flow, or N Euler steps
 where N is given; K rounds make it K times straighter first, each in a run directory of its own, OUT/rounds/1 and so on.
 langevin distill PATH PICTURES --to lcm teaches a published text-to-image model adapters for a few steps (LCM-LoRA), as does
-langevin finetune PATH PICTURES --method lcm.
+langevin finetune PATH PICTURES --method lcm; --to consistency by steps of the model's own flow of order 2.
 --objective.distance says how beliefs are compared, where KIND compares such: squared, absolute, pseudo_huber, huber; of pictures
 also lpips:weights=FILE, and classifier.
 langevin distill RUN --to KIND --help shows every field of the student's recipe.
@@ -52,10 +53,10 @@ def distill(args: Sequence[str]) -> None:
     known(to)
     if rest and not rest[0].startswith("-") and not is_ours(Path(run)):
         # a published model, and the pictures beside it
-        if to != "lcm":
-            raise Refusal(f"to is {to!r}, and {run} is no run; a published model is taught with --to lcm alone.")
+        if to not in FEW_STEPS:
+            raise Refusal(f"to is {to!r}, and {run} is no run; a published model is taught with --to {' or '.join(FEW_STEPS)}.")
         if steps is not None:
-            raise Refusal(f"steps is {steps}, and lcm learns them all; say --plan lcm:{steps} when drawing.")
+            raise Refusal(f"steps is {steps}, and {to} learns them all; say --plan lcm:{steps} when drawing.")
         finetune([run, *rest, "--method", to])
         return
     from langevin.recipes.opening import read_recipe

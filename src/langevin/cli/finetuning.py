@@ -11,7 +11,7 @@ import tyro
 
 from langevin.cli.asking import Refusal, parse, taken
 from langevin.cli.training import STOPPED
-from langevin.recipes.config.tuning import METHODS, Tuning
+from langevin.recipes.config.tuning import FEW_STEPS, METHODS, Tuning
 from langevin.spec import nearest
 
 
@@ -38,6 +38,7 @@ Teach a published text-to-image model (a folder, an id, or a single file with --
   dreambooth         a thing, its kind preserved:         --prompt "a photo of sks dog" --prior "a photo of a dog"; --rank 8
                                                           by adapters
   lcm                adapters for a few steps (LCM-LoRA): --captions txt, or --prompt; langevin distill --to lcm is this
+  consistency        the same by steps of order 2 (Heun's), each of which asks the model twice
   textual-inversion  a new word and nothing else:         --word "<toy>" --begin toy
 
 langevin finetune PATH PICTURES --method METHOD --help shows every field.
@@ -73,5 +74,5 @@ def finetune(args: Sequence[str]) -> None:
         print(f'{made}: use it as langevin generate {made} "{cfg.prompt or ""}"')
     else:
         flag, said = ("--word", cfg.word) if cfg.method == "textual-inversion" else ("--lora", cfg.prompt or "")
-        few = " --plan lcm:4 --guidance 1" if cfg.method == "lcm" else ""
+        few = " --plan lcm:4 --guidance 1" if cfg.method in FEW_STEPS else ""
         print(f'{made}: use it as langevin generate {path} "{said}"{beside} {flag} {made}{few}')

@@ -116,10 +116,45 @@ class Pictures:
         other._choose(split)
         return other
 
+    def beside(self, other: "Pictures") -> "Pictures":
+        """The pictures of this folder that have the names of another's, in its order and of its split: where its pairs begin.
+
+        A name is the path within the folder, without its ending: a/1.png and a/1.jpg are a pair.
+
+        Raises:
+            ValueError: naming the first picture of either folder that the other has no one of, or has two of.
+        """
+        own, theirs = self._named(), other._named()
+        for here, there, names, others in ((other, self, theirs, own), (self, other, own, theirs)):
+            if alone := next((name for name in names if name not in others), None):
+                raise ValueError(
+                    f"{names[alone]} has no picture of its name in {there.folder}, and pairs are told by their names; give "
+                    f"it one, or take it out of {here.folder}."
+                )
+        made = copy.copy(self)
+        at = {path: k for k, path in enumerate(self._paths)}
+        made._take([at[own[other._name(path)]] for path in other.paths])
+        return made
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).with_suffix("").as_posix()
+
+    def _named(self) -> dict[str, Path]:
+        """Every picture, of all splits, by its name."""
+        found: dict[str, Path] = {}
+        for path in self._paths:
+            if (name := self._name(path)) in found:
+                raise ValueError(f"{found[name]} and {path} have one name, by which pairs are told; take one of them out.")
+            found[name] = path
+        return found
+
     def _choose(self, split: str) -> None:
         chosen = [i for i, p in enumerate(self._paths) if in_split(str(p.relative_to(self.folder)), self._share, split)]
         if not chosen:
             raise FileNotFoundError(f"the {split} split of {self.folder} is empty; change held_out or add pictures.")
+        self._take(chosen)
+
+    def _take(self, chosen: list[int]) -> None:
         self.paths = [self._paths[i] for i in chosen]
         self.captions = None if self._texts is None else [self._texts[i] for i in chosen]
         self.labels = None if self._labels is None else self._labels[chosen]

@@ -242,12 +242,13 @@ def data(cfg: c.DataConfig, scan: Path | None = None, field: str = "data") -> tu
     """
     if isinstance(cfg, c.TransferData):
         other = None if scan is None else scan.with_stem(f"{scan.stem}.source")
-        join, target, source = (
-            Pairs if cfg.paired else Unpaired,
-            data(cfg.target, scan, f"{field}.target"),
-            data(cfg.source, other, f"{field}.source"),
-        )
-        return join(target[0], source[0]), join(target[1], source[1])
+        target, source = data(cfg.target, scan, f"{field}.target"), data(cfg.source, other, f"{field}.source")
+        if not cfg.paired:
+            return Unpaired(target[0], source[0]), Unpaired(target[1], source[1])
+        beginnings = source[0]
+        if isinstance(beginnings, Pictures) and all(isinstance(part, Pictures) for part in target):
+            source = tuple(beginnings.beside(part) for part in target)  # told by their names, whatever either folder's split
+        return Pairs(target[0], source[0]), Pairs(target[1], source[1])
     words = cfg.words if isinstance(cfg, Placed) else ()
     for name in cfg.places if isinstance(cfg, Placed) else ():
         said = getattr(cfg, name)

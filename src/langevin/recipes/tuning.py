@@ -23,11 +23,12 @@ from langevin.core.schedule import Table
 from langevin.data import Pictures
 from langevin.files import best_effort, parse_json, read_json, read_plain, writable, write
 from langevin.objectives import Denoising, Objective
+from langevin.objectives.consistency import Consistency
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.levels import LevelDensity, LogitNormal, Steps
 from langevin.objectives.preserving import Preserving
 from langevin.pictures import plot_loss, save_images, save_png
-from langevin.recipes.config.tuning import Tuning
+from langevin.recipes.config.tuning import FEW_STEPS, Tuning
 from langevin.recipes.latents import keep as keep_latents
 from langevin.tasks.generate import Generator
 from langevin.text.words import Told
@@ -42,7 +43,7 @@ from langevin.zoo.saving import save
 
 FILE, NAME = "tuning.json", "tuned"
 LEVELS, FEW = 50, "lcm:4"
-"""Of lcm: steps of the grid that it learns on, which are those of the plan `lcm`, and how it is shown."""
+"""Of methods of few steps: the grid that they learn on, which is that of the plan `lcm`, and how they are shown."""
 READINGS = (
     "{}", "a photo of {}", "a picture of {}", "a close-up of {}", "{} in the middle of the picture", "one {}",
     "a good photo of {}", "the look of {}",
@@ -99,7 +100,7 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     """Load the model, make what is trained, and turn the pictures into latents, which are kept in `out`.
 
     Raises:
-        ValueError: for a model that draws no pictures of texts, or has no guidance that lcm could learn, a pattern that matches
+        ValueError: for a model that draws no pictures of texts, or that has its guidance within, a pattern that matches
             no layer, or pictures that cannot be read.
     """
     model = load(cfg.origin, beside=cfg.beside, variant=cfg.variant, device=device)
@@ -107,7 +108,7 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
         raise ValueError(f"origin is {cfg.origin}, which draws no pictures of texts; give a text-to-image model.")
     if model.takes:
         raise ValueError(f"origin is {cfg.origin}, whose network reads further channels; give the model it was made from.")
-    if cfg.method == "lcm" and model.defaults.told:
+    if cfg.method in FEW_STEPS and model.defaults.told:
         raise ValueError(f"origin is {cfg.origin}, whose network has its guidance within; give the model it was distilled from.")
     size = cfg.size or model.defaults.size[0]
     if size % model.defaults.multiple:
@@ -122,7 +123,7 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
     if cfg.prior is not None:
         texts = [*texts, cfg.prior]
     own: Any = model.denoiser
-    before = copy.deepcopy(own.net) if cfg.method == "lcm" else None
+    before = copy.deepcopy(own.net) if cfg.method in FEW_STEPS else None
     words = _trained(cfg, model, trunk)
     learns = any(p.requires_grad for p in model.conditioner.parameters())
     net = Told(own.net, model.conditioner, texts, (size, size), learns)
@@ -136,7 +137,11 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
         teacher = Denoiser(told, own.process, own.predictions[""], source.shape)
         w = model.defaults.guidance if cfg.guidance is None else cfg.guidance
         # the student itself, without gradient, leaps on: a slow copy would be a third network
-        objective = LatentConsistency(teacher, w, LEVELS, decay=None, drop=cfg.drop)
+        if cfg.method == "lcm":
+            objective = LatentConsistency(teacher, w, LEVELS, decay=None, drop=cfg.drop)
+        else:
+            same: dict[str, Any] = {"grid": "uniform", "distance": "huber", "drop": cfg.drop}
+            objective = Consistency(teacher, LEVELS, None, order=2, guidance=w, **same)
     return Tuned(cfg, model, denoiser, trunk, words, texts, source, objective)
 
 
@@ -296,7 +301,7 @@ def _show(tuned: Tuned, path: Path, count: int = 4) -> Path:
         prompts = [tuned.texts[0]] * (count // 2) + [tuned.cfg.prior] * (count - count // 2)
     training = tuned.denoiser.training
     tuned.model.denoiser.eval()
-    few: dict[str, Any] = {"plan": FEW, "guidance": 1.0} if tuned.cfg.method == "lcm" else {"steps": tuned.cfg.prior_steps}
+    few: dict[str, Any] = {"plan": FEW, "guidance": 1.0} if tuned.cfg.method in FEW_STEPS else {"steps": tuned.cfg.prior_steps}
     made = tuned.model.run(prompts, size=size, seed=seed, **few)
     tuned.denoiser.train(training)
     return save_images(made.tensor, path, columns=count)

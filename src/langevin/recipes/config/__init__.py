@@ -149,7 +149,8 @@ class TransferData(Closed):
     source: Side = DigitsData(only=3)
     """What it begins at."""
     paired: bool = False
-    """Sample k of one belongs to sample k of the other, as a sketch to its picture; with objective.coupling paired."""
+    """A sample of one belongs to one of the other, as a sketch to its picture: of two folders of pictures those of one name, else
+    sample k to sample k; with objective.coupling paired."""
 
 
 class UpscaleData(Closed):

@@ -12,7 +12,9 @@ BEYOND = (
     "*.upsamplers.0.conv|*.time_emb_proj"
 )
 """What LCM-LoRA as published adapts besides."""
-Method = Literal["full", "lora", "dreambooth", "textual-inversion", "lcm"]
+Method = Literal["full", "lora", "dreambooth", "textual-inversion", "lcm", "consistency"]
+FEW_STEPS = ("lcm", "consistency")
+"""Methods that learn from the model itself, toward few steps."""
 
 
 class Tuning(Closed):
@@ -20,7 +22,8 @@ class Tuning(Closed):
 
     method: Method = "lora"
     """What is trained: full (all of the denoiser), lora (adapters beside it), dreambooth (either, with the model's own pictures
-    of the kind preserved), textual-inversion (the vectors of a new word alone), lcm (adapters for a few steps)."""
+    of the kind preserved), textual-inversion (the vectors of a new word alone), lcm or consistency (adapters for a few steps,
+    by steps of the model's own flow of order 1 or 2)."""
     origin: str = ""
     """A published folder, the id of a repository, or a single file."""
     beside: str | None = None
@@ -42,8 +45,8 @@ class Tuning(Closed):
     alpha: float = Field(default=8.0, gt=0)
     """Adapters are scaled by alpha / rank."""
     targets: str = ATTENTION
-    """Layers that are adapted, by shell patterns over their published names; attention by default, of lcm convolutions and
-    feed-forward layers as well."""
+    """Layers that are adapted, by shell patterns over their published names; attention by default, of lcm and consistency
+    convolutions and feed-forward layers as well."""
     text: bool = False
     """Adapt the text encoders as well (their attention)."""
     prior: str | None = None
@@ -61,7 +64,8 @@ class Tuning(Closed):
     vectors: int = Field(default=1, ge=1, le=64)
     """How many places it takes."""
     guidance: float | None = Field(default=None, ge=1)
-    """Of lcm: the strength of guidance that is learned, so that drawing needs none; 1 for none, the model's own by default."""
+    """Of lcm and consistency: the strength of guidance that is learned, so that drawing needs none; 1 for none, the model's own
+    by default."""
     drop: float = Field(default=0.0, ge=0, lt=1)
     """Probability that a picture is learned without its caption."""
     seed: int = 0
@@ -72,13 +76,18 @@ class Tuning(Closed):
     def _check(self) -> Self:
         if self.method == "dreambooth" and self.prior is None:
             raise ValueError('prior is None; say what kind of thing is to be preserved, as in --prior "a photo of a dog".')
-        if self.method in ("full", "lora", "dreambooth", "lcm") and self.captions is None and self.prompt is None:
+        if self.method in ("full", "lora", "dreambooth", *FEW_STEPS) and self.captions is None and self.prompt is None:
             raise ValueError("prompt and captions are None; say what the pictures show, or where that is said.")
-        if self.method == "lcm" and self.text:
-            raise ValueError("text is True, and lcm's teacher and student are told the same by one text encoder; leave it out.")
-        if self.method != "lcm" and self.guidance is not None:
-            raise ValueError(f"guidance is {self.guidance:g}, which lcm alone learns; leave it out, and ask for it when drawing.")
-        if self.method in ("lora", "lcm") and not self.rank:
+        if self.method in FEW_STEPS and self.text:
+            raise ValueError(
+                f"text is True, and {self.method}'s teacher and student are told the same by one text encoder; leave it out."
+            )
+        if self.method not in FEW_STEPS and self.guidance is not None:
+            raise ValueError(
+                f"guidance is {self.guidance:g}, which {' and '.join(FEW_STEPS)} alone learn; leave it out, and ask for it when "
+                "drawing."
+            )
+        if self.method in ("lora", *FEW_STEPS) and not self.rank:
             raise ValueError("rank is 0; adapters need at least 1, and method 'full' trains all of the denoiser.")
         if self.method == "textual-inversion" and self.prompt is not None and "{}" not in self.prompt:
             raise ValueError(f"prompt is {self.prompt!r}; say with {{}} where the word stands.")
@@ -90,10 +99,13 @@ def _train(**settings: object) -> TrainConfig:
     return TrainConfig.model_validate({**usual, **settings})
 
 
+_LEAPING: dict[str, object] = {
+    "train": _train(steps=1000, lr=1e-4), "rank": 64, "alpha": 64.0, "targets": f"{ATTENTION}|{BEYOND}",
+}  # fmt: skip
 METHODS: dict[str, dict[str, object]] = {
     "full": {"train": _train(steps=1000, lr=1e-5), "drop": 0.1},
     "lora": {"train": _train(steps=1000, lr=1e-4)},
-    "lcm": {"train": _train(steps=1000, lr=1e-4), "rank": 64, "alpha": 64.0, "targets": f"{ATTENTION}|{BEYOND}"},
+    **dict.fromkeys(FEW_STEPS, _LEAPING),
     "dreambooth": {"train": _train(steps=400, lr=5e-6, batch=1), "rank": 0},
     "textual-inversion": {"train": _train(steps=2000, lr=5e-3, weight_decay=0.0, batch=4)},
 }
