@@ -123,6 +123,20 @@ def test_moments_and_levels_are_bayes_rule(name, std, t):
         assert torch.allclose(ByLevels(operator=op, y=Y[op], std=std)(MODEL)(z, t).mean, exact, atol=1e-9)
 
 
+def test_levels_that_a_model_can_be_asked_at_are_left_as_they_are_without_a_search(monkeypatch):
+    level, asked = torch.tensor(0.9999, dtype=torch.float64), COSINE.schedule.invert
+    top = float(inverse.visible(COSINE, level, MEAN))
+    alpha, sigma = COSINE.schedule(top)
+    assert top < 0.9999 and float(alpha / sigma) == pytest.approx(1e-3)
+    mixed = torch.tensor([[0.2], [1.0]], dtype=torch.float64)
+    assert inverse.visible(COSINE, mixed, MEAN).tolist() == [[0.2], [top]]
+    searches: list[object] = []
+    monkeypatch.setattr(COSINE.schedule, "invert", lambda lam: (searches.append(lam), asked(lam))[1])
+    for t in (level * 0.9, mixed * 0.9, torch.tensor(0.0, dtype=torch.float64)):
+        assert inverse.visible(COSINE, t, MEAN) is t
+    assert not searches
+
+
 def test_pseudo_inverse_guidance_is_exact_where_data_is_white():
     model = oracles.gaussian(COSINE, MEAN, 0.5 * torch.eye(D, dtype=torch.float64))
     plain = operators.Operator("plain", MATRIX.shape, MATRIX.measured, MATRIX.forward)
