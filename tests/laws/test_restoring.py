@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from langevin import data, oracles, schedules
+from langevin import data, oracles, schedules, tasks
 from langevin.cli import main
 from langevin.core.gaussian import Gaussian
 from langevin.recipes import restoring
@@ -42,6 +42,13 @@ def test_what_is_known_well_is_restored_whole(tmp_path):
     assert "coverage of 90 %" not in one
 
 
+def test_the_page_shows_what_is_known_of_colours_as_grey():
+    truth = torch.tensor([-1.0, 0.2, 0.9]).reshape(3, 1, 1, 1).expand(-1, 3, 4, 4)  # black, and two greys
+    op = restoring.operator_of("colourise", (3, 4, 4))
+    shown = restoring.page(truth, op, tasks.Restored(truth[None], op(truth))).reshape(3, 5, 3, 4, 4)
+    assert torch.allclose(shown[:, 1], truth, atol=1e-3)  # LUMA's weights add up to .9999
+
+
 def test_refusals(tmp_path, capsys):
     with pytest.raises(ValueError, match="task is 'x'"):
         restoring.operator_of("x", (1, 8, 8))
@@ -59,6 +66,7 @@ def test_refusals(tmp_path, capsys):
         ("deblur", float("inf"), "amount is inf"),
         ("super-resolution", 2.5, "it is a whole factor"),
         ("colourise", 1, "leave it out"),
+        ("colourise", None, "task is 'colourise', and the run draws 1 channel where colours are 3; ask a run of colours"),
     ):
         with pytest.raises(ValueError, match=said):
             restoring.operator_of(task, (1, 8, 8), amount)
