@@ -115,10 +115,10 @@ def restoration(
 
 
 def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
-    """Pictures row by row: truth, what the measurement says of it (A^+ y; of colours, their grey values), up to 6 samples, mean
-    and deviation (0 black)."""
-    grey = op.name == "colourise"  # A^+ y of black is not black, but the least colour that is as dark
-    seen = made.y.expand(-1, *op.shape) if grey else op.inverse(made.y)
+    """Pictures row by row: truth, the measurement, up to 6 samples, mean and deviation (0 black). A measurement that is no
+    picture as large as those is shown as what it says of them, A^+ y."""
+    picture = len(op.measured) == 3 and op.measured[1:] == op.shape[1:]
+    seen = made.y.expand(-1, *op.shape) if picture else op.inverse(made.y)
     spread = made.std / made.std.max().clamp(min=1e-12) * 2 - 1
     columns = [truth, seen, *made.samples[:6], made.mean, spread]
     return torch.stack(columns, 1).flatten(0, 1).clamp(-1, 1)
