@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from langevin import data, oracles, schedules
+from langevin import data, oracles, schedules, tasks
 from langevin.cli import main
 from langevin.core.gaussian import Gaussian
 from langevin.recipes import restoring
@@ -42,6 +42,17 @@ def test_what_is_known_well_is_restored_whole(tmp_path):
     assert "coverage of 90 %" not in one
 
 
+def test_the_page_shows_measurements_as_they_are():
+    """The pseudo-inverse of black is not black, and that of a blur is its noise."""
+    truth = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    for task in ("colourise", "deblur", "inpaint", "super-resolution"):
+        op = restoring.operator_of(task, (3, 4, 4))
+        y = op(truth)
+        shown = restoring.page(truth, op, tasks.Restored(truth[None], y)).reshape(3, 5, 3, 4, 4)[:, 1]
+        small = task == "super-resolution"
+        assert torch.allclose(shown, y.repeat_interleave(2, 2).repeat_interleave(2, 3) if small else y.expand(-1, 3, -1, -1))
+
+
 def test_refusals(tmp_path, capsys):
     with pytest.raises(ValueError, match="task is 'x'"):
         restoring.operator_of("x", (1, 8, 8))
@@ -59,6 +70,7 @@ def test_refusals(tmp_path, capsys):
         ("deblur", float("inf"), "amount is inf"),
         ("super-resolution", 2.5, "it is a whole factor"),
         ("colourise", 1, "leave it out"),
+        ("colourise", None, "task is 'colourise', and the run draws 1 channel where colours are 3; ask a run of colours"),
     ):
         with pytest.raises(ValueError, match=said):
             restoring.operator_of(task, (1, 8, 8), amount)

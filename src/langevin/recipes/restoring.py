@@ -59,6 +59,11 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
     if task == "deblur":
         return operators.blur(shape, amount or 1.0)
     if task == "colourise":
+        if shape[0] != 3:
+            raise ValueError(
+                f"task is 'colourise', and the run draws {shape[0]} channel{'s' * (shape[0] > 1)} where colours are 3; ask a run "
+                "of colours (--data.channels 3), or for another task, such as super-resolution."
+            )
         return operators.colourise(shape)
     if task == "sense":
         return operators.sense(shape, max(1, round((amount or 0.25) * shape[0] * shape[1] * shape[2])))
@@ -110,8 +115,10 @@ def restoration(
 
 
 def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
-    """Pictures row by row: truth, what the measurement says of it (A^+ y), up to 6 samples, mean and deviation (0 black)."""
-    seen = op.inverse(made.y)
+    """Pictures row by row: truth, the measurement, up to 6 samples, mean and deviation (0 black). A measurement that is no
+    picture as large as those is shown as what it says of them, A^+ y."""
+    picture = len(op.measured) == 3 and op.measured[1:] == op.shape[1:]
+    seen = made.y.expand(-1, *op.shape) if picture else op.inverse(made.y)
     spread = made.std / made.std.max().clamp(min=1e-12) * 2 - 1
     columns = [truth, seen, *made.samples[:6], made.mean, spread]
     return torch.stack(columns, 1).flatten(0, 1).clamp(-1, 1)
