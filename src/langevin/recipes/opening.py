@@ -10,12 +10,12 @@ from torch import Tensor
 
 from langevin.adapters import merge
 from langevin.config import Closed
+from langevin.devices import device_of
 from langevin.files import parse_json, read_plain
 from langevin.guidance import AutoGuidance
 from langevin.recipes import config as c
 from langevin.recipes import latents
 from langevin.recipes.build import Run, build
-from langevin.recipes.devices import device_of
 from langevin.recipes.facts import FACTS_FILE, RECIPE_FILE, Facts
 from langevin.recipes.weights import described, held, merge_files, put
 from langevin.tensors import load
