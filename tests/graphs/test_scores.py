@@ -215,7 +215,8 @@ def test_centred_points_count_all_their_coordinates():
     assert elements_of(exact, Batch(torch.zeros(2, 3, 3)))[""].tolist() == [9, 9]
 
 
-def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
+def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys):
+    from langevin.cli import main
     from langevin.data import read_graphs
     from langevin.recipes import recipe
     from langevin.recipes.drawing import draw
@@ -245,6 +246,25 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     assert told["valid"] == 1 and told["novel"] == 0 and told["ratio"] <= 1
     numbers = read_graphs(tmp_path / "cycles.json").as_numbers().batch(torch.tensor([0])).x
     assert numbers["edges"][0, :3, :3].tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    # beyond the data, at the command line as in Python
+    drawn = {}
+    for name, flags in {"plain": [], "0": ["--explore", "0"], "far": ["--explore", "0.5"]}.items():
+        main(["sample", str(tmp_path / "run"), "--count", "6", "--seed", "1", "--out", str(tmp_path / f"{name}.json"), *flags])
+        drawn[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    by_hand = run.domain.graphs(run, draw(run, 6, seed=1, steer=Exploration(0.5)))
+    assert drawn["plain"] == drawn["0"] != drawn["far"] == [{"n": len(g.nodes), "edges": g.pairs.tolist()} for g in by_hand]
+    main(["sample", str(tmp_path / "run"), "--count", "6", "--out", str(tmp_path / "far.png"), "--explore", "0.5"])
+    capsys.readouterr()
+    main(["inspect", str(tmp_path / "far.png")])
+    said = capsys.readouterr().out
+    assert "--explore=0.5" in said and "--steer" not in said
+    for flags, why in (
+        (["--explore", "1"], "explore is 1; give"),
+        (["--explore", "0", "--weaker", "last"], "weaker and explore are both"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "x.json"), *flags])
+        assert why in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"data\.form is 'types'"):
         base["data"]["form"] = "types"
         start(type(made).model_validate(base), tmp_path / "other")
