@@ -14,7 +14,7 @@ from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
 _OF_SAMPLES = ("count", "seed", "plan", "label", "guidance", "prompt", "property")
-_OF_RUNS = ("weights", "lora", "codec", "weaker", "apart")
+_OF_RUNS = ("weights", "lora", "codec", "weaker", "apart", "explore")
 """What a record of samples tells as the flags of the same names."""
 _OTHERS = {
     "tuning.json": (

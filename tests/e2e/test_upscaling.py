@@ -28,6 +28,9 @@ def test_small_pictures_go_through_any_number_of_runs(tmp_path, capsys):
     first = tasks.upscale(run.denoiser, plans.ddim(2), low, 2)
     second = tasks.upscale(run.denoiser, plans.ddim(2), first, 2, noise=0.1, tiles=Tiles(8, 4), first_id=2**32)
     assert torch.allclose(torch.from_numpy(np.load(out)), second, atol=1e-5)
+    # as many of the given pictures as are asked for, and no more than there are
+    main(["upscale", str(up), str(tmp_path / "low.npy"), "--count", "1", "--out", str(tmp_path / "one.npy"), "--device", "cpu"])
+    assert np.allclose(np.load(tmp_path / "one.npy"), first[:1].numpy(), atol=1e-5)
     # a picture of any sides
     Image.fromarray(np.full((6, 10), 90, np.uint8)).save(tmp_path / "wide.png")
     main(["upscale", str(up), str(tmp_path / "wide.png"), "--out", str(tmp_path / "wide.npy"), "--device", "cpu"])
@@ -41,6 +44,7 @@ def test_small_pictures_go_through_any_number_of_runs(tmp_path, capsys):
         ([str(up), str(up)], "is an upscaler and comes last"),
         ([str(up)], "needs a run and what to begin with"),
         ([str(up), str(tmp_path / "low.npy"), "--overlap", "2"], "give tile as well"),
+        ([str(up), str(tmp_path / "low.npy"), "--count", "3"], "low.npy holds 2; ask for at most as many"),
     ):
         with pytest.raises(SystemExit):
             main(["upscale", *words, "--out", str(out), "--device", "cpu"])

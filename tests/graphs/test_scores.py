@@ -16,6 +16,7 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.core.process import Product
 from langevin.core.sample import sample
 from langevin.core.space import Centred, SymmetricEdges
+from langevin.core.tree import tree
 from langevin.guidance import Exploration
 from langevin.plans.corrections import Langevin, Split
 from langevin.plans.moves import Standard
@@ -48,6 +49,22 @@ class Coupled(BaseDenoiser):
         edges = torch.zeros(len(x), 2, 2, CHANNELS, dtype=torch.float64)
         edges[:, 0, 1] = edges[:, 1, 0] = x[..., 2]
         return {"nodes": GaussianPosterior(x[..., :2].transpose(1, 2).float()), "edges": GaussianPosterior(edges.float())}
+
+
+class Independent(BaseDenoiser):
+    """The exact posterior means of independent normals of mean 0 and one variance."""
+
+    def __init__(self, process, shape, variance):
+        super().__init__()
+        self.process, self.shape, self.variance = process, shape, variance
+
+    def forward(self, z, t, cond, mask):
+        out = {}
+        for name, leaf in self.process.leaves().items():
+            alpha, sigma = leaf.schedule(t[name])
+            gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
+            out[name] = GaussianPosterior(z[name] * gain.to(z[name]))
+        return tree(out)
 
 
 @pytest.mark.parametrize("plan", ["predictor_corrector", "splitting"])
@@ -120,26 +137,14 @@ def test_what_gdss_leaves_at_level_1_is_not_in_the_prior():
 def test_of_data_of_unit_variance_gdss_begins_at_the_right_law_and_the_prior_too_narrow(kind):
     # all q(z_t) are N(0, 1). From variance v at level 1 the reverse equation ends at 1 + (v - 1) exp(-0.55)
     process, b = Gaussian(schedules.vp_linear(0.1, 1.0)), 0.55
-
-    class Unit(BaseDenoiser):
-        shape = (1000,)
-
-        def __init__(self):
-            super().__init__()
-            self.process = process
-
-        def forward(self, z, t, cond, mask):
-            alpha, _ = process.schedule(t[""])
-            return GaussianPosterior((alpha * z[""]).to(z[""]))
-
-    found = {}
+    exact, found = Independent(process, (1000,), 1.0), {}
     for standard in (False, True):
         plan = plans.splitting(100, 0.0, standard=standard)
         if kind == "predictor_corrector":
             plan = plans.predictor_corrector(100, corrections=0, standard=standard)
         assert ("standard" in plan.name) == standard == any(isinstance(r, Standard) for r in plan.on(process.schedule).rows)
         assert plan.on(process.schedule).nfe == 100 and Plan.from_json(plan.on(process.schedule).to_json()).rows[0].start == 1
-        found[standard] = float(sample(Unit(), plan, 40, seed=2).double().var())
+        found[standard] = float(sample(exact, plan, 40, seed=2).double().var())
     error = 4 * (2 / 40_000) ** 0.5
     assert found[True] == pytest.approx(1.0, abs=error + 0.01)
     assert found[False] == pytest.approx(1 - math.exp(-2 * b), abs=error + 0.01)
@@ -151,25 +156,14 @@ def test_of_data_of_unit_variance_gdss_begins_at_the_right_law_and_the_prior_too
 def test_scores_out_of_distribution_widen_it():
     # Langevin steps with (1 - sqrt(lam)) of the score of N(0, C) rest at covariance C / (1 - sqrt(lam))
     process, lam = Gaussian(schedules.ve(0.3, 1.0)), 0.25
-
-    class Normal(BaseDenoiser):
-        shape = (1,)
-
-        def __init__(self):
-            super().__init__()
-            self.process = process
-
-        def forward(self, z, t, cond, mask):
-            variance = float(process.schedule.sigma(t[""].flatten()[0])) ** 2
-            return GaussianPosterior(z[""] * 0.5 / (0.5 + variance))
-
+    exact = Independent(process, (1,), 0.5)
     rows = tuple(Langevin(start=0.5, stop=0.5, size=0.05) for _ in range(300))
     plan = Plan(name="rest", basis="x0", order=1, rows=rows)
     variance = 0.5 + float(process.schedule.sigma(torch.tensor(0.5).double())) ** 2
     step = 0.05 * float(process.schedule.sigma(torch.tensor(0.5).double())) ** 2
     for exploring, factor in ((None, 1.0), (Exploration(lam), 1 / (1 - lam**0.5))):
         start = torch.zeros(20_000, 1)
-        z = sample(Normal(), plan, len(start), start=start, guidance=exploring)
+        z = sample(exact, plan, len(start), start=start, guidance=exploring)
         expected = variance * factor / (1 - step / (2 * variance * factor))  # of steps of this size
         assert float(z.var()) == pytest.approx(expected, rel=0.05)
 
@@ -194,15 +188,7 @@ def test_the_bound_of_scores_counts_what_is_free_and_the_prior():
     # independent normals, so that the bound is a known number for each coordinate of a node and for each edge, however padded
     schedule, v, low = schedules.ve(0.05, 2.0), 0.7, schedules.ve(0.05, 2.0).floor
     process = Product({"nodes": Gaussian(schedule), "edges": Gaussian(schedule, SymmetricEdges())})
-
-    class Normals(BaseDenoiser):
-        shape = {"nodes": (5, 2), "edges": (5, 5)}  # noqa: RUF012
-
-        def forward(self, z, t, cond, mask):
-            return {n: GaussianPosterior(z[n] * (v / (v + schedule.sigma(t[n]) ** 2)).float()) for n in z}
-
-    exact = Normals()
-    exact.process = process
+    exact = Independent(process, {"nodes": (5, 2), "edges": (5, 5)}, v)
     level = torch.linspace(low, 1, 101, dtype=torch.float64)
     noise = schedule.sigma(level) ** 2
     chain = 0.5 * ((1 / noise[:-1] - 1 / noise[1:]) * v * noise[1:] / (v + noise[1:])).sum()
@@ -229,7 +215,8 @@ def test_centred_points_count_all_their_coordinates():
     assert elements_of(exact, Batch(torch.zeros(2, 3, 3)))[""].tolist() == [9, 9]
 
 
-def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
+def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys):
+    from langevin.cli import main
     from langevin.data import read_graphs
     from langevin.recipes import recipe
     from langevin.recipes.drawing import draw
@@ -259,6 +246,25 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path):
     assert told["valid"] == 1 and told["novel"] == 0 and told["ratio"] <= 1
     numbers = read_graphs(tmp_path / "cycles.json").as_numbers().batch(torch.tensor([0])).x
     assert numbers["edges"][0, :3, :3].tolist() == [[0.0, 1.0, 1.0], [1.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
+    # beyond the data, at the command line as in Python
+    drawn = {}
+    for name, flags in {"plain": [], "0": ["--explore", "0"], "far": ["--explore", "0.5"]}.items():
+        main(["sample", str(tmp_path / "run"), "--count", "6", "--seed", "1", "--out", str(tmp_path / f"{name}.json"), *flags])
+        drawn[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    by_hand = run.domain.graphs(run, draw(run, 6, seed=1, steer=Exploration(0.5)))
+    assert drawn["plain"] == drawn["0"] != drawn["far"] == [{"n": len(g.nodes), "edges": g.pairs.tolist()} for g in by_hand]
+    main(["sample", str(tmp_path / "run"), "--count", "6", "--out", str(tmp_path / "far.png"), "--explore", "0.5"])
+    capsys.readouterr()
+    main(["inspect", str(tmp_path / "far.png")])
+    said = capsys.readouterr().out
+    assert "--explore=0.5" in said and "--steer" not in said
+    for flags, why in (
+        (["--explore", "1"], "explore is 1; give"),
+        (["--explore", "0", "--weaker", "last"], "weaker and explore are both"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "x.json"), *flags])
+        assert why in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"data\.form is 'types'"):
         base["data"]["form"] = "types"
         start(type(made).model_validate(base), tmp_path / "other")

@@ -1,10 +1,12 @@
 """The bars of bench/bars.py are those of the committed tables, and a worse number is seen."""
 
 import csv
+import re
 import shutil
 
 import pytest
 
+from langevin.recipes import recipe
 from tests.benches import BENCH, bench
 
 
@@ -52,3 +54,13 @@ def test_where_several_rows_answer_the_worst_of_them_counts(bars):
     folder = BENCH / "results"
     assert bars.Bar("", "", worst, 0.0).judge(folder) == (max(found), -max(found))
     assert bars.Bar("", "", worst, 0.0, least=True).judge(folder) == (min(found), min(found))
+
+
+def test_recipes_of_shakespeare_expect_what_the_table_says():
+    with (BENCH / "results" / "discrete.csv").open(newline="") as lines:
+        bits = {r["model"]: r for r in csv.DictReader(lines) if r["part"] == "shakespeare" and r["measure"] == "bits/character"}
+    for name in ("shakespeare", "shakespeare-blocks", "shakespeare-uniform", "shakespeare-autoregressive"):
+        row, said = bits[name], recipe(name).expects
+        updates = float(re.search(r"after ([\d,]+) updates", said)[1].replace(",", ""))  # pyright: ignore[reportOptionalSubscript]
+        assert f"{float(row['value']):.2f}" in said and abs(updates - float(row["updates"])) <= 50, name
+        assert ("at most" in said) == (row["note"] == "a bound")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 import torch
@@ -347,6 +348,11 @@ def test_what_does_not_fit_is_refused():
         bfn.discrete(3, 1.0).embed(torch.tensor([3]))
     with pytest.raises(ValueError, match="steps is 0"):
         objectives.BayesianFlow(0)
+    said = "plan {} keeps noise predictions, but alpha is 0 at level 1 of the process, .*; use dpmpp, or basis"
+    for process, shape in ((bfn.continuous(), (4,)), (bfn.discretised(3), (4,)), (bfn.discrete(3, 1.0), (4, 3))):
+        for plan in (plans.dpm_2(5), plans.lms(5), plans.dpm_solver(5)):
+            with pytest.raises(ValueError, match=said.format(re.escape(plan.name))):
+                sample(Denoiser(Prior(), process, "x0", shape=shape), plan, 2)
 
 
 class Both(nn.Module):

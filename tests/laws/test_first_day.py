@@ -374,6 +374,12 @@ def test_pictures_of_pil_are_pictures():
         data = lv.data.Dataset([(Image.fromarray(pixels), 3)] * 2, label=1)
         wanted = torch.from_numpy(pixels.reshape(4, 4, -1).copy()).permute(2, 0, 1).float() / 127.5 - 1
         assert data.shape == shape and torch.equal(data.batch(torch.tensor([1])).x[0], wanted)
+    # arrays that are read backwards, or in another order of bytes, are read as `Arrays` reads them
+    rows = np.arange(6.0, dtype=">f4").reshape(3, 2)
+    for turned in (rows[::-1], rows[:, ::-1]):
+        wanted = torch.from_numpy(turned.astype("<f4"))
+        assert torch.equal(lv.data.Dataset(list(turned)).batch(torch.arange(3)).x, wanted)
+        assert torch.equal(lv.data.Arrays(turned).batch(torch.arange(3)).x, wanted)
 
 
 class Returns:

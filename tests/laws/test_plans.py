@@ -189,6 +189,25 @@ def test_grids_fall_to_zero_without_a_wasted_step(grid, schedule):
             assert levels[0] == 1
 
 
+@pytest.mark.parametrize("schedule", [schedules.bayesian_flow(0.03), schedules.bayesian_flow_categories(3, 3.0)], ids=str)
+def test_where_noise_is_left_at_level_0_levels_walk_all_the_way(schedule):
+    for steps in (1, 2, 5, 50):
+        levels = grids.log_snr()(schedule, steps)
+        assert levels[0] == 1 and levels[-1] == 0 and len(levels) == steps + 1
+        lam = schedule.lam(torch.tensor(levels[1:], dtype=torch.float64))
+        apart = (float(schedule.lam(0.0)) + 2 * math.log(1000)) / steps
+        assert torch.allclose(lam, lam[-1] - apart * torch.arange(steps - 1, -1, -1, dtype=torch.float64), atol=1e-6)
+    # a step within a step has somewhere to go, and the flow is followed to the law of level 0 at its order
+    alpha, sigma = (float(v) for v in schedule(0.0))
+    end = alpha * 0.7, alpha**2 * 0.3 + sigma**2
+    for recipe, falls in ((plans.dpmpp_single, 3.0), (plans.ddim, 1.7)):
+        off = []
+        for steps in (20, 40):
+            mean, variance = terminal_moments(recipe(steps, grid="log_snr").on(schedule), schedule, 0.7, 0.3, (0.0, 1.0))
+            off.append(abs(variance - end[1]) + abs(mean - end[0]))
+        assert off[0] < 0.1 and off[0] > falls * off[1], (recipe, off)
+
+
 def test_karras_grid_is_edms():
     levels = torch.tensor(grids.karras()(schedules.edm(), 18), dtype=torch.float64)
     i = torch.arange(18, dtype=torch.float64)

@@ -168,7 +168,7 @@ CASES = {
     "16 bits": (lambda: lv.data.Arrays(np.zeros((2, 1, 8, 8), np.uint16)), "x is torch.uint16; give floats, int64 for cat"),
     "complex numbers": (lambda: lv.data.Arrays(torch.zeros(2, 2, dtype=torch.complex64)), "x is torch.complex64; give floats"),
     "one condition for all": (lambda: lv.data.Arrays(torch.zeros(2, 1), {"label": 1}), r"cond\['label'\] is the number 1"),
-    "items of words": (lambda: lv.data.Dataset([("a", 1)], x=0, label=1), "sample 0 is a str, which is no array"),
+    "items of words": (lambda: lv.data.Dataset([("a", 1)], x=0, label=1), "0 is a str that is no array of numbers; let"),
     "items without a label": (lambda: lv.data.Dataset([(1.0, None)], x=0, label=1), "label of item 0 is a NoneType"),
     "a page of nothing": (lambda: lv.save_images(torch.zeros(0, 1, 8, 8), "x.png"), "at least one"),
     "a page without columns": (lambda: lv.save_images(torch.zeros(1, 1, 8, 8), "x.png", columns=0), "columns is 0"),

@@ -14,7 +14,7 @@ from langevin.core.plan import Plan
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.sample import plans_for, sample, trajectory
 from langevin.core.space import SymmetricEdges
-from langevin.plans import unmasking
+from langevin.plans import defog, unmasking
 from langevin.plans.unmasking import Remask, Reveal, TauLeap, confidence, first_hitting, remask, tau_leaping
 from tests.rows import CATEGORICAL, f64
 
@@ -370,6 +370,11 @@ REFUSED = {
     **{
         f"{name} on Gaussians": (lambda d=d: plans_for(Gaussian(schedules.cosine()), d), "moves categories.*gaussian; use")
         for name, d in PLANS.items()
+    },
+    **{  # whose levels are found by what is noised, which under ve is nothing
+        f"{name} on ve": (lambda d=d: plans_for(Gaussian(schedules.ve()), d),
+                          f"{name} moves categories, and under schedule ve\\(0.01, 50\\) alpha stays 1.*; use a plan")
+        for name, d in (("defog", defog(4)), ("first_hitting", first_hitting(4)))
     },
 }  # fmt: skip
 

@@ -59,11 +59,10 @@ def finetune(args: Sequence[str]) -> None:
         raise Refusal(f"method is {method!r};{near} There are {', '.join(METHODS)}.")
     usual = Tuning.model_construct(**{**METHODS[method], "method": method, "origin": path, "data": data})
     asked = parse(_Finetune, rest, f"langevin finetune {path} {data} --method {method}", _Finetune(tuning=usual))
-    from langevin.recipes.devices import device_of
     from langevin.recipes.tuning import tune
 
     cfg = Tuning.model_validate(asked.tuning.model_dump())
-    made = tune(cfg, asked.out, asked.resume, str(device_of(asked.device)), other_data=asked.other_data)
+    made = tune(cfg, asked.out, asked.resume, asked.device, other_data=asked.other_data)
     if made is None:
         again = "" if "--resume" in args else " --resume"
         print(f"stopped; continue with: {shlex.join(['langevin', 'finetune', *args])}{again}", file=sys.stderr)

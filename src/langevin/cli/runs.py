@@ -48,6 +48,9 @@ class _Sample:
     RUN --at SAMPLES) or another that is worse."""
     apart: float = 2.0
     """With weaker: how far, the w of autoguidance; 1 is not at all."""
+    explore: float | None = None
+    """Of a run of numbers, such as community-gdss: draw beyond its data, by 1 - sqrt(explore) of the score (MOOD); 0 is not at
+    all, 0.04 what the source takes."""
     weights: Path | None = None
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     lora: tuple[str, ...] = ()
@@ -65,18 +68,20 @@ def sample(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     if asked.strength is not None and asked.steer is None:
         raise Refusal(f"strength is {asked.strength:g}, of what samples are steered by, which --steer names; leave it out.")
+    if asked.explore is not None and not 0 <= asked.explore < 1:
+        raise Refusal(f"explore is {asked.explore:g}; give a number from 0 and below 1.")
+    around = [name for name in ("steer", "weaker", "explore") if getattr(asked, name) is not None]
+    if len(around) > 1:
+        raise Refusal(f"{around[0]} and {around[1]} are both guidance around that of conditions; give one of them.")
     from langevin.recipes.drawing import source_of, used
-    from langevin.recipes.opening import open_run
+    from langevin.recipes.opening import exploring, led_away, open_run
     from langevin.recipes.report import write_samples
 
-    run = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec)
-    away = None
+    run, away = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec), None
     if asked.weaker is not None:
-        if asked.steer is not None:
-            raise Refusal("steer and weaker are both guidance around that of conditions; give one of them.")
-        from langevin.recipes.opening import led_away
-
         run, away = led_away(run, asked.weaker, asked.apart, asked.device)
+    elif asked.explore is not None:
+        run, away = exploring(run, asked.explore)
     source = None if asked.source is None else source_of(run, asked.source)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     make_folder(asked.out.parent, "out")

@@ -16,8 +16,8 @@ class _Upscale:
     samples are taken."""
     out: Path
     """File to write: .png or .npy."""
-    count: int = 16
-    """Samples of a run to begin with."""
+    count: int | None = None
+    """Samples of a run to begin with, 16 by default; of given pictures so many from the first on, all by default."""
     noise: float | None = None
     """Level of noise given to what each stage sees; by default 0 for given pictures and 0.1 for drawn ones."""
     plan: str | None = None
@@ -39,7 +39,7 @@ def upscale(args: Sequence[str]) -> None:
         raise Refusal("upscale needs a run and what to begin with: langevin upscale RUN [RUN ...] IN --out FILE.")
     if asked.out.suffix not in (".png", ".npy"):
         raise Refusal(f"out is {asked.out}; write a .png or a .npy file.")
-    if asked.count < 1:
+    if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     from langevin.recipes.upscaling import upscaled
 

@@ -148,10 +148,8 @@ class Gaussian(LeafProcess):
         if plan.basis == "velocity" and not all(bool(r.isfinite().all()) for r in self.schedule.rates(starts)):
             raise ValueError(f"plan {plan.name} follows a velocity that is infinite on the schedule of {at}; use the x0 basis.")
         if plan.basis == "eps" and rows and not float(self.schedule(rows[0].start)[0]) > 0:
-            raise ValueError(
-                f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {rows[0].start:g} of {at}, "
-                "where they say nothing about x; use basis 'velocity', 'v' or 'x0'."
-            )
+            raise ValueError(f"plan {plan.name} keeps noise predictions, but alpha is 0 at level {rows[0].start:g} of {at}, "
+                             "where they say nothing about x; use dpmpp, or basis 'velocity', 'v' or 'x0'.")  # fmt: skip
 
     def slope(self, level: Tensor, data_std: float) -> tuple[Tensor, Tensor]:
         """Parts of x^ and z in the basis "v", cos(phi) e - sin(phi) x / d."""

@@ -23,6 +23,11 @@ from langevin.core.levels import Level
 Curve = Callable[[Tensor], Tensor]
 
 
+def one_line(said: object) -> str:
+    """What a module says of itself, whose own form has many lines, in one."""
+    return " ".join(str(said).split())
+
+
 class Schedule(nn.Module, ABC):
     """A path from data to noise. Subclasses give `alpha` and `sigma`; the rest follows from them.
 
@@ -92,7 +97,7 @@ class Schedule(nn.Module, ABC):
             (one is not None and bool(((one - 1).abs() < 1e-3).all()), f"is said to be of scale {self.scale!r} and is not"),
         ):
             if not right:
-                raise ValueError(f"schedule {' '.join(str(self).split())} {what}; t goes from 0, data, to 1, noise.")
+                raise ValueError(f"schedule {one_line(self)} {what}; t goes from 0, data, to 1, noise.")
 
     @property
     def lam_range(self) -> tuple[float, float]:

@@ -81,7 +81,10 @@ def _usable(value: Any) -> Tensor:
 def _tensor(value: Any, field: str) -> Tensor:
     """A tensor (N, ...) of what stands in memory, or in a file."""
     if not isinstance(value, (str, Path)):
-        return _held(value, field)
+        made = numbers(value, field)
+        if not made.ndim:
+            raise ValueError(f"{field} is the number {made.item()}; give one entry for each sample, (N, ...).")
+        return made
     try:
         with open(value, "rb") as file:
             shape, fortran, dtype = npy_header(file, os.fstat(file.fileno()).st_size)
@@ -101,24 +104,24 @@ def _tensor(value: Any, field: str) -> Tensor:
         ) from None
 
 
-def _held(value: Any, field: str) -> Tensor:
-    """A tensor of arrays or lists, which share their memory where they can."""
+def numbers(value: Any, field: str, remedy: str = "give a tensor, a numpy array, or lists of one length") -> Tensor:
+    """A tensor of a tensor, array, number or lists, which share their memory where they can.
+
+    Args:
+        field: what it is, and `remedy` what to do, for a sentence.
+
+    Raises:
+        ValueError: for what is no array of numbers.
+    """
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         if not value.dtype.isnative or any(stride < 0 for stride in value.strides):
             if isinstance(value, np.memmap):
                 raise ValueError(f"{field} is mapped in another order of bytes or rows; save it anew as a plain .npy.")
-            value = np.ascontiguousarray(value, value.dtype.newbyteorder("="))
+            value = np.asarray(value, value.dtype.newbyteorder("="), "C")
         with warnings.catch_warnings():  # of memory that may only be read: nothing here writes into it
             warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-            made = torch.from_numpy(value)
-    else:
-        try:
-            made = torch.as_tensor(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise ValueError(
-                f"{field} is a {type(value).__name__} that is no array of numbers; give a tensor, a numpy array, or lists of one "
-                "length."
-            ) from None
-    if not made.ndim:
-        raise ValueError(f"{field} is the number {made.item()}; give one entry for each sample, (N, ...).")
-    return made
+            return torch.from_numpy(value)
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"{field} is a {type(value).__name__} that is no array of numbers; {remedy}.") from None

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from langevin.core.batch import Batch
+from langevin.data.arrays import numbers
 from langevin.data.decode import to_unit
 
 Place = int | str
@@ -90,13 +91,7 @@ def _tensor(value: Any, what: str) -> Tensor:
     if isinstance(value, Image.Image):
         pixels = torch.from_numpy(np.array(value))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
-    try:
-        value = torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        said = f"a {type(value).__name__}, which is no array of numbers"
-        raise ValueError(
-            f"{what} is {said}; let items hold tensors, arrays, numbers or pictures, and say where in them."
-        ) from None
+    value = numbers(value, what, "let items hold tensors, arrays, numbers or pictures, and say where in them")
     return value.float() if value.dtype == torch.float64 else value.long() if value.dtype == torch.int32 else value
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess
+from langevin.core.schedule import one_line
 from langevin.core.tree import leaves
 from langevin.data.order import order
 from langevin.data.source import Source
@@ -155,7 +156,7 @@ class Prior:
         return Batch(self.process.prior(self.shape, noise), cond)
 
     def digest(self) -> str:
-        said = " ".join(f"{self.process!r} {self.shape} {self.count} {self.seed}".split())
+        said = one_line(f"{self.process!r} {self.shape} {self.count} {self.seed}")
         return _conditioned(hashlib.sha256(said.encode()), self.cond)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.posterior import Belief, lerp
+from langevin.core.schedule import one_line
 from langevin.core.tree import tree
 from langevin.guidance.classifier_free import check_strength, inside, outside
 
@@ -40,7 +41,7 @@ class AutoGuidance:
         check_strength(self.w, self.interval)
 
     def __call__(self, denoiser: BaseDenoiser) -> BaseDenoiser:
-        ours, theirs = (" ".join(str(model.process).split()) for model in (denoiser, self.weaker))
+        ours, theirs = (one_line(model.process) for model in (denoiser, self.weaker))
         if ours != theirs:
             raise ValueError(
                 f"the weaker model's process is {theirs} where the model's is {ours}; take a weaker model of the same."

@@ -1,7 +1,8 @@
 """Grids: which levels a plan visits. A grid is a function (schedule, steps) -> steps + 1 falling levels.
 
 All end at `stop`. Where that is 0, those written in log-SNR or in Karras's sigma leap from the schedule's floor to clean
-data, as is the custom; `angle` comes to rest there. One step is always legal: it goes from `start` to `stop`.
+data, as is the custom, or walk all the way where noise is left at level 0; `angle` comes to rest there. One step is always
+legal: it goes from `start` to `stop`.
 """
 
 import math
@@ -216,13 +217,15 @@ def _by_lam(ramp: Callable[[float, float, int], Tensor], start: float, stop: flo
     def levels(schedule: Schedule, steps: int) -> list[float]:
         lowest, highest = schedule.lam_range
         low = max(float(schedule.lam(start)), lowest)
-        if stop > 0:
+        # a schedule whose floor is 0 keeps noise there, and no leap is left: lam is finite all the way
+        reached = stop > 0 or schedule.floor == 0
+        if reached:
             inner = ramp(low, float(schedule.lam(stop)), steps + 1)
         else:
             inner = ramp(low, highest, max(steps, 1))[:steps]
         nodes = schedule.invert(inner).tolist()
         nodes[0] = start  # the ramp's first level is cut where lam is -inf
-        if stop > 0:
+        if reached:
             nodes[-1] = stop
             return nodes
         return [*nodes, 0.0]

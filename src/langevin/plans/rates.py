@@ -27,7 +27,7 @@ from langevin.core.plan import Draft, Plan, StateRow, joined
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
-from langevin.plans.unmasking import _alpha, _categorical, _falls, _padding_kept, where_blank
+from langevin.plans.unmasking import _alpha, _categorical, _falls, _padding_kept, taken, where_blank
 
 DISTORTIONS = {
     "none": lambda u: u,
@@ -115,8 +115,7 @@ def defog(steps: int = 50, eta: float = 0.0, omega: float = 0.0, distortion: str
 
     def fill(schedule: Schedule) -> Plan:
         kept = torch.tensor([DISTORTIONS[distortion](i / steps) for i in range(1, steps)], dtype=torch.float64)
-        blank = 1 - float(schedule.alpha(torch.ones((), dtype=torch.float64)))
-        levels = [1.0, *where_blank(schedule, blank * (1 - kept)).tolist(), 0.0]
+        levels = [1.0, *where_blank(schedule, taken("defog", schedule) * (1 - kept)).tolist(), 0.0]
         return Plan(name=name, basis="x0", order=1, rows=tuple(replace(row, start=t, stop=s) for t, s in joined(levels)))
 
     return Draft(name, fill)

@@ -298,9 +298,8 @@ def first_hitting(length: int = 64) -> Draft:
     name = f"first_hitting({length})"
 
     def fill(schedule: Schedule) -> Plan:
-        blank = 1 - float(schedule.alpha(torch.ones((), dtype=torch.float64)))
         shares = torch.arange(length - 1, 0, -1, dtype=torch.float64) / length
-        levels = [1.0, *where_blank(schedule, blank * shares).tolist(), 0.0]
+        levels = [1.0, *where_blank(schedule, taken("first_hitting", schedule) * shares).tolist(), 0.0]
         rows = tuple(FirstHitting(start=t, stop=s, index=i, length=length) for i, (t, s) in enumerate(joined(levels)))
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
@@ -336,6 +335,19 @@ def _masking(leaf: Any, plan: str) -> None:
 
 def _alpha(leaf: Categorical, t: float) -> float:
     return float(leaf.schedule.alpha(torch.tensor(t, dtype=torch.float64)))
+
+
+def taken(plan: str, schedule: Schedule) -> float:
+    """The share of tokens that noise has taken at level 1, 1 - alpha(1).
+
+    Raises:
+        ValueError: where it is 0, as under the schedule of a process of numbers whose signal stays while noise grows.
+    """
+    share = 1 - float(schedule.alpha(torch.ones((), dtype=torch.float64)))
+    if not share > 0:
+        said = f"{plan} moves categories, and under schedule {schedule.extra_repr()} alpha stays 1, so that none is ever noised"
+        raise ValueError(f"{said}; use a plan such as ddpm or dpmpp.")
+    return share
 
 
 def where_blank(schedule: Schedule, blank: Tensor) -> Tensor:

@@ -11,10 +11,10 @@ from langevin import __version__
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import plans_for
 from langevin.data import Stream
+from langevin.devices import device_of
 from langevin.evaluate import Card, Evaluation, Split, refuse_small
 from langevin.evaluate.measure import BIASED
 from langevin.recipes.build import Run
-from langevin.recipes.devices import device_of
 from langevin.recipes.domains import Asked
 from langevin.recipes.drawing import driven, used
 from langevin.recipes.sampling import chosen, of_weights

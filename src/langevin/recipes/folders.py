@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from langevin.data import Pictures
+from langevin.devices import device_of
 from langevin.evaluate import METRICS, PCA, Evaluation, FeatureNet, Split, card_of, extract, load_features, measure
 from langevin.evaluate.measure import enough, known, ready
-from langevin.recipes.devices import device_of
 from langevin.recipes.evaluation import card, refused
 
 

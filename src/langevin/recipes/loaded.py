@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from langevin.devices import device_of
 from langevin.recipes import config as c
 from langevin.recipes import recipe
 from langevin.recipes.build import Run
-from langevin.recipes.devices import device_of
 from langevin.recipes.domains.given import of_folder
 from langevin.recipes.facts import RECIPE_FILE, Facts
 from langevin.recipes.opening import open_run

@@ -10,12 +10,12 @@ from torch import Tensor
 
 from langevin.adapters import merge
 from langevin.config import Closed
+from langevin.devices import device_of
 from langevin.files import parse_json, read_plain
-from langevin.guidance import AutoGuidance
+from langevin.guidance import AutoGuidance, Exploration
 from langevin.recipes import config as c
 from langevin.recipes import latents
 from langevin.recipes.build import Run, build
-from langevin.recipes.devices import device_of
 from langevin.recipes.facts import FACTS_FILE, RECIPE_FILE, Facts
 from langevin.recipes.weights import described, held, merge_files, put
 from langevin.tensors import load
@@ -71,6 +71,16 @@ def led_away(run: Run, weaker: str | Path, w: float, device: str = "cpu") -> tup
     assert run.folder is not None
     other = open_run(run.folder, weaker, device=device, codec=run.loaded.get("codec"))
     return replace(run, loaded={**run.loaded, "weaker": str(weaker), "apart": w}), AutoGuidance(other.denoiser, w)
+
+
+def exploring(run: Run, lam: float) -> tuple[Run, Exploration]:
+    """An opened run whose samples say that they were drawn beyond its data, and the guidance that does so, to be drawn with as
+    `draw(run, count, steer=guidance)`.
+
+    Args:
+        lam: how far; see `guidance.Exploration`.
+    """
+    return replace(run, loaded={**run.loaded, "explore": lam}), Exploration(lam)
 
 
 def weights_of(origin: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.plan import Draft, Plan
-from langevin.guidance import AutoGuidance
+from langevin.guidance import AutoGuidance, Exploration
 from langevin.pictures import LONGEST
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -27,7 +27,8 @@ def record_of(
 
     Args:
         plan, seed, label, guidance, source, prompts, properties, steer: as `draw`. A plan that is an object, labels one by one,
-            texts too long for a picture, and a guidance besides are named under "unsaid"; weaker weights are told with the run's.
+            texts too long for a picture, and a guidance besides are named under "unsaid"; weaker weights and exploration are told
+            with the run's weights.
     """
     sampling, classes, unsaid = run.recipe.sample, run.facts.classes, []
     made: dict[str, Any] = {} if run.folder is None else {"run": run.folder.resolve().name}
@@ -35,7 +36,8 @@ def record_of(
     made |= {"loaded": dict(run.loaded) or None, "count": count, "seed": seed}
     text = sampling.plan if plan is None else plan
     made["plan"] = text if isinstance(text, str) else None
-    unsaid += ["plan"] * (not isinstance(text, str)) + ["steer"] * (steer is not None and not isinstance(steer, AutoGuidance))
+    told = steer is None or isinstance(steer, (AutoGuidance, Exploration))
+    unsaid += ["plan"] * (not isinstance(text, str)) + ["steer"] * (not told)
     w = sampling.guidance if guidance is None else guidance
     made["guidance"] = w if run.facts.conditional or guidance is not None else None
     if isinstance(label, Tensor):

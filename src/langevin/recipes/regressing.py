@@ -21,7 +21,7 @@ from langevin.config import Closed, TrainConfig
 from langevin.core.categorical import Categorical
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree
-from langevin.devices import seeded
+from langevin.devices import device_of, seeded
 from langevin.files import write
 from langevin.guidance import ClassifierGuidance
 from langevin.networks import GraphRegressor
@@ -30,7 +30,6 @@ from langevin.objectives.regression import shown
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.config.regressing import NETWORK, TRAIN
-from langevin.recipes.devices import device_of
 from langevin.recipes.domains.graphs import GraphDomain, of
 from langevin.recipes.facts import Facts
 from langevin.recipes.opening import read_as

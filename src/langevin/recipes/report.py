@@ -8,10 +8,10 @@ from typing import Any
 from langevin import pictures
 from langevin.core.denoiser import Denoiser
 from langevin.data.progress import watched
+from langevin.devices import device_of
 from langevin.evaluate import Evaluation
 from langevin.files import best_effort, write
 from langevin.recipes.build import Run
-from langevin.recipes.devices import device_of
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
 

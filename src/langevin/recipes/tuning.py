@@ -21,6 +21,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
+from langevin.devices import device_of
 from langevin.files import best_effort, parse_json, read_json, read_plain, writable, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.consistency import Consistency
@@ -103,6 +104,7 @@ def begin(cfg: Tuning, out: Path, device: str = "cpu", say: Callable[[str], None
         ValueError: for a model that draws no pictures of texts, or that has its guidance within, a pattern that matches
             no layer, or pictures that cannot be read.
     """
+    device = str(device_of(device))
     model = load(cfg.origin, beside=cfg.beside, variant=cfg.variant, device=device)
     if not isinstance(model, Generator) or model.conditioner is None or model.codec is None:
         raise ValueError(f"origin is {cfg.origin}, which draws no pictures of texts; give a text-to-image model.")

@@ -20,19 +20,20 @@ from langevin.tasks import Stage, cascade
 
 
 def upscaled(
-    runs: Sequence[Path], source: Path, out: Path, *, count: int = 16, noise: float | None = None, plan: str | None = None,
-    tile: int | None = None, overlap: int | None = None, seed: int = 0, device: str = "cpu",
+    runs: Sequence[Path], source: Path, out: Path, *, count: int | None = None, noise: float | None = None,
+    plan: str | None = None, tile: int | None = None, overlap: int | None = None, seed: int = 0, device: str = "cpu",
 ) -> list[tuple[int, ...]]:  # fmt: skip
-    """Pictures of `source` (a picture, a .npy file, or a run that draws `count` of them) through all runs, to `out`, .png or
-    .npy. Returns their shape at first and after each run.
+    """Pictures of `source` (a picture, a .npy file, or a run that draws them) through all runs, to `out`, .png or .npy. Returns
+    their shape at first and after each run.
 
     Args:
+        count: how many, 16 of a run by default; of given pictures the first so many, all by default.
         noise: level given to what each run sees; by default none for given pictures, 0.1 for drawn ones.
         tile, overlap: sides in pixels. By default pictures larger than a run was trained on are seen in tiles of that size, which
             overlap by half.
 
     Raises:
-        ValueError: for a run that is no upscaler, or pictures of other channels than it knows.
+        ValueError: for a run that is no upscaler, pictures of other channels than it knows, or more of them than are given.
     """
     opened = [open_run(path, device=device) for path in runs]
     for path, run in zip(runs, opened, strict=True):
@@ -66,13 +67,13 @@ def _tiles(trained: tuple[int, ...], shape: tuple[int, ...], factor: int, tile: 
     return Tiles(tile, tile // 2 // factor * factor if overlap is None else overlap)
 
 
-def _read(source: Path, run: Run, count: int, seed: int, device: str) -> tuple[Tensor, bool]:
+def _read(source: Path, run: Run, count: int | None, seed: int, device: str) -> tuple[Tensor, bool]:
     """Pictures (B, C, h, w) in [-1, 1], and whether they are real."""
     if source.is_dir():
         first = open_run(source, device=device)
         if first.facts.factor is not None:
             raise ValueError(f"{source} is an upscaler and comes last, as IN; give pictures, or a run that draws from noise.")
-        return as_pictures(first, draw(first, count, seed=seed)), False
+        return as_pictures(first, draw(first, 16 if count is None else count, seed=seed)), False
     if source.suffix == ".npy":
         read = Arrays(source)
         x = leaves(read.batch(torch.arange(len(read))).x)[""].float()
@@ -82,4 +83,6 @@ def _read(source: Path, run: Run, count: int, seed: int, device: str) -> tuple[T
         shape = run.facts.shape
         assert isinstance(shape, tuple)
         x = to_unit(decode(source, measure(source), shape[0]))[None]
-    return x.to(next(run.denoiser.parameters()).device), True
+    if count is not None and count > len(x):
+        raise ValueError(f"count is {count}, and {source} holds {len(x)}; ask for at most as many, or leave it out.")
+    return x[:count].to(next(run.denoiser.parameters()).device), True

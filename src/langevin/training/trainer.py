@@ -21,6 +21,7 @@ from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.noise import Noise
+from langevin.core.schedule import one_line
 from langevin.core.tree import leaves
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.devices import seeded
@@ -208,11 +209,11 @@ class Trainer:
         size = "a stream" if isinstance(self.data, Stream) else len(self.data)
         weights = hashlib.sha256(str([(n, tuple(p.shape)) for n, p in self.denoiser.named_parameters()]).encode())
         return {
-            "process": " ".join(str(self.denoiser.process).split()),
+            "process": one_line(self.denoiser.process),
             "prediction": str(self.denoiser.predictions),
-            "objective": " ".join(str(self.objective).split()),
+            "objective": one_line(self.objective),
             "network": weights.hexdigest()[:16],
-            "data": " ".join(f"{size} samples of {self.data.shape}".split()),
+            "data": one_line(f"{size} samples of {self.data.shape}"),
         }
 
     # The loop

@@ -14,6 +14,7 @@ from langevin.core.batch import Batch
 from langevin.core.plan import Draft, Plan
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Source
+from langevin.devices import device_of
 from langevin.evaluate import (
     CLIP,
     METRICS,
@@ -36,7 +37,6 @@ from langevin.evaluate.metrics import drawn
 from langevin.files import best_effort
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.devices import device_of
 from langevin.recipes.domains import Asked
 from langevin.recipes.domains.pictures import OF_RUNS, as_pictures, quantised
 from langevin.recipes.drawing import draw, labels_of

@@ -33,12 +33,16 @@ def e2e_embedding() -> Recipe:
     )
 
 
+def _so_far(bits: str) -> str:
+    return f"not trained to its end yet; in 14 minutes of one core, by windows of 128, bits per character {bits}"
+
+
 def shakespeare() -> Recipe:
     """Characters of Shakespeare, unmasked in any order."""
     return Recipe(
         name="shakespeare",
         about="characters of Shakespeare by masked diffusion: written in any order, blanks filled with a view of both sides",
-        expects="not trained to its end yet",
+        expects=_so_far("2.82, at most, after 1,400 updates"),
         data=TextData(path=("data/tinyshakespeare.txt",), length=256, stride=1),
         process=CategoricalConfig(limit="mask", prediction="subs"),
         network=SequenceConfig(width=192, depth=4, heads=6),
@@ -54,6 +58,7 @@ def shakespeare_blocks() -> Recipe:
         shakespeare(),
         name="shakespeare-blocks",
         about="the same in blocks of 16 characters, each written at once after those before it (block diffusion); any length",
+        expects=_so_far("2.92, at most, after 650 updates"),
         network=SequenceConfig(width=192, depth=4, heads=6, block=16),
         sample=SampleConfig(plan="ddpm:16"),
     )
@@ -65,6 +70,7 @@ def shakespeare_autoregressive() -> Recipe:
         shakespeare(),
         name="shakespeare-autoregressive",
         about="the same network, one character after the other: blocks of 1, where the bound is the likelihood itself",
+        expects=_so_far("2.08 after 1,500 updates"),
         network=SequenceConfig(width=192, depth=4, heads=6, block=1),
         sample=SampleConfig(plan="ddpm:1"),
     )
@@ -76,6 +82,7 @@ def shakespeare_uniform() -> Recipe:
         shakespeare(),
         name="shakespeare-uniform",
         about="the same with characters replaced by others instead of masked, which may be taken back as often as one likes",
+        expects=_so_far("2.96, at most, after 1,800 updates"),
         process=CategoricalConfig(limit="uniform", prediction="logits"),
         network=SequenceConfig(width=160, depth=4, heads=5, timed=True),  # as large as the others with what it is told of levels
         objective=DenoisingConfig(weight="elbo", drop=0.0),
