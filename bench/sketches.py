@@ -4,8 +4,8 @@
     langevin train transfer --out runs/sketches --samples 0 --data.paired --objective.coupling paired \\
         --data.target.folder runs/data-sketches/pictures --data.target.size 28 --data.target.channels 1 \\
         --data.source.folder runs/data-sketches/sketches --data.source.size 28 --data.source.channels 1 \\
-        --network.width 32 --network.multipliers 1 2 --network.attention 1 --network.patch 2 \\
-        --train.steps 400 --train.lr 1.5e-3 --train.optimiser muon --train.ema 0.99
+        --network.width 16 --network.multipliers 1 2 --network.attention 1 --network.head-width 16 --network.patch 2 \\
+        --train.steps 300 --train.batch 32 --train.warmup 1000 --train.lr 3e-3 --train.optimiser muon --train.ema 0.98
     python bench/sketches.py runs/sketches --out bench/results/sketches.csv --pages docs/images
 
 Pictures are digits of MNIST, DATA its idx files; a sketch is a digit thinned to lines of one pixel, all black or white (Zhang and

@@ -1,6 +1,8 @@
 """Thinning of bench/sketches.py: lines of one pixel that keep a shape's pieces and holes."""
 
+import csv
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,3 +45,13 @@ def test_digits_keep_their_pieces_and_holes(sketches):
     assert thin.sum() < 0.35 * ink.sum()
     # what is thin stays as it is
     assert (sketches.thinned(thin) == thin).all()
+
+
+def test_the_page_says_what_was_measured():
+    with (BENCH / "results" / "sketches.csv").open(newline="") as lines:
+        found = {r["measure"].partition(": ")[2]: float(r["value"]) for r in csv.DictReader(lines)}
+    page = (Path(__file__).parents[2] / "docs" / "flows.md").read_text()
+    best = min(value for name, value in found.items() if name.startswith("widened"))
+    made, sketch, best = (f"{value:.3f}".lstrip("0") for value in (found["made"], found["the sketch itself"], best))
+    assert f"on average {made} from their digits" in page and f"are {sketch} from them" in page
+    assert f"the best that convolving lines can do is {best}" in page
