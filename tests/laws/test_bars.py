@@ -52,3 +52,21 @@ def test_where_several_rows_answer_the_worst_of_them_counts(bars):
     folder = BENCH / "results"
     assert bars.Bar("", "", worst, 0.0).judge(folder) == (max(found), -max(found))
     assert bars.Bar("", "", worst, 0.0, least=True).judge(folder) == (min(found), min(found))
+
+
+def test_each_cell_beside_azula_is_compared(bars):
+    """And what is beyond chance is the difference less two of its errors, of those that were run anew."""
+    with (BENCH / "results" / "inverse.csv").open(newline="") as lines:
+        cells = {tuple(r[k] for k in ("data", "measured", "method", "budget")) for r in csv.DictReader(lines) if r["whose"]}
+    with (BENCH / "results" / "inverse_best.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert sorted(cells) == sorted(tuple(r[k] for k in ("data", "measured", "method", "budget")) for r in rows)
+    for r in rows:
+        beyond = float(r["difference"]) - 2 * float(r["error"] or 0)
+        assert float(r["excess"]) == pytest.approx(beyond, abs=1.6e-4) and (r["error"] != "") == (r["seeds"] != "")
+        # nothing that azula leads in was left to the choice of settings
+        assert r["seeds"] or float(r["difference"]) <= 0
+    asked = {
+        tuple(bar.value.of[k] for k in ("data", "method", "budget")) for bar in bars.BARS if bar.value.file == "inverse_best.csv"
+    }
+    assert asked == {(data, method, budget) for data, _, method, budget in cells}
