@@ -19,7 +19,10 @@ theirs. The same classifier is trained for the same number of updates on
 
 Half of what is seen in an arm with new pictures are the 200.
 
-What was drawn is kept in `--work`: a bench that was stopped goes on. Beside the table: a plot, and a page of each kind.
+What was drawn is kept in `--work`: a bench that was stopped goes on. With --add rows that --out has are kept, and only what it
+lacks is measured, such as another kind or more subsets. "gain over none" is the mean over subsets of what an arm adds to the same
+subset's arm none, "gain over classical" the same beside that; the row after it is its standard error over subsets. Beside the
+table: a plot, and a page of each kind.
 """
 
 import argparse
@@ -101,6 +104,44 @@ def by_thickness(model: Any, source: Arrays, work: Path, plan: Any, held: Tensor
     return lines
 
 
+def kept(path: Path) -> list[tuple]:
+    """The measured lines of a table, none where there is no table."""
+    if not path.exists():
+        return []
+    rows = [tuple(row[name] for name in FIELDS) for row in csv.DictReader(path.read_text().splitlines())]
+    told = [(m, a, int(s) if s else "", float(v), int(n) if n else "") for m, a, s, v, n in rows]
+    return [line for line in told if not line[0].startswith(("median ", "gain ", "standard error "))]
+
+
+def summary(lines: list[tuple]) -> list[tuple]:
+    """Medians, and gains over the arms none and classical of the same subsets with their standard errors."""
+    by: dict[str, dict[int, float]] = defaultdict(dict)
+    for measure, arm, subset, value, _ in lines:
+        if measure == "accuracy":
+            by[arm][subset] = value
+    found: list[tuple] = []
+    for arm, each in by.items():
+        if len(each) < 2:
+            continue
+        found.append(("median accuracy", arm, "", statistics.median(each.values()), len(each)))
+        for base in ("none", "classical"):
+            gains = [value - by[base][subset] for subset, value in each.items()]
+            if arm != base:
+                error = statistics.stdev(gains) / len(gains) ** 0.5
+                found += [(f"gain over {base}", arm, "", statistics.mean(gains), len(gains)),
+                          (f"standard error of the gain over {base}", arm, "", error, len(gains))]  # fmt: skip
+    return found
+
+
+def text(lines: list[tuple]) -> str:
+    """The table of measured lines, and what sums them up."""
+
+    def cell(v: object) -> str:
+        return f"{v:.4f}" if isinstance(v, float) else f'"{v}"' if "," in str(v) else str(v)
+
+    return "".join(",".join(cell(v) for v in line) + "\n" for line in [FIELDS, *lines, *summary(lines)])
+
+
 def plot(lines: list[tuple], path: Path) -> None:
     plt = pictures.pyplot()
     by: dict[str, list[float]] = defaultdict(list)
@@ -140,6 +181,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=2)
     parser.add_argument("--limit", type=float, default=0.9)
     parser.add_argument("--arms", nargs="*", default=("stripes", "halves"))
+    parser.add_argument("--add", action="store_true", help="keep the rows that --out has, and measure what it lacks")
     parser.add_argument("--thickness", type=int, default=50, help="digits for the lines by thickness; 0 for none")
     asked = parsed(parser)
     torch.set_num_threads(1)
@@ -147,30 +189,29 @@ def main() -> None:
     train, test = (lv.data.mnist(asked.data, split) for split in ("train", "test"))
     wanted = {"stripes": Wanted(), "halves": Wanted(thickness=(14,), first=("new", "kept"))}
     plan = lv.plans.repaint(*asked.plan)
-    lines: list[tuple] = []
+    lines: list[tuple] = kept(asked.out) if asked.add else []
 
     def save() -> None:
-        body = "\n".join(",".join(f"{v:.4f}" if isinstance(v, float) else f'"{v}"' if "," in str(v) else str(v) for v in line)
-                         for line in lines)  # fmt: skip
-        write(asked.out, ",".join(FIELDS) + "\n" + body + "\n")
+        write(asked.out, text(lines))
         if any(line[0] == "accuracy" for line in lines):
             plot(lines, asked.out.with_suffix(".png"))
 
     for subset in range(asked.subsets):
+        known = {arm for measure, arm, at, *_ in lines if (measure, at) == ("accuracy", subset)}
         source, sets = few(train, asked.labels, subset), {}
-        for kind in asked.arms:
+        for kind in (kind for kind in asked.arms if kind not in known):
             masks = masks_of(wanted[kind], SHAPE)
             sets[kind] = augment(model, source, masks, asked.work / f"{kind}-{subset}", plan=plan, draws=asked.draws)
             if not subset:
                 shown = page(sets[kind], 10)
                 pictures.save_images(shown, asked.out.with_name(f"{asked.out.stem}_{kind}.png"), columns=len(shown) // 10)
+        if known and not sets:
+            continue
         print(f"subset {subset}", flush=True)
         found = accuracies(source, sets, test, asked.updates, subset, asked.limit)
-        lines += [("accuracy", arm, subset, value, count) for arm, (value, count) in found.items()]
+        lines += [("accuracy", arm, subset, value, count) for arm, (value, count) in found.items() if arm not in known]
         save()
-    lines += [("median accuracy", arm, "", statistics.median([x[3] for x in lines if x[:2] == ("accuracy", arm)]), "")
-              for arm in dict.fromkeys(x[1] for x in lines)]  # fmt: skip
-    if asked.thickness:
+    if asked.thickness and not any(line[0] == "fd" for line in lines):
         source = few(train, asked.thickness, 0)
         lines += by_thickness(model, source, asked.work, plan, test.x, PCA(train.x))
     save()

@@ -6,8 +6,9 @@
 
 Tables and pictures go to WORK/results; what is committed stays as it is, and is replaced by copying from there. A part that was
 done is not done again, one that was stopped continues (its runs are resumed, its rows kept), and one that fails does not stop
-the others: its output is in WORK/logs. Peers are left out: the benches that compare say in their first lines where those are put.
-What a bar bounds the time of on two cores is trained by two processes, before the bench that judges it.
+the others: its output is in WORK/logs. Peers are left out, and the benches that compare say in their first lines where those are
+put; but for "inverse", whose bars stand beside azula: pip install --no-deps azula first, without which that part fails. What a
+bar bounds the time of on two cores is trained by two processes, before the bench that judges it.
 DATA holds MNIST's idx files, qm9.csv, tinyshakespeare.txt, graphs/*.json and e2e_*.txt.
 """
 
@@ -110,6 +111,13 @@ PARTS = {
         (
             trained("mnist-unlabelled", "--data.folder DATA"),
             "restoring.py RUNS/mnist-unlabelled --out RESULTS/restoring.csv --pages RESULTS",
+        ),
+    ),
+    "inverse": Part(
+        45,
+        (
+            "inverse.py --out RESULTS/inverse.csv",
+            "inverse_best.py --table RESULTS/inverse.csv --out RESULTS/inverse_best.csv",
         ),
     ),
     "augment": Part(

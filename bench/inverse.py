@@ -67,6 +67,12 @@ class Data:
         weights = torch.softmax(self.weights.log() + evidence, 0)
         return weights, self.centres + off @ gain.T, self.covariance - gain @ rows @ self.covariance
 
+    def moments(self, rows: Tensor, y: Tensor, std: float) -> tuple[Tensor, Tensor]:
+        """Mean (D,) and covariance (D, D) of all of the posterior."""
+        weights, means, covariance = self.posterior(rows, y, std)
+        mean = weights @ means
+        return mean, covariance + (weights[:, None] * (means - mean)).T @ (means - mean)
+
 
 def normal() -> Data:
     index = torch.arange(6, dtype=torch.float64)
@@ -132,13 +138,13 @@ class Counted(BaseDenoiser):
 Way = tuple[str, str, int, Callable[[Counted, Tensor, Tensor], Tensor]]
 
 
-def ours(m: Measured, budget: int) -> Iterator[Way]:
+def ours(m: Measured, budget: int, seed: int = 5) -> Iterator[Way]:
     """Our methods within a budget of passes."""
     op, std, a = m.operator, m.std, lv.plans
 
     def way(method: str, setting: str, passes: int, plan: Any, by: Callable[[Tensor, int], Any]) -> Iterator[Way]:
         def sample(model: Counted, y: Tensor, start: Tensor) -> Tensor:
-            return lv.sample(model, plan, len(start), start=start, guidance=by(y, len(start)), seed=5)
+            return lv.sample(model, plan, len(start), start=start, guidance=by(y, len(start)), seed=seed)
 
         if passes <= budget:
             yield method, setting, passes, sample
@@ -169,7 +175,7 @@ def ours(m: Measured, budget: int) -> Iterator[Way]:
             by = lambda y, n, k=scale: DPS(operator=op, y=y, std=std, scale=k, form="likelihood")  # noqa: E731
             yield from way("dps", f"ddpm({steps}), likelihood, scale {scale:g}", 2 * steps, a.ddpm(steps), by)
     if m.name == "known":
-        by = lambda y, n: Replaced(operator=op, y=y, std=std, noise=lv.Noise.of(1, n))  # noqa: E731
+        by = lambda y, n: Replaced(operator=op, y=y, std=std, noise=lv.Noise.of(seed - 4, n))  # noqa: E731
         for resample in (1, 2, 3, 5):
             for jump, clean in ((1, False), (2, False), (1, True)):
                 if resample == 1 and (jump, clean) != (1, False):
@@ -182,7 +188,7 @@ def ours(m: Measured, budget: int) -> Iterator[Way]:
                 yield from way("repaint", setting, plan.on(SCHEDULE).nfe, plan, by)
 
 
-def theirs(m: Measured, budget: int) -> Iterator[Way]:
+def theirs(m: Measured, budget: int, seed: int = 5) -> Iterator[Way]:
     """azula's guidance within a budget of passes."""
     import azula.guidance as guidance
     from azula.denoise import Denoiser, DiracPosterior
@@ -206,7 +212,7 @@ def theirs(m: Measured, budget: int) -> Iterator[Way]:
 
     def way(method: str, setting: str, passes: int, make: Callable[[Any, Tensor], Any]) -> Iterator[Way]:
         def sample(model: Counted, y: Tensor, start: Tensor) -> Tensor:
-            torch.manual_seed(5)
+            torch.manual_seed(seed)
             return make(Handed(model), y)(start)
 
         if passes <= budget:
@@ -252,15 +258,22 @@ def errors(samples: Tensor, true: Tensor, data: Data, m: Measured, clean: Tensor
     """Means over the measurements; samples (M, S, D), true (M, T, D) exact draws, clean = rows x + noise (M, rows)."""
     found: dict[str, list[float]] = {"mean": [], "covariance": [], "energy": []}
     for x, b, y in zip(samples, true, clean, strict=True):
-        weights, means, covariance = data.posterior(m.rows, y, m.std)
-        mean = weights @ means
-        covariance = covariance + (weights[:, None] * (means - mean)).T @ (means - mean)
+        mean, covariance = data.moments(m.rows, y, m.std)
         deviation = covariance.trace().sqrt()
         found["mean"].append(float((x.mean(0) - mean).norm() / deviation))
         found["covariance"].append(float((torch.cov(x.T) - covariance).norm() / covariance.norm()))
         bad = not bool(x.isfinite().all())
         found["energy"].append(float("nan") if bad else energy_distance(x, b) / float(deviation))
     return {name: f"{sum(each) / len(each):.4f}" for name, each in found.items()}
+
+
+def observed(data: Data, m: Measured) -> tuple[Tensor, Tensor]:
+    """(rows x + noise (M, rows), the same in the operator's shape) of the measurements; the same at each call."""
+    torch.manual_seed(3)
+    x = data.draw(MEASUREMENTS)
+    clean = x @ m.rows.T
+    clean = clean + m.std * torch.randn_like(clean)
+    return clean, clean if m.name != "known" else clean @ m.rows  # 0 where nothing is known
 
 
 def exact(data: Data, m: Measured, clean: Tensor, count: int) -> Tensor:
@@ -295,11 +308,7 @@ def main() -> None:
     for name in asked.data:
         data = DATA[name]()
         for m in measured(data.centres.shape[1]):
-            torch.manual_seed(3)
-            x = data.draw(MEASUREMENTS)
-            clean = x @ m.rows.T
-            clean = clean + m.std * torch.randn_like(clean)
-            y = clean if m.name != "known" else clean @ m.rows  # of the operator's shape, 0 where nothing is known
+            clean, y = observed(data, m)
             every = y.repeat_interleave(SAMPLES, 0)
             start = torch.randn(MEASUREMENTS * SAMPLES, data.centres.shape[1], dtype=torch.float64)
             drawn, true = exact(data, m, clean, SAMPLES), exact(data, m, clean, TRUE)

@@ -9,12 +9,14 @@ standard error over pictures, beside normal densities fitted to the training dat
 
 "samples": predictors of a variance-exploding process, alone and with Langevin steps, at equal network calls. The distance is
 Frechet's, in all 64 pixels. "exact" is the exact denoiser of 100 digits with noise of .1, against 20,000 draws of that law; a run
-is judged against all 1,797 real digits. "exact draws" is as near as so many samples come.
+is judged against all 1,797 real digits. "exact draws" is as near as so many samples come. With --seeds a row is the mean over as
+many sets of samples, with its standard error: differences of a few hundredths between single sets of 500 are chance.
 """
 
 import argparse
 import csv
 import math
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -72,15 +74,31 @@ def plans(calls: int) -> Iterator[tuple[str, Any]]:
             yield f"{predictor} and corrector, snr {snr:g}", made
 
 
-def samples(model: Any, name: str, real: Tensor, count: int, budgets: list[int]) -> Iterator[dict[str, Any]]:
+def told(values: list[float]) -> dict[str, str]:
+    """The mean of the distances of several sets of samples, and its standard error."""
+    error = f"{statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return {"value": f"{statistics.mean(values):.3f}", "error": error}
+
+
+def named(seeds: int, count: int) -> str:
+    return f"{seeds} sets of {count} samples" if seeds > 1 else f"{count} samples"
+
+
+def samples(
+    model: Any, name: str, real: Tensor, count: int, budgets: list[int], seeds: int = 1, methods: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Each plan whose name has `methods` in it."""
+    sets = named(seeds, count)
     for calls in budgets:
         for method, plan in plans(calls):
-            at = range(0, count, 250)
-            x = torch.cat([lv.sample(model, plan, min(250, count - k), seed=1, first_id=k, shape=(1, 8, 8)) for k in at])
-            # published samplers do not clip, and neither is this law bounded
-            value = frechet(x.flatten(1), real.flatten(1))
-            yield {"part": "samples", "of": name, "method": method, "calls": calls, "value": f"{value:.3f}",
-                   "note": f"{count} samples"}  # fmt: skip
+            if methods not in method:
+                continue
+            at, values = range(0, count, 250), []
+            for seed in range(1, seeds + 1):
+                x = [lv.sample(model, plan, min(250, count - k), seed=seed, first_id=k, shape=(1, 8, 8)) for k in at]
+                # published samplers do not clip, and neither is this law bounded
+                values.append(frechet(torch.cat(x).flatten(1), real.flatten(1)))
+            yield {"part": "samples", "of": name, "method": method, "calls": calls, **told(values), "note": sets}
 
 
 def main() -> None:
@@ -94,6 +112,8 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=4)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--budgets", type=int, nargs="*", default=[20, 50, 100, 200])
+    parser.add_argument("--seeds", type=int, default=1, help="sets of samples of each plan")
+    parser.add_argument("--methods", default="", help="of samples: plans whose name has this in it")
     asked = parsed(parser)
     wanted = asked.only or ["normal", "exact", *(["density"] if asked.density else []), *(["score"] if asked.score else [])]
 
@@ -114,13 +134,15 @@ def main() -> None:
                 return digits[which] + 0.1 * torch.randn(count, 1, 8, 8, generator=generator)
 
             real = law(20_000)
-            floor = frechet(law(asked.samples).flatten(1), real.flatten(1))
-            yield {"part": "samples", "of": "exact", "method": "exact draws", "value": f"{floor:.3f}"}
-            yield from samples(model, "exact", real, asked.samples, asked.budgets)
+            floor = [frechet(law(asked.samples).flatten(1), real.flatten(1)) for _ in range(asked.seeds)]
+            yield {"part": "samples", "of": "exact", "method": "exact draws", **told(floor),
+                   "note": named(asked.seeds, asked.samples)}  # fmt: skip
+            yield from samples(model, "exact", real, asked.samples, asked.budgets, asked.seeds, asked.methods)
         if "score" in wanted:
             real = lv.data.digits("all").batch(torch.arange(1797)).x
             assert isinstance(real, Tensor)
-            yield from samples(lv.open_run(asked.score).denoiser, asked.score.name, real, asked.samples, asked.budgets)
+            model = lv.open_run(asked.score).denoiser
+            yield from samples(model, asked.score.name, real, asked.samples, asked.budgets, asked.seeds, asked.methods)
 
     head = not asked.out.exists()
     with asked.out.open("a", newline="") as file:

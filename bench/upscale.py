@@ -1,10 +1,11 @@
 """Digits of 8 x 8 pixels drawn from 4 x 4, beside ridge regression; what noise in generated small pictures is good for.
 
     langevin train digits-4to8 && langevin train digits
-    python bench/upscale.py runs/digits-4to8 --first runs/digits --out bench/results/upscale.csv
+    python bench/upscale.py runs/digits-4to8 --first runs/digits --out bench/results/upscale.csv --page docs/images/upscaled.png
 
 PSNR is of pictures in [-1, 1] (peak 2); FD-PCA is Frechet's distance to held-out digits in 20 components of the training pixels;
-"kept" is the root mean square of averages of 2 x 2 samples less the small pictures. With --first: small copies of samples of a
+"kept" is the root mean square of averages of 2 x 2 samples less the small pictures; rows of these are left out where --out has
+them. With --first: small copies of samples of a
 run (averaged, as real ones are) are drawn large again, with noise of each level; FD-PCA of what comes out.
 """
 
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from rows import append, parsed
 
 import langevin as lv
+from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.evaluate import PCA, extract, frechet
 from langevin.recipes.drawing import draw
@@ -32,6 +34,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--first", type=Path, help="a run whose samples are made small and drawn large again")
     parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--page", type=Path, help="with --first: a picture of samples, small copies, and what each level draws")
     parser.add_argument("--plan", help="the recipe's by default")
     parser.add_argument("--levels", type=float, nargs="*", default=[0.0, 0.1, 0.2, 0.3])
     asked = parsed(parser)
@@ -53,25 +56,34 @@ def main() -> None:
         rows.append(said)
         print(said, flush=True)
 
-    row("training digits", x, note="as near as real pictures come")
-    a = torch.cat([low.flatten(1), torch.ones(len(low), 1)], 1).double()
-    best = min(
-        (torch.linalg.solve(a.T @ a + p * torch.eye(a.shape[1]), a.T @ x.flatten(1).double()) for p in (0.01, 0.1, 1.0, 10.0)),
-        key=lambda w: float((a @ w - x.flatten(1)).square().mean()),
-    )
-    told = torch.cat([small.flatten(1), torch.ones(len(small), 1)], 1).double()
-    row("ridge regression", (told @ best).float().reshape(truth.shape), of=small)
-    with torch.no_grad():
-        made = [upscale(run.denoiser, plan, small, factor, seed=k) for k in range(16)]
-        row("one sample", made[0], 0, small)
-        row("mean of 16 samples", torch.stack(made).mean(0), 0, small)
-        if asked.first:
+    if not asked.out.exists():
+        row("training digits", x, note="as near as real pictures come")
+        a = torch.cat([low.flatten(1), torch.ones(len(low), 1)], 1).double()
+        best = min(
+            (
+                torch.linalg.solve(a.T @ a + p * torch.eye(a.shape[1]), a.T @ x.flatten(1).double())
+                for p in (0.01, 0.1, 1.0, 10.0)
+            ),
+            key=lambda w: float((a @ w - x.flatten(1)).square().mean()),
+        )
+        told = torch.cat([small.flatten(1), torch.ones(len(small), 1)], 1).double()
+        row("ridge regression", (told @ best).float().reshape(truth.shape), of=small)
+        with torch.no_grad():
+            made = [upscale(run.denoiser, plan, small, factor, seed=k) for k in range(16)]
+            row("one sample", made[0], 0, small)
+            row("mean of 16 samples", torch.stack(made).mean(0), 0, small)
+    if asked.first:
+        with torch.no_grad():
             first: Any = lv.open_run(asked.first)
             drawn = draw(first, 1000, seed=3)
             row(f"{asked.first.name} itself", drawn, note="8 x 8 samples")
             lowered = F.avg_pool2d(drawn, factor)
+            shown = [drawn, F.interpolate(lowered, scale_factor=factor)]
             for level in asked.levels:
-                row("of generated small pictures", upscale(run.denoiser, plan, lowered, factor, noise=level), level, lowered)
+                shown.append(upscale(run.denoiser, plan, lowered, factor, noise=level))
+                row("of generated small pictures", shown[-1], level, lowered)
+        if asked.page:
+            pictures.save_images(torch.cat([x[:12] for x in shown]).clamp(-1, 1), asked.page, columns=12)
     append(asked.out, FIELDS, rows)
 
 

@@ -21,6 +21,7 @@ from langevin.recipes.config import MnistData
 from langevin.recipes.config.augmenting import Wanted
 from langevin.recipes.domains import domain_of
 from langevin.tasks.augment import augment, stripes
+from tests.benches import BENCH, bench
 
 COSINE = Gaussian(schedules.cosine())
 SIDE = 8
@@ -280,3 +281,17 @@ def test_distortions_keep_what_they_should():
     assert set(moved[:, 0, 8, 8].tolist()) == {-2.0, -1.0, 0.0, 1.0, 2.0}
     with pytest.raises(ValueError, match="smooth 0"):
         elastic(ramp, noise, 1.0, 0)
+
+
+def test_gains_are_paired_by_subset_and_the_table_is_summed_up_from_its_rows(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))  # benches import each other
+    made = bench("augment")
+    path = BENCH / "results" / "augment.csv"
+    assert made.text(made.kept(path)) == path.read_text()
+    values = {"none": (0.8, 0.9), "classical": (0.85, 0.96), "halves": (0.83, 0.92)}
+    lines = [("accuracy", arm, k, v, 0) for arm, each in values.items() for k, v in enumerate(each)]
+    found = {line[:2]: line[3] for line in made.summary([*lines, ("accuracy", "stripes", 0, 0.7, 0)])}
+    assert found["gain over none", "halves"] == pytest.approx(0.025)
+    assert found["standard error of the gain over none", "halves"] == pytest.approx(0.005)
+    assert found["gain over classical", "halves"] == pytest.approx(-0.03)
+    assert ("median accuracy", "stripes") not in found  # of one subset

@@ -64,3 +64,21 @@ def test_recipes_of_shakespeare_expect_what_the_table_says():
         updates = float(re.search(r"after ([\d,]+) updates", said)[1].replace(",", ""))  # pyright: ignore[reportOptionalSubscript]
         assert f"{float(row['value']):.2f}" in said and abs(updates - float(row["updates"])) <= 50, name
         assert ("at most" in said) == (row["note"] == "a bound")
+
+
+def test_each_cell_beside_azula_is_compared(bars):
+    """And what is beyond chance is the difference less two of its errors, of those that were run anew."""
+    with (BENCH / "results" / "inverse.csv").open(newline="") as lines:
+        cells = {tuple(r[k] for k in ("data", "measured", "method", "budget")) for r in csv.DictReader(lines) if r["whose"]}
+    with (BENCH / "results" / "inverse_best.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert sorted(cells) == sorted(tuple(r[k] for k in ("data", "measured", "method", "budget")) for r in rows)
+    for r in rows:
+        beyond = float(r["difference"]) - 2 * float(r["error"] or 0)
+        assert float(r["excess"]) == pytest.approx(beyond, abs=1.6e-4) and (r["error"] != "") == (r["seeds"] != "")
+        # nothing that azula leads in was left to the choice of settings
+        assert r["seeds"] or float(r["difference"]) <= 0
+    asked = {
+        tuple(bar.value.of[k] for k in ("data", "method", "budget")) for bar in bars.BARS if bar.value.file == "inverse_best.csv"
+    }
+    assert asked == {(data, method, budget) for data, _, method, budget in cells}
