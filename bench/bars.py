@@ -154,7 +154,15 @@ def _bars() -> list[Bar]:
         made.append(Bar(discrete, f"{run}, {plan}: {measure}", graph(run, plan, measure), bound, least=True))
     fast, slow = (graph("qm9-graph", plan, "valid") for plan in ("defog:50", "ddpm:500"))
     made.append(Bar(discrete, "qm9-graph: valid by DeFoG in 50 steps beside 500 of DiGress", fast, 0.97, slow, True))
-    made.append(Bar(discrete, "community: MMD ratio", graph("community", "ddpm:200", "ratio"), 3.0))
+    for run, plan in (("community", "ddpm:200"), ("community-gdss", "splitting:250:snr=0.1"),
+                      ("community-edp", "annealed_langevin:6:per_level=100,size=0.05")):  # fmt: skip
+        made.append(Bar(discrete, f"{run}: MMD ratio", graph(run, plan, "ratio"), 3.0))
+    for what, measure, least in (
+        ("tokens rounded to the nearest point", "rounding: argmax p(w | x) is the nearest point", 0.98),
+        ("accuracy of tokens at level 0.25", "token accuracy of x^ at t = 0.25", 0.9),
+    ):
+        value = Number("text_control.csv", "controlled", {"measure": measure})
+        made.append(Bar(discrete, f"E2E by Diffusion-LM: {what}", value, least, least=True))
     return made + _edits() + _through_kills()
 
 

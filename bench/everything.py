@@ -94,6 +94,30 @@ PARTS = {
             "graphs.py RUNS/community --out RESULTS/graphs.csv",
         ),
     ),
+    "community-gdss": Part(
+        35,
+        (
+            trained("community-gdss", "--data.path DATA/graphs/community_small.json"),
+            "graphs.py RUNS/community-gdss --out RESULTS/graphs.csv",
+            "exploring.py RUNS/community-gdss --out RESULTS/exploring.csv",
+        ),
+    ),
+    "community-edp": Part(
+        35,
+        (
+            trained("community-edp", "--data.path DATA/graphs/community_small.json"),
+            "graphs.py RUNS/community-edp --out RESULTS/graphs.csv",
+        ),
+    ),
+    "sentences": Part(
+        90,
+        (
+            trained("e2e-embedding", "--data.path DATA/e2e_a.txt DATA/e2e_b.txt"),
+            trained("e2e-embedding", "--data.path DATA/e2e_a.txt DATA/e2e_b.txt --objective.spread elements", "e2e-elements"),
+            "text_control.py RUNS/e2e-embedding --elements RUNS/e2e-elements --steps 50 --count 50"
+            " --out RESULTS/text_control.csv",
+        ),
+    ),
     "qm9-graph": Part(
         90, (trained("qm9-graph", "--data.path DATA/qm9.csv"), "graphs.py RUNS/qm9-graph --out RESULTS/graphs.csv")
     ),

@@ -79,7 +79,7 @@ def main() -> None:
         found = measures(run, graphs, most)
         rows += [{**head, "measure": name, "value": f"{v:.4g}", "held_out": f"{real[name]:.4g}"} for name, v in found.items()]
         with asked.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
+            writer: Any = csv.DictWriter(file, FIELDS)
             writer.writeheader()
             writer.writerows(rows)
         print(f"lam {lam:g}  w {w:g}", *[f"{name} {value:.3f}" for name, value in found.items()], sep="  ", flush=True)

@@ -33,7 +33,7 @@ from langevin.recipes.starting import start
 FIELDS = ("run", "weights", "step", "plan", "count", "seed", "measure", "value", "floor", "seconds_per_100")
 OTHERS = {
     "graph": ("ddpm:50", "defog:50", "defog:50:omega=0.05", "defog:50:eta=5"),
-    "graph-scores": (),
+    "graph-scores": ("predictor_corrector:250:snr=0.1",),
 }
 
 
@@ -82,7 +82,7 @@ def beside(run: Run, graphs: Any, plan: str, path: Path, count: int = 10) -> Non
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("runs", type=Path, nargs="+")
-    asked.add_argument("--plans", nargs="*", help="by default the recipe's, and those with 50 steps")
+    asked.add_argument("--plans", nargs="*", help="by default the recipe's, and those that its process is compared by")
     asked.add_argument("--count", type=int, help="samples; 1,000 molecules, or five times the held-out graphs")
     asked.add_argument("--seed", type=int, default=1)
     asked.add_argument("--train", help="the recipe of runs that are not there")

@@ -79,6 +79,27 @@ def test_walks_heat_and_ranks_are_what_they_say():
     torch.testing.assert_close(f.warmth(karate, (0.7,))[..., 0], torch.linalg.matrix_exp(-0.7 * balanced), atol=1e-12, rtol=0)
 
 
+def test_powers_are_those_of_the_numbers_themselves_in_units_of_their_own():
+    n = 6
+    mask = torch.arange(8) < n
+    noisy = torch.zeros(1, 8, 8, dtype=torch.float64)
+    noisy[0, :n, :n] = torch.sin(torch.arange(36, dtype=torch.float64).reshape(n, n) ** 2).triu(1)
+    noisy = noisy + noisy.transpose(1, 2)
+    made = f.powers(noisy, 4, mask[None])
+    a = noisy[0, :n, :n] / (noisy.square().sum() / (n * (n - 1))).sqrt()
+    for k in (2, 3, 4):
+        expected = torch.linalg.matrix_power(a, k) / n ** ((k - 1) / 2)
+        torch.testing.assert_close(made[0, :n, :n, k - 2], expected, atol=1e-12, rtol=0)
+    assert not made[0, n:].any() and not made[0, :, n:].any()
+    torch.testing.assert_close(f.powers(7 * noisy, 4, mask[None]), made)
+    # a network sees the numbers, of which other features see a cut alone
+    edges, nodes = noisy[..., None], torch.ones(1, 8, 1, dtype=torch.float64)
+    for kind, same in (("powers", False), ("walks", True)):
+        seen = f.Structural((kind,), size=8)
+        pair = [seen(nodes, torch.where(edges > 0.5, more * edges, edges), mask[None])[1] for more in (1.0, 1.3)]
+        assert torch.equal(*pair) == same
+
+
 def test_order_of_nodes_and_padding_mean_nothing():
     graph, mask, _ = several(20)
     edges, nodes = torch.stack([1 - graph, graph], -1), torch.nn.functional.one_hot(graph.sum(-1).long() % 3).double()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from langevin import plans
 from langevin.cli import commands, distilling, main, training
 from langevin.recipes import recipe
 from tests.benches import BENCH, bench
@@ -112,6 +113,17 @@ def test_every_plan_that_a_bar_reads_is_judged():
             if number is not None and number.of.get("problem") in few_steps.PICTURES:
                 method, plan = number.of["method"], number.of["plan"]
                 assert plan in (few_steps.TAUGHT if method == "teacher" else few_steps.PICTURES[number.of["problem"]][method][2])
+
+
+def test_every_plan_by_which_a_bar_judges_graphs_is_drawn_by_for_its_recipe(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCH))
+    graphs = bench("graphs")
+    asked = {(of["run"], of["plan"]) for bar in bars.BARS if (of := bar.value.of) and bar.value.file == "graphs.csv"}
+    assert {"community", "community-gdss", "community-edp"} <= {run for run, _ in asked}
+    for run, plan in asked:
+        made = recipe(run)
+        assert plan in (made.sample.plan, *graphs.OTHERS[made.process.kind])
+        plans.parse(plan)
 
 
 def test_folders_are_put_where_their_names_stand_alone():

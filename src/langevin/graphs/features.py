@@ -98,6 +98,23 @@ def walks(graph: Tensor, steps: int = 8, mask: Tensor | None = None) -> Tensor:
     return torch.stack(powers, -1)
 
 
+def powers(weights: Tensor, most: int = 4, mask: Tensor | None = None) -> Tensor:
+    """(..., N, N, most - 1), A^k / n^((k - 1) / 2) for k = 2 .. most, A = `weights` over their root mean square over pairs of
+    the n real nodes: of about unit size for noise of any. Of noisy numbers they tell what a cut of them loses: who has
+    neighbours in common, and by how much (the higher-order adjacencies of GDSS, 2202.02514, sec. 3.3).
+
+    Args:
+        weights: (..., N, N) symmetric, 0 diagonal; 0 beside padding.
+    """
+    n = weights.new_full(weights.shape[:-2], weights.shape[-1]) if mask is None else mask.sum(-1).to(weights)
+    size = (weights.square().sum((-1, -2)) / (n * (n - 1)).clamp(min=1)).sqrt().clamp(min=1e-6)
+    a, root = weights / size[..., None, None], n.clamp(min=1).sqrt()[..., None, None]
+    made = [a]
+    for _ in range(most - 1):
+        made.append(made[-1] @ a / root)
+    return torch.stack(made[1:], -1)
+
+
 def warmth(graph: Tensor, times: Sequence[float] = (0.5, 2.0), mask: Tensor | None = None) -> Tensor:
     """(..., N, N, T), exp(-t L) with the normalised Laplacian, which has no eigenvalue above 2."""
     return torch.stack([heat(graph, time, mask, "normalised") for time in times], -1)
@@ -111,10 +128,11 @@ def ranks(graph: Tensor, alpha: float = 0.15, mask: Tensor | None = None) -> Ten
     return out if mask is None else out * mask[..., None].to(out.dtype)
 
 
-_WALKS, _TIMES, _VALUES = 8, (0.5, 2.0), 5
+_WALKS, _TIMES, _VALUES, _POWERS = 8, (0.5, 2.0), 5, 4
 KINDS: dict[str, tuple[int, int, int]] = {
     "cycles": (3, 0, 4), "pieces": (1, 0, 1), "spectrum": (0, 0, _VALUES), "walks": (_WALKS, _WALKS, 0),
     "heat": (len(_TIMES), len(_TIMES), 0), "pagerank": (1, 1, 0), "size": (0, 0, 1),
+    "powers": (_POWERS - 1, _POWERS - 1, 0),
 }  # fmt: skip
 """Numbers of features of nodes, edges and the whole graph."""
 
@@ -125,7 +143,7 @@ class Structural:
     Args:
         kinds: of `KINDS`: "cycles" through nodes and in all, over 10 and at most 1; "pieces", whether a node is outside of the
             largest piece, and their number over that of nodes; "spectrum", five eigenvalues; "walks", eight steps; "heat", two
-            times; "pagerank"; "size", nodes over `size`.
+            times; "pagerank"; "size", nodes over `size`; "powers" of the adjacency, of a single channel its numbers.
         edge_types: R; channels 1 .. R - 1 of an edge are edges, others (none, a mask) are not. A single channel is a weight, and
             an edge above 0.5.
         size: nodes of the largest graph.
@@ -155,10 +173,11 @@ class Structural:
     def __call__(self, nodes: Tensor, edges: Tensor, mask: Tensor) -> Features:
         """nodes (B, N, K) and edges (B, N, N, R) one-hot (or weights), mask (B, N)."""
         if edges.shape[-1] == 1:
-            graph = (edges[..., 0] > 0.5).double()
+            weights = edges[..., 0].double()
+            graph = (weights > 0.5).double()
         else:
-            graph = edges[..., 1 : self.edge_types].sum(-1).double()
-        made = [getattr(self, f"_{kind}")(graph, mask) for kind in self.kinds]
+            weights = graph = edges[..., 1 : self.edge_types].sum(-1).double()
+        made = [getattr(self, f"_{kind}")(weights if kind == "powers" else graph, mask) for kind in self.kinds]
         if self.molecule is not None:
             made.append(self.molecule(nodes, edges, mask))
         b, n = mask.shape
@@ -184,6 +203,9 @@ class Structural:
 
     def _walks(self, graph: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
         return _both(walks(graph, _WALKS, mask))
+
+    def _powers(self, weights: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
+        return _both(powers(weights, _POWERS, mask))
 
     def _heat(self, graph: Tensor, mask: Tensor) -> tuple[Tensor | None, ...]:
         return _both(warmth(graph, _TIMES, mask))

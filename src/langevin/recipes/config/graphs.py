@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 from langevin.config import Closed
 from langevin.recipes.config.places import Placed
 
-Feature = Literal["cycles", "pieces", "spectrum", "walks", "heat", "pagerank", "size", "valencies"]
+Feature = Literal["cycles", "pieces", "spectrum", "walks", "heat", "pagerank", "size", "powers", "valencies"]
 
 
 def _names(value: Any) -> Any:
@@ -110,7 +110,7 @@ class GraphTransformerConfig(Closed):
     depth: int = Field(default=4, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     features: tuple[Feature, ...] = ("cycles", "pieces", "spectrum", "walks", "size")
-    """Of structure; see `langevin.graphs.features.Structural`. "valencies" are of molecules."""
+    """Of structure; see `langevin.graphs.features.Structural`. "powers" are for numbers, "valencies" of molecules."""
     published: bool = False
     """Cycles of five and valencies are counted as in the published program of DiGress: cycles wrongly beside triangles, and the
     place of an atom's type for its usual valency."""

@@ -108,6 +108,9 @@ def community_gdss() -> Recipe:
         expects="not trained to its end yet",
         data=GraphsData(path="data/community_small.json", form="numbers"),
         process=GraphScoresConfig(),
+        network=GraphTransformerConfig(
+            width=64, edge_width=32, depth=4, features=("cycles", "pieces", "spectrum", "walks", "size", "powers")
+        ),
         sample=SampleConfig(plan="splitting:250:snr=0.1"),
     )
 
