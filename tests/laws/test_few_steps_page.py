@@ -31,12 +31,7 @@ DIGITS = {
     "guidance distillation": ("ours", "guidance"), "one reflow": ("ours", "reflow"),
     "reflow, distilled to one step": ("ours", "reflow in 1"),
 }  # fmt: skip
-MNIST = {
-    **DIGITS, "teacher, default plan": ("ours", "teacher"),
-    "teacher of 7,000 updates, dpmpp:20": ("ours", "teacher of 7000 updates"),
-    "teacher of 7,000 updates, default plan": ("ours", "teacher of 7000 updates"),
-    "latent consistency, taught by that": ("ours", "lcm, teacher of 7000 updates"),
-}  # fmt: skip
+MNIST = {**DIGITS, "teacher, default plan": ("ours", "teacher")}
 MOONS = {
     "flow matching, by Euler steps": ("ours", "flow matching"), "flow matching, torchcfm's loss": ("torchcfm", "flow matching"),
     "flow matching by optimal transport": ("ours", "OT flow matching"),
