@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 CHILD = """
-import signal, sys, time
+import os, signal, sys, time
 heard = []
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: heard.append(number))
-print("ready", flush=True)
+os.write(1, b"ready\\n")  # a line at once: print may write its end apart, and two processes share one pipe
 while not heard:
     time.sleep(0.01)
 time.sleep(1)
-print("saved after", *heard, flush=True)
+os.write(1, ("saved after " + " ".join(map(str, heard)) + "\\n").encode())
 sys.exit(int(sys.argv[1]))
 """
 # these tests may run in the background of a shell, where Ctrl-C is ignored, which a program leaves so
