@@ -151,3 +151,22 @@ def test_the_bench_has_digits_of_every_student_and_its_plans_fit(tmp_path):
             run = build(made.model_copy(update={"network": made.network.model_copy(update={"width": 8, "head_width": 8})}))
             for plan in ways:
                 fits(made, run.denoiser.process, plans.parse(plan.removesuffix("@")))
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("digits-mean-flow", "improved MeanFlow"), ("digits-shortcut", "shortcut"),
+     ("digits-consistency", "improved consistency training"), ("mnist-consistency", "improved consistency training")],
+)  # fmt: skip
+def test_recipes_of_few_steps_expect_what_the_table_says(name, method):
+    said, problem = recipe(name).expects, name.split("-")[0]
+    of = {(r["method"], r["evaluations"], r["measure"]): r for r in ROWS if r["problem"] == problem and r["who"] == "ours"}
+    told = re.findall(r"in (\d+) steps?:? (?:intended label )?([\d.]+) %(?: of 1,000)? and (?:FD )?([\d.]+)", said)
+    assert [steps for steps, _, _ in told] == ["1", "2", "4", "20"]
+    for steps, label, distance in told:
+        whose = "teacher" if steps == "20" else method
+        assert float(of[whose, steps, "intended label"]["quality"]) == pytest.approx(float(label) / 100, abs=1e-6)
+        assert close(distance, float(of[whose, steps, "FD / floor"]["quality"])), (steps, distance)
+    (minutes,) = re.findall(r"(\d+) minutes on 2 cores", said)
+    row = of[method, "1", "FD / floor"]
+    assert row["processes"] == "2" and close(minutes, float(row["training_seconds"]) / 60)

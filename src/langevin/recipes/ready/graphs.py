@@ -105,8 +105,8 @@ def community_gdss() -> Recipe:
         community(),
         name="community-gdss",
         about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
-        expects="after 3,000 updates, 14 minutes on one core, squared MMD of degrees, clustering, orbits and spectra 5.6 times that "
-        "of training against held-out graphs (70 samples), all in one piece: degrees are right, communities blurred",
+        expects="after 3,000 updates, 14 minutes on one core, squared MMD of degrees, clustering, orbits and spectra 5.6 times "
+        "that of training against held-out graphs (70 samples), all in one piece: degrees are right, communities blurred",
         data=GraphsData(path="data/community_small.json", form="numbers"),
         process=GraphScoresConfig(),
         network=GraphTransformerConfig(
