@@ -91,27 +91,26 @@ def _bars() -> list[Bar]:
         ("improved MeanFlow", "ddim:1", 2.0),
     ):
         made.append(Bar(few, f"moons: {method} in one step, W2 beside the teacher's 18", _moons(method, plan), most, teacher))
-    # the plans of one and of several steps, and by how many processes a run is trained whose time counts: of what one process
-    # takes within the bound, two cores need no more, and of what it does not nothing is known until two have trained it
+    # the plans of one and of several steps
     shown = {
         "digits": {
-            "improved MeanFlow": ("ddim:1", "ddim:4:grid=uniform", 2),
-            "improved consistency training": ("consistency:1:grid=karras", "consistency:4:grid=karras", 2),
-            "shortcut": ("ddim:1", "ddim:4:grid=uniform", 2),
-            "lcm": ("consistency:1", "consistency:4:grid=uniform", 1),
-            "consistency": ("consistency:1", "consistency:4:grid=uniform", 1),
-            "dmd": ("consistency:1", None, 2),
-            "dmd in 2": (None, "consistency:2:grid=uniform", 2),
+            "improved MeanFlow": ("ddim:1", "ddim:4:grid=uniform"),
+            "improved consistency training": ("consistency:1:grid=karras", "consistency:4:grid=karras"),
+            "shortcut": ("ddim:1", "ddim:4:grid=uniform"),
+            "lcm": ("consistency:1", "consistency:4:grid=uniform"),
+            "consistency": ("consistency:1", "consistency:4:grid=uniform"),
+            "dmd": ("consistency:1", None),
+            "dmd in 2": (None, "consistency:2:grid=uniform"),
         },
         "mnist": {
-            "improved consistency training": ("consistency:1:grid=karras", "consistency:2:grid=angle;center=0.7", 2),
-            "lcm": ("consistency:1", "consistency:4:grid=uniform", 2),
+            "improved consistency training": ("consistency:1:grid=karras", "consistency:2:grid=angle;center=0.7"),
+            "lcm": ("consistency:1", "consistency:4:grid=uniform"),
         },
     }
     within = {"digits": 600.0, "mnist": 2400.0}
     for problem, methods in shown.items():
         taught = _few(problem, "FD / floor", method="teacher", plan="dpmpp:20")
-        for method, (single, several, processes) in methods.items():
+        for method, (single, several) in methods.items():
             if single:
                 label = _few(problem, "intended label", method=method, plan=single)
                 made.append(Bar(few, f"{problem}: {method} in one step, label as intended", label, 0.96, least=True))
@@ -120,10 +119,9 @@ def _bars() -> list[Bar]:
             if several:
                 distance, steps = _few(problem, "FD / floor", method=method, plan=several), several.split(":")[1]
                 made.append(Bar(few, f"{problem}: {method} in {steps} steps, FD beside the teacher's 20", distance, 1.3, taught))
-            of = {"problem": problem, "who": "ours", "method": method, "plan": single or several, "processes": str(processes)}
-            by = "one process" if processes == 1 else f"{processes} processes on {processes} cores"
+            of = {"problem": problem, "who": "ours", "method": method, "plan": single or several, "processes": "2"}
             seconds = Number("few_steps.csv", "training_seconds", of)
-            made.append(Bar(few, f"{problem}: {method}, seconds of training by {by}", seconds, within[problem]))
+            made.append(Bar(few, f"{problem}: {method}, seconds of training by 2 processes on 2 cores", seconds, within[problem]))
     bits = "bits/dim of 100 steps"
     for kernel in ("absorbing", "uniform", "marginal", "gaussian", "neighbours"):
         value = Number("discrete.csv", "value", {"part": "digits", "model": kernel, "measure": bits})

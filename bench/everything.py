@@ -62,6 +62,8 @@ PARTS = {
             by_two("train digits-mean-flow", "few-digits/improved-MeanFlow"),
             by_two("train digits-consistency", "few-digits/improved-consistency-training"),
             by_two("train digits-shortcut", "few-digits/shortcut"),
+            by_two("distill RUNS/digits --to lcm --train.steps 1800 --objective.w 1 2", "few-digits/lcm"),
+            by_two("distill RUNS/digits --to consistency --train.steps 1800", "few-digits/consistency"),
             by_two(f"distill RUNS/digits --to dmd {MATCHED}", "few-digits/dmd"),
             by_two(f"distill RUNS/digits --to dmd --steps 2 {MATCHED}", "few-digits/dmd-in-2"),
             "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
