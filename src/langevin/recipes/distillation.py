@@ -84,6 +84,8 @@ _OWN_PROCESS: dict[str, c.GaussianConfig] = {
 _BETWEEN = ("reflow", "consistency", "progressive")
 """Methods for runs between two data sets, which have no noise to be drawn afresh."""
 
+_SLOWER = {"adversarial": _BEHIND}
+"""By how much a student that begins as its teacher learns slower than it did, where it is not 4."""
 _RATES: dict[str, dict[str, Any]] = {
     "adversarial": {"betas": (0.0, 0.99)},
     "progressive": {"schedule": "constant"},  # the last halving is the hardest, and a falling rate would leave it nothing
@@ -185,7 +187,7 @@ def student(teacher: c.Recipe, run: Path, to: str, steps: int | None = None) -> 
     if begins:
         # a student that begins as its teacher has to move less, and more carefully
         changes["finetune"] = c.FinetuneConfig(origin=str(run))
-        slower = {"lr": teacher.train.lr / (_BEHIND if to == "adversarial" else 4), **_RATES.get(to, {})}
+        slower = {"lr": teacher.train.lr / _SLOWER.get(to, 4.0), **_RATES.get(to, {})}
         changes["train"] = TrainConfig(**{**teacher.train.model_dump(), **slower})
     if to == "reflow":  # whose pairs are all learned from
         changes["train"] = changes.get("train", teacher.train).model_copy(update={"valid_every": 0})

@@ -7,13 +7,13 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import IO, Any
 
 from torch import Tensor, nn
 
 from langevin import files
 from langevin.data.fingerprint import agree
+from langevin.objectives.base import Objective
 from langevin.training import checkpoint
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.ema import Average
@@ -75,10 +75,9 @@ class RunFolder:
         path: made if it is not there.
         resume: continue the run in it.
         config, what: settings and facts that a run to be resumed must share.
+        objective: whose words are in `what`; it may say more or fewer settings than the run's, see `same_words`.
         keep: checkpoints to keep.
-        paced: the objective goes by the share of the run that is done.
         other_data: the data may be other than it was.
-        usual: values of the objective's settings when nothing is said of them, see `usual`.
 
     Raises:
         ValueError: if it holds a run and resume is False, or the run was begun otherwise.
@@ -90,10 +89,9 @@ class RunFolder:
         resume: bool,
         config: dict[str, Any],
         what: dict[str, str],
+        objective: Objective,
         keep: int = 2,
-        paced: bool = False,
         other_data: bool = False,
-        usual: Mapping[str, set[str]] = MappingProxyType({}),
     ) -> None:
         self.path = path
         self.checkpoints, self._patience = Checkpoints(path / "checkpoints", keep), Patience()
@@ -105,7 +103,7 @@ class RunFolder:
             if not resume:
                 raise ValueError(f"{path} already holds a run at step {self.found.step}; resume it, or choose another directory.")
             was = {**self.found.state["config"], **self.found.state["what"]}
-            may_change = free(config["schedule"], config["resolutions"], paced) | (DATA if other_data else set())
+            may_change = free(config["schedule"], config["resolutions"], objective.paced) | (DATA if other_data else set())
             for k, now in {**config, **what}.items():
                 if k == "contents" and (k in may_change or agree(was.get(k, now), now)):
                     continue
@@ -114,13 +112,15 @@ class RunFolder:
                         f"the data is other than that of the run in {path}, though as much; put it back as it was, or say "
                         "other_data=True (--other-data) to go on with what is there now."
                     )
-                if k == "objective" and same_words(was.get(k, now), now, usual):
+                before = was.get(k, now)
+                if k in may_change or before == now:
                     continue
-                if k not in may_change and was.get(k, now) != now:
-                    raise ValueError(
-                        f"{k} is {now} but the run in {path} was begun with {was.get(k)}; resume with the same settings, or "
-                        f"choose another directory{longer(k)}."
-                    )
+                if k == "objective" and same_words(before, now, usual(objective)):
+                    continue
+                raise ValueError(
+                    f"{k} is {now} but the run in {path} was begun with {before}; resume with the same settings, or "
+                    f"choose another directory{longer(k)}."
+                )
             _tell_other_code(self.found)
         self._first_lines()
 

@@ -36,7 +36,7 @@ from langevin.training.blame import blame
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, gradient_norm
 from langevin.training.ema import Average, Power
-from langevin.training.folder import RunFolder, usual
+from langevin.training.folder import RunFolder
 from langevin.training.held_out import checked, held_out_loss
 from langevin.training.model import Model
 from langevin.training.precision import PRECISIONS, autocast_type, named, one_order
@@ -168,8 +168,7 @@ class Trainer:
             self._facts["contents"] = contents
         with self.group.agreed():
             make_folder(out, "out")
-            kept, paced = self.config.keep, self.objective.paced
-            folder = RunFolder(out, resume, self._settings, self._facts, kept, paced, other_data, usual(self.objective))
+            folder = RunFolder(out, resume, self._settings, self._facts, self.objective, self.config.keep, other_data)
         if folder.found is not None:
             self._restore(folder.found)
         return folder
