@@ -283,8 +283,7 @@ def test_distortions_keep_what_they_should():
         elastic(ramp, noise, 1.0, 0)
 
 
-def test_gains_are_paired_by_subset_and_the_table_is_summed_up_from_its_rows(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))  # benches import each other
+def test_gains_are_paired_by_subset_and_the_table_is_summed_up_from_its_rows():
     made = bench("augment")
     path = BENCH / "results" / "augment.csv"
     assert made.text(made.kept(path)) == path.read_text()

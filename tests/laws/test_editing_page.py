@@ -1,26 +1,21 @@
 """What bench/editing.py puts on its page keeps what each edit is to keep."""
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 import langevin as lv
-from tests.benches import BENCH, bench
+from tests.benches import bench
 
 
 @pytest.fixture(scope="module")
 def rows():
-    sys.path.insert(0, str(BENCH))
-    try:
-        every = lv.data.digits("test").batch(torch.arange(40))
-        model = lv.oracles.dataset(lv.Gaussian(lv.schedules.edm()), every.x, every.cond["label"])
-        yield bench("editing").edits(
-            SimpleNamespace(denoiser=model), every.x[:6], every.cond["label"][:6], "consistency:3:grid=angle", 0.01, 0.3
-        )
-    finally:
-        sys.path.remove(str(BENCH))
+    every = lv.data.digits("test").batch(torch.arange(40))
+    model = lv.oracles.dataset(lv.Gaussian(lv.schedules.edm()), every.x, every.cond["label"])
+    return bench("editing").edits(
+        SimpleNamespace(denoiser=model), every.x[:6], every.cond["label"][:6], "consistency:3:grid=angle", 0.01, 0.3
+    )
 
 
 def test_what_is_known_is_kept(rows):

@@ -115,8 +115,7 @@ def test_every_plan_that_a_bar_reads_is_judged():
                 assert plan in (few_steps.TAUGHT if method == "teacher" else few_steps.PICTURES[number.of["problem"]][method][2])
 
 
-def test_every_plan_by_which_a_bar_judges_graphs_is_drawn_by_for_its_recipe(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCH))
+def test_every_plan_by_which_a_bar_judges_graphs_is_drawn_by_for_its_recipe():
     graphs = bench("graphs")
     asked = {(of["run"], of["plan"]) for bar in bars.BARS if (of := bar.value.of) and bar.value.file == "graphs.csv"}
     assert {"community", "community-gdss", "community-edp"} <= {run for run, _ in asked}

@@ -1,7 +1,6 @@
 """Thinning of bench/sketches.py: lines of one pixel that keep a shape's pieces and holes."""
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,7 @@ from tests.benches import BENCH, bench
 
 @pytest.fixture(scope="module")
 def sketches():
-    sys.path.insert(0, str(BENCH))
-    try:
-        yield bench("sketches")
-    finally:
-        sys.path.remove(str(BENCH))
+    return bench("sketches")
 
 
 def pieces(ink):

@@ -1,7 +1,6 @@
 """What bench/transfer.py says of pictures that were moved, and the page of it."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +17,7 @@ ROWS = json.loads((BENCH / "results" / "transfer.json").read_text())
 
 @pytest.fixture(scope="module")
 def script():
-    sys.path.insert(0, str(BENCH))
-    try:
-        yield bench("transfer")
-    finally:
-        sys.path.remove(str(BENCH))
+    return bench("transfer")
 
 
 def test_intervals_hold_the_correlation_as_often_as_they_say(script):
