@@ -17,6 +17,7 @@ from langevin.core.process import Product
 from langevin.core.sample import sample
 from langevin.core.space import Centred, SymmetricEdges
 from langevin.core.tree import tree
+from langevin.embedded import Embedded, Logits
 from langevin.guidance import Exploration
 from langevin.plans.corrections import Langevin, Split
 from langevin.plans.moves import Standard
@@ -215,7 +216,51 @@ def test_centred_points_count_all_their_coordinates():
     assert elements_of(exact, Batch(torch.zeros(2, 3, 3)))[""].tolist() == [9, 9]
 
 
-def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys):
+class Graphs3(BaseDenoiser):
+    """The exact beliefs about graphs of three nodes, whose edges depend on each other, as probabilities of types."""
+
+    shape = {"edges": (3, 3)}  # noqa: RUF012
+    every = torch.tensor([[a, b, c] for a in (0, 1) for b in (0, 1) for c in (0, 1)])  # of the pairs (0, 1), (0, 2), (1, 2)
+    law = torch.tensor([0.3, 0.02, 0.03, 0.05, 0.1, 0.06, 0.04, 0.4], dtype=torch.float64)
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.process = Product({"edges": Embedded(torch.tensor([0.0, 1.0]), schedule, space=SymmetricEdges())})
+
+    def forward(self, z, t, cond, mask):
+        leaf = self.process.leaves()["edges"]
+        said = leaf.evidence(z["edges"].double(), t["edges"])[:, [0, 0, 1], [1, 2, 2]]  # (B, 3, types)
+        graphs = (self.law.log() + said[:, torch.arange(3), self.every].sum(-1)).softmax(-1)
+        there = (graphs @ self.every.double()).clamp(1e-12, 1 - 1e-12)
+        logits = torch.zeros(len(there), 3, 3, 2, dtype=torch.float64)
+        for k, (i, j) in enumerate(((0, 1), (0, 2), (1, 2))):
+            logits[:, i, j] = logits[:, j, i] = torch.stack([1 - there[:, k], there[:, k]], -1).log()
+        return {"edges": leaf.believed(logits.float())}
+
+
+@pytest.mark.parametrize("plan", [plans.splitting(60, snr=0.1), plans.ddpm(60)], ids=str)
+def test_graphs_drawn_by_the_probabilities_of_their_edges_have_the_law_of_the_data(plan):
+    exact, count = Graphs3(schedules.ve(sigma_min=0.1, sigma_max=5)), 4000
+    x = sample(exact, plan, count, seed=3)["edges"]
+    pairs = (x[:, [0, 0, 1], [1, 2, 2]] > 0.5).long()
+    drawn = torch.bincount(pairs @ torch.tensor([4, 2, 1]), minlength=8).double()
+    expected = count * exact.law
+    # chi squared of 7 degrees has deviation 3.7 about 7, and what 60 steps leave is within that
+    assert float(((drawn - expected) ** 2 / expected).sum()) < 26
+    independent = torch.stack([torch.where(exact.every == 1, p, 1 - p).prod(1) for p in [exact.law @ exact.every.double()]])[0]
+    assert float(((drawn - count * independent) ** 2 / (count * independent)).sum()) > 1000  # and not that of edges alone
+
+
+def test_a_network_that_says_nothing_leaves_what_a_number_says_of_its_edge():
+    leaf = Embedded(torch.tensor([0.0, 1.0]), schedules.vp_linear(), space=SymmetricEdges())
+    t, z = torch.tensor(0.3, dtype=torch.float64), torch.linspace(-2, 3, 9, dtype=torch.float64).reshape(1, 3, 3)
+    alpha, sigma = leaf.schedule(t)
+    mean = Logits().posterior(leaf, torch.zeros(1, 3, 3, 2, dtype=torch.float64), z, t).mean
+    assert torch.allclose(mean, torch.sigmoid((alpha * z - alpha**2 / 2) / sigma**2), atol=1e-12)
+
+
+@pytest.mark.parametrize("prediction", ["logits", "eps"])
+def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys, prediction):
     from langevin.cli import main
     from langevin.data import read_graphs
     from langevin.recipes import recipe
@@ -227,7 +272,9 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys):
     cycles += [{"n": n, "edges": [[j, k] for k in range(1, n) for j in range(0, k, m)]} for n in (3, 4, 5, 6) for m in (1, 2, 9)]
     (tmp_path / "cycles.json").write_text(json.dumps(cycles))
     base = recipe("community-gdss").model_dump()
-    base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3)
+    form = "types" if prediction == "logits" else "numbers"
+    base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3, form=form)
+    base["process"]["prediction"] = prediction
     base["network"].update(width=16, edge_width=8, whole=8, depth=1)
     base["train"].update(steps=4, batch=8, save_every=4, preview_every=1000, warmup=8)
     base["sample"]["plan"] = "splitting:4"
@@ -265,6 +312,7 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "x.json"), *flags])
         assert why in capsys.readouterr().err
-    with pytest.raises(ValueError, match=r"data\.form is 'types'"):
-        base["data"]["form"] = "types"
+    other = {"types": "numbers", "numbers": "types"}[form]
+    with pytest.raises(ValueError, match=rf"data\.form is '{other}', .* of prediction '{prediction}' is of {form}"):
+        base["data"]["form"] = other
         start(type(made).model_validate(base), tmp_path / "other")

@@ -183,7 +183,8 @@ class GraphTransformer(nn.Module):
             x, e = x + x_in[..., : self.nodes], e + e_in[..., : self.edges]
         e = (e + e.transpose(1, 2)) / 2
         x, e = x * mask[..., None], e * pairs[..., None]
-        out = {"nodes": x, "edges": e[..., 0] if edges.is_floating_point() and edges.ndim == 3 else e}
+        numbers = self.edges == 1 and edges.is_floating_point() and edges.ndim == 3
+        out = {"nodes": x, "edges": e[..., 0] if numbers else e}
         return {name: out[name] for name in z}
 
     def _streams(

@@ -17,6 +17,7 @@ from langevin.core.space import Euclidean
 from langevin.core.tree import leaves, tree_map
 from langevin.data import Documents
 from langevin.data.progress import stage
+from langevin.embedded import Embedded
 from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
@@ -186,13 +187,13 @@ def _width(data: Any) -> float | None:
 
 def grids(run: Run) -> dict[str, Tensor]:
     """The values (K,) that numbers of a product are on, by leaf: 17 grey values of digits, and types of nodes and edges as
-    numbers."""
+    numbers. What is a point of a category says itself which."""
     if isinstance(run.recipe.process, c.ProductConfig):
         return {"image": torch.arange(17) / 8 - 1} if isinstance(run.recipe.drawn, c.DigitsData) else {}
     if not isinstance(run.recipe.process, c.GraphScoresConfig) or run.facts.graph is None:
         return {}
     types = {"nodes": torch.arange(2.0), "edges": torch.arange(float(len(run.facts.graph.edge_types)))}
-    return {name: types[name] for name in run.denoiser.process.leaves()}
+    return {name: types[name] for name, leaf in run.denoiser.process.leaves().items() if not isinstance(leaf, Embedded)}
 
 
 def write(found: Found, file: Path) -> Path:

@@ -42,7 +42,7 @@ class MoleculesData(Placed):
     """The first so many alone."""
     held_out: float = Field(default=0.1, gt=0, lt=1)
     form: Literal["types", "numbers"] = "types"
-    """"types" for process graph; "numbers" for graph-scores."""
+    """"types" for process graph, and graph-scores of prediction logits; "numbers" for graph-scores of others."""
 
     _apart = field_validator("properties", mode="before")(_names)
 
@@ -65,7 +65,7 @@ class GraphsData(Placed):
     labels: bool = False
     """Entries tell a class each, as in {"n": 3, "edges": [], "label": 2}, which is the condition; in place of properties."""
     form: Literal["types", "numbers"] = "types"
-    """"types" for process graph; "numbers" for graph-scores."""
+    """"types" for process graph, and graph-scores of prediction logits; "numbers" for graph-scores of others."""
 
     _apart = field_validator("properties", mode="before")(_names)
 
@@ -96,6 +96,8 @@ class GraphScoresConfig(Closed):
     edges: str = "vp_linear"
     """Schedule of the adjacency."""
     prediction: str = "eps"
+    """"logits": the network says the probability of each type, of which a mean and a score are made, and is trained by
+    cross-entropy on data of form "types"; others (eps, v, x0, edm) by squared error on "numbers"."""
 
 
 class GraphTransformerConfig(Closed):

@@ -13,6 +13,7 @@ from langevin.core.plan import Draft, Plan
 from langevin.core.process import Process
 from langevin.core.sample import sample
 from langevin.data import Arrays
+from langevin.embedded import state_shape
 from langevin.evaluate import Evaluation
 from langevin.recipes import config as c
 from langevin.recipes.facts import Facts
@@ -89,7 +90,7 @@ class Domain(ABC):
 
     def states(self, facts: Facts, process: Process) -> Shape:
         """The shape of one state."""
-        return facts.shape
+        return state_shape(process, facts.shape)
 
     @abstractmethod
     def network(

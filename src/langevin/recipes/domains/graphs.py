@@ -15,11 +15,13 @@ from langevin.core import prediction
 from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
+from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graph, Graphs, read_graphs
 from langevin.data.graphs import drawn_mask, unpadded
 from langevin.data.planar import PLANAR, planar
+from langevin.embedded import Embedded, Logits
 from langevin.evaluate import Evaluation
 from langevin.files import staged, write
 from langevin.graphs import drawing, metrics
@@ -72,10 +74,13 @@ class GraphDomain(Domain):
         return halves(every, cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
-        form = "numbers" if isinstance(recipe.process, c.GraphScoresConfig) else "types"
+        of_types = not isinstance(recipe.process, c.GraphScoresConfig) or recipe.process.prediction == "logits"
+        form = "types" if of_types else "numbers"
         if isinstance(recipe.data, (c.GraphsData, c.MoleculesData)) and recipe.data.form != form:
+            kind, said = recipe.process.kind, getattr(recipe.process, "prediction", None)
             raise ValueError(
-                f"data.form is {recipe.data.form!r}, and process {recipe.process.kind!r} is of {form}; say --data.form {form}."
+                f"data.form is {recipe.data.form!r}, and process {kind!r} of prediction {said!r} is of {form}; say --data.form "
+                f"{form}."
             )
         shares = train.marginals()
         known = GraphFacts(
@@ -105,12 +110,7 @@ class GraphDomain(Domain):
     def process(self, cfg: c.ProcessConfig, facts: Facts) -> tuple[Process, Any]:
         known = of(facts)
         if isinstance(cfg, c.GraphScoresConfig):
-            made: dict[str, LeafProcess] = {
-                name: Gaussian(spec.parse(getattr(cfg, name), schedules.SCHEDULES, "schedule"),
-                               space=SymmetricEdges() if name == "edges" else None)
-                for name in _leaves(facts)
-            }  # fmt: skip
-            return Product(made), {name: spec.parse(cfg.prediction, prediction.PREDICTIONS, "prediction") for name in made}
+            return _scores(cfg, known, _leaves(facts))
         if not isinstance(cfg, c.GraphConfig):
             raise ValueError(f"process is {cfg.kind!r}, and graphs have nodes and edges; use process 'graph' or 'graph-scores'.")
         shares = {"nodes": known.nodes, "edges": known.edges}
@@ -135,7 +135,10 @@ class GraphDomain(Domain):
     ) -> nn.Module:
         if not isinstance(cfg, c.GraphTransformerConfig) or scalars or tokens is not None:
             raise ValueError(f"network is {cfg.kind!r}, and graphs take 'graph', without texts and learned guidance; use it.")
-        return GraphTransformer(**self._sizes(cfg, facts, process), classes=facts.classes, properties=of(facts).properties)
+        more = {"classes": facts.classes, "properties": of(facts).properties}
+        # what says logits has one for each type, and the state's numbers are none of these
+        residual = not isinstance(process.leaves()["edges"], Embedded)
+        return GraphTransformer(**self._sizes(cfg, facts, process), residual=residual, **more)
 
     def regressor(self, cfg: c.GraphTransformerConfig, facts: Facts, process: Process, outcomes: int) -> GraphRegressor:
         """A network that reads so many numbers from a noisy graph."""
@@ -147,14 +150,15 @@ class GraphDomain(Domain):
         kinds = tuple(kind for kind in cfg.features if kind != "valencies")
         atoms = self.valencies(known, cfg.published) if "valencies" in cfg.features else None
         states = {name: leaf.states for name, leaf in parts.items() if isinstance(leaf, Categorical)}
+        types = bool(states) or isinstance(parts["edges"], Embedded)
         if not states and atoms is not None:
             raise ValueError("features has 'valencies', which are of types, and the process is of numbers; leave it out.")
         size = len(known.sizes) - 1
         features = Structural(kinds, len(known.edge_types), size, atoms, cfg.published) if cfg.features else None
         return {
-            "nodes": len(known.node_types), "edges": len(known.edge_types) if states else 1, "width": cfg.width,
+            "nodes": len(known.node_types), "edges": len(known.edge_types) if types else 1, "width": cfg.width,
             "edge_width": cfg.edge_width, "whole": cfg.whole, "depth": cfg.depth, "features": features,
-            "node_states": states.get("nodes"), "edge_states": states.get("edges"), "dropout": cfg.dropout,
+            "node_states": states.get("nodes"), "edge_states": states.get("edges", 1), "dropout": cfg.dropout,
         }  # fmt: skip
 
     def valencies(self, known: GraphFacts, published: bool = False) -> Valencies:
@@ -322,6 +326,21 @@ def adjacency(graph: Graph) -> Tensor:
 
 def _all(source: Graphs) -> list[Graph]:
     return [source[k] for k in range(len(source))]
+
+
+def _scores(cfg: c.GraphScoresConfig, known: GraphFacts, names: Sequence[str]) -> tuple[Process, dict[str, Prediction]]:
+    """Gaussian processes of edges, which are the numbers of their types, and of nodes, one-hot vectors. Under prediction "logits"
+    these are the points of types, of which the network says the probabilities (score interpolation, 2211.15089, sec. 3.1)."""
+    count = {"nodes": len(known.node_types), "edges": len(known.edge_types)}
+    made: dict[str, LeafProcess] = {}
+    for name in names:
+        schedule = spec.parse(getattr(cfg, name), schedules.SCHEDULES, "schedule")
+        space = SymmetricEdges() if name == "edges" else None
+        points = torch.arange(float(count[name])) if name == "edges" else torch.eye(count[name])
+        of_types = cfg.prediction == "logits"
+        made[name] = Embedded(points, schedule, space=space) if of_types else Gaussian(schedule, space=space)
+    said = {**prediction.PREDICTIONS, "logits": Logits}
+    return Product(made), {name: spec.parse(cfg.prediction, said, "prediction") for name in made}
 
 
 def _leaves(facts: Facts) -> list[str]:

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from langevin import pictures
 from langevin.core.categorical import Categorical
-from langevin.core.denoiser import Shape
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess, Process, Product
 from langevin.core.tree import leaves
 from langevin.data import Arrays, HFDataset, Pairs, Pictures, Shards, Stream, Unpaired, digits, mnist
-from langevin.embedded import Embedded, state_shape
+from langevin.embedded import Embedded
 from langevin.evaluate import METRICS, Evaluation
 from langevin.files import staged, write
 from langevin.heads import outputs
@@ -62,9 +61,6 @@ class PictureDomain(Domain):
         names = getattr(train, "classes", None)  # a source joined with another tells its own
         named = tuple(names) if isinstance(names, list) else None
         return Facts(shape=train.shape, classes=classes_of(train, recipe), class_names=named, vocabulary=words)
-
-    def states(self, facts: Facts, process: Process) -> Shape:
-        return state_shape(process, facts.shape)
 
     def network(
         self,

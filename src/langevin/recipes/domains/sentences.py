@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from langevin import schedules, spec
 from langevin.core import prediction
+from langevin.core.denoiser import Shape
 from langevin.core.process import Process
 from langevin.data import Documents
 from langevin.embedded import Embedded
@@ -77,6 +78,9 @@ class SentenceDomain(Domain):
         length, width = facts.shape  # pyright: ignore[reportAssignmentType]
         port = VectorPort(cfg.width, int(width), int(length))
         return JointTransformer({"": port}, cfg.width, cfg.depth, cfg.heads, cfg.dropout)
+
+    def states(self, facts: Facts, process: Process) -> Shape:
+        return facts.shape  # its facts tell of points
 
     def shape_of_data(self, run: Run) -> Any:
         assert isinstance(run.facts.shape, tuple)

@@ -50,8 +50,8 @@ def qm9_gdss() -> Recipe:
         name="qm9-gdss",
         about="the molecules of qm9-graph by coupled scores of atoms and bonds (GDSS)",
         expects="not trained to its end yet",
-        data=MoleculesData(path="data/qm9.csv", form="numbers"),
-        process=GraphScoresConfig(nodes="vp_linear", edges="ve:sigma_min=0.1,sigma_max=4"),
+        data=MoleculesData(path="data/qm9.csv"),
+        process=GraphScoresConfig(nodes="vp_linear", edges="ve:sigma_min=0.1,sigma_max=4", prediction="logits"),
         network=GraphTransformerConfig(),
         objective=DenoisingConfig(),
         sample=SampleConfig(plan="splitting:500:snr=0.2"),
@@ -104,11 +104,12 @@ def community_gdss() -> Recipe:
     return but(
         community(),
         name="community-gdss",
-        about="the graphs of community by scores of their adjacency (GDSS), a correction and a step by one evaluation",
+        about="the graphs of community by scores of their adjacency (GDSS), learned by cross-entropy, a correction and a step by "
+        "one evaluation",
         expects="after 3,000 updates, 14 minutes on one core, squared MMD of degrees, clustering, orbits and spectra 5.6 times "
         "that of training against held-out graphs (70 samples), all in one piece: degrees are right, communities blurred",
-        data=GraphsData(path="data/community_small.json", form="numbers"),
-        process=GraphScoresConfig(),
+        data=GraphsData(path="data/community_small.json"),
+        process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=5", prediction="logits"),
         network=GraphTransformerConfig(
             width=64, edge_width=32, depth=4, features=("cycles", "pieces", "spectrum", "walks", "size", "powers")
         ),
@@ -123,7 +124,7 @@ def community_edp() -> Recipe:
         name="community-edp",
         about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
         expects="not trained to its end yet",
-        process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6"),
+        process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6", prediction="logits"),
         sample=SampleConfig(plan="annealed_langevin:6:per_level=100,size=0.05"),
     )
 
