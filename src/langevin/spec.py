@@ -7,6 +7,7 @@ defaults.
 
 import difflib
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -14,8 +15,9 @@ T = TypeVar("T")
 
 
 def nearest(name: str, names: Mapping[str, Any] | list[str]) -> str:
-    """The most similar of `names`."""
-    return difflib.get_close_matches(name, list(names), 1, 0)[0]
+    """The most similar of `names`; of equally similar ones that of the same letters, since two of them are easily swapped."""
+    alike = [near for near in names if sorted(near) == sorted(name)]
+    return difflib.get_close_matches(name, alike or list(names), 1, 0)[0]
 
 
 def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: str | None = None) -> T:
@@ -29,7 +31,8 @@ def parse(text: str, table: Mapping[str, Callable[..., T]], what: str, first: st
     """
     name, *parts = text.split(":")
     if name not in table:
-        raise ValueError(f"{what} is {name!r}; did you mean {nearest(name, table)!r}? There are {', '.join(table)}."[:380])
+        listed = textwrap.shorten(", ".join(table), 300, placeholder=" ... and others")
+        raise ValueError(f"{what} is {name!r}; did you mean {nearest(name, table)!r}? There are {listed}.")
     legal = {k: p for k, p in inspect.signature(table[name]).parameters.items() if p.default is not inspect.Parameter.empty}
     given: dict[str, Any] = {}
     if first is not None and parts and "=" not in parts[0]:

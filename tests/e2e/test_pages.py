@@ -216,3 +216,17 @@ def test_a_guidance_of_ones_own_is_what_the_page_says():
         torch.testing.assert_close(faded.mean, lv.CFG(1 + 2 * t)(denoiser)(z, t, cond).mean, rtol=1e-5, atol=1e-6)
     a, b = (denoiser(z, 0.9, c).mean.clamp(-1.5, 1.5) for c in (cond, None))
     torch.testing.assert_close(lv.CFG(2.0)(space["in_range"](denoiser))(z, 0.9, cond).mean, b + 2 * (a - b))
+
+
+def test_graphs_of_networkx_are_learned_and_drawn_as_graphs():
+    space: dict[str, Any] = {}
+    exec(compile(blocks("graphs.md")[0], "graphs.md", "exec"), space)
+    data, drawn, mask = space["data"], space["drawn"], space["mask"]
+    assert [g.number_of_nodes() for g in drawn] == mask.sum(1).tolist()
+    assert {g.number_of_nodes() for g in drawn} <= {*data.sizes.tolist()}
+    for graph, edges, real in zip(drawn, space["x"]["edges"], mask, strict=True):  # every edge is told both ways, none of padding
+        assert int(edges.sum()) == 2 * graph.number_of_edges() == int(edges[real][:, real].sum())
+    again = lv.data.Graphs(drawn, size=data.size).batch(torch.arange(20))
+    assert torch.equal(again.x["edges"], space["x"]["edges"]) and torch.equal(again.mask, mask)
+    few = lv.sample(space["denoiser"], "ddpm:20", 5, seed=0, mask=mask[:5])
+    assert torch.equal(few["edges"], space["x"]["edges"][:5])

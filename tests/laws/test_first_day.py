@@ -6,6 +6,7 @@ import warnings
 from types import SimpleNamespace
 from typing import Any
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -243,6 +244,28 @@ def test_edges_of_sparse_graphs_have_no_scale():
         warn_of_scale(model, lv.data.Batch(0.01 * x))
 
 
+def test_edges_without_their_space_are_refused():
+    graphs = [nx.gnp_random_graph(4 + k % 3, 0.5, seed=k) for k in range(16)]
+    data = lv.data.Graphs(graphs)
+    net = lv.networks.GraphTransformer(1, 2, width=8, edge_width=8, whole=8, depth=1)
+
+    def model(space):
+        return lv.Denoiser(net, lv.Product({"edges": lv.Categorical(2, lv.schedules.keep_cosine(), space=space)}), "logits")
+
+    with pytest.raises(ValueError, match=r"space of leaf 'edges' is Euclidean\(\).*space=lv.spaces.SymmetricEdges"):
+        fit(model(None), data)
+    fit(model(SymmetricEdges()), data)
+
+
+def test_types_of_nodes_and_edges_are_numbers():
+    named = nx.Graph([("a", "b")])
+    nx.set_node_attributes(named, {"a": "C", "b": "N"}, "type")
+    with pytest.raises(ValueError, match=r"type 'C'; number the types.*node_types="):
+        lv.data.Graphs([named])
+    nx.set_node_attributes(named, {"a": 0, "b": 1.0}, "type")
+    assert lv.data.Graphs([named], node_types=("C", "N")).batch(torch.tensor([0])).x["nodes"].tolist() == [[0, 1]]
+
+
 BAD = {
     "noise at 0": (lambda t: t, None, "vp", "more noise|does not fall"),
     "alpha below 0": (lambda t: 1 - 2 * t, None, "flow", "negative"),
@@ -251,6 +274,11 @@ BAD = {
     "up and down": (lambda t: 1 - t, lambda t: t + 2 * torch.sin(9 * t).abs(), "other", "does not fall"),
     "not a number": (lambda t: (0.5 - t).sqrt(), lambda t: t, "other", "negative or no number"),
 }
+
+
+def test_a_plan_whose_letters_are_swapped_is_the_nearest():
+    with pytest.raises(ValueError, match=r"did you mean 'ddim'\? There are .*, \.\.\. and others\.$"):
+        lv.sample(lv.oracles.mixture(FLOW, X, 0.1), "ddmi:20", 2)
 
 
 @pytest.mark.parametrize("name", BAD)

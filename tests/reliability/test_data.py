@@ -91,6 +91,10 @@ def test_every_broken_picture_is_named_before_training(album):
 
 
 def test_what_may_be_skipped_has_a_quota(album):
+    with pytest.raises(
+        ValueError, match=r"pass broken='skip' \(--data.broken skip\) and, .*max_skipped=0.6 \(--data.max-skipped"
+    ):
+        Pictures(album, 8)
     with pytest.raises(ValueError, match=r"more than max_skipped = 0.01 .* pass max_skipped=0.6"):
         Pictures(album, 8, broken="skip")
     with pytest.warns(UserWarning, match=r"9 of 15 pictures cannot be used and are left out"):
@@ -106,6 +110,15 @@ def test_what_may_be_skipped_has_a_quota(album):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_split_without_samples_says_of_how_many_and_what_share(tmp_path):
+    for k in range(3):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+    with pytest.raises(
+        FileNotFoundError, match=r"the test split of 3 pictures in .* is empty: held_out is 0\.001; .*--data.held-out"
+    ):
+        Pictures(tmp_path, 8, held_out=0.001, split="test")
+
+
 def test_a_picture_that_may_not_be_read(album):
     (album / "0.png").chmod(0)
     with pytest.raises(ValueError, match=r"0\.png: not allowed to read it"):

@@ -5,8 +5,8 @@ from langevin.data.arrays import Arrays
 from langevin.data.cache import Cached, cached, encoder_hash
 from langevin.data.digits import digits
 from langevin.data.fingerprint import fingerprint
-from langevin.data.graph import Graph
-from langevin.data.graphs import Graphs, read_graphs
+from langevin.data.graph import Graph, to_networkx
+from langevin.data.graphs import Graphs, read_graphs, unpadded
 from langevin.data.hugging_face import HFDataset
 from langevin.data.loader import Slice, loader
 from langevin.data.lowered import Lowered
@@ -26,5 +26,5 @@ from langevin.data.text import Documents, Text
 __all__ = [
     "Arrays", "Batch", "Cached", "Dataset", "Documents", "Graph", "Graphs", "HFDataset", "InOrder", "Lowered", "Order", "Packed",
     "Pairs", "Pictures", "Prior", "Shards", "Slice", "Source", "Stream", "Text", "Unpaired", "cached", "digits", "encoder_hash",
-    "fingerprint", "loader", "mnist", "order", "read_graphs", "standardised", "two_moons",
+    "fingerprint", "loader", "mnist", "order", "read_graphs", "standardised", "to_networkx", "two_moons", "unpadded",
 ]  # fmt: skip

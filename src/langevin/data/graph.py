@@ -54,9 +54,9 @@ def graph_of(thing: Any) -> Graph:
         place = {node: k for k, node in enumerate(told.nodes)}
         edges = list(told.edges(data=True))
         return _checked(
-            torch.tensor([int(data.get("type", 0)) for _, data in told.nodes(data=True)], dtype=torch.int64),
+            torch.tensor([_type(data, 0) for _, data in told.nodes(data=True)], dtype=torch.int64),
             torch.tensor([[place[i], place[j]] for i, j, _ in edges], dtype=torch.int64).reshape(-1, 2),
-            torch.tensor([int(data.get("type", 1)) for _, _, data in edges], dtype=torch.int64),
+            torch.tensor([_type(data, 1) for _, _, data in edges], dtype=torch.int64),
         )
     if isinstance(told, Mapping) and "n" in told:
         n, pairs = int(told["n"]), torch.as_tensor(told["edges"], dtype=torch.int64).reshape(-1, 2)
@@ -106,6 +106,21 @@ def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
     new[1:] = name[order][1:] != name[order][:-1]
     kept = order[new]
     return Graph(nodes, torch.stack([low, high], 1)[kept], kinds[kept])
+
+
+def _type(data: Mapping[str, Any], usual: int) -> int:
+    told = data.get("type", usual)
+    try:
+        whole = isinstance(told, str) or int(told) == told
+        number = int(told)
+    except (TypeError, ValueError):
+        whole, number = False, 0
+    if not whole:
+        raise ValueError(
+            f"a node or an edge has type {told!r}; number the types, from 0 for nodes and from 1 for edges (their names are "
+            "node_types= and edge_types= of Graphs)."
+        )
+    return number
 
 
 def _types(name: str, values: Any) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.data.graph import Graph, graph_of
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 from langevin.files import parse_json
 
 MOST_NODES, MOST_TYPES = 10_000, 10_000
@@ -185,7 +185,7 @@ class Graphs:
         check_split(name, held_out)
         chosen = [k for k, key in enumerate(self.keys) if in_split(key, held_out, name)]
         if not chosen:
-            raise ValueError(f"split {name!r} of {len(self)} graphs with held_out {held_out} is empty; hold out another share.")
+            raise ValueError(empty(name, held_out, len(self), "graphs"))
         return self.part(torch.tensor(chosen))
 
     def digest(self) -> str:

@@ -14,7 +14,7 @@ from langevin.core.batch import Batch
 from langevin.core.noise import Noise
 from langevin.data.decode import Kept, Unreadable, decode, measure, mirror, to_unit
 from langevin.data.scan import alone, check_broken, judge, looked, remember, stamp_of
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 
 
 class HFDataset:
@@ -100,7 +100,7 @@ class HFDataset:
     def _choose(self, split: str) -> None:
         self.rows = [row for row in self._whole if in_split(str(row), self._share, split)]
         if not self.rows:
-            raise FileNotFoundError(f"the {split} split of the data set is empty; change held_out or add rows.")
+            raise FileNotFoundError(empty(split, self._share, len(self._whole), "rows"))
         self.labels = None if self._labels is None else self._labels[self.rows]
         self.captions = None if self._texts is None else [self._texts[row] for row in self.rows]
         self._kept = Kept(self._limit)

@@ -14,7 +14,7 @@ from langevin.core.noise import Noise
 from langevin.data.decode import SUFFIXES, Kept, Unreadable, decode, mirror, to_unit
 from langevin.data.scan import captions as read_captions
 from langevin.data.scan import check_broken, check_folder, judge, scan
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 
 
 class Pictures:
@@ -151,7 +151,7 @@ class Pictures:
     def _choose(self, split: str) -> None:
         chosen = [i for i, p in enumerate(self._paths) if in_split(str(p.relative_to(self.folder)), self._share, split)]
         if not chosen:
-            raise FileNotFoundError(f"the {split} split of {self.folder} is empty; change held_out or add pictures.")
+            raise FileNotFoundError(empty(split, self._share, len(self._paths), f"pictures in {self.folder}"))
         self._take(chosen)
 
     def _take(self, chosen: list[int]) -> None:

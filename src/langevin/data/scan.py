@@ -56,10 +56,12 @@ def judge(bad: Mapping[str, str], total: int, broken: str, max_skipped: float, w
     if len(bad) == 1:
         listing = " " + listing.strip()
     said = f"{len(bad)} of {total} {what} cannot be used"
+    many, share = len(bad) > max_skipped * total, f"{math.ceil(100 * len(bad) / total) / 100:g}"
     if broken == "fail":
-        raise ValueError(f"{said}; mend them or pass broken='skip' (--data.broken skip):{listing}")
-    if len(bad) > max_skipped * total:
-        share = f"{math.ceil(100 * len(bad) / total) / 100:g}"
+        further = (f" and, as they are more than {max_skipped:g} of all, max_skipped={share} (--data.max-skipped {share})"
+                   if many else "")  # fmt: skip
+        raise ValueError(f"{said}; mend them or pass broken='skip' (--data.broken skip){further}:{listing}")
+    if many:
         raise ValueError(
             f"{said}, more than max_skipped = {max_skipped:g} lets go; mend them, or pass max_skipped={share} "
             f"(--data.max-skipped {share}):{listing}"

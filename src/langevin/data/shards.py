@@ -16,7 +16,7 @@ from langevin.data.contents import contents
 from langevin.data.decode import Kept, mirror, to_unit
 from langevin.data.members import Reader, arrays, extension_of, is_data, join, naming
 from langevin.data.scan import check_broken, judge
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 
 T = TypeVar("T")
 
@@ -89,7 +89,7 @@ class Shards:
         names = [f"{one.path.name}/{one.sample.key}" for one in self._all]
         chosen = [i for i, name in enumerate(names) if in_split(name, self._share, split)]
         if not chosen:
-            raise FileNotFoundError(f"the {split} split of the shards is empty; change held_out or add samples.")
+            raise FileNotFoundError(empty(split, self._share, len(self._all), "samples in shards"))
         self._samples = [self._all[i] for i in chosen]
         self.labels = None if self._labels is None else self._labels[chosen]
         self.captions = None if self._texts is None else [self._texts[i] for i in chosen]

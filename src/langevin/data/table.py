@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from langevin.data.arrays import Arrays
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def table(path: str | Path, label: str | None = None, columns: Sequence[str] = (
     inside = torch.tensor([in_split(str(k), held_out, "train") for k in range(len(rows.x))])
     for split, chosen in (("train", inside), ("test", ~inside)):
         if not bool(chosen.any()):
-            raise ValueError(f"the {split} split of the {len(rows.x)} rows in {path} is empty; change held_out or add rows.")
+            raise ValueError(empty(split, held_out, len(rows.x), f"rows in {path}"))
     mean, scale = rows.x[inside].mean(0), rows.x[inside].std(0, correction=0)
     if bool((wide := ~(mean.isfinite() & scale.isfinite())).any()):
         name = rows.columns[int(wide.nonzero()[0])]

@@ -1,4 +1,4 @@
-"""Data whose scale its process was not made for trains to garbage without a word; so the first batch is looked at."""
+"""Data that its process was not made for trains to garbage without a word; so the first batch is looked at."""
 
 import warnings
 
@@ -8,7 +8,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.prediction import Preconditioned
-from langevin.core.space import Space, SymmetricEdges
+from langevin.core.space import Euclidean, Space, SymmetricEdges
 from langevin.core.tree import leaves
 
 LEAST = 32
@@ -47,6 +47,26 @@ def warn_of_scale(denoiser: Denoiser, batch: Batch) -> None:
             f"learned; standardise it, as lv.data.standardised(x) does{also if preconditioned else ''}.",
             stacklevel=5,
         )
+
+
+def refuse_untied(denoiser: Denoiser, batch: Batch) -> None:
+    """Refuse edges of undirected graphs, (B, N, N, ...) beside a mask (B, N), under a process that would noise i to j and j to i
+    each for itself.
+
+    Raises:
+        ValueError: naming the leaf and its space.
+    """
+    if batch.mask is None:
+        return
+    nodes = batch.mask.shape[1]
+    for name, leaf in denoiser.process.leaves().items():
+        x = leaves(batch.x)[name]
+        if type(leaf.space) is Euclidean and x.shape[1:3] == (nodes, nodes) and bool((x == x.transpose(1, 2)).all()):
+            raise ValueError(
+                f"the space of {f'leaf {name!r}' if name else 'the process'} is {leaf.space}, and its data are symmetric, edges "
+                "of undirected graphs, which would be noised each way for itself; make its process with "
+                "space=lv.spaces.SymmetricEdges()."
+            )
 
 
 def _types(values: Tensor, space: Space) -> bool:

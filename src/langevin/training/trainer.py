@@ -44,7 +44,7 @@ from langevin.training.rates import rate
 from langevin.training.readied import Readied
 from langevin.training.refusals import listed, optimised, refuse_torn, refuse_untrainable
 from langevin.training.room import refuse_large, refuse_unholdable
-from langevin.training.scale import warn_of_scale
+from langevin.training.scale import refuse_untied, warn_of_scale
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
 
@@ -300,6 +300,7 @@ class Trainer:
         """At the first update of this process: say what would be trained for nothing."""
         first, self._looked = not self._looked and self.group.first, True
         if first:
+            refuse_untied(self.denoiser, pieces[0].batch)
             warn_of_scale(self.denoiser, pieces[0].batch)
             self._ask_room(pieces[0])
         if not first or self.group.shard or compiled(self.denoiser.net):
