@@ -123,7 +123,8 @@ def community_edp() -> Recipe:
         community_gdss(),
         name="community-edp",
         about="the graphs of community by annealed Langevin dynamics on their adjacency (EDP-GNN)",
-        expects="not trained to its end yet",
+        expects="squared MMD of degrees, clustering, orbits and spectra 2.05 of that of training against held-out graphs (70 "
+        "samples, 14 held out); 97 % in one piece; 13 minutes on one core",
         process=GraphScoresConfig(edges="ve:sigma_min=0.1,sigma_max=1.6", prediction="logits"),
         sample=SampleConfig(plan="annealed_langevin:6:per_level=100,size=0.05"),
     )
