@@ -489,8 +489,15 @@ def plot() -> Path:
     rows = [r for r in read() if r["evaluations"] and r["measure"] in ("W2", "intended label", "FD / floor")]
     panels = sorted({(r["problem"], r["measure"]) for r in rows})
     plt = pyplot()
-    figure, axes = plt.subplots(2, len(panels), figsize=(6 * len(panels), 10), squeeze=False)
-    for (above, below), panel in zip(axes.T, panels, strict=True):
+    of: dict[str, list[str]] = {}
+    for problem, measure in panels:
+        of.setdefault(problem, []).append(measure)
+    widths = [5 * len(measures) + 2 for measures in of.values()]
+    figure = plt.figure(figsize=(sum(widths), 9), layout="constrained")
+    columns = []
+    for part, measures in zip(figure.subfigures(1, len(of), width_ratios=widths, squeeze=False)[0], of.values(), strict=True):
+        columns += list(part.subplots(2, len(measures), squeeze=False).T)
+    for (above, below), panel in zip(columns, panels, strict=True):
         here = [r for r in rows if (r["problem"], r["measure"]) == panel]
         for axis, across in ((above, lambda r: float(r["evaluations"])), (below, cost)):
             axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
@@ -508,10 +515,12 @@ def plot() -> Path:
             axis.set(xscale="log", ylabel=panel[1], title=panel[0])
             if panel[1] != "intended label":
                 axis.set(yscale="log")
-            axis.legend(fontsize=7)
+        if (
+            panel[1] == of[panel[0]][-1]
+        ):  # beside the last panel of a problem, for all of its panels: methods have one colour in each
+            above.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
         above.set(xlabel="evaluations")
-        below.set(xlabel="training, seconds of one core; filled: in the fewest evaluations")
-    figure.tight_layout()
+        below.set(xlabel="seconds of training; filled: fewest evaluations")
     path = _page_at("few_steps.png")
     figure.savefig(path, dpi=110)
     plt.close(figure)
