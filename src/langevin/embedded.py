@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from langevin.core.denoiser import Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import Prediction
@@ -228,5 +229,5 @@ class Logits(Prediction):
 
 def _embedded(process: LeafProcess, leaf: str, prediction: str) -> None:
     if not isinstance(process, Embedded):
-        at = f"leaf {leaf!r}" if leaf else "the process"
+        at = leaf_name(leaf)
         raise ValueError(f"prediction {prediction!r} says categories of an embedded process, and {at} is {process.kind}.")

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.posterior import CategoricalPosterior
@@ -266,7 +267,7 @@ class Categorical(LeafProcess):
         return (torch.special.xlogy(q, q) - q * limit.log()).sum(-1)
 
     def check(self, plan: Plan, leaf: str) -> None:
-        at = f"leaf {leaf!r}" if leaf else "the process"
+        at = leaf_name(leaf)
         if plan.basis != "x0":
             raise ValueError(
                 f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "

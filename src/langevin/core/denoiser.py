@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from langevin.core import prediction as predictions
-from langevin.core.levels import expand
+from langevin.core.levels import KeptByLevel, expand
 from langevin.core.posterior import Belief
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process
@@ -95,10 +95,8 @@ class Denoiser(BaseDenoiser):
     ) -> None:
         super().__init__()
         self.net, self.process, self.shape = net, process, shape
-        self._labels: dict[Any, Tensor] = {}
-        self.predictions = {
-            name: predictions.named(p) for name, p in spread(prediction, list(process.leaves()), "prediction").items()
-        }
+        self._labels = KeptByLevel()
+        self.predictions = {n: predictions.named(p) for n, p in spread(prediction, list(process.leaves()), "prediction").items()}
         for name, leaf in process.leaves().items():
             self.predictions[name].check(leaf, name)
 
@@ -108,11 +106,8 @@ class Denoiser(BaseDenoiser):
     def outputs(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> dict[str, Tensor]:
         """What the network itself says, by leaf; levels are expanded. Objectives are computed on this."""
         process = self.process.leaves()
-        inputs, labels = {}, {}
-        for name, leaf in process.items():
-            p, state = self.predictions[name], z[name]
-            inputs[name] = p.input(leaf, state, t[name])
-            labels[name] = self._label(name, leaf, state, t[name])
+        inputs = {name: self.predictions[name].input(leaf, z[name], t[name]) for name, leaf in process.items()}
+        labels = {name: self._label(name, leaf, z[name], t[name]) for name, leaf in process.items()}
         said = self.net(tree(inputs), tree(labels), cond, mask)
         if not isinstance(said, (Tensor, dict)) or hasattr(said, "sample"):
             raise ValueError(f"the network returned a {type(said).__name__}; wrap it to return its tensor, of diffusers .sample.")
@@ -130,13 +125,9 @@ class Denoiser(BaseDenoiser):
             return label.reshape(-1).expand(len(state)) if math.prod(label.shape[1:]) == 1 else label
         if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
             return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
-        # levels come again and again: keep the tensor, on the device it is needed on
+        # kept on the device it is needed on; the network's own copy is to do with as it likes
         key = (self.predictions[name], leaf.schedule, float(t), state.device)
-        if key not in self._labels:
-            if len(self._labels) > 4096:
-                self._labels.clear()
-            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device)
-        return self._labels[key].repeat(len(state))  # the network's own, to do with as it likes
+        return self._labels.get_or(key, lambda: self.predictions[name].label(leaf, t).to(state.device)).repeat(len(state))
 
     def posteriors(self, out: _Parts, z: _Parts, t: _Parts, mask: Tensor | None = None) -> Belief:
         """Beliefs from what the network said; means lie in the space of their leaf, whatever the network knows of it."""

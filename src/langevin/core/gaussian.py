@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.posterior import GaussianPosterior
@@ -137,7 +138,7 @@ class Gaussian(LeafProcess):
         return cast(ratio, z) * z + cast(deviation, z) * self.noise(z, noise, mask)
 
     def check(self, plan: Plan, leaf: str) -> None:
-        at = f"leaf {leaf!r}" if leaf else "the process"
+        at = leaf_name(leaf)
         rows = [row for row in plan.rows if isinstance(row, Row)]
         if plan.basis == "velocity" and any(row.eta for row in rows):
             raise ValueError(

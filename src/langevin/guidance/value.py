@@ -29,6 +29,7 @@ from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
+from langevin.core.messages import leaf_name
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.inverse import Tangent, solve, visible
@@ -65,8 +66,9 @@ class Value:
         """
         for name, leaf in denoiser.process.leaves().items():
             if not isinstance(leaf, (Gaussian, Categorical)):
-                at = f"leaf {name!r}" if name else "the process"
-                raise ValueError(f"a value moves Gaussian and categorical leaves, and {at} is {leaf}; use another guidance.")
+                raise ValueError(
+                    f"a value moves Gaussian and categorical leaves, and {leaf_name(name)} is {leaf}; use another guidance."
+                )
         return _Valued(denoiser, self) if len(denoiser.process.leaves()) == 1 else _Together(denoiser, self)
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.messages import one_line
 from langevin.core.posterior import Belief, lerp
-from langevin.core.schedule import one_line
 from langevin.core.tree import tree
 from langevin.guidance.classifier_free import check_strength, inside, outside
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from langevin import pictures, plans
+from langevin.core.messages import one_line
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
 from langevin.data.progress import watched
@@ -105,8 +106,8 @@ def _learned(teacher: Run, steps: int, w: float, folders: tuple[Path, ...], say:
         file = next((file for file in files if _writable(file)), files[-1])
         tune_into(file, teacher, steps, guidance=w)
     except Exception as error:  # of many kinds: of the disk, the device, the numbers
-        why = " ".join(str(error).split())[:200]
-        say(f"no plan of {steps} evaluations was learned for the teacher ({type(error).__name__}: {why}); its row is left out")
+        why = f"{type(error).__name__}: {one_line(error, 200)}"
+        say(f"no plan of {steps} evaluations was learned for the teacher ({why}); its row is left out")
         return None
     return file
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Denoiser, home
+from langevin.core.messages import one_line
 from langevin.core.plan import DrivingRow
 from langevin.core.sample import Options, _evaluating, _Run
 from langevin.core.tree import leaves, tree, tree_map
@@ -53,7 +54,7 @@ class Captured:
             except RuntimeError as error:
                 raise ValueError(
                     f"plan {next(iter(self._run.plans.values())).name} on this network is no CUDA graph "
-                    f"({' '.join(str(error).split())[:200]}); draw with lv.sample."
+                    f"({one_line(error, 200)}); draw with lv.sample."
                 ) from error
 
     @torch.no_grad()

@@ -18,6 +18,7 @@ from langevin.core.categorical import Categorical, LowRank
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
@@ -168,7 +169,7 @@ def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: 
     if draws < 1:
         raise ValueError(f"draws is {draws}; take at least 1.")
     for name, leaf in parts.items():
-        at = f"leaf {name!r}" if name else "the process"
+        at = leaf_name(name)
         if isinstance(leaf, Embedded) and x[name].is_floating_point():
             raise ValueError(f"x in {at} is {x[name].dtype}, and a bound of points is of their ids; give int64.")
         if isinstance(leaf, Interpolant):

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
+from langevin.core.messages import one_line
 from langevin.core.noise import Noise
-from langevin.core.schedule import one_line
 from langevin.core.tree import leaves
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.devices import seeded
