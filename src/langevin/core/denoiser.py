@@ -2,7 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -26,6 +27,19 @@ def home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     """Device and dtype of the weights; the CPU and None where there are none."""
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
     return (torch.device("cpu"), None) if weights is None else (weights.device, weights.dtype)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """No dropout within. The mode of each part is put back, since the caller may be training, and with parts that are frozen."""
+    was = [m for m in module.modules() if m.training] if module.training else []
+    if was:
+        module.eval()
+    try:
+        yield
+    finally:
+        for m in was:
+            m.training = True
 
 
 class BaseDenoiser(nn.Module, ABC):

@@ -4,15 +4,14 @@
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, evaluating, home
 from langevin.core.noise import Noise, Path
 from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
@@ -71,7 +70,7 @@ _Scripted: TypeAlias = tuple[bool, bool, bool, Any, list[Any]]
 """A row as the loop needs it: does it drive, evaluate, start from the anchor; its levels; its leaves' moves."""
 
 
-class _Run:
+class Loop:
     """One sampling: everything that can be known before the loop, and the loop's body."""
 
     def __init__(
@@ -218,9 +217,9 @@ def trajectory(
 ) -> Generator[Step, None, Tree]:
     """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
     with torch.no_grad():
-        run = _Run(denoiser, plan, count, options)
+        run = Loop(denoiser, plan, count, options)
     for i in range(len(run.rows)):
-        with torch.no_grad(), _evaluating(denoiser):
+        with torch.no_grad(), evaluating(denoiser):
             run.step(i)
         stops = tree({name: p.rows[i].stop for name, p in run.plans.items()})
         yield Step(i, len(run.rows), stops, tree(run.z), run.belief, run.nfe)
@@ -276,8 +275,8 @@ def sample(
     Raises:
         ValueError: if plan, process, guidance or arguments do not fit each other.
     """
-    with torch.no_grad(), _evaluating(denoiser):
-        run = _Run(denoiser, plan, count, options)
+    with torch.no_grad(), evaluating(denoiser):
+        run = Loop(denoiser, plan, count, options)
         for i in range(len(run.rows)):
             run.step(i)
     return tree(run.z)
@@ -353,19 +352,6 @@ def _aims(denoiser: BaseDenoiser, plans: Mapping[str, Plan], count: int, device:
     (plan, *_) = plans.values()
     levels = plan.aims if getattr(denoiser, "leaps", False) else [None] * len(plan.rows)
     return [None if s is None else torch.full((count,), s, dtype=torch.float64, device=device) for s in levels]
-
-
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """No dropout while sampling; the mode is put back, since the caller of a generator may be training."""
-    was = [m for m in module.modules() if m.training] if module.training else []
-    if was:
-        module.eval()
-    try:
-        yield
-    finally:
-        for m in was:
-            m.training = True
 
 
 def _levels(plan: Plan) -> tuple[Tensor, ...]:

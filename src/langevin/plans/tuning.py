@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from langevin import tensors as tensorfile
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, evaluating
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row, joined
@@ -208,15 +208,13 @@ def tune(
     frozen = [p for p in denoiser.parameters() if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)
-    was = denoiser.training
-    denoiser.eval()
     try:
         # weights are moved by steps as small as the errors they are to remove
         pace = lr * math.exp(min(trial.score for trial, _ in begun))
         file = Path(checkpoint) if checkpoint is not None else None
-        tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, file, show)
+        with evaluating(denoiser):
+            tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, file, show)
     finally:
-        denoiser.train(was)
         for p in frozen:
             p.requires_grad_(True)
     name = f"tuned({steps})"

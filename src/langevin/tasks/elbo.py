@@ -8,14 +8,14 @@ For categories, and products, see `of_categories`.
 
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical, LowRank
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, evaluating
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.messages import leaf_name
@@ -73,17 +73,15 @@ def elbo(
     alpha_1, sigma_1 = (float(v) for v in leaf.schedule(1.0))
     fixed = (alpha_1 / sigma_1) ** 2 / 2 * x.double().flatten(1).square().sum(1)
     top, bottom = float(leaf.schedule.lam(low)), max(float(leaf.schedule.lam(1.0)), -40.0)
-    was = denoiser.training
-    denoiser.eval()
     each = []
-    for k in range(draws):
-        part = (k + noise.at(f"level {k}").uniform(())) / draws
-        lam = bottom + (top - bottom) * part.cpu()
-        t = expand(leaf.schedule.invert(lam).clamp(low, 1.0), x)
-        z = leaf.marginal(x, t, noise.at(f"noise {k}"))
-        error = (x - leaves(denoiser(z, t, cond))[""].mean).double().flatten(1).square().sum(1)
-        each.append((top - bottom) / 2 * lam.exp().to(error) * error)
-    denoiser.train(was)
+    with evaluating(denoiser):
+        for k in range(draws):
+            part = (k + noise.at(f"level {k}").uniform(())) / draws
+            lam = bottom + (top - bottom) * part.cpu()
+            t = expand(leaf.schedule.invert(lam).clamp(low, 1.0), x)
+            z = leaf.marginal(x, t, noise.at(f"noise {k}"))
+            error = (x - leaves(denoiser(z, t, cond))[""].mean).double().flatten(1).square().sum(1)
+            each.append((top - bottom) / 2 * lam.exp().to(error) * error)
     terms = torch.stack(each, 1)
     if values is None:
         decoded = torch.full_like(fixed, elements / 2 * (math.log(2 * math.pi) - top + 1))
@@ -135,33 +133,49 @@ def of_categories(
     _bounded(parts, x, values or {}, draws)
     sizes = elements_of(denoiser, batch)
     count, place = len(next(iter(x.values()))), next(iter(x.values())).device
-    leaf, noise = parts.get(""), Noise.of(seed, count, first_id, place)
-    was = denoiser.training
-    denoiser.eval()
-    fixed, calls = torch.zeros(count, dtype=torch.float64, device=place), draws
+    with evaluating(denoiser):
+        found = _drawn(denoiser, batch, values or {}, draws, Noise.of(seed, count, first_id, place))
+    draws = found.each.shape[1]
+    error = found.each.std(1) / draws**0.5 if draws > 1 else torch.full_like(found.fixed, 0.0 if found.exact else math.nan)
+    elements = int(sum(size.max() for size in sizes.values()))
+    return LogProb(-(found.fixed + found.each.mean(1)), error, elements, None, found.calls), found.how
+
+
+class _Nats(NamedTuple):
+    """-log p(x), or a bound: nats (B,) that are computed and nats (B, draws) that are drawn, how they were had, the evaluations,
+    and whether one draw is all there is to draw."""
+
+    fixed: Tensor
+    each: Tensor
+    how: str
+    calls: int
+    exact: bool = False
+
+
+def _drawn(denoiser: BaseDenoiser, batch: Batch, values: Mapping[str, Tensor], draws: int, noise: Noise) -> _Nats:
+    x, parts = leaves(batch.x), denoiser.process.leaves()
+    leaf = parts.get("")
+    fixed = torch.zeros(len(noise.ids), dtype=torch.float64, device=noise.ids.device)
     if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None and isinstance(leaf.space, Euclidean):
-        each, how = _by_masks(denoiser, leaf, batch, noise, draws)
-        draws = calls = each.shape[1]
-    elif isinstance(leaf, Embedded) and leaf.std:
+        each, exact = _by_masks(denoiser, leaf, batch, noise, draws)
+        how = "exact, one token after the other" if exact else f"the bound in continuous time, {draws} numbers of masks"
+        return _Nats(fixed, each, how, each.shape[1], exact)
+    if isinstance(leaf, Embedded) and leaf.std:
         each, steps = _by_points(denoiser, leaf, batch, noise, draws)
-        how, calls = f"the bound of {steps} steps and of their ends, {draws} draws", 2 * draws
+        return _Nats(fixed, each, f"the bound of {steps} steps and of their ends, {draws} draws", 2 * draws)
+    for name, part in parts.items():
+        fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
+        if type(part) is Gaussian and name not in values:
+            fixed = fixed + _density(part, x[name], batch.mask)
+    rates = isinstance(leaf, Gaussian) or (isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank))
+    if rates:
+        each, how = _by_rates(denoiser, batch, noise, draws), "in continuous time"
     else:
-        rates = isinstance(leaf, Gaussian) or (isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank))
-        for name, part in parts.items():
-            fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
-            if type(part) is Gaussian and name not in (values or {}):
-                fixed = fixed + _density(part, x[name], batch.mask)
-        if rates:
-            each, how = _by_rates(denoiser, batch, noise, draws), "in continuous time"
-        else:
-            each, steps = _by_steps(denoiser, batch, noise, draws)
-            how = f"of {steps} steps"
-        ends = [_decoded(denoiser, batch, values or {}, rates, noise.at(f"decoder {k}")) for k in range(draws)]
-        each, calls = each + torch.stack([nats for nats, _ in ends], 1), draws + sum(asked for _, asked in ends)
-        how = f"the bound {how}, {draws} draws"
-    denoiser.train(was)
-    spread = each.std(1) / draws**0.5 if draws > 1 else torch.full_like(fixed, 0.0 if "exact" in how else math.nan)
-    return LogProb(-(fixed + each.mean(1)), spread, int(sum(size.max() for size in sizes.values())), None, calls), how
+        each, steps = _by_steps(denoiser, batch, noise, draws)
+        how = f"of {steps} steps"
+    ends = [_decoded(denoiser, batch, values, rates, noise.at(f"decoder {k}")) for k in range(draws)]
+    calls = draws + sum(asked for _, asked in ends)
+    return _Nats(fixed, each + torch.stack([nats for nats, _ in ends], 1), f"the bound {how}, {draws} draws", calls)
 
 
 def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: Mapping[str, Tensor], draws: int) -> None:
@@ -184,8 +198,8 @@ def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: 
             raise ValueError(f"values has {name!r}, which is no leaf of free numbers; give grids of Gaussian leaves alone.")
 
 
-def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, str]:
-    """Nats (B, draws), and how they were had; one draw where that is exact."""
+def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, bool]:
+    """Nats (B, draws), and whether they are exact, which one draw then is: where blocks are of one token."""
     assert isinstance(model, Denoiser)
     tokens = math.prod(leaves(batch.x)[""].shape[1:])
     size = block_of(model, tokens)
@@ -195,8 +209,7 @@ def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise
     for k in range(draws):
         number = (((part + k / draws) % 1) * size).floor().clamp(max=size - 1).long() + 1
         each.append(counted(model, leaf, batch, number, noise.at(f"draw {k}"), batch.cond)[0].double().mean(1) * tokens)
-    exact = f"the bound in continuous time, {draws} numbers of masks"
-    return torch.stack(each, 1), "exact, one token after the other" if size == 1 else exact
+    return torch.stack(each, 1), size == 1
 
 
 def _by_points(model: BaseDenoiser, leaf: Embedded, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, int]:

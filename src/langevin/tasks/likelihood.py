@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, evaluating, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, expand
 from langevin.core.noise import Noise
@@ -243,7 +243,7 @@ def log_prob(
             return v.detach(), divergence(v, y).detach()
 
     start = (x / flow.scale(flow.low), torch.zeros(len(x), max(count, 1), dtype=torch.float64, device=x.device))
-    with _still(denoiser):
+    with evaluating(denoiser):
         y, totals = _run(slope, start, flow.span, solver, steps, rtol, atol)
     z, total = y * flow.scale(1.0), totals.mean(1)
     error = (
@@ -294,19 +294,6 @@ def _run(
             )  # fmt: skip
         state = now
     return state
-
-
-class _still:
-    """No dropout within; the mode is put back."""
-
-    def __init__(self, denoiser: BaseDenoiser) -> None:
-        self.denoiser, self.was = denoiser, denoiser.training
-
-    def __enter__(self) -> None:
-        self.denoiser.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        self.denoiser.train(self.was)
 
 
 def log_likelihood(
@@ -410,6 +397,6 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))
     begin, end = (flow.scale(t) for t in ends)
-    with _still(denoiser):
+    with evaluating(denoiser):
         (y,) = _run(lambda state, u: (flow.slope(state[0], u),), (z / begin,), span, solver, steps, rtol, atol)
     return y * end
