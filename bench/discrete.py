@@ -34,7 +34,7 @@ from langevin import kernels
 from langevin.core.categorical import Categorical, General
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.objectives import ELBO, Batch, Denoising, Masking
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from langevin.tasks.writing import write
 
 PARTS = ("digits", "licences", "shakespeare", "infill", "samplers", "peers", "seen")
@@ -138,7 +138,7 @@ def digits(table: Table, asked: argparse.Namespace) -> None:
         bits = (rounds + prior) / math.log(2)
         table.add("digits", name, "bits/dim of 100 steps", float(bits.mean()), error=f"{float(bits.std()) / 40**0.5:.4f}", **head)
         if name in ("absorbing", "uniform", "marginal"):
-            found, how = of_categories(model, Batch(held), draws=40)
+            found, how = variational_bound(model, Batch(held), draws=40)
             bits = -found.nats / 64 / math.log(2)
             drawn = float(found.error.square().mean() / len(held)) ** 0.5 / 64 / math.log(2)
             table.add("digits", name, "bits/dim in continuous time", float(bits.mean()), error=f"{drawn:.4f}", note=how)
@@ -200,7 +200,7 @@ def per_character(
 ) -> None:
     """The bound of held-out windows."""
     batch = test.batch(torch.arange(min(len(test), asked.windows)))
-    found, _ = of_categories(model, Batch(batch.x), draws=asked.draws)
+    found, _ = variational_bound(model, Batch(batch.x), draws=asked.draws)
     scale = 1 / found.elements / math.log(2)
     error = float(found.nats.std()) * scale / len(found.nats) ** 0.5
     table.add(part, name, "bits/character", -float(found.nats.mean()) * scale, error=f"{error:.4f}",
@@ -433,7 +433,7 @@ def seen(table: Table, asked: argparse.Namespace) -> None:
     for weight in (0.0, 1.0):
         model, train, test, _ = network_of("shakespeare", asked)
         lv.fit(model, train, objective=Masking(seen=weight), progress=False, steps=150, **SETTINGS)
-        found, _ = of_categories(model, Batch(test.batch(torch.arange(192)).x), draws=12)
+        found, _ = variational_bound(model, Batch(test.batch(torch.arange(192)).x), draws=12)
         kept.append(-found.nats / found.elements / math.log(2))
     for name, bits in (("the bound alone", kept[0]), ("seen tokens as well", kept[1]), ("difference", kept[0] - kept[1])):
         spread = float(bits.std()) / len(bits) ** 0.5

@@ -21,7 +21,7 @@ from langevin.embedded import Embedded, Logits
 from langevin.guidance import Exploration
 from langevin.plans.corrections import Langevin, Split
 from langevin.plans.moves import Standard
-from langevin.tasks.elbo import elements_of, of_categories
+from langevin.tasks.elbo import elements_of, variational_bound
 from tests.rows import Fixed
 
 # nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
@@ -203,7 +203,7 @@ def test_the_bound_of_scores_counts_what_is_free_and_the_prior():
     batch = Batch(drawn, None, mask)
     sizes = elements_of(exact, batch)
     assert sizes["nodes"].unique().tolist() == [6, 10] and sizes["edges"].unique().tolist() == [3, 10]
-    found, _ = of_categories(exact, batch, draws=8)
+    found, _ = variational_bound(exact, batch, draws=8)
     for nats, free in ((found.nats[0::2], 10 + 10), (found.nats[1::2], 6 + 3)):
         assert abs(float(nats.mean()) + each * free) < 4 * float(nats.std()) / len(nats) ** 0.5
 

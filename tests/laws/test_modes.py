@@ -10,7 +10,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.tasks.anomaly import strangeness
-from langevin.tasks.elbo import elbo, of_categories
+from langevin.tasks.elbo import elbo, variational_bound
 from langevin.tasks.likelihood import encode, log_likelihood
 from langevin.tasks.nulls import invert_through
 
@@ -36,7 +36,7 @@ class Partly(nn.Module):
 CALLS = {
     "sample": lambda m: lv.sample(m, lv.plans.ddim(2), 2),
     "elbo": lambda m: elbo(m, X, draws=2),
-    "bound": lambda m: of_categories(m, Batch(X), draws=2),
+    "bound": lambda m: variational_bound(m, Batch(X), draws=2),
     "strangeness": lambda m: strangeness(m, X, lams=(1.0,), draws=1),
     "log_likelihood": lambda m: log_likelihood(m, X, steps=2),
     "encode": lambda m: encode(m, X, solver="heun", steps=2),

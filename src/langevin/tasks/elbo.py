@@ -3,7 +3,7 @@
     -log p(x) <= KL(q(z_1 | x) || p(z_1)) + 1/2 int SNR E |x - x^|^2 d lam + E[-log p(x | z_low)],
 
 the integral over log-SNR from lam(1) to lam(low): the bound of infinitely many steps. Sums over steps are the objective `ELBO`.
-For categories, and products, see `of_categories`.
+For categories, and products, see `variational_bound`.
 """
 
 import math
@@ -95,7 +95,7 @@ def elbo(
 
 
 @torch.no_grad()
-def of_categories(
+def variational_bound(
     denoiser: BaseDenoiser,
     batch: Batch,
     *,
