@@ -200,15 +200,16 @@ class Categorical(LeafProcess):
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         self.check_data(x)
         check_ids(x, noise)
-        return self._draw(self.marginal_probs(x, t), noise, mask)
+        return self.draw(self.marginal_probs(x, t), noise, mask)
 
     def prior(
         self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         limit = self.kernel.near("limit", noise.ids.device)
-        return self._draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
+        return self.draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
 
-    def _draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
+    def draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
+        """States (B, *shape) of the space, drawn from probabilities (B, *shape, S), padding 0."""
         gumbel = self.space.project(noise.gumbel(tuple(probs.shape[1:])).to(probs.device))
         z = (probs.log() + gumbel).argmax(-1)
         return self.space.project(z, mask)
@@ -246,11 +247,11 @@ class Categorical(LeafProcess):
         self, z: Tensor, belief: CategoricalPosterior, t: Level, s: Level, noise: Noise, eta: float = 1.0,
         mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
+        return self.draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
     def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         since = self._alpha(s, z)
-        return self._draw(self.kernel.push(self.one_hot(z), self._keep(self._alpha(t, z), since), since), noise, mask)
+        return self.draw(self.kernel.push(self.one_hot(z), self._keep(self._alpha(t, z), since), since), noise, mask)
 
     def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
         if bool((self._alpha(s, z) == 1).all()):  # the reconstruction, kept in logarithms

@@ -29,7 +29,7 @@ from langevin.interpolants import Interpolant
 from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding
 from langevin.objectives.levels import LevelDensity, Uniform, UniformLogSNR
 from langevin.objectives.masking import block_of, counted
-from langevin.plans.unmasking import _free
+from langevin.plans.tokens import free_positions
 from langevin.tasks.likelihood import LogProb, at_home
 
 
@@ -288,7 +288,7 @@ def _counted(leaf: LeafProcess, x: Tensor, mask: Tensor | None) -> Tensor:
     real = leaf.space.real(x, mask)
     if real is None:
         return torch.ones(len(x), math.prod(x.shape[1:]), dtype=torch.bool, device=x.device)
-    return real.expand(x.shape).reshape(len(x), -1) if isinstance(leaf.space, Centred) else _free(leaf, x, mask)
+    return real.expand(x.shape).reshape(len(x), -1) if isinstance(leaf.space, Centred) else free_positions(leaf, x, mask)
 
 
 def _density(leaf: Gaussian, x: Tensor, mask: Tensor | None) -> Tensor:
