@@ -213,7 +213,7 @@ class Logits(Prediction):
         self.with_evidence, self.shown = evidence, shown
 
     def check(self, process: LeafProcess, leaf: str) -> None:
-        _embedded(process, leaf, self.name)
+        check_embedded(process, leaf, self.name)
 
     def input(self, process: Embedded, z: Tensor, t: Tensor) -> Tensor:
         return z if self.shown == "state" else 2 * torch.softmax(process.evidence(z, t), dim=-1) - 1
@@ -227,7 +227,10 @@ class Logits(Prediction):
         return process.believed(output, process.evidence(z, t) if self.with_evidence else None)
 
 
-def _embedded(process: LeafProcess, leaf: str, prediction: str) -> None:
+def check_embedded(process: LeafProcess, leaf: str, prediction: str) -> None:
+    """Refuse a prediction of categories for a process without. Raises ValueError."""
     if not isinstance(process, Embedded):
         at = leaf_name(leaf)
-        raise ValueError(f"prediction {prediction!r} says categories of an embedded process, and {at} is {process.kind}.")
+        raise ValueError(
+            f"prediction {prediction!r} says categories of an embedded process, and {at} is {process.kind}; use another."
+        )

@@ -146,6 +146,16 @@ def test_arrows_run_one_way():
         assert not backwards, f"{path.relative_to(SOURCE)} imports {sorted(backwards)}"
 
 
+def test_private_names_stay_where_they_are():
+    taken = []
+    for path in (path for room in (SOURCE, ROOT / "bench") for path in sorted(room.rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "langevin":
+                names = [name.name for name in node.names if name.name.startswith("_") and not name.name.startswith("__")]
+                taken += [f"{path.relative_to(ROOT)}:{node.lineno} {node.module}.{name}" for name in names]
+    assert not taken
+
+
 def test_what_is_imported_exists():
     # pyright reads src alone; a name that moved there is missed in the tests and benches only as their files are run
     missing = []
