@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from langevin.condition_use import compiled, watching_drop
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
@@ -27,7 +28,6 @@ from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, lo
 from langevin.devices import seeded
 from langevin.embedded import state_shape
 from langevin.files import make_folder
-from langevin.hearing import compiled, listening
 from langevin.objectives import Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -305,7 +305,7 @@ class Trainer:
             self._ask_room(pieces[0])
         if not first or self.group.shard or compiled(self.denoiser.net):
             return nullcontext()
-        return listening(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
+        return watching_drop(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
 
     def _ask_room(self, piece: Slice) -> None:
         count = len(next(iter(leaves(piece.batch.x).values())))
