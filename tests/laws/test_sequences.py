@@ -19,7 +19,7 @@ from langevin.data import Documents, Packed
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.guidance import Sharpened
 from langevin.networks import SequenceTransformer
-from langevin.networks.sequence import Memories
+from langevin.networks.sequence import SequenceCache
 from langevin.objectives import Denoising, Masking
 from langevin.objectives.masking import charged, counted
 from langevin.tasks.elbo import variational_bound
@@ -78,21 +78,19 @@ def test_learning_all_blocks_at_once_is_learning_one_after_the_other():
 @pytest.mark.parametrize("block, first", [(1, 1), (1, 4), (3, 6), (4, 4), (None, 5)])
 def test_what_is_remembered_is_what_was_read(block, first):
     net, level = network(block), torch.zeros(3)
-    memories, step = Memories(net.depth), block or L - first
+    cache, step = SequenceCache(net.depth), block or L - first
     if block is None:  # sees what follows as well, so that only one continuation is a whole
         whole = net(TEXT, level)
-        assert torch.allclose(net.extend(TEXT, level, memories), whole, atol=1e-10)
+        assert torch.allclose(net.extend(TEXT, level, cache), whole, atol=1e-10)
         return
     whole = net(TEXT, level)
-    said = (
-        [net.extend(TEXT[:, :first], level, memories)] if first > 1 or block > 1 else [net.extend(TEXT[:, :1], level, memories)]
-    )
-    memories.remember(TEXT[:, :first])
+    said = [net.extend(TEXT[:, :first], level, cache)] if first > 1 or block > 1 else [net.extend(TEXT[:, :1], level, cache)]
+    cache.commit(TEXT[:, :first])
     for at in range(first, L, step):
-        net.extend(TEXT[:, at : at + step].flip(0), level, memories)  # an evaluation that is not kept leaves no trace
-        said.append(net.extend(TEXT[:, at : at + step], level, memories))
-        memories.remember(TEXT[:, at : at + step])
-    assert torch.allclose(torch.cat(said, 1), whole, atol=1e-10) and memories.length == L
+        net.extend(TEXT[:, at : at + step].flip(0), level, cache)  # an evaluation that is not kept leaves no trace
+        said.append(net.extend(TEXT[:, at : at + step], level, cache))
+        cache.commit(TEXT[:, at : at + step])
+    assert torch.allclose(torch.cat(said, 1), whole, atol=1e-10) and cache.length == L
 
 
 @pytest.mark.parametrize("block", [None, 1, 4])

@@ -2,7 +2,7 @@
 
 from langevin.networks.blocks.attention import (
     Attention,
-    Memory,
+    KVCache,
     QueryKeyValue,
     SelfAttention,
     attend,
@@ -64,8 +64,8 @@ __all__ = [
     "GatedConvolution",
     "Grow",
     "JointBlock",
+    "KVCache",
     "LevelEmbedding",
-    "Memory",
     "Multiscale",
     "Norm",
     "ParallelBlock",

@@ -103,21 +103,21 @@ class QueryKeyValue(nn.Module):
         return q, k, v, further
 
 
-class Memory:
+class KVCache:
     """Keys and values (B, L, heads, d) of tokens that came before, for sequences that are written bit by bit."""
 
     def __init__(self) -> None:
-        self.said: tuple[Tensor, Tensor] | None = None
-        self.read: tuple[Tensor, Tensor] | None = None
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.latest: tuple[Tensor, Tensor] | None = None
 
-    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What is remembered, then k and v."""
-        self.read = (k, v) if self.said is None else (torch.cat([self.said[0], k], 1), torch.cat([self.said[1], v], 1))
-        return self.read
+    def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept, then k and v."""
+        self.latest = (k, v) if self.kept is None else (torch.cat([self.kept[0], k], 1), torch.cat([self.kept[1], v], 1))
+        return self.latest
 
-    def remember(self) -> None:
-        """What was read last from now on."""
-        self.said = self.read
+    def commit(self) -> None:
+        """Keep what was read last as well: the tokens it is of are final."""
+        self.kept = self.latest
 
 
 class SelfAttention(nn.Module):
@@ -141,13 +141,13 @@ class SelfAttention(nn.Module):
         self.project = QueryKeyValue(width, heads, kv_heads, bias, norm)
         self.out = Linear(width, width, bias) if answers else None
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None, memory: Memory | None = None) -> Tensor:
-        """x (B, L, D), keep (B, M), or (B or 1, L, M) by query, bool, True where attended to -> (B, L, D). With a memory the M
+    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """x (B, L, D), keep (B, M), or (B or 1, L, M) by query, bool, True where attended to -> (B, L, D). With a cache the M
         are what it holds, and then x."""
-        if memory is None or self.out is None:
+        if cache is None or self.out is None:
             return attend_jointly([self], [x], [rope], keep)[0]
         q, k, v, _ = self.project(x, rope)
-        return self.out(attend(q, *memory.joined(k, v), keep))
+        return self.out(attend(q, *cache.extended(k, v), keep))
 
 
 def attend_jointly(
