@@ -16,17 +16,16 @@ seen          tokens that are seen learned beside the bound, or not: 150 updates
 """
 
 import argparse
-import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from bayesian_flow import Convolutions, log_marginals
-from rows import parsed
+from rows import append, parsed, read
 from torch import Tensor, nn
 
 import langevin as lv
@@ -48,10 +47,8 @@ class Table:
     """Rows in a file, each written as it is known."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.known = path, {}
-        if path is not None and path.exists():
-            with path.open(newline="") as file:
-                self.known = {(r["part"], r["model"], r["measure"]): r for r in csv.DictReader(file)}
+        self.path = path
+        self.known: dict[tuple[str, str, str], Mapping[str, Any]] = {(r["part"], r["model"], r["measure"]): r for r in read(path)}
 
     def has(self, part: str, model: str, *measures: str) -> bool:
         return all((part, model, m) in self.known for m in measures)
@@ -61,12 +58,7 @@ class Table:
         print(row, flush=True)
         self.known[part, model, measure] = row
         if self.path is not None:
-            head = not self.path.exists()
-            with self.path.open("a", newline="") as file:
-                writer: Any = csv.DictWriter(file, FIELDS)
-                if head:
-                    writer.writeheader()
-                writer.writerow(row)
+            append(self.path, FIELDS, [row])
 
 
 def trained(model: lv.Denoiser, data: Any, objective: Any, out: Path, **settings: Any) -> float:

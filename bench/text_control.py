@@ -13,12 +13,11 @@ that training texts have say what control costs. A row replaces that of the same
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor, nn
 
 import langevin as lv
@@ -82,19 +81,13 @@ def main() -> None:
     length, end = test.length, test.end
     texts = texts_of(run.train)
     words, pairs = {w for t in texts for w in t.split()}, {p for t in texts for p in word_pairs(t)}
-    rows: dict[str, dict[str, object]] = {}
-    if asked.out and asked.out.exists():
-        with asked.out.open(newline="") as file:
-            rows = {line["measure"]: dict(line) for line in csv.DictReader(file)}
+    rows: dict[str, dict[str, object]] = {line["measure"]: dict(line) for line in read(asked.out)}
 
     def row(measure: str, controlled: object, uncontrolled: object = "", note: str = "", count: int = asked.count) -> None:
         rows[measure] = {"measure": measure, "controlled": controlled, "uncontrolled": uncontrolled, "count": count, "note": note}
         print(rows[measure], flush=True)
         if asked.out:
-            with asked.out.open("w", newline="") as file:
-                writer: Any = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows.values())
+            write(asked.out, FIELDS, rows.values())
 
     def sampled(guidance: Any = None, plan: Any = None, count: int = asked.count) -> Tensor:
         made = plan or lv.plans.controlled(asked.steps, fresh=True)
