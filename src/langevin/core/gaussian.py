@@ -6,6 +6,11 @@ With tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2 and v = eta^2 tau sigma_s
 
 It keeps the marginals for every eta in [0, 1]. With x replaced by the belief's mean it is DDIM (eta 0; 2010.02502,
 eq. 12), DDPM (eta 1; 2006.11239, eq. 7), Euler for flow matching (eta 0) and EDM's Euler (eta 0, alpha 1).
+
+In DDPM's letters alpha_t^2 is abar_t, beta_t = 1 - abar_t / abar_s, tau = beta_t / (1 - abar_t), and at eta = 1
+
+    mean   sqrt(abar_s) beta_t / (1 - abar_t) x + sqrt(1 - beta_t) (1 - abar_s) / (1 - abar_t) z_t,
+    v      beta_t (1 - abar_s) / (1 - abar_t)   ("beta tilde"; DDIM's sigma_t is eta sqrt(v), eq. 16).
 """
 
 from typing import NamedTuple

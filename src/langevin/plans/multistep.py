@@ -169,14 +169,20 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
 
 
 def papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
-    """Two-point rows with the slope taken at the middle of the step, whatever the weight over it."""
+    """Rows of two evaluations as DPM-Solver++(2M) has them (2211.01095, alg. 2): the step to t_i by
+
+        D_i = (1 + 1/(2 r_i)) x^_{i-1} - 1/(2 r_i) x^_{i-2},   h_i = l(t_i) - l(t_{i-1}),   r_i = h_{i-1} / h_i,
+
+    l = lam / 2 being the papers' log(alpha/sigma). Its slope is that at the middle of the step, whatever the weight over it."""
     rows, before = [], None
     for row in plan.rows:
         assert isinstance(row, Row) and row.level is not None
         if len(row.mix) == 2 and before is not None:
-            half = [float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop)]
-            slope, whole = (half[2] - half[1]) / (half[1] - half[0]) / 2, 1.0 if row.a is None else sum(row.mix)
-            row = dataclasses.replace(row, mix=(whole * (1 + slope), -whole * slope))
+            last, now, then = (float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop))
+            h, h_before = then - now, now - last
+            half_over_r = h / h_before / 2
+            whole = 1.0 if row.a is None else sum(row.mix)  # the weight of the step, where it is written out
+            row = dataclasses.replace(row, mix=(whole * (1 + half_over_r), -whole * half_over_r))
         rows.append(row)
         before = row.start
     return dataclasses.replace(plan, rows=tuple(rows))
@@ -218,8 +224,11 @@ def unipc(steps: int = 20, order: int = 3, variant: str = "exact", final: int = 
 
 
 def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[float], float] = lambda level: 0.0) -> Plan:
-    """Rows with one difference D of evaluations, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2, on noise
-    sigma_s B(h) D / 2. With noise (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
+    """Rows with one difference D of evaluations, written as the papers' code has them (UniPC, 2302.04867):
+
+        x_s = DDIM - alpha_s B(-h) D / 2 on data,   DDIM - sigma_s B(h) D / 2 on noise,   B(h) = h ("bh1") or exp(h) - 1 ("bh2").
+
+    With noise (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
     rows = []
     nodes: list[float] = []
     for row in plan.rows:
