@@ -19,6 +19,7 @@ from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 Change = Callable[[GaussianPosterior, GaussianPosterior, Tensor | None], GaussianPosterior]
 
@@ -111,14 +112,12 @@ class Apart(Protocol):
     def null(self) -> Cond: ...
 
 
-class Halves(BaseDenoiser):
+class Halves(Wrapped):
     """A denoiser guided away from a null condition: both beliefs in one call of twice the batch, and `between` makes one of them.
     Where w is 1, or no level is within the interval, it is the denoiser itself."""
 
     def __init__(self, denoiser: BaseDenoiser, guidance: Apart) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+        super().__init__(denoiser, guidance)
         self.null = guidance.null
         self.drop_checked = guidance.null is not None or compiled(denoiser)
 

@@ -14,6 +14,7 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves, tree
 from langevin.guidance import CFG
+from langevin.guidance.wrapped import Wrapped
 from langevin.plans.first_order import ddim
 from langevin.plans.inversion import inversion
 
@@ -36,18 +37,16 @@ class Nulls:
         return _ByLevel(denoiser, self)
 
 
-class _ByLevel(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, nulls: Nulls) -> None:
-        super().__init__()
-        self.denoiser, self.nulls = denoiser, nulls
-        self.process, self.shape, self.leaps = denoiser.process, denoiser.shape, denoiser.leaps
+class _ByLevel(Wrapped):
+    guidance: Nulls
+    keeps_leaps = True
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
         if t[""].ndim:
             raise ValueError("a null condition for each step follows one level, and these differ; sample without given=.")
-        gaps = [abs(level - float(t[""])) for level in self.nulls.levels]
-        null = self.nulls.nulls[gaps.index(min(gaps))]
-        return leaves(CFG(self.nulls.w, null=dict(null))(self.denoiser)(tree(z), tree(t), cond, mask))[""]
+        gaps = [abs(level - float(t[""])) for level in self.guidance.levels]
+        null = self.guidance.nulls[gaps.index(min(gaps))]
+        return leaves(CFG(self.guidance.w, null=dict(null))(self.denoiser)(tree(z), tree(t), cond, mask))[""]
 
 
 @dataclass(frozen=True, eq=False)
