@@ -212,6 +212,17 @@ def test_no_global_generator():
         assert not banned.search(path.read_text()), path.name
 
 
+def test_what_is_public_says_what_it_is():
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    silent = [
+        f"{path.relative_to(SOURCE)}:{node.lineno} {node.name}"
+        for path in sorted(SOURCE.rglob("*.py"))
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, kinds) and not node.name.startswith("_") and ast.get_docstring(node) is None
+    ]
+    assert not silent
+
+
 def test_core_stays_small():
     total = 0
     for path in (SOURCE / "core").glob("*.py"):

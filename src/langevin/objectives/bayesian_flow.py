@@ -167,6 +167,7 @@ def squared(leaf: Gaussian, x: Tensor, belief: object) -> Tensor:
 
 
 def check(leaf: LeafProcess, name: str) -> None:
+    """Refuse a leaf that has no Bayesian flow. Raises ValueError."""
     at = leaf_name(name)
     if isinstance(leaf, Embedded) and leaf.std:
         raise ValueError(f"std is {leaf.std:g} and {at} has data about its points; use the Embedding objective, or std=0.")

@@ -83,5 +83,6 @@ def optimised(tensors: Parts) -> set[str]:
 
 
 def listed(samples: Sequence[int | str], most: int = 16) -> str:
+    """Samples in words, so many of them at most."""
     rest = f" and {len(samples) - most} more" if len(samples) > most else ""
     return ", ".join(map(str, samples[:most])) + rest

@@ -4,6 +4,7 @@ from torch import Tensor
 
 
 def is_sharded(value: Tensor) -> bool:
+    """Whether each process holds a part of the tensor."""
     return hasattr(value, "full_tensor")
 
 

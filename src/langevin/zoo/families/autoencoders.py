@@ -68,6 +68,7 @@ def _scale(c: Mapping[str, Any]) -> Scale:
 
 
 def build_kl(config: Config) -> Autoencoder:
+    """config.json of AutoencoderKL -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, KL, "AutoencoderKL")
     return Autoencoder(
         *_plain(c, "AutoencoderKL"),
@@ -81,6 +82,7 @@ def build_kl(config: Config) -> Autoencoder:
 
 
 def build_vq(config: Config) -> Autoencoder:
+    """config.json of VQModel -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, VQ, "VQModel")
     return Autoencoder(
         *_plain(c, "VQModel"),
@@ -95,6 +97,7 @@ def build_vq(config: Config) -> Autoencoder:
 
 
 def build_tiny(config: Config) -> Autoencoder:
+    """config.json of AutoencoderTiny -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, TINY, "AutoencoderTiny")
     only(c, BARE, "AutoencoderTiny")
     encoder = Half(Tiny(), c["encoder_block_out_channels"], c["num_encoder_blocks"])
@@ -147,6 +150,7 @@ def _deep(c: Mapping[str, Any], half: str) -> Half:
 
 
 def build_dc(config: Config) -> Autoencoder:
+    """config.json of AutoencoderDC -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, DC, "AutoencoderDC")
     return Autoencoder(_deep(c, "encoder"), _deep(c, "decoder"), c["latent_channels"], c["in_channels"], scale=_scale(c))
 
@@ -177,6 +181,7 @@ OLDER = (
 
 
 def keys_plain(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of AutoencoderKL and VQModel."""
     middle = "mid_block.attentions.0"
     return KeyMap(
         renames=(
@@ -227,6 +232,7 @@ def keys_tiny(config: Config, net: nn.Module) -> KeyMap:
 
 
 def keys_dc(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of AutoencoderDC."""
     renames: list[tuple[str, str]] = [
         (r"\.attention\.near\.(\d+)\.0\.", r".attn.to_qkv_multiscale.\1.proj_in."),
         (r"\.attention\.near\.(\d+)\.1\.", r".attn.to_qkv_multiscale.\1.proj_out."),

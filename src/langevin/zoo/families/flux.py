@@ -62,6 +62,7 @@ def build(config: Config) -> MMDiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of FluxTransformer2DModel."""
     assert isinstance(net, MMDiT)
     w = net.width
     product = (

@@ -78,6 +78,7 @@ def _block(net: nn.Module) -> SandwichBlock:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of Lumina2Transformer2DModel."""
     assert isinstance(net, MMDiT)
     heads: Move = stack(*_block(net).attention.project.sizes)
     return KeyMap(

@@ -67,6 +67,7 @@ def build(config: Config) -> DiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of PixArtTransformer2DModel."""
     assert isinstance(net, DiT)
     return KeyMap(
         renames=(

@@ -75,6 +75,7 @@ def _product(c: Mapping[str, Any]) -> int | None:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of SanaTransformer2DModel."""
     assert isinstance(net, DiT)
     guided = isinstance(net.joint.conditions, Captions) and net.joint.conditions.guidance is not None
     embed = "time_embed." if guided else "time_embed.emb."

@@ -175,6 +175,7 @@ def _shape(config: Config, defaults: Mapping[str, Any], what: str) -> dict[str, 
 
 
 def build_unet(config: Config) -> UNet:
+    """config.json of UNet2DConditionModel -> network. Raises ValueError for values that no network here computes."""
     c = _shape(config, UNET, "UNet2DConditionModel")
     middle = _middle(c, "UNet2DConditionModel")
     return UNet(
@@ -192,6 +193,7 @@ def build_unet(config: Config) -> UNet:
 
 
 def build_control(config: Config) -> ControlNet:
+    """config.json of ControlNetModel -> network. Raises ValueError for values that no network here computes."""
     c = _shape(config, CONTROL, "ControlNetModel")
     middle = _middle(c, "ControlNetModel")
     return ControlNet(
@@ -243,6 +245,7 @@ RENAMES: Sequence[tuple[str, str]] = (
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of UNet2DConditionModel and ControlNetModel."""
     joins: list[tuple[str, tuple[str, ...], Move]] = [
         (r"(.*attn\d)\.key_value\.weight", (r"\1.to_k.weight", r"\1.to_v.weight"), STACK)
     ]

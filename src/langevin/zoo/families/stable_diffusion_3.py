@@ -83,6 +83,7 @@ def build(config: Config) -> MMDiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of SD3Transformer2DModel."""
     assert isinstance(net, MMDiT)
     last = len(net.joint) - 1
     return KeyMap(

@@ -82,6 +82,7 @@ def _norms(c: Mapping[str, Any], pyramid: bool, attends: Sequence[bool]) -> tupl
 
 
 def build(config: Config) -> UNet:
+    """config.json of UNet2DModel -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, DEFAULTS, WHAT)
     only(c, FIXED, WHAT)
     _one_of(c, "act_fn", {"silu": 0, "swish": 0})
@@ -130,6 +131,7 @@ def build(config: Config) -> UNet:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of UNet2DModel."""
     assert isinstance(net, UNet)
     changes = len(net.widths) - 1
     down, up = net.resampling.kinds("down", changes), net.resampling.kinds("up", changes)[::-1]
