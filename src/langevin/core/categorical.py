@@ -270,26 +270,18 @@ class Categorical(LeafProcess):
     def check(self, plan: Plan, leaf: str) -> None:
         at = leaf_name(leaf)
         if plan.basis != "x0":
-            raise ValueError(
-                f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
-                "use a plan in the x0 basis, such as ddim or dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
+                             "use a plan in the x0 basis, such as ddim or dpmpp.")  # fmt: skip
         rows = [row for row in plan.rows if isinstance(row, Row)]
         if any(row.a is not None for row in rows):
-            raise ValueError(
-                f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "
-                "use a plan that leaves the step to the process, such as dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "
+                             "use a plan that leaves the step to the process, such as dpmpp.")  # fmt: skip
         if any(row.anchored for row in rows):
-            raise ValueError(
-                f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
-                "use a multistep plan such as dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
+                             "use a multistep plan such as dpmpp.")  # fmt: skip
         if not isinstance(self.kernel, LowRank) and any(row.eta != 1 for row in rows):
-            raise ValueError(
-                f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
-                "use ddpm, or a low-rank limit."
-            )
+            raise ValueError(f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
+                             "use ddpm, or a low-rank limit.")  # fmt: skip
 
     def numbers(self, plan: Plan) -> list[_Numbers | None]:
         ends = [torch.tensor([row.start, row.stop], dtype=torch.float64).unbind() for row in plan.rows]

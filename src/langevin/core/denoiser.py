@@ -152,6 +152,16 @@ class Denoiser(BaseDenoiser):
         return self.posteriors(self.outputs(z, t, cond, mask), z, t, mask)
 
 
+def check_conditions(model: nn.Module, cond: Cond) -> None:
+    """Let each part of a model that knows its conditions look at their values, which waits for the device they are on.
+
+    Raises:
+        ValueError: as the parts do.
+    """
+    for module in model.modules() if cond else ():
+        getattr(module, "check_conditions", lambda cond: None)(cond)
+
+
 def dropped(cond: Cond, drop: Tensor) -> Cond:
     """`cond` with the samples in `drop` (B,) bool marked as dropped."""
     if cond is None:

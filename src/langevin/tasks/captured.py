@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Denoiser, evaluating, home
+from langevin.core.denoiser import BaseDenoiser, Denoiser, check_conditions, evaluating, home
 from langevin.core.messages import one_line
 from langevin.core.plan import DrivingRow
 from langevin.core.sample import Loop, Options
@@ -70,8 +70,7 @@ class Captured:
             ValueError: for other names or shapes, or a start for what was made without one.
         """
         cond = conditions(cond, len(self._run.noise.ids))
-        for module in self._denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
-            getattr(module, "check_conditions", lambda cond: None)(cond)
+        check_conditions(self._denoiser, cond)  # on the host still, where numbers can be looked at
         ids = self._run.noise.ids
         ids.copy_(named(self._run.noise.seed, first_id, len(ids)).ids)
         _copy(self._cond or {}, cond or {}, "cond")
