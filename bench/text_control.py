@@ -99,10 +99,8 @@ def main() -> None:
 
     def fluent(ids: Tensor) -> str:
         found = said(ids)
-        one, two = (
-            share_known([w for t in found for w in t.split()], words),
-            share_known([p for t in found for p in word_pairs(t)], pairs),
-        )
+        one = share_known([w for t in found for w in t.split()], words)
+        two = share_known([p for t in found for p in word_pairs(t)], pairs)
         return f"{one:.3f} of words, {two:.3f} of pairs known"
 
     def show(ids: Tensor) -> None:
@@ -110,13 +108,8 @@ def main() -> None:
 
     held = test.batch(torch.arange(min(len(test), 400))).x
     if "rounding" in asked.only:
-        row(
-            "held-out texts",
-            "",
-            "",
-            f"{share_known([p for t in texts_of(test) for p in word_pairs(t)], pairs):.3f} of pairs known",
-            len(test),
-        )
+        shared = share_known([p for t in texts_of(test) for p in word_pairs(t)], pairs)
+        row("held-out texts", "", note=f"{shared:.3f} of pairs known", count=len(test))
         for at in (0.05, 0.25, 0.5):
             with torch.no_grad():
                 found = process.round(denoiser(process.marginal(held, at, lv.Noise.of(9, len(held))), at).mean)
