@@ -7,7 +7,7 @@ from torch import nn
 
 from langevin.networks.autoencoder import Autoencoder, Deep, Half, Plain, Scale, Tiny
 from langevin.zoo.configs import filled, only
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import SQUEEZE, STACK, KeyMap
 
 SHARED: Mapping[str, Any] = {
@@ -155,15 +155,10 @@ def build_dc(config: Config) -> Autoencoder:
     return Autoencoder(_deep(c, "encoder"), _deep(c, "decoder"), c["latent_channels"], c["in_channels"], scale=_scale(c))
 
 
-def _net(net: nn.Module) -> Autoencoder:
-    assert isinstance(net, Autoencoder)
-    return net
-
-
 def _levels(net: nn.Module) -> list[tuple[str, int, int, int]]:
     """(half, our level, its resolution, how many blocks); resolutions count from the full one."""
     made = []
-    for half, shape in zip(("encoder", "decoder"), _net(net).shapes, strict=True):
+    for half, shape in zip(("encoder", "decoder"), of_kind(net, Autoencoder).shapes, strict=True):
         folds = isinstance(shape.style, Deep) and shape.style.folds
         count = len(shape.widths)
         for k in range(count):
@@ -209,7 +204,7 @@ def keys_plain(config: Config, net: nn.Module) -> KeyMap:
 
 
 def _attends(net: nn.Module) -> bool:
-    style = _net(net).shapes[0].style
+    style = of_kind(net, Autoencoder).shapes[0].style
     return isinstance(style, Plain) and style.attention
 
 
@@ -275,8 +270,7 @@ def _published_scale(net: Autoencoder, kl: bool) -> dict[str, Any]:
 
 def _published_plain(net: Autoencoder, name: str) -> dict[str, Any]:
     encoder, decoder = net.shapes
-    style, blocks, count = encoder.style, encoder.blocks[0], len(encoder.widths)
-    assert isinstance(style, Plain)
+    style, blocks, count = of_kind(encoder.style, Plain), encoder.blocks[0], len(encoder.widths)
     mirrored = (style, [*encoder.widths], [blocks + 1] * count) == (decoder.style, [*decoder.widths], [*decoder.blocks])
     if not mirrored or list(encoder.blocks) != [blocks] * count:
         raise ValueError(f"{name} has a decoder like its encoder, with one block more at each resolution; this one differs.")
@@ -290,7 +284,7 @@ def _published_plain(net: Autoencoder, name: str) -> dict[str, Any]:
 
 def config_kl(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish an autoencoder with a Gaussian with; `sample_size` is up to who trained it."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     if net.codebook is not None or not net.gaussian:
         raise ValueError("AutoencoderKL has a Gaussian and no codebook; this autoencoder differs.")
     return {
@@ -301,7 +295,7 @@ def config_kl(net: nn.Module) -> dict[str, Any]:
 
 def config_vq(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish an autoencoder with a codebook with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     if net.codebook is None or not (isinstance(net.behind, nn.Conv2d) and isinstance(net.before, nn.Conv2d)):
         raise ValueError("VQModel has a codebook between two convolutions; this autoencoder differs.")
     return {
@@ -312,8 +306,10 @@ def config_vq(net: nn.Module) -> dict[str, Any]:
 
 def config_tiny(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a tiny autoencoder with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     encoder, decoder = net.shapes
+    for half in (encoder, decoder):
+        of_kind(half.style, Tiny)
     widths = list(decoder.widths)[::-1]
     return {
         "_class_name": "AutoencoderTiny", "in_channels": net.channels[0], "out_channels": net.channels[1],
@@ -326,15 +322,14 @@ def config_tiny(net: nn.Module) -> dict[str, Any]:
 
 def config_dc(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a deep compression autoencoder with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     made: dict[str, Any] = {
         "_class_name": "AutoencoderDC", "in_channels": net.channels[0], "latent_channels": net.inner,
         **_published_scale(net, False),
     }  # fmt: skip
     theirs = {ours: name for name, ours in NORMS.items()}
     for half, shape in zip(("encoder", "decoder"), net.shapes, strict=True):
-        s = shape.style
-        assert isinstance(s, Deep)
+        s = of_kind(shape.style, Deep)
         full = int(s.folds)  # a resolution without blocks stands before the first, and says nothing
         kinds = ["EfficientViTBlock" if yes else "ResBlock" for yes in s.attends]
         made |= {

@@ -10,7 +10,7 @@ from langevin.networks.blocks.transformer import SpatialTransformer
 from langevin.networks.controlnet import ControlNet
 from langevin.networks.unet import Depth, Reading, UNet
 from langevin.zoo.configs import filled, only
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import SQUEEZE, STACK, KeyMap, Move
 
 SHARED: Mapping[str, Any] = {
@@ -256,8 +256,8 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 
 def unet_config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a U-Net that reads text with. `use_linear_projection` is true: it is the newer form."""
-    assert isinstance(net, UNet) and net.reading is not None
-    r = net.reading
+    net = of_kind(net, UNet)
+    r = of_kind(net.reading, Reading)
     crossing = [d != 0 for d in r.depth]
     down = ["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in crossing]
     up = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]
