@@ -1,5 +1,6 @@
 """Complaints about runs that are stopped and go on, in miniature: each names the thread it comes from."""
 
+import copy
 import shutil
 from itertools import islice
 
@@ -10,8 +11,9 @@ import langevin as lv
 from langevin.config import TrainConfig
 from langevin.data import Arrays, Order, loader
 from langevin.data.cache import cached
-from langevin.training import Trainer
+from langevin.training import Trainer, load_latest
 from tests.field.test_complaints import trainer, weights
+from tests.reliability.poison import Poisoned
 
 SIZE = 50
 
@@ -94,6 +96,36 @@ def test_simpletuner_2613_and_2353_half_a_checkpoint_is_never_the_latest(tmp_pat
     whole = trainer(None)
     whole.run(progress=False)
     assert torch.equal(weights(again.denoiser), weights(whole.denoiser))
+
+
+def test_marin_5386_what_is_refused_costs_no_step_before_it(tmp_path, capsys):
+    # there: the last good checkpoint was 8,000 steps old when the loss was found to be no number
+    made, order = trainer(None), Order(0, 100, 10)
+    config = TrainConfig(steps=9, batch=10, save_every=1000, log_every=1)
+
+    def begun(out, times, resume=False):
+        data = Poisoned(made.data, int(order.batch(5)[1][3]), float("nan"), times)  # met in the sixth step
+        return Trainer(copy.deepcopy(made.denoiser), data, made.objective, config, out, resume)
+
+    run = begun(tmp_path, 10**9)
+    with pytest.raises(FloatingPointError, match="step 5 has loss nan"):
+        run.run(progress=False)
+    assert "step 5 was saved after all" in capsys.readouterr().err
+    kept = load_latest(tmp_path / "checkpoints")
+    assert run.step == 5 and kept is not None and kept.step == 5
+    again, whole = begun(tmp_path, 0, resume=True), begun(None, 0)  # the sample was mended
+    for each in (again, whole):
+        each.run(progress=False)
+    assert torch.equal(weights(again.denoiser), weights(whole.denoiser))
+    # weights that are no numbers themselves are not written over good ones
+    bad = begun(tmp_path / "bad", 0)
+    bad.update()
+    bad.save()
+    with torch.no_grad():
+        next(iter(bad.denoiser.parameters())).fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="is not finite already"):
+        bad.run(progress=False)
+    assert [path.name for path in (tmp_path / "bad" / "checkpoints").glob("step-*")] == ["step-00000001"]
 
 
 def test_sd_scripts_1413_what_was_encoded_in_another_precision_is_not_used(tmp_path):
