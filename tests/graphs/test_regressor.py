@@ -150,6 +150,19 @@ def test_samples_of_a_run_that_knows_no_property_move_to_what_is_asked_for(steer
     assert sum(share) / 60 == pytest.approx(high, abs=1e-6)
 
 
+@pytest.mark.parametrize("of", ["belief", "state"])
+def test_a_graph_is_led_as_much_alone_as_beside_others(steered, of):
+    # the published loss is a mean over the batch, so that its strength falls with the size of that
+    run, folder = steered
+    guidance = open_regressor(folder, run).towards(run, {"density": 1.0}, 3.0, of)
+    plan = "tilted:8" if of == "state" else "ddpm:8"
+    many, free = draw(run, 24, plan=plan, seed=1, steer=guidance), draw(run, 24, plan=plan, seed=1)
+    assert not all(torch.equal(free[name], many[name]) for name in many)
+    for count in (1, 5):
+        few = draw(run, count, plan=plan, seed=1, steer=guidance)
+        assert all(torch.equal(few[name], many[name][:count]) for name in many)
+
+
 def test_a_regressor_of_something_else_is_refused(steered, tmp_path, capsys):
     run, folder = steered
     regressor = open_regressor(folder, run)

@@ -146,6 +146,7 @@ def test_of_data_of_unit_variance_gdss_begins_at_the_right_law_and_the_prior_too
         assert ("standard" in plan.name) == standard == any(isinstance(r, Standard) for r in plan.on(process.schedule).rows)
         assert plan.on(process.schedule).nfe == 100 and Plan.from_json(plan.on(process.schedule).to_json()).rows[0].start == 1
         found[standard] = float(sample(exact, plan, 40, seed=2).double().var())
+    assert Standard() not in getattr(plans, kind)(5).on(process.schedule).rows  # only if it is asked for
     error = 4 * (2 / 40_000) ** 0.5
     assert found[True] == pytest.approx(1.0, abs=error + 0.01)
     assert found[False] == pytest.approx(1 - math.exp(-2 * b), abs=error + 0.01)

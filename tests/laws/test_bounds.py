@@ -208,6 +208,8 @@ def test_words_have_the_bound_of_diffusion_lm_over_the_schedules_own_steps():
 def test_what_has_no_bound_is_refused():
     x = torch.zeros(2, 2, dtype=torch.float64)
     words = Embedded(torch.eye(3), schedules.sqrt(), 0.1)
+    law, ids = torch.tensor([0.5, 0.3, 0.2]), torch.zeros(2, 1, dtype=torch.int64)
+    guessed = [oracles.enumerated(Categorical(3, schedules.keep_linear(), to), law) for to in ("mask", "uniform")]
     for asked, said in (
         (lambda: variational_bound(oracles.Mixture(Interpolant(schedules.flow()), x), Batch(x)), "interpolant"),
         (
@@ -223,6 +225,8 @@ def test_what_has_no_bound_is_refused():
             ),
             "'image'",
         ),
+        (lambda: of_categories(guessed[0], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
+        (lambda: of_categories(guessed[1], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
         (lambda: ELBO(4)(Denoiser(Line(), words, "x0"), Batch(torch.zeros(2, 3).long()), Noise.of(0, 2)), "Embedding objective"),
     ):
         with pytest.raises(ValueError, match=said):

@@ -124,7 +124,7 @@ def variational_bound(
 
     Raises:
         ValueError: for draws below 1, interpolants, points in place of ids, a product of points with data about them, or values
-            that are not those of x.
+            that are not those of x; for categories that a guidance or an oracle believes in, and no network.
     """
     x, parts = leaves(batch.x), denoiser.process.leaves()
     for name, leaf in parts.items():
@@ -198,9 +198,19 @@ def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: 
             raise ValueError(f"values has {name!r}, which is no leaf of free numbers; give grids of Gaussian leaves alone.")
 
 
+def _asked(model: BaseDenoiser) -> Denoiser:
+    """The denoiser whose network these bounds ask."""
+    if not isinstance(model, Denoiser):
+        raise ValueError(
+            f"denoiser is a {type(model).__name__}, and the bound of categories is of what a network says; give a Denoiser, "
+            "without guidance."
+        )
+    return model
+
+
 def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, bool]:
     """Nats (B, draws), and whether they are exact, which one draw then is: where blocks are of one token."""
-    assert isinstance(model, Denoiser)
+    model = _asked(model)
     tokens = math.prod(leaves(batch.x)[""].shape[1:])
     size = block_of(model, tokens)
     draws = 1 if size == 1 else draws
@@ -214,7 +224,7 @@ def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise
 
 def _by_points(model: BaseDenoiser, leaf: Embedded, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, int]:
     """Nats (B, draws), the first step in each and one of the others for all of them, and the number of steps."""
-    assert isinstance(model, Denoiser)
+    model = _asked(model)
     ids, objective = leaves(batch.x)[""], Embedding("bound")
     steps, part, each = objective.steps_of(leaf), noise.at("part").uniform(()), []
     shape, free = (-1, *[1] * (ids.ndim - 1)), _counted(leaf, ids, batch.mask)
@@ -239,7 +249,7 @@ def _by_rates(model: BaseDenoiser, batch: Batch, noise: Noise, draws: int) -> Te
     x, leaf = leaves(batch.x)[""], model.process.leaves()[""]
     free, each = _counted(leaf, x, batch.mask), []
     if not isinstance(leaf, Gaussian):
-        assert isinstance(model, Denoiser)
+        model = _asked(model)
         objective = Denoising("elbo")
         for k in range(draws):
             each.append(objective(model, batch, noise.at(f"draw {k}")).each[""].double() * free.sum(1))

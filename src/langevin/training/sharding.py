@@ -8,6 +8,11 @@ def is_sharded(value: Tensor) -> bool:
     return hasattr(value, "full_tensor")
 
 
+def own(value: Tensor) -> Tensor:
+    """The part that this process holds. Nothing is sent."""
+    return value.to_local() if is_sharded(value) else value  # pyright: ignore
+
+
 def full(value: Tensor) -> Tensor:
     """A tensor that may be sharded, whole. To be called by all."""
     return value.full_tensor() if is_sharded(value) else value  # pyright: ignore
