@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -263,6 +263,31 @@ def parse_json(raw: bytes, path: Path, infinite: bool = False) -> Any:
 def read_json(path: Path, limit: int) -> Any:
     """The JSON of a plain file of at most `limit` bytes. Raises as `open_plain` and `parse_json` do."""
     return parse_json(read_plain(path, limit), path)
+
+
+def drawn_as(record: Path, asked: Mapping[str, Any]) -> None:
+    """What the pictures of a folder are drawn by, which are drawn one by one and left where they are there: kept in `record` at
+    first. Those of two ways to draw would otherwise stand beside each other, under the captions of one.
+
+    Args:
+        asked: plain values, as JSON has them.
+
+    Raises:
+        ValueError: if they were drawn otherwise, or there are some and nothing says how.
+    """
+    folder = record.parent
+    if not record.exists():
+        if next(folder.glob("*.png"), None) is not None:
+            raise ValueError(f"{folder} holds pictures, and no {record.name} that says how they were drawn; remove them, or "
+                             "choose another directory.")  # fmt: skip
+        write(record, json.dumps(dict(asked), indent=1))
+        return
+    was = read_json(record, 2**16)
+    for name, value in asked.items():
+        if not isinstance(was, dict) or was.get(name) != value:
+            before = was.get(name) if isinstance(was, dict) else was
+            raise ValueError(f"{name} is {value!r} but the pictures in {folder} were drawn with {before!r}; remove them, or "
+                             "choose another directory.")  # fmt: skip
 
 
 def read_plain(path: Path, limit: int) -> bytes:
