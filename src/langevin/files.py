@@ -71,6 +71,20 @@ def writable(path: str | Path, field: str) -> None:
         probe.write(bytes(PROBE))
 
 
+def outside(path: str | Path, folder: str | Path, field: str) -> None:
+    """Refuse to write into a folder that is read, all that lies below it: what is written there would be read the next time.
+
+    Args:
+        field: which asked for `path`.
+
+    Raises:
+        ValueError: naming both.
+    """
+    where, read = Path(path).resolve(), Path(folder).resolve()
+    if read.is_dir() and where.is_relative_to(read):
+        raise ValueError(f"{field} is {path}, within {folder}, all of which is read as data; name a place outside of it.")
+
+
 def _stands(folder: Path, path: Path, field: str) -> Path:
     """What is there of a folder and those that it stands in, the innermost; a ValueError where that is none."""
     there = next((p for p in (folder, *folder.parents) if os.path.lexists(p)), folder)

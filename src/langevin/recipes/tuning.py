@@ -21,7 +21,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
 from langevin.devices import device_of
-from langevin.files import best_effort, drawn_as, parse_json, read_plain, writable, write
+from langevin.files import best_effort, drawn_as, outside, parse_json, read_plain, writable, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.consistency import Consistency
 from langevin.objectives.latent_consistency import LatentConsistency
@@ -240,6 +240,7 @@ def tune(
     if cfg.train.valid_every:
         raise ValueError(f"train.valid_every is {cfg.train.valid_every}, and fine-tuning holds no pictures out; leave it out.")
     writable(out, "out")
+    outside(out, cfg.data, "out")
     refuse_taken(out)
     _agree(cfg, out, resume)
     tuned = begin(cfg, out, device, say)
