@@ -177,6 +177,12 @@ def staged(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def refuse_used(path: Path) -> None:
+    """Refuse a folder to fill where there is something already, but an empty folder. Raises ValueError."""
+    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists, and holds something already; name a folder that does not.")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; it takes the name `path` in one step if the block ends well, and is gone otherwise.
@@ -185,8 +191,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         ValueError: if there is something at `path` already, but an empty folder.
         DiskFull: if there is no space.
     """
-    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
-        raise ValueError(f"{path} exists, and holds something already; name a folder that does not.")
+    refuse_used(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with telling(path):
