@@ -1,6 +1,7 @@
 """Guidance of graphs by a regressor: what it learns, what its guidance draws, and the way from a run to steered samples."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from langevin.recipes import config as c
 from langevin.recipes.domains.graphs import adjacency
 from langevin.recipes.drawing import draw
 from langevin.recipes.opening import open_run
-from langevin.recipes.regressing import open_regressor, regress
+from langevin.recipes.regressing import aimed, open_regressor, regress
 from langevin.training import Model, fit
 from tests.graphs.test_conditions import _file, _of, _trained
 
@@ -178,6 +179,9 @@ def test_a_regressor_of_something_else_is_refused(steered, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(run.folder), "--steer", str(folder), "--out", str(tmp_path / "x.json")])
     assert "nothing is asked for; name one of density, weight" in capsys.readouterr().err
+    for strength in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=f"strength is {strength:g}; give a finite number, 0 or more"):
+            aimed(run, folder, {"density": 0.5}, strength)
     assert open_run(run.folder).facts.graph.properties == ()
 
 

@@ -190,6 +190,10 @@ def test_refusals():
         (lambda: log_prob(model, x, low=0.0), "0/0"),
         (lambda: log_prob(model, x, rtol=1e-7, atol=1e-7, most=10), "most is 10"),
         (lambda: between(model, x[0], x[1], 1), "two ends"),
+        (lambda: log_prob(model, x, rtol=0.0), "rtol is 0.0; give a tolerance above 0"),
+        # of which no step would be small enough: it went on for as long as it may
+        (lambda: encode(model, x, atol=0.0), "atol is 0.0; give a tolerance above 0"),
+        (lambda: between(model, x[0], x[1], 2, rtol=math.nan), "rtol is nan; give a tolerance above 0"),
         (lambda: elbo(model, x, draws=0), "at least 1"),
     ):
         with pytest.raises(ValueError, match=words):

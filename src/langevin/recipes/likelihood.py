@@ -22,7 +22,7 @@ from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains.given import FROM_PICTURES
-from langevin.recipes.sampling import follows
+from langevin.recipes.sampling import check_tolerance, follows
 from langevin.tasks.elbo import elbo, elements_of, variational_bound
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
@@ -96,6 +96,7 @@ def likelihood(
             samples come without a condition.
     """
     follows(run)
+    check_tolerance(tolerance)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
     if run.facts.codec is not None:

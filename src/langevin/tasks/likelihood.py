@@ -216,10 +216,7 @@ def log_prob(
     Raises:
         ValueError: for another process, an interpolant without log_prior, or data of whole numbers.
     """
-    _check(solver, steps)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
+    _check(solver, steps, rtol, atol)
     x = floats(x, "x")
     x, cond = at_home(denoiser, x, conditions(cond, len(x)))
     if not bool(x.isfinite().all()):
@@ -263,10 +260,13 @@ def at_home(denoiser: BaseDenoiser, x: Tensor, cond: Cond) -> tuple[Tensor, Cond
     return x.to(device, dtype if x.is_floating_point() else None), told
 
 
-def _check(solver: str, steps: int) -> None:
+def _check(solver: str, steps: int, rtol: float, atol: float) -> None:
     if (solver != "adaptive" and solver not in TABLEAUS) or not 1 <= steps <= MOST_STEPS:
         few = f"at most {MOST_STEPS}" if steps > MOST_STEPS else "at least 1"
         raise ValueError(f"solver is {solver!r} of {steps} steps; take {few} of {', '.join(TABLEAUS)}, or 'adaptive'.")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < math.inf:  # which no step would ever meet, or each
+            raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
 
 
 def _run(
@@ -389,7 +389,7 @@ def one_condition(how: Carrying, count: int) -> Carrying:
 def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying]) -> Tensor:
     given: dict[str, Any] = {"solver": "adaptive", "steps": 100, "rtol": 1e-5, "atol": 1e-5, **how}
     solver, steps, rtol, atol = (given[name] for name in ("solver", "steps", "rtol", "atol"))
-    _check(solver, steps)
+    _check(solver, steps, rtol, atol)
     most = how.get("most", 4000) if solver == "adaptive" else None
     z = floats(z, "x")
     z, cond = at_home(denoiser, z, conditions(how.get("cond"), len(z)))
