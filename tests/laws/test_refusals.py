@@ -78,6 +78,8 @@ CASES = {
     "no samples": (lambda: lv.sample(ORACLE, lv.plans.ddim(2), 0), "count is 0"),
     "unknown shape": (draw(lv.Denoiser(lv.networks.MLP(2, 4, 1), GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
     "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),
+    "a number for a condition": (lambda: ORACLE(torch.zeros(2, 1), 0.5, {"label": 3}), r"cond\['label'\] is int, no tensor"),
+    "a list, guided": (lambda: lv.CFG(2.0)(ORACLE)(torch.zeros(2, 1), 0.5, {"label": [3, 3]}), r"is list, no tensor"),
     "guidance without a condition": (draw(ORACLE, lv.plans.ddim(2), guidance=lv.CFG(2.0)), "pass cond="),
     "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),
     "given an unknown leaf": (draw(JOINT, lv.plans.ddim(2), given={"y": torch.zeros(2)}), "leaf 'y'"),

@@ -28,6 +28,15 @@ def home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     return (torch.device("cpu"), None) if weights is None else (weights.device, weights.dtype)
 
 
+def check_cond(cond: Cond, count: int | None = None) -> None:
+    """Refuse a condition that is no tensor with one entry for each sample."""
+    for name, value in (cond or {}).items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            raise ValueError(f"cond[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one, as torch.full((B,), 3).")
+        if count is not None and len(value) != count:
+            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+
+
 class BaseDenoiser(nn.Module, ABC):
     """Anything that holds beliefs: learned denoisers, guided ones, exact ones.
 
@@ -53,8 +62,9 @@ class BaseDenoiser(nn.Module, ABC):
             mask: (B, N) bool, the real nodes of padded sets.
 
         Raises:
-            ValueError: if a level or a leaf does not fit z.
+            ValueError: if a level or a leaf does not fit z, or a condition is no tensor.
         """
+        check_cond(cond)
         process = self.process.leaves()
         states = leaves(z)
         if set(states) != set(process):
@@ -125,18 +135,13 @@ class Denoiser(BaseDenoiser):
 
     def _label(self, name: str, leaf: LeafProcess, state: Tensor, t: Tensor) -> Tensor:
         """The number shown to the network: (B,), or per element."""
-        if t.ndim:
+        if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
             label = self.predictions[name].label(leaf, t).to(state.device)
             return label.reshape(-1).expand(len(state)) if math.prod(label.shape[1:]) == 1 else label
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
-            return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
         # levels come again and again: keep the tensor, on the device it is needed on
         key = (self.predictions[name], leaf.schedule, float(t), state.device)
-        if key not in self._labels:
-            if len(self._labels) > 4096:
-                self._labels.clear()
-            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device)
-        return self._labels[key].repeat(len(state))  # the network's own, to do with as it likes
+        kept = predictions.remembered(self._labels, key, lambda: self.predictions[name].label(leaf, t).to(state.device))
+        return kept.repeat(len(state))  # the network's own, to do with as it likes
 
     def posteriors(self, out: _Parts, z: _Parts, t: _Parts, mask: Tensor | None = None) -> Belief:
         """Beliefs from what the network said; means lie in the space of their leaf, whatever the network knows of it."""

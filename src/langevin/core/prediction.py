@@ -30,6 +30,15 @@ from langevin.core.posterior import CategoricalPosterior, GaussianPosterior
 from langevin.core.process import LeafProcess
 
 
+def remembered(kept: dict[Any, Any], key: Any, make: Callable[[], Any]) -> Any:
+    """kept[key], made where it is not there: samplers ask for the same few levels again and again."""
+    if key not in kept:
+        if len(kept) > 4096:
+            kept.clear()
+        kept[key] = make()
+    return kept[key]
+
+
 def _timestep(place: Tensor) -> Tensor:
     """A place among published timesteps, whole where it misses a whole number by rounding."""
     return torch.where((place - place.round()).abs() < 1e-6, place.round(), place)
@@ -141,11 +150,7 @@ class GaussianPrediction(Prediction):
         if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or process.schedule.learned:
             return getattr(self, method)(process, t)
         key = (process.schedule, method, float(t))
-        if key not in self._kept:
-            if len(self._kept) > 4096:
-                self._kept.clear()
-            self._kept[key] = tuple(float(v) for v in getattr(self, method)(process, t))
-        return self._kept[key]
+        return remembered(self._kept, key, lambda: tuple(float(v) for v in getattr(self, method)(process, t)))
 
     def check(self, process: LeafProcess, leaf: str) -> None:
         super().check(process, leaf)

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, check_cond, home
 from langevin.core.noise import Noise, Path
 from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
@@ -91,11 +91,7 @@ class _Run:
             raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
         self.parts = parts = denoiser.process.leaves()
         self.plans = plans = plans_for(denoiser.process, plan)
-        for name, value in (cond or {}).items():
-            if not isinstance(value, Tensor) or not value.ndim:
-                raise ValueError(f"cond[{name!r}] is {type(value).__name__}; give a tensor with one entry for each sample.")
-            if len(value) != count:
-                raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+        check_cond(cond, count)
         shape = options.get("shape")
         shape = shape if shape is not None else denoiser.shape
         if shape is None:
