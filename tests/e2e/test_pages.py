@@ -170,6 +170,19 @@ def test_seeds_of_ones_own_and_a_plan_of_ones_own(tmp_path, monkeypatch):
     assert space["extrapolated"](20).on(schedule).nfe == 20
 
 
+def test_a_loop_of_ones_own_is_that_of_sample():
+    space: dict[str, Any] = {}
+    code = "\n".join(block for block in blocks("plans.md") if "exact =" in block or "alpha_s" in block)
+    exec(compile(code, "plans.md", "exec"), space)  # asserts that DDIM by hand is lv.sample's
+    exact, process, noise, levels = (space[name] for name in ("exact", "process", "noise", "levels"))
+    for eta in (0.0, 0.5, 1.0):  # and by the bridge, with fresh noise as well
+        z = process.prior((2,), noise.at("prior").at(""))
+        for i, (t, s) in enumerate(zip(levels, levels[1:], strict=False)):
+            z = process.bridge(z, exact(z, t), t, s, noise.at("bridge", step=i).at(""), eta=eta)
+        assert torch.allclose(z, lv.sample(exact, lv.plans.ddim(20, eta), 8, seed=0), atol=1e-5)
+        assert not torch.allclose(z, lv.sample(exact, lv.plans.ddim(20, eta), 8, seed=1), atol=1e-2)
+
+
 def test_a_denoiser_of_ones_own_has_a_student():
     space: dict[str, Any] = {}
     code = next(block for block in blocks("few_steps.md") if "teacher" in block)
