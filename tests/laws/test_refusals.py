@@ -161,6 +161,8 @@ CASES = {
     "a missing leaf": (lambda: JOINT({"x": torch.zeros(1, 2)}, 0.5), "give each one"),
     # networks and data
     "rows too wide for an MLP": (lambda: lv.networks.MLP(2, 4, 1)(torch.zeros(3, 5), torch.zeros(3)), r"reads rows \(B, 2\)"),
+    "heads for rotary positions": (lambda: lv.networks.SequenceTransformer(6, 5, 64, 1, 6), "multiple of 12, such as 72"),
+    "heads of no width": (lambda: lv.networks.blocks.Attention(10, 3), "width a multiple of 3, such as 12"),
     "pictures for an MLP": (lambda: lv.networks.MLP(8, 4, 1)(torch.zeros(3, 1, 8, 8), torch.zeros(3)), "UNet or DiT for"),
     "colours for a grey U-Net": (lambda: GREY(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "of 3 channels, and this U-Net reads 1"),
     "data that is one number": (lambda: lv.data.Arrays(3.0), "x is the number 3.0; give one entry for each sample"),
