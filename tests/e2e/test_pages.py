@@ -200,6 +200,19 @@ def test_samples_of_ones_own_are_judged_beside_a_reference(capsys):
     assert far > 20 * near
 
 
+def test_two_evaluations_are_compared_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["train", "two-moons", "--train.steps", "1", "--samples", "50", "--out", "runs"])
+    told = lv.evaluate.Evaluation.model_validate_json((tmp_path / "runs" / "metrics.json").read_text())
+    capsys.readouterr()
+    main(["evaluate", "runs", "--small", "--count", "50", "--plan", "heun:1", "--json"])
+    (tmp_path / "fast.json").write_text(capsys.readouterr().out)
+    (tmp_path / "digits.json").write_text(told.model_dump_json())
+    code = next(block for block in blocks("evaluation.md") if "beside" in block)
+    exec(compile(code, "evaluation.md", "exec"), {})
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {*told.names()}
+
+
 def test_conditions_of_any_name_and_settings_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     doses = torch.linspace(0, 1000, 64)
