@@ -213,6 +213,12 @@ def test_two_evaluations_are_compared_as_the_page_says(tmp_path, monkeypatch, ca
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {*told.names()}
 
 
+def test_an_outlier_ranks_first():
+    space: dict[str, Any] = {}
+    exec(compile(next(block for block in blocks("likelihood.md") if "strangest" in block), "likelihood.md", "exec"), space)
+    assert int(space["least"][0]) == int(space["strangest"][0]) == 20
+
+
 def test_conditions_of_any_name_and_settings_from_python(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     doses = torch.linspace(0, 1000, 64)
