@@ -25,7 +25,7 @@ from langevin.recipes.evaluation import evaluate
 from langevin.recipes.folders import evaluate_folders
 from langevin.recipes.opening import open_run
 from langevin.recipes.starting import start
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from tests.laws.test_objectives import Believing
 from tests.rows import f64
 
@@ -92,8 +92,8 @@ def test_mdlm_29_a_bound_comes_with_its_error_and_no_batch_changes_it():
     share = torch.bincount(3 * x[:, 0] + x[:, 1], minlength=9) / n
     here = -float((share * table.flatten().log()).sum())  # of these words
     for seed in (0, 1):
-        whole, _ = of_categories(exact, Batch(x), draws=4, seed=seed)
-        parts = [of_categories(exact, Batch(x[k : k + 400]), draws=4, seed=seed, first_id=k)[0] for k in range(0, n, 400)]
+        whole, _ = variational_bound(exact, Batch(x), draws=4, seed=seed)
+        parts = [variational_bound(exact, Batch(x[k : k + 400]), draws=4, seed=seed, first_id=k)[0] for k in range(0, n, 400)]
         assert torch.equal(torch.cat([p.nats for p in parts]), whole.nats)
         told = float(whole.error.square().sum().sqrt()) / n
         assert 0 < told < 0.02 * entropy and abs(-float(whole.nats.mean()) - here) < 4 * told

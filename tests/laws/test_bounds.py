@@ -225,8 +225,8 @@ def test_what_has_no_bound_is_refused():
             ),
             "'image'",
         ),
-        (lambda: of_categories(guessed[0], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
-        (lambda: of_categories(guessed[1], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
+        (lambda: variational_bound(guessed[0], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
+        (lambda: variational_bound(guessed[1], Batch(ids)), "is a Mixture, .*give a Denoiser, without guidance"),
         (lambda: ELBO(4)(Denoiser(Line(), words, "x0"), Batch(torch.zeros(2, 3).long()), Noise.of(0, 2)), "Embedding objective"),
     ):
         with pytest.raises(ValueError, match=said):

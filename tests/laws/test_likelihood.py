@@ -224,6 +224,16 @@ def test_strangeness_is_the_error_of_denoising():
         strangeness(model, x, lams=())
 
 
+def test_one_number_is_the_condition_of_all_samples():
+    from langevin.tasks import strangeness
+
+    model = oracles.mixture(Gaussian(schedules.cosine()), torch.tensor([[1.0], [-1.0]]), 0.3, label=torch.tensor([0, 1]))
+    x = torch.tensor([[0.8], [-0.7], [0.1]])
+    for score in (strangeness, lambda *a, **k: elbo(*a, **k).nats, lambda *a, **k: log_prob(*a, **k).nats):
+        one, each, other = (score(model, x, cond={"label": said}) for said in (1, torch.ones(3).long(), torch.zeros(3).long()))
+        assert torch.equal(one, each) and not torch.allclose(one, other, atol=0.1)
+
+
 def test_auroc_counts_pairs():
     from langevin.tasks import auroc
 

@@ -42,6 +42,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = True
 
 
+def check_entries(cond: Cond, count: int | None = None) -> None:
+    """Refuse a condition that is no tensor with one entry for each sample."""
+    for name, value in (cond or {}).items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            raise ValueError(f"cond[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one, as torch.full((B,), 3).")
+        if count is not None and len(value) != count:
+            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+
+
 class BaseDenoiser(nn.Module, ABC):
     """Anything that holds beliefs: learned denoisers, guided ones, exact ones.
 
@@ -67,8 +76,9 @@ class BaseDenoiser(nn.Module, ABC):
             mask: (B, N) bool, the real nodes of padded sets.
 
         Raises:
-            ValueError: if a level or a leaf does not fit z.
+            ValueError: if a level or a leaf does not fit z, or a condition is no tensor.
         """
+        check_entries(cond)
         process = self.process.leaves()
         states = leaves(z)
         if set(states) != set(process):
@@ -134,11 +144,9 @@ class Denoiser(BaseDenoiser):
 
     def _label(self, name: str, leaf: LeafProcess, state: Tensor, t: Tensor) -> Tensor:
         """The number shown to the network: (B,), or per element."""
-        if t.ndim:
+        if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
             label = self.predictions[name].label(leaf, t).to(state.device)
             return label.reshape(-1).expand(len(state)) if math.prod(label.shape[1:]) == 1 else label
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
-            return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
         # kept on the device it is needed on; the network's own copy is to do with as it likes
         key = (self.predictions[name], leaf.schedule, float(t), state.device)
         return self._labels.get_or(key, lambda: self.predictions[name].label(leaf, t).to(state.device)).repeat(len(state))

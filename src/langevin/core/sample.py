@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape, check_conditions, evaluating, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, check_conditions, check_entries, evaluating, home
 from langevin.core.noise import Noise, Path
 from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
@@ -123,8 +123,7 @@ class Loop:
         numbers, script = {name: leaf.numbers(self.plans[name]) for name, leaf in self.parts.items()}, []
         for i, row in enumerate(self.rows):
             moves = [(n, leaf, r := self.plans[n].rows[i], numbers[n][i], type(r) is not Row) for n, leaf in self.parts.items()]
-            by_state = any(move[4] for move in moves)
-            levels = None if self.held or by_state else {name: self.told[name][i] for name in self.parts}
+            levels = None if self.held or any(m[4] for m in moves) else {name: self.told[name][i] for name in self.parts}
             script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
         return script
 
@@ -275,11 +274,7 @@ def _check_options(options: Options, count: int) -> None:
         raise ValueError(f"seed is {options.get('seed')!r}; give an integer.")
     if kind not in ("step", "path"):
         raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
-    for name, value in (options.get("cond") or {}).items():
-        if not isinstance(value, Tensor) or not value.ndim:
-            raise ValueError(f"cond[{name!r}] is {type(value).__name__}; give a tensor with one entry for each sample.")
-        if len(value) != count:
-            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+    check_entries(options.get("cond"), count)
 
 
 def _clocks(parts: Mapping[str, LeafProcess], plans: Mapping[str, Plan], driven: bool) -> dict[str, dict[float, float]]:

@@ -9,7 +9,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, KVCache, LevelEmbedding, RMSNorm, SandwichBlock, refuse_unknown, rope_table, zero
+from langevin.networks.blocks import (
+    Cond,
+    KVCache,
+    LevelEmbedding,
+    RMSNorm,
+    SandwichBlock,
+    check_heads,
+    refuse_unknown,
+    rope_table,
+    zero,
+)
 from langevin.networks.linear import Linear
 
 
@@ -64,8 +74,7 @@ class SequenceTransformer(nn.Module):
         super().__init__()
         if block is not None and block < 1:
             raise ValueError(f"block is {block}; a block has at least 1 token, and None is for no blocks.")
-        if width % (2 * heads):
-            raise ValueError(f"width is {width} for {heads} heads; rotary positions turn pairs, so give an even width to each.")
+        check_heads(width, heads, turned=True)
         self.block, self.head_width, self.depth = block, width // heads, depth
         self.embed = nn.Embedding(states + (block == 1), width)  # the last row is what stands before the first token
         nn.init.normal_(self.embed.weight, std=width**-0.5)

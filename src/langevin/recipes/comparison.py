@@ -89,7 +89,7 @@ def compare(
         for row, (_, run, _, strength) in zip(made, rows, strict=True):
             row |= paths(run, student, strength)
     with best_effort(out):  # a full disk takes the files, not the numbers
-        write(out / "comparison.json", json.dumps(made, indent=1))
+        say(str(write(out / "comparison.json", json.dumps(made, indent=1))))
         if not points:
             say(str(_picture(rows, out / "comparison.png")))
     _show(made)
@@ -196,6 +196,10 @@ def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:
 NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall": "recall", "energy_distance": "energy distance",
          "cost": "cost", "straightness": "straightness"}  # fmt: skip
 """What the table shows of the metrics."""
+READ = {"intended_label": "higher is better", "fd_ratio": "lower is nearer to the data, 1 as near as training pictures",
+        "recall": "higher is more varied", "energy_distance": "lower is nearer to the data", "cost": "lower is a shorter way",
+        "straightness": "0 is straight"}  # fmt: skip
+"""Which way they are read."""
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -219,6 +223,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console = Console()
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         console.print(table)
-        return
-    for text in told:
-        console.print(text, highlight=False, soft_wrap=False)
+    else:
+        for text in told:
+            console.print(text, highlight=False, soft_wrap=False)
+    console.print("; ".join([f"{NAMES[n]}: {READ[n]}" for n in shown] + ["NFE: evaluations of the network"]), highlight=False)

@@ -218,7 +218,7 @@ def log_prob(
     """
     _check(solver, steps, rtol, atol)
     x = floats(x, "x")
-    x, cond = at_home(denoiser, x, conditions(cond, len(x)))
+    x, cond = at_home(denoiser, x, cond)
     if not bool(x.isfinite().all()):
         raise ValueError("x holds values that are not finite, which have no density; look at the data.")
     if probes is not None and probes < 0:
@@ -252,8 +252,9 @@ def log_prob(
 
 
 def at_home(denoiser: BaseDenoiser, x: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
-    """Data and conditions where the weights are and in their precision; as they are where there are no weights."""
-    device, dtype = home(denoiser)
+    """Data and conditions, one number of which stands for all, where the weights are and in their precision; as they are where
+    there are no weights."""
+    (device, dtype), cond = home(denoiser), conditions(cond, len(x))
     if dtype is None:
         return x, cond
     told = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
@@ -392,7 +393,7 @@ def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying
     _check(solver, steps, rtol, atol)
     most = how.get("most", 4000) if solver == "adaptive" else None
     z = floats(z, "x")
-    z, cond = at_home(denoiser, z, conditions(how.get("cond"), len(z)))
+    z, cond = at_home(denoiser, z, how.get("cond"))
     flow = _Flow(denoiser, cond, how.get("low"), "angle", how.get("data_std", 1.0), most)
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))

@@ -8,6 +8,7 @@ from langevin.networks.blocks.attention import (
     attend,
     attend_jointly,
     attend_linearly,
+    check_heads,
     dot_product_attention,
 )
 from langevin.networks.blocks.common import recomputed, relu, silu, zero
@@ -90,6 +91,7 @@ __all__ = [
     "attend",
     "attend_jointly",
     "attend_linearly",
+    "check_heads",
     "dot_product_attention",
     "fixed_groups",
     "four_channels",

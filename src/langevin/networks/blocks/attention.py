@@ -16,6 +16,16 @@ from langevin.networks.blocks.norms import RMSNorm
 from langevin.networks.linear import Linear, transformed
 
 
+def check_heads(width: int, heads: int, turned: bool = False) -> None:
+    """Refuse a width that the heads cannot share; where positions are `turned` by rotation, each head takes pairs of features."""
+    each = 2 * heads if turned else heads
+    if width % each:
+        why = "rotary positions turn pairs within each head, so " * turned
+        raise ValueError(
+            f"width is {width} for {heads} heads; {why}make width a multiple of {each}, such as {-(-width // each) * each}."
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, L, D) to itself, or to context (B, M, E).
 
@@ -36,8 +46,7 @@ class Attention(nn.Module):
         linear: bool = False,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        check_heads(width, heads)
         self.heads, self.linear = heads, linear
         self.norm_query = None if norm is None else RMSNorm(width, norm)
         self.norm_key = None if norm is None else RMSNorm(width, norm)
