@@ -26,7 +26,6 @@ table: a plot, and a page of each kind.
 """
 
 import argparse
-import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import from_lines, parsed, read, write
 from torch import Tensor
 
 import langevin as lv
@@ -42,7 +41,6 @@ from langevin import pictures
 from langevin.data import Arrays
 from langevin.data.distort import elastic, shift
 from langevin.evaluate import PCA, extract, frechet, train_classifier
-from langevin.files import write
 from langevin.recipes.augmenting import masks_of, page
 from langevin.recipes.config.augmenting import Wanted
 from langevin.tasks.augment import Augmented, augment
@@ -106,9 +104,7 @@ def by_thickness(model: Any, source: Arrays, work: Path, plan: Any, held: Tensor
 
 def kept(path: Path) -> list[tuple]:
     """The measured lines of a table, none where there is no table."""
-    if not path.exists():
-        return []
-    rows = [tuple(row[name] for name in FIELDS) for row in csv.DictReader(path.read_text().splitlines())]
+    rows = [tuple(row[name] for name in FIELDS) for row in read(path)]
     told = [(m, a, int(s) if s else "", float(v), int(n) if n else "") for m, a, s, v, n in rows]
     return [line for line in told if not line[0].startswith(("median ", "gain ", "standard error "))]
 
@@ -133,13 +129,9 @@ def summary(lines: list[tuple]) -> list[tuple]:
     return found
 
 
-def text(lines: list[tuple]) -> str:
-    """The table of measured lines, and what sums them up."""
-
-    def cell(v: object) -> str:
-        return f"{v:.4f}" if isinstance(v, float) else f'"{v}"' if "," in str(v) else str(v)
-
-    return "".join(",".join(cell(v) for v in line) + "\n" for line in [FIELDS, *lines, *summary(lines)])
+def save(path: Path, lines: list[tuple]) -> None:
+    """Write the table of measured lines, and of what sums them up."""
+    write(path, FIELDS, from_lines(FIELDS, [*lines, *summary(lines)]))
 
 
 def plot(lines: list[tuple], path: Path) -> None:
@@ -191,8 +183,8 @@ def main() -> None:
     plan = lv.plans.repaint(*asked.plan)
     lines: list[tuple] = kept(asked.out) if asked.add else []
 
-    def save() -> None:
-        write(asked.out, text(lines))
+    def keep() -> None:
+        save(asked.out, lines)
         if any(line[0] == "accuracy" for line in lines):
             plot(lines, asked.out.with_suffix(".png"))
 
@@ -210,13 +202,13 @@ def main() -> None:
         print(f"subset {subset}", flush=True)
         found = accuracies(source, sets, test, asked.updates, subset, asked.limit)
         lines += [("accuracy", arm, subset, value, count) for arm, (value, count) in found.items() if arm not in known]
-        save()
+        keep()
     if asked.thickness and not any(line[0] == "fd" for line in lines):
         source = few(train, asked.thickness, 0)
         lines += by_thickness(model, source, asked.work, plan, test.x, PCA(train.x))
-    save()
-    for row in csv.reader(asked.out.read_text().splitlines()):
-        print(*row, sep="\t")
+    keep()
+    for row in read(asked.out):
+        print(*row.values(), sep="\t")
 
 
 if __name__ == "__main__":

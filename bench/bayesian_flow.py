@@ -8,13 +8,12 @@ continuous time plus the reconstruction, or that of n steps, its mean over `--ro
 """
 
 import argparse
-import csv
 import math
 import time
 from pathlib import Path
 
 import torch
-from rows import parsed
+from rows import parsed, write
 from torch import Tensor, nn
 
 import langevin as lv
@@ -129,10 +128,7 @@ def main() -> None:
         for row in rows[-7:]:
             print({k: v for k, v in row.items() if k != "parameters"}, flush=True)
     if asked.out:
-        with asked.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write(asked.out, FIELDS, rows)
 
 
 def distance(a: Tensor, b: Tensor) -> float:

@@ -16,17 +16,16 @@ seen          tokens that are seen learned beside the bound, or not: 150 updates
 """
 
 import argparse
-import csv
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from bayesian_flow import Convolutions, log_marginals
-from rows import parsed
+from rows import append, parsed, read
 from torch import Tensor, nn
 
 import langevin as lv
@@ -34,7 +33,7 @@ from langevin import kernels
 from langevin.core.categorical import Categorical, General
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.objectives import ELBO, Batch, Denoising, Masking
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from langevin.tasks.writing import write
 
 PARTS = ("digits", "licences", "shakespeare", "infill", "samplers", "peers", "seen")
@@ -48,10 +47,8 @@ class Table:
     """Rows in a file, each written as it is known."""
 
     def __init__(self, path: Path | None) -> None:
-        self.path, self.known = path, {}
-        if path is not None and path.exists():
-            with path.open(newline="") as file:
-                self.known = {(r["part"], r["model"], r["measure"]): r for r in csv.DictReader(file)}
+        self.path = path
+        self.known: dict[tuple[str, str, str], Mapping[str, Any]] = {(r["part"], r["model"], r["measure"]): r for r in read(path)}
 
     def has(self, part: str, model: str, *measures: str) -> bool:
         return all((part, model, m) in self.known for m in measures)
@@ -61,12 +58,7 @@ class Table:
         print(row, flush=True)
         self.known[part, model, measure] = row
         if self.path is not None:
-            head = not self.path.exists()
-            with self.path.open("a", newline="") as file:
-                writer: Any = csv.DictWriter(file, FIELDS)
-                if head:
-                    writer.writeheader()
-                writer.writerow(row)
+            append(self.path, FIELDS, [row])
 
 
 def trained(model: lv.Denoiser, data: Any, objective: Any, out: Path, **settings: Any) -> float:
@@ -138,7 +130,7 @@ def digits(table: Table, asked: argparse.Namespace) -> None:
         bits = (rounds + prior) / math.log(2)
         table.add("digits", name, "bits/dim of 100 steps", float(bits.mean()), error=f"{float(bits.std()) / 40**0.5:.4f}", **head)
         if name in ("absorbing", "uniform", "marginal"):
-            found, how = of_categories(model, Batch(held), draws=40)
+            found, how = variational_bound(model, Batch(held), draws=40)
             bits = -found.nats / 64 / math.log(2)
             drawn = float(found.error.square().mean() / len(held)) ** 0.5 / 64 / math.log(2)
             table.add("digits", name, "bits/dim in continuous time", float(bits.mean()), error=f"{drawn:.4f}", note=how)
@@ -200,7 +192,7 @@ def per_character(
 ) -> None:
     """The bound of held-out windows."""
     batch = test.batch(torch.arange(min(len(test), asked.windows)))
-    found, _ = of_categories(model, Batch(batch.x), draws=asked.draws)
+    found, _ = variational_bound(model, Batch(batch.x), draws=asked.draws)
     scale = 1 / found.elements / math.log(2)
     error = float(found.nats.std()) * scale / len(found.nats) ** 0.5
     table.add(part, name, "bits/character", -float(found.nats.mean()) * scale, error=f"{error:.4f}",
@@ -433,7 +425,7 @@ def seen(table: Table, asked: argparse.Namespace) -> None:
     for weight in (0.0, 1.0):
         model, train, test, _ = network_of("shakespeare", asked)
         lv.fit(model, train, objective=Masking(seen=weight), progress=False, steps=150, **SETTINGS)
-        found, _ = of_categories(model, Batch(test.batch(torch.arange(192)).x), draws=12)
+        found, _ = variational_bound(model, Batch(test.batch(torch.arange(192)).x), draws=12)
         kept.append(-found.nats / found.elements / math.log(2))
     for name, bits in (("the bound alone", kept[0]), ("seen tokens as well", kept[1]), ("difference", kept[0] - kept[1])):
         spread = float(bits.std()) / len(bits) ** 0.5

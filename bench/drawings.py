@@ -13,7 +13,6 @@ drawings, on principal components of the training ones: of what is new, and of c
 """
 
 import argparse
-import csv
 import statistics
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import parsed
+from rows import from_lines, parsed, read, write
 from torch import Tensor, nn
 
 import langevin as lv
@@ -30,7 +29,6 @@ from langevin.data import Arrays, drawings
 from langevin.data.distort import elastic, shift
 from langevin.data.order import order
 from langevin.evaluate import PCA, extract, frechet
-from langevin.files import write
 from langevin.recipes.augmenting import masks_of, page
 from langevin.recipes.config.augmenting import Wanted
 from langevin.tasks.augment import augment
@@ -152,10 +150,9 @@ def main() -> None:
         print(seed, {arm: round(value, 4) for arm, value in found.items()}, flush=True)
     for arm in ("base", *arms):
         lines.append(("median tanimoto", arm, "", statistics.median([x[3] for x in lines if x[:2] == ("tanimoto", arm)]), ""))
-    body = [",".join(f"{v:.4f}" if isinstance(v, float) else f'"{v}"' if "," in str(v) else str(v) for v in x) for x in lines]
-    write(asked.out, "\n".join([",".join(FIELDS), *body]) + "\n")
-    for row in csv.reader(asked.out.read_text().splitlines()):
-        print(*row, sep="\t")
+    write(asked.out, FIELDS, from_lines(FIELDS, lines))
+    for row in read(asked.out):
+        print(*row.values(), sep="\t")
 
 
 def _read(source: Any, count: int | None) -> tuple[Tensor, list[str]]:

@@ -17,12 +17,11 @@ plan, count and seed is not made again.
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor
 
 from langevin.graphs.properties import properties_of
@@ -61,11 +60,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/exploring.csv"))
     asked = parsed(parser)
     torch.set_num_threads(1)
-    run, rows = open_run(asked.run), []
+    run, rows = open_run(asked.run), read(asked.out)
     plan = asked.plan or run.recipe.sample.plan
-    if asked.out.exists():
-        with asked.out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
     train, test = ([s[k] for k in range(len(s))] for s in (run.train, run.test))
     most = float(properties_of([adjacency(g) for g in train], ["density"]).max())
     real = measures(run, test, most)
@@ -78,10 +74,7 @@ def main() -> None:
         graphs = run.domain.graphs(run, draw(run, asked.count, plan=plan, seed=asked.seed, steer=steer))  # pyright: ignore
         found = measures(run, graphs, most)
         rows += [{**head, "measure": name, "value": f"{v:.4g}", "held_out": f"{real[name]:.4g}"} for name, v in found.items()]
-        with asked.out.open("w", newline="") as file:
-            writer: Any = csv.DictWriter(file, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+        write(asked.out, FIELDS, rows)
         print(f"lam {lam:g}  w {w:g}", *[f"{name} {value:.3f}" for name, value in found.items()], sep="  ", flush=True)
 
 

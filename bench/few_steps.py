@@ -30,7 +30,6 @@ To see that a row runs: --updates 3 --samples 100 --results /tmp/check --runs /t
 """
 
 import argparse
-import csv
 import importlib.util
 import json
 import sys
@@ -42,6 +41,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rows import append
+from rows import read as read_rows
 from torch import Tensor
 
 import langevin as lv
@@ -528,10 +529,7 @@ def plot() -> Path:
 
 
 def read() -> list[dict[str, str]]:
-    if not TABLE.exists():
-        return []
-    with TABLE.open() as lines:
-        return list(csv.DictReader(lines))
+    return read_rows(TABLE)
 
 
 def written(problem: str, who: str, method: str) -> bool:
@@ -541,12 +539,7 @@ def written(problem: str, who: str, method: str) -> bool:
 def write(row: dict[str, Any]) -> None:
     if "plan" not in row and written(row["problem"], row["who"], row["method"]):
         return
-    head = not TABLE.exists()
-    with TABLE.open("a") as lines:
-        out: csv.DictWriter[str] = csv.DictWriter(lines, FIELDS, lineterminator="\n")
-        if head:
-            out.writeheader()
-        out.writerow({k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()})
+    append(TABLE, FIELDS, [{k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}])
     print({k: v for k, v in row.items() if k != "problem"}, flush=True)
 
 

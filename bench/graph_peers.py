@@ -50,7 +50,7 @@ from langevin.graphs import metrics
 from langevin.objectives import Loss, Objective
 from langevin.recipes.build import Run, build
 from langevin.recipes.domains.graphs import adjacency
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 
 space = types.SimpleNamespace
 
@@ -246,7 +246,7 @@ class Bench:
 
     def bounds(self, model: lv.Denoiser) -> Tensor:
         batch = self.test.batch(torch.arange(len(self.test)))
-        return -of_categories(model, batch, draws=self.asked.draws)[0].nats
+        return -variational_bound(model, batch, draws=self.asked.draws)[0].nats
 
     def judged(self, name: str, draw: Callable[[Tensor, int], list[Tensor]], note: str) -> None:
         """Samples in sets as large as the training set, of numbers of nodes that both samplers are given."""

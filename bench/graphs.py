@@ -12,13 +12,12 @@ draws the first ten held-out graphs and the first ten samples by each run's firs
 """
 
 import argparse
-import csv
 import time
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from rows import parsed
+from rows import parsed, read, write
 
 from langevin.pictures import save_png
 from langevin.recipes import config as c
@@ -91,10 +90,7 @@ def main() -> None:
     asked.add_argument("--out", type=Path, default=Path("bench/results/graphs.csv"))
     asked.add_argument("--pictures", type=Path, help="folder for a page of each run")
     args = parsed(asked)
-    rows: list[dict[str, str]] = []
-    if args.out.exists():
-        with args.out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = read(args.out)
     for folder in args.runs:
         if args.train is not None:
             trained(args.train, folder, args.data, args.steps)
@@ -123,10 +119,7 @@ def main() -> None:
                     "seconds_per_100": f"{seconds:.3g}",
                 }  # fmt: skip
                 rows.append({name: str(v) for name, v in line.items()})
-            with args.out.open("w", newline="") as file:
-                writer = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows)
+            write(args.out, FIELDS, rows)
             said = [f"{n} {v:.3f}" + (f" (floor {f:.3f})" if f is not None else "") for n, (v, f) in found.items()]
             print(run.recipe.name, plan, *said, f"{seconds:.2f} s per 100", sep="  ", flush=True)
 

@@ -10,14 +10,13 @@ The others are told as the table has them, with no allowance at all. A cell that
 """
 
 import argparse
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from inverse import DATA, MEASUREMENTS, SAMPLES, TRUE, Counted, Data, Measured, energy, exact, measured, observed, ours, theirs
-from rows import append, parsed
+from rows import append, parsed, read
 from torch import Tensor
 
 from langevin.evaluate import energy_distance
@@ -60,15 +59,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--near", type=float, default=0.0, help="run anew where ours less theirs is at least this")
     asked = parsed(parser)
+    if not asked.table.exists():
+        parser.error(f"--table is {asked.table}, which is not there; make it by bench/inverse.py")
     if asked.azula:
         sys.path.append(str(asked.azula))
     best: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
-    for r in csv.DictReader(asked.table.open()):
+    for r in read(asked.table):
         cell = tuple(r[name] for name in FIELDS[:4])
         if r["whose"]:
             chosen = best.setdefault(cell, {})
             chosen[r["whose"]] = min(chosen.get(r["whose"], r), r, key=energy)
-    done = {tuple(r[n] for n in FIELDS[:4]) for r in csv.DictReader(asked.out.open())} if asked.out.exists() else set()
+    done = {tuple(r[n] for n in FIELDS[:4]) for r in read(asked.out)}
     for cell in sorted(set(best) - done, key=lambda c: energy(best[c]["azula"]) - energy(best[c]["ours"])):
         settings = {whose: best[cell][whose]["setting"] for whose in ("ours", "azula")}
         mine, other = (torch.tensor([[energy(best[cell][whose])]]) for whose in settings)

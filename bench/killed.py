@@ -10,7 +10,6 @@ command goes on, and --report writes the row alone.
 """
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -23,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rows import parsed
+from rows import parsed, read, write
 
 from langevin.recipes.opening import read_recipe
 
@@ -136,11 +135,8 @@ def main() -> None:
         command = [sys.executable, "-m", "langevin", "train", asked.recipe, "--out", str(run), "--resume", *more]
         train(command, run, asked.kills, asked.seed, told, events)
     found = row(run, map(json.loads, told.read_text().splitlines()))
-    rows = list(csv.DictReader(asked.out.open())) if asked.out.exists() else []
-    with asked.out.open("w", newline="") as lines:
-        out: csv.DictWriter[str] = csv.DictWriter(lines, list(found))
-        out.writeheader()
-        out.writerows([r for r in rows if r["recipe"] != found["recipe"]] + [found])
+    others = [r for r in read(asked.out) if r["recipe"] != found["recipe"]]
+    write(asked.out, list(found), [*others, found])
     print(found)
 
 

@@ -10,7 +10,6 @@ packed` is MKL's own packed form, which needs the number of rows in advance and 
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor, nn
 
 from langevin.networks.linear import Linear, pack
@@ -82,12 +81,8 @@ def main() -> None:
                     "gflop_per_second": round(flops / middle / 1e9), "ratio": round(middle / native, 3),
                 })  # fmt: skip
                 print({k: v for k, v in rows[-1].items() if k != "processor"}, flush=True)
-    before = list(csv.DictReader(args.out.open())) if args.out.exists() else []
-    kept = [row for row in before if row["processor"] != here]
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
+    kept = [row for row in read(args.out) if row["processor"] != here]
+    write(args.out, list(rows[0]), [*kept, *rows])
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ No published weights are needed: networks have random ones, the same on both sid
 """
 
 import argparse
-import csv
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from rows import parsed
+from rows import parsed, write
 from torch import Tensor, nn
 
 from langevin import evaluate
@@ -148,13 +147,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/metrics_parity.csv"))
     args = parsed(parser)
     rows = [row for part in (distances, inception, dinov2) for row in part()]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "peer", "version", "ours", "theirs", "difference"])
-        for what, peer, ours, theirs in rows:
-            writer.writerow([what, peer, version(peer), f"{ours:.9g}", f"{theirs:.9g}", f"{abs(ours - theirs):.1e}"])
-            print(f"{what:60} {peer:15} {ours:.9g} {theirs:.9g}")
+    told = []
+    for what, peer, ours, theirs in rows:
+        told.append({"what": what, "peer": peer, "version": version(peer), "ours": f"{ours:.9g}", "theirs": f"{theirs:.9g}",
+                     "difference": f"{abs(ours - theirs):.1e}"})  # fmt: skip
+        print(f"{what:60} {peer:15} {ours:.9g} {theirs:.9g}")
+    write(args.out, list(told[0]), told)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ largest value.
 """
 
 import argparse
-import csv
 import json
 import os
 import shutil
@@ -27,7 +26,7 @@ from typing import Any
 
 import torch
 from contenders import Contender, resident, timed
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results"
@@ -307,13 +306,9 @@ def main() -> None:
         for network in args.networks:
             chosen = [m for m in modes if network != "dit-xl2" or "channels_last" not in m]
             rows += measure(network, chosen, args.rounds, "cuda" if args.gpu else "cpu", args.folder)
-    before = list(csv.DictReader(args.out.open())) if args.out.exists() else []
     fresh = {(r["network"], r["mode"], r["who"]) for r in rows}
-    kept = [r for r in before if (r["network"], r["mode"], r["who"]) not in fresh]
-    with args.out.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, restval="")
-        writer.writeheader()
-        writer.writerows([*kept, *rows])
+    kept = [r for r in read(args.out) if (r["network"], r["mode"], r["who"]) not in fresh]
+    write(args.out, FIELDS, [*kept, *rows])
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Peers are measured where they are installed (pip install diffusers k-diffusion t
 """
 
 import argparse
-import csv
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import TypeAlias
 
 import torch
 from rich.progress import track
-from rows import parsed
+from rows import parsed, write
 
 import langevin as lv
 from langevin.core.denoiser import BaseDenoiser
@@ -154,15 +153,12 @@ def main() -> None:
         for name, all_of_them in times.items():
             kept = sorted(all_of_them[1:])  # the first round warms up
             middle = statistics.median(kept)
-            rows.append([batch, name, round(middle, 1), round(kept[0], 1), round(kept[-1], 1), round(middle / floor, 2)])
+            rows.append({"batch": batch, "loop": name, "microseconds": round(middle, 1), "least": round(kept[0], 1),
+                         "most": round(kept[-1], 1), "ratio_to_two_step_floor": round(middle / floor, 2)})  # fmt: skip
             print(
                 f"batch {batch:2}  {name:40} {middle:8.1f} us  ({kept[0]:.1f} .. {kept[-1]:.1f})  {middle / floor:6.2f} x floor"
             )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["batch", "loop", "microseconds", "least", "most", "ratio_to_two_step_floor"])
-        writer.writerows(rows)
+    write(args.out, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

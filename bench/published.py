@@ -7,13 +7,12 @@ published ones are, their networks are small and random; how far pictures are fr
 """
 
 import argparse
-import csv
 import json
 import time
 from pathlib import Path
 
 import torch
-from rows import parsed
+from rows import parsed, write
 
 import langevin as lv
 
@@ -71,10 +70,7 @@ def main() -> None:
         if json.loads(file.read_text())["_class_name"] in KINDS:
             rows.append(one(file.parent))
             print(*rows[-1].values(), flush=True)
-    with asked.out.open("w", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write(asked.out, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ python bench/sampler_checks.py --out bench/results/sampler_checks.csv
 """
 
 import argparse
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from quality import metrics, noise, reference, targets
 from rich.progress import track
-from rows import parsed
+from rows import parsed, write
 from sampler_quality import starts
 from torch import Tensor
 
@@ -73,13 +72,10 @@ def main() -> None:
     args = parsed(parser)
     torch.set_num_threads(1)
     rows = [row for check in track((single, laws, runge_kutta), "checks") for row in check()]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["check", "target", "schedule", "value"])
-        for what, target, schedule, value in rows:
-            writer.writerow([what, target, schedule, f"{value:.1e}"])
-            print(f"{target:12} {schedule:4} {value:9.1e}  {what}")
+    for what, target, schedule, value in rows:
+        print(f"{target:12} {schedule:4} {value:9.1e}  {what}")
+    fields = ("check", "target", "schedule", "value")
+    write(args.out, fields, [dict(zip(fields, (*names, f"{value:.1e}"), strict=True)) for *names, value in rows])
 
 
 if __name__ == "__main__":

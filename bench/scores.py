@@ -14,7 +14,6 @@ many sets of samples, with its standard error: differences of a few hundredths b
 """
 
 import argparse
-import csv
 import math
 import statistics
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import append, parsed
 from torch import Tensor
 
 import langevin as lv
@@ -144,15 +143,9 @@ def main() -> None:
             model = lv.open_run(asked.score).denoiser
             yield from samples(model, asked.score.name, real, asked.samples, asked.budgets, asked.seeds, asked.methods)
 
-    head = not asked.out.exists()
-    with asked.out.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if head:
-            writer.writeheader()
-        for row in rows():
-            print(row, flush=True)
-            writer.writerow(row)
-            file.flush()
+    for row in rows():
+        print(row, flush=True)
+        append(asked.out, FIELDS, [row])
 
 
 if __name__ == "__main__":

@@ -4,14 +4,13 @@ python bench/start.py --out bench/results/start.csv
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-from rows import parsed
+from rows import parsed, write
 
 CASES = {
     "python alone": ["-c", "pass"],
@@ -34,15 +33,13 @@ def main() -> None:
             start = time.perf_counter()
             subprocess.run([sys.executable, *flags], check=True, capture_output=True)
             times[name].append(time.perf_counter() - start)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["what", "seconds", "least", "most"])
-        for name, all_of_them in times.items():
-            kept = sorted(all_of_them[1:])  # the first round fills the file cache
-            row = [name, *(round(v, 3) for v in (statistics.median(kept), kept[0], kept[-1]))]
-            writer.writerow(row)
-            print(f"{name:32} {row[1]:7.3f} s  ({row[2]} .. {row[3]})")
+    rows = []
+    for name, all_of_them in times.items():
+        kept = sorted(all_of_them[1:])  # the first round fills the file cache
+        middle, least, most = (round(v, 3) for v in (statistics.median(kept), kept[0], kept[-1]))
+        rows.append({"what": name, "seconds": middle, "least": least, "most": most})
+        print(f"{name:32} {middle:7.3f} s  ({least} .. {most})")
+    write(args.out, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ seed is not made again; --train RECIPE trains a run that is missing, for --steps
 """
 
 import argparse
-import csv
 import json
 import math
 import time
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from graphs import trained
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor
 
 from langevin import pictures
@@ -125,10 +124,7 @@ def main() -> None:
     run, name = open_run(asked.run), asked.property
     folder = asked.regressor or asked.run.with_name(f"{asked.run.name}-{name}")
     regressor = reader(run, name, folder, asked.regressor_steps)
-    rows: list[dict[str, str]] = []
-    if asked.out.exists():
-        with asked.out.open(newline="") as file:
-            rows = list(csv.DictReader(file))
+    rows = read(asked.out)
     always = {
         "run": run.recipe.name, "weights": of_weights(run), "regressor_updates": regressor.kept.train.steps, "property": name,
         "updates": max(int(p.name.removeprefix("step-")) for p in (asked.run / "checkpoints").glob("step-*")),
@@ -151,10 +147,7 @@ def main() -> None:
                     graphs, seconds = free
                 found = {k: f"{v:.4g}" for k, v in judged(run, graphs, name, goal).items()}
                 rows.append({k: str(v) for k, v in {**head, **found, "seconds_per_100": f"{seconds:.3g}"}.items()})
-                with asked.out.open("w", newline="") as file:
-                    writer = csv.DictWriter(file, FIELDS)
-                    writer.writeheader()
-                    writer.writerows(rows)
+                write(asked.out, FIELDS, rows)
                 print(plan, f"{name}={goal:g}", f"strength {strength:g}", json.dumps(found), sep="  ", flush=True)
     shown = [row for row in rows if row["weights"] == always["weights"] and row["property"] == name]
     plot(shown, real(run, name), asked.out.with_suffix(".png"))

@@ -10,14 +10,13 @@ trace; the Jacobian of the whitening is left out of both.
 """
 
 import argparse
-import csv
 import statistics
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import parsed, write
 from sklearn import datasets
 from torch import Tensor
 
@@ -84,10 +83,7 @@ def main() -> None:
             print(rows[-1], flush=True)
         spread = statistics.stdev(differences) if len(differences) > 1 else 0.0
         print(f"{name}: {statistics.mean(differences):.3f} nats a row from the Gaussian, +- {spread:.3f} over splits", flush=True)
-    with asked.out.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    write(asked.out, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

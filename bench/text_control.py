@@ -13,12 +13,11 @@ that training texts have say what control costs. A row replaces that of the same
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed
+from rows import parsed, read, write
 from torch import Tensor, nn
 
 import langevin as lv
@@ -26,7 +25,7 @@ from langevin import tasks
 from langevin.embedded import Embedded
 from langevin.guidance import Clamp, Control
 from langevin.networks import JointTransformer, VectorPort
-from langevin.recipes.domains.sentences import _all, _pairs, _share
+from langevin.recipes.domains.written import share_known, texts_of, word_pairs
 
 PARTS = ("rounding", "content", "length", "attribute", "infilling")
 ATTRIBUTES = {"area : riverside": "river", "Type : coffee shop": "coffee shop", "price : cheap": "cheap"}
@@ -80,21 +79,15 @@ def main() -> None:
     denoiser, process, test = run.denoiser.requires_grad_(False), run.denoiser.process, run.test
     assert isinstance(process, Embedded)
     length, end = test.length, test.end
-    texts = _all(run.train)
-    words, pairs = {w for t in texts for w in t.split()}, {p for t in texts for p in _pairs(t)}
-    rows: dict[str, dict[str, object]] = {}
-    if asked.out and asked.out.exists():
-        with asked.out.open(newline="") as file:
-            rows = {line["measure"]: dict(line) for line in csv.DictReader(file)}
+    texts = texts_of(run.train)
+    words, pairs = {w for t in texts for w in t.split()}, {p for t in texts for p in word_pairs(t)}
+    rows: dict[str, dict[str, object]] = {line["measure"]: dict(line) for line in read(asked.out)}
 
     def row(measure: str, controlled: object, uncontrolled: object = "", note: str = "", count: int = asked.count) -> None:
         rows[measure] = {"measure": measure, "controlled": controlled, "uncontrolled": uncontrolled, "count": count, "note": note}
         print(rows[measure], flush=True)
         if asked.out:
-            with asked.out.open("w", newline="") as file:
-                writer: Any = csv.DictWriter(file, FIELDS)
-                writer.writeheader()
-                writer.writerows(rows.values())
+            write(asked.out, FIELDS, rows.values())
 
     def sampled(guidance: Any = None, plan: Any = None, count: int = asked.count) -> Tensor:
         made = plan or lv.plans.controlled(asked.steps, fresh=True)
@@ -106,7 +99,8 @@ def main() -> None:
 
     def fluent(ids: Tensor) -> str:
         found = said(ids)
-        one, two = _share([w for t in found for w in t.split()], words), _share([p for t in found for p in _pairs(t)], pairs)
+        one = share_known([w for t in found for w in t.split()], words)
+        two = share_known([p for t in found for p in word_pairs(t)], pairs)
         return f"{one:.3f} of words, {two:.3f} of pairs known"
 
     def show(ids: Tensor) -> None:
@@ -114,9 +108,8 @@ def main() -> None:
 
     held = test.batch(torch.arange(min(len(test), 400))).x
     if "rounding" in asked.only:
-        row(
-            "held-out texts", "", "", f"{_share([p for t in _all(test) for p in _pairs(t)], pairs):.3f} of pairs known", len(test)
-        )
+        shared = share_known([p for t in texts_of(test) for p in word_pairs(t)], pairs)
+        row("held-out texts", "", note=f"{shared:.3f} of pairs known", count=len(test))
         for at in (0.05, 0.25, 0.5):
             with torch.no_grad():
                 found = process.round(denoiser(process.marginal(held, at, lv.Noise.of(9, len(held))), at).mean)
@@ -164,7 +157,7 @@ def main() -> None:
         show(ids)
 
     if "attribute" in asked.only:
-        classifier, real = trained_classifier(process, run.train, 800), _all(test)
+        classifier, real = trained_classifier(process, run.train, 800), texts_of(test)
         for k, (attribute, word) in enumerate(ATTRIBUTES.items()):
 
             def has(z: Tensor, t: Tensor, cond: object, k: int = k) -> Tensor:

@@ -6,13 +6,12 @@ Nothing is chosen: every text is of the one seed, and the held-out windows are s
 """
 
 import argparse
-import csv
 from pathlib import Path
 from typing import Any
 
 import torch
 from discrete import FORMS, HOLE, LENGTH, ready
-from rows import parsed
+from rows import parsed, read
 from torch import Tensor
 
 import langevin as lv
@@ -75,8 +74,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=Path("bench/results/discrete.csv"))
     parser.add_argument("--out", type=Path, default=Path("docs/text_samples.md"))
     asked = parsed(parser)
-    with asked.table.open(newline="") as file:
-        rows = {r["model"]: r for r in csv.DictReader(file) if r["part"] == "shakespeare" and r["measure"] == "bits/character"}
+    if not asked.table.exists():
+        parser.error(f"--table is {asked.table}, which is not there; make it by bench/discrete.py")
+    rows = {r["model"]: r for r in read(asked.table) if r["part"] == "shakespeare" and r["measure"] == "bits/character"}
     asked.minutes = 0.0  # nothing is trained here
     parts = [HEAD]
     for name in FORMS:

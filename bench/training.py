@@ -15,7 +15,6 @@ installed (pip install diffusers accelerate; pip install --no-deps denoising-dif
 """
 
 import argparse
-import csv
 import json
 import sys
 import types
@@ -24,7 +23,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from contenders import Contender, Step, resident, timed
-from rows import parsed
+from rows import parsed, write
 from torch import Tensor, nn
 
 import langevin as lv
@@ -277,11 +276,7 @@ def main() -> None:
         chosen = [m for m in modes if network.startswith("unet") or "channels_last" not in m]
         rows += measure(network, chosen, args.batch, args.rounds, "cuda" if args.gpu else "cpu", args.peak)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with args.out.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        write(args.out, list(rows[0]), rows)
 
 
 if __name__ == "__main__":

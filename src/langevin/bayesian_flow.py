@@ -20,7 +20,7 @@ from langevin.core.levels import cast
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.prediction import GaussianPrediction, Prediction
 from langevin.core.process import LeafProcess
-from langevin.embedded import Embedded, EmbeddedPosterior, _embedded
+from langevin.embedded import Embedded, EmbeddedPosterior, check_embedded
 
 _FAINT = 1e-6
 """alpha^2 below which nothing is divided by alpha: data are believed to be at 0 there (their t_min, sec. 4.4)."""
@@ -89,7 +89,7 @@ class Bins(Prediction):
     name = "bins"
 
     def check(self, process: LeafProcess, leaf: str) -> None:
-        _embedded(process, leaf, self.name)
+        check_embedded(process, leaf, self.name)
         if isinstance(process, Embedded) and process.vectors:
             raise ValueError("prediction 'bins' says which of a row of numbers data is, and these are vectors; use Logits().")
 

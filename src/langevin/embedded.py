@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from langevin.core.denoiser import Shape
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import Prediction
@@ -212,7 +213,7 @@ class Logits(Prediction):
         self.with_evidence, self.shown = evidence, shown
 
     def check(self, process: LeafProcess, leaf: str) -> None:
-        _embedded(process, leaf, self.name)
+        check_embedded(process, leaf, self.name)
 
     def input(self, process: Embedded, z: Tensor, t: Tensor) -> Tensor:
         return z if self.shown == "state" else 2 * torch.softmax(process.evidence(z, t), dim=-1) - 1
@@ -226,7 +227,10 @@ class Logits(Prediction):
         return process.believed(output, process.evidence(z, t) if self.with_evidence else None)
 
 
-def _embedded(process: LeafProcess, leaf: str, prediction: str) -> None:
+def check_embedded(process: LeafProcess, leaf: str, prediction: str) -> None:
+    """Refuse a prediction of categories for a process without. Raises ValueError."""
     if not isinstance(process, Embedded):
-        at = f"leaf {leaf!r}" if leaf else "the process"
-        raise ValueError(f"prediction {prediction!r} says categories of an embedded process, and {at} is {process.kind}.")
+        at = leaf_name(leaf)
+        raise ValueError(
+            f"prediction {prediction!r} says categories of an embedded process, and {at} is {process.kind}; use another."
+        )

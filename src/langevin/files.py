@@ -8,7 +8,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -69,6 +69,20 @@ def writable(path: str | Path, field: str) -> None:
     there = _stands(path if os.path.isdir(path) else path.parent, path, field)
     with telling(path), tempfile.TemporaryFile(dir=there) as probe:
         probe.write(bytes(PROBE))
+
+
+def outside(path: str | Path, folder: str | Path, field: str) -> None:
+    """Refuse to write into a folder that is read, all that lies below it: what is written there would be read the next time.
+
+    Args:
+        field: which asked for `path`.
+
+    Raises:
+        ValueError: naming both.
+    """
+    where, read = Path(path).resolve(), Path(folder).resolve()
+    if read.is_dir() and where.is_relative_to(read):
+        raise ValueError(f"{field} is {path}, within {folder}, all of which is read as data; name a place outside of it.")
 
 
 def _stands(folder: Path, path: Path, field: str) -> Path:
@@ -163,6 +177,12 @@ def staged(path: str | Path) -> Iterator[Path]:
         raise
 
 
+def refuse_used(path: Path) -> None:
+    """Refuse a folder to fill where there is something already, but an empty folder. Raises ValueError."""
+    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
+        raise ValueError(f"{path} exists, and holds something already; name a folder that does not.")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """A folder to fill; it takes the name `path` in one step if the block ends well, and is gone otherwise.
@@ -171,8 +191,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         ValueError: if there is something at `path` already, but an empty folder.
         DiskFull: if there is no space.
     """
-    if os.path.lexists(path) and not (path.is_dir() and not path.is_symlink() and not any(path.iterdir())):
-        raise ValueError(f"{path} exists, and holds something already; name a folder that does not.")
+    refuse_used(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with telling(path):
@@ -263,6 +282,31 @@ def parse_json(raw: bytes, path: Path, infinite: bool = False) -> Any:
 def read_json(path: Path, limit: int) -> Any:
     """The JSON of a plain file of at most `limit` bytes. Raises as `open_plain` and `parse_json` do."""
     return parse_json(read_plain(path, limit), path)
+
+
+def drawn_as(record: Path, asked: Mapping[str, Any]) -> None:
+    """What the pictures of a folder are drawn by, which are drawn one by one and left where they are there: kept in `record` at
+    first. Those of two ways to draw would otherwise stand beside each other, under the captions of one.
+
+    Args:
+        asked: plain values, as JSON has them.
+
+    Raises:
+        ValueError: if they were drawn otherwise, or there are some and nothing says how.
+    """
+    folder = record.parent
+    if not record.exists():
+        if next(folder.glob("*.png"), None) is not None:
+            raise ValueError(f"{folder} holds pictures, and no {record.name} that says how they were drawn; remove them, or "
+                             "choose another directory.")  # fmt: skip
+        write(record, json.dumps(dict(asked), indent=1))
+        return
+    was = read_json(record, 2**16)
+    for name, value in asked.items():
+        if not isinstance(was, dict) or was.get(name) != value:
+            before = was.get(name) if isinstance(was, dict) else was
+            raise ValueError(f"{name} is {value!r} but the pictures in {folder} were drawn with {before!r}; remove them, or "
+                             "choose another directory.")  # fmt: skip
 
 
 def read_plain(path: Path, limit: int) -> bytes:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.plan import DrivingRow, Plan, Row
 from langevin.core.schedule import Schedule
@@ -85,10 +86,9 @@ class Interpolant(Gaussian):
     def check(self, plan: Plan, leaf: str) -> None:
         super().check(plan, leaf)
         if stochastic(plan):
-            at = f"leaf {leaf!r}" if leaf else "the process"
             raise ValueError(
-                f"plan {plan.name} adds noise or follows a score, and {at} is an interpolant, of which only the flow is learned; "
-                "use a deterministic plan, such as heun:20:grid=uniform."
+                f"plan {plan.name} adds noise or follows a score, and {leaf_name(leaf)} is an interpolant, of which only the "
+                "flow is learned; use a deterministic plan, such as heun:20:grid=uniform."
             )
 
     # What a Gaussian process knows of its other end, and this does not

@@ -7,6 +7,7 @@
 A kernel is used as `Categorical(K, schedule, kernel=...)`. Rows are earlier states, columns later ones (2107.03006, sec. 3).
 """
 
+import functools
 import math
 
 import torch
@@ -14,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from langevin.core.categorical import Kernel
+from langevin.core.levels import KeptByLevel
 
 
 def ordinal_rates(categories: int, width: float = 0.05) -> Tensor:
@@ -77,7 +79,7 @@ class Chain(Kernel):
             products.append(products[-1] @ step)
         self.products = torch.stack(products)
         self.limit = self.products[-1].mean(0) if limit is None else torch.as_tensor(limit, dtype=torch.float64)
-        self._kept: dict[tuple[int, int], Tensor] = {}
+        self._kept = KeptByLevel()
 
     def index(self, alpha: Tensor) -> Tensor:
         """Steps made at keep-probability alpha, int64."""
@@ -90,14 +92,8 @@ class Chain(Kernel):
             return self.products[then]
         if then == made + 1:
             return self.steps[made]
-        if (made, then) not in self._kept:
-            if len(self._kept) > 4096:
-                self._kept.clear()
-            product = torch.eye(len(self.limit), dtype=torch.float64)
-            for step in self.steps[made:then]:
-                product = product @ step
-            self._kept[made, then] = product
-        return self._kept[made, then]
+        steps = self.steps[made:then]
+        return self._kept.get_or((made, then), lambda: functools.reduce(torch.matmul, steps, self.products[0]))
 
     def _matrices(self, keep: Tensor, since: Tensor | float, device: torch.device) -> Tensor:
         """(*levels, S, S), for keep (*levels, 1)."""

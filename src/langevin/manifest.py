@@ -68,6 +68,7 @@ def shard_name(part: str, number: int, count: int) -> str:
 
 
 def step_name(step: int) -> str:
+    """The folder of the checkpoint of a step."""
     return f"step-{step:08d}"
 
 

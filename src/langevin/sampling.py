@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from langevin import plans
+from langevin.condition_use import check_signature
 from langevin.core import sample as loop
 from langevin.core.denoiser import BaseDenoiser, Denoiser, home
 from langevin.core.noise import GOLDEN, Noise, signed
@@ -22,7 +23,6 @@ from langevin.core.sample import Options, Step
 from langevin.core.tree import Tree, leaves, spread, tree_map
 from langevin.devices import device_of, refuse_beyond
 from langevin.guidance.own import Guided
-from langevin.hearing import check_signature
 from langevin.plans.analysis import warn_if_noisy
 
 Planned = Plan | Draft | str

@@ -332,7 +332,7 @@ def keep_betas(kind: str = "linear", steps: int = 1000, start: float = 1e-4, end
 
 def clipped(base: Schedule, eps: float = 1e-4) -> Schedule:
     """alpha = (1 - 2 eps) alpha_base + eps, as masked diffusion clips it (MD4, 2406.04329, app. D). Neither end is reached, so
-    that a bound has two more terms, which `langevin.tasks.elbo.of_categories` has."""
+    that a bound has two more terms, which `langevin.tasks.elbo.variational_bound` has."""
     if not 0 <= eps < 0.5:
         raise ValueError(f"eps is {eps}; it is cut off at both ends, at least 0 and below 0.5.")
     return Formula(f"clipped({base.extra_repr()}, {eps:g})", lambda t: (1 - 2 * eps) * base.alpha(t) + eps, None, "flow")

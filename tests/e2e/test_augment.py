@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ SHORT = ["--train.steps", "2", "--train.batch", "8", "--train.save-every", "2", 
 CHEAP = ["--steps", "3", "--jump", "1", "--resample", "2", "--draws", "1", "--limit", "9", "--batch", "5"]
 
 
-def test_few_digits_become_many_for_training(tmp_path, capsys):
+def test_few_digits_become_many_for_training(tmp_path, monkeypatch, capsys):
     digits = lv.data.digits("all")
     grey = np.kron(((digits.x[:80, 0] + 1) * 127.5).round().byte().numpy(), np.ones((1, 2, 2), np.uint8))
     labels = digits.cond["label"][:80].numpy()
@@ -55,12 +56,18 @@ def test_few_digits_become_many_for_training(tmp_path, capsys):
     folder = recipe.data.model_copy(update={"folder": str(tmp_path / "new" / "pictures"), "size": 16, "channels": 1})
     again = build(recipe.model_copy(update={"data": folder}))
     assert len(again.train) + len(again.test) == 12 + said["passed"] and again.facts.classes == len(set(labels[:12]))
+    np.save(tmp_path / "other.npy", grey[12:20, None])
+    monkeypatch.setattr(sys.modules["langevin.tasks.augment"], "restore", None)
     for wrong, why in (
         ([*few, "--mask", "dots"], "mask is 'dots'"),
         ([str(run), str(tmp_path / "set"), "--label", str(tmp_path / "y.npy")], "brings its own labels"),
         ([str(run), str(tmp_path / "x.npy"), "--count", "99"], "count is 99"),
         ([*few, "--test-label", str(tmp_path / "y.npy")], "no test is given"),
-        ([*few, "--seed", "1"], "is stale"),
+        ([*few, "--seed", "1"], "is stale: it holds pictures of other weights, masks, draws, rounds, levels, batch or seed; ask"),
+        # before anything is painted, and not after it
+        ([*few, "--limit", "nan"], "limit is nan; it is the largest RMSE of a picture whose label stands, above 0"),
+        ([str(run), str(tmp_path / "x.npy"), *CHEAP, "--judge"], "judge is asked for, and the pictures have no labels"),
+        ([*few, "--test", str(tmp_path / "other.npy")], "a test set is given, and there are no labels to learn or to test"),
     ):
         with pytest.raises(SystemExit):
             main(["augment", *wrong, "--out", str(tmp_path / "new")])

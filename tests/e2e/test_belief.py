@@ -16,7 +16,7 @@ from langevin.recipes.build import build
 from langevin.recipes.domains.pictures import as_pictures
 from langevin.recipes.drawing import draw
 from langevin.recipes.opening import open_run
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 
 SMALL = {"width": 8, "blocks": 1, "head_width": 8}
 WORDS = [word for name, value in SMALL.items() for word in (f"--network.{name.replace('_', '-')}", str(value))]
@@ -115,7 +115,7 @@ def test_a_run_trains_samples_is_judged_and_has_a_likelihood(name, more, levels,
     assert said["elements"] == 64 and said["nats_per_element"] > 0
     if levels is None:
         return
-    direct, how = of_categories(run.denoiser, run.test.batch(torch.arange(5)), draws=4)
+    direct, how = variational_bound(run.denoiser, run.test.batch(torch.arange(5)), draws=4)
     assert said["nats_per_element"] == pytest.approx(-float(direct.nats.mean()) / 64, rel=1e-5)
     assert said["how"] == how and said["width"] is None
     # samples are data of the run; points in place of ids are not

@@ -18,7 +18,7 @@ from langevin.data import Pictures
 from langevin.data.progress import shown as tracked
 from langevin.data.progress import stage, watched
 from langevin.recipes.opening import open_run
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from langevin.tasks.likelihood import dequantised
 
 SHORT = ["--train.steps", "2", "--train.batch", "4", "--samples", "60"]
@@ -86,7 +86,7 @@ def test_products_have_the_probability_of_picture_and_label(tmp_path, capsys):
     # by hand, where a decoder chooses among the 17 grey values
     run = open_run(out)
     batch = run.test.batch(torch.arange(20))
-    direct, _ = of_categories(run.denoiser, batch, draws=4, values={"image": torch.arange(17) / 8 - 1})
+    direct, _ = variational_bound(run.denoiser, batch, draws=4, values={"image": torch.arange(17) / 8 - 1})
     assert np.load(tmp_path / "each.npy") == pytest.approx(direct.nats.numpy(), rel=1e-5)
     main(["likelihood", str(out), "--count", "4", "--draws", "2"])
     assert "of the values themselves" in capsys.readouterr().out
@@ -156,7 +156,7 @@ def test_a_text_is_read_by_the_run_s_own_letters(tmp_path, capsys):
     run = open_run(out)
     text = " ".join(["hgfe dcba"] * 9)  # as data.clean makes of it
     ids = torch.from_numpy(run.facts.alphabet.ids(text)[: len(text) // 16 * 16].reshape(-1, 16))
-    direct, _ = of_categories(run.denoiser, Batch(ids), draws=4)
+    direct, _ = variational_bound(run.denoiser, Batch(ids), draws=4)
     assert np.load(tmp_path / "each.npy") == pytest.approx(direct.nats.numpy(), rel=1e-5)
     assert said["bits_per_character"] == pytest.approx(said["bits_per_element"])
     for name, content, why in (

@@ -111,6 +111,14 @@ def test_what_is_no_model_of_pixels_from_noise_is_refused(folder: Path, faces: P
         ([str(folder)], "has no held-out pictures; say --pictures FOLDER"),
         ([str(folder), "--pictures", str(faces), "--codec", "there"], "codec is there, which is of runs"),
         ([str(folder / "unet"), "--pictures", str(faces)], "which is for published models"),
+        (
+            [str(folder), "--pictures", str(faces), "--rows", "1", "--tolerance", "0"],
+            "tolerance is 0; give a number above 0, such",
+        ),
+        (
+            [str(folder), "--pictures", str(faces), "--rows", "1", "--count", "1"],
+            "count is 1; a way has two ends, so ask for at lea",
+        ),
     ):
         with pytest.raises(SystemExit):
             main(["interpolate", *words, "--out", str(tmp_path / "ways.png")])

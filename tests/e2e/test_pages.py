@@ -170,6 +170,19 @@ def test_seeds_of_ones_own_and_a_plan_of_ones_own(tmp_path, monkeypatch):
     assert space["extrapolated"](20).on(schedule).nfe == 20
 
 
+def test_a_loop_of_ones_own_is_that_of_sample():
+    space: dict[str, Any] = {}
+    code = "\n".join(block for block in blocks("plans.md") if "exact =" in block or "alpha_s" in block)
+    exec(compile(code, "plans.md", "exec"), space)  # asserts that DDIM by hand is lv.sample's
+    exact, process, noise, levels = (space[name] for name in ("exact", "process", "noise", "levels"))
+    for eta in (0.0, 0.5, 1.0):  # and by the bridge, with fresh noise as well
+        z = process.prior((2,), noise.at("prior").at(""))
+        for i, (t, s) in enumerate(zip(levels, levels[1:], strict=False)):
+            z = process.bridge(z, exact(z, t), t, s, noise.at("bridge", step=i).at(""), eta=eta)
+        assert torch.allclose(z, lv.sample(exact, lv.plans.ddim(20, eta), 8, seed=0), atol=1e-5)
+        assert not torch.allclose(z, lv.sample(exact, lv.plans.ddim(20, eta), 8, seed=1), atol=1e-2)
+
+
 def test_a_denoiser_of_ones_own_has_a_student():
     space: dict[str, Any] = {}
     code = next(block for block in blocks("few_steps.md") if "teacher" in block)
@@ -185,6 +198,25 @@ def test_samples_of_ones_own_are_judged_beside_a_reference(capsys):
     exec(compile(code, "evaluation.md", "exec"), space)
     far, near = (float(v) for v in re.findall(r"^([\d.]+) where .* have ([\d.]+)$", capsys.readouterr().out, re.M)[0])
     assert far > 20 * near
+
+
+def test_two_evaluations_are_compared_as_the_page_says(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    main(["train", "two-moons", "--train.steps", "1", "--samples", "50", "--out", "runs"])
+    told = lv.evaluate.Evaluation.model_validate_json((tmp_path / "runs" / "metrics.json").read_text())
+    capsys.readouterr()
+    main(["evaluate", "runs", "--small", "--count", "50", "--plan", "heun:1", "--json"])
+    (tmp_path / "fast.json").write_text(capsys.readouterr().out)
+    (tmp_path / "digits.json").write_text(told.model_dump_json())
+    code = next(block for block in blocks("evaluation.md") if "beside" in block)
+    exec(compile(code, "evaluation.md", "exec"), {})
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {*told.names()}
+
+
+def test_an_outlier_ranks_first():
+    space: dict[str, Any] = {}
+    exec(compile(next(block for block in blocks("likelihood.md") if "strangest" in block), "likelihood.md", "exec"), space)
+    assert int(space["least"][0]) == int(space["strangest"][0]) == 20
 
 
 def test_conditions_of_any_name_and_settings_from_python(tmp_path, monkeypatch, capsys):

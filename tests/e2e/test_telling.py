@@ -86,6 +86,8 @@ def test_the_table_at_the_end_of_a_distillation_cuts_no_word(more, monkeypatch, 
     words = " ".join(said.split())
     for word in ("teacher", TUNED, FEW, "intended", "95.1%", "recall", "0.5123", *map(str, more)):
         assert word in words, word
+    assert comparison.READ.keys() == comparison.NAMES.keys()  # and each number is said which way to read
+    assert all(f"{comparison.NAMES[n]}: {said}" in words for n, said in comparison.READ.items() if n in {**ROW, **more})
 
 
 @pytest.mark.parametrize("words", [["train", "--help"], ["train", "digits", "--help"]], ids=" ".join)

@@ -39,7 +39,18 @@ def test_small_pictures_go_through_any_number_of_runs(tmp_path, capsys):
     main(["train", "digits-likelihood", *SHORT, *SMALL, "--data.spread", "0", "--out", str(base)])
     main(["upscale", str(up), str(base), "--count", "3", "--out", str(tmp_path / "drawn.png"), "--device", "cpu"])
     assert "8 x 8 -> 16 x 16" in capsys.readouterr().out and (tmp_path / "drawn.png").exists()
+    main(["train", "two-moons", *SHORT[:4], "--samples", "0", "--out", str(tmp_path / "moons")])
+    (tmp_path / "torn.png").write_bytes((tmp_path / "wide.png").read_bytes()[:40])
+    np.save(tmp_path / "bytes.npy", np.full((1, 1, 4, 4), 90.0, np.float32))
     for words, said in (
+        ([str(up), str(tmp_path / "moons")], "moons comes last, as IN, and is a run of moons; give one of pictures."),
+        ([str(up), str(tmp_path / "torn.png")], "torn.png cannot be read (damaged, or no picture); give a PNG"),
+        ([str(up), str(tmp_path / "none.png")], "none.png cannot be read (it is gone); give a PNG"),
+        (
+            [str(up), str(tmp_path / "bytes.npy")],
+            "holds values from 90 to 90, and pictures span [-1, 1]; scale them, or save",
+        ),
+        ([str(up), str(tmp_path / "low.npy"), "--tile", "0"], "tile is 0; give the side of a tile in pixels"),
         ([str(base), str(tmp_path / "low.npy")], "was not trained to upscale"),
         ([str(up), str(up)], "is an upscaler and comes last"),
         ([str(up)], "needs a run and what to begin with"),
@@ -49,3 +60,7 @@ def test_small_pictures_go_through_any_number_of_runs(tmp_path, capsys):
         with pytest.raises(SystemExit):
             main(["upscale", *words, "--out", str(out), "--device", "cpu"])
         assert said in capsys.readouterr().err
+    # a plan that was fitted to no small pictures is none of theirs
+    with pytest.raises(SystemExit):
+        main(["tune", str(up), "--steps", "2"])
+    assert "this is an upscaler; plans are chosen and tuned for runs that draw from noise alone" in capsys.readouterr().err

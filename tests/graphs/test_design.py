@@ -27,7 +27,7 @@ def test_goals_are_met_within_a_range_and_less_and_less_outside():
     expected = [(0.5 + 1) / 2, (0.5 + math.exp(-2 / 2)) / 2, (0.9 + 1) / 2]
     assert score(values, goals)[:3].tolist() == pytest.approx(expected)
     assert math.isnan(float(score(values, goals)[3]))
-    for word in ("logp", "qde", "logp=a..b"):
+    for word in ("logp", "qde", "logp=a..b", "logp=3..1", "logp=1..inf", "logp=nan"):
         with pytest.raises(ValueError, match="goal is"):
             goals_of([word])
 
@@ -55,7 +55,7 @@ def test_rounds_go_on_where_they_stopped(trained, tmp_path):  # noqa: F811
         mol = molecules.molecule_of(line.split("\t")[0])
         values = torch.tensor([molecules.properties_of(mol, ["qed", "sa"])], dtype=torch.float64)
         assert float(line.split("\t")[1]) == pytest.approx(float(score(values, asked.goals)), abs=2e-4)
-    with pytest.raises(ValueError, match="asked for otherwise"):
+    with pytest.raises(ValueError, match=r"is .* but the designs in .* were asked for otherwise, with"):
         design(trained, replace(asked, level=0.4), tmp_path / "parts")
 
 
@@ -95,6 +95,11 @@ def test_what_does_not_fit_is_refused_before_the_first_round(trained, tmp_path):
     asked = Asked(goals_of(["qed"]), rounds=1, count=4, properties={"qed": 0.5})
     with pytest.raises(ValueError, match="property is 'qed'"):
         design(trained, asked, tmp_path / "none")
+    # found once by the second round, after the first was drawn
+    with pytest.raises(ValueError, match="guidance is 2, of properties, and none is asked for; say --property, or leave it out"):
+        design(trained, Asked(goals_of(["qed"]), rounds=2, count=4, guidance=2.0), tmp_path / "none")
+    with pytest.raises(ValueError, match="strength is 3, of what designs are steered by, which steer names; leave it out"):
+        Asked(goals_of(["qed"]), strength=3.0)
     assert not (tmp_path / "none").exists()
     graph = trained.facts.graph.model_copy(update={"properties": ("logp", "qed")})
     both = replace(trained, facts=trained.facts.model_copy(update={"graph": graph}))
@@ -141,7 +146,7 @@ def test_a_regressor_steers_rounds_but_the_first(trained, tmp_path, monkeypatch)
     assert free == still and led[0] == free[0] and led[1] != free[1]
     with pytest.raises(ValueError, match="nothing is asked for; name one of weight"):
         drawn(replace(asked, properties={"logp": 1.0}), "other")
-    with pytest.raises(ValueError, match="asked for otherwise"):
+    with pytest.raises(ValueError, match=r"is .* but the designs in .* were asked for otherwise, with"):
         drawn(asked, "still")
     # and what is made of others, by the next state as well
     for table in (plans.ddpm(3), plans.tilted(3)):

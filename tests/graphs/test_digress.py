@@ -18,7 +18,7 @@ from langevin.core.schedule import Formula
 from langevin.core.space import SymmetricEdges
 from langevin.data import Graphs
 from langevin.objectives import ELBO
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from tests.laws.test_objectives import Believing
 
 TABLE = torch.tensor([[0.35, 0.05, 0.05], [0.05, 0.2, 0.02], [0.03, 0.05, 0.2]], dtype=torch.float64)
@@ -143,7 +143,7 @@ def test_the_bound_of_a_product_has_the_prior_in_it():
     denoiser = Denoiser(Exact(), process, "logits", shape={"edges": (3, 3)})
     graphs = [{"n": 3, "edges": [[0, 1], [1, 2], [0, 2]][:k]} for k in (3, 3, 3, 3, 3, 3, 3, 0, 0, 0)]
     batch = Graphs(graphs).batch(torch.arange(1000) % 10)  # 7 of 10 edges are there
-    found, _ = of_categories(denoiser, batch, draws=40)
+    found, _ = variational_bound(denoiser, batch, draws=40)
     error = 4 * float(found.error.square().sum().sqrt()) / 1000 / 3
     entropy = float(torch.special.entr(share).sum())
     left = float(process.leaves()["edges"].prior_kl(torch.tensor([0, 1])) @ share)

@@ -152,6 +152,14 @@ def test_shares_count_isomorphic_graphs_once():
     assert m.classes([two, one, two]) == [0, 1, 0]
 
 
+def test_a_graph_comes_back_from_networkx_as_it_went_there():
+    from langevin.data.graph import graph_of, to_networkx
+
+    told = {"n": 4, "edges": [[1, 0], [1, 3]], "nodes": [2, 0, 1, 0], "kinds": [3, 1]}  # node 2 has no edge
+    graph = graph_of(told)
+    assert all(torch.equal(a, b) for a, b in zip(graph_of(to_networkx(graph)), graph, strict=True))
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="there are degree"):
         m.mmd(drawn(1, 3, 0.5), drawn(1, 3, 0.5), "diameter")

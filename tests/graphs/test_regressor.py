@@ -1,6 +1,7 @@
 """Guidance of graphs by a regressor: what it learns, what its guidance draws, and the way from a run to steered samples."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from langevin.recipes import config as c
 from langevin.recipes.domains.graphs import adjacency
 from langevin.recipes.drawing import draw
 from langevin.recipes.opening import open_run
-from langevin.recipes.regressing import open_regressor, regress
+from langevin.recipes.regressing import aimed, open_regressor, regress
 from langevin.training import Model, fit
 from tests.graphs.test_conditions import _file, _of, _trained
 
@@ -150,6 +151,19 @@ def test_samples_of_a_run_that_knows_no_property_move_to_what_is_asked_for(steer
     assert sum(share) / 60 == pytest.approx(high, abs=1e-6)
 
 
+@pytest.mark.parametrize("of", ["belief", "state"])
+def test_a_graph_is_led_as_much_alone_as_beside_others(steered, of):
+    # the published loss is a mean over the batch, so that its strength falls with the size of that
+    run, folder = steered
+    guidance = open_regressor(folder, run).towards(run, {"density": 1.0}, 3.0, of)
+    plan = "tilted:8" if of == "state" else "ddpm:8"
+    many, free = draw(run, 24, plan=plan, seed=1, steer=guidance), draw(run, 24, plan=plan, seed=1)
+    assert not all(torch.equal(free[name], many[name]) for name in many)
+    for count in (1, 5):
+        few = draw(run, count, plan=plan, seed=1, steer=guidance)
+        assert all(torch.equal(few[name], many[name][:count]) for name in many)
+
+
 def test_a_regressor_of_something_else_is_refused(steered, tmp_path, capsys):
     run, folder = steered
     regressor = open_regressor(folder, run)
@@ -165,6 +179,9 @@ def test_a_regressor_of_something_else_is_refused(steered, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(run.folder), "--steer", str(folder), "--out", str(tmp_path / "x.json")])
     assert "nothing is asked for; name one of density, weight" in capsys.readouterr().err
+    for strength in (math.nan, math.inf, -1.0):
+        with pytest.raises(ValueError, match=f"strength is {strength:g}; give a finite number, 0 or more"):
+            aimed(run, folder, {"density": 0.5}, strength)
     assert open_run(run.folder).facts.graph.properties == ()
 
 

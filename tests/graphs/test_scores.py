@@ -21,7 +21,7 @@ from langevin.embedded import Embedded, Logits
 from langevin.guidance import Exploration
 from langevin.plans.corrections import Langevin, Split
 from langevin.plans.moves import Standard
-from langevin.tasks.elbo import elements_of, of_categories
+from langevin.tasks.elbo import elements_of, variational_bound
 from tests.rows import Fixed
 
 # nodes x (2) and the one edge a of a graph of two nodes, jointly normal, in so many channels alike: the step of a Langevin
@@ -146,6 +146,7 @@ def test_of_data_of_unit_variance_gdss_begins_at_the_right_law_and_the_prior_too
         assert ("standard" in plan.name) == standard == any(isinstance(r, Standard) for r in plan.on(process.schedule).rows)
         assert plan.on(process.schedule).nfe == 100 and Plan.from_json(plan.on(process.schedule).to_json()).rows[0].start == 1
         found[standard] = float(sample(exact, plan, 40, seed=2).double().var())
+    assert Standard() not in getattr(plans, kind)(5).on(process.schedule).rows  # only if it is asked for
     error = 4 * (2 / 40_000) ** 0.5
     assert found[True] == pytest.approx(1.0, abs=error + 0.01)
     assert found[False] == pytest.approx(1 - math.exp(-2 * b), abs=error + 0.01)
@@ -203,7 +204,7 @@ def test_the_bound_of_scores_counts_what_is_free_and_the_prior():
     batch = Batch(drawn, None, mask)
     sizes = elements_of(exact, batch)
     assert sizes["nodes"].unique().tolist() == [6, 10] and sizes["edges"].unique().tolist() == [3, 10]
-    found, _ = of_categories(exact, batch, draws=8)
+    found, _ = variational_bound(exact, batch, draws=8)
     for nats, free in ((found.nats[0::2], 10 + 10), (found.nats[1::2], 6 + 3)):
         assert abs(float(nats.mean()) + each * free) < 4 * float(nats.std()) / len(nats) ** 0.5
 

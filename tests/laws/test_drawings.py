@@ -37,6 +37,27 @@ def test_a_drawing_is_a_function_of_its_seed_and_place(tmp_path, capsys):
     assert read.captions == SMILES[:4] and (read.batch(torch.arange(4)).x - made).abs().max() <= 1 / 127.5
 
 
+def test_drawings_of_two_ways_never_stand_under_captions_of_one(tmp_path, capsys):
+    out = tmp_path / "a"
+    drawings.drawings(out, SMILES[:3], 32, seed=2)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for more, said in (
+        (["--size", "48"], "size is 48 but the pictures in"), (["--seed", "3"], "seed is 3 but the pictures in"),
+        (["--clean"], "hand is False but the pictures in"), (["--count", "2"], "has more than 2 drawings"),
+        (["--largest", "3"], f"is a drawing of {SMILES[0]}, where this call draws"),
+    ):  # fmt: skip
+        usual = {"--size": "32", "--seed": "2", "--count": "3"} | dict(zip(more[::2], more[1::2], strict=False))
+        args = [word for pair in usual.items() for word in pair] + ["--clean"] * ("--clean" in more)
+        with pytest.raises(SystemExit):
+            main(["data", "drawings", "--out", str(out), *args])
+        assert said in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    # those of which nothing says how they were drawn are left alone
+    (out / "drawn.json").unlink()
+    with pytest.raises(ValueError, match=r"holds pictures, and no drawn\.json that says how they were drawn; remove them"):
+        drawings.drawings(out, SMILES[:3], 32, seed=2)
+
+
 def test_a_hand_shakes_but_draws_the_same_molecule():
     """Each drawing is nearest to the clean depiction of its own molecule, turned alike; paper without ink stays paper."""
 

@@ -8,13 +8,14 @@ import torch
 import langevin as lv
 from langevin import oracles as oracle
 from langevin import plans, schedules
+from langevin.control import ControlledPosterior, TiltedPosterior
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.sample import sample
-from langevin.guidance import CFG, ClassifierGuidance, Exploration, Guided
+from langevin.guidance import CFG, ClassifierGuidance, Control, Exploration, Guided, Value
 
 PROCESS = Gaussian(schedules.cosine())
 MEANS, LABEL = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64), torch.tensor([0, 1, 1])
@@ -202,6 +203,47 @@ def test_classifier_guidance_tilts_categories():
     z = torch.tensor([[0], [2]])
     expected = exact(z, 0.5).probs * torch.exp(2 * g)
     assert torch.allclose(guided(z, 0.5).probs, expected / expected.sum(-1, keepdim=True), atol=1e-8)
+
+
+WORDS = oracle.enumerated(Categorical(3, schedules.keep_linear(), "uniform"), torch.tensor([0.5, 0.3, 0.2]))
+
+
+def near(x, *_):
+    """A regressor's log p, of each sample."""
+    return -(x.double() - 1).square().flatten(1).sum(1)
+
+
+STEERED = {
+    "classifier": (EXACT, ClassifierGuidance(near)),
+    "classifier of categories": (WORDS, ClassifierGuidance(near)),
+    "classifier of states": (WORDS, ClassifierGuidance(near, of="state")),
+    "value": (EXACT, Value(near)),
+    "value of the mean": (EXACT, Value(near, covariance="none")),
+    "value of categories": (WORDS, Value(near)),
+    "exploration": (EXACT, Exploration(0.04, near)),
+    "control": (EXACT, Control(near)),
+}
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_strength_does_not_depend_on_the_batch(name):
+    # published guidance of graphs has the mean of its loss over the batch: in one of six a sample is led a sixth as much
+    model, guidance = STEERED[name]
+    z = Z if model is EXACT else torch.tensor([[0], [1], [2], [2], [1], [0]])
+
+    def led(guidance, z):
+        belief = model(z, 0.4) if guidance is None else guidance(model)(z, 0.4)
+        if isinstance(belief, TiltedPosterior):
+            return belief.tilt
+        if isinstance(belief, ControlledPosterior):
+            return belief.move(z, z, 0.3, 0.4)
+        return belief.params
+
+    whole = led(guidance, z)
+    for k in range(6):
+        assert torch.allclose(led(guidance, z[k : k + 1]), whole[k : k + 1], rtol=1e-9, atol=1e-12)
+    unled = {"control": z, "classifier of states": torch.zeros_like(whole)}.get(name, led(None, z))
+    assert float((whole - unled).abs().flatten(1).amax(1).min()) > 1e-3
 
 
 def test_lerp_on_a_tree():

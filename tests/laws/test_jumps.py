@@ -361,6 +361,22 @@ def test_lambda_stands_beside_the_sum_of_the_bound():
     assert float(text.logs["cross_entropy"]) > float(mixed.logs["cross_entropy"])
 
 
+@pytest.mark.parametrize("limit", ["uniform", "mask"])
+def test_the_image_code_ends_in_what_the_network_says_and_forgets_the_state(limit):
+    # published: p(x | z_1) is softmax(h), whatever z_1; by default what z_1 says of its own position counts there as everywhere
+    model = Denoiser(Fixed(), Categorical(3, schedules.keep_linear(), limit), "logits")
+    x, noise = torch.tensor([[0, 1, 2]]).expand(500, 3), Noise.of(0, 500)
+    said = -torch.log_softmax(f64(1.0, 0.2, -0.5), 0)
+    first, second = (torch.full((500,), k) for k in (0, 1))
+    found = {form: ELBO(10, form=form).terms(model, Batch(x), first, noise)[0][""] for form in ("exact", "images")}
+    assert torch.allclose(found["images"], said.expand(500, 3), atol=1e-6)
+    z = model.process.marginal(x, f64(0.1).reshape(1, 1), noise.at("noise").at(""))  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.allclose(found["exact"], cross_entropy(x, z, model(z, 0.1), 0.1), atol=1e-6)
+    assert float(found["exact"].mean()) < 0.5 * float(found["images"].mean())  # nine of ten states are still the data
+    after = [ELBO(10, form=form).terms(model, Batch(x), second, noise)[0][""] for form in ("exact", "images")]
+    assert torch.equal(*after)  # no other step differs
+
+
 def test_the_published_end_of_d3pm_is_the_likeliest():
     from langevin.core.sample import trajectory
 
@@ -397,6 +413,13 @@ def test_the_squared_cosine_of_digress():
     assert torch.allclose(levels[:500], found.alpha(torch.arange(1, 501, dtype=torch.float64) / 501), atol=1e-12)
     ends = plans.ddpm(501).on(found).levels
     assert ends[-2] == pytest.approx(1 / 501, abs=1e-12) and ends[-1] == 0 and float(found.alpha(f64(0.0))) == 1
+    # where a schedule keeps noise at level 0, as that table does, samples are of the data all the same
+    for limit in LIMITS.values():
+        noisy = Categorical(3, schedules.clipped(schedules.keep_cosine(s, 2), 0.1), limit)
+        z, belief = torch.arange(noisy.states)[:, None], f64(0.7, 0.1, 0.2).expand(noisy.states, 1, 3)
+        assert float(noisy.schedule.alpha(f64(0.0))) == pytest.approx(0.9)
+        said = belief if not noisy.masked else torch.where(z[..., None] == 3, belief, torch.eye(4)[z, :3].double())
+        assert torch.allclose(noisy.bridge_probs(z, said, 0.3, 0.0)[..., :3], said, atol=1e-12)
 
 
 # by name

@@ -190,6 +190,10 @@ def test_refusals():
         (lambda: log_prob(model, x, low=0.0), "0/0"),
         (lambda: log_prob(model, x, rtol=1e-7, atol=1e-7, most=10), "most is 10"),
         (lambda: between(model, x[0], x[1], 1), "two ends"),
+        (lambda: log_prob(model, x, rtol=0.0), "rtol is 0.0; give a tolerance above 0"),
+        # of which no step would be small enough: it went on for as long as it may
+        (lambda: encode(model, x, atol=0.0), "atol is 0.0; give a tolerance above 0"),
+        (lambda: between(model, x[0], x[1], 2, rtol=math.nan), "rtol is nan; give a tolerance above 0"),
         (lambda: elbo(model, x, draws=0), "at least 1"),
     ):
         with pytest.raises(ValueError, match=words):
@@ -218,6 +222,16 @@ def test_strangeness_is_the_error_of_denoising():
     assert torch.equal(strangeness(model, x[1:], first_id=1), strangeness(model, x)[1:])
     with pytest.raises(ValueError, match="lams is"):
         strangeness(model, x, lams=())
+
+
+def test_one_number_is_the_condition_of_all_samples():
+    from langevin.tasks import strangeness
+
+    model = oracles.mixture(Gaussian(schedules.cosine()), torch.tensor([[1.0], [-1.0]]), 0.3, label=torch.tensor([0, 1]))
+    x = torch.tensor([[0.8], [-0.7], [0.1]])
+    for score in (strangeness, lambda *a, **k: elbo(*a, **k).nats, lambda *a, **k: log_prob(*a, **k).nats):
+        one, each, other = (score(model, x, cond={"label": said}) for said in (1, torch.ones(3).long(), torch.zeros(3).long()))
+        assert torch.equal(one, each) and not torch.allclose(one, other, atol=0.1)
 
 
 def test_auroc_counts_pairs():

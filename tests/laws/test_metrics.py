@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 
 import langevin as lv
 from langevin import evaluate
-from langevin.evaluate import Card, Evaluation, Result, Split, card, classifier, metrics, refuse_small
+from langevin.evaluate import Card, Evaluation, FeatureCard, Result, Split, card, classifier, metrics, refuse_small
 from langevin.evaluate.features import colour
 from langevin.evaluate.inception import resize_tf
 from tests.soaking import Soak
@@ -190,6 +190,24 @@ def test_a_result_is_a_number_and_its_protocol():
         whole["w=1.kid"]
     with pytest.raises(ValidationError):
         Card.model_validate({**of(1, True).model_dump(), "sampels": 3})
+
+
+def test_evaluations_stand_beside_each_other_under_one_protocol_alone():
+    one = Evaluation(metrics={"fd": 1.0, "w=1.5": {"fd": 0.5}}, protocol=of(50, True))
+    card = of(50, True).model_copy(update={"weights": "EMA 0.99", "plan": "ddim:1", "nfe": 1, "seeds": (2,), "device": "cuda"})
+    other = Evaluation(metrics={"fd": 2.0, "w=2": {"fd": 3.0}}, protocol=card)
+    assert one.beside(other) == {"fd": (one["fd"], other["fd"])} and other.beside(one) == {"fd": (other["fd"], one["fd"])}
+    for change, why in (
+        ({"samples": 51}, "samples is 50 in one protocol and 51 in the other"),
+        ({"real": Split(name="test", size=297, hash="cd")}, "real is .*ab.* and .*cd"),
+        ({"pixels": "floats"}, "pixels is 8 bits"),
+        ({"features": FeatureCard(name="pca", hash="e", width=20, resize="none")}, "features is None"),
+        ({"metrics": {"fd": "other"}}, "fd is ... in one protocol and other"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            one.beside(other.model_copy(update={"protocol": card.model_copy(update=change)}))
+    with pytest.raises(ValueError, match=r"no metric is in both \(fd, w=1.5.fd; kid\)"):
+        one.beside(Evaluation(metrics={"kid": 0.1}, protocol=card.model_copy(update={"metrics": {"kid": "..."}})))
 
 
 def test_few_samples_are_refused_unless_said():

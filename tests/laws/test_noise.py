@@ -5,6 +5,9 @@ import pytest
 import torch
 from scipy import stats
 
+from langevin import plans, schedules
+from langevin.core import posterior
+from langevin.core.categorical import Categorical
 from langevin.core.noise import GOLDEN, Noise, _mix
 from langevin.sampling import named
 
@@ -50,6 +53,41 @@ def test_gumbel_reaches_beyond_float32():
     assert len(top) > 50 and len(top.unique()) == len(top)
     uniform = Noise.of(0, 20).uniform((100_000,))
     assert float(uniform.min()) > 0 and float(uniform.max()) < 1
+
+
+class Close(Noise):
+    """Noise whose Gumbels favour the second of all categories over the first in the ninth digit."""
+
+    def __new__(cls):
+        return object.__new__(cls)
+
+    def __init__(self):
+        Noise.__init__(self, 0, torch.arange(1))
+
+    def at(self, purpose, step=None):
+        return self
+
+    def gumbel(self, shape=()):
+        drawn = torch.zeros(1, *shape, dtype=torch.float64)
+        drawn[..., 0], drawn[..., 1] = 30.0, 30.0 + 1e-9
+        return drawn
+
+
+ROWS = {
+    "confidence": plans.confidence(1), "first_hitting": plans.first_hitting(1), "remask": plans.remask(1),
+    "tau_leaping": plans.tau_leaping(1), "flow_jumps": plans.flow_jumps(1), "defog": plans.defog(1),
+}  # fmt: skip
+
+
+def test_categories_are_drawn_in_float64_by_whatever_draws_them():
+    # 2409.02908: in float32 both are 30, and the first one wins
+    even, process, blank = torch.zeros(1, 1, 3), Categorical(3, schedules.keep_linear(), "mask"), torch.tensor([[3]])
+    belief = posterior.CategoricalPosterior(even)
+    assert posterior.draw(even, Close()).item() == belief.sample(Close()).item() == 1
+    assert process.bridge(blank, belief, 1.0, 0.0, Close()).item() == 1
+    for name, plan in ROWS.items():
+        (row,) = plan.on(process.schedule).rows
+        assert row.move(process, blank, belief, Close(), None).item() == 1, name  # pyright: ignore
 
 
 def test_seeds_and_ids_of_each_sample_are_those_drawn_alone():

@@ -235,6 +235,17 @@ def test_ddim_is_the_papers_formula():
         assert number.c == pytest.approx(float(sigma), abs=1e-12)
 
 
+def test_ddpm_is_the_papers_posterior():
+    process = Gaussian(schedules.betas("linear"))
+    plan = plans.ddpm(10).on(process.schedule)
+    number, row = process.numbers(plan)[3], plan.rows[3]
+    bar, bar_prev = (float(process.schedule(v)[0]) ** 2 for v in (row.start, row.stop))
+    beta = 1 - bar / bar_prev
+    assert number.w[0] == pytest.approx(bar_prev**0.5 * beta / (1 - bar), rel=1e-9)  # 2006.11239, eq. 7
+    assert number.a == pytest.approx((1 - beta) ** 0.5 * (1 - bar_prev) / (1 - bar), rel=1e-9)
+    assert number.c**2 == pytest.approx(beta * (1 - bar_prev) / (1 - bar), rel=1e-9)
+
+
 def test_euler_ancestral_is_k_diffusions_formula():
     process, eta = Gaussian(schedules.ve(0.02, 50)), 0.8
     plan = plans.euler_ancestral(8, eta=eta).on(process.schedule)

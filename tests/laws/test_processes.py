@@ -1,6 +1,7 @@
 """The two laws of every process: bridge after marginal is marginal, exactly; and what follows from them."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -233,8 +234,11 @@ def test_ordinal_rates_scale_with_the_range():
         rates = ordinal_rates(categories, 0.1)
         assert torch.allclose(rates, rates.T) and torch.allclose(rates.sum(1), torch.zeros(categories, dtype=torch.float64))
         assert float(-rates.diagonal().mean()) > 0.3
-        neighbour = rates[categories // 2, categories // 2 + 1]
-        assert neighbour >= rates[categories // 2].topk(3).values[-1]  # nearer values are likelier
+        here = rates[categories // 2]
+        assert here[categories // 2 + 1] >= here.topk(3).values[-1]  # nearer values are likelier
+        # by how much, the width says in units of the range: at a fixed range of 255 all distances would be alike
+        falls = here[categories // 2 + 2] / here[categories // 2 + 1]
+        assert float(falls) == pytest.approx(math.exp(-3 / (0.1 * (categories - 1)) ** 2), rel=1e-9)
 
 
 # The bound, by enumeration

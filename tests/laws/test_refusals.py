@@ -78,6 +78,8 @@ CASES = {
     "no samples": (lambda: lv.sample(ORACLE, lv.plans.ddim(2), 0), "count is 0"),
     "unknown shape": (draw(lv.Denoiser(lv.networks.MLP(2, 4, 1), GAUSS, "v"), lv.plans.ddim(2)), "pass shape="),
     "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),
+    "a number for a condition": (lambda: ORACLE(torch.zeros(2, 1), 0.5, {"label": 3}), r"cond\['label'\] is int, no tensor"),
+    "a list, guided": (lambda: lv.CFG(2.0)(ORACLE)(torch.zeros(2, 1), 0.5, {"label": [3, 3]}), r"is list, no tensor"),
     "guidance without a condition": (draw(ORACLE, lv.plans.ddim(2), guidance=lv.CFG(2.0)), "pass cond="),
     "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),
     "given an unknown leaf": (draw(JOINT, lv.plans.ddim(2), given={"y": torch.zeros(2)}), "leaf 'y'"),
@@ -159,6 +161,8 @@ CASES = {
     "a missing leaf": (lambda: JOINT({"x": torch.zeros(1, 2)}, 0.5), "give each one"),
     # networks and data
     "rows too wide for an MLP": (lambda: lv.networks.MLP(2, 4, 1)(torch.zeros(3, 5), torch.zeros(3)), r"reads rows \(B, 2\)"),
+    "heads for rotary positions": (lambda: lv.networks.SequenceTransformer(6, 5, 64, 1, 6), "multiple of 12, such as 72"),
+    "heads of no width": (lambda: lv.networks.blocks.Attention(10, 3), "width a multiple of 3, such as 12"),
     "pictures for an MLP": (lambda: lv.networks.MLP(8, 4, 1)(torch.zeros(3, 1, 8, 8), torch.zeros(3)), "UNet or DiT for"),
     "colours for a grey U-Net": (lambda: GREY(torch.zeros(1, 3, 8, 8), torch.zeros(1)), "of 3 channels, and this U-Net reads 1"),
     "data that is one number": (lambda: lv.data.Arrays(3.0), "x is the number 3.0; give one entry for each sample"),

@@ -9,7 +9,9 @@ from PIL import Image
 
 from langevin import data, oracles, schedules, tasks
 from langevin.cli import main
+from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
+from langevin.recipes import config as c
 from langevin.recipes import restoring
 
 
@@ -70,6 +72,8 @@ def test_refusals(tmp_path, capsys):
         ("deblur", float("inf"), "amount is inf"),
         ("super-resolution", 2.5, "it is a whole factor"),
         ("colourise", 1, "leave it out"),
+        ("inpaint", 0.01, "amount is 0.01, which hides nothing of the 8 rows of a picture; give a share between"),
+        ("inpaint", 1.0, "amount is 1, which hides all of the 8 rows of a picture"),
         ("colourise", None, "task is 'colourise', and the run draws 1 channel where colours are 3; ask a run of colours"),
     ):
         with pytest.raises(ValueError, match=said):
@@ -77,6 +81,22 @@ def test_refusals(tmp_path, capsys):
     for noise in (-0.1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="it is the deviation of the noise in the measurement, 0 or more"):
             restoring.restoration(run(), "sense", tmp_path / "s.png", noise=noise)
+    for rows in (0, 10_000):
+        with pytest.raises(ValueError, match=f"rows is {rows}, and there are 297 held-out pictures; give 1 to as many"):
+            restoring.restoration(run(), "sense", tmp_path / "s.png", rows=rows)
+    for more, said in (
+        (["--rows", "2"], "rows is 2, of held-out pictures, and --picture a.png is one; leave rows out."),
+        (["--pictures", "b"], "pictures is b, and --picture a.png is what is restored; give one of them."),
+    ):
+        with pytest.raises(SystemExit):
+            main(["restore", str(tmp_path), "--task", "sense", "--out", "page.png", "--picture", "a.png", *more])
+        assert said in capsys.readouterr().err
+    between, grey = run(), run()
+    between.recipe.process, grey.denoiser = c.InterpolantConfig(), SimpleNamespace(process=Categorical(17, schedules.cosine()))
+    for of, said in ((between, "restore needs a run that draws from noise alone, and this one begins at other pictures"),
+                     (grey, "restore works on numbers, and this run draws categories of grey")):  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            restoring.restoration(of, "sense", tmp_path / "s.png")
     Image.new("L", (8, 8), 255).save(tmp_path / "white.png")
     with pytest.raises(ValueError, match="which hides all"):
         restoring.operator_of("inpaint", (1, 8, 8), mask=tmp_path / "white.png")

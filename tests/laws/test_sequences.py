@@ -19,10 +19,10 @@ from langevin.data import Documents, Packed
 from langevin.evaluate.ngrams import NGrams, entropy_bits
 from langevin.guidance import Sharpened
 from langevin.networks import SequenceTransformer
-from langevin.networks.sequence import Memories
+from langevin.networks.sequence import SequenceCache
 from langevin.objectives import Denoising, Masking
 from langevin.objectives.masking import charged, counted
-from langevin.tasks.elbo import of_categories
+from langevin.tasks.elbo import variational_bound
 from langevin.tasks.writing import blanks_of, infill, write
 from tests.laws.test_objectives import Believing
 from tests.laws.test_unmasking import TRIPLE
@@ -78,21 +78,19 @@ def test_learning_all_blocks_at_once_is_learning_one_after_the_other():
 @pytest.mark.parametrize("block, first", [(1, 1), (1, 4), (3, 6), (4, 4), (None, 5)])
 def test_what_is_remembered_is_what_was_read(block, first):
     net, level = network(block), torch.zeros(3)
-    memories, step = Memories(net.depth), block or L - first
+    cache, step = SequenceCache(net.depth), block or L - first
     if block is None:  # sees what follows as well, so that only one continuation is a whole
         whole = net(TEXT, level)
-        assert torch.allclose(net.extend(TEXT, level, memories), whole, atol=1e-10)
+        assert torch.allclose(net.extend(TEXT, level, cache), whole, atol=1e-10)
         return
     whole = net(TEXT, level)
-    said = (
-        [net.extend(TEXT[:, :first], level, memories)] if first > 1 or block > 1 else [net.extend(TEXT[:, :1], level, memories)]
-    )
-    memories.remember(TEXT[:, :first])
+    said = [net.extend(TEXT[:, :first], level, cache)] if first > 1 or block > 1 else [net.extend(TEXT[:, :1], level, cache)]
+    cache.commit(TEXT[:, :first])
     for at in range(first, L, step):
-        net.extend(TEXT[:, at : at + step].flip(0), level, memories)  # an evaluation that is not kept leaves no trace
-        said.append(net.extend(TEXT[:, at : at + step], level, memories))
-        memories.remember(TEXT[:, at : at + step])
-    assert torch.allclose(torch.cat(said, 1), whole, atol=1e-10) and memories.length == L
+        net.extend(TEXT[:, at : at + step].flip(0), level, cache)  # an evaluation that is not kept leaves no trace
+        said.append(net.extend(TEXT[:, at : at + step], level, cache))
+        cache.commit(TEXT[:, at : at + step])
+    assert torch.allclose(torch.cat(said, 1), whole, atol=1e-10) and cache.length == L
 
 
 @pytest.mark.parametrize("block", [None, 1, 4])
@@ -224,7 +222,7 @@ def test_a_bound_and_samples_do_not_ask_what_a_network_says_of_seen_tokens():
             return torch.where((z < K)[..., None], other, net(z, level))
 
     right, wrong = (Denoiser(n, PROCESS, "subs", (L,)) for n in (net, Wrong()))
-    bounds = [of_categories(m, Batch(TEXT), draws=6)[0].nats for m in (right, wrong)]
+    bounds = [variational_bound(m, Batch(TEXT), draws=6)[0].nats for m in (right, wrong)]
     assert torch.equal(*bounds)
     for plan in (plans.ddpm(6), plans.flow_jumps(6, 0.5), plans.first_hitting(L)):
         assert torch.equal(*(sample(m, plan, 3, seed=2) for m in (right, wrong)))
@@ -403,18 +401,18 @@ def test_likelihoods_of_categories_are_the_bound_in_continuous_time():
     x = torch.cartesian_prod(*[torch.arange(3)] * 3)
     weight, entropy = TRIPLE.flatten(), float(-(TRIPLE * TRIPLE.log()).sum())
     exact = oracle.enumerated(PROCESS3, TRIPLE)
-    found, how = of_categories(Told(exact, "subs"), Batch(x), draws=30)
+    found, how = variational_bound(Told(exact, "subs"), Batch(x), draws=30)
     assert "numbers of masks" in how and -float(weight @ found.nats) == pytest.approx(entropy, abs=0.05)
     uniform = Categorical(3, schedules.keep_cosine())
-    found, how = of_categories(Told(oracle.enumerated(uniform, TRIPLE), "logits"), Batch(x.repeat(20, 1)), draws=20)
+    found, how = variational_bound(Told(oracle.enumerated(uniform, TRIPLE), "logits"), Batch(x.repeat(20, 1)), draws=20)
     mean = found.nats.reshape(20, 27).mean(0)
     assert "continuous" in how and -float(weight @ mean) == pytest.approx(entropy, abs=0.1)
     # a schedule that stops short of data leaves the decoder its term
     short = Categorical(3, schedules.clipped(schedules.keep_cosine(), 0.1))
-    found, _ = of_categories(Told(oracle.enumerated(short, TRIPLE), "logits"), Batch(x.repeat(60, 1)), draws=20)
+    found, _ = variational_bound(Told(oracle.enumerated(short, TRIPLE), "logits"), Batch(x.repeat(60, 1)), draws=20)
     assert -float(weight @ found.nats.reshape(60, 27).mean(0)) == pytest.approx(entropy, abs=0.1)
     model = Denoiser(network(1), PROCESS, "subs", shape=(L,))
-    found, how = of_categories(model, Batch(TEXT))
+    found, how = variational_bound(model, Batch(TEXT))
     with torch.no_grad():
         each = torch.log_softmax(model.net(TEXT, torch.zeros(3)), -1).gather(-1, TEXT[..., None]).sum((1, 2))
     assert torch.allclose(found.nats, each, atol=1e-9) and float(found.error.max()) == 0 and "exact" in how
@@ -471,7 +469,7 @@ def test_the_bound_of_packed_texts_is_of_the_texts_with_their_ends(tmp_path):
         batch = packed.batch(torch.arange(len(packed)))
         index = torch.tensor([int(k[0]) for w in batch.x.unique(dim=0) if len(k := (batch.x == w).all(1).nonzero()[:, 0])])
         cond = None if batch.cond is None else {n: v[index] for n, v in batch.cond.items()}
-        found, _ = of_categories(model, Batch(batch.x[index], cond), draws=8)
+        found, _ = variational_bound(model, Batch(batch.x[index], cond), draws=8)
         total[how] = float(found.nats.exp().sum())
         assert len(index) > 4
     assert total["joined"] <= 1 + 1e-6  # of windows that exclude each other

@@ -8,7 +8,7 @@ import torch
 from langevin.data import Text
 from langevin.recipes import recipe
 from langevin.recipes.config import TextData
-from langevin.recipes.domains.sentences import tokenizer
+from langevin.recipes.domains.written import tokenizer
 from langevin.recipes.opening import open_run
 from langevin.recipes.report import pages
 from langevin.recipes.starting import start

@@ -154,5 +154,7 @@ def test_refusals():
         plans.trajectory(4, 2.0)
     with pytest.raises(ValueError, match="longest is 9 of 8 steps"):
         Trajectory(steps=8, longest=9)
+    with pytest.raises(ValueError, match="guidance is 2, and a teacher that leaps"):
+        Trajectory(ExactFlow(EDM), guidance=2.0)
     with pytest.raises(ValueError, match="use a FlowMap"):
         Trajectory().prepare(Denoiser(networks.MLP(2, 8, 1), EDM, "edm"))

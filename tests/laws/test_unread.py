@@ -1,5 +1,7 @@
 """A setting that nothing would read is refused before training, and not ignored."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from langevin.recipes import RECIPES, recipe, unread
 from langevin.recipes import config as c
 from langevin.recipes import objectives as o
 from langevin.recipes.build import build
+from langevin.recipes.config.tuning import METHODS, Tuning
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.in_loop import evaluator
@@ -148,3 +151,48 @@ def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(tmp_path), "--strength", "3", "--out", str(tmp_path / "x.npy")])
     assert "strength is 3, of what samples are steered by, which --steer names; leave it out." in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("args, said", [
+    ("sample RUN --apart 3 --out x.npy", "apart is 3, from weights that --weaker names; say --weaker, or leave it out."),
+    ("sample RUN --weaker last --apart nan --out x.npy", "apart is nan; give a finite number, 1 for not at all."),
+    ("sample RUN --property logp=1 logp=2 --out x.npy", "property is 'logp=2', and logp is asked for twice; give one number"),
+    ("sample RUN --property logp=inf --out x.npy", "property is 'logp=inf'; give a finite number, as in logp=2."),
+    ("write RUN --blank #", "blank is '#', a sign in the text that --infill gives; say --infill, or leave it out."),
+    ("write RUN --infill a##b --blank ##", "blank is '##'; give one sign, which stands for one token."),
+    ("write RUN --out page.png", "out is page.png; write a .txt."),
+    ("evaluate RUN --against other --features pca", "run is RUN, a run, and two folders of pictures are compared; draw a folder"),
+    ("evaluate other --against RUN --features pca", "against is RUN, a run, and two folders"),
+    ("evaluate other --against other --size 0", "size is 0; give a side in pixels, or leave it out."),
+    ("distill --to lcm RUN", "the first word is --to, where the run stands; say langevin distill RUN --to KIND"),
+    ("distill RUN --to lcm --steps ²", "steps is '²'; give a number of evaluations, such as 1 or 4."),
+    ("distill RUN --to reflow --rounds ²", "rounds is '²' of reflow; give a number of times from 1"),
+])  # fmt: skip
+def test_the_command_line_ignores_nothing_that_is_said(args, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _, trainer = start(recipe("two-moons").model_copy(update={"network": c.MLPConfig(width=8, depth=1)}), "RUN")
+    trainer.save()
+    trainer.close()
+    with pytest.raises(SystemExit) as end:
+        main(args.split())
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and said in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("method, asked, said", [
+    ("full", {"rank": 4}, "rank is 4, of adapters, and method is 'full'; leave it out."),
+    ("full", {"text": True}, "text is True, of adapters"),
+    ("lora", {"word": "<toy>"}, "word is <toy>, of textual-inversion, and method is 'lora'"),
+    ("lora", {"prior": "a dog"}, "prior is a dog, of dreambooth"),
+    ("lcm", {"prior_weight": 2.0}, "prior_weight is 2.0, of dreambooth"),
+    ("lora", {"captions": "txt"}, "prompt is a dog, of pictures without captions, and captions is given"),
+    ("dreambooth", {"prior": "a dog", "rank": 0, "alpha": 3.0}, "alpha is 3.0, of adapters, and rank is 0"),
+    ("textual-inversion", {"prompt": None, "captions": "txt"}, "captions is txt, of pictures that are more than a word"),
+    ("textual-inversion", {"prompt": "a {}", "rank": 2}, "rank is 2, of adapters"),
+])  # fmt: skip
+def test_a_fine_tuning_is_told_nothing_that_its_method_does_not_read(method, asked, said):
+    usual = {"prompt": "a dog", **METHODS[method], "method": method, "origin": "model", "data": "pictures"}
+    with pytest.raises(ValueError, match=re.escape(said)):
+        Tuning.model_validate({**usual, **asked})
+    if "{}" in (prompt := asked.get("prompt") or usual["prompt"]) or method != "textual-inversion":
+        Tuning.model_validate({**usual, "prompt": prompt, **({"prior": "a dog"} if method == "dreambooth" else {})})

@@ -157,6 +157,12 @@ def test_a_batch_refused_by_one_is_refused_by_all_and_rolled_back(tmp_path):
 
 
 @pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])
+def test_a_batch_that_stops_all_of_them_leaves_what_was_trained_before_it(tmp_path, options):
+    index = Order(0, len(lv.data.digits()), 16).batch(13)[1]
+    assert train(tmp_path, 20, 2, f"bad={index[-1]}", "stop", *options, fails=True).step == 13  # the one before is of step 10
+
+
+@pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])
 def test_saved_by_some_and_continued_by_others(alone, tmp_path, options):
     train(tmp_path, 10, 4, *options)
     train(tmp_path, 20, 1)

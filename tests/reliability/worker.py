@@ -1,5 +1,5 @@
 """One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [graph] [muon] [averages] [bad=SAMPLE]
-[accumulate=N] [die=S] [fail=RANK] [slow] [lonely].
+[stop] [accumulate=N] [die=S] [fail=RANK] [slow] [lonely].
 
 Every process draws previews, as divided weights ask for. `fail` names one whose first preview fails before it draws; with `slow`
 the first process takes longer for one than a launcher's group waits; `lonely` ones are of the first process alone.
@@ -58,7 +58,7 @@ def main(out: str, steps: int, *options: str) -> None:
         optimiser="muon" if "muon" in options else "adamw",
         averages=("power:sigma_rel=0.1", "half_life:samples=200") if "averages" in options else (),
         activation_checkpointing="checkpointing" in options,
-        nonfinite="rollback" if "bad" in given else "stop",
+        nonfinite="rollback" if "bad" in given and "stop" not in options else "stop",
     )
     density = "loss_aware:cells=4,history=4" if "loss_aware" in options else "uniform"
     weight = "simple" if "graph" in options else "min_snr"

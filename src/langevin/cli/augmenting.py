@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
+from langevin.files import outside
 from langevin.recipes.config.augmenting import Wanted
 
 
@@ -40,6 +41,9 @@ def augment(args: Sequence[str]) -> None:
     asked = parse(_Augment, args, "langevin augment")
     if asked.test_label is not None and asked.test is None:
         raise Refusal(f"test-label is {asked.test_label}, and no test is given; say --test.")
+    for data in (asked.data, asked.test):
+        if data is not None:
+            outside(asked.out, data, "out")
     from langevin.recipes.augmenting import augmentation, read
     from langevin.recipes.opening import open_run
     from langevin.recipes.sampling import of_pictures

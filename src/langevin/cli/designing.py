@@ -1,5 +1,6 @@
 """langevin design, and langevin regress."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +40,14 @@ def properties_of(words: Sequence[str]) -> dict[str, float] | None:
     found = {}
     for word in words:
         name, _, value = word.rpartition("=")  # a heading may have one of its own
+        if name in found:
+            raise Refusal(f"property is {word!r}, and {name} is asked for twice; give one number for it.")
         try:
             found[name] = float(value if name else "")
         except ValueError:
             raise Refusal(f"property is {word!r}; give a name and a number, as in logp=2.") from None
+        if not math.isfinite(found[name]):
+            raise Refusal(f"property is {word!r}; give a finite number, as in logp=2.")
     return found or None
 
 
@@ -82,4 +87,5 @@ def design(args: Sequence[str]) -> None:
 
     how = Asked(goals_of(asked.goal), properties=properties_of(asked.property), **vars(asked.how))
     rounds(open_run(asked.run, device=asked.device), how, asked.out)
-    print(asked.out / "best.png")
+    best = asked.out / "best.png"
+    print(best if best.exists() else f"no molecule of any round was kept, and there is no {best}; see rounds.jsonl beside it.")

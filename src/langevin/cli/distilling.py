@@ -41,14 +41,16 @@ def distill(args: Sequence[str]) -> None:
         print(USAGE, end="")
         return
     run, *rest = args
+    if run.startswith("-"):
+        raise Refusal(f"the first word is {run}, where the run stands; say langevin distill RUN --to KIND, and flags after it.")
     to, rest = taken("--to", rest)
     steps, rest = taken("--steps", rest)
     if to is None:
         raise Refusal(f"to is missing; say --to {'|'.join(STUDENTS)}.")
-    if steps is not None and not steps.isdigit():
+    if steps is not None and not steps.isdecimal():
         raise Refusal(f"steps is {steps!r}; give a number of evaluations, such as 1 or 4.")
     rounds, rest = taken("--rounds", rest)
-    if rounds is not None and (not rounds.isdigit() or rounds == "0" or to != "reflow"):
+    if rounds is not None and (not rounds.isdecimal() or int(rounds) < 1 or to != "reflow"):
         raise Refusal(f"rounds is {rounds!r} of {to}; give a number of times from 1 that a run is reflowed, with --to reflow.")
     known(to)
     if rest and not rest[0].startswith("-") and not is_ours(Path(run)):

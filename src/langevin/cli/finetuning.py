@@ -67,11 +67,11 @@ def finetune(args: Sequence[str]) -> None:
         again = "" if "--resume" in args else " --resume"
         print(f"stopped; continue with: {shlex.join(['langevin', 'finetune', *args])}{again}", file=sys.stderr)
         raise SystemExit(STOPPED)
-    beside = "" if cfg.beside is None else f" --beside {cfg.beside}"
-    beside += "" if cfg.variant is None else f" --variant {cfg.variant}"
-    if made.is_dir():
-        print(f'{made}: use it as langevin generate {made} "{cfg.prompt or ""}"')
-    else:
-        flag, said = ("--word", cfg.word) if cfg.method == "textual-inversion" else ("--lora", cfg.prompt or "")
-        few = " --plan lcm:4 --guidance 1" if cfg.method in FEW_STEPS else ""
-        print(f'{made}: use it as langevin generate {path} "{said}"{beside} {flag} {made}{few}')
+    use = ["langevin", "generate", str(made) if made.is_dir() else path, cfg.prompt or ""]
+    if not made.is_dir():
+        use[3] = cfg.word if cfg.method == "textual-inversion" else use[3]
+        for flag in ("beside", "variant"):
+            use += [f"--{flag}", str(value)] if (value := getattr(cfg, flag)) is not None else []
+        use += ["--word" if cfg.method == "textual-inversion" else "--lora", str(made)]
+        use += ["--plan", "lcm:4", "--guidance", "1"] if cfg.method in FEW_STEPS else []
+    print(f"{made}: use it as {shlex.join(use)}")

@@ -173,14 +173,12 @@ def picture(path: Path) -> Any:
     """A picture of a file.
 
     Raises:
-        Refusal: if it cannot be read.
+        ValueError: if it cannot be read.
     """
-    from langevin.data.decode import Unreadable, picture_of
+    from langevin.data.decode import named, picture_of
 
-    try:
+    with named(path):
         return picture_of(path)
-    except Unreadable as error:
-        raise Refusal(f"{path} cannot be read ({error}); give a PNG, JPEG, WEBP, BMP or GIF.") from None
 
 
 class Watch:

@@ -1,5 +1,6 @@
 """langevin plan and langevin tune."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -129,4 +130,4 @@ def tune(args: Sequence[str]) -> None:
     found, ready = tune_into(out, run, asked.steps, **options)
     print(f"best ready-made  {ready}")
     print(f"tuned            {found}" if found is not ready else "tuning did not beat it; the ready-made plan is kept.")
-    print(f"{out}: use it as --plan {out}")
+    print(f"{out}: use it as --plan {shlex.quote(str(out))}")

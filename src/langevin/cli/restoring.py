@@ -32,8 +32,8 @@ class _Restore:
     """A picture file of the run's size; held-out ones by default."""
     pictures: Path | None = None
     """Of a published model: a folder of pictures, in place of held-out ones."""
-    rows: int = 6
-    """How many held-out pictures."""
+    rows: int | None = None
+    """How many held-out pictures, 6 by default."""
     count: int = 8
     """Samples of each; from 19 on, coverage of 90 % intervals is told."""
     seed: int = 0
@@ -47,6 +47,10 @@ def restore(args: Sequence[str]) -> None:
     asked = parse(_Restore, args, "langevin restore")
     if asked.out.suffix != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
+    if asked.picture is not None and asked.rows is not None:
+        raise Refusal(f"rows is {asked.rows}, of held-out pictures, and --picture {asked.picture} is one; leave rows out.")
+    if asked.picture is not None and asked.pictures is not None:
+        raise Refusal(f"pictures is {asked.pictures}, and --picture {asked.picture} is what is restored; give one of them.")
     from langevin.recipes.loaded import open_either
     from langevin.recipes.restoring import restoration
 

@@ -1,5 +1,6 @@
 """What is done with a run: langevin sample, evaluate, inspect; and the list of recipes."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from langevin.cli.asking import Refusal, parse
 from langevin.cli.designing import properties_of
 from langevin.cli.weights import strengths
 from langevin.files import make_folder
+from langevin.inspection import is_ours
 from langevin.recipes import RECIPES
 
 
@@ -46,8 +48,8 @@ class _Sample:
     weaker: Path | None = None
     """Lead samples away from these weights of the run, named as --weights is: autoguidance, by an earlier average (langevin ema
     RUN --at SAMPLES) or another that is worse."""
-    apart: float = 2.0
-    """With weaker: how far, the w of autoguidance; 1 is not at all."""
+    apart: float | None = None
+    """With weaker: how far, the w of autoguidance; 1 is not at all, and 2 the default."""
     explore: float | None = None
     """Of a run of numbers, such as community-gdss: draw beyond its data, by 1 - sqrt(explore) of the score (MOOD); 0 is not at
     all, 0.04 what the source takes."""
@@ -68,6 +70,10 @@ def sample(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     if asked.strength is not None and asked.steer is None:
         raise Refusal(f"strength is {asked.strength:g}, of what samples are steered by, which --steer names; leave it out.")
+    if asked.apart is not None and asked.weaker is None:
+        raise Refusal(f"apart is {asked.apart:g}, from weights that --weaker names; say --weaker, or leave it out.")
+    if asked.apart is not None and not math.isfinite(asked.apart):
+        raise Refusal(f"apart is {asked.apart:g}; give a finite number, 1 for not at all.")
     if asked.explore is not None and not 0 <= asked.explore < 1:
         raise Refusal(f"explore is {asked.explore:g}; give a number from 0 and below 1.")
     around = [name for name in ("steer", "weaker", "explore") if getattr(asked, name) is not None]
@@ -79,7 +85,7 @@ def sample(args: Sequence[str]) -> None:
 
     run, away = open_run(asked.run, asked.weights, strengths(asked.lora), device=asked.device, codec=asked.codec), None
     if asked.weaker is not None:
-        run, away = led_away(run, asked.weaker, asked.apart, asked.device)
+        run, away = led_away(run, asked.weaker, 2.0 if asked.apart is None else asked.apart, asked.device)
     elif asked.explore is not None:
         run, away = exploring(run, asked.explore)
     source = None if asked.source is None else source_of(run, asked.source)
@@ -147,6 +153,12 @@ def evaluate(args: Sequence[str]) -> None:
         for name in ("count", "plan", "guidance", "property", "weights", "lora", "codec"):
             if (value := getattr(asked, name)) not in (None, ()):
                 raise Refusal(f"{name} is {value}, but two folders are compared as they are; leave it out.")
+        if asked.size is not None and asked.size < 1:
+            raise Refusal(f"size is {asked.size}; give a side in pixels, or leave it out.")
+        for name, folder in (("run", asked.run), ("against", asked.against)):
+            if is_ours(folder):  # whose pictures are pages of many
+                raise Refusal(f"{name} is {folder}, a run, and two folders of pictures are compared; draw a folder of them with "
+                              "langevin sample RUN --out FOLDER.")  # fmt: skip
         from langevin.recipes.folders import evaluate_folders
 
         result = evaluate_folders(asked.run, asked.against, size=asked.size, device=asked.device, **shared)

@@ -1,5 +1,6 @@
 """langevin lora and langevin ema, and how adapters are written in words."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def lora(args: Sequence[str]) -> None:
 
     run = open_run(asked.run)
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    print(f"{save_adapters(run.denoiser, asked.run, asked.out)}: use it as --lora {asked.out}")
+    print(f"{save_adapters(run.denoiser, asked.run, asked.out)}: use it as --lora {shlex.quote(str(asked.out))}")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def ema(args: Sequence[str]) -> None:
 
     _, record = write_average(open_run(asked.run).denoiser, asked.run, asked.sigma_rel, out, asked.at)
     print(f"from {len(record['snapshots'])} stored averages up to {record['samples']} samples, misfit {record['misfit']:.2g}")
-    print(f"{out}: use it as --weights {out}")
+    print(f"{out}: use it as --weights {shlex.quote(str(out))}")
 
 
 def target(out: Path) -> None:
@@ -94,4 +95,5 @@ def publish(args: Sequence[str]) -> None:
     run = open_run(asked.run)
     made = written(run, asked.out)
     coder = run.recipe.process.kind == "none"  # an autoencoder, which draws nothing by itself
-    print(f"{made}: use it as --codec.origin {made}" if coder else f"{made}: draw with langevin generate {made}")
+    named = shlex.quote(str(made))
+    print(f"{made}: use it as --codec.origin {named}" if coder else f"{made}: draw with langevin generate {named}")

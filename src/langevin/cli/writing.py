@@ -17,8 +17,8 @@ class _Write:
     """What texts begin with."""
     infill: str | None = None
     """A text with blanks to be filled, such as "To be, ________ to be": each sign --blank is one token."""
-    blank: str = "_"
-    """The sign for a token that is to be written."""
+    blank: str | None = None
+    """With infill: the sign for a token that is to be written, _ by default."""
     length: int | None = None
     """Tokens of a text, with the prefix; those that the model learned by default, and as many as one likes."""
     count: int = 1
@@ -54,15 +54,22 @@ def write(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     if asked.infill is not None and (asked.prefix or asked.length is not None):
         raise Refusal("infill is a whole text with blanks; leave out prefix and length.")
-    if asked.infill is not None and (len(asked.blank) != 1 or asked.blank not in asked.infill):
-        raise Refusal(f"infill has no blank {asked.blank!r}; let each such sign stand for a token to be written.")
+    blank = "_" if asked.blank is None else asked.blank
+    if asked.infill is None and asked.blank is not None:
+        raise Refusal(f"blank is {blank!r}, a sign in the text that --infill gives; say --infill, or leave it out.")
+    if len(blank) != 1:
+        raise Refusal(f"blank is {blank!r}; give one sign, which stands for one token.")
+    if asked.infill is not None and blank not in asked.infill:
+        raise Refusal(f"infill has no blank {blank!r}; let each such sign stand for a token to be written.")
+    if asked.out is not None and asked.out.suffix != ".txt":
+        raise Refusal(f"out is {asked.out}; write a .txt.")
     from langevin.files import write as save
     from langevin.recipes.opening import open_run
     from langevin.recipes.written import written
 
     texts = written(
         open_run(asked.run, asked.weights, device=asked.device), count=asked.count, prefix=asked.prefix, infill=asked.infill,
-        blank=asked.blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top,
+        blank=blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top,
         words=asked.contains, tokens=asked.tokens, clamp=asked.clamp, best_of=asked.best_of, seed=asked.seed,
     )  # fmt: skip
     page = "\n----\n".join(texts) + "\n"

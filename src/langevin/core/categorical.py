@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.posterior import CategoricalPosterior
@@ -199,15 +200,16 @@ class Categorical(LeafProcess):
     def marginal(self, x: Tensor, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         self.check_data(x)
         check_ids(x, noise)
-        return self._draw(self.marginal_probs(x, t), noise, mask)
+        return self.draw(self.marginal_probs(x, t), noise, mask)
 
     def prior(
         self, shape: tuple[int, ...], noise: Noise, mask: Tensor | None = None, dtype: torch.dtype = torch.float32
     ) -> Tensor:
         limit = self.kernel.near("limit", noise.ids.device)
-        return self._draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
+        return self.draw(limit.expand(len(noise.ids), *shape, self.states), noise, mask)
 
-    def _draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
+    def draw(self, probs: Tensor, noise: Noise, mask: Tensor | None) -> Tensor:
+        """States (B, *shape) of the space, drawn from probabilities (B, *shape, S), padding 0."""
         gumbel = self.space.project(noise.gumbel(tuple(probs.shape[1:])).to(probs.device))
         z = (probs.log() + gumbel).argmax(-1)
         return self.space.project(z, mask)
@@ -245,11 +247,11 @@ class Categorical(LeafProcess):
         self, z: Tensor, belief: CategoricalPosterior, t: Level, s: Level, noise: Noise, eta: float = 1.0,
         mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        return self._draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
+        return self.draw(self.bridge_probs(z, belief.probs, t, s, eta), noise, mask)
 
     def renoise(self, z: Tensor, s: Level, t: Level, noise: Noise, mask: Tensor | None = None) -> Tensor:
         since = self._alpha(s, z)
-        return self._draw(self.kernel.push(self.one_hot(z), self._keep(self._alpha(t, z), since), since), noise, mask)
+        return self.draw(self.kernel.push(self.one_hot(z), self._keep(self._alpha(t, z), since), since), noise, mask)
 
     def kl(self, x: Tensor, belief: CategoricalPosterior, z: Tensor, t: Level, s: Level) -> Tensor:
         if bool((self._alpha(s, z) == 1).all()):  # the reconstruction, kept in logarithms
@@ -266,28 +268,20 @@ class Categorical(LeafProcess):
         return (torch.special.xlogy(q, q) - q * limit.log()).sum(-1)
 
     def check(self, plan: Plan, leaf: str) -> None:
-        at = f"leaf {leaf!r}" if leaf else "the process"
+        at = leaf_name(leaf)
         if plan.basis != "x0":
-            raise ValueError(
-                f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
-                "use a plan in the x0 basis, such as ddim or dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} keeps a {plan.basis}, which {at} (categorical) does not have; "
+                             "use a plan in the x0 basis, such as ddim or dpmpp.")  # fmt: skip
         rows = [row for row in plan.rows if isinstance(row, Row)]
         if any(row.a is not None for row in rows):
-            raise ValueError(
-                f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "
-                "use a plan that leaves the step to the process, such as dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} writes out the factor of the state, which {at} (categorical) has none of; "
+                             "use a plan that leaves the step to the process, such as dpmpp.")  # fmt: skip
         if any(row.anchored for row in rows):
-            raise ValueError(
-                f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
-                "use a multistep plan such as dpmpp."
-            )
+            raise ValueError(f"plan {plan.name} corrects a step from its anchor, which {at} (categorical) cannot undo; "
+                             "use a multistep plan such as dpmpp.")  # fmt: skip
         if not isinstance(self.kernel, LowRank) and any(row.eta != 1 for row in rows):
-            raise ValueError(
-                f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
-                "use ddpm, or a low-rank limit."
-            )
+            raise ValueError(f"plan {plan.name} has eta below 1, but the general kernel of {at} has only its Bayes bridge; "
+                             "use ddpm, or a low-rank limit.")  # fmt: skip
 
     def numbers(self, plan: Plan) -> list[_Numbers | None]:
         ends = [torch.tensor([row.start, row.stop], dtype=torch.float64).unbind() for row in plan.rows]

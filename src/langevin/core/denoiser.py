@@ -2,14 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from langevin.core import prediction as predictions
-from langevin.core.levels import expand
+from langevin.core.levels import KeptByLevel, expand
 from langevin.core.posterior import Belief
 from langevin.core.prediction import Prediction
 from langevin.core.process import LeafProcess, Process
@@ -26,6 +27,28 @@ def home(model: nn.Module) -> tuple[torch.device, torch.dtype | None]:
     """Device and dtype of the weights; the CPU and None where there are none."""
     weights = next((p for p in model.parameters() if p.is_floating_point()), None)
     return (torch.device("cpu"), None) if weights is None else (weights.device, weights.dtype)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """No dropout within. The mode of each part is put back, since the caller may be training, and with parts that are frozen."""
+    was = [m for m in module.modules() if m.training] if module.training else []
+    if was:
+        module.eval()
+    try:
+        yield
+    finally:
+        for m in was:
+            m.training = True
+
+
+def check_entries(cond: Cond, count: int | None = None) -> None:
+    """Refuse a condition that is no tensor with one entry for each sample."""
+    for name, value in (cond or {}).items():
+        if not isinstance(value, Tensor) or not value.ndim:
+            raise ValueError(f"cond[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one, as torch.full((B,), 3).")
+        if count is not None and len(value) != count:
+            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
 
 
 class BaseDenoiser(nn.Module, ABC):
@@ -53,8 +76,9 @@ class BaseDenoiser(nn.Module, ABC):
             mask: (B, N) bool, the real nodes of padded sets.
 
         Raises:
-            ValueError: if a level or a leaf does not fit z.
+            ValueError: if a level or a leaf does not fit z, or a condition is no tensor.
         """
+        check_entries(cond)
         process = self.process.leaves()
         states = leaves(z)
         if set(states) != set(process):
@@ -95,10 +119,8 @@ class Denoiser(BaseDenoiser):
     ) -> None:
         super().__init__()
         self.net, self.process, self.shape = net, process, shape
-        self._labels: dict[Any, Tensor] = {}
-        self.predictions = {
-            name: predictions.named(p) for name, p in spread(prediction, list(process.leaves()), "prediction").items()
-        }
+        self._labels = KeptByLevel()
+        self.predictions = {n: predictions.named(p) for n, p in spread(prediction, list(process.leaves()), "prediction").items()}
         for name, leaf in process.leaves().items():
             self.predictions[name].check(leaf, name)
 
@@ -108,11 +130,8 @@ class Denoiser(BaseDenoiser):
     def outputs(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> dict[str, Tensor]:
         """What the network itself says, by leaf; levels are expanded. Objectives are computed on this."""
         process = self.process.leaves()
-        inputs, labels = {}, {}
-        for name, leaf in process.items():
-            p, state = self.predictions[name], z[name]
-            inputs[name] = p.input(leaf, state, t[name])
-            labels[name] = self._label(name, leaf, state, t[name])
+        inputs = {name: self.predictions[name].input(leaf, z[name], t[name]) for name, leaf in process.items()}
+        labels = {name: self._label(name, leaf, z[name], t[name]) for name, leaf in process.items()}
         said = self.net(tree(inputs), tree(labels), cond, mask)
         if not isinstance(said, (Tensor, dict)) or hasattr(said, "sample"):
             raise ValueError(f"the network returned a {type(said).__name__}; wrap it to return its tensor, of diffusers .sample.")
@@ -125,18 +144,12 @@ class Denoiser(BaseDenoiser):
 
     def _label(self, name: str, leaf: LeafProcess, state: Tensor, t: Tensor) -> Tensor:
         """The number shown to the network: (B,), or per element."""
-        if t.ndim:
+        if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
             label = self.predictions[name].label(leaf, t).to(state.device)
             return label.reshape(-1).expand(len(state)) if math.prod(label.shape[1:]) == 1 else label
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or leaf.schedule.learned:
-            return self.predictions[name].label(leaf, t).to(state.device).expand(len(state))
-        # levels come again and again: keep the tensor, on the device it is needed on
+        # kept on the device it is needed on; the network's own copy is to do with as it likes
         key = (self.predictions[name], leaf.schedule, float(t), state.device)
-        if key not in self._labels:
-            if len(self._labels) > 4096:
-                self._labels.clear()
-            self._labels[key] = self.predictions[name].label(leaf, t).to(state.device)
-        return self._labels[key].repeat(len(state))  # the network's own, to do with as it likes
+        return self._labels.get_or(key, lambda: self.predictions[name].label(leaf, t).to(state.device)).repeat(len(state))
 
     def posteriors(self, out: _Parts, z: _Parts, t: _Parts, mask: Tensor | None = None) -> Belief:
         """Beliefs from what the network said; means lie in the space of their leaf, whatever the network knows of it."""
@@ -145,6 +158,16 @@ class Denoiser(BaseDenoiser):
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         return self.posteriors(self.outputs(z, t, cond, mask), z, t, mask)
+
+
+def check_conditions(model: nn.Module, cond: Cond) -> None:
+    """Let each part of a model that knows its conditions look at their values, which waits for the device they are on.
+
+    Raises:
+        ValueError: as the parts do.
+    """
+    for module in model.modules() if cond else ():
+        getattr(module, "check_conditions", lambda cond: None)(cond)
 
 
 def dropped(cond: Cond, drop: Tensor) -> Cond:

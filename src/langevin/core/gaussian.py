@@ -6,6 +6,11 @@ With tau = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2 and v = eta^2 tau sigma_s
 
 It keeps the marginals for every eta in [0, 1]. With x replaced by the belief's mean it is DDIM (eta 0; 2010.02502,
 eq. 12), DDPM (eta 1; 2006.11239, eq. 7), Euler for flow matching (eta 0) and EDM's Euler (eta 0, alpha 1).
+
+In DDPM's letters alpha_t^2 is abar_t, beta_t = 1 - abar_t / abar_s, tau = beta_t / (1 - abar_t), and at eta = 1
+
+    mean   sqrt(abar_s) beta_t / (1 - abar_t) x + sqrt(1 - beta_t) (1 - abar_s) / (1 - abar_t) z_t,
+    v      beta_t (1 - abar_s) / (1 - abar_t)   ("beta tilde"; DDIM's sigma_t is eta sqrt(v), eq. 16).
 """
 
 from typing import NamedTuple
@@ -14,6 +19,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.levels import Level, broadcastable, cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row
 from langevin.core.posterior import GaussianPosterior
@@ -137,7 +143,7 @@ class Gaussian(LeafProcess):
         return cast(ratio, z) * z + cast(deviation, z) * self.noise(z, noise, mask)
 
     def check(self, plan: Plan, leaf: str) -> None:
-        at = f"leaf {leaf!r}" if leaf else "the process"
+        at = leaf_name(leaf)
         rows = [row for row in plan.rows if isinstance(row, Row)]
         if plan.basis == "velocity" and any(row.eta for row in rows):
             raise ValueError(

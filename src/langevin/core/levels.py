@@ -5,12 +5,25 @@ library, to broadcast against the state; deeper in, a bare `(B,)` is an error, b
 against the last axis whenever the sizes happen to agree.
 """
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 Level: TypeAlias = float | Tensor
+
+
+class KeptByLevel(dict[Any, Any]):
+    """What was computed for levels: a sampler asks for the same few again and again. Emptied where so many do not come again."""
+
+    def get_or(self, key: Any, compute: Callable[[], Any]) -> Any:
+        """What is kept under the key, computed if it is not there."""
+        if key not in self:
+            if len(self) > 4096:
+                self.clear()
+            self[key] = compute()
+        return self[key]
 
 
 def expand(t: Level, z: Tensor) -> Tensor:

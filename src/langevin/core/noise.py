@@ -19,6 +19,7 @@ _WORD = 1 << 64
 
 
 def signed(word: int) -> int:
+    """A 64-bit word, from 0 on, as the int64 of the same bits."""
     return (word + _WORD // 2) % _WORD - _WORD // 2
 
 

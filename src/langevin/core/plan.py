@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.levels import Level
+from langevin.core.messages import one_line
 from langevin.core.noise import Noise
 from langevin.core.schedule import Schedule
 
@@ -233,9 +234,7 @@ class Plan:
             return Plan(rows=rows, **{**data, "order": int(data["order"]), "data_std": float(data.get("data_std", 1))})
         except (TypeError, KeyError, AttributeError, IndexError, ValueError, OverflowError, RecursionError) as error:
             # it may quote the file
-            raise ValueError(
-                f"this is no saved plan ({' '.join(str(error).split())[:300]}); write one with Plan.to_json()."
-            ) from None
+            raise ValueError(f"this is no saved plan ({one_line(error, 300)}); write one with Plan.to_json().") from None
 
     def __str__(self) -> str:
         basis = self.basis + (f" (data std {self.data_std:g})" if self.basis == "v" else "")

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
-from langevin.core.levels import cast
+from langevin.core.levels import KeptByLevel, cast
+from langevin.core.messages import leaf_name
 from langevin.core.posterior import CategoricalPosterior, GaussianPosterior
 from langevin.core.process import LeafProcess
 
@@ -73,7 +74,7 @@ class Prediction(ABC):
 
     def check(self, process: LeafProcess, leaf: str) -> None:
         if process.kind != self.kind:
-            at = f"leaf {leaf!r}" if leaf else "the process"
+            at = leaf_name(leaf)
             other = "'v', 'x0' or 'eps'" if process.kind == "gaussian" else "'logits'"
             raise ValueError(f"prediction {self.name!r} is for {self.kind} processes, but {at} is {process.kind}; use {other}.")
 
@@ -98,7 +99,7 @@ class GaussianPrediction(Prediction):
     def __init__(self, name: str, pair: Callable[[Any, Tensor], tuple[Tensor, Tensor]], level: str = "1000t") -> None:
         super().__init__(level)
         self.name, self._pair = name, pair
-        self._kept: dict[Any, tuple[float, ...]] = {}
+        self._kept = KeptByLevel()
 
     def check_output(self, process: Gaussian, output: Tensor, z: Tensor) -> None:
         if output.shape != z.shape:
@@ -134,18 +135,12 @@ class GaussianPrediction(Prediction):
         return GaussianPosterior(cast(output_part, z) * output + cast(state_part, z) * z)
 
     def at_level(self, process: Gaussian, method: str, t: Tensor) -> tuple[Any, ...]:
-        """The numbers of a method at t: floats kept from the last time for one shared level, else tensors.
-
-        A sampler asks for the same few levels again and again; schedules that are learned are asked anew.
-        """
+        """The numbers of a method at t: floats kept from the last time for one shared level, else tensors. Schedules that are
+        learned are asked anew."""
         if t.ndim or torch.is_grad_enabled() or torch.compiler.is_compiling() or process.schedule.learned:
             return getattr(self, method)(process, t)
         key = (process.schedule, method, float(t))
-        if key not in self._kept:
-            if len(self._kept) > 4096:
-                self._kept.clear()
-            self._kept[key] = tuple(float(v) for v in getattr(self, method)(process, t))
-        return self._kept[key]
+        return self._kept.get_or(key, lambda: tuple(float(v) for v in getattr(self, method)(process, t)))
 
     def check(self, process: LeafProcess, leaf: str) -> None:
         super().check(process, leaf)

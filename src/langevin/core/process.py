@@ -154,22 +154,26 @@ class Product(Process):
 
 
 def check_schedule(schedule: object) -> None:
+    """Refuse what is no schedule. Raises ValueError."""
     if not isinstance(schedule, Schedule):
         raise ValueError(f"schedule is {schedule!r}; pass a schedule, such as schedules.cosine() or core.schedule.Formula(...).")
     schedule.check()
 
 
 def check_ids(x: Tensor, noise: Noise) -> None:
+    """Refuse noise for another number of samples. Raises ValueError."""
     if len(noise.ids) != len(x):
         raise ValueError(f"noise is for {len(noise.ids)} samples and there are {len(x)}; make it with Noise.of(seed, {len(x)}).")
 
 
 def check_eta(eta: float) -> None:
+    """Refuse an eta beyond [0, 1]. Raises ValueError."""
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; it lies in [0, 1], 0 deterministic and 1 ancestral.")
 
 
 def check_descent(t: Tensor, s: Tensor) -> None:
+    """Refuse a bridge that climbs, of levels on the CPU. Raises ValueError."""
     # on a GPU the check would wait for the device
     if t.device.type == s.device.type == "cpu" and not bool((s <= t).all()):
         raise ValueError("the bridge goes from t down to s, but s > t somewhere; swap the two levels.")

@@ -4,15 +4,14 @@
 """
 
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, check_conditions, check_entries, evaluating, home
 from langevin.core.noise import Noise, Path
 from langevin.core.plan import Draft, DrivingRow, Plan, Row, StateRow
 from langevin.core.posterior import Belief
@@ -71,31 +70,16 @@ _Scripted: TypeAlias = tuple[bool, bool, bool, Any, list[Any]]
 """A row as the loop needs it: does it drive, evaluate, start from the anchor; its levels; its leaves' moves."""
 
 
-class _Run:
+class Loop:
     """One sampling: everything that can be known before the loop, and the loop's body."""
 
     def __init__(
         self, denoiser: BaseDenoiser, plan: Plan | Draft | Mapping[str, Plan | Draft], count: int, options: "Options"
     ) -> None:
-        if unknown := set(options) - set(Options.__annotations__):
-            raise TypeError(f"sample() has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
-        if count < 1:
-            raise ValueError(f"count is {count}; ask for at least 1 sample.")
+        _check_options(options, count)
         guidance, cond, mask = options.get("guidance"), options.get("cond"), options.get("mask")
-        if guidance is not None and not callable(guidance):
-            raise ValueError(f"guidance is {guidance!r}; pass a guidance such as CFG({guidance!r}).")
-        if not isinstance(options.get("seed", 0), int):
-            raise ValueError(f"seed is {options.get('seed')!r}; give an integer.")
-        kind = options.get("noise", "step")
-        if kind not in ("step", "path"):
-            raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
         self.parts = parts = denoiser.process.leaves()
         self.plans = plans = plans_for(denoiser.process, plan)
-        for name, value in (cond or {}).items():
-            if not isinstance(value, Tensor) or not value.ndim:
-                raise ValueError(f"cond[{name!r}] is {type(value).__name__}; give a tensor with one entry for each sample.")
-            if len(value) != count:
-                raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
         shape = options.get("shape")
         shape = shape if shape is not None else denoiser.shape
         if shape is None:
@@ -111,32 +95,16 @@ class _Run:
         driven = any(isinstance(row, DrivingRow) for p in plans.values() for row in p.rows)
         if self.held and driven:
             raise ValueError("adaptive steps move all elements at one level, so none can be given; use a plan such as trig.")
-        for module in denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
-            getattr(module, "check_conditions", lambda cond: None)(cond)
+        check_conditions(denoiser, cond)  # on the host still, where numbers can be looked at
         cond = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
         self.mask = mask = None if mask is None else mask.to(device)
         self.shapes, self.dtype = shapes, dtype or torch.float32
         self.begun = {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in begun.items()}
         self.depth = {name: p.history for name, p in plans.items()}
         self.rows = next(iter(plans.values())).rows
-        self.clocks: dict[str, dict[float, float]] = {}
-        for name, leaf in parts.items() if kind == "path" else ():
-            at = sorted({level for row in plans[name].rows for level in (row.start, row.stop)})
-            if leaf.kind != "gaussian" or driven or any(row.stop > row.start for row in plans[name].rows):
-                raise ValueError(f"noise is 'path', which runs once down the levels of Gaussian processes; {plans[name].name} on "
-                                 f"a {leaf.kind} one does not: use noise='step'.")  # fmt: skip
-            lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
-            self.clocks[name] = dict(zip(at, lam, strict=True))
-        # what each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ,
-        # and those of state rows may; they are made when they are needed
-        numbers = {name: leaf.numbers(plans[name]) for name, leaf in parts.items()}
-        self.told = told = {name: _levels(plans[name]) for name in parts}
-        self.script: list[_Scripted] = []
-        for i, row in enumerate(self.rows):
-            moves = [(n, leaf, r := plans[n].rows[i], numbers[n][i], type(r) is not Row) for n, leaf in parts.items()]
-            by_state = any(move[4] for move in moves)
-            levels = None if self.held or by_state else {name: told[name][i] for name in parts}
-            self.script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
+        self.clocks = _clocks(parts, plans, driven) if options.get("noise") == "path" else {}
+        self.told = {name: _levels(plans[name]) for name in parts}
+        self.script = self._script()
         own = isinstance(model, BaseDenoiser)  # another's attributes may be those of the model that it stands before
         believe = model.believe if own else (lambda z, t, cond, mask: model(tree(z), tree(t), cond, mask))
         self.aims = _aims(denoiser, plans, count, device)
@@ -148,6 +116,16 @@ class _Run:
 
         self.evaluate = evaluate
         self.begin()
+
+    def _script(self) -> list[_Scripted]:
+        """What each row needs, once: its leaves' moves, and its levels as tensors. Levels of elements that are known differ, and
+        those of state rows may; they are made when they are needed."""
+        numbers, script = {name: leaf.numbers(self.plans[name]) for name, leaf in self.parts.items()}, []
+        for i, row in enumerate(self.rows):
+            moves = [(n, leaf, r := self.plans[n].rows[i], numbers[n][i], type(r) is not Row) for n, leaf in self.parts.items()]
+            levels = None if self.held or any(m[4] for m in moves) else {name: self.told[name][i] for name in self.parts}
+            script.append((isinstance(row, DrivingRow), row.level is not None, row.anchored, levels, moves))
+        return script
 
     def begin(self) -> None:
         """Stand at the first level, as a function of the noise's ids, the conditions and the start alone."""
@@ -218,9 +196,9 @@ def trajectory(
 ) -> Generator[Step, None, Tree]:
     """Run a plan, one `Step` after each row. The arguments are those of `sample`."""
     with torch.no_grad():
-        run = _Run(denoiser, plan, count, options)
+        run = Loop(denoiser, plan, count, options)
     for i in range(len(run.rows)):
-        with torch.no_grad(), _evaluating(denoiser):
+        with torch.no_grad(), evaluating(denoiser):
             run.step(i)
         stops = tree({name: p.rows[i].stop for name, p in run.plans.items()})
         yield Step(i, len(run.rows), stops, tree(run.z), run.belief, run.nfe)
@@ -276,11 +254,40 @@ def sample(
     Raises:
         ValueError: if plan, process, guidance or arguments do not fit each other.
     """
-    with torch.no_grad(), _evaluating(denoiser):
-        run = _Run(denoiser, plan, count, options)
+    with torch.no_grad(), evaluating(denoiser):
+        run = Loop(denoiser, plan, count, options)
         for i in range(len(run.rows)):
             run.step(i)
     return tree(run.z)
+
+
+def _check_options(options: Options, count: int) -> None:
+    """Refuse options that there are not, and values that are none of theirs."""
+    if unknown := set(options) - set(Options.__annotations__):
+        raise TypeError(f"sample() has no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}.")
+    if count < 1:
+        raise ValueError(f"count is {count}; ask for at least 1 sample.")
+    guidance, kind = options.get("guidance"), options.get("noise", "step")
+    if guidance is not None and not callable(guidance):
+        raise ValueError(f"guidance is {guidance!r}; pass a guidance such as CFG({guidance!r}).")
+    if not isinstance(options.get("seed", 0), int):
+        raise ValueError(f"seed is {options.get('seed')!r}; give an integer.")
+    if kind not in ("step", "path"):
+        raise ValueError(f"noise is {kind!r}; it is drawn per 'step', or along one 'path' whatever the number of steps.")
+    check_entries(options.get("cond"), count)
+
+
+def _clocks(parts: Mapping[str, LeafProcess], plans: Mapping[str, Plan], driven: bool) -> dict[str, dict[float, float]]:
+    """The times of a Brownian path, lam at each level of each leaf's plan."""
+    clocks = {}
+    for name, leaf in parts.items():
+        at = sorted({level for row in plans[name].rows for level in (row.start, row.stop)})
+        if leaf.kind != "gaussian" or driven or any(row.stop > row.start for row in plans[name].rows):
+            raise ValueError(f"noise is 'path', which runs once down the levels of Gaussian processes; {plans[name].name} on "
+                             f"a {leaf.kind} one does not: use noise='step'.")  # fmt: skip
+        lam = leaf.schedule.lam(torch.tensor(at, dtype=torch.float64)).tolist()
+        clocks[name] = dict(zip(at, lam, strict=True))
+    return clocks
 
 
 def _known(
@@ -355,21 +362,7 @@ def _aims(denoiser: BaseDenoiser, plans: Mapping[str, Plan], count: int, device:
     return [None if s is None else torch.full((count,), s, dtype=torch.float64, device=device) for s in levels]
 
 
-@contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """No dropout while sampling; the mode is put back, since the caller of a generator may be training."""
-    was = [m for m in module.modules() if m.training] if module.training else []
-    if was:
-        module.eval()
-    try:
-        yield
-    finally:
-        for m in was:
-            m.training = True
-
-
 def _levels(plan: Plan) -> tuple[Tensor, ...]:
     """What the network is told at each row, 0-dim float64 on the CPU (0 where it is not asked)."""
-    shown = [getattr(row, "shown", None) for row in plan.rows]
-    levels = [row.level or 0.0 if told is None else told for row, told in zip(plan.rows, shown, strict=True)]
+    levels = [row.level or 0.0 if (shown := getattr(row, "shown", None)) is None else shown for row in plan.rows]
     return torch.tensor(levels, dtype=torch.float64).unbind()

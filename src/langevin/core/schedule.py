@@ -19,13 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from langevin.core.levels import Level
+from langevin.core.messages import one_line
 
 Curve = Callable[[Tensor], Tensor]
-
-
-def one_line(said: object) -> str:
-    """What a module says of itself, whose own form has many lines, in one."""
-    return " ".join(str(said).split())
 
 
 class Schedule(nn.Module, ABC):

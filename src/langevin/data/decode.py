@@ -3,8 +3,8 @@ are ours, since a library's text may carry anything."""
 
 import io
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -27,6 +27,15 @@ _ORIENTATION = 0x0112
 
 class Unreadable(ValueError):
     """Why something cannot be read, as the end of a sentence."""
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Around the reading of one picture that was asked for: an `Unreadable` becomes a ValueError that names the file."""
+    try:
+        yield
+    except Unreadable as error:
+        raise ValueError(f"{path} cannot be read ({error}); give a PNG, JPEG, WEBP, BMP or GIF.") from None
 
 
 def measure(file: Path | IO[bytes]) -> tuple[int, int]:

@@ -15,15 +15,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from langevin.core.noise import Noise
 from langevin.data.distort import elastic
 from langevin.data.molecules import parsed
 from langevin.data.progress import shown
-from langevin.files import staged, write
+from langevin.files import drawn_as, staged, write
 
 CAPTIONS = "captions.jsonl"
+SAID = "smiles"
+"""The text in each file that says of what it is a drawing."""
 _SCALE = 3
 """Drawings are made so many times larger than they end up."""
 
@@ -140,7 +143,8 @@ def _field(noise: Noise, side: int, smooth: float) -> Tensor:
 def drawings(out: str | Path, smiles: Sequence[str] | None = None, size: int = 64, hand: bool = True, seed: int = 0) -> Path:
     """Draw molecules into a folder that `Pictures(out, size, 1, captions="captions.jsonl")` reads; the folder is returned.
 
-    What is drawn already is left as it is; the captions, which are the SMILES, are written last.
+    What is drawn already is left as it is; the captions, which are the SMILES, are written last. drawn.json says how it is drawn,
+    and each file of what.
 
     Args:
         smiles: `molecules()` by default.
@@ -149,22 +153,39 @@ def drawings(out: str | Path, smiles: Sequence[str] | None = None, size: int = 6
         seed: names turns, hands and papers.
 
     Raises:
-        ValueError: for a size in which nothing can be seen, or a SMILES that rdkit does not read.
+        ValueError: for a size in which nothing can be seen, a SMILES that rdkit does not read, or a folder of other
+            drawings.
     """
     if not 24 <= size <= 4096:
         raise ValueError(f"size is {size}; take 24 pixels a side, in which letters can just be read, to 4096.")
     smiles = molecules() if smiles is None else smiles
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    drawn_as(folder / "drawn.json", {"size": size, "hand": hand, "seed": seed})
+    if (folder / f"{len(smiles):06d}.png").exists():
+        raise ValueError(f"{folder} has more than {len(smiles)} drawings; draw as many as before, or choose another directory.")
     lines = []
     for place, text in enumerate(shown(smiles, len(smiles), "drawing molecules")):
         name = f"{place:06d}.png"
         if not (folder / name).exists():
+            said = PngInfo()
+            said.add_itxt(SAID, text)
             with staged(folder / name) as beside:
-                Image.fromarray(_grey(drawing(text, place, size, hand, seed))).save(beside)
+                Image.fromarray(_grey(drawing(text, place, size, hand, seed))).save(beside, pnginfo=said)
+        elif (before := _said(folder / name)) != text:
+            raise ValueError(f"{folder / name} is a drawing of {before}, where this call draws {text}; choose another directory.")
         lines.append(json.dumps({"file": name, "text": text}))
     write(folder / CAPTIONS, "\n".join(lines) + "\n")
     return folder
+
+
+def _said(path: Path) -> str:
+    """Of what a file is a drawing."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:  # its first chunks alone; no pixel is decoded
+            return str(image.info.get(SAID, "something else"))[:200]
+    except OSError:
+        return "something else"
 
 
 def drawing(smiles: str, place: int, size: int = 64, hand: bool = True, seed: int = 0) -> Tensor:

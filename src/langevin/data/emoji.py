@@ -1,5 +1,6 @@
 """Captioned pictures for text-to-image: the emoji of a colour font, with the names that Unicode gives them."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, features
 
 from langevin.data.progress import shown
-from langevin.files import staged, write
+from langevin.files import drawn_as, staged, write
 
 FONT = "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"
 LISTING = "/usr/share/unicode/emoji/emoji-test.txt"
@@ -68,7 +69,8 @@ def _read(text: str, tones: bool) -> Iterator[Emoji]:
 
 def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str | Path = LISTING, tones: bool = False) -> Path:
     """Draw every emoji of the list that the font has, on white, into a folder that `Pictures(out, captions="captions.jsonl")`
-    reads; the folder is returned. What is drawn already is left as it is; the captions are written last.
+    reads; the folder is returned. What is drawn already is left as it is; the captions are written last. drawn.json says how
+    they are drawn.
 
     Args:
         size: side of the pictures in pixels.
@@ -76,7 +78,8 @@ def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str
         listing, tones: as for `listed`.
 
     Raises:
-        ValueError: if the font is not there or is another, or Pillow cannot join characters into one picture.
+        ValueError: if the font is not there or is another, Pillow cannot join characters into one picture, or the folder was
+            drawn of another size or font.
     """
     if not 8 <= size <= 4096:
         raise ValueError(f"size is {size}; take 8 pixels a side, in which something can just be seen, to 4096.")
@@ -91,6 +94,7 @@ def emoji(out: str | Path, size: int = 32, font: str | Path = FONT, listing: str
         ) from None
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    drawn_as(folder / "drawn.json", {"size": size, "font": hashlib.sha256(Path(font).read_bytes()).hexdigest()[:8]})
     lines = []
     for one in shown(iter(every), len(every), "drawing emoji", True):
         path = folder / one.file

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
+from langevin.core.messages import one_line
 from langevin.core.noise import Noise
 from langevin.core.process import LeafProcess
-from langevin.core.schedule import one_line
 from langevin.core.tree import leaves
 from langevin.data.order import order
 from langevin.data.source import Source

@@ -116,6 +116,27 @@ class Evaluation(Closed):
             raise KeyError(f"there is no metric {name!r}; there are {', '.join(self.names())}.")
         return Result(value=value, spread=self.spread.get(name), card=self.protocol)
 
+    def beside(self, other: "Evaluation") -> "dict[str, tuple[Result, Result]]":
+        """(this result, the other's) by full name, of what both measured by one protocol.
+
+        Weights, training data, plan, guidance, seeds, device and versions are told by each card, and may differ.
+
+        Raises:
+            ValueError: where real data, numbers of samples, pixels, features or a metric's settings differ, or nothing is shared.
+        """
+        mine, theirs = self.protocol, other.protocol
+        apart = {name: (getattr(mine, name), getattr(theirs, name)) for name in ("samples", "real", "pixels", "features")}
+        apart |= {name: (said, theirs.metrics.get(name, said)) for name, said in mine.metrics.items()}
+        for name, (one, two) in apart.items():
+            if one != two:
+                raise ValueError(
+                    f"{name} is {one} in one protocol and {two} in the other; evaluate both under one, then compare."
+                )
+        both = [name for name in self.names() if name in other.names()]
+        if not both:
+            raise ValueError(f"no metric is in both ({', '.join(self.names())}; {', '.join(other.names())}); ask both for one.")
+        return {name: (self[name], other[name]) for name in both}
+
     def __str__(self) -> str:
         return "\n".join([*(f"{name:40} {self[name]}" for name in self.names()), str(self.protocol)])
 

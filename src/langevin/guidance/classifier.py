@@ -18,6 +18,7 @@ from langevin.core.levels import cast
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 # least alpha / sigma at which means are steered: below it the exact step is finite only if the classifier is exact
 _SIGNAL = 0.05
@@ -51,11 +52,8 @@ class ClassifierGuidance:
         return _Classifier(denoiser, self)
 
 
-class _Classifier(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, guidance: ClassifierGuidance) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+class _Classifier(Wrapped):
+    guidance: ClassifierGuidance
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         parts = self.process.leaves()

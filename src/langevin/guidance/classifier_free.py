@@ -14,11 +14,12 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from langevin.condition_use import RecordingCond, compiled, warn_if_drop_ignored
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 from langevin.guidance.means import with_mean
-from langevin.hearing import Heard, compiled, warn_if_deaf
+from langevin.guidance.wrapped import Wrapped
 
 Change = Callable[[GaussianPosterior, GaussianPosterior, Tensor | None], GaussianPosterior]
 
@@ -111,16 +112,14 @@ class Apart(Protocol):
     def null(self) -> Cond: ...
 
 
-class Halves(BaseDenoiser):
+class Halves(Wrapped):
     """A denoiser guided away from a null condition: both beliefs in one call of twice the batch, and `between` makes one of them.
     Where w is 1, or no level is within the interval, it is the denoiser itself."""
 
     def __init__(self, denoiser: BaseDenoiser, guidance: Apart) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+        super().__init__(denoiser, guidance)
         self.null = guidance.null
-        self.listened = guidance.null is not None or compiled(denoiser)
+        self.drop_checked = guidance.null is not None or compiled(denoiser)
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g = self.guidance
@@ -134,12 +133,12 @@ class Halves(BaseDenoiser):
             self.null = {name: value.to(device) for name, value in self.null.items()}
         both = twice(cond, batch, device) if self.null is None else against(cond, self.null, batch)
         both_masks = None if mask is None else torch.cat([mask, mask])
-        if self.listened or both is None or torch.compiler.is_compiling():
+        if self.drop_checked or both is None or torch.compiler.is_compiling():
             belief = self.denoiser(tree(two_z), tree(two_t), both, both_masks)
         else:  # at the first evaluation, by what the network looks at: nothing waits for the device
-            heard, self.listened = Heard(both), True
-            belief = self.denoiser(tree(two_z), tree(two_t), heard, both_masks)
-            warn_if_deaf(heard, "classifier-free guidance does nothing", 5)
+            recorded, self.drop_checked = RecordingCond(both), True
+            belief = self.denoiser(tree(two_z), tree(two_t), recorded, both_masks)
+            warn_if_drop_ignored(recorded, "classifier-free guidance does nothing", 5)
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
         return self.between(null, conditional, weights, tree(z), tree(t))

@@ -19,6 +19,7 @@ from langevin.core.levels import cast
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,8 @@ class Exploration:
         return _Exploring(denoiser, self)
 
 
-class _Exploring(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, guidance: Exploration) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+class _Exploring(Wrapped):
+    guidance: Exploration
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         parts, g = self.process.leaves(), self.guidance

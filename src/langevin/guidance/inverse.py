@@ -28,6 +28,7 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves, tree
 from langevin.guidance.means import with_mean
 from langevin.guidance.operators import Operator
+from langevin.guidance.wrapped import Wrapped
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -80,16 +81,16 @@ class Measurement:
 Ask = Callable[[Tensor, Tensor], GaussianPosterior]
 
 
-class _Measuring(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, measurement: Measurement) -> None:
-        super().__init__()
-        self.denoiser, self.measurement = denoiser, measurement
-        self.process, self.shape = denoiser.process, denoiser.shape
+class _Measuring(Wrapped):
+    guidance: Measurement
+
+    def __init__(self, denoiser: BaseDenoiser, guidance: Measurement) -> None:
+        super().__init__(denoiser, guidance)
         self.calls = 0
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
         state, leaf = z[""], self.process.leaves()[""]
-        many = len(self.measurement.y)
+        many = len(self.guidance.y)
         if many not in (1, len(state)):
             raise ValueError(f"y has {many} measurements for {len(state)} samples; give one each, or one for all.")
         assert isinstance(leaf, Gaussian)
@@ -98,9 +99,9 @@ class _Measuring(BaseDenoiser):
         def ask(state: Tensor, level: Tensor) -> GaussianPosterior:
             return leaves(self.denoiser(tree({"": state}), tree({"": level}), cond, mask))[""]
 
-        if isinstance(self.measurement, Replaced):
-            return self.measurement.replaced(ask, state, t[""], leaf, self.calls)
-        return self.measurement.believe(ask, state, t[""], leaf)
+        if isinstance(self.guidance, Replaced):
+            return self.guidance.replaced(ask, state, t[""], leaf, self.calls)
+        return self.guidance.believe(ask, state, t[""], leaf)
 
 
 def visible(leaf: Gaussian, t: Tensor, like: Tensor) -> Tensor:

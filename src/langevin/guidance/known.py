@@ -21,6 +21,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 LUMA = (0.2989, 0.587, 0.114)
 """Weights of red, green and blue in a grey value (ITU-R BT.601)."""
@@ -63,15 +64,13 @@ class Known:
         return _Keeping(denoiser, self)
 
 
-class _Keeping(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, known: Known) -> None:
-        super().__init__()
-        self.denoiser, self.known = denoiser, known
-        self.process, self.shape, self.leaps = denoiser.process, denoiser.shape, denoiser.leaps
+class _Keeping(Wrapped):
+    guidance: Known
+    keeps_leaps = True
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         belief = leaves(self.denoiser(tree(z), tree(t), cond, mask))[""]
-        return with_mean(belief, self.known.keep(belief.mean))
+        return with_mean(belief, self.guidance.keep(belief.mean))
 
 
 def inpaint(picture: Any, known: Any) -> Known:

@@ -9,9 +9,10 @@ from torch import Tensor
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
+from langevin.guidance.wrapped import Wrapped
 
 
-class Guided(BaseDenoiser):
+class Guided(Wrapped):
     """A denoiser whose beliefs are a function's, so that it can be sampled from, guided further, and asked for likelihoods.
 
     Args:
@@ -24,8 +25,10 @@ class Guided(BaseDenoiser):
         ValueError: for what cannot be called so; when first called, for a tensor in place of a belief.
     """
 
+    keeps_leaps = True
+
     def __init__(self, denoiser: BaseDenoiser, believe: Callable[..., Belief]) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         if not callable(believe):
             given = type(believe).__name__
             raise ValueError(f"guidance gives a {given}; return a denoiser, or a function (z, t, cond, mask) -> belief.")
@@ -36,8 +39,7 @@ class Guided(BaseDenoiser):
             raise ValueError(f"{said}; it is called as (z, t, cond, mask) and returns a belief.") from None
         except ValueError:  # a builtin, which does not say
             pass
-        self.denoiser, self.function = denoiser, believe
-        self.process, self.shape, self.spread, self.leaps = denoiser.process, denoiser.shape, denoiser.spread, denoiser.leaps
+        self.function = believe
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         belief: Any = self.function(tree(z), tree(t), cond, mask)

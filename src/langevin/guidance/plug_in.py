@@ -22,6 +22,7 @@ from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.embedded import Embedded
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 OF = ("state", "belief")
 
@@ -50,18 +51,16 @@ class Clamp:
         return _Clamped(denoiser, self)
 
 
-class _Clamped(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, clamp: Clamp) -> None:
-        super().__init__()
-        self.denoiser, self.clamp = denoiser, clamp
-        self.process, self.shape, self.leaps = denoiser.process, denoiser.shape, denoiser.leaps
+class _Clamped(Wrapped):
+    guidance: Clamp
+    keeps_leaps = True
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         out = dict(leaves(self.denoiser(tree(z), tree(t), cond, mask)))
         for name, leaf in self.process.leaves().items():
             if isinstance(leaf, Embedded):
                 mean = out[name].mean
-                low = (t[name] <= self.clamp.below).to(mean.device)
+                low = (t[name] <= self.guidance.below).to(mean.device)
                 near = leaf.clamp(mean)
                 out[name] = with_mean(out[name], near if bool(low.all()) else torch.where(low, near, mean))
         return tree(out)
@@ -110,11 +109,8 @@ class Control:
         return _Controlled(denoiser, self)
 
 
-class _Controlled(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, control: Control) -> None:
-        super().__init__()
-        self.denoiser, self.control = denoiser, control
-        self.process, self.shape = denoiser.process, denoiser.shape
+class _Controlled(Wrapped):
+    guidance: Control
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Any:
         belief = leaves(self.denoiser(tree(z), tree(t), cond, mask))[""]
@@ -126,7 +122,7 @@ class _Controlled(BaseDenoiser):
 
     def moved(self, x: Tensor, mean: Tensor, deviation: float, level: float, cond: Cond, mask: Tensor | None) -> Tensor:
         """x (B, *shape) at `level` after the steps of Adagrad."""
-        c = self.control
+        c = self.guidance
         if level < c.above or not c.steps:
             return x
         t = expand(level, x)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.messages import leaf_name
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.classifier_free import Halves, check_strength
@@ -60,8 +61,7 @@ def check_means(denoiser: BaseDenoiser, what: str) -> None:
     """Refuse a process of which a leaf has no mean to be moved."""
     for name, leaf in denoiser.process.leaves().items():
         if leaf.kind != "gaussian":
-            at = f"leaf {name!r}" if name else "the process"
-            raise ValueError(f"{what}, and {at} is {leaf.kind}; use CFG, which mixes logits.")
+            raise ValueError(f"{what}, and {leaf_name(name)} is {leaf.kind}; use CFG, which mixes logits.")
 
 
 def free_of(t: Tensor, like: Tensor) -> Tensor | None:

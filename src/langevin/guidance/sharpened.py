@@ -10,6 +10,7 @@ from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.posterior import Belief, CategoricalPosterior
 from langevin.core.tree import leaves, tree_map
 from langevin.embedded import Embedded
+from langevin.guidance.wrapped import Wrapped
 
 
 class Sharpened:
@@ -37,11 +38,10 @@ class Sharpened:
         return _Sharp(denoiser, self.temperature, self.top)
 
 
-class _Sharp(BaseDenoiser):
+class _Sharp(Wrapped):
     def __init__(self, denoiser: BaseDenoiser, temperature: float, top: float) -> None:
-        super().__init__()
-        self.denoiser, self.temperature, self.top = denoiser, temperature, top
-        self.process, self.shape, self.spread = denoiser.process, denoiser.shape, denoiser.spread
+        super().__init__(denoiser)
+        self.temperature, self.top = temperature, top
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         belief = self.denoiser.believe(z, t, cond, mask)

@@ -9,6 +9,7 @@ from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves, tree
+from langevin.guidance.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
@@ -61,11 +62,9 @@ class Tiles:
         return [(begin, weight / total[begin : begin + size]) for begin, weight in found]
 
 
-class _Tiled(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, tiles: Tiles) -> None:
-        super().__init__()
-        self.denoiser, self.tiles = denoiser, tiles
-        self.process, self.shape, self.leaps = denoiser.process, denoiser.shape, denoiser.leaps
+class _Tiled(Wrapped):
+    guidance: Tiles
+    keeps_leaps = True
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
         state, level = z[""], t[""]
@@ -73,8 +72,8 @@ class _Tiled(BaseDenoiser):
             raise ValueError(f"samples have shape {tuple(state.shape[1:])}; tiles are of pictures (C, H, W).")
         height, width = state.shape[-2:]
         blended = torch.zeros_like(state)
-        for top, down in self.tiles.along(height):
-            for left, across in self.tiles.along(width):
+        for top, down in self.guidance.along(height):
+            for left, across in self.guidance.along(width):
                 box = (top, left, len(down), len(across))
                 here = None if cond is None else {n: _cut(v, box, (height, width), n) for n, v in cond.items()}
                 at = level if level.ndim < 4 else _cut(level, box, (height, width), "t")

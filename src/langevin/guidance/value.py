@@ -29,10 +29,12 @@ from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
+from langevin.core.messages import leaf_name
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.inverse import Tangent, solve, visible
 from langevin.guidance.means import with_mean
+from langevin.guidance.wrapped import Wrapped
 
 
 @dataclass(frozen=True)
@@ -65,16 +67,14 @@ class Value:
         """
         for name, leaf in denoiser.process.leaves().items():
             if not isinstance(leaf, (Gaussian, Categorical)):
-                at = f"leaf {name!r}" if name else "the process"
-                raise ValueError(f"a value moves Gaussian and categorical leaves, and {at} is {leaf}; use another guidance.")
+                raise ValueError(
+                    f"a value moves Gaussian and categorical leaves, and {leaf_name(name)} is {leaf}; use another guidance."
+                )
         return _Valued(denoiser, self) if len(denoiser.process.leaves()) == 1 else _Together(denoiser, self)
 
 
-class _Valued(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, guidance: Value) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+class _Valued(Wrapped):
+    guidance: Value
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         leaf, g = self.process.leaves()[""], self.guidance
@@ -105,13 +105,10 @@ class _Valued(BaseDenoiser):
         return at.with_mean(at.mean + at.covariance(u))
 
 
-class _Together(BaseDenoiser):
+class _Together(Wrapped):
     """A product's leaves, moved at once."""
 
-    def __init__(self, denoiser: BaseDenoiser, guidance: Value) -> None:
-        super().__init__()
-        self.denoiser, self.guidance = denoiser, guidance
-        self.process, self.shape = denoiser.process, denoiser.shape
+    guidance: Value
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         parts, g = self.process.leaves(), self.guidance

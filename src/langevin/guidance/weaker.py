@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.messages import one_line
 from langevin.core.posterior import Belief, lerp
-from langevin.core.schedule import one_line
 from langevin.core.tree import tree
 from langevin.guidance.classifier_free import check_strength, inside, outside
+from langevin.guidance.wrapped import Wrapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,11 +50,12 @@ class AutoGuidance:
         return _Apart(denoiser, self)
 
 
-class _Apart(BaseDenoiser):
+class _Apart(Wrapped):
+    guidance: AutoGuidance
+
     def __init__(self, denoiser: BaseDenoiser, guidance: AutoGuidance) -> None:
-        super().__init__()
-        self.denoiser, self.weaker, self.guidance = denoiser, guidance.weaker, guidance
-        self.process, self.shape, self.spread = denoiser.process, denoiser.shape, denoiser.spread
+        super().__init__(denoiser, guidance)
+        self.weaker = guidance.weaker  # a part, so that it moves between devices with the other
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> Belief:
         g, belief = self.guidance, self.denoiser.believe(z, t, cond, mask)

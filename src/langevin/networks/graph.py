@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, zero
+from langevin.networks.blocks import Cond, Conditions, LevelEmbedding, check_heads, zero
 from langevin.networks.blocks.embeddings import refuse_unknown
 from langevin.networks.linear import Linear
 
@@ -144,8 +144,7 @@ class GraphTransformer(nn.Module):
         properties: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        check_heads(width, heads)
         self.nodes, self.edges, self.residual = nodes, edges, residual
         self.node_states, self.edge_states = node_states or nodes, edge_states or edges
         self.features = features

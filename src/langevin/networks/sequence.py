@@ -9,26 +9,36 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, LevelEmbedding, Memory, RMSNorm, SandwichBlock, refuse_unknown, rope_table, zero
+from langevin.networks.blocks import (
+    Cond,
+    KVCache,
+    LevelEmbedding,
+    RMSNorm,
+    SandwichBlock,
+    check_heads,
+    refuse_unknown,
+    rope_table,
+    zero,
+)
 from langevin.networks.linear import Linear
 
 
-class Memories:
+class SequenceCache:
     """What a sequence that is being written has said so far: keys and values of every layer.
 
     Attributes:
-        length: tokens remembered. last: (B, 1) the last of them, None at the beginning.
+        length: tokens kept. last: (B, 1) the last of them, None at the beginning.
     """
 
     def __init__(self, depth: int) -> None:
-        self.layers = [Memory() for _ in range(depth)]
+        self.layers = [KVCache() for _ in range(depth)]
         self.length = 0
         self.last: Tensor | None = None
 
-    def remember(self, z: Tensor) -> None:
-        """That the tokens z (B, l), which the network has just read, are said."""
+    def commit(self, z: Tensor) -> None:
+        """Keep the tokens z (B, l), which the network has just read: they are final."""
         for layer in self.layers:
-            layer.remember()
+            layer.commit()
         self.length += z.shape[1]
         self.last = z[:, -1:]
 
@@ -64,8 +74,7 @@ class SequenceTransformer(nn.Module):
         super().__init__()
         if block is not None and block < 1:
             raise ValueError(f"block is {block}; a block has at least 1 token, and None is for no blocks.")
-        if width % (2 * heads):
-            raise ValueError(f"width is {width} for {heads} heads; rotary positions turn pairs, so give an even width to each.")
+        check_heads(width, heads, turned=True)
         self.block, self.head_width, self.depth = block, width // heads, depth
         self.embed = nn.Embedding(states + (block == 1), width)  # the last row is what stands before the first token
         nn.init.normal_(self.embed.weight, std=width**-0.5)
@@ -97,19 +106,19 @@ class SequenceTransformer(nn.Module):
             level = torch.cat([level.expand(z.shape), torch.zeros_like(z, dtype=level.dtype)], 1)
         return self._run(read, level, rope, keep, None, z.shape[1])
 
-    def memories(self) -> Memories:
+    def new_cache(self) -> SequenceCache:
         """Of a text that is to be written, empty."""
-        return Memories(self.depth)
+        return SequenceCache(self.depth)
 
-    def extend(self, z: Tensor, level: Tensor, memories: Memories) -> Tensor:
-        """The logits of z (B, l), which follow what is remembered; of a network with blocks whole blocks, or the last one."""
-        first, last = memories.length, memories.length + z.shape[1]
+    def extend(self, z: Tensor, level: Tensor, cache: SequenceCache) -> Tensor:
+        """The logits of z (B, l), which follow what is kept; of a network with blocks whole blocks, or the last one."""
+        first, last = cache.length, cache.length + z.shape[1]
         keep = None  # one block, which sees all
         if self.block is not None and z.shape[1] > self.block:
             keep = _pattern(last, self.block, False, z.device)[:, first:]
-        read = self._shifted(z, memories.last, None) if self.block == 1 else z
+        read = self._shifted(z, cache.last, None) if self.block == 1 else z
         rope = rope_table(-(-last // 256) * 256, self.head_width, z.device)[None, first:last]  # one table for many lengths
-        return self._run(read, level, rope, keep, memories, z.shape[1])
+        return self._run(read, level, rope, keep, cache, z.shape[1])
 
     def _shifted(self, text: Tensor, before: Tensor | None, document: Tensor | None) -> Tensor:
         """The token before each."""
@@ -123,13 +132,13 @@ class SequenceTransformer(nn.Module):
         return read
 
     def _run(
-        self, read: Tensor, level: Tensor, rope: Tensor, keep: Tensor | None, memories: Memories | None, count: int
+        self, read: Tensor, level: Tensor, rope: Tensor, keep: Tensor | None, cache: SequenceCache | None, count: int
     ) -> Tensor:
         h = self.embed(read)
         emb = None if self.level is None else self.level(level[:, None] if level.ndim == 1 else level)
-        layers = [None] * self.depth if memories is None else memories.layers
-        for block, memory in zip(self.trunk, layers, strict=True):
-            h = block(h, emb, rope, keep, memory)
+        layers = [None] * self.depth if cache is None else cache.layers
+        for block, layer in zip(self.trunk, layers, strict=True):
+            h = block(h, emb, rope, keep, layer)
         return self.final(self.norm(h[:, :count]))
 
 

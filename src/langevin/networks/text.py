@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks import Cond, dot_product_attention
+from langevin.networks.blocks import Cond, check_heads, dot_product_attention
 from langevin.networks.linear import Linear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -81,8 +81,7 @@ class TextEncoder(nn.Module):
         end: int | None = None,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        check_heads(width, heads)
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
         self.length, self.end, self.width = length, end, width

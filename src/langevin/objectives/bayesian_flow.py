@@ -15,6 +15,7 @@ from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
@@ -166,7 +167,8 @@ def squared(leaf: Gaussian, x: Tensor, belief: object) -> Tensor:
 
 
 def check(leaf: LeafProcess, name: str) -> None:
-    at = f"leaf {name!r}" if name else "the process"
+    """Refuse a leaf that has no Bayesian flow. Raises ValueError."""
+    at = leaf_name(name)
     if isinstance(leaf, Embedded) and leaf.std:
         raise ValueError(f"std is {leaf.std:g} and {at} has data about its points; use the Embedding objective, or std=0.")
     if isinstance(leaf, Interpolant):

@@ -22,7 +22,7 @@ from langevin.core.levels import expand
 from langevin.core.noise import Noise
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Ladder, Leaps, follow, now
+from langevin.objectives.leaps import Ladder, Leaps, check_order, follow, now
 from langevin.objectives.teachers import check_guided, frozen
 from langevin.plans.grids import Grid
 
@@ -80,8 +80,7 @@ class Consistency(Leaps):
         coupling: str | Coupling = "independent",
     ) -> None:
         super().__init__(distance, drop, coupling)
-        if order not in (1, 2):
-            raise ValueError(f"order is {order}; a teacher's step is of order 1 (DDIM) or 2 (Heun).")
+        check_order(order)
         if weighting not in ("none", "inverse") or density not in ("uniform", "lognormal"):
             raise ValueError(
                 f"weighting is {weighting!r} and density {density!r}; use 'none' or 'inverse', 'uniform' or 'lognormal'."

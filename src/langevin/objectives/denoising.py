@@ -13,6 +13,7 @@ from langevin.core.categorical import Categorical, LowRank
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.prediction import GaussianPrediction
@@ -119,7 +120,7 @@ class Denoising(Objective):
             raise ValueError(f"coupling is {type(self.coupling).__name__}, which pairs data with the other ends of Gaussian "
                              f"paths, and the model's process is {process}; use 'independent'.")  # fmt: skip
         for name, leaf in process.leaves().items():
-            at = f"leaf {name!r}" if name else "the process"
+            at = leaf_name(name)
             if not isinstance(leaf, (Gaussian, Categorical)):
                 raise ValueError(
                     f"{at} is {type(leaf).__name__}, neither Gaussian nor Categorical; extend one of these, or write an "

@@ -16,6 +16,7 @@ from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Cond, Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
@@ -93,9 +94,8 @@ class ELBO(Objective):
                     f"{leaf} has data at both ends, and this bound is of processes that end in noise; use Denoising."
                 )
             if isinstance(leaf, Embedded) and leaf.std:
-                at = f"leaf {name!r}" if name else "the process"
                 raise ValueError(
-                    f"std is {leaf.std:g} and {at} has data about its points; use the Embedding objective, or std=0."
+                    f"std is {leaf.std:g} and {leaf_name(name)} has data about its points; use the Embedding objective, or std=0."
                 )
             shape = (-1, *[1] * (x[name].ndim - 1))
             low = leaf.schedule.floor if isinstance(leaf, Gaussian) else 0.0

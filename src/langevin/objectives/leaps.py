@@ -112,6 +112,12 @@ def guided(
     return leaves(lerp(teacher(z, t, alone, mask), teacher(z, t, cond, mask), weight))[""].mean
 
 
+def check_order(order: int) -> None:
+    """Refuse an order that `follow` has not. Raises ValueError."""
+    if order not in (1, 2):
+        raise ValueError(f"order is {order}; a teacher's step is of order 1 (DDIM) or 2 (Heun).")
+
+
 def follow(
     teacher: BaseDenoiser,
     z: Tensor,

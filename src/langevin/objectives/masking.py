@@ -27,7 +27,7 @@ from langevin.core.space import Euclidean
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Objective, drop_conditions
 from langevin.objectives.levels import stratified
-from langevin.plans.unmasking import where_blank
+from langevin.plans.tokens import where_blank
 
 
 class Masking(Objective):

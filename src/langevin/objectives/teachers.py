@@ -67,6 +67,7 @@ def drawn(w: tuple[float, float], noise: Noise, like: Tensor) -> Tensor:
 
 
 def check_weighting(weighting: str) -> str:
+    """The name of a weighting. Raises ValueError for another."""
     if weighting not in WEIGHTINGS:
         raise ValueError(f"weighting is {weighting!r}; choose one of {', '.join(WEIGHTINGS)}.")
     return weighting

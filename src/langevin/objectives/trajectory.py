@@ -20,7 +20,7 @@ from langevin.objectives.base import Loss
 from langevin.objectives.coupling import Coupling
 from langevin.objectives.denoising import Denoising
 from langevin.objectives.distances import Distance
-from langevin.objectives.leaps import Ladder, Leaps, belief, follow, one_gaussian
+from langevin.objectives.leaps import Ladder, Leaps, belief, check_order, follow, one_gaussian
 from langevin.objectives.teachers import frozen
 from langevin.plans.grids import Grid
 
@@ -38,7 +38,7 @@ class Trajectory(Leaps):
         grid: of levels.
         denoising: the loss that is added, of any batch; `Denoising(drop=drop)` by default.
         share: its factor.
-        guidance: of the teacher.
+        guidance: of the teacher, unless it leaps.
         distance, drop, coupling: as for `Leaps`.
     """
 
@@ -60,12 +60,13 @@ class Trajectory(Leaps):
         super().__init__(distance, drop, coupling)
         if not 1 <= longest <= steps:
             raise ValueError(f"longest is {longest} of {steps} steps; give 1 <= longest <= steps.")
-        if order not in (1, 2):
-            raise ValueError(f"order is {order}; a teacher's step is of order 1 (DDIM) or 2 (Heun).")
+        check_order(order)
         if not share >= 0:
             raise ValueError(f"share is {share}; it is the factor of the denoising loss, 0 for none.")
         if teacher is not None:
             self.nets["teacher"] = frozen(teacher)
+            if teacher.leaps and guidance != 1:
+                raise ValueError(f"guidance is {guidance:g}, and a teacher that leaps is not guided; leave it at 1.")
         self.steps, self.longest, self.decay, self.order, self.grid = steps, longest, decay, order, Ladder(grid)
         self.denoising, self.share, self.guidance = denoising or Denoising(drop=drop, coupling=coupling), share, guidance
         self.says += f", steps={steps}, longest={longest}, decay={decay:g}, order={order}, grid={self.grid.says}, share={share:g}"

@@ -96,7 +96,7 @@ class Tilted(StateRow):
         return probs if tilt is None else torch.softmax(probs.log() + tilt.double(), -1)
 
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return leaf._draw(self.probs(leaf, z, belief), noise, mask)
+        return leaf.draw(self.probs(leaf, z, belief), noise, mask)
 
 
 def tilted(steps: int = 500, grid: str | Grid = "uniform") -> Draft:

@@ -17,6 +17,7 @@ MOST_STEPS = 100_000
 
 
 def check_steps(steps: int) -> None:
+    """Refuse a number of steps beyond 1 .. `MOST_STEPS`. Raises ValueError."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; ask for at least 1.")
     if steps > MOST_STEPS:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from langevin.core.categorical import Categorical, LowRank
-from langevin.core.noise import Noise
-from langevin.core.plan import Draft, StateRow
+from langevin.core.plan import Draft
 from langevin.core.posterior import CategoricalPosterior
 from langevin.plans.grids import Grid
-from langevin.plans.unmasking import _along, _alpha, _categorical, _falls, _padded, _padding_kept
+from langevin.plans.tokens import JumpRow, along_grid, alpha_at, check_categorical, check_falls, probs_of_states
 
 
 def hazards(leaf: Categorical, z: Tensor, belief: CategoricalPosterior, toward: float, back: float) -> Tensor:
@@ -26,12 +25,12 @@ def hazards(leaf: Categorical, z: Tensor, belief: CategoricalPosterior, toward: 
     """
     limit = leaf.kernel.limit.to(z.device)
     # what noise never jumps to is data: the belief is the state itself
-    rate = torch.where(limit[z][..., None] > 0, toward * _padded(leaf, belief), 0.0) + back * limit
+    rate = torch.where(limit[z][..., None] > 0, toward * probs_of_states(leaf, belief), 0.0) + back * limit
     return rate * (1 - leaf.one_hot(z))
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowJump(StateRow):
+class FlowJump(JumpRow):
     """A step of the jump process above, its belief held as it was at `start` and its factors of time integrated exactly, to
     (1 + c) log((1 - alpha_t) / (1 - alpha_s)) and c log(alpha_s / alpha_t). A position jumps at most once, with probability
     1 - exp(-total hazard). On the step to level 0 it is drawn from the belief.
@@ -47,23 +46,22 @@ class FlowJump(StateRow):
     corrector: float = 0.0
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
         if not 0 <= self.corrector < math.inf:
             raise ValueError(f"corrector is {self.corrector}; give a strength of at least 0.")
 
     def check(self, leaf: Any) -> None:
-        _categorical(leaf, "flow_jumps")
+        check_categorical(leaf, "flow_jumps")
         if not isinstance(leaf.kernel, LowRank):
             raise ValueError(
                 f"flow_jumps knows the rates of low-rank kernels, and this is a {type(leaf.kernel).__name__} one; use ddpm."
             )
 
     def probs(self, leaf: Categorical, z: Tensor, belief: CategoricalPosterior) -> Tensor:
-        """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
-        alpha_t, alpha_s = _alpha(leaf, self.start), _alpha(leaf, self.stop)
+        alpha_t, alpha_s = alpha_at(leaf, self.start), alpha_at(leaf, self.stop)
         if self.stop == 0 or alpha_s == 1:
             jumped = leaf.kernel.limit.to(z.device)[z][..., None] > 0
-            return torch.where(jumped, _padded(leaf, belief), leaf.one_hot(z))
+            return torch.where(jumped, probs_of_states(leaf, belief), leaf.one_hot(z))
         corrector = self.corrector if alpha_t > 0 else 0.0
         toward = (1 + corrector) * math.log((1 - alpha_t) / (1 - alpha_s))
         back = corrector * math.log(alpha_s / alpha_t) if corrector else 0.0
@@ -71,9 +69,6 @@ class FlowJump(StateRow):
         total = hazard.sum(-1, keepdim=True)
         jump = -torch.expm1(-total)
         return (1 - jump) * leaf.one_hot(z) + jump * hazard / total.clamp(min=1e-300)
-
-    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return _padding_kept(leaf, leaf._draw(self.probs(leaf, z, belief), noise, mask), z, mask)
 
 
 def flow_jumps(steps: int = 50, corrector: float = 0.0, grid: str | Grid = "uniform") -> Draft:
@@ -84,4 +79,4 @@ def flow_jumps(steps: int = 50, corrector: float = 0.0, grid: str | Grid = "unif
             asks for more steps.
     """
     row = FlowJump(start=1.0, stop=0.0, corrector=corrector)
-    return _along(f"flow_jumps({steps}, corrector={corrector:g})", row, steps, grid)
+    return along_grid(f"flow_jumps({steps}, corrector={corrector:g})", row, steps, grid)

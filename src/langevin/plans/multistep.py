@@ -8,6 +8,7 @@ which the evaluations are extrapolated, an order, and whether each new evaluatio
 import dataclasses
 import math
 from collections.abc import Callable, Collection
+from typing import Any
 
 from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.schedule import Schedule
@@ -71,32 +72,11 @@ def multistep(
         if closing and levels[-1] == 0:
             raise ValueError(f"{called} is closing, and ends at clean data, where nothing is asked; give a grid with stop=.")
         integrals = Integrals(schedule, basis, variable, data_std)
-        noisy = False
 
         def row(i: int, nodes: list[float], level: float | None, anchored: bool) -> Row:
-            nonlocal noisy
             start, stop = levels[i], levels[i + 1]
-            now = tau_at(start)
-            _check_tau(now, basis)
-            noisy = noisy or now > 0
-            weights = tuple(integrals.step(start, stop, nodes, 1 + now**2))
-            if basis == "v" and len(nodes) == 1:
-                # nothing but one belief: keep x and e themselves, which turns the state by the angle (DDIM)
-                (angle, norm), (end, growth) = integrals.polar(start), integrals.polar(stop)
-                a, mix = growth / norm * math.cos(end - angle), (growth * math.sin(end - angle),)
-                return Row(level=level, start=start, stop=stop, anchored=anchored, a=a, mix=mix)
-            if basis == "v":
-                norm, growth = integrals.polar(start)[1], integrals.polar(stop)[1]
-                explicit = {"a": growth / norm, "mix": tuple(w * growth for w in weights)}
-                return Row(level=level, start=start, stop=stop, anchored=anchored, **explicit)
-            if basis == "velocity":
-                weights = tuple(w / (stop - start) for w in weights)
-            # without signal at the start noise says nothing, and the sampler refuses the plan in words
-            if now and basis == "eps" and stop > 0 and float(schedule(start)[0]) > 0:
-                a, mix, c = _noisy(schedule, start, stop, now, weights)
-                return Row(level=level, start=start, stop=stop, mix=mix, anchored=anchored, a=a, c=c)
-            eta = _eta(schedule, start, stop, now) if basis == "x0" else 0.0
-            return Row(level=level, start=start, stop=stop, mix=weights, anchored=anchored, eta=eta)
+            numbers = _numbers(integrals, start, stop, nodes, tau_at(start))
+            return Row(level=level, start=start, stop=stop, anchored=anchored, **numbers)
 
         def most(i: int) -> int:
             """The order that the end leaves to step i."""
@@ -120,10 +100,32 @@ def multistep(
                     rows.append(row(i, nodes, None, False))
             elif nodes:
                 rows.append(row(i, nodes, t, False))
+        noisy = any(tau_at(row.start) > 0 for row in rows)
         reached = min(order, 2) if noisy else order + corrector
         return Plan(name=called, basis=basis, order=reached, rows=tuple(rows), data_std=data_std)
 
     return Draft(called, fill)
+
+
+def _numbers(integrals: Integrals, start: float, stop: float, nodes: list[float], tau: float) -> dict[str, Any]:
+    """How a step mixes the evaluations at `nodes`, newest first: the fields of its `Row` beside the levels."""
+    schedule, basis = integrals.schedule, integrals.basis
+    _check_tau(tau, basis)
+    weights = tuple(integrals.step(start, stop, nodes, 1 + tau**2))
+    if basis == "v":
+        (angle, norm), (end, growth) = integrals.polar(start), integrals.polar(stop)
+        if len(nodes) == 1:  # nothing but one belief: keep x and e themselves, which turns the state by the angle (DDIM)
+            return {"a": growth / norm * math.cos(end - angle), "mix": (growth * math.sin(end - angle),)}
+        return {"a": growth / norm, "mix": tuple(w * growth for w in weights)}
+    if basis == "velocity":
+        return {"mix": tuple(w / (stop - start) for w in weights)}
+    if basis == "x0":
+        return {"mix": weights, "eta": _eta(schedule, start, stop, tau)}
+    # without signal at the start noise says nothing, and the sampler refuses the plan in words
+    if tau and stop > 0 and float(schedule(start)[0]) > 0:
+        a, mix, c = _noisy(schedule, start, stop, tau, weights)
+        return {"a": a, "mix": mix, "c": c}
+    return {"mix": weights}
 
 
 def _check_tau(tau: float, basis: str) -> None:
@@ -169,14 +171,20 @@ def dpmpp(steps: int = 20, order: int = 2, sde: bool = False, grid: str | Grid =
 
 
 def papers_second_order(plan: Plan, schedule: Schedule) -> Plan:
-    """Two-point rows with the slope taken at the middle of the step, whatever the weight over it."""
+    """Rows of two evaluations as DPM-Solver++(2M) has them (2211.01095, alg. 2): the step to t_i by
+
+        D_i = (1 + 1/(2 r_i)) x^_{i-1} - 1/(2 r_i) x^_{i-2},   h_i = l(t_i) - l(t_{i-1}),   r_i = h_{i-1} / h_i,
+
+    l = lam / 2 being the papers' log(alpha/sigma). Its slope is that at the middle of the step, whatever the weight over it."""
     rows, before = [], None
     for row in plan.rows:
         assert isinstance(row, Row) and row.level is not None
         if len(row.mix) == 2 and before is not None:
-            half = [float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop)]
-            slope, whole = (half[2] - half[1]) / (half[1] - half[0]) / 2, 1.0 if row.a is None else sum(row.mix)
-            row = dataclasses.replace(row, mix=(whole * (1 + slope), -whole * slope))
+            last, now, then = (float(schedule.lam(t)) / 2 for t in (before, row.start, row.stop))
+            h, h_before = then - now, now - last
+            half_over_r = h / h_before / 2
+            whole = 1.0 if row.a is None else sum(row.mix)  # the weight of the step, where it is written out
+            row = dataclasses.replace(row, mix=(whole * (1 + half_over_r), -whole * half_over_r))
         rows.append(row)
         before = row.start
     return dataclasses.replace(plan, rows=tuple(rows))
@@ -218,8 +226,11 @@ def unipc(steps: int = 20, order: int = 3, variant: str = "exact", final: int = 
 
 
 def rounded(plan: Plan, schedule: Schedule, variant: str, tau_at: Callable[[float], float] = lambda level: 0.0) -> Plan:
-    """Rows with one difference D of evaluations, written as the papers' code has them: x_s = DDIM - alpha_s B(h) D / 2, on noise
-    sigma_s B(h) D / 2. With noise (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
+    """Rows with one difference D of evaluations, written as the papers' code has them (UniPC, 2302.04867):
+
+        x_s = DDIM - alpha_s B(-h) D / 2 on data,   DDIM - sigma_s B(h) D / 2 on noise,   B(h) = h ("bh1") or exp(h) - 1 ("bh2").
+
+    With noise (SA-Solver) h is that of the weight exp((1 + tau^2) u) du."""
     rows = []
     nodes: list[float] = []
     for row in plan.rows:

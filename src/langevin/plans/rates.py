@@ -22,12 +22,11 @@ import torch
 from torch import Tensor
 
 from langevin.core.categorical import Categorical, LowRank
-from langevin.core.noise import Noise
-from langevin.core.plan import Draft, Plan, StateRow, joined
+from langevin.core.plan import Draft, Plan, joined
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.schedule import Schedule
 from langevin.plans.first_order import check_steps
-from langevin.plans.unmasking import _alpha, _categorical, _falls, _padding_kept, taken, where_blank
+from langevin.plans.tokens import JumpRow, alpha_at, check_categorical, check_falls, taken, where_blank
 
 DISTORTIONS = {
     "none": lambda u: u,
@@ -39,7 +38,7 @@ DISTORTIONS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConditionalJump(StateRow):
+class ConditionalJump(JumpRow):
     """A step of the jump process; see the module. No position jumps twice in it; the one to level 0 draws from the belief.
 
     Args:
@@ -53,26 +52,25 @@ class ConditionalJump(StateRow):
     omega: float = 0.0
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
         for name in ("eta", "omega"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number that is not negative.")
 
     def check(self, leaf: Any) -> None:
-        _categorical(leaf, "defog")
+        check_categorical(leaf, "defog")
         if not isinstance(leaf.kernel, LowRank):
             raise ValueError(
                 f"defog knows the rates of low-rank kernels, and this is a {type(leaf.kernel).__name__} one; use ddpm."
             )
 
     def probs(self, leaf: Categorical, z: Tensor, belief: CategoricalPosterior) -> Tensor:
-        """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
         limit, here = leaf.kernel.limit.to(z.device), leaf.one_hot(z)
         # states that noise never makes are data; where they cannot be, there is no belief
         p, padding = belief.probs.double().nan_to_num(), (0, leaf.states - leaf.categories)
         if self.stop == 0:
             return torch.where(limit[z][..., None] > 0, torch.nn.functional.pad(p, padding), here)
-        early, late = _alpha(leaf, self.start), _alpha(leaf, self.stop)
+        early, late = alpha_at(leaf, self.start), alpha_at(leaf, self.stop)
         jumps = math.log((1 - early) / (1 - late)) * self._table(leaf, limit)[z]  # (B, *shape, K, S)
         hazard = (p[..., None, :] @ jumps)[..., 0, :]
         if self.eta:
@@ -96,9 +94,6 @@ class ConditionalJump(StateRow):
         )
         rates = least / (count * at.clamp(min=1e-300))
         return torch.where((at > 0) & (x.T[..., None] == 0), rates, 0.0)
-
-    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return _padding_kept(leaf, leaf._draw(self.probs(leaf, z, belief), noise, mask), z, mask)
 
 
 def defog(steps: int = 50, eta: float = 0.0, omega: float = 0.0, distortion: str = "polydec") -> Draft:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from langevin import tensors as tensorfile
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, evaluating
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Plan, Row, joined
@@ -36,7 +36,7 @@ WEIGHT, CHECKED, RECOMPUTED = 0.95, 1024, 2**15
 network is evaluated again for its gradients, rather than that all evaluations' activations are kept."""
 
 
-class Linear(torch.nn.Module):
+class LinearPlan(torch.nn.Module):
     """An n-step plan as levels and a matrix, free to move.
 
     Args:
@@ -61,8 +61,8 @@ class Linear(torch.nn.Module):
         return self.get_buffer("base") + self.move.tril(1)  # row j knows z_0 and u_0 .. u_j
 
 
-def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Linear | None:
-    """The plan as a `Linear`; None if it draws noise, depends on the state, or does not fall at each evaluation (Heun)."""
+def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> LinearPlan | None:
+    """The plan as a `LinearPlan`; None if it draws noise, depends on the state, or does not fall at each evaluation (Heun)."""
     numbers = process.numbers(plan)
     n = plan.nfe
     if any(not isinstance(row, Row) or row.shown is not None for row in plan.rows) or any(k is None or k.c for k in numbers):
@@ -92,10 +92,10 @@ def linearise(plan: Plan, process: Gaussian, data_std: float = DATA_STD) -> Line
     angles, norms = polar(process.schedule, torch.tensor([*levels, 0.0], dtype=torch.float64), data_std)
     matrix = torch.stack([s / norms[j + 1] for j, s in enumerate(states[1:])])
     matrix[:, 0] *= norms[0]
-    return Linear(angles[:-1], matrix)
+    return LinearPlan(angles[:-1], matrix)
 
 
-def _levels(linear: Linear, schedule: Schedule, d: float) -> Tensor:
+def _levels(linear: LinearPlan, schedule: Schedule, d: float) -> Tensor:
     """Levels of the evaluations, from 1 down, differentiable in the angles."""
     angles = linear.angles()
     with torch.no_grad():
@@ -106,7 +106,7 @@ def _levels(linear: Linear, schedule: Schedule, d: float) -> Tensor:
     return torch.cat([torch.ones_like(angles[:1]), through.clamp(1e-9, 1)])
 
 
-def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: float) -> Tensor:
+def _unroll(linear: LinearPlan, starts: Starts, model: Callable[..., object], d: float) -> Tensor:
     """Where the plan takes the starts, with gradients."""
     process = starts.denoiser.process
     assert isinstance(process, Gaussian)
@@ -129,8 +129,8 @@ def _unroll(linear: Linear, starts: Starts, model: Callable[..., object], d: flo
     return state
 
 
-def plan_of(linear: Linear, process: Gaussian, name: str, d: float = DATA_STD) -> Plan:
-    """The table of a `Linear`, row by row from the current state."""
+def plan_of(linear: LinearPlan, process: Gaussian, name: str, d: float = DATA_STD) -> Plan:
+    """The table of a `LinearPlan`, row by row from the current state."""
     with torch.no_grad():
         levels = [*_levels(linear, process.schedule, d).tolist(), 0.0]
         norms = polar(process.schedule, torch.tensor(levels, dtype=torch.float64), d)[1].tolist()
@@ -208,15 +208,13 @@ def tune(
     frozen = [p for p in denoiser.parameters() if p.requires_grad]
     for p in frozen:
         p.requires_grad_(False)
-    was = denoiser.training
-    denoiser.eval()
     try:
         # weights are moved by steps as small as the errors they are to remove
         pace = lr * math.exp(min(trial.score for trial, _ in begun))
         file = Path(checkpoint) if checkpoint is not None else None
-        tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, file, show)
+        with evaluating(denoiser):
+            tried = _descend([made for _, made in begun], fit, model, iterations, batch, pace, seed, file, show)
     finally:
-        denoiser.train(was)
         for p in frozen:
             p.requires_grad_(True)
     name = f"tuned({steps})"
@@ -236,7 +234,7 @@ def _loss(end: Tensor, truth: Tensor) -> Tensor:
 class _Descent:
     """Adam on one plan; remembers the best table it has seen, by the loss on all that it is checked on."""
 
-    def __init__(self, linear: Linear, fit: Starts, model: Callable[..., object], lr: float, turn: float) -> None:
+    def __init__(self, linear: LinearPlan, fit: Starts, model: Callable[..., object], lr: float, turn: float) -> None:
         self.linear, self.fit, self.model = linear, fit, model
         groups = [{"params": [linear.move], "first": lr}, {"params": [linear.share], "first": turn}]
         self.optimiser = torch.optim.Adam(groups, lr, betas=(0.9, 0.99))
@@ -280,7 +278,7 @@ class _Descent:
 
 
 def _descend(
-    linears: list[Linear],
+    linears: list[LinearPlan],
     fit: Starts,
     model: Callable[..., object],
     iterations: int,
@@ -289,7 +287,7 @@ def _descend(
     seed: int,
     checkpoint: Path | None,
     show: bool,
-) -> list[Linear]:
+) -> list[LinearPlan]:
     """All begin, at a bold and at a careful rate; after half of the iterations the best two share what is left."""
     from rich.progress import Progress
 

@@ -21,16 +21,29 @@ from langevin.core.categorical import Categorical, LowRank
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan, StateRow, joined
 from langevin.core.posterior import CategoricalPosterior, draw
-from langevin.core.process import LeafProcess
 from langevin.core.schedule import Schedule
-from langevin.plans.first_order import MOST_STEPS, check_steps
-from langevin.plans.grids import Grid, named
+from langevin.plans.first_order import MOST_STEPS
+from langevin.plans.grids import Grid
+from langevin.plans.tokens import (
+    JumpRow,
+    along_grid,
+    alpha_at,
+    check_categorical,
+    check_falls,
+    check_masking,
+    free_positions,
+    masks_of,
+    probs_of_states,
+    revealed,
+    taken,
+    where_blank,
+)
 
 ORDERS = ("confidence", "entropy", "margin", "random")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TauLeap(StateRow):
+class TauLeap(JumpRow):
     """Each position jumps at most once, at the rates of the reverse jump process (Campbell et al., 2205.14987, sec. 4.2-4.3).
 
     Forward, a low-rank kernel jumps from y to z at rate beta pi(z), beta = -alpha' / alpha. Its reversal jumps from z to y at
@@ -54,21 +67,20 @@ class TauLeap(StateRow):
     stop: float
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
 
     def check(self, leaf: Any) -> None:
-        _categorical(leaf, "tau_leaping")
+        check_categorical(leaf, "tau_leaping")
         if not isinstance(leaf.kernel, LowRank):
             raise ValueError(
                 f"tau_leaping knows the rates of low-rank kernels, and this is a {type(leaf.kernel).__name__} one; use ddpm."
             )
 
     def probs(self, leaf: Categorical, z: Tensor, belief: CategoricalPosterior) -> Tensor:
-        """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
-        p, here = _padded(leaf, belief), leaf.one_hot(z)
+        p, here = probs_of_states(leaf, belief), leaf.one_hot(z)
         limit = leaf.kernel.limit.to(z.device)
         pi = limit[z][..., None]
-        alpha_t, alpha_s = _alpha(leaf, self.start), _alpha(leaf, self.stop)
+        alpha_t, alpha_s = alpha_at(leaf, self.start), alpha_at(leaf, self.stop)
         if self.stop == 0 or alpha_s == 1:
             return torch.where(pi > 0, p, here)
         hazard = p * math.log((1 - alpha_t) / (1 - alpha_s))
@@ -84,12 +96,9 @@ class TauLeap(StateRow):
         jump = -torch.expm1(-total)
         return (1 - jump) * here + jump * hazard / total.clamp(min=1e-300)
 
-    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return _padding_kept(leaf, leaf._draw(self.probs(leaf, z, belief), noise, mask), z, mask)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Remask(StateRow):
+class Remask(JumpRow):
     """A step that may mask revealed tokens again (ReMDM, 2503.00307). With rho in [0, min(1, (1 - alpha_s) / alpha_t)],
 
         z_t revealed   keep it with probability 1 - rho, else mask it
@@ -107,24 +116,20 @@ class Remask(StateRow):
     strength: float = 0.5
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
         if not 0 <= self.strength <= 1:
             raise ValueError(f"strength is {self.strength}; give the share of the largest remasking, in [0, 1].")
 
     def check(self, leaf: Any) -> None:
-        _masking(leaf, "remask")
+        check_masking(leaf, "remask")
 
     def probs(self, leaf: Categorical, z: Tensor, belief: CategoricalPosterior) -> Tensor:
-        """Where each position of z (B, *shape) goes: (B, *shape, S) float64."""
-        alpha_t, alpha_s = _alpha(leaf, self.start), 1.0 if self.stop == 0 else _alpha(leaf, self.stop)
+        alpha_t, alpha_s = alpha_at(leaf, self.start), 1.0 if self.stop == 0 else alpha_at(leaf, self.stop)
         rho = self.strength * (min(1.0, (1 - alpha_s) / alpha_t) if alpha_t > 0 else 1.0)
         reveal = min(1.0, (alpha_s - (1 - rho) * alpha_t) / max(1 - alpha_t, 1e-300))
         blank = leaf.kernel.limit.to(z.device)
-        revealed = (1 - rho) * leaf.one_hot(z) + rho * blank
-        return torch.where((z == leaf.categories)[..., None], reveal * _padded(leaf, belief) + (1 - reveal) * blank, revealed)
-
-    def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        return _padding_kept(leaf, leaf._draw(self.probs(leaf, z, belief), noise, mask), z, mask)
+        told = reveal * probs_of_states(leaf, belief) + (1 - reveal) * blank
+        return torch.where((z == leaf.categories)[..., None], told, (1 - rho) * leaf.one_hot(z) + rho * blank)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,14 +153,14 @@ class FirstHitting(StateRow):
     length: int
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
 
     def check(self, leaf: Any) -> None:
-        _masking(leaf, "first_hitting")
+        check_masking(leaf, "first_hitting")
 
     def at(self, leaf: Any, z: Tensor, noise: Noise) -> Tensor:
         """(B, 1, ..., 1) float64, the level of the next event; 0 where nothing is masked."""
-        left = (_free(leaf, z, None) & _blank(leaf, z)).sum(1)
+        left = (free_positions(leaf, z, None) & masks_of(leaf, z)).sum(1)
         if self.index == 0 and int(left.max()) > self.length:
             raise ValueError(
                 f"length is {self.length} and a sample has {int(left.max())} masks; use first_hitting({int(left.max())})."
@@ -163,17 +168,17 @@ class FirstHitting(StateRow):
         u = replace(noise, step=noise.step - self.index).uniform((self.index + 1,))  # row by row, all from the first row's draw
         ago = torch.arange(self.index, -1, -1, device=z.device)
         share = (u.log() / (left[:, None] + ago).clamp(min=1)).sum(1).exp()
-        level = where_blank(leaf.schedule, (1 - _alpha(leaf, 1.0)) * share.clamp(min=1e-12))
+        level = where_blank(leaf.schedule, (1 - alpha_at(leaf, 1.0)) * share.clamp(min=1e-12))
         return torch.where(left > 0, level, 0.0).reshape(-1, *[1] * (z.ndim - 1))
 
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        masked = _free(leaf, z, mask) & _blank(leaf, z)
+        masked = free_positions(leaf, z, mask) & masks_of(leaf, z)
         score = noise.at("position").uniform((masked.shape[1],))
         place = torch.where(masked, score, -1.0).argmax(1, keepdim=True)
         log_probs = belief.log_probs.reshape(*masked.shape, leaf.categories)
         token = draw(log_probs.take_along_dim(place[..., None], 1), noise.at("token"))
         chosen = masked & (torch.arange(masked.shape[1], device=z.device) == place)
-        return _revealed(leaf, z, chosen, token.expand(chosen.shape), mask)
+        return revealed(leaf, z, chosen, token.expand(chosen.shape), mask)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +204,7 @@ class Reveal(StateRow):
     block: int | None = None
 
     def __post_init__(self) -> None:
-        _falls(self)
+        check_falls(self)
         if self.order not in ORDERS:
             raise ValueError(f"order is {self.order!r}; choose one of {', '.join(ORDERS)}.")
         for name in ("temperature", "noise"):
@@ -209,20 +214,20 @@ class Reveal(StateRow):
             raise ValueError(f"block is {self.block}; a block has at least 1 token, and None is for no blocks.")
 
     def check(self, leaf: Any) -> None:
-        _masking(leaf, "confidence")
+        check_masking(leaf, "confidence")
 
     def left(self, leaf: Categorical, masks: Tensor, real: Tensor) -> Tensor:
         """(B,) int64, the masks after the row, from those before it and the number of real positions, both (B,)."""
         if self.stop == 0:
             return torch.zeros_like(masks)
-        before, after = 1 - _alpha(leaf, self.start), 1 - _alpha(leaf, self.stop)
+        before, after = 1 - alpha_at(leaf, self.start), 1 - alpha_at(leaf, self.stop)
         on_course = masks == (real * before).round()
         whole = torch.where(on_course, real, torch.minimum(masks / before, real))
         return torch.minimum((whole * after).round().long(), masks - 1).clamp(min=0)
 
     def move(self, leaf: Any, z: Tensor, belief: Any, noise: Noise, mask: Tensor | None) -> Tensor:
-        free = _free(leaf, z, mask)
-        masked = free & _blank(leaf, z)
+        free = free_positions(leaf, z, mask)
+        masked = free & masks_of(leaf, z)
         log_probs = belief.log_probs.double().reshape(*free.shape, leaf.categories)
         token = draw(log_probs / self.temperature, noise.at("token")) if self.temperature else log_probs.argmax(-1)
         score = self._score(log_probs, token, noise.at("order"))
@@ -233,7 +238,7 @@ class Reveal(StateRow):
         place = order.argsort(1)
         count = masked.sum(1)
         chosen = masked & (place < (count - self.left(leaf, count, free.sum(1)))[:, None])
-        return _revealed(leaf, z, chosen, token, mask)
+        return revealed(leaf, z, chosen, token, mask)
 
     def _score(self, log_probs: Tensor, token: Tensor, noise: Noise) -> Tensor:
         """(B, P), larger is earlier, from log-probabilities (B, P, K) and drawn tokens (B, P)."""
@@ -252,13 +257,13 @@ class Reveal(StateRow):
 
 def tau_leaping(steps: int = 50, grid: str | Grid = "uniform") -> Draft:
     """Tau-leaping of the reverse jump process (2205.14987), `steps` evaluations; of first order. See `TauLeap`."""
-    return _along(f"tau_leaping({steps})", TauLeap(start=1.0, stop=0.0), steps, grid)
+    return along_grid(f"tau_leaping({steps})", TauLeap(start=1.0, stop=0.0), steps, grid)
 
 
 def remask(steps: int = 50, strength: float = 0.5, grid: str | Grid = "uniform") -> Draft:
     """Masked diffusion that can take a token back (ReMDM with its rescaled schedule, 2503.00307), `steps` evaluations."""
     row = Remask(start=1.0, stop=0.0, strength=strength)
-    return _along(f"remask({steps}, strength={strength:g})", row, steps, grid)
+    return along_grid(f"remask({steps}, strength={strength:g})", row, steps, grid)
 
 
 def confidence(
@@ -284,7 +289,7 @@ def confidence(
     """
     row = Reveal(start=1.0, stop=0.0, order=order, temperature=temperature, noise=noise, block=block)
     told = "" if block is None else f", block={block}"
-    return _along(f"confidence({steps}, order={order}, temperature={temperature:g}, noise={noise:g}{told})", row, steps, grid)
+    return along_grid(f"confidence({steps}, order={order}, temperature={temperature:g}, noise={noise:g}{told})", row, steps, grid)
 
 
 def first_hitting(length: int = 64) -> Draft:
@@ -304,84 +309,3 @@ def first_hitting(length: int = 64) -> Draft:
         return Plan(name=name, basis="x0", order=1, rows=rows)
 
     return Draft(name, fill)
-
-
-def _along(name: str, row: Any, steps: int, grid: str | Grid) -> Draft:
-    check_steps(steps)
-    levels_of = named(grid)
-
-    def fill(schedule: Schedule) -> Plan:
-        rows = tuple(replace(row, start=t, stop=s) for t, s in joined(levels_of(schedule, steps)))
-        return Plan(name=name, basis="x0", order=1, rows=rows)
-
-    return Draft(name, fill)
-
-
-def _falls(row: StateRow) -> None:
-    if not 0 <= row.stop < row.start <= 1:
-        raise ValueError(f"a {type(row).__name__} row goes from {row.start:g} to {row.stop:g}; let levels fall within [0, 1].")
-
-
-def _categorical(leaf: Any, plan: str) -> None:
-    if leaf.kind != "categorical":
-        raise ValueError(f"{plan} moves categories, and the process is {leaf.kind}; use a plan such as ddpm or dpmpp.")
-
-
-def _masking(leaf: Any, plan: str) -> None:
-    _categorical(leaf, plan)
-    if not leaf.masked:
-        raise ValueError(f"{plan} reveals masks, and the process has none; use limit='mask', or a plan such as tau_leaping.")
-
-
-def _alpha(leaf: Categorical, t: float) -> float:
-    return float(leaf.schedule.alpha(torch.tensor(t, dtype=torch.float64)))
-
-
-def taken(plan: str, schedule: Schedule) -> float:
-    """The share of tokens that noise has taken at level 1, 1 - alpha(1).
-
-    Raises:
-        ValueError: where it is 0, as under the schedule of a process of numbers whose signal stays while noise grows.
-    """
-    share = 1 - float(schedule.alpha(torch.ones((), dtype=torch.float64)))
-    if not share > 0:
-        said = f"{plan} moves categories, and under schedule {schedule.extra_repr()} alpha stays 1, so that none is ever noised"
-        raise ValueError(f"{said}; use a plan such as ddpm or dpmpp.")
-    return share
-
-
-def where_blank(schedule: Schedule, blank: Tensor) -> Tensor:
-    """The level at which a share `blank` of tokens is masked, 1 - alpha(t) = blank, by bisection; not below it."""
-    low, high = torch.zeros_like(blank), torch.ones_like(blank)
-    for _ in range(60):
-        middle = (low + high) / 2
-        below = 1 - schedule.alpha(middle) < blank
-        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-    return high  # the upper end: evidence at alpha = 1 would rule out every token behind a mask
-
-
-def _padded(leaf: Categorical, belief: CategoricalPosterior) -> Tensor:
-    """The belief over all states, (B, *shape, S) float64."""
-    return torch.nn.functional.pad(belief.probs.double(), (0, leaf.states - leaf.categories))
-
-
-def _blank(leaf: Categorical, z: Tensor) -> Tensor:
-    """(B, P) bool, the masks of z (B, *shape), its P positions in a row."""
-    return (z == leaf.categories).reshape(len(z), -1)
-
-
-def _free(leaf: LeafProcess, z: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, P) bool, the positions to be drawn: no padding, and of positions that the space ties together the first."""
-    index = torch.arange(1, math.prod(z.shape[1:]) + 1, device=z.device).reshape(z.shape[1:]).expand(z.shape)
-    return (leaf.space.project(index, mask) == index).reshape(len(z), -1)
-
-
-def _revealed(leaf: Categorical, z: Tensor, chosen: Tensor, token: Tensor, mask: Tensor | None) -> Tensor:
-    """z with `token` at the `chosen` positions, both (B, P), and at those tied to them."""
-    z_new = torch.where(chosen.reshape(z.shape), token.reshape(z.shape), z)
-    return _padding_kept(leaf, leaf.space.project(z_new, mask), z, mask)
-
-
-def _padding_kept(leaf: Categorical, moved: Tensor, z: Tensor, mask: Tensor | None) -> Tensor:
-    real = leaf.space.real(z, mask)
-    return moved if real is None else torch.where(real, moved, z)

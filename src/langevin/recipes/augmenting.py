@@ -16,6 +16,7 @@ from torch import Tensor
 from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures, mnist
+from langevin.data.cache import Stale
 from langevin.data.progress import shown
 from langevin.evaluate import PCA, extract, frechet, kept_classifier, train_classifier
 from langevin.files import write
@@ -23,7 +24,7 @@ from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
 from langevin.recipes.config.augmenting import Wanted
 from langevin.recipes.sampling import of_pictures, of_weights
-from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, stripes
+from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, may_check, stripes
 
 MASKS = ("stripes", *DIRECTIONS)
 CAPTIONS = "captions.jsonl"
@@ -99,15 +100,23 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
             `tasks.augment`.
     """
     shape = of_pictures(run, "augment")
-    out.mkdir(parents=True, exist_ok=True)
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
     told, labels = wanted.told and run.facts.classes is not None, labels_of(source)
+    # what is asked of the new pictures is refused now rather than when they are painted
+    may_check(wanted.limit, wanted.judge, labels)
+    if test is not None:
+        _may_test(labels, test)
     if told and labels is not None and int(labels.max()) >= (run.facts.classes or 0):
         last, known = int(labels.max()), run.facts.classes
         raise ValueError(f"there is a label {last}, and the run knows {known} classes; say --no-told, and it is told none.")
-    made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
-                   seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
+    try:
+        made = augment(run.denoiser, source, masks, out / "cache", plan=plan, draws=wanted.draws, rounds=wanted.rounds,
+                       seed=wanted.seed, batch=wanted.batch, told=told)  # fmt: skip
+    except Stale as stale:
+        other = "sources" if stale.field == "source" else "weights, masks, draws, rounds, levels, batch or seed"
+        raise ValueError(f"{out / 'cache'} is stale: it holds pictures of other {other}; ask for the same, or choose another out "
+                         "(--out).") from None  # fmt: skip
     checked = made.check(wanted.limit, _judge(made, out) if wanted.judge else None)
     write_pictures(made, checked, out, wanted.originals)
     pictures.save_images(page(made), out / "page.png", columns=1 + len(masks) * (1 + wanted.draws))
@@ -124,8 +133,7 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
 
 def _judge(made: Augmented, out: Path) -> Callable[[Tensor], Tensor]:
     """A classifier of the sources, kept in `out`."""
-    if made.labels is None:
-        raise ValueError("judge is asked for, and the pictures have no labels to learn; leave it out.")
+    assert made.labels is not None  # as `may_check` has seen
     x = leaves(made.source.batch(torch.arange(len(made))).x)[""]
     return kept_classifier(x, made.labels, out, made.source.digest()).label  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -159,9 +167,9 @@ def gain(made: Augmented, checked: Checked, test: Any, steps: int = 800, seed: i
     Raises:
         ValueError: where there are no labels.
     """
+    _may_test(made.labels, test)
     held = test.batch(torch.arange(len(test)))
-    if made.labels is None or held.cond is None or "label" not in held.cond:
-        raise ValueError("a test set is given, and there are no labels to learn or to test; leave it out.")
+    assert made.labels is not None and held.cond is not None
     x, labels = leaves(made.source.batch(torch.arange(len(made))).x)[""], made.labels
     new, rows, _ = made.passing(checked)
     classes = int(max(labels.max(), held.cond["label"].max())) + 1
@@ -172,6 +180,11 @@ def gain(made: Augmented, checked: Checked, test: Any, steps: int = 800, seed: i
         return round(float((net.label(leaves(held.x)[""]) == held.cond["label"]).double().mean()), 4)  # pyright: ignore
 
     return {"sources": right(x, labels), "with the new": right(torch.cat([x, new]), torch.cat([labels, labels[rows]]))}
+
+
+def _may_test(labels: Tensor | None, test: Any) -> None:
+    if labels is None or labels_of(test) is None:
+        raise ValueError("a test set is given, and there are no labels to learn or to test; leave it out.")
 
 
 def page(made: Augmented, rows: int = 8) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from langevin import pictures, plans
+from langevin.core.messages import one_line
 from langevin.core.sample import plans_for
 from langevin.data.pairs import Prior, Starts
 from langevin.data.progress import watched
@@ -88,7 +89,7 @@ def compare(
         for row, (_, run, _, strength) in zip(made, rows, strict=True):
             row |= paths(run, student, strength)
     with best_effort(out):  # a full disk takes the files, not the numbers
-        write(out / "comparison.json", json.dumps(made, indent=1))
+        say(str(write(out / "comparison.json", json.dumps(made, indent=1))))
         if not points:
             say(str(_picture(rows, out / "comparison.png")))
     _show(made)
@@ -105,8 +106,8 @@ def _learned(teacher: Run, steps: int, w: float, folders: tuple[Path, ...], say:
         file = next((file for file in files if _writable(file)), files[-1])
         tune_into(file, teacher, steps, guidance=w)
     except Exception as error:  # of many kinds: of the disk, the device, the numbers
-        why = " ".join(str(error).split())[:200]
-        say(f"no plan of {steps} evaluations was learned for the teacher ({type(error).__name__}: {why}); its row is left out")
+        why = f"{type(error).__name__}: {one_line(error, 200)}"
+        say(f"no plan of {steps} evaluations was learned for the teacher ({why}); its row is left out")
         return None
     return file
 
@@ -195,6 +196,10 @@ def _picture(rows: list[tuple[str, Run, str, float]], path: Path) -> Path:
 NAMES = {"intended_label": "intended label", "fd_ratio": "FD / floor", "recall": "recall", "energy_distance": "energy distance",
          "cost": "cost", "straightness": "straightness"}  # fmt: skip
 """What the table shows of the metrics."""
+READ = {"intended_label": "higher is better", "fd_ratio": "lower is nearer to the data, 1 as near as training pictures",
+        "recall": "higher is more varied", "energy_distance": "lower is nearer to the data", "cost": "lower is a shorter way",
+        "straightness": "0 is straight"}  # fmt: skip
+"""Which way they are read."""
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
@@ -218,6 +223,7 @@ def _show(rows: list[dict[str, Any]]) -> None:
     console = Console()
     if Measurement.get(console, console.options.update(max_width=10_000), table).maximum <= console.width:
         console.print(table)
-        return
-    for text in told:
-        console.print(text, highlight=False, soft_wrap=False)
+    else:
+        for text in told:
+            console.print(text, highlight=False, soft_wrap=False)
+    console.print("; ".join([f"{NAMES[n]}: {READ[n]}" for n in shown] + ["NFE: evaluations of the network"]), highlight=False)

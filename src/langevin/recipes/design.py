@@ -27,7 +27,7 @@ from langevin.recipes.domains.graphs import of
 from langevin.recipes.domains.molecules import MoleculeDomain
 from langevin.recipes.drawing import BATCH, Steer, draw, steered
 from langevin.recipes.regressing import aimed
-from langevin.recipes.sampling import chosen, guided, of_weights
+from langevin.recipes.sampling import check_strength, chosen, guided, of_weights
 
 Goals = Mapping[str, tuple[float, float] | None]
 """What is wanted of each property: a range, or as much as can be where it is None."""
@@ -49,6 +49,8 @@ def goals_of(words: Sequence[str]) -> dict[str, tuple[float, float] | None]:
             goals[name] = (float(low), float(high if dots else low)) if equals else None
         except ValueError:
             raise ValueError(f"goal is {word!r}; a range is two numbers, as in logp=1..3.") from None
+        if (span := goals[name]) is not None and not -math.inf < span[0] <= span[1] < math.inf:
+            raise ValueError(f"goal is {word!r}; a range is two finite numbers, the lower first, as in logp=1..3.")
         if goals[name] is None and name not in ("qed", "sa", "lipinski"):
             raise ValueError(f"goal is {word!r}, which has no most that is best; give a range, as in {name}=1..3.")
     if not goals:
@@ -87,6 +89,8 @@ class Asked(Rounds):
             raise ValueError(f"rounds is {self.rounds}, count {self.count} and parents {self.parents}; give 1, 2 and 1 or more.")
         if not 0 < self.level <= 1 or not 0 <= self.fresh <= 1:
             raise ValueError(f"level is {self.level} and fresh {self.fresh}; give a level above 0 and a share, both up to 1.")
+        if self.steer is None and self.strength != Rounds.strength:
+            raise ValueError(f"strength is {self.strength:g}, of what designs are steered by, which steer names; leave it out.")
 
 
 def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str, float]]:
@@ -99,6 +103,11 @@ def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str
     """
     if not isinstance(run.domain, MoleculeDomain):
         raise ValueError("this run is not of molecules; design with one that is, such as of qm9-graph.")
+    if asked.guidance is not None:  # found otherwise by the second round, after the first was drawn
+        check_strength(run, asked.guidance)
+        if asked.guidance != 1 and not asked.properties and run.facts.classes is None:
+            raise ValueError(f"guidance is {asked.guidance:g}, of properties, and none is asked for; say --property, or leave it "
+                             "out.")  # fmt: skip
     table = chosen(run, asked.plan, asked.guidance)
     if isinstance(table, Plan):
         raise ValueError(f"plan is {asked.plan!r}, which is written out; name one that can begin late, such as ddpm:100.")
@@ -203,8 +212,12 @@ def _before(run: Run, out: Path, asked: Asked) -> tuple[list[dict[str, float]], 
     found = parse_json(file.read_bytes(), file)
     if not isinstance(found, dict) or not isinstance(found.get("rounds"), list) or not isinstance(found.get("designs"), dict):
         raise ValueError(f"{file} is damaged: it holds no designs; delete it to begin anew.")
-    if found.get("asked") != _settings(asked):
-        raise ValueError(f"{out} holds designs that were asked for otherwise; ask for the same, or choose another directory.")
+    was, now = found.get("asked"), _settings(asked)
+    for name in [*now, *(was if isinstance(was, dict) else ())]:
+        if not isinstance(was, dict) or was.get(name) != now.get(name):
+            before = was.get(name) if isinstance(was, dict) else was
+            raise ValueError(f"{name} is {now.get(name)} but the designs in {out} were asked for otherwise, with {before}; ask "
+                             "for the same, or choose another directory.")  # fmt: skip
     if found.get("weights", of_weights(run)) != of_weights(run):
         raise ValueError(f"{out} holds designs of other weights than this run's; put those back, or choose another directory.")
     return [{n: math.nan if v is None else v for n, v in line.items()} for line in found["rounds"]], found["designs"]

@@ -171,7 +171,11 @@ def source_of(run: Run, path: Path) -> Tensor:
     if not isinstance(run.recipe.process, c.InterpolantConfig):
         raise ValueError(f"source is {path}, but this run begins at noise; leave it out.")
     read = Arrays(path) if path.suffix == ".npy" else Pictures(path, shape[-1], shape[0], split="all")
-    return leaves(read.batch(torch.arange(len(read))).x)[""]
+    x = leaves(read.batch(torch.arange(len(read))).x)[""]
+    if tuple(x.shape[1:]) != tuple(shape):
+        raise ValueError(f"source is {path}, of samples of shape {tuple(x.shape[1:])}, and this run's have {tuple(shape)}; make "
+                         "them agree.")  # fmt: skip
+    return x
 
 
 def begins(run: Run, count: int, source: Tensor | None) -> Tensor | None:

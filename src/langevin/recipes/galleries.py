@@ -8,7 +8,7 @@ from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded, encoded
-from langevin.recipes.sampling import of_pictures
+from langevin.recipes.sampling import check_tolerance, of_pictures
 from langevin.tasks import gallery
 
 
@@ -22,6 +22,9 @@ def interpolation(run: Run, out: Path, rows: int = 6, count: int = 8, tolerance:
     of_pictures(run, "interpolate", latents=True)
     if not 1 <= rows <= len(run.test) // 2:
         raise ValueError(f"rows is {rows}, and there are {len(run.test) // 2} pairs of held-out pictures; give 1 to as many.")
+    if count < 2:
+        raise ValueError(f"count is {count}; a way has two ends, so ask for at least 2 pictures on each.")
+    check_tolerance(tolerance)
     device = next(run.denoiser.parameters()).device
     x = encoded(run, leaves(run.test.batch(torch.arange(2 * rows)).x)[""].to(device))
     made = gallery(run.denoiser, x[0::2], x[1::2], count, rtol=tolerance, atol=tolerance)

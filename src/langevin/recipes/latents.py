@@ -210,6 +210,7 @@ def _place(origin: str) -> str:
 
 
 def is_run(origin: str) -> bool:
+    """Whether an autoencoder is a run of ours, and not a published one."""
     return (Path(origin) / RECIPE_FILE).exists()
 
 

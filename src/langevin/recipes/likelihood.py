@@ -22,8 +22,8 @@ from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains.given import FROM_PICTURES
-from langevin.recipes.sampling import follows
-from langevin.tasks.elbo import elbo, elements_of, of_categories
+from langevin.recipes.sampling import check_tolerance, follows
+from langevin.tasks.elbo import elbo, elements_of, variational_bound
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
 BATCH, MOST = 100, 500
@@ -89,13 +89,14 @@ def likelihood(
     from (`Domain.rows`): a .csv of a table, a folder of pictures, a text.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
-    `of_categories`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).
+    `variational_bound`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).
 
     Raises:
         ValueError: for a run that leaps to the end of its flow, an upscaler, data of another shape or kind, or `given` where
             samples come without a condition.
     """
     follows(run)
+    check_tolerance(tolerance)
     if run.facts.factor is not None:
         raise ValueError("this run is an upscaler, whose likelihood is of a large picture given a small one; ask lv.log_prob.")
     if run.facts.codec is not None:
@@ -127,7 +128,7 @@ def likelihood(
             x = tree_map(lambda v: v.to(device, torch.float32 if v.is_floating_point() else None), read.x)
             batch = Batch(x, cond, mask)
             if not flows:
-                found, how = of_categories(run.denoiser, batch, draws=draws, values=on, seed=seed, first_id=first)
+                found, how = variational_bound(run.denoiser, batch, draws=draws, values=on, seed=seed, first_id=first)
                 if run.facts.graph is not None and mask is not None:  # how many nodes there are is drawn first
                     n = mask.sum(1)
                     unseen += int((sizes[n] == 0).sum())

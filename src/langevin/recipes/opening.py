@@ -10,6 +10,7 @@ from torch import Tensor
 
 from langevin.adapters import merge
 from langevin.config import Closed
+from langevin.core.messages import one_line
 from langevin.devices import device_of
 from langevin.files import parse_json, read_plain
 from langevin.guidance import AutoGuidance, Exploration
@@ -129,4 +130,4 @@ def read_as(file: Path, kind: type[M]) -> M:
     except ValidationError as error:
         first = error.errors()[0]
         said = f"{'.'.join(map(str, first['loc']))[:100]}: {first['msg']}"
-        raise ValueError(f"{file} is damaged at {' '.join(said.split())[:400]}.") from None
+        raise ValueError(f"{file} is damaged at {one_line(said, 400)}.") from None

@@ -8,6 +8,7 @@ The run is trained on no property, and stays as it is (DiGress, 2209.14734, sec.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -187,8 +188,10 @@ def aimed(
     of beliefs under others.
 
     Raises:
-        ValueError: as `open_regressor`, and where it knows none of them.
+        ValueError: as `open_regressor`, where it knows none of them, and for a strength that is none.
     """
+    if not 0 <= strength < math.inf:
+        raise ValueError(f"strength is {strength:g}; give a finite number, 0 or more.")
     regressor = open_regressor(path, run)
     known = {name: value for name, value in wanted.items() if name in regressor.kept.properties}
     of = "state" if (plan or run.recipe.sample.plan).partition(":")[0] == "tilted" else "belief"

@@ -10,7 +10,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.data.progress import watched
 from langevin.devices import device_of
 from langevin.evaluate import Evaluation
-from langevin.files import best_effort, write
+from langevin.files import best_effort, refuse_used, write
 from langevin.recipes.build import Run
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import evaluate
@@ -20,12 +20,15 @@ def write_samples(run: Run, path: Path, count: int, **options: Any) -> Path:
     """Samples in a file, whose ending says how; options are those of `draw`.
 
     Raises:
-        ValueError: for an ending that is not for this kind of data.
+        ValueError: for an ending that is not for this kind of data, or a folder that holds something: the pictures of another
+            call would be taken for those of this one.
     """
     if path.suffix not in run.domain.formats:
         *rest, last = (ending or "folder" for ending in run.domain.formats)
         said = f"{', '.join(rest)} or {last}" if rest else last
         raise ValueError(f"out is {path}; write a {said}.")
+    if not path.suffix:
+        refuse_used(path)
     if path.suffix == ".gif":
         made = run.domain.animation(run, path, count=count, **options)
         assert made is not None

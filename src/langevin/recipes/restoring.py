@@ -11,7 +11,7 @@ from langevin import pictures
 from langevin.core.denoiser import home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
-from langevin.data.decode import Unreadable, picture_of
+from langevin.data.decode import named, picture_of
 from langevin.guidance import operators
 from langevin.guidance.operators import Operator
 from langevin.recipes.build import Run
@@ -67,30 +67,37 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
         return operators.colourise(shape)
     if task == "sense":
         return operators.sense(shape, max(1, round((amount or 0.25) * shape[0] * shape[1] * shape[2])))
-    known = torch.ones(shape, dtype=torch.bool)
-    known[:, round(shape[1] * (1 - (0.5 if amount is None else amount))) :] = False
+    known, share = torch.ones(shape, dtype=torch.bool), 0.5 if amount is None else amount
+    if not 0 < (rows := round(shape[1] * (1 - share))) < shape[1]:
+        what = "nothing" if rows else "all"
+        raise ValueError(f"amount is {share:g}, which hides {what} of the {shape[1]} rows of a picture; give a share between.")
+    known[:, rows:] = False
     return operators.inpaint(known)
 
 
 def restoration(
     run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps",
-    plan: str | None = None, pictures_of: Path | None = None, mask: Path | None = None, rows: int = 6, count: int = 8,
-    seed: int = 0,
+    plan: str | None = None, pictures_of: Path | None = None, mask: Path | None = None, rows: int | None = None,
+    count: int = 8, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
+    Args:
+        rows: held-out pictures, from the first; 6 by default, or as many as there are.
+
     Raises:
-        ValueError: for a run that does not draw pictures from noise alone, or leaps to the end of its flow, or a file of another
-            size.
+        ValueError: for a run that does not draw pictures from noise alone, or leaps to the end of its flow, more rows than there
+            are pictures, or a file of another size.
     """
     shape = of_pictures(run, "restore")
-    if rows < 1:
-        raise ValueError(f"rows is {rows}; restore at least 1 picture.")
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise is {noise:g}; it is the deviation of the noise in the measurement, 0 or more.")
     cond: dict[str, Tensor] | None = None
     if pictures_of is None:
-        batch = run.test.batch(torch.arange(min(rows, len(run.test))))
+        there = len(run.test)
+        if rows is not None and not 1 <= rows <= there:
+            raise ValueError(f"rows is {rows}, and there are {there} held-out pictures; give 1 to as many.")
+        batch = run.test.batch(torch.arange(min(6, there) if rows is None else rows))
         truth = leaves(batch.x)[""]
     else:
         truth = _read(pictures_of, shape)
@@ -125,10 +132,8 @@ def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
-    try:
+    with named(path):
         read = picture_of(path, "L" if shape[0] == 1 else "RGB")
-    except Unreadable as error:
-        raise ValueError(f"{path} cannot be read ({error}); give a PNG, JPEG, WEBP, BMP or GIF.") from None
     if read.size != (shape[2], shape[1]):
         raise ValueError(
             f"{path} is {read.size[0]} x {read.size[1]}, and the run draws {shape[2]} x {shape[1]}; resize it first."

@@ -1,6 +1,7 @@
 """The plans of a run: ready-made ones by name, the best of them for this model (`auto`), and learned ones (`tune`)."""
 
 import hashlib
+import math
 import re
 import warnings
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from langevin import plans
+from langevin.core.categorical import Categorical
 from langevin.core.plan import Draft, Plan
 from langevin.core.process import Product
 from langevin.core.schedule import Schedule
@@ -144,8 +146,16 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
 
 def check_strength(run: Run, w: float, field: str = "guidance") -> None:
     """Refuse to strengthen a condition where there is none: a product's label is a part of what is drawn. Raises ValueError."""
+    if not math.isfinite(w):
+        raise ValueError(f"{field} is {w:g}; give a finite strength, 1 for none.")
     if w != 1 and (not run.facts.conditional or isinstance(run.recipe.process, c.ProductConfig)):
         raise ValueError(f"{field} is {w:g}, but this run has no condition to strengthen; use 1.")
+
+
+def check_tolerance(tolerance: float) -> None:
+    """Refuse an error that no step of a flow would ever meet. Raises ValueError."""
+    if not 0 < tolerance < math.inf:
+        raise ValueError(f"tolerance is {tolerance:g}; give a number above 0, such as 1e-4.")
 
 
 NO_SAMPLES = (
@@ -179,7 +189,9 @@ def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
         raise ValueError(f"{what} needs a run that draws from noise alone, and this one is an upscaler.")
     if run.facts.codec is not None and not latents:
         raise ValueError(f"{what} works on pixels, and this run draws latents of {run.facts.codec.origin}; use a run of pixels.")
-    if isinstance(run.denoiser.process, Embedded):
+    if isinstance(run.recipe.process, c.InterpolantConfig):
+        raise ValueError(f"{what} needs a run that draws from noise alone, and this one begins at other pictures.")
+    if isinstance(run.denoiser.process, (Embedded, Categorical)):
         raise ValueError(f"{what} works on numbers, and this run draws categories of grey; use a run of data.form image.")
     follows(run)
     return shape
@@ -190,6 +202,10 @@ def _options(run: Run, count: int, w: float) -> dict[str, Any]:
         raise ValueError(NO_SAMPLES)
     if isinstance(run.denoiser.process, Product):
         raise ValueError("this run is of a product; plans are chosen and tuned for one Gaussian process.")
+    other = "an upscaler" if run.facts.factor is not None else "a run that begins at other data"
+    if run.facts.factor is not None or isinstance(run.recipe.process, c.InterpolantConfig):
+        raise ValueError(f"this is {other}; plans are chosen and tuned for runs that draw from noise alone, so name one, as "
+                         f"{run.recipe.sample.plan}.")  # fmt: skip
     if run.recipe.objective.ends:
         kind, plan = run.recipe.objective.kind, run.recipe.sample.plan
         raise ValueError(f"this run, of kind {kind}, leaps to the end of the flow, where no plan can lead better; use {plan}.")

@@ -1,13 +1,13 @@
 """A run begins, or goes on: a recipe to a trainer in its directory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from langevin.files import write
+from langevin.files import outside, write
 from langevin.manifest import steps
 from langevin.recipes import config as c
 from langevin.recipes import distances, latents, unread
@@ -71,6 +71,8 @@ def start(
     begun = read_facts(out) if resume and (out / FACTS_FILE).exists() else None
     if begun is None:
         unread.check(recipe)
+        for folder in _read_below(recipe.data):
+            outside(out, folder, "out")
     weights, origin = _begin_with(recipe.finetune, out, begun)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
     run = build(recipe, weights=weights, scan=scan)
@@ -105,6 +107,16 @@ def start(
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _read_below(data: Any) -> Iterator[str]:
+    """Folders of pictures or texts that are read with all that lies below them."""
+    if isinstance(data, (c.TransferData, c.UpscaleData)):
+        for part in (data.of,) if isinstance(data, c.UpscaleData) else (data.target, data.source):
+            yield from _read_below(part)
+    elif isinstance(data, (c.ImagesData, c.TextData, c.SentencesData)):
+        places = data.folder if isinstance(data, c.ImagesData) else data.path
+        yield from (places,) if isinstance(places, str) else places
 
 
 def _as_begun(run: Run, was: Facts, out: Path, weights: Mapping[str, Tensor] | None, other_data: bool) -> Run:

@@ -5,7 +5,6 @@ What comes out is what others read: a published folder, a LoRA file in peft's la
 
 import copy
 import fnmatch
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import closing
@@ -22,7 +21,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.schedule import Table
 from langevin.data import Pictures
 from langevin.devices import device_of
-from langevin.files import best_effort, parse_json, read_json, read_plain, writable, write
+from langevin.files import best_effort, drawn_as, outside, parse_json, read_plain, writable, write
 from langevin.objectives import Denoising, Objective
 from langevin.objectives.consistency import Consistency
 from langevin.objectives.latent_consistency import LatentConsistency
@@ -170,15 +169,7 @@ def _prior(cfg: Tuning, model: Generator, size: int, out: Path, say: Callable[[s
     folder.mkdir(parents=True, exist_ok=True)
     asked = {"prior": cfg.prior, "origin": cfg.origin, "count": cfg.prior_count, "steps": cfg.prior_steps, "size": size,
              "seed": cfg.seed, "variant": cfg.variant}  # fmt: skip
-    if (record := folder / "asked.json").exists():
-        was = read_json(record, 2**16)
-        if differing := [k for k in asked if was.get(k) != asked[k]]:
-            k = differing[0]
-            raise ValueError(
-                f"{k} is {asked[k]!r} but the pictures in {folder} were drawn with {was.get(k)!r}; remove them, or choose "
-                "another directory."
-            )
-    write(record, json.dumps(asked, indent=1))
+    drawn_as(folder / "asked.json", asked)
     todo = [k for k in range(cfg.prior_count) if not (folder / f"{k:05d}.png").exists()]
     if todo:
         say(f"drawing {len(todo)} pictures of {cfg.prior!r} first, to be preserved, in {folder}")
@@ -249,6 +240,7 @@ def tune(
     if cfg.train.valid_every:
         raise ValueError(f"train.valid_every is {cfg.train.valid_every}, and fine-tuning holds no pictures out; leave it out.")
     writable(out, "out")
+    outside(out, cfg.data, "out")
     refuse_taken(out)
     _agree(cfg, out, resume)
     tuned = begin(cfg, out, device, say)

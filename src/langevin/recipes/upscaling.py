@@ -9,14 +9,17 @@ from torch import Tensor
 from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.data import Arrays
-from langevin.data.decode import decode, measure, to_unit
+from langevin.data.decode import decode, measure, named, to_unit
 from langevin.guidance import Tiles
 from langevin.recipes.build import Run
-from langevin.recipes.domains.pictures import as_pictures, write_numbers
+from langevin.recipes.domains.pictures import PictureDomain, as_pictures, write_numbers
 from langevin.recipes.drawing import draw
 from langevin.recipes.opening import open_run
 from langevin.recipes.sampling import chosen
 from langevin.tasks import Stage, cascade
+
+BEYOND = 2.0
+"""How large values of pictures may be: those that a model drew go a little beyond 1."""
 
 
 def upscaled(
@@ -58,6 +61,8 @@ def upscaled(
 
 def _tiles(trained: tuple[int, ...], shape: tuple[int, ...], factor: int, tile: int | None, overlap: int | None) -> Tiles | None:
     side = min(trained[1:])
+    if tile is not None and tile < 1:
+        raise ValueError(f"tile is {tile}; give the side of a tile in pixels, or leave it out.")
     if tile is None:
         if overlap is not None:
             raise ValueError(f"overlap is {overlap}, and there are no tiles that could; give tile as well.")
@@ -73,16 +78,22 @@ def _read(source: Path, run: Run, count: int | None, seed: int, device: str) -> 
         first = open_run(source, device=device)
         if first.facts.factor is not None:
             raise ValueError(f"{source} is an upscaler and comes last, as IN; give pictures, or a run that draws from noise.")
+        if not isinstance(first.domain, PictureDomain):
+            raise ValueError(f"{source} comes last, as IN, and is a run of {first.recipe.data.kind}; give one of pictures.")
         return as_pictures(first, draw(first, 16 if count is None else count, seed=seed)), False
     if source.suffix == ".npy":
         read = Arrays(source)
         x = leaves(read.batch(torch.arange(len(read))).x)[""].float()
         if x.ndim != 4:
             raise ValueError(f"{source} holds arrays of shape {tuple(x.shape[1:])}; give pictures (N, C, h, w).")
+        if not float(x.abs().max()) <= BEYOND:  # not so either of NaN
+            raise ValueError(f"{source} holds values from {float(x.min()):g} to {float(x.max()):g}, and pictures span [-1, 1]; "
+                             "scale them, or save bytes (uint8).")  # fmt: skip
     else:
         shape = run.facts.shape
         assert isinstance(shape, tuple)
-        x = to_unit(decode(source, measure(source), shape[0]))[None]
+        with named(source):
+            x = to_unit(decode(source, measure(source), shape[0]))[None]
     if count is not None and count > len(x):
         raise ValueError(f"count is {count}, and {source} holds {len(x)}; ask for at most as many, or leave it out.")
     return x[:count].to(next(run.denoiser.parameters()).device), True

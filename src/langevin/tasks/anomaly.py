@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.denoiser import BaseDenoiser, Cond, evaluating
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
@@ -42,17 +42,15 @@ def strangeness(
     if not lams or draws < 1:
         raise ValueError(f"lams is {tuple(lams)} and draws {draws}; give at least one of each.")
     x, cond = at_home(denoiser, x, cond)
-    noise, was = Noise.of(seed, len(x), first_id, x.device).at("strangeness"), denoiser.training
-    denoiser.eval()
+    noise = Noise.of(seed, len(x), first_id, x.device).at("strangeness")
     total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    with torch.no_grad():
+    with torch.no_grad(), evaluating(denoiser):
         for lam in lams:
             t = float(leaf.schedule.invert(lam))
             for k in range(draws):
                 z = leaf.marginal(x, t, noise.at(f"{lam:g}/{k}"))
                 error = x - leaves(denoiser(z, expand(t, x), cond))[""].mean
                 total += math.exp(lam) * error.double().flatten(1).square().mean(1)
-    denoiser.train(was)
     return total / (len(lams) * draws)
 
 

@@ -181,6 +181,18 @@ def labels_of(source: Source) -> Tensor | None:
     return None if cond is None else cond.get("label")
 
 
+def may_check(limit: float, judged: bool, labels: Tensor | None) -> None:
+    """Refuse a check that could not be made, before it took long to paint what it is of; see `Augmented.check`.
+
+    Raises:
+        ValueError: for a limit that is not above 0, or a judge without labels to agree with.
+    """
+    if not limit > 0:
+        raise ValueError(f"limit is {limit}; it is the largest RMSE of a picture whose label stands, above 0.")
+    if judged and labels is None:
+        raise ValueError("judge is asked for, and the pictures have no labels for it to agree with; leave it out.")
+
+
 @dataclass(frozen=True)
 class Checked:
     """What became of the check, each (N, V).
@@ -235,10 +247,7 @@ class Augmented:
         Raises:
             ValueError: for a limit that is not above 0, or a judge without labels to agree with.
         """
-        if not limit > 0:
-            raise ValueError(f"limit is {limit}; it is the largest RMSE of a picture whose label stands, above 0.")
-        if judge is not None and self.labels is None:
-            raise ValueError("a judge is given, and the pictures have no labels for it to agree with; leave it out.")
+        may_check(limit, judge is not None, self.labels)
         marks = torch.stack([self.masks[name] for name, _ in self.variants])
         parts = []
         for index in torch.arange(len(self)).split(256):

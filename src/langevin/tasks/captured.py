@@ -11,9 +11,10 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Denoiser, home
+from langevin.core.denoiser import BaseDenoiser, Denoiser, check_conditions, evaluating, home
+from langevin.core.messages import one_line
 from langevin.core.plan import DrivingRow
-from langevin.core.sample import Options, _evaluating, _Run
+from langevin.core.sample import Loop, Options
 from langevin.core.tree import leaves, tree, tree_map
 from langevin.sampling import Planned, arrays, conditions, named, planned, told
 
@@ -21,7 +22,7 @@ from langevin.sampling import Planned, arrays, conditions, named, planned, told
 class Captured:
     """What `captured` returns: call it for samples."""
 
-    def __init__(self, run: _Run, denoiser: BaseDenoiser, cond: dict[str, Tensor] | None, warmup: int) -> None:
+    def __init__(self, run: Loop, denoiser: BaseDenoiser, cond: dict[str, Tensor] | None, warmup: int) -> None:
         self._run, self._denoiser, self._cond = run, denoiser, cond
         self._graph: torch.cuda.CUDAGraph | None = None
         self._end: dict[str, Tensor] = {}
@@ -31,7 +32,7 @@ class Captured:
         self._kept = [dict(part._labels) for part in denoiser.modules() if isinstance(part, Denoiser)]
 
     def _walk(self) -> dict[str, Tensor]:
-        with torch.no_grad(), _evaluating(self._denoiser):
+        with torch.no_grad(), evaluating(self._denoiser):
             self._run.begin()
             for i in range(len(self._run.rows)):
                 self._run.step(i)
@@ -53,7 +54,7 @@ class Captured:
             except RuntimeError as error:
                 raise ValueError(
                     f"plan {next(iter(self._run.plans.values())).name} on this network is no CUDA graph "
-                    f"({' '.join(str(error).split())[:200]}); draw with lv.sample."
+                    f"({one_line(error, 200)}); draw with lv.sample."
                 ) from error
 
     @torch.no_grad()
@@ -69,8 +70,7 @@ class Captured:
             ValueError: for other names or shapes, or a start for what was made without one.
         """
         cond = conditions(cond, len(self._run.noise.ids))
-        for module in self._denoiser.modules() if cond else ():  # on the host still, where numbers can be looked at
-            getattr(module, "check_conditions", lambda cond: None)(cond)
+        check_conditions(self._denoiser, cond)  # on the host still, where numbers can be looked at
         ids = self._run.noise.ids
         ids.copy_(named(self._run.noise.seed, first_id, len(ids)).ids)
         _copy(self._cond or {}, cond or {}, "cond")
@@ -123,8 +123,8 @@ def captured(
     cond, start = options.get("cond"), options.get("start")
     kept = None if cond is None else tree_map(buffer, dict(cond))
     begun = None if start is None else tree_map(buffer, start)
-    with torch.no_grad(), _evaluating(denoiser):
-        run = _Run(denoiser, way, count, Options(**{**options, "cond": kept, "start": begun}))
+    with torch.no_grad(), evaluating(denoiser):
+        run = Loop(denoiser, way, count, Options(**{**options, "cond": kept, "start": begun}))
     if any(isinstance(row, DrivingRow) for row in run.rows):
         raise ValueError(
             f"plan {next(iter(run.plans.values())).name} takes as many evaluations as the states need, which no graph can hold; "

@@ -3,21 +3,22 @@
     -log p(x) <= KL(q(z_1 | x) || p(z_1)) + 1/2 int SNR E |x - x^|^2 d lam + E[-log p(x | z_low)],
 
 the integral over log-SNR from lam(1) to lam(low): the bound of infinitely many steps. Sums over steps are the objective `ELBO`.
-For categories, and products, see `of_categories`.
+For categories, and products, see `variational_bound`.
 """
 
 import math
 from collections.abc import Mapping
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
 from langevin.core.categorical import Categorical, LowRank
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, evaluating
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
+from langevin.core.messages import leaf_name
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
 from langevin.core.process import LeafProcess
@@ -28,7 +29,7 @@ from langevin.interpolants import Interpolant
 from langevin.objectives import ELBO, BayesianFlow, Denoising, Embedding
 from langevin.objectives.levels import LevelDensity, Uniform, UniformLogSNR
 from langevin.objectives.masking import block_of, counted
-from langevin.plans.unmasking import _free
+from langevin.plans.tokens import free_positions
 from langevin.tasks.likelihood import LogProb, at_home
 
 
@@ -72,17 +73,15 @@ def elbo(
     alpha_1, sigma_1 = (float(v) for v in leaf.schedule(1.0))
     fixed = (alpha_1 / sigma_1) ** 2 / 2 * x.double().flatten(1).square().sum(1)
     top, bottom = float(leaf.schedule.lam(low)), max(float(leaf.schedule.lam(1.0)), -40.0)
-    was = denoiser.training
-    denoiser.eval()
     each = []
-    for k in range(draws):
-        part = (k + noise.at(f"level {k}").uniform(())) / draws
-        lam = bottom + (top - bottom) * part.cpu()
-        t = expand(leaf.schedule.invert(lam).clamp(low, 1.0), x)
-        z = leaf.marginal(x, t, noise.at(f"noise {k}"))
-        error = (x - leaves(denoiser(z, t, cond))[""].mean).double().flatten(1).square().sum(1)
-        each.append((top - bottom) / 2 * lam.exp().to(error) * error)
-    denoiser.train(was)
+    with evaluating(denoiser):
+        for k in range(draws):
+            part = (k + noise.at(f"level {k}").uniform(())) / draws
+            lam = bottom + (top - bottom) * part.cpu()
+            t = expand(leaf.schedule.invert(lam).clamp(low, 1.0), x)
+            z = leaf.marginal(x, t, noise.at(f"noise {k}"))
+            error = (x - leaves(denoiser(z, t, cond))[""].mean).double().flatten(1).square().sum(1)
+            each.append((top - bottom) / 2 * lam.exp().to(error) * error)
     terms = torch.stack(each, 1)
     if values is None:
         decoded = torch.full_like(fixed, elements / 2 * (math.log(2 * math.pi) - top + 1))
@@ -96,7 +95,7 @@ def elbo(
 
 
 @torch.no_grad()
-def of_categories(
+def variational_bound(
     denoiser: BaseDenoiser,
     batch: Batch,
     *,
@@ -125,7 +124,7 @@ def of_categories(
 
     Raises:
         ValueError: for draws below 1, interpolants, points in place of ids, a product of points with data about them, or values
-            that are not those of x.
+            that are not those of x; for categories that a guidance or an oracle believes in, and no network.
     """
     x, parts = leaves(batch.x), denoiser.process.leaves()
     for name, leaf in parts.items():
@@ -134,33 +133,49 @@ def of_categories(
     _bounded(parts, x, values or {}, draws)
     sizes = elements_of(denoiser, batch)
     count, place = len(next(iter(x.values()))), next(iter(x.values())).device
-    leaf, noise = parts.get(""), Noise.of(seed, count, first_id, place)
-    was = denoiser.training
-    denoiser.eval()
-    fixed, calls = torch.zeros(count, dtype=torch.float64, device=place), draws
+    with evaluating(denoiser):
+        found = _drawn(denoiser, batch, values or {}, draws, Noise.of(seed, count, first_id, place))
+    draws = found.each.shape[1]
+    error = found.each.std(1) / draws**0.5 if draws > 1 else torch.full_like(found.fixed, 0.0 if found.exact else math.nan)
+    elements = int(sum(size.max() for size in sizes.values()))
+    return LogProb(-(found.fixed + found.each.mean(1)), error, elements, None, found.calls), found.how
+
+
+class _Nats(NamedTuple):
+    """-log p(x), or a bound: nats (B,) that are computed and nats (B, draws) that are drawn, how they were had, the evaluations,
+    and whether one draw is all there is to draw."""
+
+    fixed: Tensor
+    each: Tensor
+    how: str
+    calls: int
+    exact: bool = False
+
+
+def _drawn(denoiser: BaseDenoiser, batch: Batch, values: Mapping[str, Tensor], draws: int, noise: Noise) -> _Nats:
+    x, parts = leaves(batch.x), denoiser.process.leaves()
+    leaf = parts.get("")
+    fixed = torch.zeros(len(noise.ids), dtype=torch.float64, device=noise.ids.device)
     if isinstance(leaf, Categorical) and leaf.masked and batch.mask is None and isinstance(leaf.space, Euclidean):
-        each, how = _by_masks(denoiser, leaf, batch, noise, draws)
-        draws = calls = each.shape[1]
-    elif isinstance(leaf, Embedded) and leaf.std:
+        each, exact = _by_masks(denoiser, leaf, batch, noise, draws)
+        how = "exact, one token after the other" if exact else f"the bound in continuous time, {draws} numbers of masks"
+        return _Nats(fixed, each, how, each.shape[1], exact)
+    if isinstance(leaf, Embedded) and leaf.std:
         each, steps = _by_points(denoiser, leaf, batch, noise, draws)
-        how, calls = f"the bound of {steps} steps and of their ends, {draws} draws", 2 * draws
+        return _Nats(fixed, each, f"the bound of {steps} steps and of their ends, {draws} draws", 2 * draws)
+    for name, part in parts.items():
+        fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
+        if type(part) is Gaussian and name not in values:
+            fixed = fixed + _density(part, x[name], batch.mask)
+    rates = isinstance(leaf, Gaussian) or (isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank))
+    if rates:
+        each, how = _by_rates(denoiser, batch, noise, draws), "in continuous time"
     else:
-        rates = isinstance(leaf, Gaussian) or (isinstance(leaf, Categorical) and isinstance(leaf.kernel, LowRank))
-        for name, part in parts.items():
-            fixed = fixed + (_prior(part, x[name]) * _counted(part, x[name], batch.mask)).sum(1)
-            if type(part) is Gaussian and name not in (values or {}):
-                fixed = fixed + _density(part, x[name], batch.mask)
-        if rates:
-            each, how = _by_rates(denoiser, batch, noise, draws), "in continuous time"
-        else:
-            each, steps = _by_steps(denoiser, batch, noise, draws)
-            how = f"of {steps} steps"
-        ends = [_decoded(denoiser, batch, values or {}, rates, noise.at(f"decoder {k}")) for k in range(draws)]
-        each, calls = each + torch.stack([nats for nats, _ in ends], 1), draws + sum(asked for _, asked in ends)
-        how = f"the bound {how}, {draws} draws"
-    denoiser.train(was)
-    spread = each.std(1) / draws**0.5 if draws > 1 else torch.full_like(fixed, 0.0 if "exact" in how else math.nan)
-    return LogProb(-(fixed + each.mean(1)), spread, int(sum(size.max() for size in sizes.values())), None, calls), how
+        each, steps = _by_steps(denoiser, batch, noise, draws)
+        how = f"of {steps} steps"
+    ends = [_decoded(denoiser, batch, values, rates, noise.at(f"decoder {k}")) for k in range(draws)]
+    calls = draws + sum(asked for _, asked in ends)
+    return _Nats(fixed, each + torch.stack([nats for nats, _ in ends], 1), f"the bound {how}, {draws} draws", calls)
 
 
 def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: Mapping[str, Tensor], draws: int) -> None:
@@ -168,7 +183,7 @@ def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: 
     if draws < 1:
         raise ValueError(f"draws is {draws}; take at least 1.")
     for name, leaf in parts.items():
-        at = f"leaf {name!r}" if name else "the process"
+        at = leaf_name(name)
         if isinstance(leaf, Embedded) and x[name].is_floating_point():
             raise ValueError(f"x in {at} is {x[name].dtype}, and a bound of points is of their ids; give int64.")
         if isinstance(leaf, Interpolant):
@@ -183,9 +198,19 @@ def _bounded(parts: Mapping[str, LeafProcess], x: Mapping[str, Tensor], values: 
             raise ValueError(f"values has {name!r}, which is no leaf of free numbers; give grids of Gaussian leaves alone.")
 
 
-def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, str]:
-    """Nats (B, draws), and how they were had; one draw where that is exact."""
-    assert isinstance(model, Denoiser)
+def _asked(model: BaseDenoiser) -> Denoiser:
+    """The denoiser whose network these bounds ask."""
+    if not isinstance(model, Denoiser):
+        raise ValueError(
+            f"denoiser is a {type(model).__name__}, and the bound of categories is of what a network says; give a Denoiser, "
+            "without guidance."
+        )
+    return model
+
+
+def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, bool]:
+    """Nats (B, draws), and whether they are exact, which one draw then is: where blocks are of one token."""
+    model = _asked(model)
     tokens = math.prod(leaves(batch.x)[""].shape[1:])
     size = block_of(model, tokens)
     draws = 1 if size == 1 else draws
@@ -194,13 +219,12 @@ def _by_masks(model: BaseDenoiser, leaf: Categorical, batch: Batch, noise: Noise
     for k in range(draws):
         number = (((part + k / draws) % 1) * size).floor().clamp(max=size - 1).long() + 1
         each.append(counted(model, leaf, batch, number, noise.at(f"draw {k}"), batch.cond)[0].double().mean(1) * tokens)
-    exact = f"the bound in continuous time, {draws} numbers of masks"
-    return torch.stack(each, 1), "exact, one token after the other" if size == 1 else exact
+    return torch.stack(each, 1), size == 1
 
 
 def _by_points(model: BaseDenoiser, leaf: Embedded, batch: Batch, noise: Noise, draws: int) -> tuple[Tensor, int]:
     """Nats (B, draws), the first step in each and one of the others for all of them, and the number of steps."""
-    assert isinstance(model, Denoiser)
+    model = _asked(model)
     ids, objective = leaves(batch.x)[""], Embedding("bound")
     steps, part, each = objective.steps_of(leaf), noise.at("part").uniform(()), []
     shape, free = (-1, *[1] * (ids.ndim - 1)), _counted(leaf, ids, batch.mask)
@@ -225,7 +249,7 @@ def _by_rates(model: BaseDenoiser, batch: Batch, noise: Noise, draws: int) -> Te
     x, leaf = leaves(batch.x)[""], model.process.leaves()[""]
     free, each = _counted(leaf, x, batch.mask), []
     if not isinstance(leaf, Gaussian):
-        assert isinstance(model, Denoiser)
+        model = _asked(model)
         objective = Denoising("elbo")
         for k in range(draws):
             each.append(objective(model, batch, noise.at(f"draw {k}")).each[""].double() * free.sum(1))
@@ -274,7 +298,7 @@ def _counted(leaf: LeafProcess, x: Tensor, mask: Tensor | None) -> Tensor:
     real = leaf.space.real(x, mask)
     if real is None:
         return torch.ones(len(x), math.prod(x.shape[1:]), dtype=torch.bool, device=x.device)
-    return real.expand(x.shape).reshape(len(x), -1) if isinstance(leaf.space, Centred) else _free(leaf, x, mask)
+    return real.expand(x.shape).reshape(len(x), -1) if isinstance(leaf.space, Centred) else free_positions(leaf, x, mask)
 
 
 def _density(leaf: Gaussian, x: Tensor, mask: Tensor | None) -> Tensor:

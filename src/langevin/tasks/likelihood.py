@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, evaluating, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import Level, expand
 from langevin.core.noise import Noise
@@ -216,12 +216,9 @@ def log_prob(
     Raises:
         ValueError: for another process, an interpolant without log_prior, or data of whole numbers.
     """
-    _check(solver, steps)
-    for name, value in (("rtol", rtol), ("atol", atol)):
-        if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
+    _check(solver, steps, rtol, atol)
     x = floats(x, "x")
-    x, cond = at_home(denoiser, x, conditions(cond, len(x)))
+    x, cond = at_home(denoiser, x, cond)
     if not bool(x.isfinite().all()):
         raise ValueError("x holds values that are not finite, which have no density; look at the data.")
     if probes is not None and probes < 0:
@@ -243,7 +240,7 @@ def log_prob(
             return v.detach(), divergence(v, y).detach()
 
     start = (x / flow.scale(flow.low), torch.zeros(len(x), max(count, 1), dtype=torch.float64, device=x.device))
-    with _still(denoiser):
+    with evaluating(denoiser):
         y, totals = _run(slope, start, flow.span, solver, steps, rtol, atol)
     z, total = y * flow.scale(1.0), totals.mean(1)
     error = (
@@ -255,18 +252,22 @@ def log_prob(
 
 
 def at_home(denoiser: BaseDenoiser, x: Tensor, cond: Cond) -> tuple[Tensor, Cond]:
-    """Data and conditions where the weights are and in their precision; as they are where there are no weights."""
-    device, dtype = home(denoiser)
+    """Data and conditions, one number of which stands for all, where the weights are and in their precision; as they are where
+    there are no weights."""
+    (device, dtype), cond = home(denoiser), conditions(cond, len(x))
     if dtype is None:
         return x, cond
     told = None if cond is None else {n: v.to(device, dtype if v.is_floating_point() else None) for n, v in cond.items()}
     return x.to(device, dtype if x.is_floating_point() else None), told
 
 
-def _check(solver: str, steps: int) -> None:
+def _check(solver: str, steps: int, rtol: float, atol: float) -> None:
     if (solver != "adaptive" and solver not in TABLEAUS) or not 1 <= steps <= MOST_STEPS:
         few = f"at most {MOST_STEPS}" if steps > MOST_STEPS else "at least 1"
         raise ValueError(f"solver is {solver!r} of {steps} steps; take {few} of {', '.join(TABLEAUS)}, or 'adaptive'.")
+    for name, value in (("rtol", rtol), ("atol", atol)):
+        if not 0 < value < math.inf:  # which no step would ever meet, or each
+            raise ValueError(f"{name} is {value}; give a tolerance above 0, such as 1e-5.")
 
 
 def _run(
@@ -294,19 +295,6 @@ def _run(
             )  # fmt: skip
         state = now
     return state
-
-
-class _still:
-    """No dropout within; the mode is put back."""
-
-    def __init__(self, denoiser: BaseDenoiser) -> None:
-        self.denoiser, self.was = denoiser, denoiser.training
-
-    def __enter__(self) -> None:
-        self.denoiser.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        self.denoiser.train(self.was)
 
 
 def log_likelihood(
@@ -402,14 +390,14 @@ def one_condition(how: Carrying, count: int) -> Carrying:
 def _carried(denoiser: BaseDenoiser, z: Tensor, up: bool, **how: Unpack[Carrying]) -> Tensor:
     given: dict[str, Any] = {"solver": "adaptive", "steps": 100, "rtol": 1e-5, "atol": 1e-5, **how}
     solver, steps, rtol, atol = (given[name] for name in ("solver", "steps", "rtol", "atol"))
-    _check(solver, steps)
+    _check(solver, steps, rtol, atol)
     most = how.get("most", 4000) if solver == "adaptive" else None
     z = floats(z, "x")
-    z, cond = at_home(denoiser, z, conditions(how.get("cond"), len(z)))
+    z, cond = at_home(denoiser, z, how.get("cond"))
     flow = _Flow(denoiser, cond, how.get("low"), "angle", how.get("data_std", 1.0), most)
     (low, high) = flow.span
     span, ends = ((low, high), (flow.low, 1.0)) if up else ((high, low), (1.0, flow.low))
     begin, end = (flow.scale(t) for t in ends)
-    with _still(denoiser):
+    with evaluating(denoiser):
         (y,) = _run(lambda state, u: (flow.slope(state[0], u),), (z / begin,), span, solver, steps, rtol, atol)
     return y * end

@@ -1,17 +1,20 @@
 """Inversion through guidance: a null condition for each step, with which guided steps come back to a picture (2211.09794)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, evaluating
 from langevin.core.gaussian import Gaussian
+from langevin.core.plan import Row, StateRow
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.sample import plans_for, trajectory
 from langevin.core.tree import leaves, tree
 from langevin.guidance import CFG
+from langevin.guidance.wrapped import Wrapped
 from langevin.plans.first_order import ddim
 from langevin.plans.inversion import inversion
 
@@ -34,18 +37,16 @@ class Nulls:
         return _ByLevel(denoiser, self)
 
 
-class _ByLevel(BaseDenoiser):
-    def __init__(self, denoiser: BaseDenoiser, nulls: Nulls) -> None:
-        super().__init__()
-        self.denoiser, self.nulls = denoiser, nulls
-        self.process, self.shape, self.leaps = denoiser.process, denoiser.shape, denoiser.leaps
+class _ByLevel(Wrapped):
+    guidance: Nulls
+    keeps_leaps = True
 
     def forward(self, z: dict[str, Tensor], t: dict[str, Tensor], cond: Cond, mask: Tensor | None) -> GaussianPosterior:
         if t[""].ndim:
             raise ValueError("a null condition for each step follows one level, and these differ; sample without given=.")
-        gaps = [abs(level - float(t[""])) for level in self.nulls.levels]
-        null = self.nulls.nulls[gaps.index(min(gaps))]
-        return leaves(CFG(self.nulls.w, null=dict(null))(self.denoiser)(tree(z), tree(t), cond, mask))[""]
+        gaps = [abs(level - float(t[""])) for level in self.guidance.levels]
+        null = self.guidance.nulls[gaps.index(min(gaps))]
+        return leaves(CFG(self.guidance.w, null=dict(null))(self.denoiser)(tree(z), tree(t), cond, mask))[""]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,41 +102,44 @@ def invert_through(
     pivots = [picture, *(leaves(step.z)[""].clone() for step in walk)]
     noise = pivots.pop()
     now, z, nulls = {n: v.detach() for n, v in null.items()}, noise, []
-    was = denoiser.training
-    denoiser.eval()
     rows = plans_for(denoiser.process, ddim(steps))[""].rows
-    for row, aim in zip(rows, reversed(pivots), strict=True):
-        weight, keep, _ = leaf.bridge_numbers(row.start, row.stop, 0.0)
 
-        def stepped(null: Null, z: Tensor = z, row: object = row, weight: float = weight, keep: float = keep) -> Tensor:
-            mean = leaves(CFG(w, null={**held, **null})(denoiser)(z, row.start, told))[""].mean  # pyright: ignore
-            return weight * mean + keep * z
+    def stepped(null: Null, z: Tensor, row: Row | StateRow) -> Tensor:
+        x_weight, z_weight, _ = leaf.bridge_numbers(row.start, row.stop, 0.0)
+        belief = leaves(CFG(w, null={**held, **null})(denoiser)(z, row.start, told))[""]
+        return x_weight * belief.mean + z_weight * z
 
-        sizes = {n: _size(v) for n, v in now.items()}
-        # what moves is wide: in half precision small steps would be lost
-        wide = {n: torch.promote_types(v.dtype, torch.float32) for n, v in now.items()}
-        free = {n: torch.zeros_like(v, dtype=wide[n]).requires_grad_() for n, v in now.items()}
-
-        def moved(now: Null = now, sizes: Null = sizes, free: Null = free) -> dict[str, Tensor]:
-            return {n: (v + sizes[n] * free[n]).to(v.dtype) for n, v in now.items()}
-
-        optimiser = torch.optim.Adam(free.values(), lr=rate)
-        decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / iterations)
-        for _ in range(iterations):
-            with torch.enable_grad():
-                miss = (stepped(moved()) - aim).square().flatten(1).sum(1)
-                gradients = torch.autograd.grad(miss.sum(), list(free.values()))
-            for value, gradient in zip(free.values(), gradients, strict=True):
-                value.grad = gradient
-            optimiser.step()
-            decay.step()
-        now = {n: v.detach() for n, v in moved().items()}
-        nulls.append({**held, **now})
-        with torch.no_grad():
-            z = stepped(now)
-    denoiser.train(was)
+    with evaluating(denoiser):
+        for row, aim in zip(rows, reversed(pivots), strict=True):
+            now = _fitted(now, partial(stepped, z=z, row=row), aim, iterations, rate)
+            nulls.append({**held, **now})
+            with torch.no_grad():
+                z = stepped(now, z, row)
     missed = (z - picture).flatten(1).norm(dim=1) / picture.flatten(1).norm(dim=1).clamp(min=1e-12)
     return Inverted(noise, Nulls(w, tuple(row.start for row in rows), tuple(nulls)), missed)
+
+
+def _fitted(null: Null, step: Callable[[Null], Tensor], aim: Tensor, iterations: int, rate: float) -> dict[str, Tensor]:
+    """Null conditions from which `step` lands nearer to `aim` (B, *shape), each sample for itself, by Adam from `null` on."""
+    sizes = {n: _size(v) for n, v in null.items()}
+    # what moves is wide: in half precision small steps would be lost
+    wide = {n: torch.promote_types(v.dtype, torch.float32) for n, v in null.items()}
+    free = {n: torch.zeros_like(v, dtype=wide[n]).requires_grad_() for n, v in null.items()}
+
+    def moved() -> dict[str, Tensor]:
+        return {n: (v + sizes[n] * free[n]).to(v.dtype) for n, v in null.items()}
+
+    optimiser = torch.optim.Adam(free.values(), lr=rate)
+    decay = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 - k / iterations)
+    for _ in range(iterations):
+        with torch.enable_grad():
+            miss = (step(moved()) - aim).square().flatten(1).sum(1)
+            gradients = torch.autograd.grad(miss.sum(), list(free.values()))
+        for value, gradient in zip(free.values(), gradients, strict=True):
+            value.grad = gradient
+        optimiser.step()
+        decay.step()
+    return {n: v.detach() for n, v in moved().items()}
 
 
 def _size(value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Texts: going on from a beginning, filling blanks in any order, and texts longer than what a model sees at once.
 
-All is `sample` with what is known given. A network of blocks writes block after block and remembers what it has said
-(`langevin.networks.sequence.Memories`), so that every token before is read once; one that sees whole texts writes windows, each
-given the end of the one before (semi-autoregressive, MDLM, 2406.07524, sec. 4.2).
+All is `sample` with what is known given. A network of blocks writes block after block and keeps what it has read
+(`langevin.networks.sequence.SequenceCache`), so that every token before is read once; one that sees whole texts writes
+windows, each given the end of the one before (semi-autoregressive, MDLM, 2406.07524, sec. 4.2).
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -17,14 +17,14 @@ from langevin.core.sample import sample
 
 
 @runtime_checkable
-class Remembers(Protocol):
+class Caches(Protocol):
     """A network of sequences, as `langevin.networks.SequenceTransformer`."""
 
     block: int | None
 
-    def memories(self) -> Any: ...
+    def new_cache(self) -> Any: ...
 
-    def extend(self, z: Tensor, level: Tensor, memories: Any) -> Tensor: ...
+    def extend(self, z: Tensor, level: Tensor, cache: Any) -> Tensor: ...
 
 
 def write(
@@ -62,7 +62,7 @@ def write(
     leaf.check_data(before, "prefix")
     told: dict[str, Any] = {"first_id": first_id, "guidance": guidance}
     net = getattr(denoiser, "net", None)
-    if isinstance(net, Remembers) and net.block is not None:
+    if isinstance(net, Caches) and net.block is not None:
         assert isinstance(denoiser, Denoiser)
         return _by_blocks(denoiser, net, plan, before, length, end, seed, told)
     stride = window // 2 if stride is None else stride
@@ -100,7 +100,7 @@ def infill(
     """
     leaf, window = _sequence(denoiser)
     net = getattr(denoiser, "net", None)
-    if isinstance(net, Remembers) and net.block is not None and net.block < len(text):
+    if isinstance(net, Caches) and net.block is not None and net.block < len(text):
         raise ValueError(f"this network writes blocks of {net.block} and sees nothing after them; fill blanks by one without.")
     if len(text) > window:
         raise ValueError(f"the text has {len(text)} tokens and the model sees {window}; give a part of it.")
@@ -132,38 +132,38 @@ def blanks_of(text: str, sign: str, ids: Any) -> tuple[Tensor, Tensor]:
 
 
 class _Next(nn.Module):
-    """What follows all that is remembered, as a network."""
+    """What follows all that is kept, as a network."""
 
-    def __init__(self, net: Any, memories: Any) -> None:
+    def __init__(self, net: Any, cache: Any) -> None:
         super().__init__()
-        self.net, self.memories = net, memories
+        self.net, self.cache = net, cache
 
     def forward(self, z: Tensor, level: Tensor, cond: Any = None, mask: Tensor | None = None) -> Tensor:
-        return self.net.extend(z, level, self.memories)
+        return self.net.extend(z, level, self.cache)
 
 
 def _by_blocks(
-    denoiser: Denoiser, net: Remembers, plan: Plan | Draft, before: Tensor, length: int, end: int | None, seed: int,
+    denoiser: Denoiser, net: Caches, plan: Plan | Draft, before: Tensor, length: int, end: int | None, seed: int,
     told: dict[str, Any],
 ) -> Tensor:  # fmt: skip
     assert net.block is not None
     place, size, count = home(denoiser)[0], net.block, len(before)
-    memories, none = net.memories(), torch.zeros(count, device=place)
-    following = Denoiser(_Next(net, memories), denoiser.process, denoiser.predictions[""], (size,))
+    cache, none = net.new_cache(), torch.zeros(count, device=place)
+    following = Denoiser(_Next(net, cache), denoiser.process, denoiser.predictions[""], (size,))
     whole = before.shape[1] // size * size
     parts = [before[:, :whole]] if whole else []
     with torch.no_grad():
         if whole:
-            net.extend(before[:, :whole].to(place), none, memories)
-            memories.remember(before[:, :whole].to(place))
+            net.extend(before[:, :whole].to(place), none, cache)
+            cache.commit(before[:, :whole].to(place))
         for at in range(whole, length, size):
             part = sample(following, plan, count, seed=_seed(seed, at), device=place, **_given(before[:, at:], size), **told)
             parts.append(part.cpu())
             if end is not None and bool((torch.cat(parts, 1) == end).any(1).all()):
                 break
             if size > 1:  # of single tokens the last evaluation has read what stands before
-                net.extend(part, none, memories)
-            memories.remember(part)
+                net.extend(part, none, cache)
+            cache.commit(part)
     text = torch.cat(parts, 1)[:, :length]
     return text if end is None else _ended(text, length, end)
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from langevin.condition_use import check_signature
 from langevin.config import TrainConfig
 from langevin.core.denoiser import Denoiser
 from langevin.data import Source, Stream
 from langevin.data.mapped import remedy
-from langevin.hearing import check_signature
 from langevin.objectives import Objective
 from langevin.training.checkpoint import Checkpoint, Parts
 from langevin.training.distributed import Group, asked_world
@@ -83,5 +83,6 @@ def optimised(tensors: Parts) -> set[str]:
 
 
 def listed(samples: Sequence[int | str], most: int = 16) -> str:
+    """Samples in words, so many of them at most."""
     rest = f" and {len(samples) - most} more" if len(samples) > most else ""
     return ", ".join(map(str, samples[:most])) + rest

@@ -4,7 +4,13 @@ from torch import Tensor
 
 
 def is_sharded(value: Tensor) -> bool:
+    """Whether each process holds a part of the tensor."""
     return hasattr(value, "full_tensor")
+
+
+def own(value: Tensor) -> Tensor:
+    """The part that this process holds. Nothing is sent."""
+    return value.to_local() if is_sharded(value) else value  # pyright: ignore
 
 
 def full(value: Tensor) -> Tensor:

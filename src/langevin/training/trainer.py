@@ -17,17 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from langevin.condition_use import compiled, watching_drop
 from langevin.config import TrainConfig
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
+from langevin.core.messages import one_line
 from langevin.core.noise import Noise
-from langevin.core.schedule import one_line
 from langevin.core.tree import leaves
 from langevin.data import InOrder, Order, Slice, Source, Stream, fingerprint, loader
 from langevin.devices import seeded
 from langevin.embedded import state_shape
 from langevin.files import make_folder
-from langevin.hearing import compiled, listening
 from langevin.objectives import Objective
 from langevin.objectives.levels import LevelBins
 from langevin.training import optimisers
@@ -45,6 +45,7 @@ from langevin.training.readied import Readied
 from langevin.training.refusals import listed, optimised, refuse_torn, refuse_untrainable
 from langevin.training.room import refuse_large, refuse_unholdable
 from langevin.training.scale import refuse_untied, warn_of_scale
+from langevin.training.sharding import own
 from langevin.training.terminal import progress as bar
 from langevin.training.terminal import signals
 
@@ -305,7 +306,7 @@ class Trainer:
             self._ask_room(pieces[0])
         if not first or self.group.shard or compiled(self.denoiser.net):
             return nullcontext()
-        return listening(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
+        return watching_drop(self.denoiser.net, "conditions are dropped in training for nothing and guidance will do nothing")
 
     def _ask_room(self, piece: Slice) -> None:
         count = len(next(iter(leaves(piece.batch.x).values())))
@@ -405,8 +406,8 @@ class Trainer:
 
         Raises:
             ValueError: if it ran before, for the weights are averaged ones now.
-            OSError: if the last checkpoint could not be written, or several in a row, or a line of the log. What was trained
-                until then is saved, if the disk lets it be.
+            OSError: if the last checkpoint could not be written, or several in a row, or a line of the log.
+            FloatingPointError: as `update`. After either what was trained until then is saved, if the disk lets it be.
         """
         if self._ran:
             raise ValueError("this trainer has run; make a new one with resume=True to go on.")
@@ -420,10 +421,11 @@ class Trainer:
         with signals(self._ask_to_stop, self.group.first), bar(c.steps, self.step, progress and self.group.first) as show:
             try:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
-                    line = self.update()
+                    with self._rescued(FloatingPointError):
+                        line = self.update()
                     due = self.step % c.log_every == 0 or self.finished
                     line |= self._held_out()
-                    with self._rescued():
+                    with self._rescued(OSError):
                         if due or "refused" in line or "valid" in line:
                             if due:
                                 self._join_bins()
@@ -476,17 +478,24 @@ class Trainer:
                 return {}
 
     @contextmanager
-    def _rescued(self) -> Iterator[None]:
-        """Around what is written as training goes. Where that ends the run, its state is written once more: what failed may have
-        been a moment's, or of another file. To be entered by all."""
+    def _rescued(self, error: type[Exception]) -> Iterator[None]:
+        """Around what may end the run with an error although the weights are good: then its state is written once more. After an
+        OSError, what failed may have been a moment's, or of another file; after a refused batch the weights are those of the step
+        before, which may be long after the last checkpoint. To be entered by all."""
         try:
             yield
-        except OSError:
+        except error:
             with suppress(OSError):
-                self.save(last=True)
-                if self.group.first and self.folder is not None:
-                    print(f"the run ends, and can be resumed: step {self.step} was saved after all.", file=sys.stderr)
+                if self._finite():
+                    self.save(last=True)
+                    if self.group.first and self.folder is not None:
+                        print(f"the run ends, and can be resumed: step {self.step} was saved after all.", file=sys.stderr)
             raise
+
+    def _finite(self) -> bool:
+        """Whether all weights are finite, those of other processes too."""
+        odd = any(not bool(own(p.detach()).isfinite().all()) for p in self._players.parameters())
+        return not bool(self.group.sum(torch.tensor(float(odd))))
 
     def save(self, wait: bool = True, last: bool = False) -> None:
         """Write a checkpoint now. To be called by all processes.

@@ -116,6 +116,7 @@ class Picture:
 
 
 def amount(size: int) -> str:
+    """Bytes in words, by 1024."""
     return f"{size / GIB:.2f} GiB" if size > GIB // 20 else f"{size / 2**20:.1f} MiB"
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ _MARK = "_published_as"
 HALVES = (torch.float16, torch.bfloat16)
 Config = Mapping[str, Any]
 """A config.json as published."""
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,8 @@ class Component:
         build: config -> network. Keys that are missing have today's defaults of the class; keys that do not matter are passed
             over; a value that no network of ours computes is a ValueError that names key and value.
         keys: (config, network) -> the key map.
-        config: the inverse of `build`, for networks trained here: network -> config, or None where that is not written yet.
+        config: the inverse of `build`, for networks trained here: network -> config, or None where that is not written yet. Of
+            another kind of network it raises `OtherKind`, and ValueError of one of this kind that the class cannot describe.
         islands: patterns of parameter names that stay in float32 when the rest is loaded in half precision.
         overflows: whether a network leaves the range of float16, and stays in float32 as a whole where that is asked for.
     """
@@ -39,6 +41,21 @@ class Component:
     config: Callable[[nn.Module], dict[str, Any]] | None = None
     islands: tuple[str, ...] = field(default=())
     overflows: Callable[[nn.Module], bool] = lambda net: False
+
+
+class OtherKind(Exception):
+    """A network, or a part of one, is of another kind than a published class has words for."""
+
+
+def of_kind(part: object, kind: type[Kind]) -> Kind:
+    """A network, or a part of one, of the kind that a `Component.config` has words for.
+
+    Raises:
+        OtherKind: for another.
+    """
+    if not isinstance(part, kind):
+        raise OtherKind(f"a {type(part).__name__} is no {kind.__name__}")
+    return part
 
 
 class _Unset(TorchFunctionMode):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import Denoiser
+from langevin.core.messages import one_line
 from langevin.core.plan import Draft, Plan
 from langevin.schedules import keep_linear
 from langevin.tasks.writing import blanks_of, infill, write
@@ -123,9 +124,7 @@ def masked_language(
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder), **fixed)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"{folder} is no masked language model that transformers has ({' '.join(str(error).split())[:300]})."
-        ) from None
+        raise ValueError(f"{folder} is no masked language model that transformers has ({one_line(error, 300)}).") from None
     if info["missing_keys"]:
         raise ValueError(f"{folder} lacks the weights {', '.join(sorted(info['missing_keys'])[:3])}; give a whole model.")
     if tokenizer.mask_token_id is None:

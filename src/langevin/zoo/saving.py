@@ -28,7 +28,7 @@ from langevin.text.words import Words
 from langevin.zoo import registry
 from langevin.zoo.budget import parsed
 from langevin.zoo.configs import read_config
-from langevin.zoo.family import Config, marked, published
+from langevin.zoo.family import Config, OtherKind, marked, published
 from langevin.zoo.hub import ALLOWED, copy, is_file
 from langevin.zoo.layouts import LAYOUTS, to_original
 from langevin.zoo.pipelines import Whole
@@ -161,7 +161,7 @@ def _told(net: nn.Module) -> tuple[str, Config]:
         if part.config is not None:
             try:
                 found[part.name] = part.config(net)
-            except AssertionError:  # a network of another kind
+            except OtherKind:
                 continue
             except (ValueError, AttributeError) as error:
                 why = f" ({part.name}: {str(error).rstrip('.')})"

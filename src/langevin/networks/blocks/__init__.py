@@ -2,12 +2,13 @@
 
 from langevin.networks.blocks.attention import (
     Attention,
-    Memory,
+    KVCache,
     QueryKeyValue,
     SelfAttention,
     attend,
     attend_jointly,
     attend_linearly,
+    check_heads,
     dot_product_attention,
 )
 from langevin.networks.blocks.common import recomputed, relu, silu, zero
@@ -64,8 +65,8 @@ __all__ = [
     "GatedConvolution",
     "Grow",
     "JointBlock",
+    "KVCache",
     "LevelEmbedding",
-    "Memory",
     "Multiscale",
     "Norm",
     "ParallelBlock",
@@ -90,6 +91,7 @@ __all__ = [
     "attend",
     "attend_jointly",
     "attend_linearly",
+    "check_heads",
     "dot_product_attention",
     "fixed_groups",
     "four_channels",

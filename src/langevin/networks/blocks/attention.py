@@ -16,6 +16,16 @@ from langevin.networks.blocks.norms import RMSNorm
 from langevin.networks.linear import Linear, transformed
 
 
+def check_heads(width: int, heads: int, turned: bool = False) -> None:
+    """Refuse a width that the heads cannot share; where positions are `turned` by rotation, each head takes pairs of features."""
+    each = 2 * heads if turned else heads
+    if width % each:
+        why = "rotary positions turn pairs within each head, so " * turned
+        raise ValueError(
+            f"width is {width} for {heads} heads; {why}make width a multiple of {each}, such as {-(-width // each) * each}."
+        )
+
+
 class Attention(nn.Module):
     """Multi-head attention of x (B, L, D) to itself, or to context (B, M, E).
 
@@ -36,8 +46,7 @@ class Attention(nn.Module):
         linear: bool = False,
     ) -> None:
         super().__init__()
-        if width % heads:
-            raise ValueError(f"width is {width} for {heads} heads; make width a multiple of heads.")
+        check_heads(width, heads)
         self.heads, self.linear = heads, linear
         self.norm_query = None if norm is None else RMSNorm(width, norm)
         self.norm_key = None if norm is None else RMSNorm(width, norm)
@@ -103,21 +112,21 @@ class QueryKeyValue(nn.Module):
         return q, k, v, further
 
 
-class Memory:
+class KVCache:
     """Keys and values (B, L, heads, d) of tokens that came before, for sequences that are written bit by bit."""
 
     def __init__(self) -> None:
-        self.said: tuple[Tensor, Tensor] | None = None
-        self.read: tuple[Tensor, Tensor] | None = None
+        self.kept: tuple[Tensor, Tensor] | None = None
+        self.latest: tuple[Tensor, Tensor] | None = None
 
-    def joined(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """What is remembered, then k and v."""
-        self.read = (k, v) if self.said is None else (torch.cat([self.said[0], k], 1), torch.cat([self.said[1], v], 1))
-        return self.read
+    def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What is kept, then k and v."""
+        self.latest = (k, v) if self.kept is None else (torch.cat([self.kept[0], k], 1), torch.cat([self.kept[1], v], 1))
+        return self.latest
 
-    def remember(self) -> None:
-        """What was read last from now on."""
-        self.said = self.read
+    def commit(self) -> None:
+        """Keep what was read last as well: the tokens it is of are final."""
+        self.kept = self.latest
 
 
 class SelfAttention(nn.Module):
@@ -141,13 +150,13 @@ class SelfAttention(nn.Module):
         self.project = QueryKeyValue(width, heads, kv_heads, bias, norm)
         self.out = Linear(width, width, bias) if answers else None
 
-    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None, memory: Memory | None = None) -> Tensor:
-        """x (B, L, D), keep (B, M), or (B or 1, L, M) by query, bool, True where attended to -> (B, L, D). With a memory the M
+    def forward(self, x: Tensor, rope: Tensor | None = None, keep: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """x (B, L, D), keep (B, M), or (B or 1, L, M) by query, bool, True where attended to -> (B, L, D). With a cache the M
         are what it holds, and then x."""
-        if memory is None or self.out is None:
+        if cache is None or self.out is None:
             return attend_jointly([self], [x], [rope], keep)[0]
         q, k, v, _ = self.project(x, rope)
-        return self.out(attend(q, *memory.joined(k, v), keep))
+        return self.out(attend(q, *cache.extended(k, v), keep))
 
 
 def attend_jointly(

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from langevin.networks.blocks.attention import Memory, QueryKeyValue, SelfAttention, attend, attend_jointly
+from langevin.networks.blocks.attention import KVCache, QueryKeyValue, SelfAttention, attend, attend_jointly
 from langevin.networks.blocks.feedforward import Gated, gelu_forward
 from langevin.networks.blocks.norms import RMSNorm, modulated, modulation
 from langevin.networks.linear import Linear
@@ -116,14 +116,14 @@ class SandwichBlock(nn.Module):
         emb: Tensor | None = None,
         rope: Tensor | None = None,
         keep: Tensor | None = None,
-        memory: Memory | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
-        """x (B, L, D), emb (B, 1 or L, E), keep and memory: see `SelfAttention`."""
+        """x (B, L, D), emb (B, 1 or L, E), keep and cache: see `SelfAttention`."""
         if self.modulation is None or emb is None:
-            x = x + self.after(self.attention(self.before(x), rope, keep, memory))
+            x = x + self.after(self.attention(self.before(x), rope, keep, cache))
             return x + self.feed_after(self.feed(self.feed_before(x)))
         scale, gate, feed_scale, feed_gate = self.modulation(emb).chunk(4, dim=-1)
-        x = torch.addcmul(x, gate.tanh(), self.after(self.attention(modulated(self.before, x, scale), rope, keep, memory)))
+        x = torch.addcmul(x, gate.tanh(), self.after(self.attention(modulated(self.before, x, scale), rope, keep, cache)))
         return torch.addcmul(x, feed_gate.tanh(), self.feed_after(self.feed(modulated(self.feed_before, x, feed_scale))))
 
 

@@ -210,6 +210,7 @@ def lacking(plan: Plan, schedule: Schedule, rate: float, flipped: bool = False) 
 
 
 def plain(row: Any) -> Row:
+    """A row of a plan that has no other kind."""
     assert isinstance(row, Row)
     return row
 

@@ -27,6 +27,7 @@ def below(levels: list[float], start: float) -> list[float]:
 
 
 def known(value: str, names: Sequence[str], what: str) -> str:
+    """One of some names. Raises ValueError for another, with the nearest."""
     if value not in names:
         near = spec.nearest(value, list(names))
         raise ValueError(f"{what} is {value!r}; did you mean {near!r}? There are {', '.join(names)}.")
@@ -54,6 +55,7 @@ def spaced(kind: str, steps: int, size: int, offset: int, extra: int = 0, below:
 
 
 def ramp(kind: str, high: float, low: float, steps: int, rho: float = 7.0) -> Array:
+    """`steps` values of sigma/alpha from `high` down to `low`; "exponential" for every other name."""
     if kind == "karras":
         return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho
     if kind == "beta":

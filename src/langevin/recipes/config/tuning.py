@@ -91,7 +91,30 @@ class Tuning(Closed):
             raise ValueError("rank is 0; adapters need at least 1, and method 'full' trains all of the denoiser.")
         if self.method == "textual-inversion" and self.prompt is not None and "{}" not in self.prompt:
             raise ValueError(f"prompt is {self.prompt!r}; say with {{}} where the word stands.")
+        for name, of in _unread(self).items():
+            if (value := getattr(self, name)) != METHODS[self.method].get(name, type(self).model_fields[name].default):
+                raise ValueError(f"{name} is {value}, of {of}, and method is {self.method!r}; leave it out.")
         return self
+
+
+def _unread(cfg: Tuning) -> dict[str, str]:
+    """Settings that a fine-tuning does not read, and what does: a run in which one was ignored is taken for one in which it made
+    no difference."""
+    worded, preserving = cfg.method == "textual-inversion", cfg.method == "dreambooth"
+    found: dict[str, str] = {}
+    if worded:
+        found["captions"] = "pictures that are more than a word"
+    if cfg.method == "full" or worded:
+        found |= dict.fromkeys(("rank", "alpha", "targets", "text"), "adapters")
+    elif not cfg.rank:
+        found |= dict.fromkeys(("alpha", "targets", "text"), "adapters, and rank is 0")
+    if not preserving:
+        found |= dict.fromkeys(("prior", "prior_count", "prior_weight"), "dreambooth")
+    if not worded:
+        found |= dict.fromkeys(("word", "begin", "vectors"), "textual-inversion")
+    if not worded and cfg.captions is not None:
+        found["prompt"] = "pictures without captions, and captions is given"
+    return found
 
 
 def _train(**settings: object) -> TrainConfig:

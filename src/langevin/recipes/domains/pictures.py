@@ -18,7 +18,7 @@ from langevin.core.tree import leaves
 from langevin.data import Arrays, HFDataset, Pairs, Pictures, Shards, Stream, Unpaired, digits, mnist
 from langevin.embedded import Embedded
 from langevin.evaluate import METRICS, Evaluation
-from langevin.files import staged, write
+from langevin.files import new_folder, staged, write
 from langevin.heads import outputs
 from langevin.networks import MLP, CategoryPort, DiT, JointTransformer, PicturePort, PixelBeliefs, PixelCategories, UNet
 from langevin.networks.blocks import Fourier, Sinusoid, fixed_groups, four_channels
@@ -92,9 +92,10 @@ class PictureDomain(Domain):
         count = len(next(iter(leaves(x).values())))
         if not path.suffix:
             record = record_of(run, count, **options)
-            for k, one in enumerate(as_pictures(run, x)):
-                sheet = pictures.grid(one[None], 1, scale=1, gap=0)
-                pictures.save_png(sheet, path / f"{k:06d}.png", record_of_one(record, k))
+            with new_folder(path) as beside:
+                for k, one in enumerate(as_pictures(run, x)):
+                    sheet = pictures.grid(one[None], 1, scale=1, gap=0)
+                    pictures.save_png(sheet, beside / f"{k:06d}.png", record_of_one(record, k))
         elif path.suffix == ".npy":
             write_numbers(x["image"] if isinstance(x, dict) else x, path)
         else:

@@ -1,11 +1,10 @@
 """Short texts, as points of words: pages of samples, rounding, and how far their words and pairs of words are the data's."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from langevin import schedules, spec
@@ -19,14 +18,14 @@ from langevin.files import write
 from langevin.networks import JointTransformer, VectorPort
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.domains import Asked
+from langevin.recipes.domains.written import WrittenDomain, share_known, texts_of, word_pairs
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts
-from langevin.text.tokenizer_json import to_json
 
 
-class SentenceDomain(Domain):
+class SentenceDomain(WrittenDomain):
     """Texts of a line."""
 
     formats: ClassVar[tuple[str, ...]] = (".txt",)
@@ -96,16 +95,8 @@ class SentenceDomain(Domain):
         assert isinstance(leaf, Embedded)
         return leaf
 
-    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-        """So many texts, one a line."""
-        return self.write(run, draw(run, rows, seed=seed, label=label, **options), stem.with_suffix(".txt"))
-
     def write(self, run: Run, x: Tensor, path: Path, **options: Any) -> Path:
         return write(path, "".join(" ".join(text.split("\n")) + "\n" for text in self.texts(run, x)))
-
-    def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
-        yield lambda: self.overview(run, out / "samples")
-        yield lambda: tokenizer(run, out / "tokenizer.json")
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
@@ -113,46 +104,19 @@ class SentenceDomain(Domain):
         x = draw(run, asked.count, seed=asked.seed, plan=asked.plan)
         leaf = self._leaf(run)
         said = self.texts(run, x)
-        train, test = (_all(s) for s in (run.train, run.test))
+        train, test = (texts_of(s) for s in (run.train, run.test))
         words = Counter(w for text in train for w in text.split())
-        joined = {pair for text in train for pair in _pairs(text)}
+        joined = {pair for text in train for pair in word_pairs(text)}
         values: dict[str, Any] = {
             "rounding": float((leaf.round(x) == leaf.nearest(x)).float().mean()),
-            "words": _share((w for text in said for w in text.split()), words),
-            "pairs": _share((p for text in said for p in _pairs(text)), joined),
-            "pairs_real": _share((p for text in test for p in _pairs(text)), joined),
+            "words": share_known((w for text in said for w in text.split()), words),
+            "pairs": share_known((p for text in said for p in word_pairs(text)), joined),
+            "pairs_real": share_known((p for text in test for p in word_pairs(text)), joined),
             "unique": len(set(said)) / len(said),
-            "copies": _share(said, set(train)),
+            "copies": share_known(said, set(train)),
         }
         made = card(sampled, small=asked.small, pixels="none: texts", metrics=dict(self.metrics))
         return Evaluation(metrics=values, protocol=made)
-
-    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        return ()  # judged once, by all of them
-
-
-def _all(source: Documents) -> list[str]:
-    x = source.batch(torch.arange(len(source))).x
-    assert isinstance(x, Tensor)
-    return [source.text(ids) for ids in x]
-
-
-def _pairs(text: str) -> list[tuple[str, str]]:
-    words = text.split()
-    return list(zip(words[:-1], words[1:], strict=True))
-
-
-def _share(said: Any, known: Any) -> float:
-    found = [item in known for item in said]
-    return sum(found) / max(len(found), 1)
-
-
-def tokenizer(run: Run, path: Path) -> Path:
-    """Write a run's alphabet as tokenizers and transformers read it, with the tokens that end and that mask where it has such."""
-    process: Any = run.denoiser.process
-    assert run.facts.alphabet is not None
-    ended = run.facts.ended or isinstance(process, Embedded)
-    return write(path, to_json(run.facts.alphabet, ended, getattr(process, "masked", False)))
 
 
 DOMAIN = SentenceDomain()

@@ -1,6 +1,6 @@
 """Texts, written token by token: pages of samples, bits per character, and perplexity beside entropy."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,9 +20,9 @@ from langevin.heads import outputs
 from langevin.networks import SequenceTransformer
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
-from langevin.recipes.domains import Asked, Domain
+from langevin.recipes.domains import Asked
 from langevin.recipes.domains.pictures import write_numbers
-from langevin.recipes.domains.sentences import _share, tokenizer
+from langevin.recipes.domains.written import WrittenDomain, share_known
 from langevin.recipes.drawing import draw
 from langevin.recipes.evaluation import card
 from langevin.recipes.facts import Facts
@@ -33,7 +33,7 @@ from langevin.tasks.writing import write as go_on
 ORDER, TOKENS = 5, 2**15
 
 
-class TextDomain(Domain):
+class TextDomain(WrittenDomain):
     """Texts as categories."""
 
     formats: ClassVar[tuple[str, ...]] = (".txt", ".npy")
@@ -107,10 +107,6 @@ class TextDomain(Domain):
         """What samples (N, L) say. Of packed lines each is a line, of which the first and the last may be cut."""
         return [said(run.facts, ids) for ids in x.cpu()]
 
-    def overview(self, run: Run, stem: Path, rows: int = 10, seed: int = 0, label: int | None = None, **options: Any) -> Path:
-        """So many texts, with a line between them."""
-        return self.write(run, draw(run, rows, seed=seed, label=label, **options), stem.with_suffix(".txt"))
-
     def write(self, run: Run, x: Tensor, path: Path, **options: Any) -> Path:
         if path.suffix == ".npy":
             return write_numbers(x.cpu(), path)
@@ -119,10 +115,6 @@ class TextDomain(Domain):
     def tokens_per_character(self, run: Run, source: Any) -> float | None:
         letters = getattr(source, "letters", None)
         return None if not letters else len(source.tokens) / letters
-
-    def pages(self, run: Run, out: Path) -> Iterator[Callable[[], Path | None]]:
-        yield lambda: self.overview(run, out / "samples")
-        yield lambda: tokenizer(run, out / "tokenizer.json")
 
     def evaluate(self, run: Run, asked: Asked, sampled: dict[str, Any]) -> Evaluation:
         if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
@@ -143,7 +135,8 @@ class TextDomain(Domain):
             "perplexity": float(np.exp(found["nats_per_element"])),
             "entropy": entropy_bits(x.numpy(), k), "entropy_real": entropy_bits(test, k),
             "ngrams": counted.bits(drawn), "ngrams_real": counted.bits(held),
-            "words": _share(" ".join(self.texts(run, x)).split(), words), "words_real": _share(" ".join(real).split(), words),
+            "words": share_known(" ".join(self.texts(run, x)).split(), words),
+            "words_real": share_known(" ".join(real).split(), words),
             "copied": float(np.isin(_runs(drawn, size), runs).mean()),
             "copied_real": float(np.isin(_runs(held, size), runs).mean()),
         }  # fmt: skip
@@ -152,9 +145,6 @@ class TextDomain(Domain):
         sampled = {**sampled, "samples": count, "nfe": sampled["nfe"] * blocks}
         made = card(sampled, small=asked.small, pixels="none: texts", metrics=told)
         return Evaluation(metrics=values, protocol=made)
-
-    def in_loop(self, metrics: Sequence[str]) -> tuple[str, ...]:
-        return ()  # judged once, by all of them
 
 
 def _read(cfg: c.TextData, path: Any, alphabet: Any, split: str, stride: int | None = None) -> Text | Packed:

@@ -7,7 +7,7 @@ from torch import nn
 
 from langevin.networks.autoencoder import Autoencoder, Deep, Half, Plain, Scale, Tiny
 from langevin.zoo.configs import filled, only
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import SQUEEZE, STACK, KeyMap
 
 SHARED: Mapping[str, Any] = {
@@ -68,6 +68,7 @@ def _scale(c: Mapping[str, Any]) -> Scale:
 
 
 def build_kl(config: Config) -> Autoencoder:
+    """config.json of AutoencoderKL -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, KL, "AutoencoderKL")
     return Autoencoder(
         *_plain(c, "AutoencoderKL"),
@@ -81,6 +82,7 @@ def build_kl(config: Config) -> Autoencoder:
 
 
 def build_vq(config: Config) -> Autoencoder:
+    """config.json of VQModel -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, VQ, "VQModel")
     return Autoencoder(
         *_plain(c, "VQModel"),
@@ -95,6 +97,7 @@ def build_vq(config: Config) -> Autoencoder:
 
 
 def build_tiny(config: Config) -> Autoencoder:
+    """config.json of AutoencoderTiny -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, TINY, "AutoencoderTiny")
     only(c, BARE, "AutoencoderTiny")
     encoder = Half(Tiny(), c["encoder_block_out_channels"], c["num_encoder_blocks"])
@@ -147,19 +150,15 @@ def _deep(c: Mapping[str, Any], half: str) -> Half:
 
 
 def build_dc(config: Config) -> Autoencoder:
+    """config.json of AutoencoderDC -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, DC, "AutoencoderDC")
     return Autoencoder(_deep(c, "encoder"), _deep(c, "decoder"), c["latent_channels"], c["in_channels"], scale=_scale(c))
-
-
-def _net(net: nn.Module) -> Autoencoder:
-    assert isinstance(net, Autoencoder)
-    return net
 
 
 def _levels(net: nn.Module) -> list[tuple[str, int, int, int]]:
     """(half, our level, its resolution, how many blocks); resolutions count from the full one."""
     made = []
-    for half, shape in zip(("encoder", "decoder"), _net(net).shapes, strict=True):
+    for half, shape in zip(("encoder", "decoder"), of_kind(net, Autoencoder).shapes, strict=True):
         folds = isinstance(shape.style, Deep) and shape.style.folds
         count = len(shape.widths)
         for k in range(count):
@@ -177,6 +176,7 @@ OLDER = (
 
 
 def keys_plain(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of AutoencoderKL and VQModel."""
     middle = "mid_block.attentions.0"
     return KeyMap(
         renames=(
@@ -204,7 +204,7 @@ def keys_plain(config: Config, net: nn.Module) -> KeyMap:
 
 
 def _attends(net: nn.Module) -> bool:
-    style = _net(net).shapes[0].style
+    style = of_kind(net, Autoencoder).shapes[0].style
     return isinstance(style, Plain) and style.attention
 
 
@@ -227,6 +227,7 @@ def keys_tiny(config: Config, net: nn.Module) -> KeyMap:
 
 
 def keys_dc(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of AutoencoderDC."""
     renames: list[tuple[str, str]] = [
         (r"\.attention\.near\.(\d+)\.0\.", r".attn.to_qkv_multiscale.\1.proj_in."),
         (r"\.attention\.near\.(\d+)\.1\.", r".attn.to_qkv_multiscale.\1.proj_out."),
@@ -269,8 +270,7 @@ def _published_scale(net: Autoencoder, kl: bool) -> dict[str, Any]:
 
 def _published_plain(net: Autoencoder, name: str) -> dict[str, Any]:
     encoder, decoder = net.shapes
-    style, blocks, count = encoder.style, encoder.blocks[0], len(encoder.widths)
-    assert isinstance(style, Plain)
+    style, blocks, count = of_kind(encoder.style, Plain), encoder.blocks[0], len(encoder.widths)
     mirrored = (style, [*encoder.widths], [blocks + 1] * count) == (decoder.style, [*decoder.widths], [*decoder.blocks])
     if not mirrored or list(encoder.blocks) != [blocks] * count:
         raise ValueError(f"{name} has a decoder like its encoder, with one block more at each resolution; this one differs.")
@@ -284,7 +284,7 @@ def _published_plain(net: Autoencoder, name: str) -> dict[str, Any]:
 
 def config_kl(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish an autoencoder with a Gaussian with; `sample_size` is up to who trained it."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     if net.codebook is not None or not net.gaussian:
         raise ValueError("AutoencoderKL has a Gaussian and no codebook; this autoencoder differs.")
     return {
@@ -295,7 +295,7 @@ def config_kl(net: nn.Module) -> dict[str, Any]:
 
 def config_vq(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish an autoencoder with a codebook with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     if net.codebook is None or not (isinstance(net.behind, nn.Conv2d) and isinstance(net.before, nn.Conv2d)):
         raise ValueError("VQModel has a codebook between two convolutions; this autoencoder differs.")
     return {
@@ -306,8 +306,10 @@ def config_vq(net: nn.Module) -> dict[str, Any]:
 
 def config_tiny(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a tiny autoencoder with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     encoder, decoder = net.shapes
+    for half in (encoder, decoder):
+        of_kind(half.style, Tiny)
     widths = list(decoder.widths)[::-1]
     return {
         "_class_name": "AutoencoderTiny", "in_channels": net.channels[0], "out_channels": net.channels[1],
@@ -320,15 +322,14 @@ def config_tiny(net: nn.Module) -> dict[str, Any]:
 
 def config_dc(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a deep compression autoencoder with."""
-    net = _net(net)
+    net = of_kind(net, Autoencoder)
     made: dict[str, Any] = {
         "_class_name": "AutoencoderDC", "in_channels": net.channels[0], "latent_channels": net.inner,
         **_published_scale(net, False),
     }  # fmt: skip
     theirs = {ours: name for name, ours in NORMS.items()}
     for half, shape in zip(("encoder", "decoder"), net.shapes, strict=True):
-        s = shape.style
-        assert isinstance(s, Deep)
+        s = of_kind(shape.style, Deep)
         full = int(s.folds)  # a resolution without blocks stands before the first, and says nothing
         kinds = ["EfficientViTBlock" if yes else "ResBlock" for yes in s.attends]
         made |= {

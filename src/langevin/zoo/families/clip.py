@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from langevin.networks.text import PictureEncoder, TextBlock, TextEncoder
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import STACK, KeyMap
 
 # today's defaults of the published configuration; what does not change the outputs is not looked at
@@ -41,7 +41,7 @@ def _build(projected: bool) -> Any:
 
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
-    assert isinstance(net, TextEncoder)
+    net = of_kind(net, TextEncoder)
     first = net.blocks[0]
     assert isinstance(first, TextBlock)
     name = "CLIPTextModel" if net.project is None else "CLIPTextModelWithProjection"

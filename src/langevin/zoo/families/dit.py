@@ -8,7 +8,7 @@ from torch import nn
 from langevin.networks.blocks import BlockForm
 from langevin.networks.transformer import DiT, Places
 from langevin.zoo.configs import filled, only
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import COPIES, STACK, KeyMap, channels_last
 
 DEFAULTS: Mapping[str, Any] = {
@@ -113,7 +113,7 @@ def shape(net: nn.Module, what: str) -> dict[str, Any]:
     Raises:
         ValueError: for a network that is no such, naming what differs.
     """
-    assert isinstance(net, DiT)
+    net = of_kind(net, DiT)
     joint, port = net.joint, net.port
     unlike = {
         "kinds": joint.kind is not None, "stem": port.stem is not None, "places": port.places is None,
@@ -135,7 +135,7 @@ def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with. It does not tell the frequencies: diffusers runs every file with its own
     (`shift=1`), and so a network that was trained with others gives other answers there."""
     made = shape(net, "DiT")
-    assert isinstance(net, DiT)
+    net = of_kind(net, DiT)
     joint, port = net.joint, net.port
     places, form = port.places, joint.form
     span = None if places is None else places.span

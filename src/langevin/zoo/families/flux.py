@@ -16,7 +16,7 @@ from torch import nn
 from langevin.networks.mmdit import MMDiT
 from langevin.zoo.configs import filled, only
 from langevin.zoo.families.stable_diffusion_3 import HEADS, JOINT, VECTOR
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import KeyMap, stack
 
 DEFAULTS: Mapping[str, Any] = {
@@ -62,6 +62,7 @@ def build(config: Config) -> MMDiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of FluxTransformer2DModel."""
     assert isinstance(net, MMDiT)
     w = net.width
     product = (
@@ -74,7 +75,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
-    assert isinstance(net, MMDiT)
+    net = of_kind(net, MMDiT)
     pooled = net.vector.pooled
     plain = net.kind == "parallel" and net.channels == net.out_channels and net.patch == PATCH and not net.alone
     if not plain or pooled is None or net.axes is None or net.side is not None or net.unread or net.normed != 1e-6:

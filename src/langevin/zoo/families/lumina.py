@@ -13,7 +13,7 @@ from torch import nn
 from langevin.networks.blocks import Gated, SandwichBlock
 from langevin.networks.mmdit import MMDiT
 from langevin.zoo.configs import filled
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import STACK, KeyMap, Move, channels_last, stack
 
 DEFAULTS: Mapping[str, Any] = {
@@ -78,6 +78,7 @@ def _block(net: nn.Module) -> SandwichBlock:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of Lumina2Transformer2DModel."""
     assert isinstance(net, MMDiT)
     heads: Move = stack(*_block(net).attention.project.sizes)
     return KeyMap(
@@ -93,7 +94,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
-    assert isinstance(net, MMDiT)
+    net = of_kind(net, MMDiT)
     if net.kind != "sandwich" or len(net.joint) or net.axes is None or net.extra or net.towards != "data" or not len(net.single):
         raise ValueError(
             "a Lumina-Image 2.0 has sandwich blocks alone, rotary positions, and time that runs towards data; this differs."

@@ -9,7 +9,7 @@ from langevin.networks.blocks import BlockForm, Captions
 from langevin.networks.transformer import DiT, Places
 from langevin.zoo.configs import filled, only
 from langevin.zoo.families.dit import BLOCKS, KEY_VALUE, shape
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import KeyMap, channels_last
 
 DEFAULTS: Mapping[str, Any] = {
@@ -67,6 +67,7 @@ def build(config: Config) -> DiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of PixArtTransformer2DModel."""
     assert isinstance(net, DiT)
     return KeyMap(
         renames=(
@@ -84,7 +85,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
     made = shape(net, "PixArt")
-    assert isinstance(net, DiT)
+    net = of_kind(net, DiT)
     joint, port = net.joint, net.port
     captions, places, eps = joint.conditions, port.places, joint.form.eps
     if not isinstance(captions, Captions) or captions.norm is not None or captions.guidance is not None:

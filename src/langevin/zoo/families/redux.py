@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from langevin.networks.linear import Linear
 from langevin.zoo.configs import filled
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import KeyMap
 
 
@@ -54,7 +54,7 @@ def _sight(config: Config) -> nn.Module:
 
 
 def _config(net: nn.Module) -> dict[str, Any]:
-    assert isinstance(net, Redux)
+    net = of_kind(net, Redux)
     return {"_class_name": "ReduxImageEncoder", "redux_dim": net.up.in_features, "txt_in_features": net.down.out_features}
 
 

@@ -10,7 +10,7 @@ from langevin.networks.transformer import DiT, Places
 from langevin.zoo.configs import filled, only
 from langevin.zoo.families.dit import BLOCKS, KEY_VALUE, shape
 from langevin.zoo.families.pixart import CAPTIONS
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import SQUEEZE, KeyMap, channels_last
 
 # `timestep_scale` is applied to the timestep by whoever calls the network: the level here is what it is shown
@@ -75,6 +75,7 @@ def _product(c: Mapping[str, Any]) -> int | None:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of SanaTransformer2DModel."""
     assert isinstance(net, DiT)
     guided = isinstance(net.joint.conditions, Captions) and net.joint.conditions.guidance is not None
     embed = "time_embed." if guided else "time_embed.emb."
@@ -102,7 +103,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
     made = shape(net, "Sana")
-    assert isinstance(net, DiT)
+    net = of_kind(net, DiT)
     joint, port = net.joint, net.port
     captions, form, places = joint.conditions, joint.form, port.places
     width, heads = port.project.out_channels, form.cross_heads or joint.heads

@@ -10,7 +10,7 @@ from langevin.networks.blocks.transformer import SpatialTransformer
 from langevin.networks.controlnet import ControlNet
 from langevin.networks.unet import Depth, Reading, UNet
 from langevin.zoo.configs import filled, only
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import SQUEEZE, STACK, KeyMap, Move
 
 SHARED: Mapping[str, Any] = {
@@ -175,6 +175,7 @@ def _shape(config: Config, defaults: Mapping[str, Any], what: str) -> dict[str, 
 
 
 def build_unet(config: Config) -> UNet:
+    """config.json of UNet2DConditionModel -> network. Raises ValueError for values that no network here computes."""
     c = _shape(config, UNET, "UNet2DConditionModel")
     middle = _middle(c, "UNet2DConditionModel")
     return UNet(
@@ -192,6 +193,7 @@ def build_unet(config: Config) -> UNet:
 
 
 def build_control(config: Config) -> ControlNet:
+    """config.json of ControlNetModel -> network. Raises ValueError for values that no network here computes."""
     c = _shape(config, CONTROL, "ControlNetModel")
     middle = _middle(c, "ControlNetModel")
     return ControlNet(
@@ -243,6 +245,7 @@ RENAMES: Sequence[tuple[str, str]] = (
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of UNet2DConditionModel and ControlNetModel."""
     joins: list[tuple[str, tuple[str, ...], Move]] = [
         (r"(.*attn\d)\.key_value\.weight", (r"\1.to_k.weight", r"\1.to_v.weight"), STACK)
     ]
@@ -253,8 +256,8 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 
 def unet_config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a U-Net that reads text with. `use_linear_projection` is true: it is the newer form."""
-    assert isinstance(net, UNet) and net.reading is not None
-    r = net.reading
+    net = of_kind(net, UNet)
+    r = of_kind(net.reading, Reading)
     crossing = [d != 0 for d in r.depth]
     down = ["CrossAttnDownBlock2D" if x else "DownBlock2D" for x in crossing]
     up = ["CrossAttnUpBlock2D" if x else "UpBlock2D" for x in reversed(crossing)]

@@ -7,7 +7,7 @@ from torch import nn
 
 from langevin.networks.mmdit import MMDiT
 from langevin.zoo.configs import filled
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import STACK, SWAP, KeyMap, channels_last, patch_convolution
 
 DEFAULTS: Mapping[str, Any] = {
@@ -83,6 +83,7 @@ def build(config: Config) -> MMDiT:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of SD3Transformer2DModel."""
     assert isinstance(net, MMDiT)
     last = len(net.joint) - 1
     return KeyMap(
@@ -98,7 +99,7 @@ def keys(config: Config, net: nn.Module) -> KeyMap:
 
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a network with."""
-    assert isinstance(net, MMDiT)
+    net = of_kind(net, MMDiT)
     pooled = net.vector.pooled
     if net.side is None or net.base is None or pooled is None or len(net.single) or not net.unread or net.extra or net.axes:
         raise ValueError(

@@ -14,7 +14,7 @@ from langevin.networks.blocks import Conditions, Fourier, Norm, Sinusoid, Spatia
 from langevin.networks.unet import Attending, Resampling, UNet
 from langevin.zoo.configs import filled, only
 from langevin.zoo.families.stable_diffusion import RENAMES
-from langevin.zoo.family import Component, Config
+from langevin.zoo.family import Component, Config, of_kind
 from langevin.zoo.keys import STACK, KeyMap
 
 DEFAULTS: Mapping[str, Any] = {
@@ -82,6 +82,7 @@ def _norms(c: Mapping[str, Any], pyramid: bool, attends: Sequence[bool]) -> tupl
 
 
 def build(config: Config) -> UNet:
+    """config.json of UNet2DModel -> network. Raises ValueError for values that no network here computes."""
     c = filled(config, DEFAULTS, WHAT)
     only(c, FIXED, WHAT)
     _one_of(c, "act_fn", {"silu": 0, "swish": 0})
@@ -130,6 +131,7 @@ def build(config: Config) -> UNet:
 
 
 def keys(config: Config, net: nn.Module) -> KeyMap:
+    """The rows between our names and those of UNet2DModel."""
     assert isinstance(net, UNet)
     changes = len(net.widths) - 1
     down, up = net.resampling.kinds("down", changes), net.resampling.kinds("up", changes)[::-1]
@@ -206,7 +208,7 @@ def _names(attends: Sequence[bool], changes: Sequence[str], way: str) -> tuple[l
 
 def config(net: nn.Module) -> dict[str, Any]:
     """The configuration to publish a U-Net with; its null label, if it has one, is the last class."""
-    assert isinstance(net, UNet)
+    net = of_kind(net, UNet)
     conditions, attending, resampling = net.conditions, net.attending, net.resampling
     if not isinstance(conditions, Conditions) or conditions.tokens is not None or set(conditions.scalars) - {"label"}:
         _refuse(f"this network reads {', '.join(conditions.names)}")

@@ -1,4 +1,4 @@
-"""Whether a network hears that conditions are dropped: one that does not cannot be guided, and says nothing of it by itself."""
+"""Whether a network reads cond["drop"]: one that does not cannot be guided, and says nothing of it by itself."""
 
 import inspect
 import warnings
@@ -12,8 +12,8 @@ _ELSEWHERE = {"drop", "to"}
 """Names that are no conditions of the data."""
 
 
-class Heard(dict[str, Any]):
-    """Conditions that remember which of them were asked for. Whoever goes over all of them has heard of all."""
+class RecordingCond(dict[str, Any]):
+    """Conditions that record which of them were read. Whoever goes over all of them has read all."""
 
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__(given)
@@ -63,16 +63,16 @@ class Heard(dict[str, Any]):
         return super().__or__(other)
 
     @property
-    def deaf(self) -> bool:
+    def drop_ignored(self) -> bool:
         """Whether conditions were read, and not which of them are dropped."""
         return bool(self.names - _ELSEWHERE) and "drop" not in self.names
 
 
-def warn_if_deaf(heard: Heard, what: str, stacklevel: int = 3) -> None:
+def warn_if_drop_ignored(cond: RecordingCond, what: str, stacklevel: int = 3) -> None:
     """Say in one sentence that `what` is for nothing."""
-    if heard.deaf:
+    if cond.drop_ignored:
         warnings.warn(
-            f"this network reads cond[{min(heard.names - _ELSEWHERE)!r}] and ignores cond['drop'], so that {what}; let it answer "
+            f"this network reads cond[{min(cond.names - _ELSEWHERE)!r}] and ignores cond['drop'], so that {what}; let it answer "
             "without conditions where that is True, see docs/training.md.",
             stacklevel=stacklevel,
         )
@@ -84,14 +84,14 @@ def compiled(module: nn.Module) -> bool:
 
 
 @contextmanager
-def listening(net: nn.Module, what: str) -> Iterator[None]:
-    """Warn at the end if `net(z, level, cond, mask)` was called with dropped conditions and did not hear of it."""
-    calls: list[Heard] = []
+def watching_drop(net: nn.Module, what: str) -> Iterator[None]:
+    """Warn at the end if `net(z, level, cond, mask)` was called with dropped conditions and did not read which."""
+    calls: list[RecordingCond] = []
 
     def wrap(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if len(args) < 3 or not isinstance(args[2], Mapping) or "drop" not in args[2]:
             return None
-        calls.append(Heard(args[2]))
+        calls.append(RecordingCond(args[2]))
         return (*args[:2], calls[-1], *args[3:])
 
     handle = net.register_forward_pre_hook(wrap)
@@ -99,8 +99,8 @@ def listening(net: nn.Module, what: str) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-    for heard in calls[:1]:
-        warn_if_deaf(heard, what, 6)
+    for cond in calls[:1]:
+        warn_if_drop_ignored(cond, what, 6)
 
 
 def check_signature(net: nn.Module) -> None:
