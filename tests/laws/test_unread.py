@@ -157,6 +157,8 @@ def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
     ("sample RUN --apart 3 --out x.npy", "apart is 3, from weights that --weaker names; say --weaker, or leave it out."),
     ("sample RUN --weaker last --apart nan --out x.npy", "apart is nan; give a finite number, 1 for not at all."),
     ("sample RUN --property logp=1 logp=2 --out x.npy", "property is 'logp=2', and logp is asked for twice; give one number"),
+    ("sample RUN --lora a.safetensors:nan --out x.npy", "lora is 'a.safetensors:nan'; give a finite strength, 1 as it was"),
+    ("generate published cat --measure", "measure tells the error of a cache, and there is none; say --cache, or leave it out."),
     ("sample RUN --property logp=inf --out x.npy", "property is 'logp=inf'; give a finite number, as in logp=2."),
     ("write RUN --blank #", "blank is '#', a sign in the text that --infill gives; say --infill, or leave it out."),
     ("write RUN --infill a##b --blank ##", "blank is '##'; give one sign, which stands for one token."),
