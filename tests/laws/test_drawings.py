@@ -90,6 +90,9 @@ def test_refusals(tmp_path, capsys):
     (tmp_path / "long.smi").write_text("CCCCCCCC")
     with pytest.raises(ValueError, match="no molecule of 2 to 4 heavy atoms"):
         drawings.molecules(tmp_path / "long.smi", 4)
+    for count in (0, -1):  # of which the second was all
+        with pytest.raises(ValueError, match=f"count is {count}; ask for at least 1, or leave it out for all"):
+            drawings.molecules(count=count)
     with pytest.raises(ValueError, match="is no SMILES"):
         drawings.depiction("xyz")
     with pytest.raises(ValueError, match="size is 8"):

@@ -242,6 +242,7 @@ def test_records_are_read_back(tmp_path):
     [
         ({"size": (15, 12)}, "multiples of 2"),
         ({"count": 0}, "count is 0"),
+        ({"steps": 0}, "steps is 0; ask for at least 1, or leave it out for the publisher"),
         ({"label": 3}, "knows no classes"),
         ({"strength": 0.5}, "give image="),
         ({"image": PICTURE}, "strength="),

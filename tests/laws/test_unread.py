@@ -157,6 +157,8 @@ def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
     ("sample RUN --apart 3 --out x.npy", "apart is 3, from weights that --weaker names; say --weaker, or leave it out."),
     ("sample RUN --weaker last --apart nan --out x.npy", "apart is nan; give a finite number, 1 for not at all."),
     ("sample RUN --property logp=1 logp=2 --out x.npy", "property is 'logp=2', and logp is asked for twice; give one number"),
+    ("sample RUN --lora a.safetensors:nan --out x.npy", "lora is 'a.safetensors:nan'; give a finite strength, 1 as it was"),
+    ("generate published cat --measure", "measure tells the error of a cache, and there is none; say --cache, or leave it out."),
     ("sample RUN --property logp=inf --out x.npy", "property is 'logp=inf'; give a finite number, as in logp=2."),
     ("write RUN --blank #", "blank is '#', a sign in the text that --infill gives; say --infill, or leave it out."),
     ("write RUN --infill a##b --blank ##", "blank is '##'; give one sign, which stands for one token."),
@@ -165,6 +167,8 @@ def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
     ("evaluate other --against RUN --features pca", "against is RUN, a run, and two folders"),
     ("evaluate other --against other --size 0", "size is 0; give a side in pixels, or leave it out."),
     ("distill --to lcm RUN", "the first word is --to, where the run stands; say langevin distill RUN --to KIND"),
+    ("distill RUN --to progressive --train.steps 2 --out student", "train.steps is 2, and each of 5 stages halves the steps by"),
+    ("distill published --to lcm", "published is a published model, which learns on pictures; say langevin distill PATH"),
     ("distill RUN --to lcm --steps ²", "steps is '²'; give a number of evaluations, such as 1 or 4."),
     ("distill RUN --to reflow --rounds ²", "rounds is '²' of reflow; give a number of times from 1"),
 ])  # fmt: skip
@@ -173,6 +177,8 @@ def test_the_command_line_ignores_nothing_that_is_said(args, said, tmp_path, mon
     _, trainer = start(recipe("two-moons").model_copy(update={"network": c.MLPConfig(width=8, depth=1)}), "RUN")
     trainer.save()
     trainer.close()
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "model_index.json").write_text("{}")
     with pytest.raises(SystemExit) as end:
         main(args.split())
     error = capsys.readouterr().err
@@ -189,6 +195,7 @@ def test_the_command_line_ignores_nothing_that_is_said(args, said, tmp_path, mon
     ("dreambooth", {"prior": "a dog", "rank": 0, "alpha": 3.0}, "alpha is 3.0, of adapters, and rank is 0"),
     ("textual-inversion", {"prompt": None, "captions": "txt"}, "captions is txt, of pictures that are more than a word"),
     ("textual-inversion", {"prompt": "a {}", "rank": 2}, "rank is 2, of adapters"),
+    ("textual-inversion", {"prompt": "a {}", "begin": " "}, "begin is ' '; give a word, such as object"),
 ])  # fmt: skip
 def test_a_fine_tuning_is_told_nothing_that_its_method_does_not_read(method, asked, said):
     usual = {"prompt": "a dog", **METHODS[method], "method": method, "origin": "model", "data": "pictures"}

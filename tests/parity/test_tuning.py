@@ -378,6 +378,7 @@ def test_from_the_command_line(folder: Path, toys: Path, tmp_path: Path, capsys:
         with pytest.raises(SystemExit):
             main(args)
         assert said in capsys.readouterr().err, said
+    assert not (tmp_path / "third").exists()
 
 
 def test_the_origin_is_read_in_the_variant_that_is_asked(

@@ -12,6 +12,7 @@ from langevin.inspection import is_ours
 from langevin.recipes import Recipe
 from langevin.recipes.config.tuning import FEW_STEPS
 from langevin.recipes.distillation import STUDENTS, known, student
+from langevin.recipes.objectives import ProgressiveConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ def distill(args: Sequence[str]) -> None:
     if rounds is not None and (not rounds.isdecimal() or int(rounds) < 1 or to != "reflow"):
         raise Refusal(f"rounds is {rounds!r} of {to}; give a number of times from 1 that a run is reflowed, with --to reflow.")
     known(to)
+    if (Path(run) / "model_index.json").is_file() and (not rest or rest[0].startswith("-")):
+        raise Refusal(f"{run} is a published model, which learns on pictures; say langevin distill PATH PICTURES --to {to}.")
     if rest and not rest[0].startswith("-") and not is_ours(Path(run)):
         # a published model, and the pictures beside it
         if to not in FEW_STEPS:
@@ -130,3 +133,8 @@ def _agree(recipe: Recipe, to: str, steps: int) -> None:
         if asked.get(name) != usual[0].model_dump().get(name) and recipe.sample.plan == usual[1]:
             said = f"objective.{name} is {asked[name]}, but samples are drawn by {usual[1]}"
             raise Refusal(f"{said}; say --steps N, or a --sample.plan that fits.")
+    if isinstance(recipe.objective, ProgressiveConfig):
+        stages = recipe.objective.stages or (recipe.objective.steps & -recipe.objective.steps).bit_length()
+        if recipe.train.steps < stages:  # the last ones, of which samples are drawn, would never begin
+            raise Refusal(f"train.steps is {recipe.train.steps}, and each of {stages} stages halves the steps by updates of its "
+                          "own; train longer, or say fewer --objective.stages.")  # fmt: skip

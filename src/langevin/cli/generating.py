@@ -122,6 +122,8 @@ def generate(args: Sequence[str]) -> None:
         raise Refusal("controlnet follows the hints that control names; say both, or neither.")
     if (asked.redux is None) != (not asked.like):
         raise Refusal("redux varies the pictures that like names; say both, or neither.")
+    if asked.measure and asked.cache is None:
+        raise Refusal("measure tells the error of a cache, and there is none; say --cache, or leave it out.")
     if asked.again is not None:
         refuse_chosen(asked.again, asked)
     model = model_of(asked, sizes.get("size"))

@@ -1,5 +1,6 @@
 """langevin lora and langevin ema, and how adapters are written in words."""
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ def strengths(words: Sequence[str]) -> dict[Path, float]:
             found[Path(file)] = float(strength)
         except ValueError:
             raise Refusal(f"lora is {word!r}; give FILE.safetensors, a folder or an id, or one with :STRENGTH.") from None
+        if not math.isfinite(found[Path(file)]):
+            raise Refusal(f"lora is {word!r}; give a finite strength, 1 as it was trained.")
     return found
 
 

@@ -54,8 +54,10 @@ def molecules(listing: str | Path | None = None, largest: int = 12, count: int |
         count: the first so many.
 
     Raises:
-        ValueError: if there is no such file, or none of its lines will do.
+        ValueError: if there is no such file, none of its lines will do, or none is asked for.
     """
+    if count is not None and count < 1:
+        raise ValueError(f"count is {count}; ask for at least 1, or leave it out for all.")
     chem = chemistry()
     if listing is None:
         from rdkit import RDConfig

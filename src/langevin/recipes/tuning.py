@@ -265,7 +265,6 @@ def tune(
 
 def _agree(cfg: Tuning, out: Path, resume: bool) -> None:
     """Refuse to continue another fine-tuning. The trainer itself compares `train`."""
-    out.mkdir(parents=True, exist_ok=True)
     file = out / FILE
     if not file.exists() or not resume:
         return

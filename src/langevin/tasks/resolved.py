@@ -137,7 +137,9 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
     if start is not None and len(start) != total:
         raise ValueError(f"start has {len(start)} states for {total} pictures; give one each.")
-    many = steps or model.defaults.steps
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps is {steps}; ask for at least 1, or leave it out for the publisher's number.")
+    many = model.defaults.steps if steps is None else steps
     if plan is not None:
         plan = _counted(plan, steps, many)
     seeds, ids = names(said["seed"], said["first_id"], total)

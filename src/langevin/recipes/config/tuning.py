@@ -91,6 +91,8 @@ class Tuning(Closed):
             raise ValueError("rank is 0; adapters need at least 1, and method 'full' trains all of the denoiser.")
         if self.method == "textual-inversion" and self.prompt is not None and "{}" not in self.prompt:
             raise ValueError(f"prompt is {self.prompt!r}; say with {{}} where the word stands.")
+        if self.method == "textual-inversion" and not self.begin.strip():
+            raise ValueError(f"begin is {self.begin!r}; give a word, such as object, as whose vectors the new ones begin.")
         for name, of in _unread(self).items():
             if (value := getattr(self, name)) != METHODS[self.method].get(name, type(self).model_fields[name].default):
                 raise ValueError(f"{name} is {value}, of {of}, and method is {self.method!r}; leave it out.")
