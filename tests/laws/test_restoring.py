@@ -44,6 +44,23 @@ def test_what_is_known_well_is_restored_whole(tmp_path):
     assert "coverage of 90 %" not in one
 
 
+def test_white_on_the_page_is_the_largest_deviation(tmp_path, monkeypatch):
+    samples = torch.zeros(2, 3, 1, 8, 8)
+    samples[1, 0, 0, 2, 3], samples[1, 2, 0, 5, 6] = 0.4, 0.2
+    monkeypatch.setattr(restoring, "restore", lambda *_, **__: tasks.Restored(samples, torch.zeros(3, 1, 8, 8)))
+    found = restoring.restoration(run(), "inpaint", tmp_path / "page.png", rows=3, count=2)
+    assert found["largest deviation"] == pytest.approx(float(samples.std(0).max()), abs=1e-4)
+    with Image.open(tmp_path / "page.png") as page:
+        side = page.size[0] / (6 * 9 + 1)  # of a pixel: 6 columns, 8 wide, lines of 1 between
+
+        def shade(row, y, x):
+            found = page.convert("L").getpixel((int((5 * 9 + x + 1.5) * side), int((row * 9 + y + 1.5) * side)))
+            assert isinstance(found, int)
+            return found
+
+        assert shade(0, 2, 3) == 255 and shade(2, 5, 6) in (127, 128) and shade(1, 2, 3) == 0
+
+
 def test_the_page_shows_measurements_as_they_are():
     """The pseudo-inverse of black is not black, and that of a blur is its noise."""
     truth = torch.rand(3, 3, 4, 4, generator=torch.Generator().manual_seed(0))

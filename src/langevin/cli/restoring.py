@@ -17,7 +17,7 @@ class _Restore:
     task: str
     """inpaint, super-resolution, deblur, colourise or sense."""
     out: Path
-    """Picture to write (.png): truth, measurement, samples, mean, deviation."""
+    """Picture to write (.png): truth, measurement, samples, mean, deviation (white is the largest, which is told)."""
     amount: float | None = None
     """Factor of super-resolution, pixels of the blur, share sensed, or share of the height hidden."""
     mask: Path | None = None

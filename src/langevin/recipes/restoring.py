@@ -115,6 +115,7 @@ def restoration(
         "rmse of the mean": round(float(far), 4),
         "rmse of a sample": round(float((made.samples - truth).square().mean().sqrt()), 4),
         "deviation": round(float(made.std.mean()), 4),
+        "largest deviation": round(float(made.std.max()), 4),  # white on the page
     }
     if count >= 19:
         said["coverage of 90 %"] = round(coverage(truth, made), 3)
@@ -122,8 +123,8 @@ def restoration(
 
 
 def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
-    """Pictures row by row: truth, the measurement, up to 6 samples, mean and deviation (0 black). A measurement that is no
-    picture as large as those is shown as what it says of them, A^+ y."""
+    """Pictures row by row: truth, the measurement, up to 6 samples, mean, deviation (0 black, the largest white). A measurement
+    that is no picture as large as those is shown as what it says of them, A^+ y."""
     picture = len(op.measured) == 3 and op.measured[1:] == op.shape[1:]
     seen = made.y.expand(-1, *op.shape) if picture else op.inverse(made.y)
     spread = made.std / made.std.max().clamp(min=1e-12) * 2 - 1
