@@ -392,7 +392,7 @@ REFUSED = {
     ("evaluate", "RUN", "--small", "--features", "pca", "--metrics", "is"): "needs class probabilities",
     ("evaluate", "RUN", "--size", "8"): "size is 8",
     ("evaluate", "RUN", "--against", "RUN", "--plan", "ddim:3"): "plan is ddim:3",
-    ("sample", "RUN", "--out", "x.png", "--guidance", "nan"): "w is nan",
+    ("sample", "RUN", "--out", "x.png", "--guidance", "nan"): "guidance is nan",
     ("inspect", "nowhere"): "does not exist",
     ("sample", "RUN", "--out", "x.png", "--label", "9" * 20): "classes of this run are told by a number from 0",
     ("upscale", "RUN", "RUN", "--out", "x.png", "--count", "0"): "count is 0; ask for at least 1",

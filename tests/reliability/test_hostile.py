@@ -330,8 +330,8 @@ ABSURD = {
     "train two-moons --train.clip nan --out OUT": "--train.clip is nan; it should be a finite number.",
     "train two-moons --train.clip inf --out OUT": "--train.clip is inf; it should be a finite number.",
     "train two-moons --sample.guidance nan --out OUT": "--sample.guidance is nan; it should be a finite number.",
-    "likelihood RUN --tolerance nan": "rtol is nan; give a tolerance above 0",
-    "likelihood RUN --tolerance -1": "rtol is -1.0; give a tolerance above 0",
+    "likelihood RUN --tolerance nan": "tolerance is nan; give a number above 0",
+    "likelihood RUN --tolerance -1": "tolerance is -1; give a number above 0",
     "likelihood RUN --solver heun --steps 100000000": "take at most 100000 of",
     "data drawings --size 10000000 --out OUT": "size is 10000000; take 24 pixels a side",
 }

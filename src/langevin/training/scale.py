@@ -7,6 +7,7 @@ from torch import Tensor
 from langevin.core.batch import Batch
 from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
+from langevin.core.messages import leaf_name
 from langevin.core.prediction import Preconditioned
 from langevin.core.space import Euclidean, Space, SymmetricEdges
 from langevin.core.tree import leaves
@@ -63,9 +64,8 @@ def refuse_untied(denoiser: Denoiser, batch: Batch) -> None:
         x = leaves(batch.x)[name]
         if type(leaf.space) is Euclidean and x.shape[1:3] == (nodes, nodes) and bool((x == x.transpose(1, 2)).all()):
             raise ValueError(
-                f"the space of {f'leaf {name!r}' if name else 'the process'} is {leaf.space}, and its data are symmetric, edges "
-                "of undirected graphs, which would be noised each way for itself; make its process with "
-                "space=lv.spaces.SymmetricEdges()."
+                f"the space of {leaf_name(name)} is {leaf.space}, and its data are symmetric, edges of undirected graphs, which "
+                "would be noised each way for itself; make its process with space=lv.spaces.SymmetricEdges()."
             )
 
 
