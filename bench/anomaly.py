@@ -3,12 +3,12 @@
     langevin train digits-likelihood --data.without 8 --out runs/without-8
     python bench/anomaly.py runs/without-8 --out bench/results/anomaly.csv
 
-For MNIST: langevin train mnist --data.without 8 --data.labels False. Every held-out picture has a score: its negative
-log-likelihood by the probability flow, the bound on it (both of pictures spread over their cells of grey values), the error of
-the noise over coarser levels (`langevin.tasks.strangeness`), and, as a yardstick that knows no diffusion, the Mahalanobis
-distance to the training data's mean. AUROC is the chance that of two pictures the one of the class left out has the higher
-score; its error is the deviation over 1,000 draws of the pictures with replacement. "typical" is the distance of a score from its
-median in training data, so that a picture that is too likely counts as strange as well.
+For MNIST: langevin train mnist-unlabelled --data.folder DIR --data.without 8 --train.steps 1500, and --steps 6. Every held-out
+picture has a score: its negative log-likelihood by the probability flow, the bound on it (both of pictures spread over their
+cells of grey values), the error of the noise over coarser levels (`langevin.tasks.strangeness`), and, as a yardstick that knows
+no diffusion, the Mahalanobis distance to the training data's mean. AUROC is the chance that of two pictures the one of the class
+left out has the higher score; its error is the deviation over 1,000 draws of the pictures with replacement. "typical" is the
+distance of a score from its median in training data, so that a picture that is too likely counts as strange as well.
 """
 
 import argparse

@@ -139,6 +139,13 @@ PARTS = {
             "restoring.py RUNS/mnist-unlabelled --out RESULTS/restoring.csv --pages RESULTS",
         ),
     ),
+    "outliers": Part(
+        20,
+        (
+            trained("mnist-unlabelled", "--data.folder DATA --data.without 8 --train.steps 1500", "mnist-without-8"),
+            "anomaly.py RUNS/mnist-without-8 --steps 6 --out RESULTS/anomaly.csv",
+        ),
+    ),
     "inverse": Part(
         45,
         (
