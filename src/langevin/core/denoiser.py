@@ -44,7 +44,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 def check_entries(cond: Cond, count: int | None = None) -> None:
     """Refuse a condition that is no tensor with one entry for each sample."""
-    # a dict may watch what a network reads of it (`langevin.hearing.Heard`): this look is none of the network's
+    # a dict may watch what a network reads of it (`condition_use.RecordingCond`): this look is none of the network's
     for name, value in dict.items(cond) if isinstance(cond, dict) else ():
         if not isinstance(value, Tensor) or not value.ndim:
             raise ValueError(f"cond[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one, as torch.full((B,), 3).")

@@ -99,6 +99,11 @@ class GraphScoresConfig(Closed):
     """"logits": the network says the probability of each type, of which a mean and a score are made, and is trained by
     cross-entropy on data of form "types"; others (eps, v, x0, edm) by squared error on "numbers"."""
 
+    @property
+    def of_types(self) -> bool:
+        """Whether data are types, which stand at points, and no numbers."""
+        return self.prediction == "logits"
+
 
 class GraphTransformerConfig(Closed):
     """See `langevin.networks.GraphTransformer`."""

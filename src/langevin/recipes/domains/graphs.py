@@ -74,7 +74,7 @@ class GraphDomain(Domain):
         return halves(every, cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
-        of_types = not isinstance(recipe.process, c.GraphScoresConfig) or recipe.process.prediction == "logits"
+        of_types = not isinstance(recipe.process, c.GraphScoresConfig) or recipe.process.of_types
         form = "types" if of_types else "numbers"
         if isinstance(recipe.data, (c.GraphsData, c.MoleculesData)) and recipe.data.form != form:
             kind, said = recipe.process.kind, getattr(recipe.process, "prediction", None)
@@ -340,8 +340,7 @@ def _scores(cfg: c.GraphScoresConfig, known: GraphFacts, names: Sequence[str]) -
         schedule = spec.parse(getattr(cfg, name), schedules.SCHEDULES, "schedule")
         space = SymmetricEdges() if name == "edges" else None
         points = torch.arange(float(count[name])) if name == "edges" else torch.eye(count[name])
-        of_types = cfg.prediction == "logits"
-        made[name] = Embedded(points, schedule, space=space) if of_types else Gaussian(schedule, space=space)
+        made[name] = Embedded(points, schedule, space=space) if cfg.of_types else Gaussian(schedule, space=space)
     said = {**prediction.PREDICTIONS, "logits": Logits}
     return Product(made), {name: spec.parse(cfg.prediction, said, "prediction") for name in made}
 
