@@ -5,7 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -31,6 +31,22 @@ def timed(step: Step, device: str) -> tuple[float, float]:
     last.record()
     torch.cuda.synchronize()
     return first.elapsed_time(last) / 1e3, time.perf_counter() - wall
+
+
+def processor() -> str:
+    """The name of this processor, with the family and model that tell makers' generations apart."""
+    told = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in told if ":" in line}
+    return f"{names.get('model name', 'unknown')} (family {names.get('cpu family')}, model {names.get('model')})"
+
+
+def in_turn(ways: Mapping[str, Step], rounds: int) -> dict[str, tuple[float, ...]]:
+    """CPU seconds of each way in every round, one after the other, when each has been done once."""
+    for way in ways.values():
+        way()
+    return dict(
+        zip(ways, zip(*([timed(way, "cpu")[0] for way in ways.values()] for _ in range(rounds)), strict=True), strict=True)
+    )
 
 
 class Contender:

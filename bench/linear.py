@@ -5,31 +5,26 @@
 
 CPU milliseconds on one thread, median and least of the rounds: neighbours on a shared machine slow all ways down alike, and the
 least is what the processor does undisturbed. With "gelu" each way also does the tanh form of GELU on what comes out, as in a
-feed-forward. `pack` is `langevin.networks.linear.pack`; `native` and `onednn` are what `library` there chooses between; `mkl
+feed-forward. `pack` is `langevin.networks.packing.pack`; `native` and `onednn` are what `library` there chooses between; `mkl
 packed` is MKL's own packed form, which needs the number of rows in advance and the plain weight beside it, and so is not used.
 """
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from contenders import in_turn, processor
 from rows import parsed, read, write
 from torch import Tensor, nn
 
-from langevin.networks.linear import Linear, pack
+from langevin.networks.linear import Linear
+from langevin.networks.packing import pack
 
 RESULTS = Path(__file__).parent / "results"
 SHAPES = [(512, 1152, 1152), (512, 1152, 4608), (512, 4608, 1152), (2048, 1152, 4608), (2, 1152, 6912)]
-
-
-def processor() -> str:
-    told = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in told if ":" in line}
-    return f"{names.get('model name', 'unknown')} (family {names.get('cpu family')}, model {names.get('model')})"
 
 
 def ways(rows: int, inner: int, out: int, gelu: bool) -> dict[str, Callable[[], Tensor]]:
@@ -64,14 +59,7 @@ def main() -> None:
     for shape in SHAPES:
         for gelu in (False, True) if shape[2] == 4608 else (False,):
             every = ways(*shape, gelu)
-            times: dict[str, list[float]] = {name: [] for name in every}
-            for way in every.values():
-                way()
-            for _ in range(args.rounds):
-                for name, way in every.items():
-                    begun = time.process_time()
-                    way()
-                    times[name].append(time.process_time() - begun)
+            times = in_turn(every, args.rounds)
             for name, spent in times.items():
                 middle, least, native = statistics.median(spent), min(spent), statistics.median(times["native"])
                 flops = 2 * shape[0] * shape[1] * shape[2]

@@ -159,7 +159,7 @@ def worker(who: str, network: str, mode: str, folder: str, device: str) -> None:
         if "channels_last" in mode:
             net = net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if "packed" in mode and who == "langevin":
-            from langevin.networks.linear import pack
+            from langevin.networks.packing import pack
 
             net = pack(net)
         if "compiled" in mode:

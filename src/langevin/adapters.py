@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
+from langevin.networks.convolution import Conv2d
 from langevin.networks.linear import Linear
 from langevin.strengths import factor
 from langevin.tensors import digest, load, metadata, save
@@ -307,7 +308,7 @@ def merge(model: nn.Module, name: str = "default") -> dict[str, LoRA]:
     """
     layers = _adapted(model, name)
     for n, layer in layers.items():
-        plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward)
+        plain = type(layer).forward in (nn.Linear.forward, nn.Conv2d.forward, Linear.forward, Conv2d.forward)
         if not plain and not hasattr(layer, "prepared"):
             raise ValueError(f"{n} is a {type(layer).__name__} with a forward of its own; its weight cannot take the adapter in.")
     removed = {n: _detach(layer, name) for n, layer in layers.items()}

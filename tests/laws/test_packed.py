@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from langevin.networks import DiT, UNet
-from langevin.networks.linear import Linear, Packed, PackedConvolution, pack
+from langevin.networks.linear import Linear
+from langevin.networks.packing import Packed, PackedConvolution, pack
 from tests.laws.test_networks import PICTURE, awake
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from langevin.networks.blocks.attention import Attention
 from langevin.networks.blocks.common import recomputed, silu, zero
 from langevin.networks.blocks.norms import Norm, group_norm
+from langevin.networks.convolution import Conv2d
 from langevin.networks.linear import Linear
 
 
@@ -40,9 +41,9 @@ class ResidualBlock(nn.Module):
         if time not in ("scale_shift", "add"):
             raise ValueError(f"time is {time!r}; the level enters by 'scale_shift' or 'add'.")
         self.time, self.scale, self.resample = time, scale, resample
-        self.norm1, self.conv1 = norm(channels), nn.Conv2d(channels, out, 3, padding=1)
+        self.norm1, self.conv1 = norm(channels), Conv2d(channels, out, 3, padding=1)
         self.emb = None if emb is None else Linear(emb, 2 * out if time == "scale_shift" else out)
-        self.norm2, self.conv2 = norm(out), zero(nn.Conv2d(out, out, 3, padding=1))
+        self.norm2, self.conv2 = norm(out), zero(Conv2d(out, out, 3, padding=1))
         self.dropout = nn.Dropout(dropout)
         self.skip = nn.Identity() if channels == out and not project else nn.Conv2d(channels, out, 1)
 
