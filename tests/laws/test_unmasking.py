@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from langevin import oracles as oracle
-from langevin import schedules
+from langevin import plans, schedules
 from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser
 from langevin.core.gaussian import Gaussian
@@ -385,3 +385,57 @@ def test_misuse_is_refused_in_one_sentence(case):
     with pytest.raises(ValueError, match=message) as caught:
         make()
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+# as many as are sure
+
+
+class Sure(BaseDenoiser):
+    """Believes what a table (L, K) of probabilities says of each position, whatever it sees."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.process, self.shape, self.table = Categorical(table.shape[1], schedules.keep_linear(), "mask"), (len(table),), table
+
+    def forward(self, z, t, cond, mask):
+        return CategoricalPosterior(self.table.log().expand(len(z[""]), -1, -1), self.process.evidence(z[""], t[""]))
+
+
+SURENESS = f64([0.95, 0.03, 0.02], [0.5, 0.3, 0.2], [0.05, 0.9, 0.05], [0.4, 0.35, 0.25], [0.02, 0.02, 0.96], [0.1, 0.1, 0.8])
+
+
+def test_what_is_sure_is_revealed_beside_the_schedules_number():
+    sure = {}
+    for told in ("", "threshold=0.85", "threshold=0.99"):
+        states = [s.z[0] for s in trajectory(Sure(SURENESS), plans.parse(f"confidence:6:temperature=0,{told}".rstrip(",")), 1)]
+        sure[told] = [(z < 3).nonzero()[:, 0].tolist() for z in states]
+    assert sure[""] == sure["threshold=0.99"]  # of which nothing is as sure, one a row
+    assert [len(at) for at in sure[""]] == [1, 2, 3, 4, 5, 6]
+    assert [len(at) for at in sure["threshold=0.85"]] == [3, 4, 5, 6, 6, 6] and sure["threshold=0.85"][0] == [0, 2, 4]
+    # of blocks only within the first that is not finished
+    blocks = [s.z[0] for s in trajectory(Sure(SURENESS), confidence(6, temperature=0.0, block=3, threshold=0.85), 1)]
+    assert [(z < 3).nonzero()[:, 0].tolist() for z in blocks[:3]] == [[0, 2], [0, 1, 2], [0, 1, 2, 4]]
+
+
+@pytest.mark.parametrize("order", ["confidence", "entropy"])
+def test_a_bound_of_entropy_is_of_all_that_is_revealed_but_the_least_sure(order):
+    entropy = torch.special.entr(SURENESS).sum(1)
+    ranked = entropy.sort()
+    for bound in (0.0, 0.25, 0.6, 1.0, 5.0):
+        z = next(iter(trajectory(Sure(SURENESS), confidence(6, order, temperature=0.0, bound=bound), 1))).z[0]
+        k = max(k for k in range(1, 7) if float(ranked.values[: k - 1].sum()) <= bound)
+        assert set((z < 3).nonzero()[:, 0].tolist()) == set(ranked.indices[:k].tolist())
+    # what independent draws lose is no more: the divergence of the pair's law from that of one row
+    exact = oracle.enumerated(MASKED, PAIR)
+    margins = PAIR.sum(1)[:, None] * PAIR.sum(0)
+    lost = float((PAIR * (PAIR / margins).log()).sum())
+    least = min(float(torch.special.entr(p).sum()) for p in (PAIR.sum(1), PAIR.sum(0)))
+    assert lost <= least
+    together, apart = (confidence(2, "entropy", bound=least + step) for step in (1e-9, -1e-3))
+    assert sampled(exact, together, margins) < 0.02 and sampled(exact, apart, PAIR) < 0.02
+
+
+@pytest.mark.parametrize("settings", ["threshold=1", "threshold=-0.1", "bound=-1", "bound=inf"])
+def test_what_is_no_probability_and_no_entropy_is_refused(settings):
+    with pytest.raises(ValueError, match=settings.split("=")[0]):
+        plans.parse(f"confidence:4:{settings}")

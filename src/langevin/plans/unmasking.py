@@ -194,6 +194,7 @@ class Reveal(StateRow):
         temperature: of the drawn tokens; 0 takes the likeliest.
         noise: scale of the Gumbel noise on the order, times (1 - progress) = `stop`.
         block: tokens of a block; those of the first block that has masks go before all others, and order decides within it.
+        threshold, bound: what else may be revealed in that block; see `confidence`.
     """
 
     start: float
@@ -202,6 +203,8 @@ class Reveal(StateRow):
     temperature: float = 1.0
     noise: float = 0.0
     block: int | None = None
+    threshold: float | None = None
+    bound: float | None = None
 
     def __post_init__(self) -> None:
         check_falls(self)
@@ -212,6 +215,10 @@ class Reveal(StateRow):
                 raise ValueError(f"{name} is {getattr(self, name)}; give a number that is not negative.")
         if self.block is not None and self.block < 1:
             raise ValueError(f"block is {self.block}; a block has at least 1 token, and None is for no blocks.")
+        if self.threshold is not None and not 0 <= self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; give a probability below 1, above which tokens are revealed.")
+        if self.bound is not None and not 0 <= self.bound < math.inf:
+            raise ValueError(f"bound is {self.bound}; give nats of entropy, at least 0, and None for no bound.")
 
     def check(self, leaf: Any) -> None:
         check_masking(leaf, "confidence")
@@ -232,13 +239,22 @@ class Reveal(StateRow):
         token = draw(log_probs / self.temperature, noise.at("token")) if self.temperature else log_probs.argmax(-1)
         score = self._score(log_probs, token, noise.at("order"))
         order = torch.where(masked, score, -math.inf).sort(dim=1, descending=True, stable=True).indices
+        current = masked
         if self.block is not None:  # of equal blocks the order stays
             at = torch.where(masked, torch.arange(masked.shape[1], device=z.device) // self.block, masked.shape[1])
             order = order.gather(1, at.gather(1, order).sort(dim=1, stable=True).indices)
+            current = masked & (at == at.amin(1, keepdim=True))
         place = order.argsort(1)
         count = masked.sum(1)
-        chosen = masked & (place < (count - self.left(leaf, count, free.sum(1)))[:, None])
-        return revealed(leaf, z, chosen, token, mask)
+        chosen = place < (count - self.left(leaf, count, free.sum(1)))[:, None]
+        if self.threshold is not None:
+            chosen = chosen | (current & (log_probs.gather(-1, token[..., None])[..., 0] > math.log(max(self.threshold, 1e-300))))
+        if self.bound is not None:
+            entropy = torch.where(current, torch.special.entr(log_probs.exp()).sum(-1), math.inf)
+            along = entropy.gather(1, order)
+            within = along.cumsum(1) - along.cummax(1).values <= self.bound  # inf - inf is no number, and not within
+            chosen = chosen | within.gather(1, place)
+        return revealed(leaf, z, masked & chosen, token, mask)
 
     def _score(self, log_probs: Tensor, token: Tensor, noise: Noise) -> Tensor:
         """(B, P), larger is earlier, from log-probabilities (B, P, K) and drawn tokens (B, P)."""
@@ -272,6 +288,8 @@ def confidence(
     temperature: float = 1.0,
     noise: float = 0.0,
     block: int | None = None,
+    threshold: float | None = None,
+    bound: float | None = None,
     grid: str | Grid = "uniform",
 ) -> Draft:
     """The surest tokens first (MaskGIT, 2202.04200, sec. 3.2), at most `steps` evaluations. See `Reveal`.
@@ -286,9 +304,19 @@ def confidence(
         noise: scale of the Gumbel noise on the order, which falls to 0 along the plan (MaskGIT uses 4.5).
         block: tokens of a block, of which one is finished after the other, from left to right (LLaDA, 2502.09992, sec. 2.4);
             with temperature 0 this is how LLaDA writes.
+        threshold: beside the schedule's number, each token that the model believes with more than this probability (Fast-dLLM,
+            2505.22618, sec. 3.3; LLaDA 2).
+        bound: beside it, the first so many in that order whose entropies, without the largest, sum to no more than so many nats:
+            what is lost by drawing them as if they were independent is at most that (EB-Sampler, 2505.24857).
+
+    With either, a plan of a row for each token takes as many evaluations as a text needs: rows that have nothing left to reveal
+    ask nothing under `guidance.Cached`.
     """
-    row = Reveal(start=1.0, stop=0.0, order=order, temperature=temperature, noise=noise, block=block)
-    told = "" if block is None else f", block={block}"
+    row = Reveal(
+        start=1.0, stop=0.0, order=order, temperature=temperature, noise=noise, block=block, threshold=threshold, bound=bound
+    )
+    further = {"block": block, "threshold": threshold, "bound": bound}
+    told = "".join(f", {name}={value:g}" for name, value in further.items() if value is not None)
     return along_grid(f"confidence({steps}, order={order}, temperature={temperature:g}, noise={noise:g}{told})", row, steps, grid)
 
 
