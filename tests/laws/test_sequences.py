@@ -14,10 +14,10 @@ from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Denoiser
 from langevin.core.noise import Noise
 from langevin.core.posterior import CategoricalPosterior
-from langevin.core.sample import sample
+from langevin.core.sample import sample, trajectory
 from langevin.data import Documents, Packed
 from langevin.evaluate.ngrams import NGrams, entropy_bits
-from langevin.guidance import Sharpened
+from langevin.guidance import CFG, Cached, Sharpened
 from langevin.networks import SequenceTransformer
 from langevin.networks.sequence import SequenceCache
 from langevin.objectives import Denoising, Masking
@@ -325,6 +325,75 @@ def _same_draws(model, plan, count, at, block, seen):
     options = {"given": seen["given"][:, at:], "known": seen["known"][:, at:]} if bool(seen["known"][:, at:].any()) else {}
     drawn = sample(part, plan, count, seed=2 if at == 0 else 2 * 1_000_003 + 7919 * at, **options)
     return torch.cat([seen["given"][:, :at], drawn], 1)
+
+
+class Asked(torch.nn.Module):
+    """A network of masks and classes that counts the samples it is asked about."""
+
+    timed = False
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.count = network(), 0
+
+    def forward(self, z, level, cond=None, mask=None):
+        self.count += len(z)
+        out = self.net(z, level, mask=mask)
+        if cond is None:
+            return out
+        label = torch.where(cond.get("drop", torch.zeros(len(z), dtype=torch.bool)), 0, cond["label"])
+        return out + label[:, None, None] * torch.linspace(-1, 1, K, dtype=out.dtype)
+
+
+PLANS = {"ddpm": plans.ddpm(30), "remask": plans.remask(30, 0.4), "confidence": plans.confidence(12, threshold=0.4)}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_network_that_is_not_told_the_level_is_asked_only_about_what_has_changed(name):
+    model = Denoiser(Asked(), PROCESS, "subs", shape=(L,))
+    states = [s.z for s in trajectory(model, PLANS[name], 5, seed=2)]
+    assert model.net.count == 5 * len(states)
+    before = [torch.full((5, L), K), *states[:-1]]
+    changed = [5] + [int((a != b).any(1).sum()) for a, b in zip(before, before[1:], strict=False)]
+    model.net.count, cached = 0, Cached()
+    assert torch.equal(sample(model, PLANS[name], 5, seed=2, guidance=cached), states[-1])
+    assert model.net.count == cached.computed == sum(changed) < 5 * len(states) == cached.computed + cached.left
+    together, model.net.count = Cached(together=True), 0
+    assert torch.equal(sample(model, PLANS[name], 5, seed=2, guidance=together), states[-1])
+    assert model.net.count == together.computed == 5 * sum(n > 0 for n in changed)
+
+
+def test_what_is_kept_is_of_its_own_conditions_and_of_states_as_they_were():
+    model = Denoiser(Asked(), PROCESS, "subs", shape=(L,))
+    options: dict[str, Any] = {"cond": {"label": torch.tensor([3, 1, 0, 2])}, "seed": 5}
+    for guidance in (CFG(2.0), CFG(2.0, interval=(0.2, 0.7)), Sharpened(0.5)):
+        plain = sample(model, plans.ddpm(20), 4, guidance=guidance, **options)
+        asked, model.net.count = model.net.count, 0
+        assert torch.equal(sample(model, plans.ddpm(20), 4, guidance=lambda d, g=guidance: g(Cached()(d)), **options), plain)
+        assert model.net.count < asked or isinstance(guidance, CFG)
+    believed = Cached()(model)
+    z = torch.full((2, L), K)
+    with torch.no_grad():
+        believed(z, 0.5)
+        z[0, :3] = 1  # by whoever watches
+        assert torch.equal(believed(z, 0.3).log_probs, model(z, 0.3).log_probs)
+        shorter = z[:, :6]
+        assert torch.equal(believed(shorter, 0.3).log_probs, model(shorter, 0.3).log_probs)
+
+
+def test_texts_are_written_by_a_network_that_is_asked_about_what_has_changed():
+    model, blank = Denoiser(Asked(), PROCESS, "subs", shape=(L,)), torch.arange(L) % 5 == 2
+    z = infill(model, plans.ddpm(50), TEXT[0], blank, 3, seed=1)
+    given = {"given": TEXT[:1].expand(3, -1), "known": ~blank.expand(3, -1)}
+    assert model.net.count <= 3 * (1 + int(blank.sum()))
+    assert torch.equal(z, sample(model, plans.ddpm(50), 3, seed=1, **given))
+    model.net.count = 0
+    write(model, plans.ddpm(50), 1, L, prefix=TEXT[0, :9])
+    assert model.net.count <= 1 + 3
+    with pytest.raises(ValueError, match="SequenceTransformer is told the level"):
+        Cached()(Denoiser(network(timed=True), PROCESS, "subs", shape=(L,)))
+    with pytest.raises(ValueError, match="Chain has no network of its own"):
+        Cached()(Chain(8))
 
 
 def test_texts_end():

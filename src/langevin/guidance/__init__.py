@@ -1,6 +1,7 @@
 """Guidance: denoiser -> denoiser, composable. w = 1 is unguided."""
 
 from langevin.guidance import operators
+from langevin.guidance.cached import Cached
 from langevin.guidance.classifier import ClassifierGuidance
 from langevin.guidance.classifier_free import CFG
 from langevin.guidance.exploration import Exploration
@@ -23,6 +24,7 @@ __all__ = [
     "AutoGuidance",
     "ByLevels",
     "CFGZero",
+    "Cached",
     "Clamp",
     "ClassifierGuidance",
     "Control",

@@ -75,7 +75,7 @@ class SequenceTransformer(nn.Module):
         if block is not None and block < 1:
             raise ValueError(f"block is {block}; a block has at least 1 token, and None is for no blocks.")
         check_heads(width, heads, turned=True)
-        self.block, self.head_width, self.depth = block, width // heads, depth
+        self.block, self.timed, self.head_width, self.depth = block, timed, width // heads, depth
         self.embed = nn.Embedding(states + (block == 1), width)  # the last row is what stands before the first token
         nn.init.normal_(self.embed.weight, std=width**-0.5)
         self.level = LevelEmbedding(width) if timed else None

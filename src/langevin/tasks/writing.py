@@ -14,6 +14,7 @@ from langevin.core.categorical import Categorical
 from langevin.core.denoiser import BaseDenoiser, Denoiser, home
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import sample
+from langevin.guidance import Cached
 
 
 @runtime_checkable
@@ -60,10 +61,11 @@ def write(
     if before.shape[1] > length or length < 1:
         raise ValueError(f"length is {length} and the prefix has {before.shape[1]} tokens; let the text be longer.")
     leaf.check_data(before, "prefix")
-    told: dict[str, Any] = {"first_id": first_id, "guidance": guidance}
+    told: dict[str, Any] = {"first_id": first_id, "guidance": _around(denoiser, guidance)}
     net = getattr(denoiser, "net", None)
     if isinstance(net, Caches) and net.block is not None:
         assert isinstance(denoiser, Denoiser)
+        told["guidance"] = _around(denoiser, guidance, together=True)  # one memory of keys for the batch
         return _by_blocks(denoiser, net, plan, before, length, end, seed, told)
     stride = window // 2 if stride is None else stride
     if not 1 <= stride <= window:
@@ -107,10 +109,16 @@ def infill(
     leaf.check_data(torch.where(blank, 0, text), "text")
     known = ~blank.expand(count, -1)
     given = torch.where(blank, 0, text).expand(count, -1)
-    drawn = sample(
-        denoiser, plan, count, shape=(len(text),), seed=seed, first_id=first_id, guidance=guidance, given=given, known=known
-    )
-    return drawn.cpu()
+    told: dict[str, Any] = {"first_id": first_id, "guidance": _around(denoiser, guidance)}
+    return sample(denoiser, plan, count, shape=(len(text),), seed=seed, given=given, known=known, **told).cpu()
+
+
+def _around(denoiser: BaseDenoiser, guidance: Any, together: bool = False) -> Any:
+    """The guidance, and within it, where the network is not told the level, that it is asked only about what has changed."""
+    if not isinstance(denoiser, Denoiser) or getattr(denoiser.net, "timed", True):
+        return guidance
+    cached = Cached(together)
+    return cached if guidance is None else lambda inner: guidance(cached(inner))
 
 
 def blanks_of(text: str, sign: str, ids: Any) -> tuple[Tensor, Tensor]:
@@ -136,7 +144,7 @@ class _Next(nn.Module):
 
     def __init__(self, net: Any, cache: Any) -> None:
         super().__init__()
-        self.net, self.cache = net, cache
+        self.net, self.cache, self.timed = net, cache, getattr(net, "timed", True)
 
     def forward(self, z: Tensor, level: Tensor, cond: Any = None, mask: Tensor | None = None) -> Tensor:
         return self.net.extend(z, level, self.cache)
