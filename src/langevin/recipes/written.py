@@ -1,6 +1,7 @@
 """Texts of a run, from letters to letters."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from langevin import plans
 from langevin.core.sample import sample
+from langevin.devices import device_of
 from langevin.embedded import Embedded
 from langevin.guidance import Clamp, Control, Sharpened
 from langevin.recipes import config as c
@@ -18,6 +20,7 @@ from langevin.tasks.risk import least_risk
 from langevin.tasks.wording import contains, of_length
 from langevin.tasks.writing import blanks_of, write
 from langevin.tasks.writing import infill as fill
+from langevin.zoo.masked_language import masked_language
 
 
 def written(
@@ -73,6 +76,46 @@ def written(
     else:
         found = write(run.denoiser, table, count, length, prefix=ids(prefix), end=end, seed=seed, guidance=sharp)
     return [said(run.facts, row) for row in found]
+
+
+def published(
+    folder: Path, *, count: int = 1, prefix: str = "", infill: str | None = None, blank: str | None = None,
+    length: int | None = None, plan: str | None = None, temperature: float = 1.0, top: float = 1.0, seed: int = 0,
+    device: str = "cpu",
+) -> list[str]:  # fmt: skip
+    """The same by a published masked language model (`langevin.zoo.masked_language`).
+
+    Args:
+        blank: of infill; by default the tokenizer's own mask where that stands in the text, and else _.
+        length: tokens with the prefix, which need not be written to their end; 64 more than the prefix by default.
+        plan: by default one token an evaluation, the surest first and the likeliest of each, in blocks of 32, as LLaDA writes.
+
+    Raises:
+        ValueError: as `masked_language` does, for a text without blanks, and for several texts under the default plan, which has
+            but one.
+    """
+    writer = masked_language(folder, device=device_of(device))
+    if plan is None and (count > 1 or (temperature, top) != (1.0, 1.0)):
+        raise ValueError(
+            f"count is {count}, temperature {temperature:g} and top {top:g}, and the default plan takes the likeliest tokens; "
+            "give a plan that draws, such as ddpm:64."
+        )
+    guidance = Sharpened(temperature, top) if (temperature, top) != (1.0, 1.0) else None
+    told: dict[str, Any] = {"count": count, "seed": seed, "guidance": guidance}
+
+    def planned(tokens: int) -> Any:
+        return plans.confidence(tokens, temperature=0.0, block=32) if plan is None else plans.parse(plan)
+
+    if infill is not None:
+        sign = blank or (writer.tokenizer.mask_token if writer.tokenizer.mask_token in infill else "_")
+        if not (blanks := infill.count(sign)):
+            raise ValueError(f"infill has no blank {sign!r}; let each such sign stand for a token to be written.")
+        return writer.fill(infill, planned(blanks), blank=sign, **told)
+    begun = len(writer.tokenizer.encode(prefix, add_special_tokens=False))
+    more = 64 if length is None else length - begun
+    if more < 1:
+        raise ValueError(f"length is {length} and the prefix has {begun} tokens; let the text be longer.")
+    return writer.go_on(prefix, planned(more), more, whole=True, **told)
 
 
 def _sentences(

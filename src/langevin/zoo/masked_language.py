@@ -18,7 +18,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.messages import one_line
 from langevin.core.plan import Draft, Plan
 from langevin.schedules import keep_linear
-from langevin.tasks.writing import blanks_of, infill, write
+from langevin.tasks.writing import infill, write
 
 
 class MaskedLanguage(nn.Module):
@@ -33,6 +33,7 @@ class MaskedLanguage(nn.Module):
     """
 
     never: Tensor
+    timed = False
 
     def __init__(self, model: nn.Module, mask_id: int, categories: int, never: Sequence[int] = (), shifted: bool = False) -> None:
         super().__init__()
@@ -61,24 +62,30 @@ class Writer:
     denoiser: Denoiser
     tokenizer: Any
 
-    def fill(self, text: str, plan: Plan | Draft, count: int = 1, *, blank: str | None = None, seed: int = 0) -> list[str]:
+    def fill(
+        self, text: str, plan: Plan | Draft, count: int = 1, *, blank: str | None = None, seed: int = 0, guidance: Any = None
+    ) -> list[str]:
         """A text with its blanks filled, each sign `blank` (the tokenizer's own mask by default) being one token."""
-        tokens, hole = blanks_of(text, blank or self.tokenizer.mask_token, self._ids)
+        own = self.tokenizer
+        # read as a whole: what a tokenizer makes of the space before a mask is its own
+        tokens = torch.tensor(own.encode(text.replace(blank, own.mask_token) if blank else text, add_special_tokens=True))
+        hole = tokens == own.mask_token_id
+        made = infill(self.denoiser, plan, tokens, hole, count, seed=seed, guidance=guidance)
         first, last = self._frame()
-        tokens = torch.cat([torch.tensor(first).long(), tokens, torch.tensor(last).long()])
-        hole = torch.cat([torch.zeros(len(first), dtype=torch.bool), hole, torch.zeros(len(last), dtype=torch.bool)])
-        made = infill(self.denoiser, plan, tokens, hole, count, seed=seed)
-        return [self.tokenizer.decode(row[len(first) : len(row) - len(last)].tolist()) for row in made]
+        return [own.decode(row[len(first) : len(row) - len(last)].tolist()) for row in made]
 
     def go_on(
-        self, prompt: str, plan: Plan | Draft, length: int, count: int = 1, *, seed: int = 0, guidance: Any = None
-    ) -> list[str]:
-        """So many tokens after a prompt, up to the one that ends."""
-        before = torch.tensor([*self._frame()[0], *self._ids(prompt)])
+        self, prompt: str, plan: Plan | Draft, length: int, count: int = 1, *, seed: int = 0, guidance: Any = None,
+        whole: bool = False,
+    ) -> list[str]:  # fmt: skip
+        """So many tokens after a prompt, up to the one that ends; of the `whole` text with the prompt."""
+        first = self._frame()[0]
+        before = torch.tensor([*first, *self._ids(prompt)], dtype=torch.int64)
         made = write(
             self.denoiser, plan, count, len(before) + length, prefix=before, end=self._end(), seed=seed, guidance=guidance
         )
-        return [self.tokenizer.decode(row[len(before) :].tolist(), skip_special_tokens=True) for row in made]
+        begin = len(first) if whole else len(before)
+        return [self.tokenizer.decode(row[begin:].tolist(), skip_special_tokens=True) for row in made]
 
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False)
