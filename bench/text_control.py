@@ -14,56 +14,24 @@ that training texts have say what control costs. A row replaces that of the same
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from rows import parsed, read, write
-from torch import Tensor, nn
+from torch import Tensor
 
 import langevin as lv
 from langevin import tasks
 from langevin.embedded import Embedded
 from langevin.guidance import Clamp, Control
-from langevin.networks import JointTransformer, VectorPort
+from langevin.recipes.classifying import attributes_of, classify
 from langevin.recipes.domains.written import share_known, texts_of, word_pairs
 
 PARTS = ("rounding", "content", "length", "attribute", "infilling")
 ATTRIBUTES = {"area : riverside": "river", "Type : coffee shop": "coffee shop", "price : cheap": "cheap"}
 """As the data names them, and what a text says that has them."""
 FIELDS = ("measure", "controlled", "uncontrolled", "count", "note")
-
-
-class Classifier(nn.Module):
-    """Which of some attributes a text has, told from noisy states: logits (B, attributes)."""
-
-    def __init__(self, length: int, width: int, attributes: int) -> None:
-        super().__init__()
-        self.net = JointTransformer({"": VectorPort(64, width, length, 8)}, 64, 2, 4)
-        self.last = nn.Linear(8, attributes)
-
-    def forward(self, z: Tensor, t: Tensor) -> Tensor:
-        return self.last(self.net(z, 1000 * t).amax(1))
-
-
-def trained_classifier(process: Embedded, data: lv.data.Documents, updates: int) -> Classifier:
-    width = process.table.shape[1]
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        net = Classifier(data.length, width, len(ATTRIBUTES))
-    optimiser = torch.optim.AdamW(net.parameters(), 1e-3)
-    label = torch.tensor([[attribute in name for attribute in ATTRIBUTES] for name in data.names]).float()
-    for step in range(updates):
-        noise = lv.Noise.of(5, 64, 64 * step)
-        rows = (noise.at("rows").uniform(()) * len(data)).long()
-        ids: Any = data.batch(rows).x
-        with torch.no_grad():
-            t = noise.at("t").uniform((1, 1))
-            z = process.mix(process.start(ids, noise), noise.at("e").normal((data.length, width)), t)
-        loss = nn.functional.binary_cross_entropy_with_logits(net(z, t[:, 0, 0].float()), label[rows])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return net.requires_grad_(False).eval()
 
 
 def main() -> None:
@@ -157,14 +125,12 @@ def main() -> None:
         show(ids)
 
     if "attribute" in asked.only:
-        classifier, real = trained_classifier(process, run.train, 800), texts_of(test)
-        for k, (attribute, word) in enumerate(ATTRIBUTES.items()):
-
-            def has(z: Tensor, t: Tensor, cond: object, k: int = k) -> Tensor:
-                return 3 * nn.functional.logsigmoid(classifier(z, t.float().reshape(-1).expand(len(z)))[:, k])
-
-            ids = process.round(sampled(Control(has, rate=0.1, pull=0.001)))
-            said_so = [word in text for text, name in zip(real, test.names, strict=True) if attribute in name]
+        with TemporaryDirectory() as folder:
+            classifier = classify(run, tuple(ATTRIBUTES), Path(folder))
+        real = texts_of(test)
+        for attribute, word in ATTRIBUTES.items():
+            ids = process.round(sampled(classifier.towards(run, (attribute,))))
+            said_so = [word in text for text, name in zip(real, test.names, strict=True) if attribute in attributes_of(name)]
             note = f"{fluent(ids)}; {sum(said_so) / max(len(said_so), 1):.2f} of held-out texts with it say {word!r}"
             row(
                 f"attribute: {attribute}, by a classifier of states", f"{share(word, ids):.2f}", f"{share(word, plain):.2f}", note

@@ -1,15 +1,18 @@
 """The recipe of words as points, from lines of text to pages of samples."""
 
+import json
+
 import pytest
 import torch
 
 from langevin import tasks
 from langevin.cli import main
 from langevin.core.noise import Noise
-from langevin.core.sample import sample
+from langevin.core.sample import sample, trajectory
 from langevin.embedded import Embedded
 from langevin.guidance import Control
 from langevin.plans import controlled
+from langevin.recipes.classifying import attributes_of, open_classifier
 from langevin.recipes.opening import open_run
 from langevin.recipes.written import written
 
@@ -97,6 +100,64 @@ def test_what_is_asked_of_a_sentence_is_what_its_steps_are_moved_by(tmp_path, mo
     for word in ("pub", "mill"):
         wanted = wanted + tasks.contains(process, [int(k) for k in alphabet.ids(word)])(x, 0.5, None)
     assert torch.allclose(seen["guidance"].log_prob(x, 0.5, None), wanted)
+
+
+def named(folder):
+    texts = [f"name : {k} | food : {a} | area : {b}||{a} by the {b} ." for k in range(12) for a in FOOD for b in PLACE]
+    (folder / "named.txt").write_text("\n".join(texts) + "\n")
+    return ["--data.path", str(folder / "named.txt"), "--data.length", "24"]
+
+
+def test_a_classifier_of_attributes_is_learned_and_controls_what_is_written(tmp_path, capsys, monkeypatch):
+    run = run_of(tmp_path, *named(tmp_path), "--samples", "0")
+    folder, wanted = str(tmp_path / "attributes"), ("food : Thai", "area : park")
+    classified = ["classify", str(tmp_path / "run"), "--attributes", *wanted, "--out", folder, "--network.width", "32",
+                  "--train.lr", "0.01", "--train.schedule", "constant", "--train.warmup", "64", "--train.ema", "0.9"]  # fmt: skip
+    main([*classified, "--train.steps", "20"])
+    main([*classified, "--train.steps", "120", "--resume"])
+    told = capsys.readouterr().out
+    assert "food : Thai: " in told and "area under the ROC curve" in told
+    table = json.loads((tmp_path / "attributes" / "auroc.json").read_text())
+    held = [set(attributes_of(name)) for name in run.test.names]
+    for name in wanted:
+        assert table[name]["share"] == pytest.approx(sum(name in has for has in held) / len(held))
+        assert table[name]["0.1"] > 0.95 and table[name]["0.9"] < table[name]["0.1"] - 0.1  # noise hides it
+    classifier = open_classifier(folder, run)
+    seen = {}
+
+    def watched(model, plan, count, **options):
+        seen.update(options, plan=plan, z=sample(model, plan, count, **options))
+        return seen["z"]
+
+    monkeypatch.setattr("langevin.recipes.written.sample", watched)
+    main(["write", str(tmp_path / "run"), "--classifier", folder, "--attributes", *wanted, "--count", "20"])
+    control, x = seen["guidance"], Noise.of(0, 3).normal((24, 16))
+    assert control.of == "state" and seen["plan"].name == controlled(5).name
+    expected = 3 * torch.nn.functional.logsigmoid(classifier.net(x, torch.full((3,), 400.0))).sum(1)
+    assert torch.allclose(control.log_prob(x, torch.tensor(0.4), None), expected, atol=1e-5)
+    # on the way down states are more of what is asked for; a network of four updates makes nothing of them at its end
+    ways = [list(trajectory(run.denoiser, controlled(5), 20, guidance=g)) for g in (None, classifier.towards(run, wanted))]
+    plain, moved = (classifier.asked(way[2].z, way[2].level).mean(0) for way in ways)
+    assert bool((moved > plain + 1).all())
+    # with words, of which beliefs are asked, the classifier is told that they are data
+    written(run, count=1, words=["by"], attributes=wanted[:1], classifier=folder)
+    control = seen["guidance"]
+    word = tasks.contains(points_of(run), [int(k) for k in run.test.alphabet.ids("by")])(x, 0.4, None)
+    of_data = 3 * torch.nn.functional.logsigmoid(classifier.net(x, torch.zeros(3))[:, 0])
+    assert control.of == "belief" and torch.allclose(control.log_prob(x, torch.tensor(0.4), None), word + of_data, atol=1e-5)
+    assert torch.allclose(classifier.towards(run, wanted).log_prob(x, torch.tensor(0.4), None), expected, atol=1e-5)
+    for more, error in (
+        (["write", "--classifier", folder], "give both, or neither"),
+        (["write", "--classifier", folder, "--attributes", "area : mars"], "this classifier knows food : Thai, area : park"),
+        (["write", "--classifier", str(tmp_path), "--attributes", "area : park"], "no classifier.json"),
+        (["classify", "--attributes", "area : mars", "--out", str(tmp_path / "no")], "which 0 of"),
+    ):
+        with pytest.raises(SystemExit):
+            main([more[0], str(tmp_path / "run"), *more[1:]])
+        assert error in capsys.readouterr().err
+    points_of(run).table.data.add_(0.1)
+    with pytest.raises(ValueError, match="this one has others"):
+        open_classifier(folder, run)
 
 
 def test_the_best_of_several_is_the_one_the_others_are_most_like(tmp_path, monkeypatch):

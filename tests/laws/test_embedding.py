@@ -18,7 +18,9 @@ from langevin.core.sample import sample, trajectory
 from langevin.embedded import Embedded, Logits
 from langevin.guidance import Clamp, Control
 from langevin.networks import JointTransformer, VectorPort
+from langevin.objectives import Regression
 from langevin.tasks import bleu, least_risk
+from langevin.training import Model
 from tests.rows import EMBEDDED, Fixed, f64
 
 
@@ -298,6 +300,33 @@ def test_control_finds_the_closed_form_minimiser():
     assert torch.allclose(shift.abs() / 0.01, (shift.abs() / 0.01).round(), atol=1e-3) and shift.abs().max() <= 0.0301
     kept = Control(log_prob, above=0.6)(exact).moved(mu, mu, sigma, 0.5, None, None)  # pyright: ignore
     assert torch.equal(kept, mu)
+
+
+def test_a_classifier_of_noisy_points_learns_the_log_odds():
+    # an attribute that two words have with probabilities of their own: the cross-entropy is least at log p(y | z) / p(not y | z)
+    leaf, chance = Embedded(torch.tensor([[1.0, 0.0], [-0.5, 0.5]]), schedules.cosine()), torch.tensor([0.9, 0.2])
+    n = 20_000
+    ids = (Noise.of(1, n).uniform((1,)) < 0.3).long()
+    y = (Noise.of(2, n).uniform(()) < chance[ids[:, 0]]).float()
+
+    class Exact(nn.Module):
+        def __init__(self, off):
+            super().__init__()
+            self.off = off
+
+        def forward(self, z, level, cond=None, mask=None):
+            belief = torch.softmax(leaf.evidence(z, level[..., None] / 1000) + torch.tensor([0.7, 0.3]).log(), -1)
+            p = (belief * chance).sum(-1)
+            return torch.logit(p) + self.off
+
+    found = {}
+    for off in (-0.3, 0.0, 0.3):
+        objective = Regression(leaf, ["y"], loss="logistic")
+        found[off] = float(objective(Model(Exact(off)), Batch(ids, {"y": y}), Noise.of(3, n)).total)
+    assert found[0.0] + 0.002 < min(found[-0.3], found[0.3])
+    assert found[0.3] + found[-0.3] - 2 * found[0.0] < 0.05  # and flat there
+    with pytest.raises(ValueError, match="loss is 'hinge'"):
+        Regression(leaf, ["y"], loss="hinge")
 
 
 def test_uncontrolled_steps_are_those_of_the_usual_plans():

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from langevin.cli.asking import Refusal, sentence
 from langevin.cli.augmenting import augment
 from langevin.cli.data import data
-from langevin.cli.designing import design, regress
+from langevin.cli.designing import classify, design, regress
 from langevin.cli.distilling import distill
 from langevin.cli.editing import edit
 from langevin.cli.finetuning import finetune
@@ -42,6 +42,8 @@ langevin: diffusion models of every kind.
   langevin design RUN --out DIR            molecules by design: generate, score, filter, guide, and again
   langevin regress RUN --property P --out DIR
                                            learn to read a property from noisy graphs; langevin sample --steer DIR uses it
+  langevin classify RUN --attributes A --out DIR
+                                           learn to tell attributes from noisy sentences; langevin write --classifier DIR uses it
   langevin augment RUN DATA --out DIR      labelled pictures painted anew in part, for training: OCSAug
   langevin evaluate RUN [--small] [--json] judge a run against held-out real data, or a folder --against another
   langevin likelihood RUN [DATA]           how likely data is under a run: nats or bits per dimension, with an error bar
@@ -65,7 +67,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "inspect": inspect, "convert": convert, "plan": plan, "tune": tune, "distill": distill, "finetune": finetune, "ema": ema,
     "lora": lora, "publish": publish, "restore": restore, "likelihood": likelihood, "augment": augment,
     "write": write, "upscale": upscale, "interpolate": interpolate, "design": design,
-    "regress": regress,
+    "regress": regress, "classify": classify,
 }  # fmt: skip
 
 

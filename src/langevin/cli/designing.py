@@ -1,4 +1,4 @@
-"""langevin design, and langevin regress."""
+"""langevin design, and what steers samples: langevin regress, langevin classify."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from tyro.conf import Positional
 
 from langevin.cli.asking import Refusal, parse
 from langevin.config import TrainConfig
-from langevin.recipes.config import GraphTransformerConfig
+from langevin.recipes.config import GraphTransformerConfig, VectorsConfig
 from langevin.recipes.config.designing import Rounds
-from langevin.recipes.config.regressing import NETWORK, TRAIN
+from langevin.recipes.config.regressing import CLASSIFIER, CLASSIFIER_TRAIN, NETWORK, TRAIN
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,34 @@ def regress(args: Sequence[str]) -> None:
     from langevin.recipes.regressing import regress as learned
 
     learned(open_run(asked.run, device=asked.device), asked.property, asked.out, network=asked.network, train=asked.train,
+            resume=asked.resume, device=asked.device)  # fmt: skip
+    print(asked.out)
+
+
+@dataclass(frozen=True)
+class _Classify:
+    run: Positional[Path]
+    """Run directory, of sentences as points of words (Diffusion-LM)."""
+    attributes: tuple[str, ...]
+    """What is to be read from noisy sentences, as the names of the data's texts tell it, such as "area : riverside"."""
+    out: Path
+    """Directory for the classifier."""
+    network: VectorsConfig = CLASSIFIER
+    train: TrainConfig = CLASSIFIER_TRAIN
+    resume: bool = False
+    """Go on with the classifier in that directory."""
+    device: str = "auto"
+    """cpu, cuda, or auto."""
+
+
+def classify(args: Sequence[str]) -> None:
+    """Learn to tell attributes from a run's noisy sentences, by which its texts are controlled: langevin write RUN --classifier
+    DIR --attributes A."""
+    asked = parse(_Classify, args, "langevin classify")
+    from langevin.recipes.classifying import classify as learned
+    from langevin.recipes.opening import open_run
+
+    learned(open_run(asked.run, device=asked.device), asked.attributes, asked.out, network=asked.network, train=asked.train,
             resume=asked.resume, device=asked.device)  # fmt: skip
     print(asked.out)
 

@@ -35,6 +35,10 @@ class _Write:
     """Words that are to stand in the text; for runs of sentences (Diffusion-LM)."""
     tokens: int | None = None
     """Tokens that the text is to have; for runs of sentences."""
+    attributes: tuple[str, ...] = ()
+    """Attributes that the text is to have, such as "area : riverside", which --classifier tells; for runs of sentences."""
+    classifier: Path | None = None
+    """What langevin classify made for this run."""
     clamp: float | None = None
     """Level below which beliefs are taken to the nearest word; for runs of sentences."""
     best_of: int = 1
@@ -75,12 +79,14 @@ def write(args: Sequence[str]) -> None:
         open_run(asked.run, asked.weights, device=asked.device), count=asked.count, prefix=asked.prefix, infill=asked.infill,
         blank=blank, length=asked.length, plan=asked.plan, temperature=asked.temperature, top=asked.top,
         words=asked.contains, tokens=asked.tokens, clamp=asked.clamp, best_of=asked.best_of, seed=asked.seed,
+        attributes=asked.attributes, classifier=asked.classifier,
     )  # fmt: skip
     _print(asked, texts)
 
 
 def _published(asked: _Write) -> list[str]:
-    further = {"contains": asked.contains, "tokens": asked.tokens, "clamp": asked.clamp, "weights": asked.weights}
+    names = ("contains", "tokens", "attributes", "classifier", "clamp", "weights")
+    further = {name: getattr(asked, name) for name in names}
     for name, value in further.items():
         if value not in ((), None):
             raise Refusal(f"{name} is for runs, and {asked.run} is a published model; leave it out.")

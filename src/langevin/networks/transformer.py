@@ -185,6 +185,26 @@ class VectorPort(Port):
         return self.final(h)
 
 
+class VectorClassifier(nn.Module):
+    """Vectors (B, L, features) at levels (B,) -> logits (B, outcomes): whether a sequence has each of some attributes, which do
+    not exclude each other. An attribute is told by the vector that shows it most.
+
+    Args:
+        length, features: of a sequence. outcomes: how many attributes.
+        width, depth, heads, dropout: of the transformer.
+    """
+
+    def __init__(
+        self, length: int, features: int, outcomes: int, width: int = 64, depth: int = 2, heads: int = 4, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.trunk = JointTransformer({"": VectorPort(width, features, length, width)}, width, depth, heads, dropout)
+        self.last = Linear(width, outcomes)
+
+    def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
+        return self.last(self.trunk(z, level.reshape(len(z), -1)[:, 0]).amax(1))
+
+
 class JointTransformer(nn.Module):
     """One transformer over the tokens of all its ports (adaLN-Zero per token, so every token has its own level).
 

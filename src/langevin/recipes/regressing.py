@@ -144,15 +144,7 @@ def regress(
     with seeded(train.seed, torch.device("cpu")):
         model = Model(_net(domain, kept, run), facts.shape)
     model.to(place)
-    objective = Regression(process, kept.properties)
-    with closing(Trainer(model, halves[0], objective, train, out, resume, None, Group(place))) as trainer:  # pyright: ignore
-        assert trainer.folder is not None
-        trainer.folder.open()
-        write(out / FILE, kept.model_dump_json(indent=1))
-        trainer.run()
-        if not trainer.finished:
-            end = KeyboardInterrupt if trainer.stopped else ValueError
-            raise end(f"stopped at step {trainer.step}; the same command with --resume goes on.")
+    learned(model, halves[0], Regression(process, kept.properties), train, out, resume, place, {FILE: kept})
     made = open_regressor(out, run)
     table = errors(made, run, halves[1])
     write(out / "errors.json", json.dumps(table, indent=1))
@@ -160,6 +152,26 @@ def regress(
         say(f"{name}: deviation {row['deviation']:.3g}; mean error at level " + ", ".join(
             f"{level:g} {row[f'{level:g}']:.3g}" for level in LEVELS))  # fmt: skip
     return made
+
+
+def learned(
+    model: Model, data: Any, objective: Regression, train: TrainConfig, out: Path, resume: bool, place: torch.device,
+    beside: Mapping[str, Closed],
+) -> None:  # fmt: skip
+    """Train to the end what reads noisy states, with files of words `beside` its checkpoints.
+
+    Raises:
+        KeyboardInterrupt, ValueError: where it was stopped.
+    """
+    with closing(Trainer(model, data, objective, train, out, resume, None, Group(place))) as trainer:  # pyright: ignore
+        assert trainer.folder is not None
+        trainer.folder.open()
+        for name, words in beside.items():
+            write(out / name, words.model_dump_json(indent=1))
+        trainer.run()
+        if not trainer.finished:
+            end = KeyboardInterrupt if trainer.stopped else ValueError
+            raise end(f"stopped at step {trainer.step}; the same command with --resume goes on.")
 
 
 def open_regressor(path: str | Path, run: Run) -> Regressor:

@@ -14,6 +14,7 @@ from langevin.embedded import Embedded
 from langevin.guidance import Clamp, Control, Sharpened
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
+from langevin.recipes.classifying import AttributeClassifier, open_classifier
 from langevin.recipes.domains.text import said
 from langevin.recipes.sampling import chosen
 from langevin.tasks.risk import least_risk
@@ -26,7 +27,8 @@ from langevin.zoo.masked_language import masked_language
 def written(
     run: Run, *, count: int = 1, prefix: str = "", infill: str | None = None, blank: str = "_", length: int | None = None,
     plan: str | None = None, temperature: float = 1.0, top: float = 1.0, words: Sequence[str] = (), tokens: int | None = None,
-    clamp: float | None = None, best_of: int = 1, seed: int = 0,
+    clamp: float | None = None, best_of: int = 1, seed: int = 0, attributes: Sequence[str] = (),
+    classifier: str | Path | None = None,
 ) -> list[str]:  # fmt: skip
     """Texts that begin with `prefix`, or `infill` with its blanks filled; see `langevin.tasks.writing`.
 
@@ -34,6 +36,7 @@ def written(
         length, temperature, top: for runs of categories.
         words: that are to stand in the text; tokens: that it is to have; clamp: the level below which beliefs are taken to the
             nearest point. For runs of points of words (Diffusion-LM), which are steered by gradients.
+        attributes: that the text is to have, by the classifier that `classify` left in the folder `classifier`; likewise.
         best_of: of so many texts each, the one that the others are most like (`langevin.tasks.least_risk`).
 
     Raises:
@@ -44,7 +47,8 @@ def written(
     if best_of > 1:
         told: dict[str, Any] = {
             "prefix": prefix, "infill": infill, "blank": blank, "length": length, "plan": plan, "temperature": temperature,
-            "top": top, "words": words, "tokens": tokens, "clamp": clamp, "seed": seed,
+            "top": top, "words": words, "tokens": tokens, "clamp": clamp, "seed": seed, "attributes": attributes,
+            "classifier": classifier,
         }  # fmt: skip
         every = written(run, count=count * best_of, **told)
         groups = [every[k : k + best_of] for k in range(0, len(every), best_of)]
@@ -54,11 +58,16 @@ def written(
             raise ValueError(
                 "length, temperature and top are for runs of data 'text', and this one is of sentences; leave them out."
             )
-        return _sentences(run, count, prefix, infill, blank, plan, words, tokens, clamp, seed)
+        if bool(attributes) != (classifier is not None):
+            raise ValueError("attributes are what a text is to have, and a classifier tells of them; give both, or neither.")
+        reads = None if classifier is None else open_classifier(classifier, run)
+        return _sentences(run, count, prefix, infill, blank, plan, words, tokens, clamp, seed, reads, attributes)
     if not isinstance(run.recipe.data, c.TextData):
         raise ValueError(f"this run is of {run.recipe.data.kind}, and texts are written by runs of data 'text' or 'sentences'.")
-    if words or tokens is not None or clamp is not None:
-        raise ValueError("words, tokens and clamp steer points of words, and this run is of data 'text'; use one of 'sentences'.")
+    if words or attributes or classifier is not None or (tokens, clamp) != (None, None):
+        raise ValueError(
+            "words, tokens, attributes and clamp steer points of words, and this run is of data 'text'; use one of 'sentences'."
+        )
     alphabet: Any = run.facts.alphabet
     end = alphabet.size if run.facts.ended else None
     table, sharp = chosen(run, plan), None
@@ -120,7 +129,7 @@ def published(
 
 def _sentences(
     run: Run, count: int, prefix: str, infill: str | None, blank: str, plan: str | None, words: Sequence[str],
-    tokens: int | None, clamp: float | None, seed: int,
+    tokens: int | None, clamp: float | None, seed: int, classifier: AttributeClassifier | None, attributes: Sequence[str],
 ) -> list[str]:  # fmt: skip
     """By points of words: what is known stays on its points, and what is asked for is asked of beliefs (2205.14217, sec. 4.3)."""
     process, alphabet, end = run.denoiser.process, run.test.alphabet, run.test.end
@@ -150,6 +159,10 @@ def _sentences(
         if not 0 < tokens < size:
             raise ValueError(f"tokens is {tokens}; a text of this model has 1 to {size - 1}.")
         asked.append(of_length(process, end, tokens))
+    of = "belief" if asked else "state"
+    if classifier is not None:
+        told = classifier.log_prob(attributes)  # of a belief, which is data
+        asked.append(told if of == "state" else lambda x, t, cond: told(x, 0.0, cond))
     guidance: Any = None if clamp is None else Clamp(below=clamp)
     table: Any = chosen(run, plan)
     if asked:
@@ -162,7 +175,7 @@ def _sentences(
         if plan is None:  # the recipe's way to step, with a place for control in each
             steps = table.on(process.schedule).nfe
             table = plans.controlled(steps, fresh=run.recipe.sample.plan.startswith("consistency"))
-        guidance = Control(lambda x, t, cond: torch.stack([said(x, t, cond) for said in asked]).sum(0), of="belief", rate=0.1,
+        guidance = Control(lambda x, t, cond: torch.stack([said(x, t, cond) for said in asked]).sum(0), of=of, rate=0.1,
                            pull=0.001)  # fmt: skip
     drawn = sample(run.denoiser, table, count, seed=seed, guidance=guidance, **given)
     found = process.round(drawn).cpu()
