@@ -198,7 +198,10 @@ class VectorClassifier(nn.Module):
         self, length: int, features: int, outcomes: int, width: int = 64, depth: int = 2, heads: int = 4, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.trunk = JointTransformer({"": VectorPort(width, features, length, width)}, width, depth, heads, dropout)
+        port = VectorPort(width, features, length, width)
+        # it begins at 0, where all vectors show an attribute alike and none learns to be the one that does
+        nn.init.normal_(port.final[-1].weight, std=width**-0.5)  # pyright: ignore[reportArgumentType]
+        self.trunk = JointTransformer({"": port}, width, depth, heads, dropout)
         self.last = Linear(width, outcomes)
 
     def forward(self, z: Tensor, level: Tensor, cond: Cond = None, mask: Tensor | None = None) -> Tensor:
