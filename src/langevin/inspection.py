@@ -13,7 +13,7 @@ from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manife
 from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
-_OF_SAMPLES = ("count", "seed", "plan", "label", "guidance", "prompt", "property")
+_OF_SAMPLES = ("count", "seed", "plan", "label", "guidance", "prompt", "property", "level")
 _OF_RUNS = ("weights", "lora", "codec", "weaker", "apart", "explore")
 """What a record of samples tells as the flags of the same names."""
 _OTHERS = {

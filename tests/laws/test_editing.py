@@ -11,7 +11,7 @@ from langevin.core.denoiser import Denoiser
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.sample import sample
-from langevin.guidance import CFG
+from langevin.guidance import CFG, operators
 from langevin.plans import grids
 from langevin.tasks import likelihood
 from langevin.tasks.elbo import elbo
@@ -81,6 +81,27 @@ def test_projectors_are_those_of_the_published_bases():
     ):
         p = dense(known.project, *shape)
         assert torch.allclose(p, p.T, atol=1e-15) and torch.allclose(p @ p, p, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", ["consistency", "ddim", "heun", "unipc"])
+@pytest.mark.parametrize("model", ["denoiser", "leaps"])
+def test_measurements_of_every_kind_are_kept_to_rounding(name, model):
+    # restore's method "known" is the same guidance for any measurement whose singular values are known
+    denoiser, shape = (PICTURES if model == "denoiser" else ExactFlow(COSINE, shape=(3, 4, 4))), (3, 4, 4)
+    for op in (operators.inpaint(MARK[0]), operators.super_resolution(shape, 2), operators.colourise(shape),
+               operators.sense(shape, 12), operators.matrix(normal(10, 48, seed=8), shape)):  # fmt: skip
+        y = op(PICTURE)
+        made = tasks.restore(denoiser, op, y, method="known", plan=PLANS[name], count=2, seed=6)
+        near = 1e-11 if made.samples.dtype == torch.float64 else 2e-6
+        assert torch.allclose(op(made.samples.flatten(0, 1).double()), y.repeat(2, *[1] * (y.ndim - 1)), atol=near)
+        assert float(made.std.max()) > 0.01  # and no more than that is known
+    by_hand = tasks.super_resolve(denoiser, PLANS[name], PICTURE[..., ::2, ::2], 2, seed=6)
+    small = operators.super_resolution(shape, 2)
+    assert torch.allclose(
+        tasks.restore(denoiser, small, PICTURE[..., ::2, ::2], method="known", plan=PLANS[name], seed=6).samples[0], by_hand
+    )
+    with pytest.raises(ValueError, match="keeps a measurement as it is, noise and all"):
+        tasks.restore(denoiser, small, PICTURE[..., ::2, ::2], 0.1, method="known")
 
 
 MEAN = torch.tensor([0.3, -0.2, 0.5, 0.1]).double()

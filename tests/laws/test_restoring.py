@@ -11,6 +11,7 @@ from langevin import data, oracles, schedules, tasks
 from langevin.cli import main
 from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
+from langevin.core.noise import Noise
 from langevin.recipes import config as c
 from langevin.recipes import restoring
 
@@ -18,8 +19,8 @@ from langevin.recipes import restoring
 def run() -> Any:
     held = data.digits("test")
     model = oracles.dataset(Gaussian(schedules.cosine()), held.batch(torch.arange(60)).x)
-    objective = SimpleNamespace(ends=False, kind="denoising")
-    facts = SimpleNamespace(shape=(1, 8, 8), factor=None, codec=None)
+    objective = SimpleNamespace(ends=False, kind="denoising", scalars=())
+    facts = SimpleNamespace(shape=(1, 8, 8), factor=None, codec=None, classes=None)
     return SimpleNamespace(facts=facts, denoiser=model, test=held, recipe=SimpleNamespace(objective=objective, process=None))
 
 
@@ -72,6 +73,27 @@ def test_the_page_shows_measurements_as_they_are():
         assert torch.allclose(shown, y.repeat_interleave(2, 2).repeat_interleave(2, 3) if small else y.expand(-1, 3, -1, -1))
 
 
+def test_noise_alone_is_a_measurement(tmp_path):
+    """On normal data the posterior of x + noise n is known, its mean c / (c + noise^2) y, its variance c noise^2 / (c + noise^2);
+    what a run that leaps to the end says in one evaluation is here that mean, under any schedule."""
+    c, noise = 0.25, 0.5
+    for schedule in (schedules.cosine(), schedules.edm(), schedules.flow()):
+        of = run()
+        of.denoiser = oracles.mixture(Gaussian(schedule), torch.zeros(1, 1, 8, 8), c**0.5)
+        of.recipe.objective.ends = True
+        truth = data.digits("test").batch(torch.arange(3)).x
+        y = truth + noise * Noise.of(4, 3).at("measurement").normal((1, 8, 8))
+        said = restoring.restoration(of, "denoise", tmp_path / "d.png", rows=3, noise=noise, seed=4)
+        expected = c / (c + noise**2) * y
+        assert said["rmse of a sample"] == pytest.approx(float((expected - truth).square().mean().sqrt()), abs=6e-5)
+        with pytest.raises(ValueError, match="noise is 0, and denoise takes away what there is"):
+            restoring.restoration(of, "denoise", tmp_path / "d.png", noise=0.0)
+    of.recipe.objective.ends = False
+    said = restoring.restoration(of, "denoise", tmp_path / "d.png", rows=3, noise=noise, count=40, seed=4)
+    assert said["method"] == "mmps" and said["deviation"] == pytest.approx((c * noise**2 / (c + noise**2)) ** 0.5, rel=0.05)
+    assert said["rmse of the mean"] == pytest.approx(float((expected - truth).square().mean().sqrt()), rel=0.05)
+
+
 def test_refusals(tmp_path, capsys):
     with pytest.raises(ValueError, match="task is 'x'"):
         restoring.operator_of("x", (1, 8, 8))
@@ -121,7 +143,9 @@ def test_refusals(tmp_path, capsys):
     upscaler.facts.factor, student.recipe.objective.ends, flat.facts.shape = 2, True, (64,)
     for of, said in ((upscaler, "is an upscaler"), (student, "ask its teacher"), (flat, "is not of pictures")):
         with pytest.raises(ValueError, match=said):
-            restoring.restoration(of, "sense", tmp_path / "s.png")
+            restoring.restoration(of, "sense", tmp_path / "s.png", method="mmps")
+    with pytest.raises(ValueError, match="label is given, but this run has no classes"):
+        restoring.restoration(run(), "sense", tmp_path / "s.png", label=3)
     with pytest.raises(SystemExit):
         main(["restore", str(tmp_path), "--task", "inpaint", "--out", "page.jpg"])
     assert "write a .png" in capsys.readouterr().err

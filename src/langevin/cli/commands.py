@@ -36,7 +36,7 @@ langevin: diffusion models of every kind.
   langevin edit PATH PICTURE "FROM" "TO"   a picture as it would be under another prompt, by a published model
   langevin finetune PATH PICTURES --method lora|full|dreambooth|lcm|textual-inversion
                                            teach a published model pictures, a thing, few steps, or a word
-  langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense: samples of the posterior
+  langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense, denoise: samples of the posterior
   langevin upscale RUN [RUN..] IN --out P  larger pictures, by one upscaler or several in turn
   langevin interpolate RUN --out P         ways between held-out pictures, through their codes
   langevin design RUN --out DIR            molecules by design: generate, score, filter, guide, and again

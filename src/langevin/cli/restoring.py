@@ -15,17 +15,18 @@ class _Restore:
     run: Positional[Path]
     """Run directory, or the folder of a published model that draws pixels from noise alone."""
     task: str
-    """inpaint, super-resolution, deblur, colourise or sense."""
+    """inpaint, super-resolution, deblur, colourise, sense or denoise."""
     out: Path
     """Picture to write (.png): truth, measurement, samples, mean, deviation (white is the largest, which is told)."""
     amount: float | None = None
     """Factor of super-resolution, pixels of the blur, share sensed, or share of the height hidden."""
     mask: Path | None = None
     """Of inpaint: a picture of the run's size, white where pictures are hidden; the lower half by default."""
-    noise: float = 0.05
-    """Standard deviation of the noise in the measurement; pictures span [-1, 1]."""
-    method: str = "mmps"
-    """mmps, pigdm, dps, levels, replacement, repaint, ddrm or ddnm."""
+    noise: float | None = None
+    """Standard deviation of the noise in the measurement; pictures span [-1, 1]. 0.05 by default, 0 of method known."""
+    method: str | None = None
+    """mmps, pigdm, dps, levels, replacement, repaint, ddrm, ddnm or known; by default mmps, of a run that leaps to the end of its
+    flow, such as a consistency model, known."""
     plan: str | None = None
     """Plan as NAME:STEPS; the method's by default."""
     picture: Path | None = None
@@ -36,6 +37,9 @@ class _Restore:
     """How many held-out pictures, 6 by default."""
     count: int = 8
     """Samples of each; from 19 on, coverage of 90 % intervals is told."""
+    label: str | None = None
+    """Of a run of classes: that of all pictures, by its number or its name. None by default; of a run that never learned without,
+    each held-out picture's own."""
     seed: int = 0
     """Any integer."""
     device: str = "auto"
@@ -59,6 +63,7 @@ def restore(args: Sequence[str]) -> None:
     said = restoration(
         run, asked.task, asked.out, amount=asked.amount, noise=asked.noise, method=asked.method, plan=asked.plan,
         pictures_of=asked.picture, mask=asked.mask, rows=asked.rows, count=asked.count, seed=asked.seed,
+        label=None if asked.label is None else run.facts.label(asked.label),
     )  # fmt: skip
     print(json.dumps(said))
     print(asked.out)

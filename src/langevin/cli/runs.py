@@ -26,7 +26,11 @@ class _Sample:
     count: int | None = None
     """How many; 16 by default, or as many as there are in --source."""
     source: Path | None = None
-    """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default."""
+    """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default. Of another run of
+    pictures, with --level: a few strokes, or pictures to be varied."""
+    level: float | None = None
+    """Of a run that begins at noise: the noise level, above 0 and at most 1, to which pictures of --source are raised, and from
+    which they are carried down again; the higher, the freer."""
     plan: str | None = None
     """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, dpmpp:10:grid=optimal for levels placed on the run's
     model, or a saved .json; the recipe's by default."""
@@ -77,6 +81,8 @@ def sample(args: Sequence[str]) -> None:
     if asked.explore is not None and not 0 <= asked.explore < 1:
         raise Refusal(f"explore is {asked.explore:g}; give a number from 0 and below 1.")
     around = [name for name in ("steer", "weaker", "explore") if getattr(asked, name) is not None]
+    if asked.level is not None and asked.source is None:
+        raise Refusal(f"level is {asked.level:g}, to which pictures of --source are raised; say --source, or leave it out.")
     if len(around) > 1:
         raise Refusal(f"{around[0]} and {around[1]} are both guidance around that of conditions; give one of them.")
     from langevin.recipes.drawing import source_of, used
@@ -88,11 +94,12 @@ def sample(args: Sequence[str]) -> None:
         run, away = led_away(run, asked.weaker, 2.0 if asked.apart is None else asked.apart, asked.device)
     elif asked.explore is not None:
         run, away = exploring(run, asked.explore)
-    source = None if asked.source is None else source_of(run, asked.source)
+    source = None if asked.source is None else source_of(run, asked.source, asked.level)
     count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
     make_folder(asked.out.parent, "out")
     label = None if asked.label is None else run.facts.label(asked.label)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
+    options |= {} if asked.level is None else {"level": asked.level}
     options |= {"prompts": asked.prompt} | ({} if away is None else {"steer": away})
     wanted = properties_of(asked.property) or {}
     if asked.steer is not None:

@@ -1,6 +1,7 @@
 """A run's model on inverse problems: held-out pictures or a file are measured and restored, and shown beside each other."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ from langevin.data.decode import named, picture_of
 from langevin.guidance import operators
 from langevin.guidance.operators import Operator
 from langevin.recipes.build import Run
-from langevin.recipes.sampling import chosen, of_pictures
-from langevin.tasks import Restored, coverage, restore
+from langevin.recipes.sampling import chosen, guided, of_pictures
+from langevin.tasks import Restored, coverage, denoise, restore
 
-TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense")
+TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense", "denoise")
 _AMOUNTS = {
     "inpaint": ("the share of the height that is hidden", 1.0), "sense": ("the share of coefficients that is sensed", 1.0),
     "deblur": ("the pixels of the blur", math.inf), "super-resolution": ("a whole factor", math.inf),
-    "colourise": ("nothing", 0.0),
+    "colourise": ("nothing", 0.0), "denoise": ("nothing", 0.0),
 }  # fmt: skip
 """What the amount of a task is, and the most it may be."""
 
@@ -68,6 +69,8 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
     if task == "sense":
         return operators.sense(shape, max(1, round((amount or 0.25) * shape[0] * shape[1] * shape[2])))
     known, share = torch.ones(shape, dtype=torch.bool), 0.5 if amount is None else amount
+    if task == "denoise":
+        return replace(operators.inpaint(known), name="denoise")
     if not 0 < (rows := round(shape[1] * (1 - share))) < shape[1]:
         what = "nothing" if rows else "all"
         raise ValueError(f"amount is {share:g}, which hides {what} of the {shape[1]} rows of a picture; give a share between.")
@@ -76,38 +79,51 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
 
 
 def restoration(
-    run: Run, task: str, out: Path, *, amount: float | None = None, noise: float = 0.05, method: str = "mmps",
+    run: Run, task: str, out: Path, *, amount: float | None = None, noise: float | None = None, method: str | None = None,
     plan: str | None = None, pictures_of: Path | None = None, mask: Path | None = None, rows: int | None = None,
-    count: int = 8, seed: int = 0,
+    count: int = 8, label: int | None = None, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
+    A run that leaps to the end of its flow, such as a consistency model, keeps what is known of noiseless measurements (method
+    "known"), and says in one evaluation what a noisy picture was (task "denoise").
+
     Args:
+        noise: 0.05 by default, 0 of method "known". method: "mmps" by default, of a run that leaps to the end "known".
         rows: held-out pictures, from the first; 6 by default, or as many as there are.
+        label: the class of all pictures. By default none; of a run that never learned without, that of each held-out picture.
 
     Raises:
-        ValueError: for a run that does not draw pictures from noise alone, or leaps to the end of its flow, more rows than there
-            are pictures, or a file of another size.
+        ValueError: for a run that does not draw pictures from noise alone, a method that a run which leaps to the end of its flow
+            cannot have, more rows than there are pictures, or a file of another size.
     """
-    shape = of_pictures(run, "restore")
+    shape, ends = of_pictures(run, "restore", leaps=True), run.recipe.objective.ends
+    whole = ends and task == "denoise"
+    method = _method(run, method, plan, whole)
+    if noise is None:
+        noise = 0.0 if method == "known" else 0.05
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise is {noise:g}; it is the deviation of the noise in the measurement, 0 or more.")
-    cond: dict[str, Tensor] | None = None
+    own: Tensor | None = None
     if pictures_of is None:
         there = len(run.test)
         if rows is not None and not 1 <= rows <= there:
             raise ValueError(f"rows is {rows}, and there are {there} held-out pictures; give 1 to as many.")
         batch = run.test.batch(torch.arange(min(6, there) if rows is None else rows))
-        truth = leaves(batch.x)[""]
+        truth, own = leaves(batch.x)[""], (batch.cond or {}).get("label")
     else:
         truth = _read(pictures_of, shape)
     truth = truth.to(home(run.denoiser)[0])
     op = operator_of(task, shape, amount, mask)
     drawn = Noise.of(seed, len(truth), device=truth.device).at("measurement").normal(op.measured)
     y = op(truth) + noise * drawn
-    way = None if plan is None else chosen(run, plan)
-    made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, cond=cond)
-    pictures.save_images(page(truth, op, made), out, columns=4 + min(count, 6))
+    cond = _conditions(run, len(truth), label, own)
+    if whole:
+        made = Restored(_denoised(run, y, noise, cond)[None], y)
+    else:
+        way = None if plan is None else chosen(run, plan)
+        made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, cond=cond)
+    pictures.save_images(page(truth, op, made), out, columns=4 + min(len(made.samples), 6))
     far = (made.mean - truth).square().mean().sqrt()
     said: dict[str, Any] = {
         "task": op.name,
@@ -117,9 +133,54 @@ def restoration(
         "deviation": round(float(made.std.mean()), 4),
         "largest deviation": round(float(made.std.max()), 4),  # white on the page
     }
-    if count >= 19:
+    if len(made.samples) >= 19:
         said["coverage of 90 %"] = round(coverage(truth, made), 3)
     return said
+
+
+def _method(run: Run, method: str | None, plan: str | None, whole: bool) -> str:
+    """The method of a run, by default or as asked.
+
+    Args:
+        whole: the picture is denoised by a run that leaps to the end of its flow.
+    """
+    if not run.recipe.objective.ends:
+        return "mmps" if method is None else method
+    kind = run.recipe.objective.kind
+    if whole and (method is not None or plan is not None):
+        said = f"method is {method!r}" if plan is None else f"plan is {plan}"
+        raise ValueError(f"{said}, and this run, of kind {kind}, says in one evaluation what a noisy picture was; leave it out.")
+    if method not in (None, "known"):
+        raise ValueError(f"method is {method!r}, which takes beliefs for means of what may be, and this run, of kind {kind}, "
+                         "says where its flow ends; use 'known', or ask its teacher.")  # fmt: skip
+    return "denoise" if whole else "known"
+
+
+def _conditions(run: Run, count: int, label: int | None, own: Tensor | None) -> dict[str, Tensor] | None:
+    """What the model is told of pictures: one label for all, or where it never learned without, their own."""
+    classes, learned = run.facts.classes, getattr(run.recipe.objective, "drop", 0.0)
+    if label is not None and classes is None:
+        raise ValueError("label is given, but this run has no classes; leave it out.")
+    if label is not None and not 0 <= label < (classes or 0):
+        raise ValueError(f"label is {label}; classes run from 0 to {(classes or 0) - 1}.")
+    labels = None if label is None else torch.full((count,), label)
+    if label is None and classes is not None and not learned:
+        if own is None:
+            raise ValueError(
+                "label is missing, and this run never learned without one (objective.drop is 0); say which class it is."
+            )
+        labels = own
+    return guided(run, None if labels is None else {"label": labels}, count, 1.0)["cond"]
+
+
+def _denoised(run: Run, y: Tensor, noise: float, cond: dict[str, Tensor] | None) -> Tensor:
+    """Where the flow ends that passes through pictures y (B, C, H, W) under noise of a deviation."""
+    if not noise:
+        raise ValueError("noise is 0, and denoise takes away what there is; say --noise.")
+    schedule = run.denoiser.process.leaves()[""].schedule
+    level = float(schedule.invert(torch.tensor(-2 * math.log(noise), dtype=torch.float64)))
+    alpha, _ = schedule(level)
+    return denoise(run.denoiser, float(alpha) * y, level, cond=cond)
 
 
 def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:

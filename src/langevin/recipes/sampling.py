@@ -176,8 +176,9 @@ def follows(run: Run) -> None:
         raise ValueError(f"this run, of kind {kind}, says where its flow ends and not which way it goes; ask its teacher.")
 
 
-def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
-    """The shape of what a run of pictures draws from noise alone, following its flow: pictures, or `latents` of them.
+def of_pictures(run: Run, what: str, latents: bool = False, leaps: bool = False) -> tuple[int, ...]:
+    """The shape of what a run of pictures draws from noise alone: pictures, or `latents` of them; following its flow, unless
+    those are welcome that leap to the end of it.
 
     Raises:
         ValueError: for other runs, in words that begin with the task.
@@ -193,7 +194,8 @@ def of_pictures(run: Run, what: str, latents: bool = False) -> tuple[int, ...]:
         raise ValueError(f"{what} needs a run that draws from noise alone, and this one begins at other pictures.")
     if isinstance(run.denoiser.process, (Embedded, Categorical)):
         raise ValueError(f"{what} works on numbers, and this run draws categories of grey; use a run of data.form image.")
-    follows(run)
+    if not leaps or isinstance(run.recipe.process, c.UntouchedConfig):
+        follows(run)
     return shape
 
 

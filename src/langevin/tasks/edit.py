@@ -17,6 +17,7 @@ from langevin.core.noise import Noise
 from langevin.core.sample import plans_for
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
+from langevin.interpolants import stochastic
 from langevin.plans.first_order import ddim
 from langevin.plans.grids import uniform
 from langevin.plans.inversion import begin, inversion
@@ -60,10 +61,21 @@ def stroke(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, **options: An
     """
     process, drawn = _gaussian(denoiser), planned(plan, denoiser, len(picture), options)
     level = plans_for(process, drawn)[""].rows[0].start
-    noise = named(options.get("seed", 0), options.get("first_id", 0), len(picture)).at("stroke")
-    start = process.marginal(picture, expand(level, picture), noise, options.get("mask"))
+    told = {name: options[name] for name in ("seed", "first_id", "mask") if name in options}
     options.setdefault("shape", tuple(picture.shape[1:]))
-    return sample(denoiser, drawn, len(picture), start=start, **options)
+    return sample(denoiser, drawn, len(picture), start=raised(denoiser, picture, level, **told), **options)
+
+
+def raised(
+    denoiser: BaseDenoiser, picture: Tensor, level: float, seed: int = 0, first_id: int = 0, mask: Tensor | None = None
+) -> Tensor:
+    """`picture` (B, *shape) under noise up to `level`, where `stroke` begins with it.
+
+    Raises:
+        ValueError: unless the process is one Gaussian process.
+    """
+    noise = named(seed, first_id, len(picture)).at("stroke")
+    return _gaussian(denoiser).marginal(picture, expand(level, picture), noise, mask)
 
 
 def image_to_image(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, strength: float, **options: Any) -> Tensor:
@@ -111,22 +123,27 @@ def change(
 
 def interpolate(denoiser: BaseDenoiser, plan: Planned, count: int = 8, seeds: tuple[int, int] = (0, 1), **options: Any) -> Tensor:
     """`count` samples (count, *shape) on the way from the first sample of one seed to that of another: their noises are turned
-    into each other by `slerp`. For plans that draw no noise of their own.
+    into each other by `slerp`.
 
     Raises:
-        ValueError: if count is below 2, the shape is unknown, or the process is not one Gaussian process.
+        ValueError: if count is below 2, the shape is unknown, the plan draws noise of its own, which is another for each picture,
+            or the process is not one Gaussian process.
     """
     process, shape = _gaussian(denoiser), options.get("shape", denoiser.shape)
     if count < 2:
         raise ValueError(f"count is {count}; a way has two ends, so ask for at least 2.")
     if not isinstance(shape, tuple):
         raise ValueError("the shape of a sample is unknown; pass shape=, or build the denoiser with it.")
+    table = plans_for(process, planned(plan, denoiser, count, {**options, "shape": shape}))[""]
+    if stochastic(table):
+        raise ValueError(f"plan {table.name} draws noise of its own, which is another for each picture; use one such as ddim:10 "
+                         "or consistency:1.")  # fmt: skip
     dtype = home(denoiser)[1] or torch.float32
     first, second = (process.prior(shape, Noise.of(seed, 1).at("prior").at(""), dtype=dtype) for seed in seeds)
     many = (count, *[1] * len(shape))
     share = torch.linspace(0, 1, count, dtype=torch.float64)
     start = slerp(first.expand(count, *shape), second.expand(count, *shape), share.reshape(many))
-    return sample(denoiser, plan, count, start=start, **options)
+    return sample(denoiser, table, count, start=start, **options)
 
 
 def slerp(a: Tensor, b: Tensor, share: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from langevin.core.denoiser import BaseDenoiser, Cond
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
-from langevin.core.sample import sample
-from langevin.guidance.inverse import DPS, ByLevels, Measurement, Moments, Observed, PiGDM, Replaced
+from langevin.core.sample import Guidance, sample
+from langevin.guidance.inverse import DPS, ByLevels, Moments, Observed, PiGDM, Replaced
+from langevin.guidance.known import Known
 from langevin.guidance.operators import Operator
 from langevin.plans.choice import default
+from langevin.plans.few_step import consistency
 from langevin.plans.first_order import ddim, ddpm
 from langevin.plans.inverse import ddnm, ddrm, repaint
 from langevin.sampling import conditions, floats, guided, planned
@@ -36,7 +38,7 @@ class Method:
         own: it works under this kind of plan alone.
     """
 
-    make: Callable[[Operator, Tensor, float, Noise], Measurement]
+    make: Callable[[Operator, Tensor, float, Noise], Guidance]
     plan: Callable[[], Draft]
     about: str
     own: bool = False
@@ -67,6 +69,11 @@ METHODS: dict[str, Method] = {
     ),
     "ddrm": Method(lambda a, y, s, n: Observed(operator=a, y=y, std=s), lambda: ddrm(20), "by singular values", own=True),
     "ddnm": Method(lambda a, y, s, n: Observed(operator=a, y=y, std=s), lambda: ddnm(100), "by range and null space", own=True),
+    "known": Method(
+        lambda a, y, s, n: _known(a, y, s),
+        lambda: consistency(8, "angle"),
+        "beliefs keep what is known, under any plan; the editing of consistency models, and for them",
+    ),
 }  # fmt: skip
 
 
@@ -175,14 +182,23 @@ def restore(
         by = way.make(operator if operator.of is None else operator.of(place), of, std, noise)
         if method == "dps" and isinstance(by, DPS) and isinstance(leaf, Gaussian):  # pushes are as long as steps are
             by = replace(by, steps=(chosen if isinstance(chosen, Plan) else chosen.on(leaf.schedule)).nfe)
-        made.append(
-            sample(
-                denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
-                cond=None if cond is None else {n: v[place] for n, v in cond.items()},
-                guidance=lambda d, by=by: by(guided(d, inner)), **options,
-            )
+        drawn = sample(
+            denoiser, chosen, len(place), seed=seed, first_id=first_id + low, shape=operator.shape,
+            cond=None if cond is None else {n: v[place] for n, v in cond.items()},
+            guidance=lambda d, by=by: by(guided(d, inner)), **options,
         )  # fmt: skip
+        # plans that do not end on a belief meet what is known up to their own error
+        made.append(by.keep(drawn) if isinstance(by, Known) else drawn)
     return Restored(torch.cat(made).reshape(count, len(y), *operator.shape), y)
+
+
+def _known(operator: Operator, y: Tensor, std: float) -> Known:
+    """Beliefs that are measured as y is: x^ + A^+ (y - A x^)."""
+    if std:
+        raise ValueError(
+            f"std is {std:g}, and method 'known' keeps a measurement as it is, noise and all; give 0, or use 'mmps'."
+        )
+    return Known(operator.inverse(y), operator.project)
 
 
 def coverage(
