@@ -494,6 +494,46 @@ def test_errors_of_a_mean_flow_are_weighed_by_themselves():
     assert float(torch.autograd.grad(whole, one.gain)[0]) == pytest.approx(slope, rel=1e-9)
 
 
+class Ends(torch.nn.Module):
+    """Says the data, z - t u, of a network that says u; both are shown t itself."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, z, level, cond=None, mask=None):
+        return z - level.reshape(-1, 1).to(z.dtype) * self.net(z, level, cond, mask)
+
+
+@pytest.mark.parametrize("improved", [True, False])
+def test_a_mean_flow_is_learned_by_what_says_the_data_as_by_what_says_velocities(improved):
+    # pixel MeanFlow (2601.22158): one function, one loss, one gradient, whichever of the two the network says
+    net = networks.MLP(3, 16, 2, scalars=["span"]).double()
+    for p in net.parameters():
+        p.data.add_(0.1 * normal(1, *p.shape)[0])
+    shown = FlowMap(net, FLOW, predictions.velocity("t"), (3,))
+    said = FlowMap(Ends(net), FLOW, predictions.x0("t"), (3,))
+    objective, batch = MeanFlow(improved, power=0.0, mean=1.0, std=0.5), Batch(normal(60, 3))  # levels above 0.05
+    losses = [objective(model, batch, Noise.of(0, 60)) for model in (shown, said)]
+    assert float(losses[0].levels[""].min()) > 0.05
+    assert float(losses[1].total.detach()) == pytest.approx(
+        float(losses[0].total.detach()), rel=1e-7
+    )  # levels are shown in single precision
+    slopes = [torch.autograd.grad(loss.total, list(net.parameters()), allow_unused=True) for loss in losses]
+    for one, other in zip(*slopes, strict=True):
+        assert one is other is None or torch.allclose(one, other, rtol=1e-5, atol=1e-8)
+    # so are the leaps, and what both believe where they stand
+    z, plan = normal(5, 3, seed=9), plans.ddim(3, grid="uniform")
+    assert torch.allclose(*(sample(m, plan, 5, start=z) for m in (shown, said)), atol=1e-6)
+    # below 0.05 an error of the data counts by itself, and not divided by t
+    low = MeanFlow(improved, power=0.0, equal=0.999, mean=-6.0, std=0.1)
+    errors = [low(model, batch, Noise.of(0, 60)) for model in (shown, said)]
+    factor = (errors[0].levels[""] / 0.05).square()
+    assert torch.allclose(errors[1].each[""], factor * errors[0].each[""], rtol=1e-4)
+    with pytest.raises(ValueError, match="prediction 'velocity', or 'x0'"):
+        MeanFlow().prepare(FlowMap(net, FLOW, "v", (3,)))
+
+
 def test_levels_of_a_mean_flow_are_two_logit_normals_and_three_quarters_are_equal():
     count = 40_000
     t, s = (v[:, 0] for v in MeanFlow().levels(Noise.of(0, count), torch.zeros(count, 1)))

@@ -6,6 +6,9 @@ On the flow schedule u(z, t, s) = 1/(t - s) int_s^t v obeys, along the flow,
 
 which one forward differentiation gives. MeanFlow regresses u on the right side; improved MeanFlow regresses the whole of
 u + (t - s) du/dt on the velocity, with the model's own velocity as the direction of du/dt, which is then a plain regression.
+
+A network may say the data instead, x^ = z - t u, which is the belief of a flow map (pixel MeanFlow, 2601.22158): for large
+patches of pixels, of which data fills little and velocities all. What is regressed on is the velocity nonetheless.
 """
 
 from typing import Any
@@ -19,6 +22,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
+from langevin.core.prediction import velocity as velocity_of
 from langevin.core.tree import leaves
 from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
 from langevin.objectives.coupling import Coupling, partners
@@ -26,15 +30,22 @@ from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
 from langevin.objectives.teachers import drawn, frozen, strengths
 
+LEAST = 0.05
+"""Level below which errors of a network that says the data count less: as velocities they grow by 1 / t (2511.13720)."""
+
 
 def velocity(model: Denoiser, z: Tensor, t: Tensor, s: Tensor, cond: Cond, mask: Tensor | None = None) -> Tensor:
-    """What the network of a flow map says for the leap from t to s, both (B, 1, ..., 1): u on the flow schedule."""
+    """What the network of a flow map says for the leap from t to s, both (B, 1, ..., 1), as u on the flow schedule."""
     to = s.reshape(len(z))
-    return model.outputs({"": z}, {"": t}, {**(cond or {}), "to": to}, mask)[""]
+    said = model.outputs({"": z}, {"": t}, {**(cond or {}), "to": to}, mask)[""]
+    return said if model.predictions[""].name == "velocity" else (z - said) / cast(t, z)
+
+
+_VELOCITY = velocity_of()
 
 
 class MeanFlow(Objective):
-    """A flow map with prediction "velocity" on the flow schedule.
+    """A flow map with prediction "velocity", or "x0", on the flow schedule.
 
     Args:
         improved: regress on the velocity (improved MeanFlow); False is MeanFlow as first published.
@@ -94,10 +105,9 @@ class MeanFlow(Objective):
 
     def prepare(self, model: Denoiser) -> None:
         process = one_gaussian(model.process)
-        if not model.leaps or process.schedule.scale != "flow" or model.predictions[""].name != "velocity":
-            raise ValueError(
-                "mean velocities are those of straight paths; use a FlowMap with prediction 'velocity' on schedule 'flow'."
-            )
+        if not model.leaps or process.schedule.scale != "flow" or model.predictions[""].name not in ("velocity", "x0"):
+            raise ValueError("mean velocities are those of straight paths; use a FlowMap with prediction 'velocity', or 'x0', on "
+                             "schedule 'flow'.")  # fmt: skip
         if "teacher" in self.nets:
             agree(self.nets["teacher"], process)
 
@@ -121,8 +131,7 @@ class MeanFlow(Objective):
         if self.w is not None:
             strength = drawn(self.w, noise, x)
             omega, cond = strength * (1 - self.kappa), {**(cond or {}), "guidance": strength}
-        prediction: Any = model.predictions[""]
-        z, v = process.mix(x, e, t), prediction.target(process, x, e, t)
+        z, v = process.mix(x, e, t), _VELOCITY.target(process, x, e, t)
         if "teacher" in self.nets:
             v = self.taught(process, z, t, cond, mask, omega)
         elif cond is not None and guided:
@@ -139,6 +148,8 @@ class MeanFlow(Objective):
         u, rate = self.tangent(model, z, t, s, along, cond, mask)
         span = cast(t - s, u)
         error = (u + span * rate - v) if self.improved else (u - (v - span * rate))
+        if model.predictions[""].name == "x0":
+            error = error * cast((t / LEAST).clamp(max=1.0), u)
         squares = error.square().flatten(1).mean(1)
         loss = (
             squares / (squares.detach() * error[0].numel() + 0.01) ** self.power * (error[0].numel() if self.power else 1)
