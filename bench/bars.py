@@ -72,6 +72,7 @@ def _bars() -> list[Bar]:
     made: list[Bar] = []
     flows, few, discrete = "flows", "few steps", "categories, text, graphs"
     one, straight = "euler:1", "straightness"
+    learned = {"what": "path learned with its network"}
     reflow, flow = _moons("reflow", one), _moons("flow matching", one)
     made += [
         Bar(flows, "moons: W2 of one Euler step after a reflow, beside before", reflow, 1 / 6, flow),
@@ -79,6 +80,8 @@ def _bars() -> list[Bar]:
             _moons("flow matching", "100 steps", straight)),
         Bar(flows, "moons: OT-CFM in 2 steps, W2 beside CFM", _moons("OT flow matching", "euler:2:grid=uniform"), 0.5,
             _moons("flow matching", "euler:2:grid=uniform")),
+        Bar(flows, "normals: energy of a learned path, beside optimal transport's", Number("paths.csv", "value", learned), 1.01,
+            Number("paths.csv", "least", learned)),
         *[Bar(flows, f"{name}: nats over the full-covariance Gaussian, worst split",
               Number("tabular.csv", "difference", {"set": name}), 0.0) for name in ("wine", "breast cancer", "diabetes")],
         *[Bar(flows, f"digits {a} to {b}: seen as the target", Number("transfer.json", "seen_as_target",

@@ -53,6 +53,7 @@ def by_two(command: str, out: str) -> str:
 MATCHED = "--train.steps 2400 --train.ema 0.995"
 PARTS = {
     "tabular": Part(5, ("tabular.py --out RESULTS/tabular.csv",)),
+    "paths": Part(3, ("paths.py --out RESULTS/paths.csv",)),
     "transfer": Part(8, ("transfer.py --runs RUNS/transfer --out RESULTS/transfer.json",)),
     "moons": Part(45, ("few_steps.py moons --results RESULTS",)),
     "digits": Part(
