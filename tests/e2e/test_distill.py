@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from langevin import plans
 from langevin.cli import distilling, main
 from langevin.cli.training import of_kinds
 from langevin.core.flow_map import FlowMap
 from langevin.core.sample import sample
-from langevin.data import Prior
+from langevin.data import Prior, digits
 from langevin.data.pairs import Starts
 from langevin.objectives.coupling import OptimalTransport
 from langevin.objectives.rescheduled import Rescheduled
@@ -66,6 +67,73 @@ def test_every_student_is_taught_by_the_run_and_can_be_opened(teacher, tmp_path,
     assert all(torch.equal(v, trainer.denoiser.state_dict()[n]) for n, v in opened.denoiser.state_dict().items())
     main(["sample", str(tmp_path), "--count", "3", "--out", str(tmp_path / "x.npy")])
     assert np.load(tmp_path / "x.npy").shape == (3, 1, 8, 8)
+
+
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def captioned(folder: Path, words: list[str] = NUMBERS) -> Path:
+    """Digits as files, each with its caption beside it."""
+    batch = digits("test").batch(torch.arange(40))
+    folder.mkdir()
+    for k, (x, label) in enumerate(zip(batch.x, batch.cond["label"].tolist(), strict=True)):  # pyright: ignore
+        Image.fromarray(((x[0] + 1) * 127.5).round().byte().numpy()).convert("RGB").save(folder / f"{k:02d}.png")
+        (folder / f"{k:02d}.txt").write_text(f"the digit {words[label]}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory) -> Path:
+    """A teacher that reads captions."""
+    made = recipe("emoji").model_dump()
+    folder = captioned(tmp_path_factory.mktemp("data") / "captioned")
+    made["data"] |= {"folder": str(folder), "size": 8, "captions": "txt", "held_out": 0.2}
+    made["codec"] |= {"origin": None}
+    made["network"] = {"kind": "unet", "width": 8, "head_width": 8, "transformer": 0}
+    made["text"] = {"width": 16, "depth": 1, "heads": 2}
+    made["train"] = {"steps": 40, "batch": 16, "warmup": 0, "lr": 0.02}
+    made["sample"] = {"plan": "ddim:2"}
+    out = tmp_path_factory.mktemp("runs") / "reader"
+    start(Recipe.model_validate(made), out)[1].run(progress=False)
+    return out
+
+
+@pytest.mark.parametrize("to", STUDENTS)
+def test_students_of_what_reads_captions_read_them(reader, tmp_path, to):
+    made = quick(student(read_recipe(reader), reader, to, 1), 2)
+    run, trainer = start(made, tmp_path)
+    words = open_run(reader).facts.vocabulary
+    assert words is not None and run.facts.vocabulary == words and run.teacher is not None
+    averaged = open_run(reader).denoiser.state_dict()
+    assert any(".encoder." in f".{name}" for name in averaged)
+    assert all(torch.equal(v, averaged[n]) for n, v in run.teacher.state_dict().items())
+    trainer.run(progress=False)
+    one, other = (draw(open_run(tmp_path), 2, prompts=[f"the digit {n}"]) for n in ("one", "seven"))
+    if made.finetune.origin is not None:  # it began as what heeds them
+        assert float((one - other).abs().max()) > 1e-5
+    if to == "reflow":  # its pairs are of training captions in turn, and the ends those of the teacher's flow under them
+        captions = run.reading.captions
+        batch = trainer.data.batch(torch.arange(30))
+        assert torch.equal(batch.cond["ids"], words.ids([captions[k % len(captions)] for k in range(30)]))
+        plan = plans.parse(made.objective.plan)
+        ends = sample(run.teacher, plan, 30, start=batch.source, cond={"ids": batch.cond["ids"]}, shape=(3, 8, 8))
+        torch.testing.assert_close(batch.x, ends, atol=1e-4, rtol=1e-4)
+
+
+def test_a_reader_and_its_student_side_by_side_and_captions_that_mean_other_words(reader, tmp_path, capsys):
+    out = tmp_path / "student"
+    main(["distill", str(reader), "--to", "consistency", *SMALL[:4], "--train.steps", "2", "--samples", "8", "--out", str(out)])
+    rows = json.loads((out / "comparison.json").read_text())
+    assert {row["who"] for row in rows} == {"teacher", "student"} and (out / "comparison.png").exists()
+    made = student(read_recipe(reader), reader, "dmd").model_dump()
+    german = [f"{word}zig" for word in NUMBERS]
+    made["data"]["folder"] = str(captioned(tmp_path / "other", german))
+    with pytest.raises(ValueError, match="learned its words from other captions than these"):
+        start(Recipe.model_validate(made), tmp_path / "never")
+    made = student(read_recipe(reader), reader, "lcm").model_dump()
+    made["network"] |= {"transformer": 1}
+    with pytest.raises(ValueError, match="this objective tells it guidance"):
+        build(Recipe.model_validate(made))
 
 
 @pytest.fixture(scope="module")

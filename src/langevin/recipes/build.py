@@ -57,7 +57,9 @@ class Run:
     def teacher(self) -> Denoiser | None:
         """What the objective learns from, with weights that have yet to be put in."""
         taught = self.recipe.teacher
-        return None if taught is None else _model(self.domain, taught.process, taught.network, taught.objective, self.facts)
+        if taught is None:
+            return None
+        return _model(self.domain, taught.process, taught.network, taught.objective, self.facts, self.recipe.text)
 
     @cached_property
     def objective(self) -> Objective:
@@ -117,7 +119,11 @@ class Run:
 
 
 def build(
-    recipe: c.Recipe, facts: Facts | None = None, weights: Mapping[str, Tensor] | None = None, scan: Path | None = None
+    recipe: c.Recipe,
+    facts: Facts | None = None,
+    weights: Mapping[str, Tensor] | None = None,
+    scan: Path | None = None,
+    words: Mapping[str, Vocabulary | None] | None = None,
 ) -> Run:
     """Make the objects.
 
@@ -125,6 +131,7 @@ def build(
         facts: without them the data is read for them.
         weights: to begin with, before any adapter is added; by default they are drawn, as a function of the recipe's seed.
         scan: JSON in which a scan of the data is remembered.
+        words: of the runs whose weights it is to have, by their directories; ids of others would mean other words.
 
     Raises:
         ValueError: for parts that do not fit one another, or data that holds out too little to be judged by.
@@ -145,10 +152,12 @@ def build(
         if recipe.codec.origin is not None:
             made["codec"], facts = latents.begin(recipe, facts, splits[0])
         made["_halves"] = splits
+    for origin, theirs in (words or {}).items():
+        ours = facts.vocabulary
+        if ours is not None and theirs is not None and (ours.merges, ours.length) != (theirs.merges, theirs.length):
+            raise ValueError(f"the run in {origin} learned its words from other captions than these; give the data that it read.")
     check_teacher(recipe)
     distances.check(recipe, facts)
-    if recipe.text is not None and recipe.teacher is not None:
-        raise ValueError("text is given, and students that read captions are not made yet; distil a run without text.")
     with seeded(recipe.train.seed, torch.device("cpu")):
         denoiser = _model(domain, recipe.process, recipe.network, recipe.objective, facts, recipe.text)
     if weights is not None:

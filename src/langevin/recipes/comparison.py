@@ -24,8 +24,8 @@ from langevin.recipes.drawing import begins, draw
 from langevin.recipes.evaluation import evaluate
 from langevin.recipes.facts import RECIPE_FILE
 from langevin.recipes.opening import open_run
-from langevin.recipes.sampling import chosen, of_weights, tune_into
-from langevin.recipes.teaching import labels, on
+from langevin.recipes.sampling import chosen, in_turn, of_weights, tune_into
+from langevin.recipes.teaching import on
 from langevin.tasks.transport import transport
 
 
@@ -170,7 +170,7 @@ def paths(run: Run, student: Run, w: float = 1.0) -> dict[str, float]:
     """
     process, objective = student.denoiser.process, run.recipe.objective
     steps = objective.steps if isinstance(objective, o.ReflowConfig) else None
-    told = labels(run.facts.classes, FOLLOWED)
+    told = in_turn(run, FOLLOWED)
     if isinstance(student.recipe.process, c.InterpolantConfig):
         starts: Any = Starts(student.test.source, FOLLOWED, told)
     else:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,20 @@ def guided(run: Run, cond: dict[str, torch.Tensor] | None, count: int, w: float)
     return {"cond": cond, "guidance": CFG(w) if w != 1 else None}
 
 
+def in_turn(run: Run, count: int, captions: Sequence[str] = ()) -> dict[str, torch.Tensor] | None:
+    """Conditions of so many samples: all classes in turn, and captions; None of a run that has neither.
+
+    Args:
+        captions: in place of held-out ones.
+    """
+    classes, words = run.facts.classes, run.facts.vocabulary
+    cond = None if classes is None else {"label": torch.arange(count) % classes}
+    if words is not None:
+        texts = captions or words.examples or ("",)
+        cond = {**(cond or {}), "ids": words.ids([texts[i % len(texts)] for i in range(count)])}
+    return cond
+
+
 def check_strength(run: Run, w: float, field: str = "guidance") -> None:
     """Refuse to strengthen a condition where there is none: a product's label is a part of what is drawn. Raises ValueError."""
     if not math.isfinite(w):
@@ -211,10 +225,5 @@ def _options(run: Run, count: int, w: float) -> dict[str, Any]:
     if run.recipe.objective.ends:
         kind, plan = run.recipe.objective.kind, run.recipe.sample.plan
         raise ValueError(f"this run, of kind {kind}, leaps to the end of the flow, where no plan can lead better; use {plan}.")
-    classes, words = run.facts.classes, run.facts.vocabulary
     check_strength(run, w)
-    cond = None if classes is None else {"label": torch.arange(count) % classes}
-    if words is not None:
-        texts = words.examples or ("",)
-        cond = {**(cond or {}), "ids": words.ids([texts[i % len(texts)] for i in range(count)])}
-    return guided(run, cond, count, w)
+    return guided(run, in_turn(run, count), count, w)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from langevin.manifest import steps
 from langevin.recipes import config as c
 from langevin.recipes import distances, latents, unread
 from langevin.recipes.build import Run, build
+from langevin.recipes.captions import Vocabulary
 from langevin.recipes.devices import device_of_process
 from langevin.recipes.facts import APART, FACTS_FILE, MEASURED, RECIPE_FILE, SCAN_FILE, Facts, kept, unlike
 from langevin.recipes.objectives import ReflowConfig
 from langevin.recipes.opening import read_facts, read_recipe, weights_of
-from langevin.recipes.sampling import check_strength
+from langevin.recipes.sampling import check_strength, in_turn
 from langevin.recipes.teaching import reflow_pairs
 from langevin.recipes.weights import put
 from langevin.tensors import digest
@@ -75,7 +77,7 @@ def start(
             outside(out, folder, "out")
     weights, origin = _begin_with(recipe.finetune, out, begun)
     scan = out / SCAN_FILE if resume or not saved.exists() else None  # another run keeps its own
-    run = build(recipe, weights=weights, scan=scan)
+    run = build(recipe, weights=weights, scan=scan, words=_words(recipe) if begun is None else None)
     if begun is None:  # found after training otherwise
         check_strength(run, recipe.sample.guidance, "sample.guidance")
     if begun is not None:
@@ -94,7 +96,9 @@ def start(
     if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
         run.teacher.to(group.device)
         between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
-        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, run.facts.classes, out / "pairs", between)
+        captions = getattr(reading, "captions", None) or ()
+        told = partial(in_turn, run, captions=captions)
+        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, told, out / "pairs", between)
     elif run.codec is not None:
         reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
     valid = run.test if recipe.train.valid_every else None
@@ -168,6 +172,12 @@ def _begin_with(cfg: c.FinetuneConfig, out: Path, begun: Facts | None) -> tuple[
             "put them back, or choose another directory."
         )
     return weights, now
+
+
+def _words(recipe: c.Recipe) -> dict[str, Vocabulary | None]:
+    """What the runs that this one begins or learns from know of texts, by their directories."""
+    origins = {recipe.finetune.origin, None if recipe.teacher is None else recipe.teacher.origin} - {None}
+    return {str(o): read_facts(o).vocabulary for o in origins if o is not None and (Path(o) / FACTS_FILE).exists()}
 
 
 def _teach(run: Run, out: Path, begun: Facts | None) -> str | None:

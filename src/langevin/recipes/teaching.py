@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from langevin import plans
@@ -129,11 +128,6 @@ def objective(cfg: o.ObjectiveConfig, process: Process, teacher: Denoiser | None
     return made(teacher, levels=at, classes=classes, **given)
 
 
-def labels(classes: int | None, count: int) -> dict[str, Tensor] | None:
-    """Classes in turn as a condition, (count,); None where there are none."""
-    return None if classes is None else {"label": torch.arange(count) % classes}
-
-
 def _autoencoding(given: dict[str, Any], channels: int) -> Autoencoding:
     perceptual, between = given["perceptual"], given["distance_of_features"]
     if bool(perceptual) != (between is not None):
@@ -144,11 +138,17 @@ def _autoencoding(given: dict[str, Any], channels: int) -> Autoencoding:
 
 
 def reflow_pairs(
-    cfg: o.ReflowConfig, teacher: Denoiser, process: Process, classes: int | None, folder: Path, source: Source | None = None
+    cfg: o.ReflowConfig,
+    teacher: Denoiser,
+    process: Process,
+    told: Callable[[int], dict[str, Tensor] | None],
+    folder: Path,
+    source: Source | None = None,
 ) -> Pairs:
-    """Pairs of noise and the samples that the teacher's flow takes it to, of all classes in turn, made in `folder`.
+    """Pairs of noise and the samples that the teacher's flow takes it to, made in `folder`.
 
     Args:
+        told: the conditions of so many samples, which come with the pairs.
         source: where paths begin in place of noise, of runs between two data sets; there are no more pairs than it has samples.
 
     Raises:
@@ -157,12 +157,12 @@ def reflow_pairs(
     steer = CFG(cfg.guidance) if cfg.guidance != 1 else None
     if source is not None:
         count = min(cfg.pairs, len(source))
-        return pairs(teacher.eval(), plans.parse(cfg.plan), Starts(source, count, labels(classes, count)), folder, guidance=steer)
+        return pairs(teacher.eval(), plans.parse(cfg.plan), Starts(source, count, told(count)), folder, guidance=steer)
     theirs, ours = one_gaussian(teacher.process), one_gaussian(process)
     # where both begin at the same noise the teacher follows its own flow; its ends are those of the student's
     flow: BaseDenoiser = teacher
     if abs(float(theirs.schedule(1.0)[1] - ours.schedule(1.0)[1])) > 1e-2:
         flow, theirs = Rescheduled(teacher, ours), ours
     shape: Any = teacher.shape
-    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, labels(classes, cfg.pairs))
+    starts = Prior(theirs, shape, cfg.pairs, cfg.seed, told(cfg.pairs))
     return pairs(flow.eval(), plans.parse(cfg.plan), starts, folder, guidance=steer)

@@ -307,6 +307,10 @@ def network(
     channels, out = (each * shape[0] for each in _widths(leaf, predictions))
     if isinstance(cfg, c.UNetConfig) and cfg.transformer:
         if tokens is None or classes is not None or scalars:
+            if scalars and tokens is not None and classes is None:
+                told = " and ".join(scalars)
+                raise ValueError(f"network.transformer reads captions and nothing else, and this objective tells it {told}; set "
+                                 "it to 0, or use one such as consistency.")  # fmt: skip
             raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
         widths = [m * cfg.width for m in cfg.multipliers]
         groups = math.gcd(32, cfg.width)
