@@ -10,6 +10,7 @@ import json
 import os
 import random
 import re
+import shutil
 import struct
 import sys
 import tarfile
@@ -373,6 +374,17 @@ def test_objects_of_training_programs_are_passed_over_and_never_made(tmp_path, q
     own = inert.replace(b"pytorch_lightning.callbacks.model_checkpoint\nModelCheckpoint", b"evil_module\nEvil")
     refused(archive(tmp_path / "b.ckpt", own, {"0": values}), quarantine, r"names evil_module\.Evil.*--ignore evil_module\.Evil")
     convert_file(tmp_path / "b.ckpt", quarantine / "b.safetensors", ignored=["evil_module.Evil"])
+    # one that passes nothing over, as none that is there, or that stays a name anyway, changes nothing and is refused
+    (folder := tmp_path / "published").mkdir()
+    shutil.copy(tmp_path / "b.ckpt", folder / "pytorch_model.bin")
+    for idle in ("evil_module.Devil", "torch.FloatStorage", "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"):
+        refusal = re.escape(f"ignore is {idle}, and ") + ".* has no such name that would be refused; leave it out"
+        with pytest.raises(ValueError, match=refusal):
+            convert_file(tmp_path / "b.ckpt", quarantine / "c.safetensors", ignored=["evil_module.Evil", idle])
+        with pytest.raises(ValueError, match=refusal):
+            convert_folder(folder, quarantine / "c", ["evil_module.Evil", idle])
+    assert not (quarantine / "c.safetensors").exists() and not (quarantine / "c").exists()
+    assert any("1 objects" in line for line in convert_folder(folder, quarantine / "c", ["evil_module.Evil"]))
 
 
 def tensor(storage="FloatStorage", key="0", count=b"K\x04", offset=b"K\x00", shape=b"K\x02K\x02\x86", stride=b"K\x02K\x01\x86"):

@@ -41,6 +41,7 @@ class Old:
     Attributes:
         tree: dictionaries and lists of tensors, numbers, texts and names.
         sha256: of the whole file, "" if the values were not looked at.
+        passed: names in it that were passed over because they were to be ignored.
     """
 
     path: Path
@@ -48,6 +49,7 @@ class Old:
     tree: Any = field(repr=False)
     begins: Mapping[str, int] = field(repr=False)
     sha256: str
+    passed: Collection[str] = ()
 
     def read(self, view: View) -> Iterable[bytes | memoryview]:
         """The values of a tensor, one behind the other, in pieces."""
@@ -78,20 +80,20 @@ def opened(path: Path, ignored: Collection[str] = (), hashed: bool = True) -> It
         before = os.fstat(file.fileno())
         start = file.read(4)
         if start == b"PK\x03\x04":
-            tree, begins, checks = _zip(file, before.st_size, path, ignored)
+            machine, tree, begins, checks = _zip(file, before.st_size, path, ignored)
         elif start[:1] == b"\x80":
-            tree, begins = _old(file, before.st_size, path, ignored)
+            machine, tree, begins = _old(file, before.st_size, path, ignored)
             checks = []
         else:
             raise ValueError(f"{path} is no file of torch.save: it begins as none.")
-        yield Old(path, file, tree, begins, _hashed(file, checks, path) if hashed else "")
+        yield Old(path, file, tree, begins, _hashed(file, checks, path) if hashed else "", machine.passed)
         after = os.fstat(file.fileno())
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise ValueError(f"{path} was changed while it was read.")
 
 
-def _zip(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tuple[Any, dict[str, int], list[Slot]]:
-    """(tree, begins, entries) of a file of torch 1.6 or later."""
+def _zip(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tuple[Machine, Any, dict[str, int], list[Slot]]:
+    """(machine, tree, begins, entries) of a file of torch 1.6 or later."""
     entries = slots(file, size, path)
     roots = [name.partition("/")[0] for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1 or any(not name.startswith(roots[0] + "/") for name in entries):
@@ -110,7 +112,7 @@ def _zip(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tu
             there = "none" if slot is None else slot.size
             raise ValueError(f"{path} is damaged: storage {storage.key!r} should have {storage.size} bytes and has {there}.")
         begins[storage.key] = slot.begin
-    return tree, begins, list(entries.values())
+    return machine, tree, begins, list(entries.values())
 
 
 def _slot(file: IO[bytes], slot: Slot, limit: int, path: Path) -> bytes:
@@ -120,8 +122,8 @@ def _slot(file: IO[bytes], slot: Slot, limit: int, path: Path) -> bytes:
     return b"".join(_pieces(file, slot.size, path))
 
 
-def _old(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tuple[Any, dict[str, int]]:
-    """(tree, begins) of a file older than torch 1.6: five objects, then the storages, each behind the number of its values."""
+def _old(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tuple[Machine, Any, dict[str, int]]:
+    """(machine, tree, begins) of a file older than torch 1.6: five objects, then storages, each behind its number of values."""
     file.seek(0)
     machine = Machine(file.read(LIMIT), str(path), ignored)
     if machine.run() != _MAGIC or machine.run() != _PROTOCOL:
@@ -143,7 +145,7 @@ def _old(file: IO[bytes], size: int, path: Path, ignored: Collection[str]) -> tu
         at += 8 + storage.size
     if at != size:
         raise ValueError(f"{path} is damaged: it goes on behind its last storage.")
-    return tree, begins
+    return machine, tree, begins
 
 
 def _hashed(file: IO[bytes], entries: Iterable[Slot], path: Path) -> str:
@@ -291,26 +293,37 @@ def convert_file(source: Path, target: Path, part: str | None = None, ignored: C
     """Write the weights of a file of torch.save as safetensors; whole or not at all.
 
     Raises:
-        ValueError: naming what cannot be read; nothing is then written.
+        ValueError: naming what cannot be read, or a name to be ignored that nothing would have refused; nothing is then written.
     """
     with opened(source, ignored) as old:
-        chosen = select(old, part)
-        # by width, so that each begins where the processor can read it, and else in the source's order, which may tell something
-        entries = sorted((_entry(name, view) for name, view in chosen.tensors.items()), key=lambda e: -WIDTHS[e.dtype])
-        told = {"format": "pt", "source": source.name, "source_sha256": old.sha256, "source_part": chosen.name}
-        head = encode(entries, told)
-        size = len(head)
-        with staged(target) as beside, beside.open("wb") as file:
-            file.write(head)
-            for e in entries:
-                written = 0
-                for piece in old.read(chosen.tensors[e.name]):
-                    file.write(piece)
-                    written += len(piece)
-                if written != e.size:
-                    raise ValueError(f"{source} was changed while it was read.")
-                size += written
-    return Written(source, target, chosen, old.sha256, size)
+        _check_met(ignored, old.passed, source)
+        return _write(old, target, part)
+
+
+def _check_met(ignored: Collection[str], passed: Collection[str], source: Path) -> None:
+    """Refuse names to be ignored that stand nowhere, or that are known and passed over anyway."""
+    if idle := next((name for name in ignored if name not in passed), None):
+        raise ValueError(f"ignore is {idle[:160]}, and {source} has no such name that would be refused; leave it out.")
+
+
+def _write(old: Old, target: Path, part: str | None) -> Written:
+    chosen = select(old, part)
+    # by width, so that each begins where the processor can read it, and else in the source's order, which may tell something
+    entries = sorted((_entry(name, view) for name, view in chosen.tensors.items()), key=lambda e: -WIDTHS[e.dtype])
+    told = {"format": "pt", "source": old.path.name, "source_sha256": old.sha256, "source_part": chosen.name}
+    head = encode(entries, told)
+    size = len(head)
+    with staged(target) as beside, beside.open("wb") as file:
+        file.write(head)
+        for e in entries:
+            written = 0
+            for piece in old.read(chosen.tensors[e.name]):
+                file.write(piece)
+                written += len(piece)
+            if written != e.size:
+                raise ValueError(f"{old.path} was changed while it was read.")
+            size += written
+    return Written(old.path, target, chosen, old.sha256, size)
 
 
 # Folders
@@ -327,16 +340,20 @@ def convert_folder(source: Path, target: Path, ignored: Collection[str] = ()) ->
     everything else is left out. Returns a line for each file.
 
     Raises:
-        ValueError: naming what cannot be read, or a target that is there; nothing is then written.
+        ValueError: naming what cannot be read, a name to be ignored that would not have been refused in any file, or a target
+            that is there; nothing is then written.
     """
     with new_folder(target) as beside:
-        lines = _folder(source, beside, "", ignored)
+        passed: set[str] = set()
+        lines = _folder(source, beside, "", ignored, passed)
+        _check_met(ignored, passed, source)
         if not any(" tensors, " in line for line in lines):
             raise ValueError(f"{source} holds no old weights to convert; it has {'; '.join(lines)[:300] or 'no files'}.")
     return [line.replace(str(beside), str(target)) for line in lines]
 
 
-def _folder(source: Path, target: Path, inside: str, ignored: Collection[str]) -> list[str]:
+def _folder(source: Path, target: Path, inside: str, ignored: Collection[str], passed: set[str]) -> list[str]:
+    """A line for each file; `passed` grows by the names that were passed over."""
     names = sorted(os.listdir(source))
     if len(names) > _MOST:
         raise ValueError(f"{source} holds {len(names)} files, more than any published folder.")
@@ -346,7 +363,7 @@ def _folder(source: Path, target: Path, inside: str, ignored: Collection[str]) -
         if path.is_dir() and not path.is_symlink():
             if not inside and not name.startswith("."):
                 (target / name).mkdir()
-                lines += _folder(path, target / name, f"{name}/", ignored)
+                lines += _folder(path, target / name, f"{name}/", ignored, passed)
                 if not any((target / name).iterdir()):
                     (target / name).rmdir()
         elif weights := _WEIGHTS.fullmatch(name):
@@ -354,7 +371,9 @@ def _folder(source: Path, target: Path, inside: str, ignored: Collection[str]) -
             if safe in names:
                 lines.append(f"{said} left out: {safe} stands beside it")
             else:
-                lines.append(str(convert_file(path, target / safe, None, ignored)))
+                with opened(path, ignored) as old:
+                    lines.append(str(_write(old, target / safe, None)))
+                passed |= set(old.passed)
         elif index := _INDEX.fullmatch(name):
             safe = _safe_name(index["stem"], "") + f".index{index['rest']}.json"
             if safe not in names:

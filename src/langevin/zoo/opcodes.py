@@ -103,10 +103,14 @@ class Machine:
     Args:
         raw: the program. what: the file, for messages.
         ignored: names that may stand in the file beside those known here; they stay names.
+
+    Attributes:
+        passed: those of `ignored` that were met, and would have been refused.
     """
 
     def __init__(self, raw: bytes, what: str, ignored: Collection[str] = ()) -> None:
         self.raw, self.what, self.ignored = raw, what, frozenset(ignored)
+        self.passed: set[str] = set()
         self.at = 0
         self.storages: dict[str, Storage] = {}
         self.stack: list[Any] = []
@@ -233,10 +237,12 @@ class Machine:
         place, _, last = full.rpartition(".")
         known = full in _CALLS or (place == "torch" and (last in STORAGES or last in DTYPES))
         known = known or full in ("torch.storage.UntypedStorage", "torch.storage.TypedStorage", "torch.Tensor")
-        if not (known or _INERT.fullmatch(full) or full in self.ignored):
-            raise self._wrong(
-                f"names {full[:160]}, which was not run; weights need no such thing, and --ignore {full[:160]} passes it over"
-            )
+        if not (known or _INERT.fullmatch(full)):
+            if full not in self.ignored:
+                raise self._wrong(
+                    f"names {full[:160]}, which was not run; weights need no such thing, and --ignore {full[:160]} passes it over"
+                )
+            self.passed.add(full)
         self._push(Named(full))
 
     def _stacked_global(self) -> None:
