@@ -128,6 +128,13 @@ def test_pictures_are_each_what_they_are_alone():
         ({"plan": "dpmpp:5"}, "plan says how a picture is drawn"),
         ({"guidance": plans.ddim(2)}, "classifier-free guidance of one strength, a number"),
         ({"iterations": -1}, "iterations is -1; give how often"),
+        (
+            {"iterations": 9, "guidance": 1.0},
+            "iterations is 9, of null conditions that .* away from, and guidance is 1;",
+        ),
+        ({"rate": 0.1, "guidance": 1.0}, "rate is 0.1, of null conditions .*, and guidance is 1; leave it out"),
+        ({"rate": 0.1, "iterations": 0}, "rate is 0.1, of null conditions .*, and iterations is 0; leave it out"),
+        ({"negative": "a dog", "guidance": 1.0}, "negative is 'a dog', and guidance is 1, which leads away from nothing"),
         ({"guidance_scale": 2.0}, "no option 'guidance_scale'; did you mean 'guidance'"),
         ({"loud": 3, "negative": ["a", "b"]}, "negative has 2"),
     ],
@@ -135,6 +142,9 @@ def test_pictures_are_each_what_they_are_alone():
 def test_what_does_not_fit_is_refused(asked, words):
     with pytest.raises(ValueError, match=words):
         make().invert(PICTURE, "a cat", **asked)
+    told = make().but(defaults=Defaults((4, 4), 4, 3.0, multiple=1, told=True))
+    with pytest.raises(ValueError, match=r"iterations is 9, of null .*, and this model is told its guidance; leave it out"):
+        told.invert(PICTURE, "a cat", iterations=9)
 
 
 def test_models_that_noise_alone_does_not_bring_back_are_refused():

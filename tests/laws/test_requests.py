@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from langevin.config import PEERS
+from langevin.guidance import CFG
 from langevin.tasks.asked import TEXT
 from langevin.tasks.generate import DEFAULTS
 from langevin.tasks.variation import Varied
@@ -75,6 +76,12 @@ def test_each_family_says_what_it_reads():
     ("changes", "asked", "words"),
     [
         ({}, {"control_scale": 0.5}, "control_scale is 0.5, and the model is under no ControlNet"),
+        ({}, {"paste": False}, "paste is False, and no mask says what is painted anew; give mask= as well, or leave it out"),
+        ({}, {"rescale": 0.5, "guidance": 1.0}, "rescale is 0.5, of guidance by a number above 1, and guidance is 1"),
+        ({}, {"rescale": 0.5, "guidance": CFG(2.0)}, "rescale is 0.5, .*, and guidance is an object, which rescales by itself"),
+        ({}, {"negative": "blurred", "guidance": 1}, "negative is 'blurred', and guidance is 1, which leads away from nothing"),
+        ({"conditioner": ALL["sdxl"]}, {"negative_crop": (1, 2), "guidance": 1}, r"negative_crop is \(1, 2\), and guidance is 1"),
+        ({"conditioner": None}, {"guidance": 3.0}, "guidance is 3, and this model has no condition to strengthen; leave it out"),
         ({}, {"noise_level": 50}, "noise_level is 50, which models read that enlarge"),
         ({"conditioner": None}, {"negative": "blurred"}, "reads no text"),
         ({"conditioner": None}, {"weighted": True}, "weighted is True, which this model does not read"),

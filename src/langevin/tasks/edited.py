@@ -4,6 +4,7 @@ B pictures, C latent channels, h w latents
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,7 @@ def invert(
             f"guidance is {job.w:g}, and the null of a model of classes is its network's own, which is not moved; give "
             "guidance=1, or iterations=0."
         )
+    _refuse_idle(model, {"iterations": iterations, "rate": rate}, through, job.w)
     if len(job.spans) > 1:
         raise ValueError(
             "adapters differ between pictures, which are inverted together; give one mapping, or invert them one by one."
@@ -104,6 +106,21 @@ def invert(
     with job.at(model, job.spans[0]):
         noise, latents, by, missed = _way(model, job, said, steps, exact, iterations if through else 0, rate)
     return Inversion(noise, latents, by, ddim(steps), missed, keep, job.hashes["image"])
+
+
+def _refuse_idle(model: Any, said: Mapping[str, Any], through: bool, w: float) -> None:
+    """Refuse what is said of null conditions where none is moved.
+
+    Args:
+        through: whether the way leads through guidance of strength w. said: iterations and rate.
+    """
+    usual = inspect.signature(type(model).invert).parameters
+    for name, value in said.items():
+        read = through and (name == "iterations" or said["iterations"] > 0)
+        if value == usual[name].default or read or (name == "iterations" and not value):
+            continue
+        why = "iterations is 0" if through else f"guidance is {w:g}" if w == 1 else "this model is told its guidance"
+        raise ValueError(f"{name} is {value:g}, of null conditions that guidance leads away from, and {why}; leave it out.")
 
 
 def _way(

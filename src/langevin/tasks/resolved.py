@@ -122,6 +122,8 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
     if guided and w == 0 and model.conditioner is not None:
         told_off = "guidance is 0, which draws the negative prompt alone here; 1 is none, what others call 0."
         warnings.warn(told_off, stacklevel=3)
+    wants = guided or (guidance is not None and w is None)
+    _refuse_unguided(said, extra, guided, wants)
     against = said["negative"]
     if prompts is not None and against is not None:
         against = rows([against] if isinstance(against, str) else list(against), "negative", asked, count)
@@ -163,7 +165,7 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         },
         w=w,
         steps=many,
-        wants=guided or (guidance is not None and w is None),
+        wants=wants,
         told={**extra, **({"guidance": model.defaults.guidance if w is None else w} if told else {})},
         level=level,
         noise_level=said["noise_level"],
@@ -257,6 +259,13 @@ def _refuse_idle(model: Any, said: Mapping[str, Any], defaults: Mapping[str, Any
     """Refuse what other models read and this one does not."""
     if said["negative"] is not None and model.conditioner is None:
         raise ValueError("this model reads no text, so nothing can be led away from; leave negative= out.")
+    if (
+        isinstance(w := said["guidance"], (int, float))
+        and w != 1
+        and model.conditioner is None
+        and model.defaults.classes is None
+    ):
+        raise ValueError(f"guidance is {w:g}, and this model has no condition to strengthen; leave it out.")
     if said["negative"] is not None and model.defaults.told and not callable(said["guidance"]):
         raise ValueError(
             f"negative is {said['negative']!r}, and this model is told its guidance, which leads away from nothing; leave "
@@ -264,6 +273,8 @@ def _refuse_idle(model: Any, said: Mapping[str, Any], defaults: Mapping[str, Any
         )
     if said["adapters"] and model.adapted is None:
         raise ValueError("adapters is told, and this model was not loaded from a published layout, so it has none; leave it out.")
+    if said["mask"] is None and said["paste"] != defaults["paste"]:
+        raise ValueError(f"paste is {said['paste']}, and no mask says what is painted anew; give mask= as well, or leave it out.")
     for name in ("control_scale", "control_levels", "guess"):
         if said[name] != defaults[name] and not model.controls:
             raise ValueError(f"{name} is {said[name]}, and the model is under no ControlNet; leave it out.")
@@ -271,6 +282,23 @@ def _refuse_idle(model: Any, said: Mapping[str, Any], defaults: Mapping[str, Any
         raise ValueError("guess leaves hints out of the half that is led away from; give guidance as a number.")
     if said["noise_level"] != defaults["noise_level"] and model.takes != "upscale":
         raise ValueError(f"noise_level is {said['noise_level']}, which models read that enlarge a picture; leave it out.")
+
+
+def _refuse_unguided(said: Mapping[str, Any], extra: Mapping[str, Any], guided: bool, wants: bool) -> None:
+    """Refuse what is read of guidance alone, where nothing is led away from.
+
+    Args:
+        guided: by a number. wants: whether conditions of what is led away from are needed, by whatever guidance.
+    """
+    if said["rescale"] and not guided:
+        own = "an object, which rescales by itself" if wants else "1, or what the model is told"
+        raise ValueError(f"rescale is {said['rescale']:g}, of guidance by a number above 1, and guidance is {own}; leave it out.")
+    away = {"negative": said["negative"], **{name: value for name, value in extra.items() if name.startswith("negative_")}}
+    for name, value in away.items():
+        if value not in (None, "") and not wants:
+            raise ValueError(
+                f"{name} is {value!r}, and guidance is 1, which leads away from nothing; give more, or leave it out."
+            )
 
 
 def _asked(
