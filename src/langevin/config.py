@@ -164,10 +164,22 @@ def settings(given: Mapping[str, Any], others: Sequence[str] = ()) -> TrainConfi
         made = TrainConfig(**given)
     except ValidationError as error:
         raise ValueError(sentence(error)) from None
-    for name, (by, value) in READ.items():
-        if name in given and getattr(made, by) != value and getattr(made, name) != TrainConfig.model_fields[name].default:
-            raise ValueError(f"{name} is {getattr(made, name)}, which is read only with {by} {value}; leave it out.")
+    refuse_unread(made)
     return made
+
+
+def refuse_unread(train: TrainConfig, part: str = "") -> None:
+    """Refuse settings of training that nothing would read.
+
+    Args:
+        part: what names the settings in messages, such as "train.".
+
+    Raises:
+        ValueError: naming the first, its value, and when it is read.
+    """
+    for name, (by, value) in READ.items():
+        if getattr(train, by) != value and (now := getattr(train, name)) != TrainConfig.model_fields[name].default:
+            raise ValueError(f"{part}{name} is {now}, which is read only with {by} {value}; leave it out.")
 
 
 def sentence(error: ValidationError, args: Sequence[str] = ()) -> str:

@@ -163,6 +163,8 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path):
     with pytest.raises(ValueError, match=r"the data is other than that of the run in .*other_data=True \(--other-data\)"):
         fit(mlp(), other, out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 4})
     fit(mlp(), other, out=tmp_path / "run", resume=True, other_data=True, **{**CONSTANT, "steps": 4})
+    with pytest.raises(ValueError, match="other_data is set, and nothing is resumed"):
+        fit(mlp(), other, out=tmp_path / "another", other_data=True, **CONSTANT)
     fit(mlp(), other, out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 6})  # which is its data now
     with pytest.raises(ValueError, match="data is 32 samples"):
         fit(mlp(), lv.data.Arrays(X[:32]), out=tmp_path / "run", resume=True, **{**CONSTANT, "steps": 8})

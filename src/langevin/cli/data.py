@@ -69,6 +69,8 @@ def data(args: Sequence[str]) -> None:
 
 def _drawings(args: Sequence[str]) -> None:
     asked = parse(_Drawings, args, "langevin data drawings")
+    if asked.clean and asked.seed != _Drawings.seed:
+        raise Refusal(f"seed is {asked.seed}, of turns, hands and papers, and clean drawings have none; leave one of them out.")
     from langevin.data import drawings as made
 
     smiles = made.molecules(asked.listing, asked.largest, asked.count)

@@ -10,6 +10,7 @@ from langevin.cli.finetuning import finetune
 from langevin.cli.training import Asked, after, begun, settled, trained
 from langevin.inspection import is_ours
 from langevin.recipes import Recipe
+from langevin.recipes.config import InterpolantConfig
 from langevin.recipes.config.tuning import FEW_STEPS
 from langevin.recipes.distillation import STUDENTS, known, student
 from langevin.recipes.objectives import ProgressiveConfig
@@ -84,6 +85,8 @@ def distill(args: Sequence[str]) -> None:
         again = f"{prog} --out {shlex.quote(str(out))} --resume"
         if asked.tune != _tuned(few if k == last else None):
             again += " --tune" if asked.tune else " --no-tune"
+        if k == last and asked.tune and again.endswith(" --tune"):
+            _may_tune(asked.recipe)
         done = trained(asked, place, ["distill", *args], again, measures)
         if done is None:
             return
@@ -110,6 +113,14 @@ def _asked(rest: Sequence[str], prog: str, run: Path, to: str, steps: int | None
 def _tuned(steps: int | None) -> bool:
     """Whether a learned plan stands in the comparison where nothing is said."""
     return 2 <= (steps or 1) <= 8
+
+
+def _may_tune(recipe: Recipe) -> None:
+    """Refuse to learn a plan for a comparison that there is not, or that has no place for it."""
+    if not recipe.evaluation.at_end:
+        raise Refusal("tune is set, of the comparison at the end, and samples is 0, which leaves it out; leave one of them out.")
+    if isinstance(recipe.process, InterpolantConfig):
+        raise Refusal("tune is set, and this run begins at data of another kind, for which no plan is learned; leave it out.")
 
 
 def _begun(args: Sequence[str], to: str, run: Path, usual: Path) -> Recipe | None:

@@ -53,6 +53,8 @@ def likelihood(args: Sequence[str]) -> None:
         raise Refusal(f"each is {asked.each}; write a .npy.")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
+    if asked.data is not None and asked.pictures is not None:
+        raise Refusal(f"pictures is {asked.pictures}, and {asked.data} is what is judged; give one of them.")
     import json
 
     from langevin.data.progress import watched

@@ -62,14 +62,18 @@ def plan(args: Sequence[str]) -> None:
     from langevin import plans, spec
     from langevin.schedules import SCHEDULES
 
-    for text in (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,):
+    texts = (asked.one, asked.other) if isinstance(asked, _PlanCompare) else (asked.plan,)
+    for text in texts:
         if plans.tried(text) is not None or plans.placed(text):
             raise Refusal(f"plan is {text!r}, which is found on a run's model; use it with langevin sample RUN --plan {text}.")
     schedule = spec.parse(asked.process, SCHEDULES, "process")
+    found = [plans.parse(text) for text in texts]
+    if asked.process != type(asked).process and all(isinstance(plan, plans.Plan) for plan in found):
+        raise Refusal(f"process is {asked.process}, and {texts[-1]} is written out, the same on every schedule; leave it out.")
     if isinstance(asked, _PlanCompare):
-        print(plans.compare(plans.parse(asked.one).on(schedule), plans.parse(asked.other).on(schedule)))
+        print(plans.compare(*(plan.on(schedule) for plan in found)))
         return
-    table = plans.parse(asked.plan).on(schedule)
+    (table,) = (plan.on(schedule) for plan in found)
     print(table.to_json() if asked.json else table)
     if asked.plot is not None:
         if asked.plot.suffix != ".png":

@@ -112,9 +112,13 @@ def inspect(args: Sequence[str]) -> None:
 
     path = Path(asked.path)
     if is_ours(path) or (is_picture(path) and not asked.verify):
+        if asked.variant is not None:
+            raise Refusal(f"variant is {asked.variant!r}, of published folders, and {path} is of langevin; leave it out.")
         print(describe(path, asked.verify))
         return
     if asked.verify:
         raise Refusal(f"verify is set, and {path} is no run or checkpoint of langevin; others come without hashes to compare.")
     found = detect(resolve(asked.path, fetch=False).path, asked.variant)
+    if asked.variant is not None and found.path.is_file():
+        raise Refusal(f"variant is {asked.variant!r}, of published folders, and {found.path} is a file; leave it out.")
     print(found if found.path.suffix != ".safetensors" else f"{found}\n{describe(found.path)}")

@@ -103,6 +103,8 @@ def augmentation(run: Run, source: Any, out: Path, wanted: Wanted, test: Any = N
     masks = masks_of(wanted, shape)
     plan = repaint(wanted.steps, wanted.jump, wanted.resample)
     told, labels = wanted.told and run.facts.classes is not None, labels_of(source)
+    if not wanted.told and run.facts.classes is None:
+        raise ValueError("told is False, and this run knows no classes that it could be told; leave --no-told out.")
     # what is asked of the new pictures is refused now rather than when they are painted
     may_check(wanted.limit, wanted.judge, labels)
     if test is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.config import Closed, TrainConfig
+from langevin.config import Closed, TrainConfig, refuse_unread
 from langevin.core.categorical import Categorical
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves, tree
@@ -130,6 +130,9 @@ def regress(
                          "process 'graph', such as of qm9-graph.")  # fmt: skip
     if not properties:
         raise ValueError("no property is named; name at least one, such as logp.")
+    refuse_unread(train, part="train.")
+    if train.preview_every != TRAIN.preview_every:
+        raise ValueError(f"train.preview_every is {train.preview_every}, and a regressor draws nothing to show; leave it out.")
     said: dict[str, Any] = {"properties": tuple(properties)}
     if isinstance(run.recipe.data, c.GraphsData):
         said["labels"] = False

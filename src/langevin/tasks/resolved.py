@@ -308,7 +308,7 @@ def _asked(
     if count < 1:
         raise ValueError(f"count is {count}; ask for at least 1 picture.")
     if prompt is not None and model.conditioner is None:
-        raise ValueError("this model reads no text; give label= where it knows classes, or nothing.")
+        raise ValueError(f"prompt is {prompt!r}, and this model reads no text; give label= where it knows classes, or nothing.")
     if prompt is None and model.conditioner is not None:
         raise ValueError("this model reads text; give a prompt, '' for none.")
     if label is not None and model.defaults.classes is None:

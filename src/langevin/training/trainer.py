@@ -104,6 +104,8 @@ class Trainer:
         on_log: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         refuse_untrainable(denoiser, data, objective, config, out, valid, group)
+        if other_data and not resume:
+            raise ValueError("other_data is set, and nothing is resumed, which alone could have begun on others; leave it out.")
         denoiser.spread = getattr(objective, "spread", None)
         if denoiser.shape is None:
             denoiser.shape = state_shape(denoiser.process, data.shape)  # pyright: ignore[reportAttributeAccessIssue]

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from langevin.config import Closed, TrainConfig
+from langevin.config import Closed, TrainConfig, refuse_unread
 
 ATTENTION = "*.to_q|*.to_k|*.to_v|*.to_out.0|*.to_add_out|*.add_*_proj|*.linear_*"
 BEYOND = (
@@ -96,6 +96,7 @@ class Tuning(Closed):
         for name, of in _unread(self).items():
             if (value := getattr(self, name)) != METHODS[self.method].get(name, type(self).model_fields[name].default):
                 raise ValueError(f"{name} is {value}, of {of}, and method is {self.method!r}; leave it out.")
+        refuse_unread(self.train, part="train.")
         return self
 
 
@@ -111,7 +112,7 @@ def _unread(cfg: Tuning) -> dict[str, str]:
     elif not cfg.rank:
         found |= dict.fromkeys(("alpha", "targets", "text"), "adapters, and rank is 0")
     if not preserving:
-        found |= dict.fromkeys(("prior", "prior_count", "prior_weight"), "dreambooth")
+        found |= dict.fromkeys(("prior", "prior_count", "prior_steps", "prior_weight"), "dreambooth")
     if not worded:
         found |= dict.fromkeys(("word", "begin", "vectors"), "textual-inversion")
     if not worded and cfg.captions is not None:
