@@ -3,6 +3,7 @@
 import copy
 import shutil
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from langevin.data import Arrays, Order, loader
 from langevin.data.cache import cached
 from langevin.training import Trainer, load_latest
 from tests.field.test_complaints import trainer, weights
-from tests.reliability.poison import Poisoned
+from tests.reliability.poison import Poisoned, Torn
 
 SIZE = 50
 
@@ -127,6 +128,67 @@ def test_marin_5386_what_is_refused_costs_no_step_before_it(tmp_path, capsys):
         bad.run(progress=False)
     kept = load_latest(tmp_path / "bad" / "checkpoints")
     assert kept is not None and all(bool(value.isfinite().all()) for value in kept.tensors["model"].values())
+
+
+@pytest.mark.parametrize("broken", ["data", "data, read ahead", "network", "optimiser"])
+def test_an_error_in_the_middle_costs_no_step_before_it(tmp_path, capsys, broken):
+    made, order = trainer(None), Order(0, 100, 10)
+    workers = int("ahead" in broken)
+    config = TrainConfig(steps=9, batch=10, save_every=1000, log_every=1, workers=workers)
+    runs: list[Trainer] = []
+
+    class Norm(torch.nn.BatchNorm1d):
+        """The sixth update comes to its end, and not to that of the network."""
+
+        def forward(self, input):
+            made = super().forward(input)
+            if broken == "network" and self.training and runs[-1].step == 5:
+                raise RuntimeError("the network fails")
+            return made
+
+    def begun(out, torn=True, resume=False):
+        model = copy.deepcopy(made.denoiser)
+        net: Any = model.net
+        net.leave = torch.nn.Sequential(net.leave, Norm(2))
+        data = Torn(made.data, int(order.batch(5)[1][3]), 10**9 if torn and broken.startswith("data") else 0)
+        run = Trainer(model, data, made.objective, config, out, resume)
+        runs.append(run)
+        if torn and broken == "optimiser":  # which has moved some of the weights, and not others
+            step, updates = run.optimiser.step, []
+
+            def fails(*args, **options):
+                updates.append(1)
+                step(*args, **options)
+                if len(updates) == 6:
+                    raise MemoryError("no room for moments")
+
+            run.optimiser.step = fails
+        return run
+
+    run = begun(tmp_path)
+    with pytest.raises((EOFError, ChildProcessError, RuntimeError, MemoryError), match=r"ends too soon|network fails|no room"):
+        run.run(progress=False)
+    kept = load_latest(tmp_path / "checkpoints")
+    if broken == "optimiser":
+        assert kept is None and "was saved after all" not in capsys.readouterr().err
+        return
+    assert "step 5 was saved after all" in capsys.readouterr().err
+    assert run.step == 5 and kept is not None and kept.step == 5
+    broken = "mended"
+    again, whole = begun(tmp_path, torn=False, resume=True), begun(None, torn=False)
+    for each in (again, whole):
+        each.run(progress=False)
+    for name, value in whole.denoiser.state_dict().items():  # statistics of norms as well
+        assert torch.equal(again.denoiser.state_dict()[name], value), name
+
+
+def test_what_fails_at_its_first_step_leaves_nothing(tmp_path):
+    made = trainer(None)
+    run = Trainer(made.denoiser, Torn(made.data, int(Order(0, 100, 10).batch(0)[1][3])), made.objective,
+                  TrainConfig(steps=9, batch=10), tmp_path)  # fmt: skip
+    with pytest.raises(EOFError):
+        run.run(progress=False)
+    assert load_latest(tmp_path / "checkpoints") is None
 
 
 def test_sd_scripts_1413_what_was_encoded_in_another_precision_is_not_used(tmp_path):

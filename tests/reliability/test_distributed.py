@@ -156,10 +156,13 @@ def test_a_batch_refused_by_one_is_refused_by_all_and_rolled_back(tmp_path):
     assert found[0].state["refused"] == found[1].state["refused"] == [13] and furthest(*found) < 1e-5
 
 
-@pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])
+@pytest.mark.parametrize(
+    "options", [("bad", "stop"), ("bad", "stop", "shard"), ("torn",)], ids=["DDP", "FSDP2", "cannot be read"]
+)
 def test_a_batch_that_stops_all_of_them_leaves_what_was_trained_before_it(tmp_path, options):
     index = Order(0, len(lv.data.digits()), 16).batch(13)[1]
-    assert train(tmp_path, 20, 2, f"bad={index[-1]}", "stop", *options, fails=True).step == 13  # the one before is of step 10
+    how = (f"{options[0]}={index[-1]}", *options[1:])  # which the second process reads
+    assert train(tmp_path, 20, 2, *how, fails=True).step == 13  # the one before is of step 10
 
 
 @pytest.mark.parametrize("options", [(), ("shard",)], ids=["DDP", "FSDP2"])

@@ -1,5 +1,5 @@
 """One of several processes: worker.py DIR STEPS [shard] [loss_aware] [checkpointing] [graph] [muon] [averages] [bad=SAMPLE]
-[stop] [accumulate=N] [die=S] [fail=RANK] [slow] [lonely].
+[torn=SAMPLE] [stop] [accumulate=N] [die=S] [fail=RANK] [slow] [lonely].
 
 Every process draws previews, as divided weights ask for. `fail` names one whose first preview fails before it draws; with `slow`
 the first process takes longer for one than a launcher's group waits; `lonely` ones are of the first process alone.
@@ -20,7 +20,7 @@ import langevin as lv
 from langevin.config import TrainConfig
 from langevin.training import Trainer
 from langevin.training.distributed import Group
-from tests.reliability.poison import Poisoned
+from tests.reliability.poison import Poisoned, Torn
 
 
 def pictures() -> tuple[lv.Denoiser, lv.data.Source]:
@@ -65,6 +65,8 @@ def main(out: str, steps: int, *options: str) -> None:
     objective = lv.objectives.Denoising(weight, density, drop=0.1)
     if "bad" in given:
         data = Poisoned(data, int(given["bad"]), math.nan)
+    if "torn" in given:
+        data = Torn(data, int(given["torn"]))
 
     def preview(model: lv.Denoiser, step: int) -> None:
         if given.get("fail") == str(group.rank) and step == config.preview_every:

@@ -151,7 +151,8 @@ class Trainer:
         self.refused: list[int] = []
         self.bins = LevelBins()
         self._reading: Generator[list[Slice], None, None] | None = None
-        self._stop = self._ran = self._looked = False
+        self._stop = self._ran = self._looked = self._moving = False
+        self._began, self._unread = 0, None  # the step at which `run` began; what kept a process from reading
         self._in_a_row = 0
         self.folder: RunFolder | None = None
         if out is not None:
@@ -265,11 +266,16 @@ class Trainer:
         c, scale = self.config, self.scaler.get_scale()
         self.denoiser.train()
         self.objective.begin(self.denoiser, self.step, self.samples / self.total)
-        pieces = self._read()
+        pieces = self._read_by_all()
         while True:
             buffers = [(b, b.clone()) for b in self.denoiser.net.buffers()]  # such as the statistics of batch norms
-            with self._first_look(pieces):
-                logs, met = self._gradients(pieces)
+            try:
+                with self._first_look(pieces):
+                    logs, met = self._gradients(pieces)
+            except Exception:
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+                raise
             self.scaler.unscale_(self.optimiser)
             norm = gradient_norm(self._trained, c.clip)
             beside = gradient_norm(self._beside, c.clip)
@@ -288,6 +294,7 @@ class Trainer:
         lr = rate(self.samples, c.batch, c.lr, c.schedule, total=self.total, warmup=c.warmup, hold=c.hold, decay=fall)
         for group in self.optimiser.param_groups:
             group["lr"] = lr * group.get("rate", 1.0)
+        self._moving = True
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.objective.end(self.denoiser)
@@ -296,6 +303,7 @@ class Trainer:
         for average in (self.ema, *self.averages):
             average.update(self.denoiser, self.samples - before)
         self._observe(met)
+        self._moving = False
         self._in_a_row = 0
         return {"step": self.step, **logs, "gradient": norm, "lr": lr}
 
@@ -342,6 +350,21 @@ class Trainer:
             self._reading = loader(self.data, self.order, self.step, c.accumulate, p.rank, p.world, c.workers)
         return next(self._reading)
 
+    def _read_by_all(self) -> list[Slice]:
+        """The passes of this step. What keeps one process from reading is raised in all, which can then save what they have."""
+        pieces, error = [], None
+        try:
+            pieces = self._read()
+        except Exception as met:
+            error = met
+        try:
+            if self.group.sum(torch.tensor(float(error is not None))):
+                self.group.agree(error)
+        except Exception as met:
+            self._unread = met
+            raise
+        return pieces
+
     def _stop_reading(self) -> None:
         """End what reads ahead now: the collector of garbage may come to a queue before it comes to who is told by it to stop."""
         reading, self._reading = self._reading, None
@@ -359,7 +382,7 @@ class Trainer:
     def _pass_over_refused(self) -> None:
         """Read over the batches that were refused, so that the next step is one that counts."""
         while self.step in self.refused:
-            self._read()
+            self._read_by_all()
             self._count()
 
     def _blame(self, pieces: list[Slice], met: list[Met]) -> str:
@@ -409,11 +432,15 @@ class Trainer:
         Raises:
             ValueError: if it ran before, for the weights are averaged ones now.
             OSError: if the last checkpoint could not be written, or several in a row, or a line of the log.
-            FloatingPointError: as `update`. After either what was trained until then is saved, if the disk lets it be.
+            FloatingPointError: as `update`.
+            Exception: whatever the data or the network raise.
+
+        After any of these what was trained until then is saved, if the disk lets it be; of several processes, if all meet the
+        error: what cannot be read or is refused, and not what the network of one raises.
         """
         if self._ran:
             raise ValueError("this trainer has run; make a new one with resume=True to go on.")
-        self._ran = True
+        self._ran, self._began = True, self.step
         c, began, before = self.config, time.monotonic(), self.samples
         last = began + 3600 * c.hours if c.hours else math.inf
         self.group.check_alike([every for every, _ in self.hooks])
@@ -423,7 +450,7 @@ class Trainer:
         with signals(self._ask_to_stop, self.group.first), bar(c.steps, self.step, progress and self.group.first) as show:
             try:
                 while not self.finished and not self._told_to_stop(time.monotonic() > last):
-                    with self._rescued(FloatingPointError):
+                    with self._rescued(Exception, self._met_by_all):
                         line = self.update()
                     due = self.step % c.log_every == 0 or self.finished
                     line |= self._held_out()
@@ -480,19 +507,26 @@ class Trainer:
                 return {}
 
     @contextmanager
-    def _rescued(self, error: type[Exception]) -> Iterator[None]:
+    def _rescued(self, error: type[Exception], by_all: Callable[[Exception], bool] = lambda met: True) -> Iterator[None]:
         """Around what may end the run with an error although the weights are good: then its state is written once more. After an
-        OSError, what failed may have been a moment's, or of another file; after a refused batch the weights are those of the step
-        before, which may be long after the last checkpoint. To be entered by all."""
+        OSError, what failed may have been a moment's, or of another file; after a batch that is refused, or cannot be read, the
+        weights are those of the step before, which may be long after the last checkpoint. To be entered by all.
+
+        Args:
+            by_all: whether all processes meet the error, so that they can save together.
+        """
         try:
             yield
-        except error:
-            with suppress(OSError):
-                if self._finite():
+        except error as met:
+            with suppress(OSError, RuntimeError, MemoryError):  # none takes the place of what ended the run
+                if self.step > self._began and not self._moving and by_all(met) and self._finite():
                     self.save(last=True)
                     if self.group.first and self.folder is not None:
                         print(f"the run ends, and can be resumed: step {self.step} was saved after all.", file=sys.stderr)
             raise
+
+    def _met_by_all(self, met: Exception) -> bool:
+        return self.group.world == 1 or isinstance(met, FloatingPointError) or met is self._unread
 
     def _finite(self) -> bool:
         """Whether all weights are finite, those of other processes too."""
