@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -32,7 +32,9 @@ FIELDS = ("run", "left_out", "score", "auroc", "error", "outliers", "others")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="rows are added to it, those of the same run in place of what it had"
+    )
     parser.add_argument("--count", type=int, default=500, help="held-out pictures")
     parser.add_argument("--steps", type=int, default=20, help="of RK4, four evaluations each")
     asked = parsed(parser)
@@ -80,7 +82,7 @@ def main() -> None:
                          "error": f"{drawn(values, outlier):.3f}", "outliers": int(outlier.sum()),
                          "others": int((~outlier).sum())})  # fmt: skip
             print(rows[-1], flush=True)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("run", "left_out", "score"))
 
 
 def drawn(values: Tensor, outlier: Tensor, times: int = 1000) -> float:

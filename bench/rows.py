@@ -42,6 +42,18 @@ def append(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]])
         writer.writerows(rows)
 
 
+def replace(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]], key: Sequence[str]) -> None:
+    """Rows of a CSV measured anew: each stands where that of the same `key` did, once, and at the end where there was none."""
+
+    def name(row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[field]) for field in key)
+
+    table: dict[tuple[str, ...], Mapping[str, Any]] = {}
+    for row in (*read(path), *rows):
+        table[name(row)] = row
+    write(path, fields, table.values())
+
+
 def _line_end(path: Path) -> str:
     """That of the table, so that a comparison of two shows the rows that have changed and no others."""
     if not path.exists():

@@ -24,3 +24,15 @@ def test_a_table_begins_with_its_fields_and_none_is_empty(tmp_path):
     rows.append(path, FIELDS, [ONE])
     rows.append(path, FIELDS, rows.from_lines(FIELDS, [("third", 1 / 3), ("count", 2)]))
     assert rows.read(path) == [ONE, {"name": "third", "value": "0.3333"}, {"name": "count", "value": "2"}]
+
+
+def test_what_is_measured_anew_stands_where_it_stood_and_once(tmp_path):
+    rows, path = bench("rows"), tmp_path / "table.csv"
+    fields, key = ("run", "score", "auroc"), ("run", "score")
+    old = [("a", "flow", 0.5), ("a", "bound", 0.25), ("a", "flow", 0.5), ("b", "flow", 1.0)]
+    rows.append(path, fields, rows.from_lines(fields, old))  # one of them twice
+    new = [{"run": "a", "score": "flow", "auroc": 0.75}, {"run": "c", "score": "flow", "auroc": 0.0}]
+    for _ in range(2):  # once or again
+        rows.replace(path, fields, new, key)
+        lines = [("a", "flow", "0.75"), ("a", "bound", "0.2500"), ("b", "flow", "1.0000"), ("c", "flow", "0.0")]
+        assert rows.read(path) == [dict(zip(fields, line, strict=True)) for line in lines]
