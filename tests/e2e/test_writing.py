@@ -78,6 +78,16 @@ def test_lines_are_texts_that_end(runs, capsys):
     assert values["bits_per_character"] > 0 and values["entropy_real"] > values["ngrams_real"]
 
 
+def test_as_many_held_out_windows_are_judged_as_samples_are_asked_for(runs, capsys):
+    capsys.readouterr()
+    main(["evaluate", str(runs / "lines"), "--small", "--count", "3", "--seed", "2", "--json"])
+    judged = json.loads(capsys.readouterr().out)
+    assert judged["protocol"]["metrics"]["bits_per_character"].endswith("; 3 windows")
+    main(["likelihood", str(runs / "lines"), "--count", "3", "--seed", "2", "--json"])
+    known = json.loads(capsys.readouterr().out)["bits_per_character"]
+    assert judged["metrics"]["bits_per_character"] == pytest.approx(known, rel=1e-6)
+
+
 @pytest.mark.parametrize("args, message", [
     (["whole", "--infill", "thou art"], "infill has no blank '_'"),
     (["whole", "--infill", "a_", "--prefix", "b"], "leave out prefix and length"),

@@ -120,10 +120,12 @@ class TextDomain(WrittenDomain):
         if asked.metrics or str(asked.features) != "auto" or asked.guidance not in (None, 1.0):
             raise ValueError("texts are judged by all of their metrics, without guidance; leave these out.")
         length = int(run.facts.shape[0])  # pyright: ignore[reportArgumentType]
-        count = min(asked.count, max(2, TOKENS // length))
+        count = min(
+            asked.count, max(2, TOKENS // length)
+        )  # texts; held-out windows, of which each is judged once, are not so dear
         x = draw(run, count, seed=asked.seed, plan=asked.plan).cpu()
         train, test = np.asarray(run.train.tokens), np.asarray(run.test.tokens)
-        found = likelihood(run, count=max(asked.count, TOKENS // length), seed=asked.seed).said()
+        found = likelihood(run, count=asked.count, seed=asked.seed).said()
         k = run.train.categories
         counted = NGrams(train, k, next(n for n in range(ORDER, 0, -1) if k**n < 2**62))
         drawn, held = list(x.numpy()), [test[i : i + length] for i in range(0, min(len(test) - length, TOKENS), length)]
@@ -140,7 +142,10 @@ class TextDomain(WrittenDomain):
             "copied": float(np.isin(_runs(drawn, size), runs).mean()),
             "copied_real": float(np.isin(_runs(held, size), runs).mean()),
         }  # fmt: skip
-        told = {**self.metrics, "bits_per_character": f"{self.metrics['bits_per_character']}: {found['how']}"}
+        told = {
+            **self.metrics,
+            "bits_per_character": f"{self.metrics['bits_per_character']}: {found['how']}; {found['samples']} windows",
+        }
         blocks = -(-length // (getattr(run.denoiser.net, "block", None) or length))  # each has the plan's evaluations
         sampled = {**sampled, "samples": count, "nfe": sampled["nfe"] * blocks}
         made = card(sampled, small=asked.small, pixels="none: texts", metrics=told)
