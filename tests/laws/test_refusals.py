@@ -80,6 +80,11 @@ CASES = {
     "conditions of another count": (draw(ORACLE, lv.plans.ddim(2), cond={"label": torch.zeros(5)}), "5 entries for 2"),
     "a number for a condition": (lambda: ORACLE(torch.zeros(2, 1), 0.5, {"label": 3}), r"cond\['label'\] is int, no tensor"),
     "a list, guided": (lambda: lv.CFG(2.0)(ORACLE)(torch.zeros(2, 1), 0.5, {"label": [3, 3]}), r"is list, no tensor"),
+    "a list to lead away from": (lambda: lv.CFG(2.0, null={"label": [3]}), r"null\['label'\] is list, no tensor"),
+    "a list to choose a plan under": (lambda: lv.plans.auto(ORACLE, 3, cond={"label": [0, 1]}, count=2), "is list, no tensor"),
+    "a list to tune under": (
+        lambda: lv.plans.tune(ORACLE, 2, cond={"label": [0, 1]}, count=1, held_out=1), r"cond\['label'\] is list, no tensor"
+    ),
     "guidance without a condition": (draw(ORACLE, lv.plans.ddim(2), guidance=lv.CFG(2.0)), "pass cond="),
     "given of another shape": (draw(ORACLE, lv.plans.ddim(2), given=torch.zeros(2, 3)), "make them agree"),
     "given an unknown leaf": (draw(JOINT, lv.plans.ddim(2), given={"y": torch.zeros(2)}), "leaf 'y'"),

@@ -42,14 +42,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = True
 
 
-def check_entries(cond: Cond, count: int | None = None) -> None:
-    """Refuse a condition that is no tensor with one entry for each sample."""
+def check_entries(cond: Cond, count: int | None = None, field: str = "cond") -> None:
+    """Refuse a condition that is no tensor with one entry for each sample; `field` names where they are given."""
     # a dict may watch what a network reads of it (`condition_use.RecordingCond`): this look is none of the network's
     for name, value in dict.items(cond) if isinstance(cond, dict) else ():
         if not isinstance(value, Tensor) or not value.ndim:
-            raise ValueError(f"cond[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one, as torch.full((B,), 3).")
+            raise ValueError(f"{field}[{name!r}] is {type(value).__name__}, no tensor (B, ...); give one: torch.full((B,), 3).")
         if count is not None and len(value) != count:
-            raise ValueError(f"cond[{name!r}] has {len(value)} entries for {count} samples; give one each.")
+            raise ValueError(f"{field}[{name!r}] has {len(value)} entries for {count} samples; give one each.")
 
 
 class BaseDenoiser(nn.Module, ABC):

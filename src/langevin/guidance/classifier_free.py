@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from langevin.condition_use import RecordingCond, compiled, warn_if_drop_ignored
-from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, dropped
+from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, check_entries, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import tree, tree_map
 from langevin.guidance.means import with_mean
@@ -53,6 +53,7 @@ class CFG:
 
     def __post_init__(self) -> None:
         check_strength(self.w, self.interval)
+        check_entries(self.null, field="null")
         if not 0 <= self.rescale <= 1:
             raise ValueError(f"rescale is {self.rescale}; it lies in [0, 1], 0 for none.")
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond
+from langevin.core.denoiser import BaseDenoiser, Cond, check_entries
 from langevin.core.gaussian import Gaussian
 from langevin.core.posterior import Belief
 from langevin.core.prediction import named
@@ -43,6 +43,7 @@ class CFGZero:
 
     def __post_init__(self) -> None:
         check_strength(self.w, self.interval)
+        check_entries(self.null, field="null")
         if not 0 <= self.still < 1:
             raise ValueError(f"still is {self.still}; it is a share of the way, at least 0 and below 1.")
 

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from langevin.core.denoiser import BaseDenoiser, Cond, Shape, home
+from langevin.core.denoiser import BaseDenoiser, Cond, Shape, check_entries, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import Guidance, sample
@@ -168,9 +168,7 @@ class Starts:
             raise ValueError(f"the process is a {type(process).__name__}; plans are chosen and tuned for one Gaussian process.")
         if start is None:
             start = prior(denoiser, count, seed, shape)
-        for name, value in (cond or {}).items():
-            if len(value) != len(start):
-                raise ValueError(f"cond[{name!r}] has {len(value)} entries for {len(start)} starts; give one each.")
+        check_entries(cond, len(start))
         device, dtype = home(denoiser)
         start = start.detach() if dtype is None else start.detach().to(device, dtype)
         cond = None if cond is None else {name: value.to(start.device) for name, value in cond.items()}
