@@ -260,7 +260,7 @@ def test_a_network_that_says_nothing_leaves_what_a_number_says_of_its_edge():
     assert torch.allclose(mean, torch.sigmoid((alpha * z - alpha**2 / 2) / sigma**2), atol=1e-12)
 
 
-@pytest.mark.parametrize("prediction", ["logits", "eps"])
+@pytest.mark.parametrize("prediction", ["logits", "eps", "logits:evidence=false,level=t"])
 def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys, prediction):
     from langevin.cli import main
     from langevin.data import read_graphs
@@ -273,7 +273,7 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys, prediction):
     cycles += [{"n": n, "edges": [[j, k] for k in range(1, n) for j in range(0, k, m)]} for n in (3, 4, 5, 6) for m in (1, 2, 9)]
     (tmp_path / "cycles.json").write_text(json.dumps(cycles))
     base = recipe("community-gdss").model_dump()
-    form = "types" if prediction == "logits" else "numbers"
+    form = "types" if prediction.startswith("logits") else "numbers"
     base["data"].update(path=str(tmp_path / "cycles.json"), held_out=0.3, form=form)
     base["process"]["prediction"] = prediction
     base["network"].update(width=16, edge_width=8, whole=8, depth=1)
@@ -313,6 +313,12 @@ def test_a_run_of_scores_has_graphs_for_samples(tmp_path, capsys, prediction):
         with pytest.raises(SystemExit):
             main(["sample", str(tmp_path / "run"), "--out", str(tmp_path / "x.json"), *flags])
         assert why in capsys.readouterr().err
+    if ":" in prediction:  # its options are those of the prediction anywhere
+        said = run.denoiser.predictions["edges"]
+        assert isinstance(said, Logits) and not said.with_evidence and said.level_name == "t"
+        with pytest.raises(ValueError, match=r"'logits:shown=probs', and a network of graphs is shown their states"):
+            process = made.process.model_copy(update={"prediction": "logits:shown=probs"})
+            start(made.model_copy(update={"process": process}), tmp_path / "probs")
     other = {"types": "numbers", "numbers": "types"}[form]
     with pytest.raises(ValueError, match=rf"data\.form is '{other}', .* of prediction '{prediction}' is of {form}"):
         base["data"]["form"] = other

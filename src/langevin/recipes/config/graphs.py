@@ -102,7 +102,7 @@ class GraphScoresConfig(Closed):
     @property
     def of_types(self) -> bool:
         """Whether data are types, which stand at points, and no numbers."""
-        return self.prediction == "logits"
+        return self.prediction.partition(":")[0] == "logits"
 
 
 class GraphTransformerConfig(Closed):

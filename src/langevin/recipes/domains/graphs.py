@@ -342,7 +342,10 @@ def _scores(cfg: c.GraphScoresConfig, known: GraphFacts, names: Sequence[str]) -
         points = torch.arange(float(count[name])) if name == "edges" else torch.eye(count[name])
         made[name] = Embedded(points, schedule, space=space) if cfg.of_types else Gaussian(schedule, space=space)
     said = {**prediction.PREDICTIONS, "logits": Logits}
-    return Product(made), {name: spec.parse(cfg.prediction, said, "prediction") for name in made}
+    predicted = {name: spec.parse(cfg.prediction, said, "prediction") for name in made}
+    if any(isinstance(one, Logits) and one.shown != "state" for one in predicted.values()):
+        raise ValueError(f"prediction is {cfg.prediction!r}, and a network of graphs is shown their states; leave shown out.")
+    return Product(made), predicted
 
 
 def _leaves(facts: Facts) -> list[str]:
