@@ -29,6 +29,7 @@ from langevin.objectives.mean_flow import MeanFlow, velocity
 from langevin.objectives.shortcut import Shortcut
 from langevin.objectives.teachers import drawn
 from langevin.recipes import teaching
+from langevin.recipes.distillation import STUDENTS
 from langevin.recipes.objectives import ConsistencyConfig
 from langevin.training import Trainer
 from tests.laws.leaping import C, Crossed, ExactFlow, Nothing, normal, square
@@ -620,6 +621,15 @@ def test_a_shortcut_is_two_halves_of_itself(halvings, flow):
     # as beliefs about data, x = z - t u on straight paths
     assert torch.allclose(met["target"], z - t * (first + second) / 2, atol=1e-12)
     assert torch.allclose(met["own"], z - t * said, atol=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 32, 64, 128])
+def test_a_shortcut_student_has_learned_the_leaps_it_is_drawn_by(steps):
+    objective, plan = STUDENTS["shortcut"](steps)
+    learned = Shortcut(finest=objective.finest).levels(FLOW, Noise.of(0, 20_000), torch.zeros(20_000, 1))
+    pairs = {(float(t), float(s)) for t, _, s in zip(*(v[:, 0] for v in learned), strict=True)}
+    rows = plans.parse(plan).on(schedules.flow()).rows
+    assert len(rows) == steps and {(row.start, row.stop) for row in rows} <= pairs
 
 
 def test_levels_of_shortcuts_are_multiples_of_their_length():

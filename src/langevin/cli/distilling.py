@@ -13,7 +13,7 @@ from langevin.recipes import Recipe
 from langevin.recipes.config import InterpolantConfig
 from langevin.recipes.config.tuning import FEW_STEPS
 from langevin.recipes.distillation import STUDENTS, known, student
-from langevin.recipes.objectives import ProgressiveConfig
+from langevin.recipes.objectives import ProgressiveConfig, ShortcutConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,11 @@ def _agree(recipe: Recipe, to: str, steps: int) -> None:
         if asked.get(name) != usual[0].model_dump().get(name) and recipe.sample.plan == usual[1]:
             said = f"objective.{name} is {asked[name]}, but samples are drawn by {usual[1]}"
             raise Refusal(f"{said}; say --steps N, or a --sample.plan that fits.")
+    if isinstance(recipe.objective, ShortcutConfig) and recipe.sample.plan == usual[1]:
+        least = 2 ** (recipe.objective.finest - 1)
+        if steps & (steps - 1) or steps > least:
+            raise Refusal(f"steps is {steps}, and a shortcut student learns leaps of 1, 1/2 and so on to 1/{least}; say "
+                          "a power of two up to that, or a higher --objective.finest.")  # fmt: skip
     if isinstance(recipe.objective, ProgressiveConfig):
         stages = recipe.objective.stages or (recipe.objective.steps & -recipe.objective.steps).bit_length()
         if recipe.train.steps < stages:  # the last ones, of which samples are drawn, would never begin

@@ -58,7 +58,8 @@ def _mean_flow(steps: int) -> Made:
 
 
 def _shortcut(steps: int) -> Made:
-    return o.ShortcutConfig(finest=6, decay=0.95), f"ddim:{steps}:grid=uniform"
+    finest = max(6, (steps - 1).bit_length() + 1)  # leaps are learned of 1, 1/2, ..., 2^(1 - finest)
+    return o.ShortcutConfig(finest=finest, decay=0.95), f"ddim:{steps}:grid=uniform"
 
 
 def _reflow(steps: int) -> Made:
