@@ -71,7 +71,8 @@ def plan(args: Sequence[str]) -> None:
     if asked.process != type(asked).process and all(isinstance(plan, plans.Plan) for plan in found):
         raise Refusal(f"process is {asked.process}, and {texts[-1]} is written out, the same on every schedule; leave it out.")
     if isinstance(asked, _PlanCompare):
-        print(plans.compare(*(plan.on(schedule) for plan in found)))
+        one, other = (plan.on(schedule) for plan in found)
+        print(plans.compare(one, other))
         return
     (table,) = (plan.on(schedule) for plan in found)
     print(table.to_json() if asked.json else table)
