@@ -129,16 +129,7 @@ def resolve(model: Any, said: Mapping[str, Any], extra: Mapping[str, Any], defau
         against = rows([against] if isinstance(against, str) else list(against), "negative", asked, count)
 
     # where to begin, and how to go
-    strength, start, plan = said["strength"], said["start"], said["plan"]
-    level = 1.0 if strength is None else float(strength)
-    if not 0 <= level <= 1:
-        raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
-    if strength is not None and pictures is None:
-        raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
-    if pictures is not None and model.takes in FREE and strength is None and mask is None:
-        raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
-    if start is not None and len(start) != total:
-        raise ValueError(f"start has {len(start)} states for {total} pictures; give one each.")
+    level, start, plan = _beginning(model, said, pictures, total), said["start"], said["plan"]
     if steps is not None and steps < 1:
         raise ValueError(f"steps is {steps}; ask for at least 1, or leave it out for the publisher's number.")
     many = model.defaults.steps if steps is None else steps
@@ -356,6 +347,21 @@ def _size(model: Any, size: tuple[int, int] | None, pictures: Sequence[Tensor] |
             "size= (--size) up to that."
         )
     return width, height
+
+
+def _beginning(model: Any, said: Mapping[str, Any], pictures: Sequence[Tensor] | None, total: int) -> float:
+    """The noise level that a request begins at."""
+    strength, start = said["strength"], said["start"]
+    level = 1.0 if strength is None else float(strength)
+    if not 0 <= level <= 1:
+        raise ValueError(f"strength is {strength}; it is the noise level to begin at, from 0 to 1.")
+    if strength is not None and pictures is None:
+        raise ValueError("strength raises an image to a noise level, and there is none; give image= as well.")
+    if pictures is not None and model.takes in FREE and strength is None and said["mask"] is None:
+        raise ValueError("image is to begin at, at a strength; give strength= from 0 to 1, or mask= to paint in it.")
+    if start is not None and len(start) != total:
+        raise ValueError(f"start has {len(start)} states for {total} pictures; give one each.")
+    return level
 
 
 def _channels(model: Any) -> int:
