@@ -72,8 +72,8 @@ def size_of(name: str, said: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
-    """The model that is asked for, which knows for the record how it was loaded."""
+def _refuse_idle(asked: Any) -> None:
+    """Refuse flags that nothing would read, and a preview that is no picture, before anything is loaded."""
     if asked.preview is not None and asked.preview.suffix.lower() != ".png":
         raise Refusal(f"preview is {asked.preview}; write a .png.")
     if asked.tiny is not None and asked.preview is None and asked.previews is None:
@@ -82,6 +82,11 @@ def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
         raise Refusal("adapters says how much those of lora count; say both, or lora alone.")
     for words in asked.adapters:
         _counting(words)
+
+
+def model_of(asked: Any, size: tuple[int, int] | None) -> Any:
+    """The model that is asked for, which knows for the record how it was loaded."""
+    _refuse_idle(asked)
     import torch
 
     from langevin.zoo.hub import resolve

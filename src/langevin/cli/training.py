@@ -205,6 +205,28 @@ def of_kinds(made: Recipe, args: Sequence[str]) -> tuple[Recipe, list[str]]:
     return made, rest
 
 
+def _divide(processes: int, out: Path, command: Sequence[str]) -> None:
+    """Start several processes that do a command, and end as they did, where this is not one of them and several are wanted.
+
+    Raises:
+        Refusal: for a number of them that makes no sense.
+        OSError, ValueError: for a directory that cannot be written, as `writable`.
+        SystemExit: of those that were started.
+    """
+    if processes < 1:
+        raise Refusal(f"processes is {processes}; use at least 1.")
+    if processes > PROCESSES:
+        raise Refusal(f"processes is {processes}; use at most {PROCESSES} on one machine.")
+    if "WORLD_SIZE" in os.environ:
+        return
+    writable(out, "out")
+    if processes > 1:
+        launcher = ["langevin.cli.launcher", "--standalone", f"--nproc-per-node={processes}", "-m", "langevin"]
+        # --shutdown-timeout, which earlier versions of torchrun do not know
+        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
+        raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
+
+
 def trained(
     asked: Asked, out: Path, command: Sequence[str], again: str, measures: Callable[[Any], tuple[str, ...]] = lambda run: ()
 ) -> tuple[Any, str] | None:
@@ -217,17 +239,7 @@ def trained(
     """
     if (samples := asked.recipe.evaluation.at_end) < 0 or samples == 1:
         raise Refusal(f"samples is {samples}; the evaluation needs at least 2, and 0 leaves it out.")
-    if asked.processes < 1:
-        raise Refusal(f"processes is {asked.processes}; use at least 1.")
-    if asked.processes > PROCESSES:
-        raise Refusal(f"processes is {asked.processes}; use at most {PROCESSES} on one machine.")
-    if "WORLD_SIZE" not in os.environ:  # of several processes, the one that starts them
-        writable(out, "out")
-    if asked.processes > 1 and "WORLD_SIZE" not in os.environ:
-        launcher = ["langevin.cli.launcher", "--standalone", f"--nproc-per-node={asked.processes}", "-m", "langevin"]
-        # --shutdown-timeout, which earlier versions of torchrun do not know
-        os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(SECONDS_TO_SAVE))
-        raise SystemExit(launched([sys.executable, "-m", *launcher, *command]))
+    _divide(asked.processes, out, command)
     from langevin.recipes.domains import Asked as Judged
     from langevin.recipes.in_loop import evaluator
     from langevin.recipes.opening import open_run

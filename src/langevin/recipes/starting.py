@@ -49,22 +49,7 @@ def start(
         refuse_taken(out)
     saved = out / RECIPE_FILE
     if saved.exists() and resume:
-        before = read_recipe(out)
-        now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
-        free = {
-            "about",
-            "expects",
-            *(("codec.origin",) if recipe.codec.origin and before.codec.origin else ()),
-            *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions)),
-        }
-        later = ("sample.", "evaluation.")  # training does not depend on them
-        differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith(later)]
-        if differing:
-            k = differing[0]
-            raise ValueError(
-                f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
-                f"recipe, or choose another directory{longer(k)}."
-            )
+        _refuse_another(recipe, read_recipe(out), out)
     if recipe.train.valid_every and isinstance(recipe.objective, ReflowConfig):
         raise ValueError(
             f"train.valid_every is {recipe.train.valid_every}, and reflow learns pairs that its teacher makes, of which none are "
@@ -111,6 +96,25 @@ def start(
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _refuse_another(recipe: c.Recipe, before: c.Recipe, out: Path) -> None:
+    """Refuse to resume a run as another than it was begun, but for what may change. Raises ValueError."""
+    now, was = flatten(recipe.model_dump(mode="json")), flatten(before.model_dump(mode="json"))
+    free = {
+        "about",
+        "expects",
+        *(("codec.origin",) if recipe.codec.origin and before.codec.origin else ()),
+        *(f"train.{name}" for name in allowed(recipe.train.schedule, recipe.train.resolutions)),
+    }
+    later = ("sample.", "evaluation.")  # training does not depend on them
+    differing = [k for k in {**was, **now} if now.get(k) != was.get(k) and k not in free and not k.startswith(later)]
+    if differing:
+        k = differing[0]
+        raise ValueError(
+            f"{k} is {now.get(k)} but the run in {out} was begun with {was.get(k)}; resume with the same "
+            f"recipe, or choose another directory{longer(k)}."
+        )
 
 
 def _read_below(data: Any) -> Iterator[str]:
