@@ -13,7 +13,7 @@ from langevin.manifest import MANIFEST, Manifest, Shard, open_shard, read_manife
 from langevin.record import printable, read_record
 
 _RECIPE_LIMIT = 2**20
-_OF_SAMPLES = ("count", "seed", "plan", "label", "guidance", "prompt", "property", "level")
+_OF_SAMPLES = ("count", "seed", "plan", "label", "guidance", "prompt", "property", "strength")
 _OF_RUNS = ("weights", "lora", "codec", "weaker", "apart", "explore")
 """What a record of samples tells as the flags of the same names."""
 _OTHERS = {
@@ -74,6 +74,8 @@ def _picture(path: Path) -> str:
         return f"{path.name}: a picture that does not say how it was made"
     said = [f"  {name} = {value if isinstance(value, str) else json.dumps(value)}" for name, value in record.items()]
     said = [printable(line) for line in said]
+    if "edited" in record:
+        return "\n".join([f"{path.name}: a picture of langevin, made of another; langevin edit makes it of that again", *said])
     shown = "".join(f" --{name} THE-SAME" for name in PICTURES if record.get(name))  # of which it has the hash alone
     again = f"generate PATH --again {shlex.quote(path.name)}{shown}" if "run" not in record else _sampled(record)
     one = f" as picture {record['id']}" if "run" in record and isinstance(record.get("id"), int) else ""
@@ -87,7 +89,7 @@ def _sampled(record: Mapping[str, Any]) -> str:
     words = [f"--{name}={value}" for name, value in said.items() if isinstance(value, (int, float, str))]
     for name, value in said.items():
         words += [f"--{name}", *map(str, value)] if isinstance(value, list) else []
-    words += ["--source", "SOURCE"] * ("source" in record)
+    words += ["--source", "SOURCE"] * ("source" in record) + ["--image", "IMAGE"] * ("image" in record)
     words += ["--steer", "REGRESSOR"] * ("steer" in (record.get("unsaid") or []))
     return shlex.join(["sample", "RUN", *words, "--out", "FOLDER" if "id" in record else "FILE.png"])
 

@@ -125,27 +125,23 @@ def noise_of(seed, x):
 def test_strokes_are_raised_to_a_level_and_carried_down(leaper, tmp_path, capsys):
     run, plan, seed = open_run(leaper), "consistency:2:grid=angle", 7
     x, _ = held(run, 5)
-    np.save(tmp_path / "strokes.npy", x.numpy())
-    words = ["sample", str(leaper), "--source", str(tmp_path / "strokes.npy"), "--plan", plan, "--seed", str(seed)]
-    main([*words, "--level", "0.3", "--label", "6", "--out", str(tmp_path / "x.npy")])
+    files = []
+    for k, grey in enumerate(((x[:, 0] + 1) * 127.5).round().byte().numpy()):
+        files.append(str(tmp_path / f"{k}.png"))
+        Image.fromarray(grey).save(files[-1])
+    x = pictures_of(run, [Path(file) for file in files])
+    words = ["sample", str(leaper), "--image", *files, "--plan", plan, "--seed", str(seed), "--label", "6"]
+    main([*words, "--strength", "0.3", "--out", str(tmp_path / "x.npy")])
     cond = {"label": torch.full((5,), 6)}
     by_hand = tasks.image_to_image(run.denoiser, plan, x, 0.3, cond=cond, seed=seed)
     assert torch.allclose(torch.from_numpy(np.load(tmp_path / "x.npy")), by_hand, atol=1e-6)
     # a level of almost nothing gives the picture back, and a higher one less of it
-    near, far = (draw(run, 5, plan=plan, source=x, level=level) for level in (1e-4, 0.9))
+    near, far = (draw(run, 5, plan=plan, image=x, label=6, strength=level) for level in (1e-4, 0.9))
     assert float((near - x).abs().max()) < 0.05 < float((far - x).abs().max())
     # sample k is the same whatever the count
-    two, five = (draw(run, count, plan=plan, source=x, level=0.5) for count in (2, 5))
+    two, five = (draw(run, count, plan=plan, image=x, label=6, strength=0.5) for count in (2, 5))
     assert torch.allclose(two, five[:2], atol=1e-5)
-    main([*words, "--level", "0.3", "--out", str(tmp_path / "page.png")])
-    with Image.open(tmp_path / "page.png") as page:
-        assert page.height / page.width == pytest.approx((2 * 9 + 1) / (5 * 9 + 1), rel=0.01)  # strokes above what became of them
-    main(["inspect", str(tmp_path / "page.png")])
-    assert "--level=0.3 --source SOURCE" in capsys.readouterr().out
-    assert "say --level, to which they are raised" in refused(capsys, *words, "--out", tmp_path / "y.png")
-    assert "above 0 and at most 1" in refused(capsys, *words, "--level", "0", "--out", tmp_path / "y.png")
-    alone = ["sample", leaper, "--level", "0.5", "--out", tmp_path / "y.png"]
-    assert "to which pictures of --source are raised" in refused(capsys, *alone)
+    assert "above 0 and at most 1" in refused(capsys, *words, "--strength", "0", "--out", tmp_path / "y.png")
 
 
 def test_ways_between_samples_end_at_samples(leaper, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,7 @@ from langevin.cli import main
 from langevin.core.categorical import Categorical
 from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
+from langevin.guidance import operators
 from langevin.recipes import config as c
 from langevin.recipes import restoring
 
@@ -94,6 +96,68 @@ def test_noise_alone_is_a_measurement(tmp_path):
     assert said["rmse of the mean"] == pytest.approx(float((expected - truth).square().mean().sqrt()), rel=0.05)
 
 
+def test_a_measurement_that_is_given_is_restored_without_a_truth(tmp_path):
+    """What is measured of a picture elsewhere, by a file of pixels or of numbers, is what it was when it is measured here."""
+    held = data.digits("test").batch(torch.arange(3)).x
+    op = operators.super_resolution((1, 8, 8), 2)
+    y = op(held[:1])
+    small = ((y[0, 0] + 1) * 127.5).round().byte()
+    Image.fromarray(small.numpy()).save(tmp_path / "small.png")
+    np.save(tmp_path / "small.npy", (small.float() / 127.5 - 1)[None, None].numpy())
+    files = [tmp_path / name for name in ("small.png", "small.npy")]
+    ways: dict[str, Any] = {"method": "ddrm", "count": 2}
+    found = [
+        restoring.restoration(run(), "super-resolution", tmp_path / "p.png", measured=f, samples=tmp_path / "s.npy", **ways)
+        for f in files
+    ]
+    assert found[0] == found[1] and "rmse of a sample" not in found[0]
+    direct = tasks.restore(run().denoiser, op, (small.float() / 127.5 - 1)[None, None], 0.05, **ways).samples
+    assert np.allclose(np.load(tmp_path / "s.npy"), direct.numpy(), atol=1e-6)
+    off = float((op(direct[:, 0]) - (small.float() / 127.5 - 1)).square().mean().sqrt())
+    assert found[0]["rms of the measurement's residual"] == pytest.approx(off, abs=1e-4) != 0
+    with Image.open(tmp_path / "p.png") as page:
+        assert page.size[0] / page.size[1] == pytest.approx((5 * 9 + 1) / (9 + 1), rel=0.01)  # 5 columns: no truth among them
+    # what is hidden does not count, whatever stands there
+    for shade in (0, 200):
+        picture = Image.fromarray(((held[0, 0] + 1) * 127.5).round().byte().numpy())
+        picture.paste(shade, (0, 4, 8, 8))
+        picture.save(tmp_path / f"{shade}.png")
+        restoring.restoration(run(), "inpaint", tmp_path / "p.png", measured=tmp_path / f"{shade}.png",
+                              samples=tmp_path / f"{shade}.npy", **ways)  # fmt: skip
+    assert np.array_equal(np.load(tmp_path / "0.npy"), np.load(tmp_path / "200.npy"))
+    np.save(tmp_path / "wide.npy", np.zeros((2, 1, 8, 8), np.float32))
+    for task, name, said in (
+        ("super-resolution", "wide.npy", r"wide.npy, of shape \(2, 1, 8, 8\), and super-resolution 2x measures \(1, 4, 4\)"),
+        ("super-resolution", "0.png", "is 8 x 8, and what is measured is 4 x 4"),
+        ("sense", "0.png", r"is no picture; give a .npy of shape \(16,\)"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            restoring.restoration(run(), task, tmp_path / "p.png", measured=tmp_path / name)
+
+
+def test_a_class_that_is_told_is_that_of_the_samples(tmp_path):
+    """Of a mixture of two kinds, of which the upper half alone is seen, which is the same in both."""
+    kinds = torch.full((2, 1, 8, 8), -0.5)
+    kinds[1, :, 4:] = 0.5
+    of = run()
+    of.denoiser = oracles.mixture(Gaussian(schedules.cosine()), kinds, 0.1, label=torch.tensor([0, 1]))
+    of.facts.classes, of.facts.conditional, of.facts.codec = 2, True, None
+    of.recipe.objective.scalars, of.recipe.sample = (), SimpleNamespace(guidance=1.0)
+    Image.new("L", (8, 8), 64).save(tmp_path / "half.png")
+    for label, guidance in ((0, None), (1, None), (1, 2.0)):
+        restoring.restoration(of, "inpaint", tmp_path / "p.png", method="ddrm", measured=tmp_path / "half.png", label=label,
+                              guidance=guidance, count=4, samples=tmp_path / "s.npy")  # fmt: skip
+        lower = np.load(tmp_path / "s.npy")[..., 4:, :]
+        assert lower.mean() == pytest.approx(label - 0.5, abs=0.06)
+    for label, guidance, said in ((2, None, "has classes 0 to 1"), (None, 2.0, "of a class, and label says of which")):
+        with pytest.raises(ValueError, match=said):
+            restoring.restoration(of, "inpaint", tmp_path / "p.png", rows=1, label=label, guidance=guidance)
+    with pytest.raises(ValueError, match="label is 0, and this run has no classes"):
+        plain = run()
+        plain.facts.classes = None
+        restoring.restoration(plain, "inpaint", tmp_path / "p.png", rows=1, label=0)
+
+
 def test_refusals(tmp_path, capsys):
     with pytest.raises(ValueError, match="task is 'x'"):
         restoring.operator_of("x", (1, 8, 8))
@@ -126,6 +190,8 @@ def test_refusals(tmp_path, capsys):
     for more, said in (
         (["--rows", "2"], "rows is 2, of held-out pictures, and --picture a.png is one; leave rows out."),
         (["--pictures", "b"], "pictures is b, and --picture a.png is what is restored; give one of them."),
+        (["--measured", "y.npy"], "picture is a.png, and --measured y.npy is what is restored; give one of them."),
+        (["--samples", "x.png"], "samples is x.png; write a .npy."),
     ):
         with pytest.raises(SystemExit):
             main(["restore", str(tmp_path), "--task", "sense", "--out", "page.png", "--picture", "a.png", *more])

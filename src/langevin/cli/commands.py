@@ -33,7 +33,7 @@ langevin: diffusion models of every kind.
   langevin sample RUN --out FILE.png       draw samples from a run
   langevin write RUN [--prefix|--infill T] go on from a beginning, or fill blanks, in any order
   langevin generate PATH "PROMPT" --out P  draw pictures with a published model
-  langevin edit PATH PICTURE "FROM" "TO"   a picture as it would be under another prompt, by a published model
+  langevin edit PATH PICTURE "FROM" "TO"   a picture as it would be of another class or prompt, by a run or a published model
   langevin finetune PATH PICTURES --method lora|full|dreambooth|lcm|textual-inversion
                                            teach a published model pictures, a thing, few steps, or a word
   langevin restore RUN --task T --out P    inpaint, super-resolution, deblur, colourise, sense, denoise: samples of the posterior

@@ -30,7 +30,10 @@ class _Restore:
     plan: str | None = None
     """Plan as NAME:STEPS; the method's by default."""
     picture: Path | None = None
-    """A picture file of the run's size; held-out ones by default."""
+    """A picture file of the run's size, which is measured; held-out ones by default."""
+    measured: Path | None = None
+    """The measurement itself, of a truth that nobody knows: a picture (the small one, the grey one, the blurred one, the one with
+    a hole) or the numbers of a .npy. --noise is then that which is in it."""
     pictures: Path | None = None
     """Of a published model: a folder of pictures, in place of held-out ones."""
     rows: int | None = None
@@ -40,6 +43,10 @@ class _Restore:
     label: str | None = None
     """Of a run of classes: that of all pictures, by its number or its name. None by default; of a run that never learned without,
     each held-out picture's own."""
+    guidance: float | None = None
+    """Classifier-free w of that class; the recipe's by default."""
+    samples: Path | None = None
+    """A file (.npy) for the samples themselves, (count, pictures, channels, height, width)."""
     seed: int = 0
     """Any integer."""
     device: str = "auto"
@@ -47,7 +54,7 @@ class _Restore:
 
 
 def restore(args: Sequence[str]) -> None:
-    """Measure held-out pictures, and draw what they may have been."""
+    """Measure pictures, or take what was measured, and draw what they may have been."""
     asked = parse(_Restore, args, "langevin restore")
     if asked.out.suffix != ".png":
         raise Refusal(f"out is {asked.out}; write a .png.")
@@ -55,15 +62,21 @@ def restore(args: Sequence[str]) -> None:
         raise Refusal(f"rows is {asked.rows}, of held-out pictures, and --picture {asked.picture} is one; leave rows out.")
     if asked.picture is not None and asked.pictures is not None:
         raise Refusal(f"pictures is {asked.pictures}, and --picture {asked.picture} is what is restored; give one of them.")
+    if asked.measured is not None:
+        for name in ("picture", "pictures", "rows"):
+            if (value := getattr(asked, name)) is not None:
+                raise Refusal(f"{name} is {value}, and --measured {asked.measured} is what is restored; give one of them.")
+    if asked.samples is not None and asked.samples.suffix != ".npy":
+        raise Refusal(f"samples is {asked.samples}; write a .npy.")
     from langevin.recipes.loaded import open_either
     from langevin.recipes.restoring import restoration
 
-    given = None if asked.picture is None else str(asked.picture)
+    given = next((str(file) for file in (asked.picture, asked.measured) if file is not None), None)
     run = open_either(asked.run, "restore", asked.pictures, given, asked.device)
     said = restoration(
         run, asked.task, asked.out, amount=asked.amount, noise=asked.noise, method=asked.method, plan=asked.plan,
-        pictures_of=asked.picture, mask=asked.mask, rows=asked.rows, count=asked.count, seed=asked.seed,
-        label=None if asked.label is None else run.facts.label(asked.label),
+        pictures_of=asked.picture, measured=asked.measured, mask=asked.mask, rows=asked.rows, count=asked.count, seed=asked.seed,
+        label=None if asked.label is None else run.facts.label(asked.label), guidance=asked.guidance, samples=asked.samples,
     )  # fmt: skip
     print(json.dumps(said))
     print(asked.out)

@@ -24,13 +24,9 @@ class _Sample:
     """File to write: .png, which says how it was made, .gif for the whole way, .npy for the numbers themselves; a name without an
     ending is a folder of pictures, one each; what else there is depends on the data."""
     count: int | None = None
-    """How many; 16 by default, or as many as there are in --source."""
+    """How many; 16 by default, or as many as there are in --source or --image."""
     source: Path | None = None
-    """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default. Of another run of
-    pictures, with --level: a few strokes, or pictures to be varied."""
-    level: float | None = None
-    """Of a run that begins at noise: the noise level, above 0 and at most 1, to which pictures of --source are raised, and from
-    which they are carried down again; the higher, the freer."""
+    """What a run between two data sets begins at: a folder of pictures, or a .npy; held-out samples by default."""
     plan: str | None = None
     """Plan as NAME:STEPS, such as dpmpp:20 or ddim:50:eta=0.5, auto:10, dpmpp:10:grid=optimal for levels placed on the run's
     model, or a saved .json; the recipe's by default."""
@@ -47,8 +43,11 @@ class _Sample:
     steer: Path | None = None
     """Regressor that langevin regress made for this run: samples are steered to those of --property that it knows; by the next
     state under a plan tilted:N, by beliefs under others."""
+    image: tuple[Path, ...] = ()
+    """Pictures to begin at, in turn: each is raised to the noise level of --strength, and drawn down again."""
     strength: float | None = None
-    """With steer: log p = -strength (value - asked)^2, in units of the property's deviation; 10 by default."""
+    """With image: that level, above 0 and at most 1, 0.5 by default; the higher, the freer. With steer: log p = -strength (value
+    - asked)^2, in units of the property's deviation; 10 by default."""
     weaker: Path | None = None
     """Lead samples away from these weights of the run, named as --weights is: autoguidance, by an earlier average (langevin ema
     RUN --at SAMPLES) or another that is worse."""
@@ -72,8 +71,13 @@ def sample(args: Sequence[str]) -> None:
     asked = parse(_Sample, args, "langevin sample")
     if asked.count is not None and asked.count < 1:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
-    if asked.strength is not None and asked.steer is None:
-        raise Refusal(f"strength is {asked.strength:g}, of what samples are steered by, which --steer names; leave it out.")
+    if asked.strength is not None and asked.steer is None and not asked.image:
+        raise Refusal(
+            f"strength is {asked.strength:g}, of what samples are steered by, which --steer names, or of pictures to begin at, "
+            "which --image names; leave it out."
+        )
+    if asked.image and asked.steer is not None:
+        raise Refusal(f"image is {asked.image[0]}, of pictures, and --steer {asked.steer} is of graphs; leave one of them out.")
     if asked.apart is not None and asked.weaker is None:
         raise Refusal(f"apart is {asked.apart:g}, from weights that --weaker names; say --weaker, or leave it out.")
     if asked.apart is not None and not math.isfinite(asked.apart):
@@ -81,8 +85,6 @@ def sample(args: Sequence[str]) -> None:
     if asked.explore is not None and not 0 <= asked.explore < 1:
         raise Refusal(f"explore is {asked.explore:g}; give a number from 0 and below 1.")
     around = [name for name in ("steer", "weaker", "explore") if getattr(asked, name) is not None]
-    if asked.level is not None and asked.source is None:
-        raise Refusal(f"level is {asked.level:g}, to which pictures of --source are raised; say --source, or leave it out.")
     if len(around) > 1:
         raise Refusal(f"{around[0]} and {around[1]} are both guidance around that of conditions; give one of them.")
     from langevin.recipes.drawing import source_of, used
@@ -94,13 +96,17 @@ def sample(args: Sequence[str]) -> None:
         run, away = led_away(run, asked.weaker, 2.0 if asked.apart is None else asked.apart, asked.device)
     elif asked.explore is not None:
         run, away = exploring(run, asked.explore)
-    source = None if asked.source is None else source_of(run, asked.source, asked.level)
-    count = asked.count or len(asked.prompt) or (16 if source is None else len(source))
+    source = None if asked.source is None else source_of(run, asked.source)
+    count = asked.count or max(len(asked.prompt), len(asked.image)) or (16 if source is None else len(source))
     make_folder(asked.out.parent, "out")
     label = None if asked.label is None else run.facts.label(asked.label)
     options: dict[str, Any] = {"plan": asked.plan, "seed": asked.seed, "label": label, "guidance": asked.guidance}
-    options |= {} if asked.level is None else {"level": asked.level}
     options |= {"prompts": asked.prompt} | ({} if away is None else {"steer": away})
+    if asked.image:
+        from langevin.recipes.editing import pictures_of
+
+        options["image"] = pictures_of(run, asked.image)
+        options |= {} if asked.strength is None else {"strength": asked.strength}
     wanted = properties_of(asked.property) or {}
     if asked.steer is not None:
         from langevin.recipes.regressing import aimed

@@ -17,13 +17,13 @@ from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures
 from langevin.data.progress import stage
 from langevin.devices import refuse_beyond
+from langevin.plans import begin
 from langevin.plans.analysis import warn_if_noisy
-from langevin.plans.inversion import begin
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded, encoded
 from langevin.recipes.sampling import check_strength, chosen, guided, of_pictures
-from langevin.tasks.edit import raised
+from langevin.tasks import raised
 
 BATCH, VALUES = 500, 500 * 3 * 64 * 64
 """Samples drawn at once, and numbers in them: at most as many of either."""
@@ -53,8 +53,8 @@ def driven(run: Run, plan: Plan | Draft) -> bool:
 
 def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
          guidance: float | None = None, given: dict[str, Tensor] | None = None, source: Tensor | None = None,
-         level: float | None = None, prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None,
-         frames: bool = False, steer: Steer | None = None) -> Any:  # fmt: skip
+         prompts: Sequence[str] = (), properties: Mapping[str, float] | None = None, frames: bool = False,
+         steer: Steer | None = None, image: Tensor | None = None, strength: float = 0.5) -> Any:  # fmt: skip
     """Samples of a run, in batches that do not change them: of 500, fewer of large ones, half as many where memory is short.
     Those that are latents are decoded.
 
@@ -65,12 +65,13 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
         guidance: w; the recipe's by default. 1 is unguided.
         given: known leaves of a product, each (count, ...).
         source: (N, *shape) that a run between two data sets begins at, in turn; held-out samples by default.
-        level: of a run of pictures that begins at noise, those of `source` are raised to this noise level and carried down by all
-            of the plan's steps, as `tasks.image_to_image` does.
         prompts: captions, in turn, for a run that reads them; held-out ones by default.
         properties: conditions that are numbers, in their own units, for a run that has such.
         frames: return the states after every step.
         steer: a guidance besides, around that of conditions, such as `recipes.regressing.Regressor.towards` makes.
+        image: pictures (N, C, H, W) to begin at, in turn, as `tasks.image_to_image` does. A run of classes, or one that reads
+            captions, is told which.
+        strength: noise level, above 0 and at most 1, that these are raised to; 1 forgets them.
     """
     settings, model = run.recipe.sample, run.denoiser
     each = sum(math.prod(shape) for shape in leaves(run.facts.shape).values())
@@ -79,6 +80,8 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     warn_if_noisy(table, run.denoiser.process)
     w = settings.guidance if guidance is None else guidance
     joint = isinstance(run.recipe.process, c.ProductConfig)
+    if image is not None:
+        _check_image(run, strength, label, prompts)
     labels = _asked_labels(run, count, label, joint)
     texts = asked_prompts(run, count, prompts)
     check_strength(run, w)
@@ -92,8 +95,10 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     told = steered(guided(run, cond, count, w), steer)
 
     starts = begins(run, count, source)
-    if level is not None:
-        table, starts = _late(run, table, level, starts, seed)
+    if image is not None and strength < 1:
+        table = begin(table, strength)
+        x = encoded(run, image.to(home(model)[0]))
+        starts = raised(model, table, x[torch.arange(count) % len(x)], seed)
 
     def options(first: int, now: int) -> dict[str, Any]:
         def cut(d: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
@@ -137,22 +142,23 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
     return states if frames else states[0]
 
 
-def _late(run: Run, table: Plan | Draft, level: float, source: Tensor | None, seed: int) -> tuple[Plan | Draft, Tensor]:
-    """The plan below a level, and pictures under noise up to it."""
-    of_pictures(run, "level", latents=True, leaps=True)
-    if not 0 < level <= 1:
-        raise ValueError(f"level is {level:g}; pictures are raised to a noise level above 0 and at most 1.")
-    if source is None:
-        raise ValueError(f"level is {level:g}, to which pictures of source are raised, and there are none; say --source.")
-    return begin(table, level), raised(run.denoiser, encoded(run, source), level, seed)
-
-
 def steered(told: dict[str, Any], steer: Steer | None) -> dict[str, Any]:
     """What `sample` is told, with a guidance besides around that of conditions."""
     inner = told.get("guidance")
     if steer is None:
         return told
     return {**told, "guidance": steer if inner is None else lambda denoiser: steer(inner(denoiser))}
+
+
+def _check_image(run: Run, strength: float, label: Tensor | int | None, prompts: Sequence[str]) -> None:
+    """Refuse pictures to begin at where nothing can be made of them. Raises ValueError."""
+    of_pictures(run, "image", latents=True, leaps=True)
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength:g}; it is the noise level that pictures are raised to, above 0 and at most 1.")
+    if run.facts.classes is not None and label is None:
+        raise ValueError(f"image is given, and this run draws {run.facts.classes} classes; say of which it shall be, by label.")
+    if run.facts.vocabulary is not None and not prompts:
+        raise ValueError("image is given, and this run reads captions; say what it shall show, by prompt.")
 
 
 def _joined(parts: Sequence[Any]) -> Any:
@@ -177,22 +183,15 @@ def asked_prompts(run: Run, count: int, prompts: Sequence[str] = ()) -> list[str
     return [every[i % len(every)] for i in range(count)]
 
 
-def source_of(run: Run, path: Path, level: float | None = None) -> Tensor:
-    """Samples to begin at, (N, *shape): a folder of pictures, or a .npy file.
-
-    Args:
-        level: to which a run that begins at noise raises them.
+def source_of(run: Run, path: Path) -> Tensor:
+    """Samples for a run between two data sets to begin at, (N, *shape): a folder of pictures, or a .npy file.
 
     Raises:
-        ValueError: if there are none, they cannot be read, or the run begins at noise and no level is said.
+        ValueError: if there are none, they cannot be read, or the run begins at noise.
     """
     shape: Any = run.facts.shape
-    if level is not None:
-        of_pictures(run, "level", latents=True, leaps=True)
-    elif not isinstance(run.recipe.process, c.InterpolantConfig):
-        raise ValueError(
-            f"source is {path}, but this run begins at noise; say --level, to which they are raised, or leave it out."
-        )
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
+        raise ValueError(f"source is {path}, but this run begins at noise; say --image, or leave it out.")
     read = Arrays(path) if path.suffix == ".npy" else Pictures(path, shape[-1], shape[0], split="all")
     x = leaves(read.batch(torch.arange(len(read))).x)[""]
     if tuple(x.shape[1:]) != tuple(shape):
@@ -203,7 +202,7 @@ def source_of(run: Run, path: Path, level: float | None = None) -> Tensor:
 
 def begins(run: Run, count: int, source: Tensor | None) -> Tensor | None:
     """Where samples begin, (count, *shape); None for the prior."""
-    if source is None and not isinstance(run.recipe.process, c.InterpolantConfig):
+    if not isinstance(run.recipe.process, c.InterpolantConfig):
         return None
     if source is None:
         held = run.test.source

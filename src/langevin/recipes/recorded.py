@@ -19,16 +19,16 @@ from langevin.tasks.recorded import digest
 
 def record_of(
     run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: int = 0, label: Tensor | int | None = None,
-    guidance: float | None = None, source: Tensor | None = None, level: float | None = None, prompts: Sequence[str] = (),
-    properties: Mapping[str, float] | None = None, steer: object = None,
+    guidance: float | None = None, source: Tensor | None = None, prompts: Sequence[str] = (),
+    properties: Mapping[str, float] | None = None, steer: object = None, image: Tensor | None = None, strength: float = 0.5,
 ) -> dict[str, Any]:  # fmt: skip
     """The record of `count` samples, in plain values: the run by its name and the recipe's, the weights by their fingerprint and
     how they were opened, and what `draw` was told, its defaults filled in.
 
     Args:
-        plan, seed, label, guidance, source, level, prompts, properties, steer: as `draw`. A plan that is an object, labels one by
-            one, texts too long for a picture, and a guidance besides are named under "unsaid"; weaker weights and exploration are
-            told with the run's weights.
+        plan, seed, label, guidance, source, prompts, properties, steer, image, strength: as `draw`. A plan that is an object,
+            labels one by one, texts too long for a picture, and a guidance besides are named under "unsaid"; weaker weights and
+            exploration are told with the run's weights, and of pictures their hash.
     """
     sampling, classes, unsaid = run.recipe.sample, run.facts.classes, []
     made: dict[str, Any] = {} if run.folder is None else {"run": run.folder.resolve().name}
@@ -50,7 +50,9 @@ def record_of(
     texts = asked_prompts(run, count, prompts)
     made["prompt"] = None if texts is None else texts[: len(prompts) or len(texts)]
     made["property"] = [f"{name}={value:g}" for name, value in (properties or {}).items()] or None
-    made["source"], made["level"] = None if source is None else digest(source), level
+    made["source"] = None if source is None else digest(source)
+    if image is not None:
+        made |= {"image": digest(image), "strength": strength}
     for name in ("labels", "prompt"):
         if len(json.dumps(made.get(name))) > LONGEST // 4:  # a picture says a record of a bounded length, or none
             made[name] = None

@@ -12,11 +12,13 @@ from langevin import pictures
 from langevin.core.denoiser import home
 from langevin.core.noise import Noise
 from langevin.core.tree import leaves
+from langevin.data import Arrays
 from langevin.data.decode import named, picture_of
 from langevin.guidance import operators
 from langevin.guidance.operators import Operator
 from langevin.recipes.build import Run
-from langevin.recipes.sampling import chosen, guided, of_pictures
+from langevin.recipes.domains.pictures import write_numbers
+from langevin.recipes.sampling import check_strength, chosen, guided, of_pictures
 from langevin.tasks import Restored, coverage, denoise, restore
 
 TASKS = ("inpaint", "super-resolution", "deblur", "colourise", "sense", "denoise")
@@ -80,8 +82,9 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
 
 def restoration(
     run: Run, task: str, out: Path, *, amount: float | None = None, noise: float | None = None, method: str | None = None,
-    plan: str | None = None, pictures_of: Path | None = None, mask: Path | None = None, rows: int | None = None,
-    count: int = 8, label: int | None = None, seed: int = 0,
+    plan: str | None = None, pictures_of: Path | None = None, measured: Path | None = None, mask: Path | None = None,
+    label: int | None = None, guidance: float | None = None, rows: int | None = None, count: int = 8, seed: int = 0,
+    samples: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Write a page of truth, measurement, samples, mean and deviation; returns what was measured.
 
@@ -89,9 +92,16 @@ def restoration(
     "known"), and says in one evaluation what a noisy picture was (task "denoise").
 
     Args:
-        noise: 0.05 by default, 0 of method "known". method: "mmps" by default, of a run that leaps to the end "known".
-        rows: held-out pictures, from the first; 6 by default, or as many as there are.
+        noise: standard deviation of what is in the measurement, where it is given, and else of what is drawn; 0.05 by default, 0
+            of method "known".
+        method: "mmps" by default, of a run that leaps to the end "known".
+        pictures_of: a picture that is measured, in place of held-out ones.
+        measured: the measurement itself, of a truth that nobody knows: a picture of its size, or numbers (B, *measured) or
+            (*measured) of a .npy file.
         label: the class of all pictures. By default none; of a run that never learned without, that of each held-out picture.
+        guidance: how strongly that class is told.
+        rows: held-out pictures, from the first; 6 by default, or as many as there are.
+        samples: a .npy file for all samples (count, B, C, H, W).
 
     Raises:
         ValueError: for a run that does not draw pictures from noise alone, a method that a run which leaps to the end of its flow
@@ -104,8 +114,10 @@ def restoration(
         noise = 0.0 if method == "known" else 0.05
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise is {noise:g}; it is the deviation of the noise in the measurement, 0 or more.")
-    own: Tensor | None = None
-    if pictures_of is None:
+    op, own = operator_of(task, shape, amount, mask), None
+    if measured is not None:
+        truth = None
+    elif pictures_of is None:
         there = len(run.test)
         if rows is not None and not 1 <= rows <= there:
             raise ValueError(f"rows is {rows}, and there are {there} held-out pictures; give 1 to as many.")
@@ -113,29 +125,37 @@ def restoration(
         truth, own = leaves(batch.x)[""], (batch.cond or {}).get("label")
     else:
         truth = _read(pictures_of, shape)
-    truth = truth.to(home(run.denoiser)[0])
-    op = operator_of(task, shape, amount, mask)
-    drawn = Noise.of(seed, len(truth), device=truth.device).at("measurement").normal(op.measured)
-    y = op(truth) + noise * drawn
-    cond = _conditions(run, len(truth), label, own)
+    device = home(run.denoiser)[0]
+    if truth is None:
+        assert measured is not None
+        y = _measurement(measured, op).to(device)
+    else:
+        truth = truth.to(device)
+        y = op(truth) + noise * Noise.of(seed, len(truth), device=device).at("measurement").normal(op.measured)
+    told = _told(run, len(y), label, own, guidance)
     if whole:
-        made = Restored(_denoised(run, y, noise, cond)[None], y)
+        made = Restored(_denoised(run, y, noise, told)[None], y)
     else:
         way = None if plan is None else chosen(run, plan)
-        made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, cond=cond)
-    pictures.save_images(page(truth, op, made), out, columns=4 + min(len(made.samples), 6))
-    far = (made.mean - truth).square().mean().sqrt()
-    said: dict[str, Any] = {
-        "task": op.name,
-        "method": method,
-        "rmse of the mean": round(float(far), 4),
-        "rmse of a sample": round(float((made.samples - truth).square().mean().sqrt()), 4),
-        "deviation": round(float(made.std.mean()), 4),
-        "largest deviation": round(float(made.std.max()), 4),  # white on the page
-    }
-    if len(made.samples) >= 19:
+        made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, **told)
+    many = len(made.samples)
+    pictures.save_images(page(truth, op, made), out, columns=3 + (truth is not None) + min(many, 6))
+    if samples is not None:
+        write_numbers(made.samples, samples)
+    said: dict[str, Any] = {"task": op.name, "method": method}
+    if truth is None:  # what can be known: near the noise, if the model explains the measurement
+        said["rms of the measurement's residual"] = _rms(op(made.samples.flatten(0, 1)) - y.repeat(many, *[1] * (y.ndim - 1)))
+    else:
+        said |= {"rmse of the mean": _rms(made.mean - truth), "rmse of a sample": _rms(made.samples - truth)}
+    said["deviation"] = round(float(made.std.mean()), 4)
+    said["largest deviation"] = round(float(made.std.max()), 4)  # white on the page
+    if many >= 19 and truth is not None:
         said["coverage of 90 %"] = round(coverage(truth, made), 3)
     return said
+
+
+def _rms(difference: Tensor) -> float:
+    return round(float(difference.square().mean().sqrt()), 4)
 
 
 def _method(run: Run, method: str | None, plan: str | None, whole: bool) -> str:
@@ -156,49 +176,66 @@ def _method(run: Run, method: str | None, plan: str | None, whole: bool) -> str:
     return "denoise" if whole else "known"
 
 
-def _conditions(run: Run, count: int, label: int | None, own: Tensor | None) -> dict[str, Tensor] | None:
+def _told(run: Run, count: int, label: int | None, own: Tensor | None, guidance: float | None) -> dict[str, Any]:
     """What the model is told of pictures: one label for all, or where it never learned without, their own."""
-    classes, learned = run.facts.classes, getattr(run.recipe.objective, "drop", 0.0)
-    if label is not None and classes is None:
-        raise ValueError("label is given, but this run has no classes; leave it out.")
-    if label is not None and not 0 <= label < (classes or 0):
-        raise ValueError(f"label is {label}; classes run from 0 to {(classes or 0) - 1}.")
-    labels = None if label is None else torch.full((count,), label)
-    if label is None and classes is not None and not learned:
+    classes, learned, device = run.facts.classes, getattr(run.recipe.objective, "drop", 0.0), home(run.denoiser)[0]
+    if label is None and guidance is not None:
+        raise ValueError(f"guidance is {guidance:g}, of a class, and label says of which; give it, or leave guidance out.")
+    if label is not None and (classes is None or not 0 <= label < classes):
+        known = "has no classes" if classes is None else f"has classes 0 to {classes - 1}"
+        raise ValueError(f"label is {label}, and this run {known}; give another, or leave it out.")
+    labels, w = None if label is None else torch.full((count,), label), 1.0
+    if label is not None:
+        w = run.recipe.sample.guidance if guidance is None else guidance
+        check_strength(run, w)
+    elif classes is not None and not learned:
         if own is None:
             raise ValueError(
                 "label is missing, and this run never learned without one (objective.drop is 0); say which class it is."
             )
         labels = own
-    return guided(run, None if labels is None else {"label": labels}, count, 1.0)["cond"]
+    return guided(run, None if labels is None else {"label": labels.to(device)}, count, w)
 
 
-def _denoised(run: Run, y: Tensor, noise: float, cond: dict[str, Tensor] | None) -> Tensor:
+def _denoised(run: Run, y: Tensor, noise: float, told: dict[str, Any]) -> Tensor:
     """Where the flow ends that passes through pictures y (B, C, H, W) under noise of a deviation."""
     if not noise:
         raise ValueError("noise is 0, and denoise takes away what there is; say --noise.")
     schedule = run.denoiser.process.leaves()[""].schedule
     level = float(schedule.invert(torch.tensor(-2 * math.log(noise), dtype=torch.float64)))
     alpha, _ = schedule(level)
-    return denoise(run.denoiser, float(alpha) * y, level, cond=cond)
+    led = run.denoiser if told["guidance"] is None else told["guidance"](run.denoiser)
+    return denoise(led, float(alpha) * y, level, cond=told["cond"])
 
 
-def page(truth: Tensor, op: Operator, made: Restored) -> Tensor:
-    """Pictures row by row: truth, the measurement, up to 6 samples, mean, deviation (0 black, the largest white). A measurement
-    that is no picture as large as those is shown as what it says of them, A^+ y."""
+def _measurement(path: Path, op: Operator) -> Tensor:
+    """Measurements (B, *measured) of a file."""
+    if path.suffix == ".npy":
+        x = leaves(Arrays(path).batch(slice(None)).x)[""].float()
+    elif len(op.measured) != 3:
+        raise ValueError(f"measured is {path}, and what {op.name} measures is no picture; give a .npy of shape {op.measured}.")
+    else:
+        x = _read(path, op.measured, "what is measured is")
+    x = x[None] if tuple(x.shape) == op.measured else x
+    if tuple(x.shape[1:]) != op.measured:
+        raise ValueError(f"measured is {path}, of shape {tuple(x.shape)}, and {op.name} measures {op.measured}; make them agree.")
+    return op(x) if tuple(op.measured) == tuple(op.shape) and op.name == "inpaint" else x
+
+
+def page(truth: Tensor | None, op: Operator, made: Restored) -> Tensor:
+    """Pictures row by row: truth, if it is known, the measurement, up to 6 samples, mean, deviation (0 black, the largest white).
+    A measurement that is no picture as large as those is shown as what it says of them, A^+ y."""
     picture = len(op.measured) == 3 and op.measured[1:] == op.shape[1:]
     seen = made.y.expand(-1, *op.shape) if picture else op.inverse(made.y)
     spread = made.std / made.std.max().clamp(min=1e-12) * 2 - 1
-    columns = [truth, seen, *made.samples[:6], made.mean, spread]
+    columns = [*([] if truth is None else [truth]), seen, *made.samples[:6], made.mean, spread]
     return torch.stack(columns, 1).flatten(0, 1).clamp(-1, 1)
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Tensor:
+def _read(path: Path, shape: tuple[int, ...], what: str = "the run draws") -> Tensor:
     with named(path):
         read = picture_of(path, "L" if shape[0] == 1 else "RGB")
     if read.size != (shape[2], shape[1]):
-        raise ValueError(
-            f"{path} is {read.size[0]} x {read.size[1]}, and the run draws {shape[2]} x {shape[1]}; resize it first."
-        )
+        raise ValueError(f"{path} is {read.size[0]} x {read.size[1]}, and {what} {shape[2]} x {shape[1]}; resize it first.")
     values = torch.tensor(list(read.tobytes()), dtype=torch.float32).reshape(shape[1], shape[2], shape[0])
     return (values / 127.5 - 1).permute(2, 0, 1)[None]

@@ -14,6 +14,7 @@ from langevin.core.denoiser import BaseDenoiser, Cond, home
 from langevin.core.gaussian import Gaussian
 from langevin.core.levels import expand
 from langevin.core.noise import Noise
+from langevin.core.plan import Draft, Plan
 from langevin.core.sample import plans_for
 from langevin.guidance import CFG
 from langevin.guidance import known as parts
@@ -59,23 +60,24 @@ def stroke(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, **options: An
     Raises:
         ValueError: unless the process is one Gaussian process.
     """
-    process, drawn = _gaussian(denoiser), planned(plan, denoiser, len(picture), options)
-    level = plans_for(process, drawn)[""].rows[0].start
-    told = {name: options[name] for name in ("seed", "first_id", "mask") if name in options}
+    drawn = planned(plan, denoiser, len(picture), options)
+    start = raised(denoiser, drawn, picture, options.get("seed", 0), options.get("first_id", 0), options.get("mask"))
     options.setdefault("shape", tuple(picture.shape[1:]))
-    return sample(denoiser, drawn, len(picture), start=raised(denoiser, picture, level, **told), **options)
+    return sample(denoiser, drawn, len(picture), start=start, **options)
 
 
 def raised(
-    denoiser: BaseDenoiser, picture: Tensor, level: float, seed: int = 0, first_id: int = 0, mask: Tensor | None = None
+    denoiser: BaseDenoiser, plan: Plan | Draft, picture: Tensor, seed: int = 0, first_id: int = 0, mask: Tensor | None = None
 ) -> Tensor:
-    """`picture` (B, *shape) under noise up to `level`, where `stroke` begins with it.
+    """`picture` (B, *shape) with the noise of the level at which a plan begins, where `sample(..., start=)` goes on.
 
     Raises:
         ValueError: unless the process is one Gaussian process.
     """
+    process = _gaussian(denoiser)
+    level = plans_for(process, plan)[""].rows[0].start
     noise = named(seed, first_id, len(picture)).at("stroke")
-    return _gaussian(denoiser).marginal(picture, expand(level, picture), noise, mask)
+    return process.marginal(picture, expand(level, picture), noise, mask)
 
 
 def image_to_image(denoiser: BaseDenoiser, plan: Planned, picture: Tensor, strength: float, **options: Any) -> Tensor:

@@ -101,7 +101,10 @@ class PictureDomain(Domain):
         else:
             texts = asked_prompts(run, count, options.get("prompts", ()))
             record = record_of(run, count, **options)
-            _page(as_pictures(run, x), begins(run, count, options.get("source")), path, texts=texts, record=record)
+            first = begins(run, count, options.get("source"))
+            if (image := options.get("image")) is not None:
+                first = image[torch.arange(count) % len(image)]
+            _page(as_pictures(run, x), first, path, texts=texts, record=record)
         if isinstance(x, dict):
             write(path.with_suffix(".json"), json.dumps({"label": x["label"].tolist()}))
         return path
