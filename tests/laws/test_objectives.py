@@ -18,7 +18,7 @@ from langevin.objectives import ELBO, Denoising
 from langevin.objectives.base import draw_levels, drop_conditions
 from langevin.objectives.coupling import OptimalTransport
 from langevin.objectives.levels import LEVELS, Importance, LossAware, Uniform, stratified
-from langevin.objectives.weights import Weight, by_lam, edm, elbo, min_snr, sigmoid
+from langevin.objectives.weights import Weight, by_lam, edm, elbo, min_snr, score_matching, sigmoid
 from tests.rows import CATEGORICAL
 
 
@@ -87,13 +87,35 @@ def test_discrete_elbo_approaches_it_from_above():
     assert all(g > 0 for g in gaps) and gaps[-1] < 0.2 * gaps[0]
 
 
-@pytest.mark.parametrize("weight", [elbo(), min_snr(5.0), edm(0.5), sigmoid(1.0), by_lam(lambda lam: torch.exp(-(lam**2) / 8))])
+@pytest.mark.parametrize(
+    "weight", [elbo(), min_snr(5.0), edm(0.5), sigmoid(1.0), score_matching(1.5), by_lam(lambda lam: torch.exp(-(lam**2) / 8))]
+)
 @pytest.mark.parametrize("levels", ["uniform", "logit_normal"])
 def test_a_weight_means_the_same_for_every_prediction(weight: Weight, levels):
     model = {p: Believing(NORMAL, p, bias=0.1) for p in ("x0", "eps", "v", "velocity", "score", "edm")}
     objective = Denoising(weight, levels)
     losses = [float(objective(m, Batch(DATA[:512]), Noise.of(0, 512)).total) for m in model.values()]
     assert losses == pytest.approx([losses[0]] * len(losses), rel=1e-6)
+
+
+@pytest.mark.parametrize("power", [0.0, 2.0, 3.0])
+def test_denoising_score_matching_is_explicit_score_matching_and_what_noise_hides(power):
+    """Vincent (2011): matching the score of the noise given x is matching that of q(z_t), up to what no model can say: here
+    sigma^(power-2) times the variance of e given z, alpha^2 c / (alpha^2 c + sigma^2)."""
+    t = torch.linspace(0.2, 0.8, 2001, dtype=torch.float64)
+    alpha, sigma = SCHEDULE(t)
+    hidden = sigma ** (power - 2) * alpha**2 * C / (alpha**2 * C + sigma**2)
+    for bias in (0.0, 0.4):
+        model = Believing(NORMAL, "score", bias)
+        found = float(Denoising(score_matching(power), "uniform:margin=0.2")(model, Batch(DATA), Noise.of(0, N)).total)
+        explicit = (
+            sigma**power * (alpha * bias / sigma**2) ** 2
+        )  # the score of a belief that is off by the bias, less the true one
+        assert found == pytest.approx(float((hidden + explicit).mean()), rel=0.02)
+    same = {0.0: "score", 2.0: "eps"}.get(power)
+    if same is not None:  # the plain error of what a network says
+        plain = Denoising("simple", "uniform:margin=0.2")(Believing(NORMAL, same, 0.4), Batch(DATA), Noise.of(0, N)).total
+        assert float(plain) == pytest.approx(found, rel=1e-9)
 
 
 def test_min_snr_is_the_papers_table():

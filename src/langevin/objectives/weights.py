@@ -60,6 +60,13 @@ def sigmoid(bias: float = 0.0) -> Weight:
     return by_lam(lambda lam: torch.sigmoid(bias - lam), f"sigmoid({bias:g})")
 
 
+def score_matching(power: float = 2.0) -> Weight:
+    """sigma^power on the squared error of the score, at levels as drawn: denoising score matching (Vincent 2011). Of power 2 it
+    is the plain error of the noise, as over many scales (NCSN, 1907.05600, eq. 6; score SDEs, 2011.13456, eq. 7); of power 0 that
+    of the score."""
+    return Weight(f"score_matching({power:g})", lambda s, t: s.sigma(t) ** (power - 2), "drawn")
+
+
 def flow() -> Weight:
     """Categories only: the bound of discrete flow matching; see `langevin.objectives.jumps`."""
 
@@ -76,6 +83,7 @@ def by_lam(f: Callable[[Tensor], Tensor], name: str = "by_lam") -> Weight:
 
 WEIGHTS: dict[str, Callable[..., Weight]] = {
     "simple": lambda: simple, "elbo": elbo, "min_snr": min_snr, "edm": edm, "flow": flow, "sigmoid": sigmoid,
+    "score_matching": score_matching,
 }  # fmt: skip
 
 
