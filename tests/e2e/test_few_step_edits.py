@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from langevin.core.tree import leaves
 from langevin.interpolants import stochastic
 from langevin.recipes import Recipe, recipe
 from langevin.recipes.drawing import draw
+from langevin.recipes.editing import pictures_of
 from langevin.recipes.galleries import ways
 from langevin.recipes.opening import open_run
 from langevin.recipes.restoring import restoration

@@ -4,6 +4,9 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +16,12 @@ from PIL import Image
 import langevin as lv
 from langevin.cli import main
 from langevin.core.batch import Batch
+from langevin.core.categorical import Categorical
 from langevin.core.noise import Noise
 from langevin.data import Pictures
 from langevin.data.progress import shown as tracked
 from langevin.data.progress import stage, watched
+from langevin.recipes.likelihood import strange
 from langevin.recipes.opening import open_run
 from langevin.tasks.elbo import variational_bound
 from langevin.tasks.likelihood import dequantised
@@ -64,6 +69,33 @@ def test_pictures_are_spread_over_their_cells(tmp_path, capsys):
     assert said["of_which_drawn"] == pytest.approx(float(direct.error.square().sum().sqrt()) / 8 / 64, rel=1e-5)
     main(["likelihood", str(out), "--count", "8", "--bound"])
     assert "bits per dimension" in capsys.readouterr().out
+
+
+def test_the_strangest_are_told_beside_held_out_ones(tmp_path, capsys):
+    out = tmp_path / "digits"
+    main(["train", "digits", *SHORT[:4], *SMALL, "--samples", "0", "--out", str(out)])
+    run = open_run(out)
+    held = run.test.batch(torch.arange(40)).x
+    noise = Noise.of(7, 2).normal((1, 8, 8)).float()  # nothing that was written by hand
+    np.save(tmp_path / "x.npy", torch.cat([held[:5], noise]).clamp(-1, 1).numpy())
+    words = [out, tmp_path / "x.npy", "--strangeness", "--draws", 2, "--count", 40]
+    said = asked(capsys, *words, "--each", tmp_path / "each.npy")
+    scores = torch.from_numpy(np.load(tmp_path / "each.npy"))
+    x = dequantised(torch.cat([held[:5], noise]).clamp(-1, 1), 1 / 8, Noise.of(0, 7))
+    assert torch.allclose(scores, lv.tasks.strangeness(run.denoiser, x, draws=2), rtol=1e-4)
+    usual = lv.tasks.strangeness(run.denoiser, dequantised(held, 1 / 8, Noise.of(0, 40)), draws=2)
+    order = scores.argsort(descending=True).tolist()
+    assert [one["sample"] for one in said["strangest"]] == order and said["usual"] == pytest.approx(float(usual.mean()), rel=1e-4)
+    for one in said["strangest"]:
+        assert one["beyond"] == pytest.approx(float((usual < scores[one["sample"]]).double().mean()), abs=1e-3)
+    main(["likelihood", str(out), "--strangeness", "--count", "40", "--draws", "2"])
+    assert f"beyond {39 / 40:.1%} of those" in capsys.readouterr().out  # of held-out ones the strangest
+    with pytest.raises(SystemExit):
+        main(["likelihood", str(out), "--strangeness", "--bound"])
+    assert "bound is True, of a likelihood" in capsys.readouterr().err
+    grey: Any = SimpleNamespace(process=Categorical(17, lv.schedules.keep_linear()))
+    with pytest.raises(ValueError, match="strangeness is of one Gaussian process"):
+        strange(replace(run, denoiser=grey))
 
 
 def test_categories_have_their_bound(tmp_path, capsys):

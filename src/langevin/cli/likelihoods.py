@@ -1,7 +1,7 @@
 """langevin likelihood: how likely data is under the model of a run."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from tyro.conf import Positional
@@ -30,12 +30,15 @@ class _Likelihood:
     """Of the adaptive solver."""
     probes: int | None = None
     """Rademacher vectors for the divergence; 0 for the exact trace, which is the default up to 32 elements."""
-    draws: int = 16
-    """Levels for each sample, of the bound."""
+    draws: int | None = None
+    """Levels for each sample of the bound, 16 by default; of strangeness draws at each of its levels, 4 by default."""
+    strangeness: bool = False
+    """In place of a likelihood an anomaly score, which ranks better what is unlike the training data: how badly the model
+    denoises a sample. The strangest are told."""
     given: bool = False
     """The likelihood given each sample's own condition; without, no condition is told."""
     each: Path | None = None
-    """Write the nats of each sample to a .npy file."""
+    """Write the nats, or the strangeness, of each sample to a .npy file."""
     weights: Path | None = None
     """In place of the run's own average: a safetensors file, as langevin ema writes; another of its averages by name; or last."""
     seed: int = 0
@@ -44,6 +47,9 @@ class _Likelihood:
     """cpu, cuda, or auto."""
     json: bool = False
     """Print JSON."""
+
+
+_OF_LIKELIHOODS = ("bound", "solver", "steps", "tolerance", "probes")
 
 
 def likelihood(args: Sequence[str]) -> None:
@@ -55,21 +61,28 @@ def likelihood(args: Sequence[str]) -> None:
         raise Refusal(f"count is {asked.count}; ask for at least 1.")
     if asked.data is not None and asked.pictures is not None:
         raise Refusal(f"pictures is {asked.pictures}, and {asked.data} is what is judged; give one of them.")
+    if asked.strangeness:
+        for field in fields(asked):
+            if field.name in _OF_LIKELIHOODS and (value := getattr(asked, field.name)) != field.default:
+                raise Refusal(f"{field.name} is {value}, of a likelihood, and --strangeness is none; leave one of them out.")
     import json
 
     from langevin.data.progress import watched
     from langevin.recipes.likelihood import likelihood as measure
-    from langevin.recipes.likelihood import write
+    from langevin.recipes.likelihood import strange, write
     from langevin.recipes.loaded import open_either
 
     data = None if asked.data is None else str(asked.data)
     run = open_either(asked.run, "likelihood", asked.pictures, data, asked.device, weights=asked.weights)
+    drawn = {} if asked.draws is None else {"draws": asked.draws}
     with watched():
-        found = measure(
-            run, asked.data, count=asked.count, bound=asked.bound,
-            solver=asked.solver, steps=asked.steps, tolerance=asked.tolerance, probes=asked.probes, draws=asked.draws,
-            given=asked.given, seed=asked.seed,
-        )  # fmt: skip
+        if asked.strangeness:
+            found = strange(run, asked.data, count=asked.count, given=asked.given, seed=asked.seed, **drawn)
+        else:
+            found = measure(
+                run, asked.data, count=asked.count, bound=asked.bound, solver=asked.solver, steps=asked.steps,
+                tolerance=asked.tolerance, probes=asked.probes, given=asked.given, seed=asked.seed, **drawn,
+            )  # fmt: skip
     print(json.dumps(found.said()) if asked.json else found, flush=True)
     if asked.each is not None:  # after what it took long to find was said
-        write(found, asked.each)
+        write(getattr(found, "scores" if asked.strangeness else "nats"), asked.each)

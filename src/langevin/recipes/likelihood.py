@@ -22,7 +22,9 @@ from langevin.files import staged
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.domains.given import FROM_PICTURES
+from langevin.recipes.latents import encoded
 from langevin.recipes.sampling import check_tolerance, follows
+from langevin.tasks import strangeness
 from langevin.tasks.elbo import elbo, elements_of, variational_bound
 from langevin.tasks.likelihood import LogProb, dequantised, log_prob
 
@@ -104,9 +106,7 @@ def likelihood(
             "this run draws latents, whose likelihood is none of pictures; ask lv.log_prob(run.denoiser, latents), or a run of "
             "pixels."
         )
-    source = run.test if data is None else run.domain.rows(run, data, given)
-    if given and not source.batch(torch.tensor([0])).cond:
-        raise ValueError("given is True, and these samples come without a condition; leave it out.")
+    source = _source(run, data, given)
     total = min(len(source), MOST if count is None else count)
     leaf = run.denoiser.process.leaves().get("")
     flows = type(leaf) is Gaussian and isinstance(leaf.space, Euclidean)
@@ -153,6 +153,86 @@ def likelihood(
     return Found(torch.cat(nats), drawn, elements, width, how, density=bool(numbers - set(on)), tokens=tokens)
 
 
+def _source(run: Run, data: Path | None, given: bool) -> Any:
+    """Held-out data, or what is given. Raises ValueError where conditions are asked for and there are none."""
+    source = run.test if data is None else run.domain.rows(run, data, given)
+    if given and not source.batch(torch.tensor([0])).cond:
+        raise ValueError("given is True, and these samples come without a condition; leave it out.")
+    return source
+
+
+@dataclass(frozen=True)
+class Strange:
+    """Anomaly scores of samples (`tasks.strangeness`).
+
+    Attributes:
+        scores: (N,), higher the less a sample is like training data. usual: those of held-out data, (M,).
+    """
+
+    scores: Tensor
+    usual: Tensor
+
+    @property
+    def rank(self) -> Tensor:
+        """(N,) the share of held-out data that is less strange; by chance even, 1 for what is stranger than all of it."""
+        return (self.usual[None] < self.scores[:, None]).double().mean(1)
+
+    def said(self) -> dict[str, Any]:
+        """The mean, and the ten strangest by their places."""
+        first = self.scores.argsort(descending=True)[:10]
+        told = [{"sample": int(k), "strangeness": round(float(self.scores[k]), 4), "beyond": round(float(self.rank[k]), 4)}
+                for k in first]  # fmt: skip
+        return {
+            "samples": len(self.scores),
+            "mean": float(self.scores.mean()),
+            "usual": float(self.usual.mean()),
+            "strangest": told,
+        }
+
+    def __str__(self) -> str:
+        s = self.said()
+        head = f"strangeness {s['mean']:.4f} on average, {s['usual']:.4f} of {len(self.usual)} held-out samples; the strangest:"
+        lines = [
+            f"  sample {one['sample']}: {one['strangeness']:.4f}, beyond {one['beyond']:.1%} of those" for one in s["strangest"]
+        ]
+        return "\n".join([head, *lines])
+
+
+def strange(run: Run, data: Path | None = None, *, count: int | None = None, draws: int = 4, given: bool = False,
+            seed: int = 0) -> Strange:  # fmt: skip
+    """How unlike its training data samples are to a run of one Gaussian process: held-out ones, or those given as to
+    `likelihood`, beside held-out ones. Grey values are spread over their cells as there.
+
+    Raises:
+        ValueError: for a run of another process, or as `likelihood`.
+    """
+    follows(run)
+    if run.facts.factor is not None:
+        raise ValueError("this run is an upscaler, to which a large picture is strange given a small one; ask tasks.strangeness.")
+    if type(run.denoiser.process.leaves().get("")) is not Gaussian:
+        raise ValueError(f"strangeness is of one Gaussian process, and this run's is {run.denoiser.process}; use the bound.")
+    if draws < 1:
+        raise ValueError(f"draws is {draws}; give at least 1.")
+    device, most = next(run.denoiser.parameters()).device, MOST if count is None else count
+    width = _width(run.recipe.drawn) if run.codec is None else None
+
+    def scored(source: Any, what: str) -> Tensor:
+        found, total = [], min(len(source), most)
+        with stage(what, total, getattr(run.denoiser, "net", None)) as done:
+            for first in range(0, total, BATCH):
+                read = source.batch(torch.arange(first, min(first + BATCH, total)))
+                x = leaves(read.x)[""].to(device, torch.float32)
+                x = x if width is None else dequantised(x, width, Noise.of(seed, len(x), first, device))
+                x = encoded(run, x)
+                cond = {name: v.to(device) for name, v in (read.cond or {}).items() if given} or None
+                found.append(strangeness(run.denoiser, x, draws=draws, cond=cond, seed=seed, first_id=first).cpu())
+                done(len(found[-1]))
+        return torch.cat(found)
+
+    scores = scored(_source(run, data, given), "measuring")
+    return Strange(scores, scores if data is None else scored(run.test, "measuring held-out samples"))
+
+
 def _check_read(flow: bool, solver: str, steps: int, tolerance: float, probes: int | None, draws: int) -> None:
     """Refuse settings of another method than the one that is taken. Raises ValueError."""
     adaptive, usual = solver == "adaptive", inspect.signature(likelihood).parameters
@@ -197,8 +277,8 @@ def grids(run: Run) -> dict[str, Tensor]:
     return {name: types[name] for name, leaf in run.denoiser.process.leaves().items() if not isinstance(leaf, Embedded)}
 
 
-def write(found: Found, file: Path) -> Path:
-    """The nats of each sample as a .npy file."""
+def write(each: Tensor, file: Path) -> Path:
+    """A number of each sample as a .npy file."""
     with staged(file) as beside:
-        np.save(beside, found.nats.numpy(), allow_pickle=False)
+        np.save(beside, each.numpy(), allow_pickle=False)
     return file
