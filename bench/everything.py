@@ -69,6 +69,7 @@ PARTS = {
             by_two(f"distill RUNS/digits --to dmd --steps 2 {MATCHED}", "few-digits/dmd-in-2"),
             "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
             ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd "dmd in 2"',
+            "changing.py RUNS/digits --out RESULTS/changing.csv",
         ),
     ),
     "mnist": Part(

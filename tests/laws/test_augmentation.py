@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from langevin import data, oracles, plans, schedules
 from langevin.core.denoiser import BaseDenoiser
@@ -61,6 +62,22 @@ def test_stripes_alternate_and_begin_with_the_new():
         assert bool((stripes((256, 256), wide) ^ other).all())
         assert int((other[:, 1:] != other[:, :-1]).any(0).sum()) == 256 // wide - 1  # every border, and no other
     assert stripes((28, 28)).double().mean() == 12 / 28  # seven stripes, four of them new
+
+
+def test_a_mask_of_ones_own_is_white_where_pictures_are_painted_anew(tmp_path):
+    hole = Image.new("L", (8, 6))
+    hole.paste(255, (2, 1, 5, 4))
+    hole.save(tmp_path / "a-hole.png")
+    ((name, kept),) = augmenting.masks_of(Wanted(mask=str(tmp_path / "a-hole.png")), (3, 6, 8)).items()
+    new = torch.zeros(6, 8, dtype=torch.bool)
+    new[1:4, 2:5] = True
+    assert name == "a_hole" and torch.equal(kept, ~new)
+    for wanted, said in (
+        (Wanted(mask=str(tmp_path / "a-hole.png"), thickness=(2,)), r"thickness is \(2,\), of stripes"),
+        (Wanted(mask=str(tmp_path / "none.png")), "none.png cannot be read"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            augmenting.masks_of(wanted, (3, 6, 8))
 
 
 def test_kept_pixels_stay_to_the_bit_and_new_ones_are_the_models(tmp_path):

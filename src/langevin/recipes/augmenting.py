@@ -17,12 +17,14 @@ from langevin import pictures
 from langevin.core.tree import leaves
 from langevin.data import Arrays, Pictures, mnist
 from langevin.data.cache import Stale
+from langevin.data.decode import SUFFIXES
 from langevin.data.progress import shown
 from langevin.evaluate import PCA, extract, frechet, kept_classifier, train_classifier
 from langevin.files import write
 from langevin.plans.inverse import repaint
 from langevin.recipes.build import Run
 from langevin.recipes.config.augmenting import Wanted
+from langevin.recipes.restoring import hidden_by
 from langevin.recipes.sampling import of_pictures, of_weights
 from langevin.tasks.augment import DIRECTIONS, Augmented, Checked, augment, labels_of, may_check, stripes
 
@@ -73,9 +75,16 @@ def read(
 
 
 def masks_of(wanted: Wanted, shape: tuple[int, ...]) -> dict[str, Tensor]:
-    """By name, such as "vertical-4", or "vertical-kept-4" where the first stripe is kept."""
+    """By name, such as "vertical-4", or "vertical-kept-4" where the first stripe is kept; that of a file is the file's."""
     if wanted.mask not in MASKS:
-        raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and any other by tasks.augment.")
+        file = Path(wanted.mask)
+        if file.suffix.lower() not in SUFFIXES:
+            raise ValueError(f"mask is {wanted.mask!r}; there are {', '.join(MASKS)}, and a picture that is white where "
+                             "pictures are painted anew.")  # fmt: skip
+        for name in ("thickness", "first"):
+            if (value := getattr(wanted, name)) != getattr(Wanted, name):
+                raise ValueError(f"{name} is {value}, of stripes, and mask is the picture {file}; leave it out.")
+        return {file.stem.replace("-", "_"): ~hidden_by(file, shape)[0]}
     if not wanted.thickness or not wanted.first:
         raise ValueError(f"thickness is {wanted.thickness} and first {wanted.first}; give at least one of each.")
     ways = DIRECTIONS if wanted.mask == "stripes" else (wanted.mask,)

@@ -51,12 +51,7 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
     if mask is not None:
         if task != "inpaint" or amount is not None:
             raise ValueError(f"mask is {mask}, which says what task inpaint hides, in place of an amount; leave it out.")
-        hidden = (_read(mask, (1, *shape[1:]))[0] > 0).expand(shape)
-        if bool(hidden.all()) or not bool(hidden.any()):
-            raise ValueError(
-                f"mask is {mask}, which hides {'all' if bool(hidden.all()) else 'nothing'}; white is what is hidden."
-            )
-        return operators.inpaint(~hidden)
+        return operators.inpaint(~hidden_by(mask, shape).expand(shape))
     if task == "super-resolution":
         return operators.super_resolution(shape, int(amount or 2))
     if task == "deblur":
@@ -78,6 +73,18 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
         raise ValueError(f"amount is {share:g}, which hides {what} of the {shape[1]} rows of a picture; give a share between.")
     known[:, rows:] = False
     return operators.inpaint(known)
+
+
+def hidden_by(mask: Path, shape: tuple[int, ...]) -> Tensor:
+    """Where a picture is white, (1, H, W) bools, for pictures (C, H, W).
+
+    Raises:
+        ValueError: for a file that cannot be read, is of another size, or is white all over or nowhere.
+    """
+    hidden = _read(mask, (1, *shape[1:]))[0] > 0
+    if bool(hidden.all()) or not bool(hidden.any()):
+        raise ValueError(f"mask is {mask}, which hides {'all' if bool(hidden.all()) else 'nothing'}; white is what is hidden.")
+    return hidden
 
 
 def restoration(

@@ -8,7 +8,8 @@ class Wanted:
     """What is asked of an augmentation. See `langevin.tasks.augment`."""
 
     mask: str = "stripes"
-    """What is painted anew and kept in turn: stripes (vertical ones, and horizontal ones), vertical, or horizontal."""
+    """What is painted anew and kept in turn: stripes (vertical ones, and horizontal ones), vertical, or horizontal; or a picture
+    file of the run's size, white where pictures are painted anew."""
     thickness: tuple[int, ...] = (4,)
     """Of the stripes in pixels; several make a set each."""
     first: tuple[str, ...] = ("new",)
