@@ -445,6 +445,14 @@ def test_the_page_runs_as_written():
     # of three molecules one has two nodes of the type that is worth three nats each
     share = (space["drawn"]["types"] == 1).all(1).float().mean()  # pyright: ignore
     assert share > 0.8
+    # rods obey the heat equation as far as the posterior has it, which is normal: r ~ N(b, S), seen to be 0 with deviation .02
+    twice = torch.eye(16, dtype=torch.float64).diff(n=2, dim=0)
+    prior = twice @ space["smooth"].double() @ twice.T  # pyright: ignore
+    b, seen = torch.full((14,), 0.05, dtype=torch.float64), torch.linalg.inv(prior + 0.02**2 * torch.eye(14))
+    left = prior - prior @ seen @ prior
+    exact = float(((0.02**2 * seen @ b).square() + left.diagonal()).mean().sqrt())
+    free, obeying = (float(space["residual"](space[name]).square().mean().sqrt()) for name in ("free", "obeying"))  # pyright: ignore
+    assert obeying == pytest.approx(exact, rel=0.1) and free > 5 * exact
 
 
 def test_coverage_of_values_that_tie_is_that_of_ranks():
