@@ -282,5 +282,6 @@ def test_inspect_names_the_pictures_that_are_to_be_given_again(tmp_path):
     for name, record, wanted in (
         ("plain", {"prompt": "a cat"}, "`langevin generate PATH --again plain.png` draws it again"),
         ("shown", {"prompt": "a cat", "image": "0" * 64, "mask": "1" * 64}, "shown.png --image THE-SAME --mask THE-SAME` draws"),
+        ("edited", {"prompt": "a cat", "edited": {"from": "a dog"}}, "langevin edit makes it of that again"),  # --again does not
     ):
         assert wanted in describe(save_png(grey, tmp_path / f"{name}.png", record))

@@ -98,7 +98,7 @@ def test_noise_alone_is_a_measurement(tmp_path):
 
 def test_a_measurement_that_is_given_is_restored_without_a_truth(tmp_path):
     """What is measured of a picture elsewhere, by a file of pixels or of numbers, is what it was when it is measured here."""
-    held = data.digits("test").batch(torch.arange(3)).x
+    held: Any = data.digits("test").batch(torch.arange(3)).x
     op = operators.super_resolution((1, 8, 8), 2)
     y = op(held[:1])
     small = ((y[0, 0] + 1) * 127.5).round().byte()

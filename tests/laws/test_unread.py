@@ -150,7 +150,8 @@ def test_a_likelihood_is_told_nothing_that_its_method_does_not_read(given, said)
 def test_a_strength_of_steering_needs_what_steers(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(tmp_path), "--strength", "3", "--out", str(tmp_path / "x.npy")])
-    assert "strength is 3, of what samples are steered by, which --steer names; leave it out." in capsys.readouterr().err
+    said = "of what samples are steered by, which --steer names, or of pictures to begin at, which --image names; leave it out."
+    assert f"strength is 3, {said}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("args, said", [

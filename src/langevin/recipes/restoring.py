@@ -218,7 +218,8 @@ def _denoised(run: Run, y: Tensor, noise: float, told: dict[str, Any]) -> Tensor
 def _measurement(path: Path, op: Operator) -> Tensor:
     """Measurements (B, *measured) of a file."""
     if path.suffix == ".npy":
-        x = leaves(Arrays(path).batch(slice(None)).x)[""].float()
+        read = Arrays(path)
+        x = leaves(read.batch(torch.arange(len(read))).x)[""].float()
     elif len(op.measured) != 3:
         raise ValueError(f"measured is {path}, and what {op.name} measures is no picture; give a .npy of shape {op.measured}.")
     else:
