@@ -78,6 +78,20 @@ def test_without_noise_samples_have_the_posterior_and_the_small_picture():
     assert float((torch.cov(flat.T) - covariance).norm() / covariance.norm()) < 0.02
 
 
+def test_averages_that_are_kept_are_those_of_the_small_picture():
+    """A network that knows them is not changed; one that does not ends at them, seen by tiles as well."""
+    count, low = 50, normal(1, 1, 2, 2, seed=2).expand(50, 1, 2, 2)
+    start = white(count, 16).reshape(count, 1, SIDE, SIDE)
+    free, kept = (tasks.upscale(Exact(), plans.trig(12), low, FACTOR, start=start, keep=k) for k in (False, True))
+    assert torch.allclose(free, kept, atol=1e-3)
+    assert torch.allclose(F.avg_pool2d(kept, FACTOR), low, atol=1e-12)
+    small = normal(2, 1, 12, 10, seed=1)
+    for tiles in (None, Tiles(8, 4)):
+        free, kept = (tasks.upscale(Local(1), plans.ddim(4), small, 2, seed=3, tiles=tiles, keep=k) for k in (False, True))
+        assert torch.allclose(F.avg_pool2d(kept, 2), small.float(), atol=1e-6)
+        assert (F.avg_pool2d(free, 2) - small).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_the_flow_of_an_upscaler_is_the_linear_map_to_its_posterior(level):
     # no draws: on normal data samples are A start + b, and A A^T is the conditional covariance, that of the data at level 1

@@ -26,6 +26,8 @@ class _Upscale:
     """Side of the tiles in which large pictures are seen; the size that a run was trained on by default."""
     overlap: int | None = None
     """Pixels that tiles share; half of them by default."""
+    keep: bool = False
+    """Averages of what is drawn are the small picture's to rounding, and not near them alone: for those that are averages."""
     seed: int = 0
     """Any integer."""
     device: str = "auto"
@@ -46,7 +48,7 @@ def upscale(args: Sequence[str]) -> None:
     *runs, source = asked.paths
     shapes = upscaled(
         runs, source, asked.out, count=asked.count, noise=asked.noise, plan=asked.plan, tile=asked.tile, overlap=asked.overlap,
-        seed=asked.seed, device=asked.device,
+        keep=asked.keep, seed=asked.seed, device=asked.device,
     )  # fmt: skip
     print(" -> ".join(" x ".join(str(n) for n in shape[-2:]) for shape in shapes))
     print(asked.out)

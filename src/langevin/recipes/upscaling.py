@@ -24,7 +24,8 @@ BEYOND = 2.0
 
 def upscaled(
     runs: Sequence[Path], source: Path, out: Path, *, count: int | None = None, noise: float | None = None,
-    plan: str | None = None, tile: int | None = None, overlap: int | None = None, seed: int = 0, device: str = "cpu",
+    plan: str | None = None, tile: int | None = None, overlap: int | None = None, keep: bool = False, seed: int = 0,
+    device: str = "cpu",
 ) -> list[tuple[int, ...]]:  # fmt: skip
     """Pictures of `source` (a picture, a .npy file, or a run that draws them) through all runs, to `out`, .png or .npy. Returns
     their shape at first and after each run.
@@ -34,6 +35,7 @@ def upscaled(
         noise: level given to what each run sees; by default none for given pictures, 0.1 for drawn ones.
         tile, overlap: sides in pixels. By default pictures larger than a run was trained on are seen in tiles of that size, which
             overlap by half.
+        keep: averages of what each run draws are what it was given.
 
     Raises:
         ValueError: for a run that is no upscaler, pictures of other channels than it knows, or more of them than are given.
@@ -51,7 +53,7 @@ def upscaled(
             raise ValueError(f"pictures have {shape[0]} channels and {path} draws {trained[0]}; convert them first.")
         shape = (shape[0], factor * shape[1], factor * shape[2])
         stages.append(Stage(run.denoiser, chosen(run, plan), factor, _tiles(trained, shape, factor, tile, overlap)))
-    made = cascade(stages, low, noise=noise, real=real, seed=seed)
+    made = cascade(stages, low, noise=noise, real=real, keep=keep, seed=seed)
     if out.suffix == ".npy":
         write_numbers(made[-1], out)
     else:

@@ -16,6 +16,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.plan import Draft, Plan
 from langevin.core.sample import sample
+from langevin.guidance.known import super_resolve
 from langevin.guidance.tiles import Tiles
 
 GENERATED = 0.1
@@ -30,6 +31,7 @@ def upscale(
     *,
     noise: float = 0.0,
     tiles: Tiles | None = None,
+    keep: bool = False,
     seed: int = 0,
     first_id: int = 0,
     **options: Any,
@@ -40,6 +42,7 @@ def upscale(
         denoiser: trained with `Denoising(augment=...)`: it is told cond["low"] and cond["augment"].
         noise: level of noise that `low` is given, from 0 to 1.
         tiles: the network sees tiles of the picture; None for all of it at once.
+        keep: averages of patches are `low` to rounding, where a network alone is near it: for small pictures that are averages.
         options: of `sample`.
 
     Raises:
@@ -53,16 +56,19 @@ def upscale(
     if low.ndim != 4 or factor < 1:
         raise ValueError(f"low has shape {tuple(low.shape)} and factor is {factor}; give (B, C, h, w) and a factor from 1.")
     count, shape = len(low), (low.shape[1], factor * low.shape[2], factor * low.shape[3])
-    drawn = Noise.of(seed, count, first_id, low.device).at("augment")
-    told = process.marginal(low, noise, drawn) if noise else low
+    fresh = Noise.of(seed, count, first_id, low.device).at("augment")
+    told = process.marginal(low, noise, fresh) if noise else low
     cond = {**options.pop("cond", {}), "low": told, "augment": torch.full((count,), noise, device=low.device)}
     inner = options.pop("guidance", None)
 
     def guided(d: BaseDenoiser) -> BaseDenoiser:
         seen = d if tiles is None else tiles(d)
-        return seen if inner is None else inner(seen)
+        whole = seen if inner is None else inner(seen)
+        return known(whole) if keep else whole
 
-    return sample(denoiser, plan, count, seed=seed, first_id=first_id, shape=shape, cond=cond, guidance=guided, **options)
+    known = super_resolve(low, factor)
+    drawn = sample(denoiser, plan, count, seed=seed, first_id=first_id, shape=shape, cond=cond, guidance=guided, **options)
+    return known.keep(drawn) if keep else drawn
 
 
 @dataclass(frozen=True)
@@ -76,13 +82,15 @@ class Stage:
 
 
 def cascade(
-    stages: Sequence[Stage], low: Tensor, *, noise: float | None = None, real: bool = True, seed: int = 0, first_id: int = 0
-) -> list[Tensor]:
+    stages: Sequence[Stage], low: Tensor, *, noise: float | None = None, real: bool = True, keep: bool = False, seed: int = 0,
+    first_id: int = 0,
+) -> list[Tensor]:  # fmt: skip
     """The pictures after each stage, the last being the largest.
 
     Args:
         noise: of every stage; by default none for what is `real`, and `GENERATED` for what a stage drew.
         real: whether `low` is; False for samples of a model.
+        keep: of every stage, see `upscale`.
     """
     made: list[Tensor] = []
     for i, stage in enumerate(stages):
@@ -91,6 +99,6 @@ def cascade(
         at = first_id + (i + (not real)) * 2**32
         made.append(
             upscale(stage.denoiser, stage.plan, made[-1] if made else low, stage.factor, noise=level, tiles=stage.tiles,
-                    seed=seed, first_id=at)
+                    keep=keep, seed=seed, first_id=at)
         )  # fmt: skip
     return made
