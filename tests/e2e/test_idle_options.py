@@ -45,7 +45,7 @@ OPTIONS: dict[str, Any] = {
     "finetune": finetuning._Finetune, "ema": weights._EMA, "lora": weights._LoRA, "publish": weights._Publish,
     "restore": restoring._Restore, "likelihood": likelihoods._Likelihood, "augment": augmenting._Augment,
     "write": writing._Write, "upscale": upscaling._Upscale, "interpolate": interpolating._Interpolate,
-    "design": designing._Design, "regress": designing._Regress,
+    "design": designing._Design, "regress": designing._Regress, "classify": designing._Classify,
 }  # fmt: skip
 SETTINGS = (c.Recipe, c.TrainConfig, c.GraphTransformerConfig)
 """Parts of a recipe, of which tests/laws/test_unread.py sees the same."""
@@ -70,14 +70,15 @@ READ = {
     "ema": "run sigma_rel out at",
     "lora": "run out",
     "publish": "run out",
-    "restore": "run task out noise method plan picture count seed device",
-    "likelihood": "run data count bound each weights seed device json",
+    "restore": "run task out noise method plan picture measured samples count seed device",
+    "likelihood": "run data count bound strangeness each weights seed device json",
     "augment": "run data out test device mask thickness first draws rounds steps jump resample limit originals batch seed",
     "write": "run prefix infill count plan best_of seed weights out device",
-    "upscale": "paths out count noise plan tile seed device",
-    "interpolate": "run out rows count tolerance device",
+    "upscale": "paths out count noise plan tile keep seed device",
+    "interpolate": "run out rows count samples device",
     "design": "run out goal device rounds count rules plan seed",
     "regress": "run property out resume device",
+    "classify": "run attributes out kind width depth heads dropout resume device",
 }
 """Options that are read whatever else is said, and which a run that has no use for their kind refuses as a whole."""
 
@@ -91,7 +92,9 @@ IDLE: dict[str, dict[str, str]] = {
         "source": "RUN --out x.npy --source FACES", "label": "RUN --out x.npy --label 1",
         "prompt": "RUN --out x.npy --prompt cat",
         "property": "RUN --out x.npy --property logp=1", "guidance": "RUN --out x.npy --guidance 2",
-        "strength": "RUN --out x.npy --strength 3", "apart": "RUN --out x.npy --apart 3", "codec": "RUN --out x.npy --codec RUN",
+        "strength": "RUN --out x.npy --strength 3",
+        "image": "RUN --out x.npy --image FACES/0.png", "apart": "RUN --out x.npy --apart 3",
+        "codec": "RUN --out x.npy --codec RUN",
     },
     "generate": {
         "prompt": "DDPM cat", "negative": "DDPM --negative cat", "label": "DDPM --label 1", "guidance": "DDPM --guidance 3",
@@ -145,6 +148,7 @@ IDLE: dict[str, dict[str, str]] = {
         "mask": "DDPM --pictures FACES --out x.png --task deblur --mask FACES/0.png",
         "pictures": "PICTURES --pictures FACES --out x.png --task deblur",
         "rows": "DDPM --picture FACES/0.png --out x.png --task deblur --rows 3",
+        "label": "PICTURES --out x.png --task deblur --label 1", "guidance": "PICTURES --out x.png --task deblur --guidance 2",
     },
     "likelihood": {
         "pictures": "DDPM FACES/0.npy --pictures FACES", "solver": "RUN --bound --solver heun", "steps": "RUN --steps 9",
@@ -159,9 +163,11 @@ IDLE: dict[str, dict[str, str]] = {
     "write": {
         "length": "TEXT --infill a_b --length 9", "blank": "TEXT --blank #", "contains": "TEXT --contains thou",
         "tokens": "TEXT --tokens 3", "clamp": "TEXT --clamp 0.5", "temperature": "SENTENCES --temperature 0.5",
-        "top": "SENTENCES --top 0.5",
+        "top": "SENTENCES --top 0.5", "attributes": "TEXT --attributes a", "classifier": "TEXT --classifier RUN",
     },
-    "interpolate": {"pictures": "PICTURES --pictures FACES --out x.png", "codec": "PICTURES --codec RUN --out x.png"},
+    "interpolate": {"pictures": "PICTURES --pictures FACES --out x.png", "codec": "PICTURES --codec RUN --out x.png",
+                    "plan": "PICTURES --out x.png --plan ddim:3", "seed": "PICTURES --out x.png --seed 3",
+                    "tolerance": "PICTURES --samples --tolerance 0.1 --out x.png"},
     "design": {
         "strength": "RUN --out new --strength 3", **{name: f"RUN --out new --rounds 1 --{name} {value}" for name, value in {
             "parents": 3, "level": 0.5, "fresh": 0.5, "steer": "RUN", "property": "logp=1", "guidance": 2}.items()},

@@ -210,7 +210,7 @@ def test_refusals(tmp_path, capsys):
     for of, said in ((upscaler, "is an upscaler"), (student, "ask its teacher"), (flat, "is not of pictures")):
         with pytest.raises(ValueError, match=said):
             restoring.restoration(of, "sense", tmp_path / "s.png", method="mmps")
-    with pytest.raises(ValueError, match="label is given, but this run has no classes"):
+    with pytest.raises(ValueError, match="label is 3, and this run has no classes"):
         restoring.restoration(run(), "sense", tmp_path / "s.png", label=3)
     with pytest.raises(SystemExit):
         main(["restore", str(tmp_path), "--task", "inpaint", "--out", "page.jpg"])

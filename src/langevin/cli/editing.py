@@ -95,6 +95,10 @@ def _of_run(asked: _Edit) -> None:
 
     run = open_run(asked.path, device=asked.device or "auto")
     photo = pictures_of(run, [asked.image])
+    if (run.recipe.sample.guidance if asked.guidance is None else asked.guidance) == 1:
+        for field in fields(asked):
+            if field.name in ("iterations", "rate") and (value := getattr(asked, field.name)) != field.default:
+                raise Refusal(f"{field.name} is {value}, of null conditions, which guidance 1 has not; leave it out.")
     way = {name: getattr(asked, name) for name in ("steps", "guidance", "exact", "iterations", "rate")}
     made, missed = changed(run, photo, asked.source, asked.target, **way)
     record = edited(run, photo, asked.source, asked.target, float(missed), **way)

@@ -66,8 +66,8 @@ def written(
         raise ValueError(f"this run is of {run.recipe.data.kind}, and texts are written by runs of data 'text' or 'sentences'.")
     if words or attributes or classifier is not None or (tokens, clamp) != (None, None):
         raise ValueError(
-            "words (--contains), tokens, attributes and clamp steer points of words, and this run is of data 'text'; use one of "
-            "'sentences'."
+            "words (--contains), tokens, attributes with their classifier, and clamp steer points of words, and this run is of "
+            "data 'text'; use one of 'sentences'."
         )
     alphabet: Any = run.facts.alphabet
     end = alphabet.size if run.facts.ended else None
