@@ -76,7 +76,7 @@ READ = {
     "write": "run prefix infill count plan best_of seed weights out device",
     "upscale": "paths out count noise plan tile keep seed device",
     "interpolate": "run out rows count samples device",
-    "design": "run out goal device rounds count rules plan seed",
+    "design": "run out goal device rounds count rules plan fresh steer property guidance seed",
     "regress": "run property out resume device",
     "classify": "run attributes out kind width depth heads dropout resume device",
 }
@@ -169,8 +169,8 @@ IDLE: dict[str, dict[str, str]] = {
                     "plan": "PICTURES --out x.png --plan ddim:3", "seed": "PICTURES --out x.png --seed 3",
                     "tolerance": "PICTURES --samples --tolerance 0.1 --out x.png"},
     "design": {
-        "strength": "RUN --out new --strength 3", **{name: f"RUN --out new --rounds 1 --{name} {value}" for name, value in {
-            "parents": 3, "level": 0.5, "fresh": 0.5, "steer": "RUN", "property": "logp=1", "guidance": 2}.items()},
+        "strength": "RUN --out new --strength 3", "parents": "RUN --out new --fresh 1 --parents 3",
+        "level": "RUN --out new --fresh 1 --level 0.5",
     },
 }  # fmt: skip
 ELSEWHERE = {

@@ -127,7 +127,7 @@ OPTIONS = {
     ("score_sde", "sigmas"): ({"schedule": schedules.ve()}, (0.05, 5.0)), ("score_sde", "corrector"): ({}, "ald"),
     ("score_sde", "reference"): ({"steps": 14}, True), ("score_sde", "denoise"): ({"steps": 14, "reference": True}, False),
     ("flow_jumps", "corrector"): ({}, 0.5),
-    ("confidence", "grid"): ({}, "uniform;stop=0.4"),
+    ("confidence", "grid"): ({}, "uniform;stop=0.4"), ("confidence", "threshold"): ({}, 0.05), ("confidence", "bound"): ({}, 9.0),
     **{(name, "basis"): ({}, "velocity") for name in ("heun", "heun3", "midpoint", "rk4")},
 }  # fmt: skip
 BESIDE = {

@@ -55,6 +55,8 @@ def asked(rng, size, count, guidance):
     made |= rng.choice(
         [{"plan": "dpmpp:3"}, {"steps": 3}, {"plan": "heun:2"}, {"plan": "ddpm:4"}, {"steps": 5, "negative": "grey"}]
     )
+    if guidance == 1:  # which leads away from nothing
+        made.pop("negative", None)
     made |= rng.choice([{}, {"batch": 1}, {"first_id": 7}])
     return made | ({} if guidance is None else {"guidance": guidance})
 

@@ -54,6 +54,7 @@ OTHERS = {
     "Autoencoder",
     "CategoryPort",
     "GraphRegressor",
+    "VectorClassifier",
     "PatchCritic",
     "PicturePort",
     "PixelBeliefs",

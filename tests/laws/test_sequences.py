@@ -392,7 +392,7 @@ def test_texts_are_written_by_a_network_that_is_asked_about_what_has_changed():
     assert model.net.count <= 1 + 3
     with pytest.raises(ValueError, match="SequenceTransformer is told the level"):
         Cached()(Denoiser(network(timed=True), PROCESS, "subs", shape=(L,)))
-    with pytest.raises(ValueError, match="Chain has no network of its own"):
+    with pytest.raises(ValueError, match="Chain asks another denoiser"):
         Cached()(Chain(8))
 
 

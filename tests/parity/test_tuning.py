@@ -361,7 +361,7 @@ def test_what_the_model_knew_of_the_kind_is_preserved(folder: Path, toys: Path, 
 def test_from_the_command_line(folder: Path, toys: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
     command = ["finetune", str(folder), str(toys), "--method", "lora", "--prompt", "a red square", "--size", "32", "--rank", "2"]
-    command += ["--prior_steps", "2", "--train.steps", "4", "--train.save_every", "2", "--out", str(out)]
+    command += ["--train.steps", "4", "--train.save_every", "2", "--out", str(out)]
     main([*command, "--train.lr", "1e-2"])
     assert f"--lora {out / 'lora.safetensors'}" in capsys.readouterr().out
     assert all((out / name).exists() for name in ("before.png", "after.png", "loss.png", "log.jsonl", "lora.safetensors"))
@@ -391,9 +391,7 @@ def test_the_origin_is_read_in_the_variant_that_is_asked(
         file.unlink()
     out = tmp_path / "run"
     command = ["finetune", str(half), str(toys), "--method", "lora", "--prompt", "a red square", "--size", "32", "--rank", "2"]
-    main(
-        [*command, "--prior_steps", "1", "--train.steps", "1", "--train.save_every", "1", "--variant", "fp16", "--out", str(out)]
-    )
+    main([*command, "--train.steps", "1", "--train.save_every", "1", "--variant", "fp16", "--out", str(out)])
     assert f"--variant fp16 --lora {out / 'lora.safetensors'}" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main([*command, "--variant", "fp61", "--out", str(tmp_path / "other")])
@@ -404,7 +402,7 @@ def test_the_origin_is_read_in_the_variant_that_is_asked(
 def test_an_interrupted_run_ends_to_the_bit_where_one_that_was_not_does(
     method: str, folder: Path, toys: Path, tmp_path: Path
 ) -> None:
-    cfg = _settings(method, folder, toys, 4, 1e-2, rank=2, prior_steps=1)
+    cfg = _settings(method, folder, toys, 4, 1e-2, rank=2)
     whole = tune(cfg, tmp_path / "whole", say=lambda line: None, progress=False)
     tuned = begin(cfg, tmp_path / "cut")
     first = Trainer(tuned.denoiser, tuned.source, tuned.objective, cfg.train, tmp_path / "cut")

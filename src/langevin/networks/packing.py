@@ -27,7 +27,22 @@ def _check(x: Tensor, weight: Tensor) -> None:
         raise ValueError("a packed network is for inference and knows no gradients; use the network before it is packed.")
 
 
-class Packed(nn.Module):
+class _LaidOut(nn.Module):
+    """What has its weight in an order of its own."""
+
+    bias: Tensor | None
+
+    def __init__(self, layer: nn.Linear | nn.Conv2d) -> None:
+        super().__init__()
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        # for those who ask for its shape or dtype; there are no numbers in it
+        self.weight = torch.empty_like(layer.weight, device="meta", requires_grad=False)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        raise ValueError(UNSAVED)
+
+
+class Packed(_LaidOut):
     """A linear layer for inference on a CPU, whose weight oneDNN has laid out once in the order it reads it in.
 
     Args:
@@ -36,13 +51,9 @@ class Packed(nn.Module):
     """
 
     def __init__(self, layer: nn.Linear, gelu: str | None = None) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.in_features, self.out_features, self.gelu = layer.in_features, layer.out_features, gelu
-        weight, bias = layer.weight.detach(), layer.bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
-        self.bias = None if bias is None else bias.detach()
-        # for those who ask for its shape or dtype; there are no numbers in it
-        self.weight = torch.empty_like(weight, device="meta")
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach())
 
     def forward(self, x: Tensor) -> Tensor:
         """x (..., in_features) -> (..., out_features).
@@ -55,11 +66,8 @@ class Packed(nn.Module):
         out = torch.ops.mkldnn._linear_pointwise(x.reshape(-1, self.in_features), self.packed, self.bias, *post)
         return out.unflatten(0, x.shape[:-1])
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise ValueError(UNSAVED)
 
-
-class PackedConvolution(nn.Module):
+class PackedConvolution(_LaidOut):
     """A convolution of pictures for inference on a CPU, whose weight oneDNN has laid out once in the order it reads it in. As
     torch has it, that is done again at every call, which at 8 x 8 pixels takes as long as the products.
 
@@ -68,16 +76,14 @@ class PackedConvolution(nn.Module):
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
-        weight, bias, padding = layer.weight.detach(), layer.bias, layer.padding
+        padding = layer.padding
         assert not isinstance(padding, str)
         self.how = [list(padding), list(layer.stride), list(layer.dilation), layer.groups]
         # the order may follow the picture's size, and what is laid out for another one is laid out anew
         shape = [2, layer.in_channels, 32, 32]
-        self.packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.how, shape)
-        self.bias = None if bias is None else bias.detach()
-        self.weight = torch.empty_like(weight, device="meta")  # as in `Packed`
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach(), *self.how, shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H', W'), with channels side by side in memory.
@@ -88,11 +94,8 @@ class PackedConvolution(nn.Module):
         _check(x, self.weight)
         return torch.ops.mkldnn._convolution_pointwise(x, self.packed, self.bias, *self.how, "none", [], "")
 
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise ValueError(UNSAVED)
 
-
-class PackedWinograd(nn.Module):
+class PackedWinograd(_LaidOut):
     """A 3 x 3 convolution in float32 for inference on a CPU by `langevin.networks.convolution`, whose filters were transformed
     and laid out once. They take 16 / 9 of the memory of those that it is made from.
 
@@ -101,12 +104,9 @@ class PackedWinograd(nn.Module):
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:
-        super().__init__()
+        super().__init__(layer)
         self.in_channels, self.out_channels, self.kernel_size = layer.in_channels, layer.out_channels, layer.kernel_size
-        weight, bias = layer.weight.detach(), layer.bias
-        self.packed = [torch.ops.mkldnn._reorder_linear_weight(place) for place in filters(weight)]
-        self.bias = None if bias is None else bias.detach()
-        self.weight = torch.empty_like(weight, device="meta")  # as in `Packed`
+        self.packed = [torch.ops.mkldnn._reorder_linear_weight(place) for place in filters(layer.weight.detach())]
 
     def forward(self, x: Tensor) -> Tensor:
         """x (B, in_channels, H, W) -> (B, out_channels, H, W), in x's order in memory.
@@ -119,9 +119,6 @@ class PackedWinograd(nn.Module):
 
     def _multiply(self, place: int, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self.packed[place], None, "none", [], "")
-
-    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
-        raise ValueError(UNSAVED)
 
 
 def _packable(module: nn.Module) -> bool:

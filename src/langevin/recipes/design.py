@@ -91,12 +91,9 @@ class Asked(Rounds):
             raise ValueError(f"level is {self.level} and fresh {self.fresh}; give a level above 0 and a share, both up to 1.")
         if self.steer is None and self.strength != Rounds.strength:
             raise ValueError(f"strength is {self.strength:g}, of what designs are steered by, which steer names; leave it out.")
-        later = ("parents", "level", "fresh", "steer", "properties", "guidance") if self.rounds == 1 else ()
-        for name in (*later, *(("parents", "level") if self.fresh == 1 else ())):
+        for name in ("parents", "level") if self.fresh == 1 else ():
             if (value := getattr(self, name)) != type(self).__dataclass_fields__[name].default:
-                why = "of rounds after the first, and rounds is 1" if later else "of what is made from others, and fresh is 1"
-                said = "property" if name == "properties" else name
-                raise ValueError(f"{said} is {value}, {why}; leave it out.")
+                raise ValueError(f"{name} is {value}, of what is made from others, and fresh is 1; leave it out.")
 
 
 def design(run: Run, asked: Asked, out: Path, say: Any = print) -> list[dict[str, float]]:
