@@ -61,7 +61,7 @@ class Way:
 
     Args:
         name: as the page calls it. make: a guidance of (operator, y, std, noise). plan: it runs under.
-        limits: "mask", of masks alone; "noisy", of noisy measurements alone.
+        limits: "mask", of masks alone; "noisy", of noisy measurements alone; "noiseless".
         drawn: it is not affine, and measured by samples. own: its plan is the method.
         remark: of the page.
     """
@@ -75,7 +75,7 @@ class Way:
     remark: str = ""
 
     def fits(self, case: str, std: float) -> bool:
-        return {"mask": case == "mask", "noisy": std > 0}.get(self.limits, True)
+        return {"mask": case == "mask", "noisy": std > 0, "noiseless": not std}.get(self.limits, True)
 
 
 def stepwise(form: str) -> Callable[..., Any]:
@@ -111,6 +111,8 @@ TABLE = [
     Way("replacement, ddpm(250)", named("replacement"), DDPM, remark="what is new is not told of what is known"),
     Way("replacement, predictor_corrector(250)", named("replacement"), lv.plans.predictor_corrector(250), drawn=True,
         remark="score SDEs' inpainting: Langevin steps tell what is new of what is known"),
+    Way('known, consistency(8, "angle")', named("known"), lv.plans.consistency(8, "angle"), "noiseless",
+        remark="of models that leap to an end; a belief is none"),
     Way("repaint(60, 6, 5)", named("repaint"), lv.plans.repaint(60, 6, 5), own=True, remark="resampling mends most of it"),
     Way("ddrm(100)", named("ddrm"), lv.plans.ddrm(100), own=True, remark="mean near, spread a quarter too small"),
     Way("ddnm(100)", named("ddnm"), lv.plans.ddnm(100), own=True, remark="as replacement"),

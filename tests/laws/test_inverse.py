@@ -430,8 +430,7 @@ def test_the_page_measures_every_method():
     page = (Path(__file__).parents[2] / "docs" / "inverse.md").read_text()
     (table,) = re.findall(r"^## Which are exact$(.*?)^## ", page, re.S | re.M)
     measured = re.findall(r"^\| (\w+)(?: \"(\w+)\")?", table, re.M)
-    # "known" is of measurements without noise, and of models that say no mean
-    assert (set(tasks.METHODS) - {"known"}) | {"value"} <= {name for name, _ in measured}
+    assert set(tasks.METHODS) | {"value"} <= {name for name, _ in measured}
     # and every form of one
     assert {("pigdm", form) for form in ("", "step", "clean")} | {("dps", form) for form in ("norm", "likelihood")} <= set(
         measured
