@@ -68,7 +68,8 @@ PARTS = {
             by_two(f"distill RUNS/digits --to dmd {MATCHED}", "few-digits/dmd"),
             by_two(f"distill RUNS/digits --to dmd --steps 2 {MATCHED}", "few-digits/dmd-in-2"),
             "few_steps.py digits --teacher RUNS/digits --runs RUNS/few-digits --results RESULTS --only"
-            ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd "dmd in 2"',
+            ' "improved MeanFlow" "improved consistency training" shortcut lcm consistency dmd "dmd in 2"'
+            ' "lcm to 3" "teacher in 50"',
             "changing.py RUNS/digits --out RESULTS/changing.csv",
         ),
     ),

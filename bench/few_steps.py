@@ -30,6 +30,7 @@ To see that a row runs: --updates 3 --samples 100 --results /tmp/check --runs /t
 """
 
 import argparse
+import copy
 import importlib.util
 import json
 import sys
@@ -85,10 +86,11 @@ def net(scalars: Sequence[str] = ()) -> torch.nn.Module:
     return lv.networks.MLP(2, 128, 4, scalars=scalars)
 
 
-def cloud(seed: int) -> Tensor:
-    points = lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT)).x
-    assert isinstance(points, Tensor)
-    return points
+def cloud(seed: int) -> tuple[Tensor, Tensor]:
+    """Points of both moons, (COUNT, 2), and which of them each is of, (COUNT,)."""
+    points = lv.data.two_moons(COUNT, 0.05, seed).batch(torch.arange(COUNT))
+    assert isinstance(points.x, Tensor) and points.cond is not None
+    return points.x, points.cond["label"]
 
 
 class Moons:
@@ -99,7 +101,7 @@ class Moons:
 
         points = lv.data.two_moons(20_000, 0.05, 0)
         self.data = Arrays(points.batch(torch.arange(len(points))).x)
-        self.real, other = (cloud(seed) for seed in (7, 8))
+        (self.real, self.label), (other, _) = (cloud(seed) for seed in (7, 8))
         self.floor, self.updates = w2(other, self.real), updates
         self.paired: Any = None
         self.folder = Path(tempfile.mkdtemp())
@@ -112,7 +114,15 @@ class Moons:
         return time.process_time() - began
 
     def judge(self, model: Any, plan: str) -> float:
-        return w2(lv.sample(model, lv.plans.parse(plan), COUNT, seed=3), self.real)
+        return w2(self.drawn(model, plan), self.real)
+
+    def drawn(self, model: Any, plan: str) -> Tensor:
+        return lv.sample(model, lv.plans.parse(plan), COUNT, seed=3)
+
+    def smaller_moon(self, model: Any, plan: str) -> float:
+        """The share of samples whose nearest point of the data is of the moon that has fewer of them: at most a half."""
+        upper = float((self.label[torch.cdist(self.drawn(model, plan), self.real).argmin(1)] == 0).double().mean())
+        return min(upper, 1 - upper)
 
 
 class Theirs(Objective):
@@ -123,8 +133,6 @@ class Theirs(Objective):
         self.loss, self.decay, self.done = loss, decay, 0.0
 
     def prepare(self, model: Any) -> None:
-        import copy
-
         from langevin.objectives.base import Networks
 
         self.nets = Networks({"slow": copy.deepcopy(model).requires_grad_(False)})
@@ -197,6 +205,24 @@ def edm_model() -> Any:
     return lv.Denoiser(net(), lv.Gaussian(lv.schedules.edm()), lv.predictions.edm(SIGMA_DATA, level="250log_sigma"))
 
 
+class Stages(Progressive):
+    """Keeps the student of each stage, and the teacher, under the plan of as many steps as it was trained for.
+
+    A student of a stage is what the next one learns from: the weights as they are then, not their average.
+    """
+
+    def __init__(self, teacher: Any, steps: int) -> None:
+        super().__init__(teacher, steps)
+        self.plans = [f"ddim:{2 * steps >> k}:grid=uniform" for k in range(self.stages + 1)]
+        self.students: dict[str, Any] = {self.plans[0]: teacher}
+
+    def begin(self, model: Any, step: int, done: float) -> None:
+        before = int(self.stage)
+        super().begin(model, step, done)
+        if int(self.stage) > before:
+            self.students[self.plans[before + 1]] = copy.deepcopy(self.nets["last"])
+
+
 def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
     """Every method on two moons."""
     table = Moons(updates)
@@ -221,8 +247,6 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
             made = {"flow": denoiser, "edm": edm_model, "angle": angle}[name]
             taught[name] = made()
             table.train(taught[name], Denoising("edm", "lognormal_sigma") if name == "edm" else Denoising())
-        import copy
-
         return copy.deepcopy(taught[name]).requires_grad_(True)
 
     def teacher(name: str = "flow") -> Any:
@@ -255,7 +279,8 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
         )
 
     def progressive() -> tuple[Any, Objective, Sequence[str]]:
-        return learned("flow"), Progressive(teacher(), 16), ("ddim:1",)
+        halved = Stages(teacher(), 16)
+        return learned("flow"), halved, halved.plans
 
     def matching() -> tuple[Any, Objective, Sequence[str]]:
         return learned("flow"), DistributionMatching(teacher(), every=2, rate=2.0), ("consistency:1",)
@@ -310,13 +335,16 @@ def moons(updates: int, reference_at: Path | None, only: Sequence[str]) -> None:
             flown = transport(model, lv.plans.parse("euler:100:grid=uniform"), Prior(flow, (2,), COUNT, 3))
             write({"problem": "moons", "who": who, "method": method, "plan": "100 steps", "measure": "straightness",
                    "quality": flown.straightness})  # fmt: skip
+        students = getattr(objective, "students", {})
         for plan in plans:
-            nfe = lv.plans.parse(plan).on(model.process.schedule).nfe
-            write({
+            drawer, nfe = students.get(plan, model), lv.plans.parse(plan).on(model.process.schedule).nfe
+            shared = {
                 "problem": "moons", "who": who, "method": method, "plan": plan, "evaluations": nfe,
-                "quality": table.judge(model, plan), "measure": "W2", "training_seconds": seconds, "updates": updates,
-                "processes": 1,
-            })  # fmt: skip
+                "training_seconds": seconds, "updates": updates, "processes": 1,
+            }  # fmt: skip
+            write({**shared, "quality": table.judge(drawer, plan), "measure": "W2"})
+            if isinstance(objective, Adversarial):
+                write({**shared, "quality": table.smaller_moon(drawer, plan), "measure": "share of the smaller moon"})
 
 
 # Pictures
@@ -326,11 +354,15 @@ LEAPS = ("ddim:1", "ddim:2:grid=uniform", "ddim:4:grid=uniform")
 STRAIGHT = ("euler:1", "euler:2:grid=uniform", "euler:4:grid=uniform")
 GUIDED = 1.5
 """Strength at which a student that was taught guidance stands beside its teacher, which needs two evaluations for one."""
-# method: (a recipe, the kind of student, or "teacher"), what is changed in its recipe, plans; those that are guided end in @
+# method: (a recipe, the kind of student, or "teacher"), what is changed in its recipe, plans; those that are guided end in @ and
+# the strength, GUIDED where none is said
 DIGITS: dict[str, tuple[str, dict[str, Any], Sequence[str]]] = {
     "dmd in 2": ("to:dmd:2", {"train.steps": 2400, "train.ema": 0.995}, (TWO,)),
     "dmd": ("to:dmd", {"train.steps": 2400, "train.ema": 0.995}, ("consistency:1",)),
     "lcm": ("to:lcm", {"train.steps": 1800, "objective.w": (1.0, 2.0)}, ("consistency:1", TWO, FOUR)),
+    # LCM's own w is one less than ours: 0 and 2
+    "lcm to 3": ("to:lcm", {"train.steps": 500, "objective.w": (1.0, 3.0)}, ("consistency:1", FOUR, f"{FOUR}@3")),
+    "teacher in 50": ("teacher", {}, ("ddim:50", "ddim:50@3")),
     "consistency": ("to:consistency", {"train.steps": 1800}, ("consistency:1", TWO, FOUR)),
     "improved MeanFlow": ("digits-mean-flow", {}, LEAPS),
     "shortcut": ("digits-shortcut", {}, LEAPS),
@@ -382,6 +414,13 @@ TAUGHT = ("dpmpp:20", "default:4", "default:2", "ddim:1")
 """Plans of the teacher: the first is what students are measured by, whatever plan its recipe has."""
 
 
+def strength(said: str) -> tuple[str, float, str]:
+    """The plan, w, and what the table says of both, of a plan in DIGITS or MNIST."""
+    plan, at, w = said.partition("@")
+    w = float(w or GUIDED) if at else 1.0
+    return plan, w, plan if w == 1 else f"{plan} at w={w:g}"
+
+
 def recipe_of(base: str, changes: dict[str, Any], teacher: Path) -> Any:
     from langevin.recipes import Recipe, recipe
     from langevin.recipes.distillation import student
@@ -418,14 +457,14 @@ def pictures(problem: str, teacher: Path, runs: Path, only: Sequence[str], count
 
     def judge(run: Any, method: str, plans: Sequence[str], **trained: Any) -> None:
         for said in plans:
-            plan, w = said.removesuffix("@"), GUIDED if said.endswith("@") else 1.0
+            plan, w, shown = strength(said)
             found = evaluate(
                 run, count=count, plan=plan, guidance=w, metrics=("fd", "prdc", "labels"), small=True, against=against
             )
             group: Any = found.metrics[f"w={w:g}"]
             twice = w != 1 and "guidance" not in run.recipe.objective.scalars
             shared = {
-                "problem": problem, "who": "ours", "method": method, "plan": plan if w == 1 else f"{plan} at w={w:g}",
+                "problem": problem, "who": "ours", "method": method, "plan": shown,
                 "evaluations": (1 + twice) * (found.protocol.nfe or 0),
                 "recall": group["recall"], **trained,
             }  # fmt: skip
@@ -469,7 +508,7 @@ def page(problem: str, teacher: Path, runs: Path) -> Path:
     rows = [draw(taught, 20, plan=plan, seed=2) for plan in (TAUGHT[0], "ddim:1")]
     for method, (_, _, plans) in PICTURES[problem].items():
         if (out := runs / method.replace(" ", "-")).is_dir():
-            rows.append(draw(open_run(out), 20, plan=plans[0].removesuffix("@"), seed=2))
+            rows.append(draw(open_run(out), 20, plan=strength(plans[0])[0], seed=2))
     return lv.save_images(torch.cat(rows), _page_at(f"few_steps_{problem}.png"), columns=20)
 
 

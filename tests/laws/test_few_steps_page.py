@@ -1,11 +1,15 @@
 """The numbers of docs/few_steps.md are those of bench/results/few_steps.csv, and the bench has a row for every student."""
 
+import copy
 import csv
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
+import langevin as lv
 from langevin import plans
 from langevin.recipes import recipe
 from langevin.recipes.build import build, fits
@@ -150,7 +154,22 @@ def test_the_bench_has_digits_of_every_student_and_its_plans_fit(tmp_path):
             made = script.recipe_of(base, changes, tmp_path)
             run = build(made.model_copy(update={"network": made.network.model_copy(update={"width": 8, "head_width": 8})}))
             for plan in ways:
-                fits(made, run.denoiser.process, plans.parse(plan.removesuffix("@")))
+                fits(made, run.denoiser.process, plans.parse(script.strength(plan)[0]))
+
+
+def test_each_stage_is_judged_by_the_student_that_the_next_one_learned_from():
+    script = bench("few_steps")
+    data = lv.data.two_moons(64)
+    teacher = lv.Denoiser(lv.networks.MLP(2, 8, 1, classes=2), lv.Gaussian(lv.schedules.flow()), "velocity")
+    student = copy.deepcopy(teacher)
+    objective = script.Stages(teacher, 4)
+    assert objective.plans == [f"ddim:{steps}:grid=uniform" for steps in (8, 4, 2, 1)]
+    lv.fit(student, data, objective=objective, steps=6, batch=8, warmup=0, progress=False)
+    assert list(objective.students) == objective.plans[:-1]  # the last is the model itself
+    weights = [dict(objective.students[plan].named_parameters()) for plan in objective.plans[:-1]]
+    assert all(torch.equal(p, dict(teacher.named_parameters())[n]) for n, p in weights[0].items())
+    assert all(torch.equal(p, dict(objective.teacher.named_parameters())[n]) for n, p in weights[2].items())
+    assert all(any(not torch.equal(a[n], b[n]) for n in a) for a, b in pairwise(weights))
 
 
 @pytest.mark.parametrize(
