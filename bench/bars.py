@@ -2,7 +2,8 @@
 
     python bench/bars.py --out bench/results/bars.md
 
-Runs nothing: it reads the tables of bench/results. A bar is a bound on one number, or on its ratio to another of the same table.
+Runs nothing: it reads the tables of bench/results. A bar is a bound on one number, or on its ratio to another of the same table
+or its difference from it.
 Exit status 1 if a bar is missed or not measured.
 """
 
@@ -12,6 +13,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from rich.console import Console
@@ -41,7 +43,7 @@ class Number:
 
 @dataclass(frozen=True)
 class Bar:
-    """value <= bound, or >= if `least`; the bound times `beside` where that is given."""
+    """value <= bound, or >= if `least`; the bound times `beside` where that is given, or beside + bound if `more`."""
 
     area: str
     about: str
@@ -49,13 +51,15 @@ class Bar:
     bound: float
     beside: Number | None = None
     least: bool = False
+    more: bool = False
 
     def judge(self, folder: Path) -> tuple[float | None, float | None]:
-        """(The value, or its ratio to what it stands beside; the slack in the direction that is asked for, >= 0 where met)."""
+        """(The value, or its ratio to what it stands beside, if `more` its difference; the slack in the direction that is asked
+        for, >= 0 where met)."""
         value = self.value.read(folder, not self.least)
         if self.beside is not None:
             other = self.beside.read(folder, self.least)
-            value = None if value is None or other is None else value / other
+            value = None if value is None or other is None else value - other if self.more else value / other
         slack = None if value is None else (value - self.bound if self.least else self.bound - value)
         return value, slack
 
@@ -94,6 +98,10 @@ def _bars() -> list[Bar]:
         ("improved MeanFlow", "ddim:1", 2.0),
     ):
         made.append(Bar(few, f"moons: {method} in one step, W2 beside the teacher's 18", _moons(method, plan), most, teacher))
+    halved = [f"ddim:{steps}:grid=uniform" for steps in (32, 16, 8, 4, 2, 1)]
+    for before, after in pairwise(halved):
+        made.append(Bar(few, f"moons: progressive distillation to {after.split(':')[1]}, W2 beside twice the steps",
+                        _moons("progressive distillation", after), 1.25, _moons("progressive distillation", before)))  # fmt: skip
     # the plans of one and of several steps
     shown = {
         "digits": {
@@ -237,7 +245,8 @@ def judged(folder: Path = RESULTS, bars: Sequence[Bar] = BARS) -> list[tuple[Bar
     for bar in bars:
         value, slack = bar.judge(folder)
         said = "not measured" if slack is None else "met" if slack >= 0 else "missed"
-        asked = f"{'at least' if bar.least else 'at most'} {bar.bound:.4g}{'' if bar.beside is None else ' times'}"
+        than = "" if bar.beside is None else " more" if bar.more else " times"
+        asked = f"{'at least' if bar.least else 'at most'} {bar.bound:.4g}{than}"
         made.append((bar, "" if value is None else f"{value:.4g}", asked, said))
     return made
 

@@ -56,6 +56,18 @@ def test_where_several_rows_answer_the_worst_of_them_counts(bars):
     assert bars.Bar("", "", worst, 0.0, least=True).judge(folder) == (min(found), min(found))
 
 
+def test_a_bound_may_be_told_over_what_stands_beside(bars, tmp_path):
+    (tmp_path / "some.csv").write_text("what,value\na,3\nb,2\n")
+    one, other = (bars.Number("some.csv", "value", {"what": what}) for what in "ab")
+    for bound, least, more, said in (
+        (1.0, False, True, ("1", "at most 1 more", "met")),
+        (0.9, False, True, ("1", "at most 0.9 more", "missed")),
+        (1.5, True, False, ("1.5", "at least 1.5 times", "met")),
+    ):
+        bar = bars.Bar("", "", one, bound, other, least, more)
+        assert bars.judged(tmp_path, [bar]) == [(bar, *said)]
+
+
 def test_recipes_of_shakespeare_expect_what_the_table_says():
     with (BENCH / "results" / "discrete.csv").open(newline="") as lines:
         bits = {r["model"]: r for r in csv.DictReader(lines) if r["part"] == "shakespeare" and r["measure"] == "bits/character"}

@@ -49,7 +49,8 @@ MOONS = {
     "latent consistency": ("ours", "latent consistency"), "consistency in continuous time": ("ours", "continuous consistency"),
     "consistency trajectories": ("ours", "consistency trajectory"), "distribution matching": ("ours", "distribution matching"),
     "adversarial distillation": ("ours", "adversarial distillation"),
-    "progressive distillation": ("ours", "progressive distillation"), "improved MeanFlow": ("ours", "improved MeanFlow"),
+    "progressive distillation, each stage as it is trained; 32 steps are its teacher's": ("ours", "progressive distillation"),
+    "improved MeanFlow": ("ours", "improved MeanFlow"),
     "MeanFlow, as first published": ("ours", "MeanFlow"), "shortcut model": ("ours", "shortcut"),
 }  # fmt: skip
 
