@@ -76,7 +76,7 @@ def _bars() -> list[Bar]:
     made: list[Bar] = []
     flows, few, discrete = "flows", "few steps", "categories, text, graphs"
     one, straight = "euler:1", "straightness"
-    learned = {"what": "path learned with its network"}
+    learned, board = {"what": "path learned with its network"}, {"problem": "checkerboard"}
     reflow, flow = _moons("reflow", one), _moons("flow matching", one)
     made += [
         Bar(flows, "moons: W2 of one Euler step after a reflow, beside before", reflow, 1 / 6, flow),
@@ -86,6 +86,8 @@ def _bars() -> list[Bar]:
             _moons("flow matching", "euler:2:grid=uniform")),
         Bar(flows, "normals: energy of a learned path, beside optimal transport's", Number("paths.csv", "value", learned), 1.01,
             Number("paths.csv", "least", learned)),
+        Bar(flows, "checkerboard: nats over the entropy", Number("paths.csv", "value", board), 0.25,
+            Number("paths.csv", "least", board), more=True),
         *[Bar(flows, f"{name}: nats over the full-covariance Gaussian, worst split",
               Number("tabular.csv", "difference", {"set": name}), 0.0) for name in ("wine", "breast cancer", "diabetes")],
         *[Bar(flows, f"digits {a} to {b}: seen as the target", Number("transfer.json", "seen_as_target",
@@ -98,6 +100,13 @@ def _bars() -> list[Bar]:
         ("improved MeanFlow", "ddim:1", 2.0),
     ):
         made.append(Bar(few, f"moons: {method} in one step, W2 beside the teacher's 18", _moons(method, plan), most, teacher))
+    game, single = "adversarial distillation", "consistency:1"
+    learned_one = _moons("consistency distillation", "consistency:1:grid=karras")
+    made += [
+        Bar(few, f"moons: {game} in one step, W2 over that of consistency distillation", _moons(game, single), 0.02, learned_one,
+            more=True),
+        Bar(few, f"moons: {game}, share of the smaller moon", _moons(game, single, "share of the smaller moon"), 0.4, least=True),
+    ]  # fmt: skip
     halved = [f"ddim:{steps}:grid=uniform" for steps in (32, 16, 8, 4, 2, 1)]
     for before, after in pairwise(halved):
         made.append(Bar(few, f"moons: progressive distillation to {after.split(':')[1]}, W2 beside twice the steps",
