@@ -111,6 +111,11 @@ def _bars() -> list[Bar]:
     for before, after in pairwise(halved):
         made.append(Bar(few, f"moons: progressive distillation to {after.split(':')[1]}, W2 beside twice the steps",
                         _moons("progressive distillation", after), 1.25, _moons("progressive distillation", before)))  # fmt: skip
+    for w, strength in (("1", ""), ("3", " at w=3")):
+        label = _few("digits", "intended label", method="lcm to 3", plan=f"consistency:4:grid=uniform{strength}")
+        fifty = _few("digits", "intended label", method="teacher in 50", plan=f"ddim:50{strength}")
+        made.append(Bar(few, f"digits: lcm to 3 in 4 steps at w = {w}, label as intended, beside the teacher's 50", label, 0.9,
+                        fifty, least=True))  # fmt: skip
     # the plans of one and of several steps
     shown = {
         "digits": {

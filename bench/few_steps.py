@@ -8,7 +8,8 @@
 
 Two moons: one multilayer perceptron, one optimiser, one average and one number of updates for all, ours and theirs; what differs
 is the loss (and its own schedule of levels). Measured is the exact 2-Wasserstein distance of 2,000 samples to 2,000 points of the
-data, beside that of 2,000 other points (the floor). Peers: torchcfm (pip install --no-deps torchcfm pot) for flow matching with
+data, beside that of 2,000 other points (the floor); of progressive distillation that of each stage, of adversarial distillation
+the share of the smaller moon as well. Peers: torchcfm (pip install --no-deps torchcfm pot) for flow matching with
 and without minibatch optimal transport; the losses of openai/consistency_models for consistency distillation and training, whose
 file is read from a checkout, with empty modules in place of what it imports and does not need here.
 
@@ -23,8 +24,8 @@ Rows of MNIST are of the recipe's teacher and under one classifier; students of 
 Minutes of training on one core that is not shared. Measured, digits: consistency 9, lcm 10, improved consistency training 11,
 shortcut 12, dmd 13, improved MeanFlow 14. Reckoned from the CPU time of a few updates beside that of consistency: guidance 5,
 progressive 9, reflow and "reflow in 1" 9 each (3 of them for 20,000 pairs), trajectory 12, adversarial 13, continuous 14, "dmd in
-2" 13. "guided teacher" trains nothing. On MNIST by the clock of a shared core: lcm 40, improved consistency training 83, shortcut
-89. Judging takes some minutes more.
+2" 13, "lcm to 3" 3. "guided teacher" and "teacher in 50" train nothing. On MNIST by the clock of a shared core: lcm 40, improved
+consistency training 83, shortcut 89. Judging takes some minutes more.
 
 To see that a row runs: --updates 3 --samples 100 --results /tmp/check --runs /tmp/check/runs, which leaves the csv as it is.
 """
