@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -63,7 +63,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("--make", type=Path, help="write the pictures into this folder, and stop")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/colouring.csv"), help="rows are added to it")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/colouring.csv"), help="rows are added to it, or replaced")
     parser.add_argument("--pages", type=Path, default=Path("docs/images"))
     parser.add_argument("--pictures", type=int, default=200)
     parser.add_argument("--count", type=int, default=19)
@@ -116,7 +116,7 @@ def main() -> None:
     asked.pages.mkdir(parents=True, exist_ok=True)
     short = tasks.Restored(made.samples[:, :6], made.y[:6])
     pictures.save_images(page(truth[:6], op, short), asked.pages / "restored_colourise.png", columns=10)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("measure",))
 
 
 if __name__ == "__main__":

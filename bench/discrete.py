@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from bayesian_flow import Convolutions, log_marginals
-from rows import append, parsed, read
+from rows import parsed, read, replace
 from torch import Tensor, nn
 
 import langevin as lv
@@ -58,7 +58,7 @@ class Table:
         print(row, flush=True)
         self.known[part, model, measure] = row
         if self.path is not None:
-            append(self.path, FIELDS, [row])
+            replace(self.path, FIELDS, [row], FIELDS[:3])
 
 
 def trained(model: lv.Denoiser, data: Any, objective: Any, out: Path, **settings: Any) -> float:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 
 import langevin as lv
 from langevin import pictures
@@ -41,7 +41,7 @@ EACH = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--out", type=Path, required=True, help="rows are added to it, or replaced")
     parser.add_argument("--page", type=Path, required=True)
     parser.add_argument("--captions", type=int, default=100, help="of training captions, for kin")
     asked = parsed(parser)
@@ -83,7 +83,7 @@ def main() -> None:
     pictures.save_captioned(draw(run, len(shown), prompts=shown, seed=1), shown, asked.page, columns=10)
     with tempfile.TemporaryDirectory() as folder:
         same(run, shown[:8], publish(run, Path(folder) / "emoji"), row)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("measure", "captions"))
 
 
 @torch.no_grad()

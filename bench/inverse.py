@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -291,7 +291,7 @@ def exact(data: Data, m: Measured, clean: Tensor, count: int) -> Tensor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--azula", type=Path, help="folder that azula was installed to, if it is not with everything else")
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--out", type=Path, required=True, help="rows are added to it, or replaced")
     parser.add_argument("--data", nargs="*", choices=DATA, default=list(DATA))
     parser.add_argument("--whose", nargs="*", choices=("ours", "azula"), default=["ours", "azula"])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
@@ -328,7 +328,7 @@ def main() -> None:
                             calls=model.calls, gradients=model.gradients, **errors(drawn, true, data, m, clean),
                             seconds=f"{taken:.2f}",
                         )  # fmt: skip
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, FIELDS[:6])
     table(rows)
 
 

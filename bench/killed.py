@@ -22,7 +22,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from rows import parsed, read, write
+from rows import parsed, replace
 
 from langevin.recipes.opening import read_recipe
 
@@ -135,8 +135,7 @@ def main() -> None:
         command = [sys.executable, "-m", "langevin", "train", asked.recipe, "--out", str(run), "--resume", *more]
         train(command, run, asked.kills, asked.seed, told, events)
     found = row(run, map(json.loads, told.read_text().splitlines()))
-    others = [r for r in read(asked.out) if r["recipe"] != found["recipe"]]
-    write(asked.out, list(found), [*others, found])
+    replace(asked.out, list(found), [found], ("recipe",))
     print(found)
 
 

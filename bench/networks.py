@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from contenders import Contender, resident, timed
-from rows import parsed, read, write
+from rows import parsed, replace
 from torch import Tensor, nn
 
 RESULTS = Path(__file__).parent / "results"
@@ -306,9 +306,7 @@ def main() -> None:
         for network in args.networks:
             chosen = [m for m in modes if network != "dit-xl2" or "channels_last" not in m]
             rows += measure(network, chosen, args.rounds, "cuda" if args.gpu else "cpu", args.folder)
-    fresh = {(r["network"], r["mode"], r["who"]) for r in rows}
-    kept = [r for r in read(args.out) if (r["network"], r["mode"], r["who"]) not in fresh]
-    write(args.out, FIELDS, [*kept, *rows])
+    replace(args.out, FIELDS, rows, ("network", "mode", "who"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor, nn
 
 import langevin as lv
@@ -86,7 +86,7 @@ def regression(x: Tensor, mark: Tensor, held: int = 1000, epochs: int = 30) -> A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--out", type=Path, required=True, help="rows are added to it, or replaced")
     parser.add_argument("--pages", type=Path, required=True, help="folder of the pages")
     parser.add_argument("--only", nargs="+", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--pictures", type=int, default=100)
@@ -159,7 +159,7 @@ def main() -> None:
         asked.pages.mkdir(parents=True, exist_ok=True)
         short = tasks.Restored(made.samples[:, :6], made.y[:6])
         pictures.save_images(page(truth[:6], op, short), asked.pages / f"restored_{named.replace('-', '_')}.png", columns=10)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("task", "measure"))
 
 
 if __name__ == "__main__":

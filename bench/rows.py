@@ -43,15 +43,16 @@ def append(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]])
 
 
 def replace(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]], key: Sequence[str]) -> None:
-    """Rows of a CSV measured anew: each stands where that of the same `key` did, once, and at the end where there was none."""
+    """Rows of a CSV measured anew: each stands where that of the same `key` did, once, and at the end where there was none.
+    Others stay as they are. A row may lack fields, which are then empty."""
 
     def name(row: Mapping[str, Any]) -> tuple[str, ...]:
-        return tuple(str(row[field]) for field in key)
+        return tuple(str(row.get(field, "")) for field in key)
 
-    table: dict[tuple[str, ...], Mapping[str, Any]] = {}
-    for row in (*read(path), *rows):
-        table[name(row)] = row
-    write(path, fields, table.values())
+    anew = {name(row): row for row in rows}
+    known = set(anew)
+    placed = [anew.pop(name(row), None) if name(row) in known else row for row in read(path)]
+    write(path, fields, [*(row for row in placed if row is not None), *anew.values()])
 
 
 def _line_end(path: Path) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--density", type=Path, help="a run of digits-likelihood")
     parser.add_argument("--score", type=Path, help="a run of digits-ve")
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--out", type=Path, required=True, help="rows are added to it, or replaced")
     parser.add_argument("--only", nargs="*", choices=("normal", "density", "exact", "score"), default=None)
     parser.add_argument("--count", type=int, default=297, help="held-out digits")
     parser.add_argument("--steps", type=int, default=30, help="of RK4, four evaluations each")
@@ -145,7 +145,8 @@ def main() -> None:
 
     for row in rows():
         print(row, flush=True)
-        append(asked.out, FIELDS, [row])
+        settings = ("calls", "note") if row["part"] == "samples" else ()  # that of a likelihood tells its error as well
+        replace(asked.out, FIELDS, [row], (*FIELDS[:3], *settings))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from rows import append, parsed
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--make", type=Path, help="write the pairs into this folder, and stop")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of MNIST's idx files")
     parser.add_argument("--count", type=int, default=COUNT, help="pairs that are made")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/sketches.csv"), help="rows are added to it")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/sketches.csv"), help="rows are added to it, or replaced")
     parser.add_argument("--pages", type=Path, default=Path("docs/images"))
     parser.add_argument("--plan", default="heun:10:grid=uniform")
     asked = parsed(parser)
@@ -111,7 +111,7 @@ def main() -> None:
                "error": f"{float(off.std() / len(off) ** 0.5):.4f}", "note": note}  # fmt: skip
         rows.append(row)
         print(row, flush=True)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("measure",))
     shown = torch.cat([part[:16] for part in (sketches, made, truth)])
     print(lv.save_images(shown, asked.pages / "sketches.png", columns=16))
 

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from rows import parsed, read, write
+from rows import parsed, replace
 from torch import Tensor
 
 import langevin as lv
@@ -49,13 +49,12 @@ def main() -> None:
     length, end = test.length, test.end
     texts = texts_of(run.train)
     words, pairs = {w for t in texts for w in t.split()}, {p for t in texts for p in word_pairs(t)}
-    rows: dict[str, dict[str, object]] = {line["measure"]: dict(line) for line in read(asked.out)}
 
     def row(measure: str, controlled: object, uncontrolled: object = "", note: str = "", count: int = asked.count) -> None:
-        rows[measure] = {"measure": measure, "controlled": controlled, "uncontrolled": uncontrolled, "count": count, "note": note}
-        print(rows[measure], flush=True)
+        found = {"measure": measure, "controlled": controlled, "uncontrolled": uncontrolled, "count": count, "note": note}
+        print(found, flush=True)
         if asked.out:
-            write(asked.out, FIELDS, rows.values())
+            replace(asked.out, FIELDS, [found], ("measure",))
 
     def sampled(guidance: Any = None, plan: Any = None, count: int = asked.count) -> Tensor:
         made = plan or lv.plans.controlled(asked.steps, fresh=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from rows import append, parsed
+from rows import parsed, replace
 
 import langevin as lv
 from langevin import pictures
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--first", type=Path, help="a run whose samples are made small and drawn large again")
-    parser.add_argument("--out", type=Path, required=True, help="rows are added to it")
+    parser.add_argument("--out", type=Path, required=True, help="rows are added to it, or replaced")
     parser.add_argument("--page", type=Path, help="with --first: a picture of samples, small copies, and what each level draws")
     parser.add_argument("--plan", help="the recipe's by default")
     parser.add_argument("--levels", type=float, nargs="*", default=[0.0, 0.1, 0.2, 0.3])
@@ -84,7 +84,7 @@ def main() -> None:
                 row("of generated small pictures", shown[-1], level, lowered)
         if asked.page:
             pictures.save_images(torch.cat([x[:12] for x in shown]).clamp(-1, 1), asked.page, columns=12)
-    append(asked.out, FIELDS, rows)
+    replace(asked.out, FIELDS, rows, ("method", "noise"))
 
 
 if __name__ == "__main__":

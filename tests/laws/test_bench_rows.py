@@ -29,10 +29,29 @@ def test_a_table_begins_with_its_fields_and_none_is_empty(tmp_path):
 def test_what_is_measured_anew_stands_where_it_stood_and_once(tmp_path):
     rows, path = bench("rows"), tmp_path / "table.csv"
     fields, key = ("run", "score", "auroc"), ("run", "score")
-    old = [("a", "flow", 0.5), ("a", "bound", 0.25), ("a", "flow", 0.5), ("b", "flow", 1.0)]
-    rows.append(path, fields, rows.from_lines(fields, old))  # one of them twice
+    old = [("a", "flow", 0.5), ("a", "bound", 0.25), ("a", "flow", 0.5), ("b", "flow", 1.0), ("a", "bound", 0.25)]
+    rows.append(path, fields, rows.from_lines(fields, old))  # two of them twice, of which one is measured anew
     new = [{"run": "a", "score": "flow", "auroc": 0.75}, {"run": "c", "score": "flow", "auroc": 0.0}]
     for _ in range(2):  # once or again
         rows.replace(path, fields, new, key)
-        lines = [("a", "flow", "0.75"), ("a", "bound", "0.2500"), ("b", "flow", "1.0000"), ("c", "flow", "0.0")]
+        lines = [
+            ("a", "flow", "0.75"),
+            ("a", "bound", "0.2500"),
+            ("b", "flow", "1.0000"),
+            ("a", "bound", "0.2500"),
+            ("c", "flow", "0.0"),
+        ]
         assert rows.read(path) == [dict(zip(fields, line, strict=True)) for line in lines]
+
+
+def test_an_empty_field_of_a_key_may_be_left_out(tmp_path):
+    rows, path = bench("rows"), tmp_path / "table.csv"
+    fields, key = ("method", "calls", "value"), ("method", "calls")
+    for value in (1, 2):
+        rows.replace(
+            path, fields, [{"method": "exact draws", "value": value}, {"method": "heun", "calls": 20, "value": value}], key
+        )
+    assert rows.read(path) == [
+        {"method": "exact draws", "calls": "", "value": "2"},
+        {"method": "heun", "calls": "20", "value": "2"},
+    ]
