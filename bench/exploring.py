@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rows import parsed, read, write
+from rows import has, parsed, read, write
 from torch import Tensor
 
 from langevin.graphs.properties import properties_of
@@ -68,7 +68,7 @@ def main() -> None:
     always = {"run": run.recipe.name, "weights": of_weights(run), "plan": plan, "count": asked.count, "seed": asked.seed}
     for lam, w in SETS:
         head = {name: str(value) for name, value in {**always, "lam": f"{lam:g}", "w": f"{w:g}"}.items()}
-        if any(all(row[name] == value for name, value in head.items()) for row in rows):
+        if has(rows, head):
             continue
         steer = Exploration(lam, density if w else None, w) if lam or w else None
         graphs = run.domain.graphs(run, draw(run, asked.count, plan=plan, seed=asked.seed, steer=steer))  # pyright: ignore

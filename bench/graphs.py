@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
-from rows import parsed, read, write
+from rows import has, parsed, read, write
 
 from langevin.pictures import save_png
 from langevin.recipes import config as c
@@ -108,7 +108,7 @@ def main() -> None:
                 "count": count,
                 "seed": args.seed,
             }
-            if any(all(row[name] == str(value) for name, value in head.items()) for row in rows):
+            if has(rows, head):
                 continue
             shown = args.pictures / f"graphs_{run.recipe.name}.png" if args.pictures and plan == plans[0] else None
             found = measures(run, plan, count, args.seed, shown)

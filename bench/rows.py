@@ -55,6 +55,11 @@ def replace(path: Path, fields: Sequence[str], rows: Iterable[Mapping[str, Any]]
     write(path, fields, [*(row for row in placed if row is not None), *anew.values()])
 
 
+def has(rows: Iterable[Mapping[str, Any]], some: Mapping[str, Any]) -> bool:
+    """Whether one of the rows of a table says all that `some` says."""
+    return any(all(row[field] == str(value) for field, value in some.items()) for row in rows)
+
+
 def _line_end(path: Path) -> str:
     """That of the table, so that a comparison of two shows the rows that have changed and no others."""
     if not path.exists():

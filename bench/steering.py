@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from graphs import trained
-from rows import parsed, read, write
+from rows import has, parsed, read, write
 from torch import Tensor
 
 from langevin import pictures
@@ -135,7 +135,7 @@ def main() -> None:
         for goal in asked.asked:
             for strength in (0.0, *asked.strengths):
                 head = {**always, "plan": plan, "asked": f"{goal:g}", "strength": f"{strength:g}"}
-                if any(all(row[field] == str(value) for field, value in head.items()) for row in rows):
+                if has(rows, head):
                     continue
                 steer = regressor.towards(run, {name: goal}, strength, of) if strength else None
                 began = time.process_time()
