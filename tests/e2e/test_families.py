@@ -49,7 +49,7 @@ def _said(layout: str, guided: bool = True, inputs: int | None = None) -> tuple[
         p.component: SimpleNamespace(kind="AutoencoderKL" if p.component == "vae" else "", config={**net, **coder})
         for p in LAYOUTS[layout]
     }
-    name, scheduler = single._whole(layout, pieces, {}, lambda name: None, None, {})  # pyright: ignore
+    name, scheduler = single._whole(layout, pieces, {}, lambda name: None, None)  # pyright: ignore
     return name, scheduler or {}, pieces["vae"].config if "vae" in pieces else {}
 
 

@@ -1,7 +1,5 @@
 """Autoencoders and their codecs: what tiles, slices, codes and scales must not change."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from langevin.networks.autoencoder import Autoencoder, GaussianCode, Half, Plain, Scale, Tiny
 from langevin.networks.blocks import Grow, ResidualBlock, attend_linearly
-from langevin.networks.latents import LatentCodec, _spans, fit_preview
+from langevin.networks.latents import LatentCodec, _spans
 
 
 def seeded(seed: int, *shape: int) -> Tensor:
@@ -158,26 +156,6 @@ def test_what_overflows_in_half_precision_stays_in_single():
     codec = LatentCodec(plain(gaussian=True, scale=Scale(upcast=True)))
     assert codec.half().decode(seeded(1, 1, 4, 4, 4).half()).dtype == torch.float16
     assert next(LatentCodec(plain(gaussian=True, scale=Scale(upcast=True))).bfloat16().parameters()).dtype == torch.bfloat16
-
-
-@dataclass
-class Colours:
-    """A codec that is linear."""
-
-    map: Tensor
-    factor: int = 2
-
-    def decode(self, z: Tensor) -> Tensor:
-        x = (z.movedim(1, -1) @ self.map[:-1] + self.map[-1]).movedim(-1, 1)
-        return F.interpolate(x, scale_factor=2.0, mode="nearest")
-
-
-def test_a_preview_of_a_linear_codec_is_exact():
-    colours = Colours(seeded(10, 5, 3) * 0.1)
-    made = fit_preview(colours, seeded(11, 2, 4, 6, 6), ridge=0)
-    torch.testing.assert_close(made.weight, colours.map, rtol=1e-5, atol=1e-6)
-    z = seeded(12, 1, 4, 3, 3)
-    torch.testing.assert_close(made(z), F.avg_pool2d(colours.decode(z), 2).clamp(-1, 1))
 
 
 def test_what_makes_no_sense_is_refused_with_a_remedy():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import langevin as lv
 from langevin.zoo import schedulers
-from langevin.zoo.configs import read_config
+from langevin.zoo.hub import read_object
 from tests.parity.goldens import Goldens
 
 TOLERANCE = 1e-4
@@ -70,7 +70,7 @@ def test_a_variance_that_is_learned_is_sampled_with(tmp_path: Path, clip: bool):
 
 
 def _scheduler(folder: Path) -> schedulers.Scheduler:
-    return schedulers.read(read_config(folder / "scheduler" / "scheduler_config.json"))
+    return schedulers.read(read_object(folder / "scheduler" / "scheduler_config.json"))
 
 
 def test_a_variance_of_another_kind_is_refused_by_name(tmp_path: Path):

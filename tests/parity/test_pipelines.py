@@ -9,7 +9,8 @@ import langevin as lv
 from langevin.cli import main
 from langevin.pictures import read_record
 from langevin.zoo import registry, schedulers
-from langevin.zoo.load import load, read_config
+from langevin.zoo.hub import read_object
+from langevin.zoo.load import load
 
 TOLERANCE = 1e-4
 LOOSER = {"sde_ve_pipeline": 1e-3}  # states of 1348 in float32
@@ -148,13 +149,13 @@ def test_a_recorded_pipeline_takes_the_same_steps_to_the_same_picture(goldens, f
 
 
 def _scheduler(folder, family):
-    return schedulers.read(read_config(folder / "scheduler" / "scheduler_config.json"), family)
+    return schedulers.read(read_object(folder / "scheduler" / "scheduler_config.json"), family)
 
 
 @pytest.mark.parametrize("name", ["sd3_pipeline", "sd35_pipeline"])
 def test_a_stable_diffusion_3_draws_the_size_of_its_folder(goldens, name, monkeypatch):
     folder = goldens.case("sd3", name).dir / "pipeline"
-    config, model = read_config(folder / "transformer" / "config.json"), load(folder)
+    config, model = read_object(folder / "transformer" / "config.json"), load(folder)
     side = config["sample_size"] * model.codec.factor  # as diffusers' default_sample_size * vae_scale_factor
     assert model.defaults.size == (side, side)
     most = config["pos_embed_max_size"] * config["patch_size"] * model.codec.factor

@@ -13,9 +13,9 @@ from langevin.evaluate.features import colour
 from langevin.networks.text import PictureEncoder, TextEncoder
 from langevin.tensors import digest
 from langevin.text.tokens import Tokenizer
-from langevin.zoo.configs import read_config
 from langevin.zoo.families.clip import COMPONENTS
 from langevin.zoo.family import built, fill
+from langevin.zoo.hub import read_object
 from langevin.zoo.store import Weights, open_weights
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -103,7 +103,7 @@ def load_clip(folder: str | Path, device: torch.device | str = "cpu") -> CLIP:
         ValueError: if the folder holds anything else, in one sentence that names the file or the tensor.
     """
     folder = Path(folder)
-    config = read_config(folder / "config.json")
+    config = read_object(folder / "config.json")
     if config.get("model_type") != "clip":
         raise ValueError(
             f"{folder / 'config.json'} is of {str(config.get('model_type'))[:40]!r}; give the folder of a CLIPModel."
@@ -140,7 +140,7 @@ def _brought(folder: Path, side: int) -> tuple[Sequence[float], Sequence[float]]
     file = folder / "preprocessor_config.json"
     if not file.is_file():
         return MEAN, STD
-    said = read_config(file)
+    said = read_object(file)
     sizes = [v for key in ("size", "crop_size") for v in _sides(said.get(key, side))]
     if any(v != side for v in sizes) or said.get("resample", 3) != 3:
         raise ValueError(

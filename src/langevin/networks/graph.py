@@ -4,7 +4,7 @@ Shape suffixes: B batch, N nodes, F features of nodes, C channels of edges, Y fe
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +16,6 @@ from langevin.networks.linear import Linear
 
 _TAKEN = ("drop", "guidance", "ids", "label")
 """Conditions that are no properties."""
-
-
-class Extra(NamedTuple):
-    """Features of a noisy graph, beside its own: of nodes (B, N, F), of edges (B, N, N, C), of the whole graph (B, Y)."""
-
-    nodes: Tensor
-    edges: Tensor
-    whole: Tensor
 
 
 class Film(nn.Module):
@@ -115,8 +107,9 @@ class GraphTransformer(nn.Module):
         nodes, edges: how many types or channels are answered for.
         width, edge_width, whole: features of nodes, of edges and of the whole graph.
         depth, heads: layers; heads only set the scale of the scores, which are kept channel by channel.
-        features: `features(nodes (B, N, F), edges (B, N, N, C), mask (B, N)) -> Extra` on what enters (one-hot for types), with
-            `widths`, the number of features of nodes, edges and whole. Called without gradients. See `langevin.graphs.features`.
+        features: `features(nodes (B, N, F), edges (B, N, N, C), mask (B, N))` on what enters (one-hot for types): features of
+            nodes (B, N, ...), of edges (B, N, N, ...) and of the whole graph (B, ...), with `widths`, the number of each. Called
+            without gradients. See `langevin.graphs.features`.
         node_states, edge_states: how many types or channels enter, where these differ: one more for masked processes.
         residual: whether the state that enters is added to the answer.
         classes: number of labels for cond["label"].

@@ -6,10 +6,9 @@ Shape suffixes: B batch, C channels, H W height and width of pictures, h w of la
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from langevin.networks.autoencoder import Autoencoder, GaussianCode, Scale
@@ -165,44 +164,3 @@ def _spans(length: int, tile: int, overlap: int) -> list[_Span]:
     starts = [round(i * (length - tile) / (count - 1)) for i in range(count)]
     seams = [b + (a + tile - b - overlap) // 2 for a, b in zip(starts, starts[1:], strict=False)]
     return [_Span(s, s + tile, r, f, overlap) for s, r, f in zip(starts, [None, *seams], [*seams, None], strict=True)]
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What latents look like, by a linear map of each to one pixel: for looking on, at no cost.
-
-    Args:
-        weight: (C + 1, 3), the last row being what latents of 0 look like.
-    """
-
-    weight: Tensor
-
-    def __call__(self, z: Tensor) -> Tensor:
-        """z (B, C, h, w); pictures (B, 3, h, w) in [-1, 1], float32."""
-        weight = self.weight.to(z.device)
-        return (z.float().movedim(1, -1) @ weight[:-1] + weight[-1]).movedim(-1, 1).clamp(-1, 1)
-
-
-class Decodes(Protocol):
-    """What a preview is fitted to: anything that makes pictures of latents, `factor` times their sides."""
-
-    @property
-    def factor(self) -> int: ...
-
-    def decode(self, z: Tensor) -> Tensor: ...
-
-
-def fit_preview(codec: Decodes, latents: Tensor, ridge: float = 1e-3) -> Preview:
-    """The linear map that comes closest to what a codec makes of some latents, by least squares.
-
-    Args:
-        latents: (B, C, h, w) as they are diffused, of pictures; a handful is enough.
-        ridge: weight of the map's square, for each latent, so that few latents are not fitted by chance.
-    """
-    with torch.no_grad():
-        small = F.avg_pool2d(codec.decode(latents).float(), codec.factor)
-    flat = F.pad(latents.float().movedim(1, -1).flatten(0, -2), (0, 1), value=1.0).double()
-    colours = small.movedim(1, -1).flatten(0, -2).double()
-    held = ridge * len(flat) * torch.eye(flat.shape[1], dtype=torch.float64, device=flat.device)
-    held[-1, -1] = 0  # a colour that all share costs nothing
-    return Preview(torch.linalg.solve(flat.T @ flat + held, flat.T @ colours).float())

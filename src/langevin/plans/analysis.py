@@ -22,7 +22,7 @@ SEEN = 6.0
 their floors above."""
 
 
-def warn_if_noisy(plan: Any, process: Process, stacklevel: int = 2) -> None:
+def warn_if_noisy(plan: Any, process: Process) -> None:
     """Warn that samples keep noise, where a written plan, or one of a dict of them by leaf, stops on its way down. A draft ends
     where its grid is told to, and a plan that rises, or stays at its level, is no way to data."""
     parts = process.leaves()
@@ -35,7 +35,7 @@ def warn_if_noisy(plan: Any, process: Process, stacklevel: int = 2) -> None:
             warnings.warn(
                 f"plan {one.name} ends at level {stop:g}, so that samples keep noise of {math.exp(-lam / 2):.2g} times the "
                 "signal's size; let its last row stop at 0, or take the last state of lv.trajectory where that is meant.",
-                stacklevel=stacklevel + 1,
+                stacklevel=3,
             )
 
 

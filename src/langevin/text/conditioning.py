@@ -137,8 +137,8 @@ class Side(nn.Module):
         return encode(self.encoder, asked, masked, self.device)
 
 
-def _negative(request: Request, default: str = "") -> list[str]:
-    return list(request.negative) if request.negative is not None else [default] * len(request.prompts)
+def _negative(request: Request) -> list[str]:
+    return list(request.negative) if request.negative is not None else [""] * len(request.prompts)
 
 
 def _skip_of_negative(request: Request) -> int:

@@ -1,34 +1,9 @@
 """Published configurations: sparse, old, and not to be trusted."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from langevin.spec import nearest
-from langevin.zoo.hub import read_object
-
-
-def read_config(path: str | Path, defaults: Mapping[str, Any] | None = None, what: str = "") -> dict[str, Any]:
-    """A config.json, model_index.json or scheduler_config.json as published, also in the cache of huggingface_hub.
-
-    It has at most 1 MiB, is an object in which no name stands twice, nests at most 8 deep, and holds no NaN and no number beyond
-    1e38 but infinity, which schedulers' files have; the file and its folder are no links (see `hub`).
-
-    Args:
-        path: of the file.
-        defaults: if given, the result is `filled` with them: all keys of the class and no other.
-        what: the class, for messages; the file's `_class_name` by default.
-
-    Raises:
-        ValueError: naming the file and what is wrong with it.
-    """
-    config = read_object(Path(path))
-    if defaults is None:
-        return config
-    try:
-        return filled(config, defaults, what or str(config.get("_class_name", "the class"))[:80])
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
 
 
 def filled(config: Mapping[str, Any], defaults: Mapping[str, Any], what: str) -> dict[str, Any]:

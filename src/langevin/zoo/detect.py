@@ -238,10 +238,10 @@ def _file(path: Path) -> Found:
             found.picture,
         )  # fmt: skip
     weights = open_weights(path)
-    return of_tensors(path, weights.entries.values(), weights.metadata)
+    return of_tensors(path, weights.entries.values())
 
 
-def of_tensors(path: Path, entries: Iterable[Entry], metadata: Mapping[str, str] | None = None) -> Found:
+def of_tensors(path: Path, entries: Iterable[Entry]) -> Found:
     """What a file is by its tensors."""
     entries = list(entries)
     shapes = {e.name: e.shape for e in entries}

@@ -196,7 +196,8 @@ def copy(path: Path, target: Path) -> None:
 
 
 def read_object(path: Path, limit: int = CONFIG_LIMIT) -> dict[str, Any]:
-    """The JSON object of a published file: no name twice, no NaN, no deep nesting, no number beyond 1e38 but infinity.
+    """The JSON object of a published file, such as config.json: no name twice, no NaN, at most 8 deep, no number beyond 1e38 but
+    infinity, which schedulers' files have.
 
     Raises:
         ValueError: naming the file and what is wrong with it.

@@ -19,10 +19,9 @@ from langevin.tasks.generate import Generator
 from langevin.text.tokens import Tokenizer
 from langevin.zoo import registry
 from langevin.zoo.budget import Ladder, fit
-from langevin.zoo.configs import read_config
 from langevin.zoo.detect import detect
 from langevin.zoo.family import Component, Config, built, fill, mark
-from langevin.zoo.hub import is_file, open_published, resolve
+from langevin.zoo.hub import is_file, open_published, read_object, resolve
 from langevin.zoo.layouts.single import Single, components, opened
 from langevin.zoo.pipelines import CODERS, Whole, generator, kind_of
 from langevin.zoo.store import alone, check_variant, open_weights, sole, variants, weight_files
@@ -172,7 +171,7 @@ def _loaded(folder: Path, where: _Where, beside: Path | None, configs: Mapping[s
     if is_file(folder / "model_index.json"):
         return generator(of_folder(folder, where), where.reference)
     if is_file(folder / "config.json"):
-        config = read_config(folder / "config.json")
+        config = read_object(folder / "config.json")
         return text_encoder(folder, where) if "_class_name" not in config else network(folder, where)[0]
     held = ", ".join(file.name for file in weight_files(folder)[:4])
     raise ValueError(
@@ -234,7 +233,7 @@ def _within(model: Any, plan: Ladder, device: torch.device | str | None) -> Any:
 
 def network(folder: Path, where: _Where) -> tuple[nn.Module, dict[str, Any]]:
     """The network of a component's folder, with its configuration."""
-    config = read_config(folder / "config.json")
+    config = read_object(folder / "config.json")
     return _filled(folder, registry.component(str(config.get("_class_name"))[:80]), config, where), config
 
 
@@ -244,7 +243,7 @@ def text_encoder(folder: Path, where: _Where, name: str | None = None) -> nn.Mod
     Args:
         name: its class, where the folder above says it; by default its own configuration's.
     """
-    config = read_config(folder / "config.json")
+    config = read_object(folder / "config.json")
     listed = config.get("architectures")
     named = name or (listed[0] if isinstance(listed, list) and listed else None)
     if not isinstance(named, str):
@@ -275,7 +274,7 @@ def _made(part: Component, config: Config, source: Any, what: str, where: _Where
 
 def of_folder(folder: Path, where: _Where) -> Whole:
     """The parts of a folder with model_index.json."""
-    index = read_config(folder / "model_index.json")
+    index = read_object(folder / "model_index.json")
     name = str(index.get("_class_name"))[:80]
     kind_of(name, str(folder))  # refused before anything else is read
     named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
@@ -285,7 +284,7 @@ def of_folder(folder: Path, where: _Where) -> Whole:
 
     def net(part: str) -> tuple[nn.Module, Config]:
         if part.startswith("text_encoder"):
-            config = read_config(places[part] / "config.json")
+            config = read_object(places[part] / "config.json")
             return text_encoder(places[part], where, str(named[part][1])), config
         return network(places[part], where)
 
@@ -293,7 +292,7 @@ def of_folder(folder: Path, where: _Where) -> Whole:
         what=str(folder),
         kind=name,
         index=index,
-        scheduler=lambda part: read_config(folder / part / "scheduler_config.json"),
+        scheduler=lambda part: read_object(folder / part / "scheduler_config.json"),
         parts=list(places),
         network=net,
         tokenizer=lambda part: Tokenizer(folder / part),
@@ -356,7 +355,7 @@ def _of_file(file: Path, where: _Where, beside: Path | None, configs: Mapping[st
             return _inside(single, part, file, where, given)
         assert beside is not None
         folder = beside / part
-        config = read_config(folder / "config.json")
+        config = read_object(folder / "config.json")
         if part.startswith("text_encoder"):
             return text_encoder(folder, where), config
         return network(folder, where)
@@ -390,7 +389,7 @@ def _configs_in(folder: Path, parts: list[str]) -> dict[str, Config]:
     files = {part: folder / part / "config.json" for part in parts}
     files |= {name: folder / name / "scheduler_config.json" for name in ("scheduler", "low_res_scheduler")}
     files["model_index"] = folder / "model_index.json"
-    found: dict[str, Config] = {part: read_config(file) for part, file in files.items() if is_file(file)}
+    found: dict[str, Config] = {part: read_object(file) for part, file in files.items() if is_file(file)}
     if not found:
         raise ValueError(f"configs is {folder}, which holds no configuration of {', '.join(parts)}; give a published folder.")
     return found

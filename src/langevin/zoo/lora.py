@@ -118,17 +118,6 @@ def target(net: nn.Module, keys: KeyMap, config: Config) -> Target:
     return Target(net, rows, shapes, published, [row for row in made if row.move is not COPIES], fused)
 
 
-def text_target(encoder: nn.Module) -> Target:
-    """A text encoder of transformers. CLIP's published names begin with `text_model.`, which its newest classes leave out."""
-    clip = any("self_attn.q_proj" in name for name, _ in encoder.named_modules())
-
-    def published(name: str) -> str:
-        bare = not clip or name.startswith(("text_model.", "text_projection."))
-        return name if bare else "text_model." + name
-
-    return Target(encoder, *_layers_of(encoder, [Row(n, (published(n),)) for n in parameters(encoder)]))
-
-
 # Reading
 
 

@@ -27,9 +27,8 @@ from langevin.text.conditioning import Side
 from langevin.text.words import Words
 from langevin.zoo import registry
 from langevin.zoo.budget import parsed
-from langevin.zoo.configs import read_config
 from langevin.zoo.family import Config, OtherKind, marked, published
-from langevin.zoo.hub import ALLOWED, copy, is_file
+from langevin.zoo.hub import ALLOWED, copy, is_file, read_object
 from langevin.zoo.layouts import LAYOUTS, to_original
 from langevin.zoo.pipelines import Whole
 from langevin.zoo.store import MOST
@@ -222,7 +221,7 @@ def _around(folder: Path, origin: Whole, parts: Parts) -> None:
     came = origin.folder
     listed = said if origin.layout == "" else {}
     if origin.layout and came is not None and is_file(came / "model_index.json"):
-        listed = read_config(came / "model_index.json")
+        listed = read_object(came / "model_index.json")
     kind = origin.kind
     controls = [part for part in parts if part.startswith("controlnet")]
     if controls:
@@ -262,7 +261,7 @@ def _schedulers(origin: Whole) -> list[str]:
 def _tokenizer(came: Path | None, name: str) -> str:
     """The class of a tokenizer, by its own settings."""
     file = None if came is None else came / name / "tokenizer_config.json"
-    said = read_config(file).get("tokenizer_class") if file is not None and is_file(file) else None
+    said = read_object(file).get("tokenizer_class") if file is not None and is_file(file) else None
     return said if isinstance(said, str) else "CLIPTokenizer"
 
 

@@ -27,7 +27,6 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_lora_weights", "adapter_mo
 OLD = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 """Suffixes of files that only `langevin convert` reads."""
 _SHARD = re.compile(r".+-(?P<number>\d{5})-of-(?P<count>\d{5})(\.\w+)?\.safetensors")
-_VARIANT = re.compile(r"\w{1,32}")
 MOST = 256  # files; each keeps a handle of the system's
 
 

@@ -229,7 +229,7 @@ def opened(
         ignored[stored[n]] = why
     if unknown := sorted(set(given or {}) - set(pieces)):
         raise ValueError(f"given names {unknown[0]!r}, and {what} holds {', '.join(pieces)}.")
-    pipeline, scheduler = _whole(name, pieces, inner, lambda n: read(stored[n]), prediction, given or {})
+    pipeline, scheduler = _whole(name, pieces, inner, lambda n: read(stored[n]), prediction)
     return Single(name, pieces, pipeline, scheduler, ignored, rows, stored, read)
 
 
@@ -325,11 +325,11 @@ def _averaged(stored: Mapping[str, str]) -> dict[str, str]:
 _DIFFUSION = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def _betas(shapes: Shapes, read: Read, prefix: str = "") -> dict[str, Any]:
+def _betas(shapes: Shapes, read: Read) -> dict[str, Any]:
     """The schedule that the file holds, if it is one of roots that are evenly spaced."""
-    if prefix + "betas" not in shapes:
+    if "betas" not in shapes:
         return {}
-    betas = read(prefix + "betas").double()
+    betas = read("betas").double()
     roots = betas.sqrt()
     even = roots[0] + (roots[-1] - roots[0]) * (roots.new_tensor(range(len(roots))) / max(len(roots) - 1, 1))
     if float((roots - even).abs().max()) > 1e-4:
@@ -339,7 +339,7 @@ def _betas(shapes: Shapes, read: Read, prefix: str = "") -> dict[str, Any]:
 
 
 def _whole(
-    layout: str, pieces: dict[str, Piece], shapes: Shapes, read: Read, prediction: str | None, given: Mapping[str, Config]
+    layout: str, pieces: dict[str, Piece], shapes: Shapes, read: Read, prediction: str | None
 ) -> tuple[str | None, dict[str, Any] | None]:
     """The class of the pipeline and the configuration of its scheduler; completes what components' configurations leave to it."""
     upscaler = layout == "stable-diffusion-2" and pieces["unet"].config["in_channels"] == 7 if "unet" in pieces else False

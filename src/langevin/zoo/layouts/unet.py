@@ -123,7 +123,7 @@ def plain_table(config: Config, axes: int, by_head: bool) -> Table:
 # Configurations from shapes
 
 
-def _levels(shapes: Shapes, given: Config) -> list[dict[str, Any]]:
+def _levels(shapes: Shapes) -> list[dict[str, Any]]:
     """One dictionary per level: channels, layers, depths of the transformers (0 none), whether it attends, first names."""
     blocks = count(shapes, "input_blocks.{}.")
     convolved = {n for n in range(blocks) if f"input_blocks.{n}.0.op.weight" in shapes}
@@ -155,7 +155,7 @@ def _levels(shapes: Shapes, given: Config) -> list[dict[str, Any]]:
 
 
 def _trunk(shapes: Shapes, given: Config) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    levels = _levels(shapes, given)
+    levels = _levels(shapes)
     attended = next((f"input_blocks.{lv['layers'][0]}.1" for lv in levels if lv["attends"]), "middle_block.1")
     if f"{attended}.transformer_blocks.0.attn2.to_k.weight" not in shapes:
         attended = "middle_block.1"
@@ -244,7 +244,7 @@ def control_config(shapes: Shapes, given: Config) -> dict[str, Any]:
 
 def plain_config(shapes: Shapes, given: Config, width: int) -> dict[str, Any]:
     """UNet2DModel. width: channels of a head, which is in no tensor."""
-    levels = _levels(shapes, given)
+    levels = _levels(shapes)
     resnets = not any(".op." in name for name in shapes)
     outputs = count(shapes, "output_blocks.{}.")
     per = outputs // len(levels)
