@@ -99,7 +99,8 @@ class MeanFlowConfig(Objective):
 
 
 class LatentConsistencyConfig(Objective):
-    """Consistency distillation with guidance as a condition (LCM). See `langevin.objectives.LatentConsistency`."""
+    """Consistency distillation with guidance as a condition (LCM). See
+    `langevin.objectives.latent_consistency.LatentConsistency`."""
 
     ends: ClassVar = True
     taught: ClassVar = "always"
@@ -121,7 +122,7 @@ class LatentConsistencyConfig(Objective):
 
 
 class ProgressiveConfig(Objective):
-    """See `langevin.objectives.Progressive`."""
+    """See `langevin.objectives.progressive.Progressive`."""
 
     taught: ClassVar = "always"
 
@@ -163,7 +164,7 @@ class _Few(Objective):
 
 
 class AdversarialConfig(_Few):
-    """See `langevin.objectives.Adversarial`."""
+    """See `langevin.objectives.adversarial.Adversarial`."""
 
     taught: ClassVar = "always"
 
@@ -174,7 +175,7 @@ class AdversarialConfig(_Few):
 
 
 class DistributionMatchingConfig(_Few):
-    """See `langevin.objectives.DistributionMatching` (DMD2)."""
+    """See `langevin.objectives.distribution_matching.DistributionMatching` (DMD2)."""
 
     taught: ClassVar = "always"
 
@@ -186,7 +187,7 @@ class DistributionMatchingConfig(_Few):
 
 
 class GuidanceDistillationConfig(Objective):
-    """See `langevin.objectives.GuidanceDistillation`."""
+    """See `langevin.objectives.guidance_distillation.GuidanceDistillation`."""
 
     taught: ClassVar = "always"
     scalars: ClassVar = ("guidance",)
@@ -200,7 +201,7 @@ class GuidanceDistillationConfig(Objective):
 
 
 class TrajectoryConfig(Objective):
-    """Consistency trajectories (CTM). See `langevin.objectives.Trajectory`."""
+    """Consistency trajectories (CTM). See `langevin.objectives.trajectory.Trajectory`."""
 
     learns: ClassVar = "map"
     scalars: ClassVar = ("span",)
@@ -223,7 +224,7 @@ class TrajectoryConfig(Objective):
 
 
 class ContinuousConsistencyConfig(Objective):
-    """Consistency in continuous time (sCM). See `langevin.objectives.ContinuousConsistency`."""
+    """Consistency in continuous time (sCM). See `langevin.objectives.continuous.ContinuousConsistency`."""
 
     ends: ClassVar = True
     taught: ClassVar = "either"
