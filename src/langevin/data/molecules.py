@@ -194,15 +194,7 @@ def read_molecules(
         raise FileNotFoundError(f"{file} does not exist; give a file of SMILES, or {NCI!r}.")
     chem = rdkit()
     listing = Listing.of(file, column, lambda word: parsed(word) is not None)
-    places: dict[str, int] = {}
-    for name in properties:
-        if name in PROPERTIES:
-            continue
-        if (place := listing.find(name)) is None:
-            there = f"the headings {', '.join(map(repr, listing.headings))[:300]}" if listing.headings else "no headings"
-            raise ValueError(f"properties has {name!r}, which is none of those that are computed ({', '.join(PROPERTIES)}), and "
-                             f"{file} has {there}; give one of these.")  # fmt: skip
-        places[name] = place
+    places = _places(listing, properties, file)
     molecules: dict[str, Any] = {}
     atoms: Counter[str] = Counter()
     left_out: Counter[str] = Counter()
@@ -235,19 +227,42 @@ def read_molecules(
     types = [name for name, _ in sorted(atoms.items(), key=lambda item: (-item[1], item[0]))]
     number = {name: k for k, name in enumerate(types)}
     graphs = [graph_of_molecule(mol, number) for mol in molecules.values()]
+    columns = dict(zip(places, torch.tensor(told, dtype=torch.float64).reshape(len(told), -1).unbind(1), strict=True))
+    cond, measured = _conditions(list(molecules.values()), properties, columns, file)
+    return Molecules(graphs, types, list(molecules), rows, cond, measured)
+
+
+def _places(listing: Listing, properties: Sequence[str], file: Path) -> dict[str, int]:
+    """Where the columns of properties are that are read and not computed. Raises ValueError for what is neither."""
+    places: dict[str, int] = {}
+    for name in properties:
+        if name in PROPERTIES:
+            continue
+        if (place := listing.find(name)) is None:
+            there = f"the headings {', '.join(map(repr, listing.headings))[:300]}" if listing.headings else "no headings"
+            raise ValueError(f"properties has {name!r}, which is none of those that are computed ({', '.join(PROPERTIES)}), and "
+                             f"{file} has {there}; give one of these.")  # fmt: skip
+        places[name] = place
+    return places
+
+
+def _conditions(
+    molecules: Sequence[Any], properties: Sequence[str], columns: Mapping[str, Tensor], file: Path
+) -> tuple[dict[str, Tensor], dict[str, tuple[float, float]]]:
+    """Properties as conditions, and (mean, deviation) of those that are read. Molecules of which some are computed are made
+    aromatic again."""
     cond: dict[str, Tensor] = {}
     measured: dict[str, tuple[float, float]] = {}
-    columns = dict(zip(places, torch.tensor(told, dtype=torch.float64).reshape(len(told), -1).unbind(1), strict=True))
     if any(name in PROPERTIES for name in properties):
-        for mol in molecules.values():
-            chem.SanitizeMol(mol)
+        for mol in molecules:
+            rdkit().SanitizeMol(mol)
     for name in properties:
         if name in PROPERTIES:
             ask, size = PROPERTIES[name]
-            cond[name] = torch.tensor([ask(mol) / size for mol in molecules.values()])
+            cond[name] = torch.tensor([ask(mol) / size for mol in molecules])
             continue
         cond[name], measured[name] = standardised(name, columns[name], f" of {file}")
-    return Molecules(graphs, types, list(molecules), rows, cond, measured)
+    return cond, measured
 
 
 def valencies(types: Sequence[str]) -> tuple[list[float], list[float], list[float]]:

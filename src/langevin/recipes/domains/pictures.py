@@ -267,21 +267,9 @@ def network(
     the data; a U-Net may read `further` channels in cond["concat"]. On categories it says as much as `predictions` read.
     """
     shape, classes = facts.shape, facts.classes
-    parts = process.leaves()
     if isinstance(process, Product):
-        if not isinstance(cfg, c.DiTConfig):
-            raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
-        label = parts["label"]
-        if not isinstance(shape, dict):
-            raise ValueError("process is 'product', of a picture and its label, and this data is no such pair; use data "
-                             "'digits' of form joint.")  # fmt: skip
-        assert isinstance(label, Categorical)
-        channels, height, width = shape["image"]
-        ports = {
-            "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
-            "label": CategoryPort(cfg.width, label.states, outputs(predictions, label, "label")),
-        }
-        return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
+        return _of_product(cfg, shape, process, scalars, predictions)
+    leaf = process.leaves()[""]
     if not isinstance(shape, tuple):
         raise ValueError("this data is a picture and its label as one, which process 'product' destroys together; use it.")
     if isinstance(cfg, c.AutoencoderConfig):
@@ -299,28 +287,16 @@ def network(
     if isinstance(cfg, c.MLPConfig):
         if len(shape) != 1:
             raise ValueError(f"network is 'mlp' for samples of shape {shape}; use 'unet' or 'dit' for pictures.")
-        if isinstance(parts[""], Categorical):
+        if isinstance(leaf, Categorical):
             raise ValueError(
                 "network is 'mlp', which reads numbers, and the process is of categories; use 'sequence', without labels."
             )
         return MLP(shape[0], cfg.width, cfg.depth, classes, scalars)
     if len(shape) != 3:
         raise ValueError(f"network is {cfg.kind!r} for samples of shape {shape}; use 'mlp' for vectors.")
-    leaf = parts[""]
     channels, out = (each * shape[0] for each in _widths(leaf, predictions))
     if isinstance(cfg, c.UNetConfig) and cfg.transformer:
-        if tokens is None or classes is not None or scalars:
-            if scalars and tokens is not None and classes is None:
-                told = " and ".join(scalars)
-                raise ValueError(f"network.transformer reads captions and nothing else, and this objective tells it {told}; set "
-                                 "it to 0, or use one such as consistency.")  # fmt: skip
-            raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
-        widths = [m * cfg.width for m in cfg.multipliers]
-        groups = math.gcd(32, cfg.width)
-        depth = [cfg.transformer if i in cfg.attention else 0 for i in range(len(widths))]
-        reading = Reading(tokens, depth, [max(w // cfg.head_width, 1) for w in widths], groups=groups)
-        net: nn.Module = UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
-                              widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
+        net: nn.Module = _reading(cfg, channels, out, classes, tokens, scalars)
     elif isinstance(cfg, c.UNetConfig):
         net = UNet(channels + further, cfg.width, cfg.multipliers, cfg.blocks, cfg.attention, cfg.head_width, cfg.dropout,
                               classes, tokens, cfg.time, out, cfg.patch, scalars, **_style(cfg))  # fmt: skip
@@ -335,6 +311,43 @@ def network(
     if isinstance(leaf, Categorical):
         return PixelCategories(net, leaf.states, outputs(predictions, leaf), shape, _FEATURES)
     return PixelBeliefs(net, leaf.categories, shape) if isinstance(leaf, Embedded) and leaf.vectors else net
+
+
+def _of_product(
+    cfg: c.NetworkConfig, shape: Any, process: Product, scalars: Sequence[str], predictions: Any
+) -> JointTransformer:  # fmt: skip
+    """A network of a picture and its label, each with a port. Raises ValueError for another network, or other data."""
+    if not isinstance(cfg, c.DiTConfig):
+        raise ValueError(f"network is {cfg.kind!r}, but a product needs one with a port per leaf; use kind 'dit'.")
+    if not isinstance(shape, dict):
+        raise ValueError("process is 'product', of a picture and its label, and this data is no such pair; use data "
+                         "'digits' of form joint.")  # fmt: skip
+    label = process.leaves()["label"]
+    assert isinstance(label, Categorical)
+    channels, height, width = shape["image"]
+    ports = {
+        "image": PicturePort(cfg.width, channels, (height, width), cfg.patch, stem=cfg.stem),
+        "label": CategoryPort(cfg.width, label.states, outputs(predictions, label, "label")),
+    }
+    return JointTransformer(ports, cfg.width, cfg.depth, cfg.heads, cfg.dropout, scalars=scalars)
+
+
+def _reading(
+    cfg: c.UNetConfig, channels: int, out: int, classes: int | None, tokens: int | None, scalars: Sequence[str]
+) -> UNet:  # fmt: skip
+    """A U-Net whose transformers read captions. Raises ValueError without these, or with more to be told."""
+    if tokens is None or classes is not None or scalars:
+        if scalars and tokens is not None and classes is None:
+            told = " and ".join(scalars)
+            raise ValueError(f"network.transformer reads captions and nothing else, and this objective tells it {told}; set "
+                             "it to 0, or use one such as consistency.")  # fmt: skip
+        raise ValueError("network.transformer reads captions and nothing else; give text and no labels, or set it to 0.")
+    widths = [m * cfg.width for m in cfg.multipliers]
+    groups = math.gcd(32, cfg.width)
+    depth = [cfg.transformer if i in cfg.attention else 0 for i in range(len(widths))]
+    reading = Reading(tokens, depth, [max(w // cfg.head_width, 1) for w in widths], groups=groups)
+    return UNet(channels, blocks=cfg.blocks, dropout=cfg.dropout, time="add", out_channels=out, patch=cfg.patch,
+                widths=widths, norm=fixed_groups(groups, 1e-5), reading=reading)  # fmt: skip
 
 
 def _widths(leaf: LeafProcess, predictions: Any) -> tuple[int, int]:

@@ -338,58 +338,55 @@ def _betas(shapes: Shapes, read: Read) -> dict[str, Any]:
     return {"num_train_timesteps": len(betas), "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear"}
 
 
+def _set_scale(config: dict[str, Any], layout: str, upscaler: bool, shapes: Shapes, read: Read) -> None:
+    """Completes an autoencoder's configuration by the scale and shift of its latents, which no tensor tells."""
+    small = upscaler or len(config["block_out_channels"]) == 3
+    four = 0.13025 if layout.startswith("sdxl") else 0.08333 if small else 0.18215
+    sixteen = (1.5305, 0.0609) if layout.startswith("stable-diffusion-3") else (0.3611, 0.1159)
+    scale, shift = sixteen if config["latent_channels"] == 16 else (four, None)
+    if "scale_factor" in shapes:
+        scale = float(read("scale_factor"))
+    config.setdefault("scaling_factor", scale)
+    config.setdefault("shift_factor", shift)
+
+
+def _stable_diffusion(
+    config: dict[str, Any], layout: str, upscaler: bool, shapes: Shapes, read: Read, prediction: str
+) -> tuple[str, dict[str, Any]]:
+    """The same of Stable Diffusion's U-Nets; completes the network's configuration."""
+    second = layout == "stable-diffusion-2"
+    if second and not upscaler and prediction == "v_prediction":
+        config.setdefault("upcast_attention", True)  # half precision overflows in those of 768 pixels
+    side = {"stable-diffusion-1": 64, "stable-diffusion-2": 96 if prediction == "v_prediction" else 64}.get(layout, 128)
+    config.setdefault("sample_size", 128 if upscaler else side)
+    base: dict[str, Any] = {**_DIFFUSION, **_betas(shapes, read), "steps_offset": 1, "prediction_type": prediction}
+    if "ztsnr" in shapes:
+        base |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+    xl, inpaint = layout.startswith("sdxl"), config["in_channels"] == 9
+    task = "Upscale" if upscaler else "Inpaint" if inpaint else "Img2Img" if layout == "sdxl-refiner" else ""
+    name = f"StableDiffusion{'XL' * xl}{task}Pipeline"
+    if xl:
+        return name, {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **base}
+    if second:
+        return name, {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False, **base}
+    return name, {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, **base}
+
+
 def _whole(
     layout: str, pieces: dict[str, Piece], shapes: Shapes, read: Read, prediction: str | None
 ) -> tuple[str | None, dict[str, Any] | None]:
     """The class of the pipeline and the configuration of its scheduler; completes what components' configurations leave to it."""
-    upscaler = layout == "stable-diffusion-2" and pieces["unet"].config["in_channels"] == 7 if "unet" in pieces else False
-    second = layout == "stable-diffusion-2"
+    upscaler = layout == "stable-diffusion-2" and "unet" in pieces and pieces["unet"].config["in_channels"] == 7
     if prediction is None:
-        prediction = "v_prediction" if second or "v_pred" in shapes else "epsilon"
+        prediction = "v_prediction" if layout == "stable-diffusion-2" or "v_pred" in shapes else "epsilon"
     if prediction not in ("epsilon", "v_prediction"):
         raise ValueError(f"prediction is {prediction!r}; it is 'epsilon' or 'v_prediction'.")
-    vae = next((p for n, p in pieces.items() if n == "vae" and p.kind == "AutoencoderKL"), None)
-    if vae is not None:
-        four = (
-            0.13025
-            if layout.startswith("sdxl")
-            else 0.08333
-            if upscaler or len(vae.config["block_out_channels"]) == 3
-            else 0.18215
-        )
-        sixteen = (1.5305, 0.0609) if layout.startswith("stable-diffusion-3") else (0.3611, 0.1159)
-        scale, shift = sixteen if vae.config["latent_channels"] == 16 else (four, None)
-        if "scale_factor" in shapes:
-            scale = float(read("scale_factor"))
-        vae.config.setdefault("scaling_factor", scale)
-        vae.config.setdefault("shift_factor", shift)
+    if "vae" in pieces and pieces["vae"].kind == "AutoencoderKL":
+        _set_scale(pieces["vae"].config, layout, upscaler, shapes, read)
     if layout.startswith(("autoencoder", "controlnet")):
         return None, None
     if layout in ("stable-diffusion-1", "stable-diffusion-2", "sdxl", "sdxl-refiner") and "unet" in pieces:
-        config = pieces["unet"].config
-        if second and not upscaler and prediction == "v_prediction":
-            config.setdefault("upcast_attention", True)  # half precision overflows in those of 768 pixels
-        side = {"stable-diffusion-1": 64, "stable-diffusion-2": 96 if prediction == "v_prediction" else 64}.get(layout, 128)
-        config.setdefault("sample_size", 128 if upscaler else side)
-        base: dict[str, Any] = {**_DIFFUSION, **_betas(shapes, read), "steps_offset": 1, "prediction_type": prediction}
-        if "ztsnr" in shapes:
-            base |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
-        xl = layout.startswith("sdxl")
-        name = "StableDiffusionXL" if xl else "StableDiffusion"
-        inpaint = config["in_channels"] == 9
-        task = "Upscale" if upscaler else "Inpaint" if inpaint else "Img2Img" if layout == "sdxl-refiner" else ""
-        if xl:
-            return f"{name}{task}Pipeline", {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", **base}
-        if second:
-            return f"{name}{task}Pipeline", {
-                "_class_name": "DDIMScheduler",
-                "clip_sample": False,
-                "set_alpha_to_one": False,
-                **base,
-            }
-        return f"{name}{task}Pipeline", {
-            "_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False, **base,
-        }  # fmt: skip
+        return _stable_diffusion(pieces["unet"].config, layout, upscaler, shapes, read, prediction)
     flow = {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000}
     if layout.startswith("stable-diffusion-3"):
         return "StableDiffusion3Pipeline", {**flow, "shift": 3.0}
