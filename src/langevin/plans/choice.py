@@ -2,9 +2,10 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from langevin.plans.first_order import check_steps
 from langevin.plans.grids import Grid, given
 from langevin.plans.multistep import multistep, trig
 from langevin.plans.optimal import optimal_levels, prior
+
+T = TypeVar("T")
 
 
 def default(steps: int = 20) -> Draft:
@@ -122,20 +125,20 @@ class Trial:
         return f"{self.plan.name}: {self.plan.nfe} evaluations, rms {self.rms:.3g}, median {self.median:.3g}"
 
 
-def in_pieces(count: int, batch: int, take: Callable[[int, int], Tensor]) -> Tensor:
-    """take(low, high) of 0 .. count, so many at once, as one; half as many where memory is short."""
-    parts, low = [], 0
+def in_pieces(count: int, batch: int, take: Callable[[int, int], T]) -> Iterator[T]:
+    """take(low, high) of 0 .. count, so many at once; half as many where memory is short."""
+    low = 0
     while low < count:
         high = min(low + batch, count)
         try:
-            parts.append(take(low, high))
+            made = take(low, high)
         except torch.OutOfMemoryError:
             if high - low == 1:
                 raise
             batch = (high - low) // 2
             continue
+        yield made
         low = high
-    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ class Starts:
             told = {"cond": piece.cond, "guidance": self.guidance, "shape": shape}
             return sample(self.denoiser, plan, high - low, start=piece.start, **told)
 
-        return in_pieces(len(self.start), self.batch, take)
+        return torch.cat([*in_pieces(len(self.start), self.batch, take)])
 
     def candidates(self, steps: int) -> list[Draft]:
         """`candidates`, with levels that are placed on the model by the first of these starts."""

@@ -248,7 +248,7 @@ class _Descent:
             return _unroll(self.linear, few.part(low, high), self.model, DATA_STD)
 
         with torch.no_grad():
-            now = float(_loss(in_pieces(len(few.start), few.batch, take), few.end))
+            now = float(_loss(torch.cat([*in_pieces(len(few.start), few.batch, take)]), few.end))
         if now < self.least:
             self.least, self.best = now, {k: v.clone() for k, v in self.linear.state_dict().items()}
 

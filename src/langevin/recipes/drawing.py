@@ -19,6 +19,7 @@ from langevin.data.progress import stage
 from langevin.devices import refuse_beyond
 from langevin.plans import begin
 from langevin.plans.analysis import warn_if_noisy
+from langevin.plans.choice import in_pieces
 from langevin.recipes import config as c
 from langevin.recipes.build import Run
 from langevin.recipes.latents import decoded, encoded
@@ -124,20 +125,14 @@ def draw(run: Run, count: int, *, plan: str | Plan | Draft | None = None, seed: 
 
     if run.codec is not None:  # found now, or not at all, rather than after sampling
         run.codec.to(home(model)[0])
-    batches, first = [], 0
-    size = max(1, min(BATCH, VALUES // each))
     with stage("drawing", count, getattr(model, "net", None)) as done:
-        while first < count:
-            now = min(size, count - first)
-            try:
-                batches.append(sampled(options(first, now)))
-            except torch.OutOfMemoryError:
-                if now == 1:
-                    raise
-                size = now // 2
-                continue
-            first += now
-            done(now)
+
+        def taken(first: int, end: int) -> list[Any]:
+            made = sampled(options(first, end - first))
+            done(end - first)
+            return made
+
+        batches = [*in_pieces(count, max(1, min(BATCH, VALUES // each)), taken)]
     states = [_joined(parts) for parts in zip(*batches, strict=True)]
     return states if frames else states[0]
 
