@@ -125,11 +125,7 @@ def restoration(
     if measured is not None:
         truth = None
     elif pictures_of is None:
-        there = len(run.test)
-        if rows is not None and not 1 <= rows <= there:
-            raise ValueError(f"rows is {rows}, and there are {there} held-out pictures; give 1 to as many.")
-        batch = run.test.batch(torch.arange(min(6, there) if rows is None else rows))
-        truth, own = leaves(batch.x)[""], (batch.cond or {}).get("label")
+        truth, own = _held_out(run, rows)
     else:
         truth = _read(pictures_of, shape)
     device = home(run.denoiser)[0]
@@ -145,11 +141,24 @@ def restoration(
     else:
         way = None if plan is None else chosen(run, plan)
         made = restore(run.denoiser, op, y, noise, method=method, plan=way, count=count, seed=seed, **told)
-    many = len(made.samples)
-    pictures.save_images(page(truth, op, made), out, columns=3 + (truth is not None) + min(many, 6))
+    pictures.save_images(page(truth, op, made), out, columns=3 + (truth is not None) + min(len(made.samples), 6))
     if samples is not None:
         write_numbers(made.samples, samples)
-    said: dict[str, Any] = {"task": op.name, "method": method}
+    return {"task": op.name, "method": method, **_judged(op, made, y, truth)}
+
+
+def _held_out(run: Run, rows: int | None) -> tuple[Tensor, Tensor | None]:
+    """Held-out pictures, and their labels where they have such. Raises ValueError for more than there are."""
+    there = len(run.test)
+    if rows is not None and not 1 <= rows <= there:
+        raise ValueError(f"rows is {rows}, and there are {there} held-out pictures; give 1 to as many.")
+    batch = run.test.batch(torch.arange(min(6, there) if rows is None else rows))
+    return leaves(batch.x)[""], (batch.cond or {}).get("label")
+
+
+def _judged(op: Operator, made: Restored, y: Tensor, truth: Tensor | None) -> dict[str, float]:
+    """How near what was made comes to the truth, or where nobody knows it, to the measurement y; and how far it is spread."""
+    many, said = len(made.samples), {}
     if truth is None:  # what can be known: near the noise, if the model explains the measurement
         said["rms of the measurement's residual"] = _rms(op(made.samples.flatten(0, 1)) - y.repeat(many, *[1] * (y.ndim - 1)))
     else:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from langevin.files import outside, write
@@ -77,15 +78,7 @@ def start(
     known = {"origin": origin, "teacher": _teach(run, out, begun), "distance": before or distances.data_of(run)}
     facts = run.facts.model_copy(update=known)
     run.denoiser.to(group.device)
-    reading = run.reading
-    if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
-        run.teacher.to(group.device)
-        between = run.reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
-        captions = getattr(reading, "captions", None) or ()
-        told = partial(in_turn, run, captions=captions)
-        reading = reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, told, out / "pairs", between)
-    elif run.codec is not None:
-        reading = latents.keep(reading, run.codec.to(group.device), out / "latents", recipe.codec.dtype)
+    reading = _reading(run, out, group.device)
     valid = run.test if recipe.train.valid_every else None
     if valid is not None and run.codec is not None:
         valid = latents.keep(valid, run.codec, out / "latents-valid", recipe.codec.dtype)
@@ -96,6 +89,19 @@ def start(
             for name, content in ((RECIPE_FILE, recipe), (FACTS_FILE, facts)):
                 write(out / name, content.model_dump_json(indent=1))
     return run, trainer
+
+
+def _reading(run: Run, out: Path, device: torch.device) -> Any:
+    """What training reads: the run's data, the pairs that its teacher makes, or latents, both kept in `out`."""
+    recipe, reading = run.recipe, run.reading
+    if isinstance(recipe.objective, ReflowConfig) and run.teacher is not None:
+        run.teacher.to(device)
+        between = reading.source if isinstance(recipe.process, c.InterpolantConfig) else None
+        told = partial(in_turn, run, captions=getattr(reading, "captions", None) or ())
+        return reflow_pairs(recipe.objective, run.teacher, run.denoiser.process, told, out / "pairs", between)
+    if run.codec is not None:
+        return latents.keep(reading, run.codec.to(device), out / "latents", recipe.codec.dtype)
+    return reading
 
 
 def _refuse_another(recipe: c.Recipe, before: c.Recipe, out: Path) -> None:
