@@ -21,6 +21,7 @@ from langevin.core.posterior import GaussianPosterior
 from langevin.core.schedule import Schedule
 
 GRIDS = ("log_snr", "karras", "uniform", "quadratic", "angle")
+STOP = 2.5e-5  # the level of EDM's smallest noise, 0.002 of 80
 ONLY_STEPS = ("lms", "plms", "dpm_solver_multistep", "dpm_2", "midpoint", "heun", "heun3", "rk4")
 PLANS: dict[str, str] = {
     **{f"ddim/{grid}": f"ddim:{{steps}}:grid={grid}" for grid in GRIDS},
@@ -47,6 +48,30 @@ PLANS: dict[str, str] = {
         for order in (2, 3, 4)
         for grid, final in (("uniform", 0), ("linspace", 1))
     },
+    # equal steps of t, where the library's own plans crowd their levels near data: for data much wider than it is fine
+    **{f"trig{n}/uniform": f"trig:{{steps}}:order={n},grid=uniform" for n in (2, 3, 4)},
+    **{
+        f"velocity{n}/{grid.partition(';')[0]}": f"multistep:{{steps}}:basis=velocity,variable=t,order={n},corrector=true,"
+        f"grid={grid}"
+        for n in (2, 3, 4)
+        for grid in ("uniform", "angle;center=0.5;power=0.75")
+    },
+    # ends that are left noisy or reached by a low order, which costs little where data is fine
+    **{f"adams_bashforth{n}/quadratic": f"adams_bashforth:{{steps}}:order={n},grid=quadratic" for n in (2, 3)},
+    **{
+        f"angle{n}/{grid}": f"trig:{{steps}}:order={n},corrector=false,grid={grid}"
+        for n in (2, 3)
+        for grid in ("quadratic", "linspace")
+    },
+    "angle2/linspace, order 1 last": "multistep:{steps}:basis=v,variable=angle,order=2,final=1,data_std=0.8,grid=linspace",
+    **{f"eps{n}/log_snr": f"multistep:{{steps}}:basis=eps,variable=lam,order={n},grid=log_snr" for n in (2, 3)},
+    **{f"eps{n}/stopped": f"multistep:{{steps}}:basis=eps,variable=lam,order={n},grid=karras;stop={STOP}" for n in (2, 3)},
+    **{f"lms{n}/stopped": f"lms:{{steps}}:order={n},grid=karras;stop=0.001" for n in (2, 3)},
+    # what peers do, as profiles
+    "diffusers lms/karras": "diffusers:{steps}:sampler=lms,sigmas=karras",
+    **{f"diffusers unipc{n}": f"diffusers:{{steps}}:sampler={name}" for n, name in ((2, "unipc"), (3, "unipc_3"))},
+    "diffusers dpmpp_2m/exponential": "diffusers:{steps}:sampler=dpmpp_2m,sigmas=exponential",
+    "diffusers pndm": "diffusers:{steps}:sampler=pndm",
     "heun/uniform": "heun:{steps}:grid=uniform",
     "sa_solver/tau0": "sa_solver:{steps}:tau=0",
     "adaptive": "adaptive:rtol={tolerance},atol={tolerance}",
