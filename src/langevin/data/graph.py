@@ -30,18 +30,19 @@ def graph_of(thing: Any) -> Graph:
     - networkx graphs: integer attributes "type" of nodes (0 where there is none) and edges (1).
     - PyG-like data: `edge_index` (2, e); `x` (n,), (n, 1) or one-hot (n, K); `edge_attr` (e,), (e, 1) types from 0, or one-hot;
       `num_nodes`. Types of edges count from 0 there, and from 1 here.
-    - mappings {"n": nodes, "edges": [[i, j], ...]} with optional "nodes" and "kinds".
+    - mappings {"n": nodes, "edges": [[i, j], ...]} with optional "nodes" (n,) and "kinds" (e,).
 
     Loops are refused, directions and repetitions dropped.
 
     Raises:
-        ValueError: for anything else, for loops, for ends that are no nodes, and for features that are no types.
+        ValueError: for anything else, for loops, for ends that are no nodes, for numbers that are not whole, and for features
+            that are no types.
     """
     if isinstance(thing, Graph):
         return _checked(*thing)
     told: Any = thing  # by what it has
     if hasattr(told, "edge_index"):
-        pairs = torch.as_tensor(told.edge_index, dtype=torch.int64).reshape(2, -1).T
+        pairs = _whole("edge_index", told.edge_index, (2, -1)).T
         nodes, kinds = (_types(name, getattr(told, name, None)) for name in ("x", "edge_attr"))
         count = getattr(told, "num_nodes", None)
         n = int(pairs.max()) + 1 if count is None else int(count)
@@ -59,12 +60,16 @@ def graph_of(thing: Any) -> Graph:
             torch.tensor([_type(data, 1) for _, _, data in edges], dtype=torch.int64),
         )
     if isinstance(told, Mapping) and "n" in told:
-        n, pairs = int(told["n"]), torch.as_tensor(told["edges"], dtype=torch.int64).reshape(-1, 2)
-        nodes, kinds = told.get("nodes"), told.get("kinds")
+        n, pairs = int(_whole("n", told["n"], ())), _whole("edges", told.get("edges"), (-1, 2))
+        nodes, kinds = (None if told.get(key) is None else _whole(key, told[key], (-1,)) for key in ("nodes", "kinds"))
+        if n < 1 or (nodes is not None and len(nodes) != n):
+            raise ValueError(
+                f"a graph has n = {n} and {n if nodes is None else len(nodes)} nodes; give it at least one, and as many as n."
+            )
         return _checked(
-            torch.zeros(n, dtype=torch.int64) if nodes is None else torch.as_tensor(nodes, dtype=torch.int64),
+            torch.zeros(n, dtype=torch.int64) if nodes is None else nodes,
             pairs,
-            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else torch.as_tensor(kinds, dtype=torch.int64),
+            torch.ones(len(pairs), dtype=torch.int64) if kinds is None else kinds,
         )
     raise ValueError(
         f"a {type(told).__name__} is no graph; give networkx graphs, data with edge_index, or {{'n': ..., 'edges': ...}}."
@@ -93,8 +98,8 @@ def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
         raise ValueError(
             f"a graph has nodes {tuple(nodes.shape)}, {len(pairs)} edges and {len(kinds)} types of them; make them fit."
         )
-    if len(pairs) and not (int(pairs.min()) >= 0 and int(pairs.max()) < len(nodes)):
-        raise ValueError(f"an edge ends at node {int(pairs.max())} of {len(nodes)}; ends run from 0 to {len(nodes) - 1}.")
+    if len(beyond := pairs[(pairs < 0) | (pairs >= len(nodes))]):
+        raise ValueError(f"an edge ends at node {int(beyond[0])} of {len(nodes)}; ends run from 0 to {len(nodes) - 1}.")
     if bool((pairs[:, 0] == pairs[:, 1]).any()):
         raise ValueError("a graph has an edge from a node to itself; take loops out.")
     if int(nodes.min()) < 0 or (len(kinds) and int(kinds.min()) < 1):
@@ -106,6 +111,22 @@ def _checked(nodes: Tensor, pairs: Tensor, kinds: Tensor) -> Graph:
     new[1:] = name[order][1:] != name[order][:-1]
     kept = order[new]
     return Graph(nodes, torch.stack([low, high], 1)[kept], kinds[kept])
+
+
+def _whole(name: str, values: Any, shape: tuple[int, ...]) -> Tensor:
+    """Values of a shape as int64; -1 is any length. A silent cast would move an edge, and a silent reshape pair other ends."""
+    try:
+        t = torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        t = None
+    if t is not None and t.numel() == 0 and len(shape):
+        t = t.reshape([max(n, 0) for n in shape])
+    fits = t is not None and t.ndim == len(shape) and all(m in (n, -1) for m, n in zip(shape, t.shape, strict=True))
+    if t is None or not fits or t.dtype is torch.bool or not bool((t.long() == t).all()):
+        told = f"{values!r:.60}" if t is None or t.ndim == 0 or t.numel() < 9 else f"of shape {tuple(t.shape)}"
+        wants = str(tuple("any" if n == -1 else n for n in shape)).replace("'", "") if shape else "one number"
+        raise ValueError(f"a graph has {name} {told}; give whole numbers, {wants}.")
+    return t.long()
 
 
 def _type(data: Mapping[str, Any], usual: int) -> int:

@@ -59,7 +59,12 @@ class Graphs:
         size: int | None = None,
         measured: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
-        read = [graph_of(g) for g in graphs]
+        read: list[Graph] = []
+        for g in graphs:
+            try:
+                read.append(graph_of(g))
+            except ValueError as error:
+                raise ValueError(f"graph {len(read)}: {error}") from None
         if not read:
             raise ValueError("there are no graphs; give at least one.")
         self.sizes = torch.tensor([len(g.nodes) for g in read])
