@@ -85,7 +85,7 @@ def nats(updates: int, count: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS / "paths.csv")
-    parser.add_argument("--updates", type=int, default=3000, help="of the checkerboard's flow")
+    parser.add_argument("--updates", type=int, default=5000, help="of the checkerboard's flow")
     asked = parsed(parser)
     with torch.no_grad():
         known = {name: float(energy(getattr(lv.schedules, name)())) for name in ("trigonometric", "flow")}

@@ -26,6 +26,7 @@ DIGITS = {
     "teacher, dpmpp:20": ("ours", "teacher"), "teacher, best ready-made plans": ("ours", "teacher"),
     "consistency distillation": ("ours", "consistency"), "distribution matching": ("ours", "dmd"),
     "distribution matching in two steps": ("ours", "dmd in 2"),
+    "latent consistency, w up to 3, 500 updates": ("ours", "lcm to 3"), "teacher, DDIM in 50": ("ours", "teacher in 50"),
     "latent consistency": ("ours", "lcm"), "improved MeanFlow, no teacher": ("ours", "improved MeanFlow"),
     "shortcut model, no teacher": ("ours", "shortcut"),
     "improved consistency training, no teacher": ("ours", "improved consistency training"),
