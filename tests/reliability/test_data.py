@@ -24,6 +24,7 @@ from PIL import Image
 import langevin as lv
 from langevin.core.batch import Batch
 from langevin.data import Arrays, InOrder, Order, Pictures, Shards, Stream, cached, encoder_hash, loader
+from langevin.data.decode import picture_of
 from langevin.data.scan import alone, stamp_of
 from langevin.recipes import Recipe, recipe
 from langevin.recipes.starting import start
@@ -107,6 +108,16 @@ def test_what_may_be_skipped_has_a_quota(album):
     with pytest.warns(UserWarning):
         again = Pictures(album, 8, broken="skip", max_skipped=0.6, split="all")
     assert torch.equal(again.batch(torch.arange(6)).x, x) and again.digest() == data.digest()
+
+
+def test_a_picture_that_is_asked_for_by_name_is_upright_and_in_its_own_greys(tmp_path):
+    greys = np.arange(6, dtype=np.uint8).reshape(2, 3) * 50
+    Image.fromarray(greys.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a camera held on its side
+    Image.fromarray(greys).save(tmp_path / "turned.png", exif=turned)
+    assert np.array_equal(picture_of(tmp_path / "deep.png", "L"), greys)
+    assert np.array_equal(picture_of(tmp_path / "turned.png", "L"), np.rot90(greys, -1))
 
 
 def test_a_split_without_samples_says_of_how_many_and_what_share(tmp_path):

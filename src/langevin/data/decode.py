@@ -65,9 +65,7 @@ def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int) -> Tens
     """
     try:
         with _open(file) as picture:
-            flat = ImageOps.exif_transpose(picture)
-        if flat.mode.startswith("I"):  # 16 bits, which convert() would clip
-            flat = Image.fromarray((np.asarray(flat).astype(np.float64) / 257).round().astype(np.uint8))
+            flat = _upright(picture)
         if flat.mode in ("RGBA", "LA", "PA", "P"):
             flat = Image.alpha_composite(Image.new("RGBA", flat.size, "white"), flat.convert("RGBA"))
         flat = ImageOps.fit(flat.convert("RGB" if channels == 3 else "L"), (size[1], size[0]), Image.Resampling.LANCZOS)
@@ -77,16 +75,24 @@ def decode(file: Path | IO[bytes], size: tuple[int, int], channels: int) -> Tens
 
 
 def picture_of(file: Path, mode: str = "RGB") -> Image.Image:
-    """A picture as it lies in its file, in a mode of Pillow's.
+    """A picture in its own size, in a mode of Pillow's. The camera's rotation is undone; what transparency hides is shown.
 
     Raises:
         Unreadable: as `measure`.
     """
     try:
         with _open(file) as picture:
-            return picture.convert(mode)
+            return _upright(picture).convert(mode)
     except Exception as error:
         raise _why(file, error) from None
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """As it is meant to be seen, in 8 bits."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):  # 16 bits, which convert() would clip
+        picture = Image.fromarray((np.asarray(picture).astype(np.float64) / 257).round().astype(np.uint8))
+    return picture
 
 
 def _open(file: Path | IO[bytes]) -> Image.Image:
