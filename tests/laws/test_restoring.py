@@ -174,6 +174,7 @@ def test_refusals(tmp_path, capsys):
         ("deblur", -1, "it is the pixels of the blur, above 0"),
         ("deblur", float("inf"), "amount is inf"),
         ("super-resolution", 2.5, "it is a whole factor"),
+        ("super-resolution", 3, "amount is 3 of task super-resolution, for pictures of 8 x 8; give a factor of both"),
         ("colourise", 1, "leave it out"),
         ("inpaint", 0.01, "amount is 0.01, which hides nothing of the 8 rows of a picture; give a share between"),
         ("inpaint", 1.0, "amount is 1, which hides all of the 8 rows of a picture"),

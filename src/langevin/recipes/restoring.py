@@ -53,7 +53,10 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
             raise ValueError(f"mask is {mask}, which says what task inpaint hides, in place of an amount; leave it out.")
         return operators.inpaint(~hidden_by(mask, shape).expand(shape))
     if task == "super-resolution":
-        return operators.super_resolution(shape, int(amount or 2))
+        factor = int(amount or 2)
+        if shape[1] % factor or shape[2] % factor:
+            raise ValueError(f"amount is {factor} of task {task}, for pictures of {shape[1]} x {shape[2]}; give a factor of both.")
+        return operators.super_resolution(shape, factor)
     if task == "deblur":
         return operators.blur(shape, amount or 1.0)
     if task == "colourise":
