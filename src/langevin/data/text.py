@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from langevin.core.batch import Batch
-from langevin.data.split import check_split, in_split
+from langevin.data.split import check_split, empty, in_split
 from langevin.text.alphabets import Alphabet, learn
 
 PIECE = 2**20
@@ -247,6 +247,8 @@ class Documents:
             kept.append(np.concatenate([ids, np.full(length - len(ids), self.end)]).astype(_least(self.categories)))
             self.names.append(name)
             self.letters += len(text)
+        if not kept and not self.left_out:
+            raise ValueError(empty(split, held_out, len(every), "texts"))
         if not kept:
             raise ValueError(f"the split {split!r} has no text of fewer than {length} tokens; give a larger length.")
         self.tokens = np.stack(kept)
