@@ -124,11 +124,11 @@ def test_documents_end_and_keep_their_side(tmp_path):
 def test_a_split_without_texts_is_no_matter_of_their_length(tmp_path):
     (tmp_path / "none.txt").write_text("\n\n")
     (tmp_path / "one.txt").write_text("one line")
-    with pytest.raises(ValueError, match="the train split of 0 texts is empty: held_out is 0.1; .* or add some"):
+    with pytest.raises(ValueError, match=r"the train split of 0 texts is empty: held_out is 0\.1; .* or add some"):
         Documents(tmp_path / "none.txt")
-    with pytest.raises(ValueError, match="the (train|test) split of 1 texts is empty"):
+    with pytest.raises(ValueError, match=r"the (train|test) split of 1 texts is empty"):
         [Documents(tmp_path / "one.txt", split=split) for split in ("train", "test")]
-    with pytest.raises(ValueError, match="no text of fewer than 2 tokens; give a larger length"):
+    with pytest.raises(ValueError, match=r"no text of fewer than 2 tokens; give a larger length"):
         Documents(tmp_path / "one.txt", alphabet="bytes", length=2, split="all")
 
 

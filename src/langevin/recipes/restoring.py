@@ -55,7 +55,9 @@ def operator_of(task: str, shape: tuple[int, ...], amount: float | None = None, 
     if task == "super-resolution":
         factor = int(amount or 2)
         if shape[1] % factor or shape[2] % factor:
-            raise ValueError(f"amount is {factor} of task {task}, for pictures of {shape[1]} x {shape[2]}; give a factor of both.")
+            raise ValueError(
+                f"amount is {factor} of task {task}, for pictures of {shape[1]} x {shape[2]}; give a factor of both."
+            )
         return operators.super_resolution(shape, factor)
     if task == "deblur":
         return operators.blur(shape, amount or 1.0)
