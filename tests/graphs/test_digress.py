@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -205,6 +206,54 @@ def test_likelihood_of_graphs_has_the_number_of_nodes_in_it(trained):
     sizes = trained.test.sizes[:6]
     assert found.elements == pytest.approx(float((sizes + sizes * (sizes - 1) // 2).double().mean()))
     assert math.isfinite(float(found.nats.mean())) and bool((found.nats < math.log(max(trained.facts.graph.sizes))).all())
+
+
+def test_molecules_of_a_file_are_judged_with_the_atoms_that_the_run_knows(trained, tmp_path, capsys):
+    from rdkit import Chem
+
+    from langevin.cli import main
+    from langevin.data import molecules
+
+    known, size = trained.facts.graph.node_types, len(trained.facts.graph.sizes) - 1
+    assert not {"Te", "C-"} & set(known) and size == 6 and known[0] == "C"
+    said = ["NCCO", "OC=O", "OCCCC"]  # of which O is the commonest atom but carbon, and not in the run
+    file, each = tmp_path / "mine.smi", tmp_path / "nats.npy"
+    file.write_text("\n".join([*said, "C[Te]C", "[CH2-]C#N", "CCCCCCC"]))
+    kekulised = [Chem.MolFromSmiles(word) for word in said]
+    for mol in kekulised:
+        Chem.Kekulize(mol, clearAromaticFlags=True)
+    exact = Graphs([molecules.graph_of_molecule(mol, known) for mol in kekulised], known, molecules.BONDS, size=size)
+    read = trained.domain.rows(trained, file, given=True)
+    for name, values in exact.batch(torch.arange(3)).x.items():
+        assert torch.equal(read.batch(torch.arange(3)).x[name], values)
+    asked, unit = molecules.PROPERTIES["logp"]
+    assert read.cond["logp"].tolist() == pytest.approx([asked(mol) / unit for mol in map(Chem.MolFromSmiles, said)])
+    assert "left out 1 of other elements, 1 of other atoms, 1 too large" in capsys.readouterr().err
+    assert trained.domain.rows(trained, file).cond is None
+
+    main(["likelihood", str(trained.folder), str(file), "--draws", "2", "--each", str(each)])
+    batch = exact.batch(torch.arange(3))
+    bound, _ = variational_bound(trained.denoiser, batch, draws=2)
+    sizes = torch.tensor(trained.facts.graph.sizes, dtype=torch.float64)
+    alone = (torch.from_numpy(numpy.load(each)) - bound.nats).exp()
+    assert torch.allclose(alone, (0.999 * sizes + 0.001 / 6)[batch.mask.sum(1)], rtol=1e-5)
+    with pytest.raises(SystemExit):
+        main(["likelihood", str(trained.folder), str(tmp_path / "none.smi")])
+    assert "none.smi does not exist" in capsys.readouterr().err
+
+
+def test_graphs_of_a_file_are_judged_as_the_run_knows_them(tmp_path):
+    some = Graphs([{"n": 3, "edges": [[0, 1]]}, {"n": 2, "edges": []}])
+    wider = some.among(["node"], ["", "single", "double"], 5)
+    assert wider.categories == {"edges": 3} and wider.batch(torch.arange(2)).x["edges"].shape == (2, 5, 5)
+    assert torch.equal(wider.batch(torch.arange(2)).x["edges"][:, :3, :3], some.batch(torch.arange(2)).x["edges"])
+    with pytest.raises(ValueError, match="a graph has 3 nodes, and what is known are graphs of up to 2; leave it out"):
+        some.among(["node"], ["", "edge"], 2)
+    typed = Graphs([{"n": 2, "edges": [[0, 1]], "kinds": [2], "nodes": [1, 0]}])
+    with pytest.raises(ValueError, match="2 types of nodes"):
+        typed.among(["node"], ["", "edge", "other"], 2)
+    with pytest.raises(ValueError, match="3 types of edges"):
+        typed.among(["a", "b"], ["", "edge"], 2)
 
 
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):

@@ -15,7 +15,7 @@ class _Likelihood:
     """Run directory, or the folder of a published model that draws pixels from noise alone."""
     data: Positional[Path | None] = None
     """Samples as the run's own: a .npy file; of a table a .csv; of pictures a folder of them; of texts a .txt, or a folder of
-    such. Held-out ones by default."""
+    such; of molecules SMILES, of other graphs a .json. Held-out ones by default."""
     pictures: Path | None = None
     """Of a published model: a folder of pictures, in place of held-out ones."""
     count: int | None = None

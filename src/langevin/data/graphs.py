@@ -162,6 +162,23 @@ class Graphs:
         out.size = size
         return out
 
+    def among(self, node_types: Sequence[str], edge_types: Sequence[str], size: int) -> Self:
+        """The same graphs in batches of `size` nodes, under all the types that a model knows.
+
+        Raises:
+            ValueError: for graphs that are larger, or of further types.
+        """
+        for what, own, known in (
+            ("nodes", int(self.sizes.max()), size),
+            ("types of nodes", int(self._nodes.max()) + 1, len(node_types)),
+            ("types of edges", len(self.edge_types), len(edge_types)),
+        ):
+            if own > known:
+                raise ValueError(f"a graph has {own} {what}, and what is known are graphs of up to {known}; leave it out.")
+        out = copy(self)
+        out.size, out.node_types, out.edge_types = size, list(node_types), list(edge_types)
+        return out
+
     def part(self, index: Tensor) -> "Graphs":
         """The graphs at index, padded to the same size."""
         chosen = copy(self)

@@ -167,6 +167,7 @@ def read_molecules(
     properties: Sequence[str] = (),
     count: int | None = None,
     column: str | None = None,
+    types: Sequence[str] | None = None,
 ) -> Molecules:
     """Molecules of a file of SMILES, each once; `keys` are canonical SMILES, so that a molecule is in one split alone.
 
@@ -183,6 +184,8 @@ def read_molecules(
             their mean and divided by their deviation. Rows whose cell is no number are left out.
         count: the first so many alone.
         column: the heading of the column of SMILES, where it is another.
+        types: of atoms, in the order in which they are numbered; molecules with others are left out. By default all that
+            occur, the commonest first.
 
     Raises:
         FileNotFoundError: if there is none.
@@ -203,6 +206,8 @@ def read_molecules(
         mol: Any = parsed(word)
         numbers = [finite_number(cell) for cell in cells]
         key, why = "", f"above {LONGEST:,} letters" if len(word) > LONGEST else _refused(mol, least, largest, elements)
+        if why is None and types is not None and not set(types_of(mol)) <= set(types):
+            why = "of other atoms"
         if why is None and None in numbers:
             why = f"without a number in {list(places)[numbers.index(None)]!r}"
         if why is None:
@@ -224,7 +229,8 @@ def read_molecules(
     rows = Rows(len(molecules) + left_out.total(), len(molecules), dict(reasons), len(molecules) != count)
     if not molecules:
         raise ValueError(f"{file} has no molecule of what is asked for ({rows}); ask for more, or give a file of SMILES.")
-    types = [name for name, _ in sorted(atoms.items(), key=lambda item: (-item[1], item[0]))]
+    if types is None:
+        types = [name for name, _ in sorted(atoms.items(), key=lambda item: (-item[1], item[0]))]
     number = {name: k for k, name in enumerate(types)}
     graphs = [graph_of_molecule(mol, number) for mol in molecules.values()]
     columns = dict(zip(places, torch.tensor(told, dtype=torch.float64).reshape(len(told), -1).unbind(1), strict=True))

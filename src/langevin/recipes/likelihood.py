@@ -88,7 +88,7 @@ def likelihood(
     steps: int = 50, tolerance: float = 1e-4, probes: int | None = None, draws: int = 16, given: bool = False, seed: int = 0,
 ) -> Found:  # fmt: skip
     """Negative log-likelihoods of held-out data, or of data that is given: a .npy file, and what else the run's own data is read
-    from (`Domain.rows`): a .csv of a table, a folder of pictures, a text.
+    from (`Domain.rows`): a .csv of a table, a folder of pictures, a text, SMILES, a .json of graphs.
 
     One Gaussian process in Euclidean space has its flow (`log_prob`) or its bound (`elbo`); every other process has the bound
     `variational_bound`, whose decoder chooses among the values that numbers of a product are known to be on (`grids`).

@@ -61,6 +61,10 @@ class GraphDomain(Domain):
     """Properties that are known of any sample."""
 
     def read(self, cfg: c.GraphsData, scan: Path | None = None) -> tuple[Graphs, Graphs]:
+        return halves(self._every(cfg), cfg)
+
+    def _every(self, cfg: c.GraphsData) -> Graphs:
+        """All graphs of a file, with their conditions."""
         own = [name for name in cfg.properties if name not in self.computed]
         if cfg.path == PLANAR and (own or cfg.labels):
             what = "labels is True" if cfg.labels else f"properties has {own[0]!r}"
@@ -71,7 +75,26 @@ class GraphDomain(Domain):
         every = every.told(dict(zip(names, values.unbind(1), strict=True)))
         if cfg.properties and every.cond is not None:
             every.cond = {name: every.cond[name] for name in cfg.properties}  # in the order that is asked for
-        return halves(every, cfg)
+        return every
+
+    def rows(self, run: Run, path: Path, given: bool = False) -> Graphs:
+        """All graphs of a file such as the run's own data is read from, as the run knows them."""
+        cfg, known = run.recipe.drawn, of(run.facts)
+        assert isinstance(cfg, (c.GraphsData, c.MoleculesData))
+        told = {} if given else {"properties": (), **({"labels": False} if isinstance(cfg, c.GraphsData) else {})}
+        units = {name: (mean, deviation) for name, mean, deviation in known.measured}
+        try:
+            every = self._handed(cfg.model_copy(update={"path": str(path), **told}), known).by(units if given else {})
+            every = every.among(known.node_types, known.edge_types, len(known.sizes) - 1)
+            classes, labels = run.facts.classes, (every.cond or {}).get("label")
+            if given and classes and labels is not None and int(labels.max()) >= classes:
+                raise ValueError(f"a label is {int(labels.max())}, and this run's are 0 to {classes - 1}; leave it out.")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}" if str(path) not in str(error) else str(error)) from None
+        return every.as_numbers() if cfg.form == "numbers" else every
+
+    def _handed(self, cfg: Any, known: GraphFacts) -> Graphs:
+        return self._every(cfg)
 
     def facts(self, train: Graphs, test: Graphs, recipe: c.Recipe) -> Facts:
         of_types = not isinstance(recipe.process, c.GraphScoresConfig) or recipe.process.of_types

@@ -37,13 +37,22 @@ class MoleculeDomain(GraphDomain):
 
     def read(self, cfg: c.MoleculesData, scan: Path | None = None) -> tuple[Graphs, Graphs]:
         """(training molecules, held-out molecules); what became of the rows of the file is said on stderr."""
+        return halves(self._every(cfg), cfg)
+
+    def _every(self, cfg: c.MoleculesData, **known: Any) -> Graphs:
         every = molecules.read_molecules(
             cfg.path, least=cfg.least, largest=cfg.largest, elements=cfg.elements, properties=cfg.properties, count=cfg.count,
-            column=cfg.column,
+            column=cfg.column, **known,
         )  # fmt: skip
         if os.environ.get("RANK", "0") == "0":  # one of several processes says it
             print(every.rows, file=sys.stderr)
-        return halves(every, cfg)
+        return every
+
+    def _handed(self, cfg: c.MoleculesData, known: GraphFacts) -> Graphs:
+        """Molecules that the run knows no such of are left out, and counted among the rows."""
+        size = len(known.sizes) - 1
+        within = {"largest": min(size, cfg.largest or size), "count": None}
+        return self._every(cfg.model_copy(update=within), types=known.node_types)
 
     def valencies(self, known: GraphFacts, published: bool = False) -> Valencies:
         return Valencies(molecules.ORDERS, *molecules.valencies(known.node_types), published=published)
