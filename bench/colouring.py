@@ -81,7 +81,7 @@ def main() -> None:
     run: Any = lv.open_run(asked.run)
     held = slice(len(x) - TEST, len(x) - TEST + asked.pictures)
     truth, of, true = x[held], label[held], hue[held]
-    op = operator_of("colourise", run.facts.shape, 1.0)
+    op = operator_of("colourise", run.facts.shape)
     y = op(truth) + asked.noise * lv.Noise.of(0, len(truth)).at("measurement").normal(op.measured)
     with torch.no_grad():
         made = tasks.restore(run.denoiser, op, y, asked.noise, method=asked.method, plan=lv.plans.parse(asked.plan),
