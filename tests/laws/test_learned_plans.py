@@ -15,7 +15,7 @@ from langevin.core.sample import sample
 from langevin.guidance import CFG
 from langevin.plans import tuning
 from langevin.plans.choice import Starts, Trial
-from langevin.plans.trying import Yardstick, moved, strengthened
+from langevin.plans.trying import Moved, Yardstick, strengthened
 from langevin.plans.tuning import linearise, plan_of
 
 MEANS = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64)
@@ -196,7 +196,13 @@ def test_a_plan_is_moved_to_err_less_and_begins_and_ends_where_it_did():
     (draft,) = [m for m in fit.candidates(6) if m.name == "x0/lam order 2 angle;center=1.0;power=1.0"]
     trial = fit.trial(draft)
     yardstick = Yardstick(trial.rms, trial.median)
-    new = moved(fit, trial, draft.on_grid, yardstick)
+    search = Moved(fit, trial, draft.on_grid, yardstick)
+    regrets = [search.regret]
+    for reach in (0.4, 0.2, 0.1):
+        search.sweep(reach)
+        regrets.append(search.regret)
+    assert regrets == sorted(regrets, reverse=True)
+    new = search.trial
     assert yardstick.regret(new) < -0.3 and new.plan.name == f"{draft.name}, moved" and new.plan.nfe == 6
     assert new.plan.levels[0] == 1 and new.plan.levels[-1] == 0 and new.plan.levels != trial.plan.levels
     before, after = (held.trial(plan) for plan in (trial.plan, new.plan))  # and so it is on other starts
@@ -206,14 +212,19 @@ def test_a_plan_is_moved_to_err_less_and_begins_and_ends_where_it_did():
 def test_strengths_lie_between_a_step_by_one_evaluation_and_the_plans_own():
     schedule = schedules.cosine()
     plan = plans.unipc(6, 2, final=0).on(schedule)
-    assert strengthened(plan, 1.0, 1.0) == plan
-    plain = sample(exact(schedule), strengthened(plan, 0.0, 0.0), 16, seed=0)
+    using = [row for row in plan.rows if len(row.mix) > 1]
+    predictors, correctors = (sum(row.anchored is anchored for row in using) for anchored in (False, True))
+    assert strengthened(plan, predictors * [1.0], correctors * [1.0]) == plan
+    plain = sample(exact(schedule), strengthened(plan, predictors * [0.0], correctors * [0.0]), 16, seed=0)
     assert torch.allclose(plain, sample(exact(schedule), plans.ddim(6, grid="log_snr"), 16, seed=0), atol=1e-5)
-    half = strengthened(plan, 0.5, 1.0)
-    for row, own in zip(half.rows, plan.rows, strict=True):
+    strengths = [0.5 + 0.1 * i for i in range(predictors)]
+    part, told = strengthened(plan, strengths, correctors * [1.0]), iter(strengths)
+    assert part.order == 1
+    for row, own in zip(part.rows, plan.rows, strict=True):
         assert sum(row.mix) == pytest.approx(1)
         if not own.anchored and len(own.mix) == 2:
-            assert row.mix[1] == pytest.approx(own.mix[1] / 2)
+            assert row.mix[1] == pytest.approx(own.mix[1] * next(told))
+    assert next(told, None) is None
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ from langevin.plans.grids import Grid, given, karras, linspace, log_snr, shows_s
 from langevin.plans.multistep import multistep
 from langevin.plans.runge_kutta import heun3, midpoint, rk4
 
-MODES, REACHES, MOVED = 4, (0.4, 0.2, 0.1), 4
-"""Waves in which levels are moved; how far at first and then, in log(sigma/alpha); plans that are moved."""
+MODES, REACHES = 4, ((0.4, 4), (0.2, 2), (0.1, 1), (0.05, 1))
+"""Waves in which levels and strengths are moved; how far in each sweep, in half the log-SNR and in strength, and of how many
+plans."""
 
 
 def published(steps: int, schedule: Schedule) -> list[Draft]:
@@ -112,9 +114,14 @@ def auto(
     ours = [(trial, draft.on_grid) for trial, draft in tried if isinstance(draft, Method)]
     # from the best by both errors, by the median alone and by the RMS alone: they lie in different valleys
     sorts: list[Callable[[Trial], float]] = [yardstick.regret, lambda t: t.median, lambda t: t.rms]
-    picked = [sorted(ours, key=lambda pair: sorts[i % 3](pair[0]))[i // 3] for i in range(min(MOVED, len(ours)))]
+    picked = [sorted(ours, key=lambda pair: sorts[i % 3](pair[0]))[i // 3] for i in range(min(REACHES[0][1], len(ours)))]
     distinct = {trial.plan.name: (trial, on_grid) for trial, on_grid in picked}.values()
-    return min([tried[0][0], *(moved(starts, *pair, yardstick) for pair in distinct)], key=yardstick.regret)
+    moved = [Moved(starts, *pair, yardstick) for pair in distinct]
+    for reach, kept in REACHES:
+        moved = sorted(moved, key=lambda plan: plan.regret)[:kept]
+        for plan in moved:
+            plan.sweep(reach)
+    return min([tried[0][0], *(plan.trial for plan in moved)], key=yardstick.regret)
 
 
 def ranked(starts: Starts, plans: Sequence[Draft | Plan], known: int) -> tuple[Yardstick, list[tuple[Trial, Draft | Plan]]]:
@@ -134,56 +141,73 @@ def ranked(starts: Starts, plans: Sequence[Draft | Plan], known: int) -> tuple[Y
     return yardstick, [(whole[i], plans[i]) for i in sorted(whole, key=lambda i: yardstick.regret(whole[i]))]
 
 
-def moved(starts: Starts, trial: Trial, on_grid: Callable[[Grid], Draft], yardstick: Yardstick) -> Trial:
-    """The plan on levels, and with a use of earlier evaluations, that err less (pattern search): the levels moved together by
-    slow waves over the steps, and the two strengths of `strengthened`, one after another and to and fro, less far each time, for
-    as long as it helps. The first and the last level stay."""
-    schedule = starts.denoiser.process.leaves()[""].schedule
-    levels = trial.plan.levels
-    if len(levels) < 3:
-        return trial
-    lams = schedule.lam(torch.tensor(levels[1:-1], dtype=torch.float64))
-    places = (torch.arange(len(lams), dtype=torch.float64) + 0.5) / len(lams)
-    waves = torch.stack([torch.cos(math.pi * k * places) for k in range(min(MODES, len(lams)))])
+class Moved:
+    """A plan that errs less and less, as `trial` (pattern search): its levels and the strengths of `strengthened` are moved by slow
+    waves over the steps. The first and the last level stay."""
 
-    def at(numbers: Tensor) -> Trial | None:
-        further = lams + 2 * numbers[:-2] @ waves
-        asked = [levels[0], *schedule.invert(further).tolist(), levels[-1]]
+    def __init__(self, starts: Starts, trial: Trial, on_grid: Callable[[Grid], Draft], yardstick: Yardstick) -> None:
+        self.starts, self.trial, self.on_grid, self.yardstick = starts, trial, on_grid, yardstick
+        self.schedule = starts.denoiser.process.leaves()[""].schedule
+        self.first, *between, self.last = trial.plan.levels
+        self.lams = self.schedule.lam(torch.tensor(between, dtype=torch.float64))
+        anchored = [row.anchored for row in trial.plan.rows if _extrapolates(row)]
+        self.waves = [_waves(count) for count in (len(between), anchored.count(False), anchored.count(True))]
+        self.numbers = torch.zeros(sum(map(len, self.waves)), dtype=torch.float64)
+
+    @property
+    def regret(self) -> float:
+        return self.yardstick.regret(self.trial)
+
+    def sweep(self, reach: float) -> None:
+        """Every number to and fro, by so much, for as long as it helps."""
+        for place in range(len(self.numbers)):
+            if not self._went(place, reach):
+                self._went(place, -reach)
+
+    def _went(self, place: int, way: float) -> bool:
+        found = False
+        while True:
+            further = self.numbers.clone()
+            further[place] += way
+            new = self._at(further)
+            if new is None or not self.yardstick.regret(new) < self.regret:
+                return found
+            self.trial, self.numbers, found = new, further, True
+
+    def _at(self, numbers: Tensor) -> Trial | None:
+        parts = numbers.split([len(wave) for wave in self.waves])
+        further, predictors, correctors = (part @ wave for part, wave in zip(parts, self.waves, strict=True))
+        asked = [self.first, *self.schedule.invert(self.lams + 2 * further).tolist(), self.last]
         if any(a - b < 1e-9 for a, b in joined(asked)):
             return None
-        plan = on_grid(given(asked)).on(schedule)
-        return starts.trial(strengthened(plan, *numbers[-2:].tolist()))
-
-    numbers = torch.zeros(len(waves) + 2, dtype=torch.float64)
-    numbers[-2:] = 1.0
-    for reach in REACHES:
-        for place in range(len(numbers)):
-            for way in (reach, -reach):
-                found = False
-                while True:
-                    further = numbers.clone()
-                    further[place] += way
-                    new = at(further)
-                    if new is None or not yardstick.regret(new) < yardstick.regret(trial):
-                        break
-                    trial, numbers, found = new, further, True
-                if found:
-                    break
-    return trial
+        plan = self.on_grid(given(asked)).on(self.schedule)
+        return self.starts.trial(strengthened(plan, (1 + predictors).tolist(), (1 + correctors).tolist()))
 
 
-def strengthened(plan: Plan, predictor: float, corrector: float) -> Plan:
+def _waves(count: int) -> Tensor:
+    """(up to MODES, count): cosines over so many steps, slowest first."""
+    places = (torch.arange(count, dtype=torch.float64) + 0.5) / max(count, 1)
+    return torch.cos(math.pi * torch.arange(min(MODES, count), dtype=torch.float64)[:, None] * places)
+
+
+def _extrapolates(row: object) -> TypeGuard[Row]:
+    return isinstance(row, Row) and len(row.mix) > 1
+
+
+def strengthened(plan: Plan, predictors: Sequence[float], correctors: Sequence[float]) -> Plan:
     """A multistep plan whose steps use earlier evaluations so much: 0 is a step by one evaluation, 1 the plan's own polynomials.
 
     Args:
-        predictor: of steps from the state; corrector: of those from the anchor, by the evaluation at their end.
+        predictors: of each step from the state that has earlier evaluations to use; correctors: of each of those from the anchor,
+            by the evaluation at their end.
     """
-    rows = []
+    strengths, rows = {False: iter(predictors), True: iter(correctors)}, []
     for row in plan.rows:
-        if isinstance(row, Row) and len(row.mix) > 1:
-            strength, alone = (corrector, 1) if row.anchored else (predictor, 0)
+        if _extrapolates(row):
+            strength, alone = next(strengths[row.anchored]), 1 if row.anchored else 0
             whole = sum(row.mix)
             mix = tuple(strength * w + (1 - strength) * whole * (i == alone) for i, w in enumerate(row.mix))
             row = dataclasses.replace(row, mix=mix)
         rows.append(row)
-    return dataclasses.replace(plan, rows=tuple(rows), order=plan.order if predictor == corrector == 1 else 1)
+    whole_use = all(strength == 1 for strength in (*predictors, *correctors))
+    return dataclasses.replace(plan, rows=tuple(rows), order=plan.order if whole_use else 1)
