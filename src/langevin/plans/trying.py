@@ -142,8 +142,8 @@ def ranked(starts: Starts, plans: Sequence[Draft | Plan], known: int) -> tuple[Y
 
 
 class Moved:
-    """A plan that errs less and less, as `trial` (pattern search): its levels and the strengths of `strengthened` are moved by slow
-    waves over the steps. The first and the last level stay."""
+    """A plan that errs less and less, as `trial` (pattern search): its levels and the strengths of `strengthened` are moved by
+    slow waves over the steps. The first and the last level stay."""
 
     def __init__(self, starts: Starts, trial: Trial, on_grid: Callable[[Grid], Draft], yardstick: Yardstick) -> None:
         self.starts, self.trial, self.on_grid, self.yardstick = starts, trial, on_grid, yardstick
