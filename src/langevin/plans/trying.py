@@ -15,7 +15,8 @@ from langevin.core.plan import Draft, Plan, Row, joined
 from langevin.core.sample import Guidance
 from langevin.core.schedule import Schedule
 from langevin.plans.choice import BATCH, TIMESTEPS, Method, Starts, Trial
-from langevin.plans.grids import Grid, given, karras, linspace, log_snr, shows_signal, uniform
+from langevin.plans.first_order import ddim
+from langevin.plans.grids import Grid, given, karras, leading, linspace, log_snr, shows_signal, uniform
 from langevin.plans.multistep import multistep
 from langevin.plans.runge_kutta import heun3, midpoint, rk4
 
@@ -50,7 +51,8 @@ def published(steps: int, schedule: Schedule) -> list[Draft]:
     if visible:
         out.append(Method.of(partial(multistep, steps, "eps", "sigma", 4), "karras", "eps/sigma order 4, karras"))
     single = ((midpoint, steps // 2), (heun3, steps // 3), (rk4, (steps + 3) // 4))
-    return out + [make(count) for make, count in single if count > 1]
+    out += [make(count) for make, count in single if count > 1]
+    return out + ([ddim(steps, grid=leading())] if steps <= TIMESTEPS else [])  # as Stable Diffusion shipped
 
 
 @dataclass(frozen=True)
