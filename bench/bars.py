@@ -269,10 +269,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS, help="a folder of tables")
     parser.add_argument("--out", type=Path, help="writes the table as Markdown")
+    parser.add_argument("--measured", action="store_true", help="shows and counts what the folder has measured alone")
     from rows import parsed  # whoever reads this file's bars need not have its folder in the path
 
     asked = parsed(parser)
-    rows = judged(asked.results)
+    rows = [row for row in judged(asked.results) if not asked.measured or row[-1] != "not measured"]
     table = Table("area", "what", "found", "asked", "")
     for bar, found, wanted, said in rows:
         table.add_row(bar.area, bar.about, found, wanted, said, style={"met": "", "missed": "bold red"}.get(said, "yellow"))

@@ -246,7 +246,8 @@ def main() -> None:
         else:
             done.touch()
             console.print(f"{name}: done {said}")
-    subprocess.run([sys.executable, str(BENCH / "bars.py"), "--results", str(folders["RESULTS"])], check=False)
+    told = ["--results", str(folders["RESULTS"]), *(["--measured"] if len(asked.only) < len(PARTS) else [])]
+    subprocess.run([sys.executable, str(BENCH / "bars.py"), *told], check=False)
     if failed:
         console.print(f"[red]failed: {', '.join(failed)}; the same command continues them")
         sys.exit(1)
