@@ -55,7 +55,7 @@ PARTS = {
     "tabular": Part(5, ("tabular.py --out RESULTS/tabular.csv",)),
     "paths": Part(3, ("paths.py --out RESULTS/paths.csv",)),
     "transfer": Part(8, ("transfer.py --runs RUNS/transfer --out RESULTS/transfer.json",)),
-    "moons": Part(45, ("few_steps.py moons --results RESULTS",)),
+    "moons": Part(54, ("few_steps.py moons --results RESULTS",)),
     "digits": Part(
         90,
         (
