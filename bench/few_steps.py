@@ -569,6 +569,10 @@ def plot() -> Path:
             above.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1))
         above.set(xlabel="evaluations")
         below.set(xlabel="seconds of training; filled: fewest evaluations")
+        for axis in (above, below):
+            low, high = axis.get_xlim()
+            if high > 10 * low:  # powers of ten are enough, and what stands between them has no room
+                axis.xaxis.set_minor_formatter("")
     path = _page_at("few_steps.png")
     figure.savefig(path, dpi=110)
     plt.close(figure)
