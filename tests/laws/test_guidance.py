@@ -260,11 +260,12 @@ class Labelled(torch.nn.Module):
         return z * torch.where(dropped, 0.3, 0.5)[:, None] + torch.arange(3) * torch.where(dropped, 0.0, 1.0)[:, None]
 
 
-@pytest.mark.parametrize(
-    "guidance", [CFG(3.0, rescale=0.7, of="output"), CFG(3.0, norm="sample"), CFG(3.0, norm="rows")], ids=str
-)
+RESCALED = [CFG(3.0, rescale=0.7), CFG(3.0, rescale=0.7, of="output"), CFG(3.0, norm="sample"), CFG(3.0, norm="rows")]
+
+
+@pytest.mark.parametrize("guidance", RESCALED, ids=str)
 @pytest.mark.parametrize("prediction", ["v", "x0"])
-def test_what_is_known_leaves_rescaled_outputs_finite_and_is_no_part_of_them(guidance, prediction):
+def test_what_is_known_leaves_rescaled_beliefs_finite_and_is_no_part_of_them(guidance, prediction):
     model = Denoiser(Labelled(), PROCESS, prediction, shape=(3,))
     given, known = torch.full((2, 3), 0.2), torch.tensor([[True, False, False]] * 2)
     cond = {"label": torch.zeros(2, dtype=torch.int64)}
@@ -276,6 +277,21 @@ def test_what_is_known_leaves_rescaled_outputs_finite_and_is_no_part_of_them(gui
     other[:, 0] = 5.0
     one, two = (guidance(model)(s, t, cond).mean for s in (state, other))
     assert torch.allclose(one[:, 1:], two[:, 1:], atol=1e-12) and torch.allclose(two[:, 0], other[:, 0])
+
+
+@pytest.mark.parametrize("guidance", RESCALED, ids=str)
+def test_padding_is_no_part_of_what_is_rescaled(guidance):
+    class Nodes(torch.nn.Module):
+        def forward(self, z, level, cond=None, mask=None):
+            kept = torch.where(cond.get("drop", torch.zeros(len(z), dtype=torch.bool)), 0.3, 0.5)[:, None, None]
+            return (z * kept + 1) * mask[..., None]
+
+    model, cond = guidance(Denoiser(Nodes(), PROCESS, "v")), {"label": torch.zeros(2, dtype=torch.int64)}
+    z, padded = Noise.of(4, 2).normal((3, 2), torch.float64), torch.zeros(2, 7, 2, dtype=torch.float64)
+    padded[:, :3] = z
+    alone = model(z, 0.6, cond, torch.ones(2, 3, dtype=torch.bool)).mean
+    among = model(padded, 0.6, cond, (torch.arange(7) < 3).expand(2, 7)).mean
+    assert torch.allclose(among[:, :3], alone, atol=1e-12) and bool((among[:, 3:] == 0).all())
 
 
 def test_exploration_says_nothing_where_nothing_is_seen():

@@ -5,6 +5,7 @@ the distribution p(x|c)^w p(x)^(1-w), normalised.
 """
 
 import dataclasses
+import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 from langevin.condition_use import RecordingCond, compiled, warn_if_drop_ignored
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, check_entries, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
-from langevin.core.tree import tree, tree_map
+from langevin.core.tree import leaves, tree, tree_map
 from langevin.guidance.means import with_mean
 from langevin.guidance.wrapped import Wrapped
 
@@ -32,7 +33,8 @@ class CFG:
         w: strength; 1 is unguided, 0 unconditional.
         interval: levels (low, high) within which to guide; elsewhere w is 1 and the call is half the size (2404.07724), but where
             the guided denoiser is compiled.
-        rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4).
+        rescale: 0 to 1, how far the deviation of each guided mean is pulled back to the conditional's (2305.08891, sec. 3.4),
+            over what is neither known nor padding.
         of: "mean" rescales the belief's mean; "output" what the network says, as published pipelines do (for one Gaussian process
             and a learned denoiser).
         norm: of what the network says under guidance: "sample" scales it down to the conditional's where it is longer (Lumina 2),
@@ -142,10 +144,10 @@ class Halves(Wrapped):
             warn_if_drop_ignored(recorded, "classifier-free guidance does nothing", 5)
         conditional = tree_map(lambda p: _half(p, slice(None, batch)), belief)
         null = tree_map(lambda p: _half(p, slice(batch, None)), belief)
-        return self.between(null, conditional, weights, tree(z), tree(t))
+        return self.between(null, conditional, weights, tree(z), tree(t), mask)
 
     @abstractmethod
-    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
         """The guided belief, of the two and a weight for each leaf that broadcasts against its levels."""
 
     def _weight(self, level: Tensor) -> Tensor:
@@ -155,24 +157,24 @@ class Halves(Wrapped):
 class _ClassifierFree(Halves):
     guidance: CFG
 
-    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
         g = self.guidance
         guided = lerp(null, conditional, tree(weights))
         if g.norm:
-            guided = self._by_output(guided, conditional, z, t, NORMS[g.norm])
+            guided = self._by_output(guided, conditional, z, t, mask, NORMS[g.norm])
         if not g.rescale:
             return guided
         if g.of == "output":
-            return self._by_output(guided, conditional, z, t, lambda a, b, free: _rescaled(a, b, g.rescale, free))
-        return tree_map(lambda a, b: _rescaled(a, b, g.rescale), guided, conditional)
+            return self._by_output(guided, conditional, z, t, mask, lambda a, b, free: _rescaled(a, b, g.rescale, free))
+        free = {n: _free(leaf, leaves(z)[n], leaves(t)[n], mask) for n, leaf in self.process.leaves().items()}
+        return tree_map(lambda a, b, f: _rescaled(a, b, g.rescale, f), guided, conditional, tree(free))
 
-    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, change: Change) -> Belief:
+    def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, mask: Tensor | None, change: Change) -> Belief:
         assert isinstance(self.denoiser, Denoiser)
         prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
         said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
-        free = None
-        if t.ndim:  # the network says nothing of what is known, which is clean
-            free = process.leaves()[""].schedule.sigma(t).to(z.device).expand(z.shape) > 0
+        free = _free(process.leaves()[""], z, t, mask)
+        if free is not None:  # the network says nothing of what is known, nor of padding
             said = [torch.where(free, s, 0.0) for s in said]
         changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
         return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
@@ -187,13 +189,21 @@ def _half(posterior: Any, part: slice) -> Any:
     return dataclasses.replace(posterior, **{name: value[part] for name, value in held.items() if value is not None})
 
 
+def _free(leaf: Any, z: Tensor, t: Tensor, mask: Tensor | None) -> Tensor | None:
+    """(B, *shape) which elements are neither known, which is clean, nor padding; None where levels and space mark none."""
+    marks = (leaf.space.real(z, mask), leaf.schedule.sigma(t).to(z.device) > 0 if t.ndim else None)
+    found = [mark.expand(z.shape) for mark in marks if mark is not None]
+    return functools.reduce(torch.logical_and, found) if found else None
+
+
 def _deviation(x: Tensor, axes: tuple[int, ...], free: Tensor | None) -> Tensor:
     """Over the elements marked free, 1 where these are not two; over all where none is marked."""
     if free is None:
         return x.std(axes, keepdim=True)
-    count = free.sum(axes, keepdim=True)
+    count, dtype = free.sum(axes, keepdim=True), x.dtype
+    x = x.to(torch.promote_types(dtype, torch.float32))  # sums over a sample
     off = torch.where(free, x - (x * free).sum(axes, keepdim=True) / count.clamp(min=1), 0.0)
-    return torch.where(count > 1, (off.square().sum(axes, keepdim=True) / (count - 1).clamp(min=1)).sqrt(), 1.0)
+    return torch.where(count > 1, (off.square().sum(axes, keepdim=True) / (count - 1).clamp(min=1)).sqrt(), 1.0).to(dtype)
 
 
 def _rescaled(
@@ -203,7 +213,8 @@ def _rescaled(
         return guided  # one number has no deviation
     axes = tuple(range(1, guided.mean.ndim))
     ratio = _deviation(conditional.mean, axes, free) / _deviation(guided.mean, axes, free).clamp(min=1e-12)
-    return with_mean(guided, guided.mean * (amount * ratio + (1 - amount)))
+    mean = guided.mean * (amount * ratio + (1 - amount))
+    return with_mean(guided, mean if free is None else torch.where(free, mean, guided.mean))
 
 
 def _no_longer(guided: GaussianPosterior, conditional: GaussianPosterior, free: Tensor | None = None) -> GaussianPosterior:

@@ -77,7 +77,7 @@ def inner(a: Tensor, b: Tensor) -> Tensor:
 class _Projected(Halves):
     guidance: APG
 
-    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
         nulls, levels = leaves(null), leaves(t)
         return tree({name: self._guided(nulls[name], belief, weights[name], levels[name])
                      for name, belief in leaves(conditional).items()})  # fmt: skip

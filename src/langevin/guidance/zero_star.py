@@ -71,7 +71,7 @@ class _ZeroStar(Halves):
         stay = (t > 1 - self.guidance.still).to(z.device)
         return with_mean(belief, torch.where(stay, _VELOCITY.posterior(leaf, torch.zeros_like(z), z, t).mean, belief.mean))
 
-    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any) -> Belief:
+    def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
         parts: Any = self.process.leaves()
         nulls, states, levels = leaves(null), leaves(z), leaves(t)
         return tree({name: self._guided(nulls[name], belief, weights[name], parts[name], states[name], levels[name])
