@@ -115,6 +115,17 @@ def test_nothing_moves_next_to_noise():
     assert torch.allclose(unguided[1].z, steps[1].z, atol=1e-12)  # nor without guidance
 
 
+def test_zero_star_of_a_large_state_is_finite_in_half_precision():
+    class Uneven(torch.nn.Module):
+        def forward(self, z, level, cond, mask=None):
+            return z * torch.where(cond["drop"], 0.6, 0.9).to(z)[:, None] if "drop" in cond else z * 0.9
+
+    model = CFGZero(2.0)(lv.Denoiser(Uneven(), FLOW, "velocity"))
+    z, cond = lv.Noise.of(0, 1).normal((200_000,)), {"label": torch.zeros(1, dtype=torch.int64)}
+    half, full = (model(state, 0.6, cond).mean.float() for state in (z.half(), z))  # |v|^2 is more than 65504
+    assert torch.allclose(half, full, atol=0.02)
+
+
 def test_known_elements_stay_under_zero_star():
     t = torch.tensor([[0.0, 0.5, 0.5]], dtype=torch.float64)
     found, c = CFGZero(4.0, still=0.6)(EXACT)(Z, t, COND).mean, EXACT(Z, t, COND).mean

@@ -70,8 +70,9 @@ def free_of(t: Tensor, like: Tensor) -> Tensor | None:
 
 
 def inner(a: Tensor, b: Tensor) -> Tensor:
-    """The product of each sample's elements summed, with the axes of a kept: (B, 1, ..., 1)."""
-    return (a * b).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
+    """The product of each sample's elements summed, with the axes of a kept: (B, 1, ..., 1), at least float32."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(wide) * b.to(wide)).flatten(1).sum(1).reshape(-1, *[1] * (a.ndim - 1))
 
 
 class _Projected(Halves):
@@ -84,7 +85,7 @@ class _Projected(Halves):
 
     def _guided(self, null: Any, conditional: Any, w: Tensor, t: Tensor) -> Any:
         g, mean = self.guidance, conditional.mean
-        wide = torch.float64 if mean.dtype == torch.float64 else torch.float32  # sums over a sample
+        wide = torch.promote_types(mean.dtype, torch.float32)  # sums over a sample
         along, difference = mean.to(wide), (mean - null.mean).to(wide)
         if (free := free_of(t, mean)) is not None:  # what is known is no direction to be guided in
             along, difference = (torch.where(free, v, 0.0) for v in (along, difference))

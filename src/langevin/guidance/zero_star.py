@@ -82,6 +82,6 @@ class _ZeroStar(Halves):
         free = free_of(t, z)
         if free is not None:  # of what is known, which is clean, a velocity says nothing
             with_it, without = (torch.where(free, v, 0.0) for v in (with_it, without))
-        scaled = without * (inner(with_it, without) / inner(without, without).clamp(min=1e-24))
+        scaled = without * (inner(with_it, without) / inner(without, without).clamp(min=1e-24)).to(without)
         mean = _VELOCITY.posterior(leaf, scaled + w.to(z) * (with_it - scaled), z, t).mean
         return with_mean(conditional, mean if free is None else torch.where(free, mean, conditional.mean))
