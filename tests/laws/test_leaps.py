@@ -21,6 +21,7 @@ from langevin.networks.blocks import attention
 from langevin.objectives import Batch, Denoising
 from langevin.objectives.base import drop_conditions
 from langevin.objectives.consistency import Consistency, doubling, growing, improved, slowing
+from langevin.objectives.continuous import ContinuousConsistency
 from langevin.objectives.coupling import Coupling, Independent, partners
 from langevin.objectives.latent_consistency import LatentConsistency
 from langevin.objectives.leaps import aim, follow
@@ -340,6 +341,34 @@ def test_the_identity_of_mean_flows():
     v = exact_velocity(z, t, t)
     u, rate = MeanFlow().tangent(model, z, t, s, v, None, None)
     assert float((u - (v - (t - s) * rate)).detach().abs().max()) < 1e-8
+
+
+class Padded(torch.nn.Module):
+    """A network of sets that says `junk` of padding."""
+
+    def __init__(self, junk):
+        super().__init__()
+        self.junk, self.w = junk, torch.nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+    def forward(self, z, t, cond, mask):
+        return torch.where(mask[..., None], self.w * z + 0.2, self.junk * self.w)
+
+
+@pytest.mark.parametrize("name", ["mean flow", "continuous"])
+def test_what_is_said_of_padding_costs_nothing(name):
+    mask = torch.arange(5) < torch.tensor([[3], [5], [2]])
+    batch = Batch(Noise.of(1, 3).normal((5, 2), torch.float64) * mask[..., None], mask=mask)
+
+    def found(junk):
+        if name == "mean flow":
+            model, objective = FlowMap(Padded(junk), FLOW, "velocity"), MeanFlow()
+        else:
+            model, objective = Denoiser(Padded(junk), Gaussian(schedules.trigonometric()), "v"), ContinuousConsistency()
+        loss = objective(model, batch, Noise.of(2, 3))
+        loss.total.backward()
+        return loss.each[""], model.net.w.grad
+
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found(0.0), found(9.0), strict=True))
 
 
 @pytest.mark.parametrize("improved", [True, False])

@@ -26,7 +26,7 @@ from langevin.core.levels import cast, expand
 from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.tree import leaves
-from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
+from langevin.objectives.base import Loss, Networks, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
@@ -109,20 +109,21 @@ class ContinuousConsistency(Objective):
         e = partners(self.coupling, process, batch, noise.at("noise"))
         z = process.mix(x, e, t)
         v = self.direction(process, z, x, e, t, cond, batch.mask)
+        real = process.space.real(x, batch.mask)  # of padding a network may say anything
         with replayed(z.device) as back:
             _, g = self.tangent(model, z, t, v, cond, batch.mask)
             if self.normalise is not None:
                 # the norm is that of the mean square, so that c means the same at every size of data
-                g = g / (g.flatten(1).square().mean(1).sqrt().reshape(t.shape) + self.normalise)
+                g = g / (mean_over_elements(g.square(), real).sqrt().reshape(t.shape) + self.normalise)
             back()
             own = model.outputs({"": z}, {"": t}, cond, batch.mask)[""]
         # F^- is F itself: of the differentiated pass it would differ by the rounding of autocast, as if that were a tangent
-        squares = (own - own.detach() - g).square().flatten(1).mean(1)
+        squares = mean_over_elements((own - own.detach() - g).square(), real)
         each = squares
         if self.log_weight is not None:
             w = self.weight(t.reshape(-1))
             each = w.exp() * squares - w
-        logs = {"loss": each.mean().detach(), "loss/tangent": g.square().mean().detach()}
+        logs = {"loss": each.mean().detach(), "loss/tangent": mean_over_elements(g.square(), real).mean().detach()}
         return Loss(each.mean(), logs, {"": t.reshape(-1)}, {"": squares.detach()})
 
     def direction(self, process: Gaussian, z: Tensor, x: Tensor, e: Tensor, t: Tensor, cond: Cond, mask: Any) -> Tensor:

@@ -24,7 +24,7 @@ from langevin.core.noise import Noise
 from langevin.core.posterior import GaussianPosterior
 from langevin.core.prediction import velocity as velocity_of
 from langevin.core.tree import leaves
-from langevin.objectives.base import Loss, Networks, Objective, drop_conditions
+from langevin.objectives.base import Loss, Networks, Objective, drop_conditions, mean_over_elements
 from langevin.objectives.coupling import Coupling, partners
 from langevin.objectives.coupling import named as coupling_named
 from langevin.objectives.leaps import agree, forward_derivative, guided, one_gaussian, replayed
@@ -150,10 +150,10 @@ class MeanFlow(Objective):
         error = (u + span * rate - v) if self.improved else (u - (v - span * rate))
         if model.predictions[""].name == "x0":
             error = error * cast((t / LEAST).clamp(max=1.0), u)
-        squares = error.square().flatten(1).mean(1)
-        loss = (
-            squares / (squares.detach() * error[0].numel() + 0.01) ** self.power * (error[0].numel() if self.power else 1)
-        ).mean()
+        real = process.space.real(x, mask)  # of padding a network may say anything
+        squares = mean_over_elements(error.square(), real)
+        count = error[0].numel() if real is None else real.expand(error.shape).flatten(1).sum(1).clamp(min=1)
+        loss = (squares / (squares.detach() * count + 0.01) ** self.power * (count if self.power else 1)).mean()
         logs = {"loss": squares.mean().detach()}
         return Loss(loss, logs, {"": t.reshape(-1).to(z.device)}, {"": squares.detach()})
 
