@@ -252,6 +252,11 @@ def test_lerp_on_a_tree():
     assert torch.allclose(mixed["x"].mean, 0.75 * a.mean + 0.25 * b.mean)
 
 
+class Flat(torch.nn.Module):
+    def forward(self, z, level, cond=None, mask=None):
+        return 0.5 * z + 0.1
+
+
 class Labelled(torch.nn.Module):
     """A network that hears of classes."""
 
@@ -298,6 +303,13 @@ def test_exploration_says_nothing_where_nothing_is_seen():
     normal = oracle.gaussian(PROCESS, torch.zeros(2), torch.eye(2))
     z = sample(normal, plans.ddpm(100), 2000, guidance=Exploration(lam=0.04), seed=1)
     assert 1.0 < float(z.double().std()) < 1.6  # flatter than the data, by as much as on schedules that never forget
+
+
+def test_exploration_beside_what_is_known_is_finite_in_half_precision():
+    model, begun = Denoiser(Flat(), PROCESS, "v", shape=(3,)), Noise.of(3, 2).normal((3,)).half()
+    led, t = Exploration(0.04, lambda z, t, cond, mask: z.sum(1), w=0.5)(model), torch.tensor([[0.0, 0.5, 0.5]]).double()
+    half, full = (led(state, t).mean.float() for state in (begun, begun.float()))
+    assert torch.allclose(half, full, atol=0.02)
 
 
 def test_one_label_is_that_of_all_in_likelihoods():

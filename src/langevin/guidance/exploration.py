@@ -70,16 +70,17 @@ class _Exploring(Wrapped):
             slopes = dict(zip(inputs, found, strict=True))
         out = {}
         for name, leaf in parts.items():
-            alpha, sigma = (cast(v, z[name]) for v in leaf.schedule(t[name]))
-            score = (alpha * beliefs[name].mean - z[name]) / sigma.clamp(min=1e-12) ** 2
+            own, state = beliefs[name].mean, z[name].to(torch.promote_types(z[name].dtype, torch.float32))  # float16 has no 1e-12
+            alpha, sigma = (cast(v, state) for v in leaf.schedule(t[name]))
+            score = (alpha * own.to(state) - state) / sigma.clamp(min=1e-12) ** 2
             moved = (1 - g.lam**0.5) * score
             slope = slopes[name]
             if slope is not None:
-                slope = leaf.space.project(slope, mask)
+                slope = leaf.space.project(slope, mask).to(state)
                 axes = tuple(range(1, slope.ndim))
                 ratio = score.abs().sum(axes, keepdim=True) / slope.abs().sum(axes, keepdim=True).clamp(min=1e-12)
                 moved = moved + g.w * cast(g.decay ** t[name], slope) * ratio * slope
-            mean = (z[name] + sigma**2 * moved) / alpha.clamp(min=1e-12)
+            mean = (state + sigma**2 * moved) / alpha.clamp(min=1e-12)
             # where next to nothing is seen of the data a score says nothing of it, and would be divided by nothing
-            out[name] = with_mean(beliefs[name], torch.where(alpha >= 0.05 * sigma, mean, beliefs[name].mean))
+            out[name] = with_mean(beliefs[name], torch.where(alpha >= 0.05 * sigma, mean.to(own), own))
         return tree(out)
