@@ -15,7 +15,7 @@ from langevin.core.gaussian import Gaussian
 from langevin.core.noise import Noise
 from langevin.core.posterior import lerp
 from langevin.core.sample import sample
-from langevin.guidance import CFG, ClassifierGuidance, Control, Exploration, Guided, Value
+from langevin.guidance import APG, CFG, CFGZero, ClassifierGuidance, Control, Exploration, Guided, Value
 
 PROCESS = Gaussian(schedules.cosine())
 MEANS, LABEL = torch.tensor([[1.0, 0.5], [-1.0, 0.2], [0.3, -1.2]], dtype=torch.float64), torch.tensor([0, 1, 1])
@@ -270,8 +270,9 @@ RESCALED = [CFG(3.0, rescale=0.7), CFG(3.0, rescale=0.7, of="output"), CFG(3.0, 
 
 @pytest.mark.parametrize("guidance", RESCALED, ids=str)
 @pytest.mark.parametrize("prediction", ["v", "x0"])
-def test_what_is_known_leaves_rescaled_beliefs_finite_and_is_no_part_of_them(guidance, prediction):
-    model = Denoiser(Labelled(), PROCESS, prediction, shape=(3,))
+@pytest.mark.parametrize("process", [PROCESS, Gaussian(lv.schedules.lipman(0.1))], ids=["cosine", "noise at level 0"])
+def test_what_is_known_leaves_rescaled_beliefs_finite_and_is_no_part_of_them(guidance, prediction, process):
+    model = Denoiser(Labelled(), process, prediction, shape=(3,))
     given, known = torch.full((2, 3), 0.2), torch.tensor([[True, False, False]] * 2)
     cond = {"label": torch.zeros(2, dtype=torch.int64)}
     z = sample(model, plans.ddim(5), 2, cond=cond, given=given, known=known, guidance=guidance)
@@ -281,15 +282,18 @@ def test_what_is_known_leaves_rescaled_beliefs_finite_and_is_no_part_of_them(gui
     other = state.clone()
     other[:, 0] = 5.0
     one, two = (guidance(model)(s, t, cond).mean for s in (state, other))
-    assert torch.allclose(one[:, 1:], two[:, 1:], atol=1e-12) and torch.allclose(two[:, 0], other[:, 0])
+    assert torch.allclose(one[:, 1:], two[:, 1:], atol=1e-12)
+    # and it stays as it would be without: where level 0 has no noise, the data
+    assert torch.allclose(two[:, 0], CFG(3.0)(model)(other, t, cond).mean[:, 0])
+    assert process is not PROCESS or torch.allclose(two[:, 0], other[:, 0])
 
 
-@pytest.mark.parametrize("guidance", RESCALED, ids=str)
-def test_padding_is_no_part_of_what_is_rescaled(guidance):
+@pytest.mark.parametrize("guidance", [*RESCALED, APG(3.0), APG(3.0, longest=0.1), CFGZero(3.0)], ids=str)
+def test_padding_is_no_part_of_what_is_rescaled_and_projected(guidance):
     class Nodes(torch.nn.Module):
         def forward(self, z, level, cond=None, mask=None):
             kept = torch.where(cond.get("drop", torch.zeros(len(z), dtype=torch.bool)), 0.3, 0.5)[:, None, None]
-            return (z * kept + 1) * mask[..., None]
+            return torch.where(mask[..., None], z * kept + 1, 50 * kept)  # of padding a network may say anything
 
     model, cond = guidance(Denoiser(Nodes(), PROCESS, "v")), {"label": torch.zeros(2, dtype=torch.int64)}
     z, padded = Noise.of(4, 2).normal((3, 2), torch.float64), torch.zeros(2, 7, 2, dtype=torch.float64)

@@ -5,7 +5,6 @@ the distribution p(x|c)^w p(x)^(1-w), normalised.
 """
 
 import dataclasses
-import functools
 import math
 from abc import abstractmethod
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from langevin.condition_use import RecordingCond, compiled, warn_if_drop_ignored
 from langevin.core.denoiser import BaseDenoiser, Cond, Denoiser, check_entries, dropped
 from langevin.core.posterior import Belief, GaussianPosterior, lerp
 from langevin.core.tree import leaves, tree, tree_map
-from langevin.guidance.means import with_mean
+from langevin.guidance.means import free_of, with_mean
 from langevin.guidance.wrapped import Wrapped
 
 Change = Callable[[GaussianPosterior, GaussianPosterior, Tensor | None], GaussianPosterior]
@@ -166,18 +165,21 @@ class _ClassifierFree(Halves):
             return guided
         if g.of == "output":
             return self._by_output(guided, conditional, z, t, mask, lambda a, b, free: _rescaled(a, b, g.rescale, free))
-        free = {n: _free(leaf, leaves(z)[n], leaves(t)[n], mask) for n, leaf in self.process.leaves().items()}
+        free = {n: free_of(leaf, leaves(z)[n], leaves(t)[n], mask) for n, leaf in self.process.leaves().items()}
         return tree_map(lambda a, b, f: _rescaled(a, b, g.rescale, f), guided, conditional, tree(free))
 
     def _by_output(self, guided: Any, conditional: Any, z: Any, t: Any, mask: Tensor | None, change: Change) -> Belief:
         assert isinstance(self.denoiser, Denoiser)
         prediction, process = cast(Any, self.denoiser.predictions)[""], self.process
         said = [prediction.output(process, b.mean, z, t) for b in (guided, conditional)]
-        free = _free(process.leaves()[""], z, t, mask)
+        free = free_of(process.leaves()[""], z, t, mask)
         if free is not None:  # the network says nothing of what is known, nor of padding
             said = [torch.where(free, s, 0.0) for s in said]
         changed = change(GaussianPosterior(said[0]), GaussianPosterior(said[1]), free).mean
-        return prediction.posterior(process, changed if free is None else torch.where(free, changed, 0.0), z, t)
+        if free is None:
+            return prediction.posterior(process, changed, z, t)
+        belief = prediction.posterior(process, torch.where(free, changed, 0.0), z, t)
+        return with_mean(belief, torch.where(free, belief.mean, guided.mean))
 
 
 def _double(level: Tensor) -> Tensor:
@@ -187,13 +189,6 @@ def _double(level: Tensor) -> Tensor:
 def _half(posterior: Any, part: slice) -> Any:
     held = {f.name: getattr(posterior, f.name) for f in dataclasses.fields(posterior)}
     return dataclasses.replace(posterior, **{name: value[part] for name, value in held.items() if value is not None})
-
-
-def _free(leaf: Any, z: Tensor, t: Tensor, mask: Tensor | None) -> Tensor | None:
-    """(B, *shape) which elements are neither known, which is clean, nor padding; None where levels and space mark none."""
-    marks = (leaf.space.real(z, mask), leaf.schedule.sigma(t).to(z.device) > 0 if t.ndim else None)
-    found = [mark.expand(z.shape) for mark in marks if mark is not None]
-    return functools.reduce(torch.logical_and, found) if found else None
 
 
 def _deviation(x: Tensor, axes: tuple[int, ...], free: Tensor | None) -> Tensor:

@@ -20,7 +20,7 @@ from langevin.core.messages import leaf_name
 from langevin.core.posterior import Belief
 from langevin.core.tree import leaves, tree
 from langevin.guidance.classifier_free import Halves, check_strength
-from langevin.guidance.means import with_mean
+from langevin.guidance.means import free_of, with_mean
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,6 @@ def check_means(denoiser: BaseDenoiser, what: str) -> None:
             raise ValueError(f"{what}, and {leaf_name(name)} is {leaf.kind}; use CFG, which mixes logits.")
 
 
-def free_of(t: Tensor, like: Tensor) -> Tensor | None:
-    """(B, *shape) which elements are not known, where levels say that some may be (level 0); None where all are free."""
-    return (t > 0).to(like.device).expand(like.shape) if t.ndim and t[0].numel() > 1 else None
-
-
 def inner(a: Tensor, b: Tensor) -> Tensor:
     """The product of each sample's elements summed, with the axes of a kept: (B, 1, ..., 1), at least float32."""
     wide = torch.promote_types(a.dtype, torch.float32)
@@ -79,15 +74,16 @@ class _Projected(Halves):
     guidance: APG
 
     def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
-        nulls, levels = leaves(null), leaves(t)
-        return tree({name: self._guided(nulls[name], belief, weights[name], levels[name])
+        parts, nulls, states, levels = self.process.leaves(), leaves(null), leaves(z), leaves(t)
+        free = {name: free_of(leaf, states[name], levels[name], mask) for name, leaf in parts.items()}
+        return tree({name: self._guided(nulls[name], belief, weights[name], free[name])
                      for name, belief in leaves(conditional).items()})  # fmt: skip
 
-    def _guided(self, null: Any, conditional: Any, w: Tensor, t: Tensor) -> Any:
+    def _guided(self, null: Any, conditional: Any, w: Tensor, free: Tensor | None) -> Any:
         g, mean = self.guidance, conditional.mean
         wide = torch.promote_types(mean.dtype, torch.float32)  # sums over a sample
         along, difference = mean.to(wide), (mean - null.mean).to(wide)
-        if (free := free_of(t, mean)) is not None:  # what is known is no direction to be guided in
+        if free is not None:  # what is known is no direction to be guided in
             along, difference = (torch.where(free, v, 0.0) for v in (along, difference))
         if math.isfinite(g.longest):
             length = inner(difference, difference).sqrt()

@@ -18,8 +18,8 @@ from langevin.core.posterior import Belief
 from langevin.core.prediction import named
 from langevin.core.tree import leaves, tree
 from langevin.guidance.classifier_free import Halves, check_strength
-from langevin.guidance.means import with_mean
-from langevin.guidance.projected import check_means, free_of, inner
+from langevin.guidance.means import free_of, with_mean
+from langevin.guidance.projected import check_means, inner
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ class _ZeroStar(Halves):
     def between(self, null: Any, conditional: Any, weights: dict[str, Tensor], z: Any, t: Any, mask: Tensor | None) -> Belief:
         parts: Any = self.process.leaves()
         nulls, states, levels = leaves(null), leaves(z), leaves(t)
-        return tree({name: self._guided(nulls[name], belief, weights[name], parts[name], states[name], levels[name])
+        return tree({name: self._guided(nulls[name], belief, weights[name], parts[name], states[name], levels[name], mask)
                      for name, belief in leaves(conditional).items()})  # fmt: skip
 
-    def _guided(self, null: Any, conditional: Any, w: Tensor, leaf: Gaussian, z: Tensor, t: Tensor) -> Any:
+    def _guided(self, null: Any, conditional: Any, w: Tensor, leaf: Gaussian, z: Tensor, t: Tensor, mask: Any) -> Any:
         with_it, without = (_VELOCITY.output(leaf, belief.mean, z, t) for belief in (conditional, null))
-        free = free_of(t, z)
+        free = free_of(leaf, z, t, mask)
         if free is not None:  # of what is known, which is clean, a velocity says nothing
             with_it, without = (torch.where(free, v, 0.0) for v in (with_it, without))
         scaled = without * (inner(with_it, without) / inner(without, without).clamp(min=1e-24)).to(without)
